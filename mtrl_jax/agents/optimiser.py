@@ -1,0 +1,50 @@
+"""The optimisers of the kit, built from traced hyperparameters.
+
+An agent builds its optimiser inside ``init`` and ``update`` from ``hp``. Nothing about
+it is static but its kind, so PBT may change a learning rate without a new program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.types import Scalar
+
+KINDS = ("adam", "rmsprop")
+
+
+def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransformation:
+    """Returns clip-by-global-norm, then ``kind``, then the learning rate.
+
+    ``hp`` has ``learning_rate, decay_updates, max_grad_norm, epsilon``. The rate falls
+    linearly to 0 over ``decay_updates`` agent updates of ``steps_per_update`` optimiser
+    steps each; 0 keeps it constant. ``epsilon`` is added outside the square root (the
+    TensorFlow program of IMPALA adds it inside: its 0.1 is 0.316 here). RMSProp decays
+    its second moment at 0.99 without momentum, Adam uses (0.9, 0.999).
+
+    Raises:
+      ValueError: ``kind`` is not one of KINDS.
+    """
+    if kind == "adam":
+        scale = optax.scale_by_adam(eps=hp.epsilon)
+    elif kind == "rmsprop":
+        scale = optax.scale_by_rms(decay=0.99, eps=hp.epsilon, eps_in_sqrt=False)
+    else:
+        raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
+
+    def rate(count):
+        return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
+
+    return optax.chain(
+        optax.clip_by_global_norm(hp.max_grad_norm),
+        scale,
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:
+    left = jnp.clip(1.0 - updates / jnp.maximum(horizon, 1.0), 0.0, 1.0)
+    return jnp.where(horizon > 0, left, 1.0)

@@ -1,0 +1,233 @@
+"""Proximal policy optimisation.
+
+Several passes of clipped policy-gradient steps over one batch of experience.
+
+Ref: Schulman et al. 2017 (arXiv:1707.06347) with the details the field settled on:
+generalised advantages, normalised per minibatch, a clipped value error and gradients
+clipped by norm.
+
+Deviations: the rows of a pass are ordered by an affine bijection of the index instead of
+a full random permutation, which costs no sort (see ``_shuffled``). A recurrent network is
+trained on whole unrolls, minibatches then being sets of slots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mtrl_jax import types
+from mtrl_jax.agents import actor_critic, optimiser
+from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.types import Array, Key, Scalar, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program."""
+
+    network: networks.NetworkConfig = networks.NetworkConfig()
+    optimiser: str = "adam"  # see agents/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    epochs: int = 4
+    minibatches: int = 4
+    normalise_advantages: bool = True
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every field is traced."""
+
+    learning_rate: Scalar = 2.5e-4
+    decay_updates: Scalar = 0.0  # linear decay to 0 over this many updates, 0: constant
+    entropy_cost: Scalar = 0.01
+    value_cost: Scalar = 0.5
+    discount: Scalar = 0.99
+    lambda_: Scalar = 0.95
+    clip_epsilon: Scalar = 0.2
+    clip_value: Scalar = 0.2  # in units of value; inf turns value clipping off
+    reward_scale: Scalar = 1.0  # before the transform
+    max_grad_norm: Scalar = 0.5
+    epsilon: Scalar = 1e-5  # of the optimiser
+    temperature: Scalar = 1.0  # of acting; 0 is greedy
+
+
+class Batch(NamedTuple):
+    """Rows ``[N, L, ...]`` of one pass: N sequences of length L."""
+
+    ts: types.TimeStep
+    prev_action: Array
+    action: Array
+    extras: actor_critic.Extras
+    targets: policy_gradient.Targets
+    live: Array  # bool, False where the transition crosses into a new episode
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa: B008
+    """Returns the PPO agent for environments of ``spec``.
+
+    Metrics: ``loss, policy_loss, value_loss, entropy, approx_kl`` (Schulman's
+    (ρ − 1) − log ρ), ``clip_fraction, grad_norm``, means over minibatches.
+
+    Raises:
+      ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose
+        rows do not divide into the minibatches.
+    """
+    for name in ("epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+    network = networks.make(spec, config.network)
+    transform = rewards.get(config.rewards)
+    steps = config.epochs * config.minibatches
+
+    def init(key, hp):
+        params = network.init(key)
+        opt = optimiser.make(config.optimiser, hp, steps).init(params)
+        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
+        return types.AgentState(learner, local=())
+
+    def carry(batch):
+        return actor_critic.initial_carry(network, spec.action, batch)
+
+    def act(state, carry, ts, key, hp):
+        return actor_critic.act(
+            network, state.learner.params, carry, ts, key, hp.temperature
+        )
+
+    def update(state, rollout, key, hp):
+        learner = state.learner
+        batch, core = prepare(learner.params, rollout, hp)
+        rows = batch.live.shape[0]
+        if rows % config.minibatches:
+            raise ValueError(
+                f"minibatches: {config.minibatches} does not divide the {rows} rows of "
+                "a rollout (slots with a recurrent core, slots × unroll_length without)"
+            )
+
+        def epoch(carry, epoch_key):
+            index = _shuffled(epoch_key, rows)
+            index = index.reshape(config.minibatches, rows // config.minibatches)
+            return jax.lax.scan(minibatch, carry, index)
+
+        def minibatch(carry, index):
+            params, opt = carry
+            some, some_core = jax.tree.map(lambda x: x[index], (batch, core))
+            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+            (_, metrics), grads = grad_fn(params, some, some_core, hp)
+            optimise = optimiser.make(config.optimiser, hp, steps)
+            updates, opt = optimise.update(grads, opt)
+            metrics["grad_norm"] = optax.global_norm(grads)
+            return (optax.apply_updates(params, updates), opt), metrics
+
+        (params, opt), metrics = jax.lax.scan(
+            epoch, (learner.params, learner.opt), jax.random.split(key, config.epochs)
+        )
+        learner = actor_critic.Learner(params, opt, learner.updates + 1)
+        return types.AgentState(learner, state.local), jax.tree.map(jnp.mean, metrics)
+
+    def prepare(params: Tree, rollout: types.Rollout, hp: Hparams):
+        """Returns the rows of a pass and the core state each begins with."""
+        value = bootstrap(params, rollout)
+        r_t, discount_t, first_t = actor_critic.arrivals(
+            rollout, hp.reward_scale, transform, hp.discount
+        )
+
+        def targets_of(*slot):
+            return policy_gradient.gae(*slot, lambda_=hp.lambda_)
+
+        targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
+            value[:-1], value[1:], r_t, discount_t, first_t
+        )
+        batch = Batch(
+            ts=jax.tree.map(lambda x: x[:-1], rollout.ts),
+            prev_action=actor_critic.previous_actions(rollout)[:-1],
+            action=rollout.action,
+            extras=rollout.extras,
+            targets=targets,
+            live=~first_t,
+        )
+        if network.recurrent:
+            return jax.tree.map(
+                lambda x: jnp.swapaxes(x, 0, 1), batch
+            ), rollout.carry.core
+        return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), batch), ()
+
+    def bootstrap(params: Tree, rollout: types.Rollout) -> Array:
+        """Returns values [T + 1, B]: T from acting, the last from the network."""
+        prev_action = actor_critic.previous_actions(rollout)
+        if network.recurrent:
+            out, _ = network.unroll(params, rollout.carry.core, rollout.ts, prev_action)
+            return out.value
+        last = jax.tree.map(lambda x: x[-1:], (rollout.ts, prev_action))
+        out, _ = network.unroll(params, rollout.carry.core, *last)
+        return jnp.concatenate([rollout.extras.value, out.value])
+
+    def loss_fn(params, batch: Batch, core, hp: Hparams):
+        batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
+        out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
+        distribution = network.distribution(out.policy, batch.ts.action_mask)
+        log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
+
+        def mean(x: Array) -> Array:
+            return policy_gradient.masked_mean(x, batch.live)
+
+        advantage = batch.targets.advantage
+        if config.normalise_advantages:
+            centred = advantage - mean(advantage)
+            advantage = centred / (jnp.sqrt(mean(jnp.square(centred))) + 1e-8)
+        policy_loss = mean(
+            policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
+        )
+        value_loss = mean(
+            policy_gradient.clipped_value_error(
+                out.value, batch.extras.value, batch.targets.value, hp.clip_value
+            )
+        )
+        entropy = mean(distribution.entropy())
+        loss = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy
+        return loss, {
+            "loss": loss,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
+            "clip_fraction": mean(
+                (jnp.abs(jnp.expm1(log_ratio)) > hp.clip_epsilon).astype(jnp.float32)
+            ),
+        }
+
+    return types.Agent(init, carry, act, update)
+
+
+def _shuffled(key: Key, rows: int) -> Array:
+    """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
+
+    ``a`` is drawn from numbers coprime to ``rows``: neighbours are spread over the pass
+    and no two passes agree, at the price of a multiplication instead of a sort.
+    """
+    coprime = _coprimes(rows)
+    multiplier_key, offset_key = jax.random.split(key)
+    a = jnp.asarray(coprime)[jax.random.randint(multiplier_key, (), 0, len(coprime))]
+    b = jax.random.randint(offset_key, (), 0, rows)
+    # uint32 would overflow for large products: fold the multiplication in halves.
+    i = jnp.arange(rows, dtype=jnp.uint32)
+    low, high = i & 0xFF, i >> 8
+    n = jnp.uint32(rows)
+    a = a.astype(jnp.uint32)
+    product = ((high * a) % n * 256 % n + low * a) % n
+    return ((product + b.astype(jnp.uint32)) % n).astype(jnp.int32)
+
+
+def _coprimes(rows: int, most: int = 256) -> np.ndarray:
+    """Returns up to ``most`` multipliers below 2^16 coprime to ``rows``, spread evenly."""
+    limit = min(rows, 1 << 16)
+    found = [a for a in range(1, limit + 1) if math.gcd(a, rows) == 1]
+    # Small multipliers leave neighbours together: keep to the middle where there is one.
+    middle = [a for a in found if limit // 8 <= a <= limit - limit // 8] or found
+    return np.asarray(middle[:: max(1, len(middle) // most)], np.int32)

@@ -1,0 +1,388 @@
+"""From a checked config to the pieces of a run: the composition root.
+
+This is where names become environments, agents and compiled functions; nothing below
+knows any of them by name. Everything that can be wrong with a config is found out here,
+before a run folder exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import envs, random, tree, types
+from mtrl_jax.engine import (
+    evaluate,
+    fitness,
+    fused_runner,
+    host_runner,
+    pbt,
+    population,
+    sharding,
+    statistics,
+)
+from mtrl_jax.envs import mixture
+from mtrl_jax.types import Array, Tree
+
+# Where an environment names no episode limit of its own.
+_MAX_STEPS = 10_000
+
+
+class Task(NamedTuple):
+    """One environment of the mixture with its place in it."""
+
+    field: str  # where the config names it
+    env: str
+    slots: int
+    options: dict[str, Any]
+
+
+class RoundRecord(NamedTuple):
+    """What a PBT round saw and decided, all ``[P]``."""
+
+    score: Array
+    episodes: Array
+    finite: Array
+    source: Array
+    ancestor: Array
+    before: Tree  # hyperparameters
+    after: Tree
+
+
+class Pieces(NamedTuple):
+    """What a run is made of; functions compile when first called."""
+
+    spec: types.EnvSpec
+    batch: tuple[int, int]  # (P, B)
+    pure: bool
+    runner: str  # "fused" or "host"
+    hparams: Tree  # [P] initial values, on their devices
+    init: Callable[[Tree], fused_runner.RunState]
+    chunk: Callable[[fused_runner.RunState, Tree], tuple]
+    evaluate: Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]
+    pbt_round: Callable[..., tuple] | None
+    close: Callable[[], None]
+
+
+def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
+    """Returns everything a run needs.
+
+    ``restart`` is the update a run is resumed at: environments that cannot be restored
+    (envpool) get other seeds, so that they do not repeat the episodes already seen.
+
+    Raises:
+      ConfigError: a setting that does not fit the environments, agent or machine.
+    """
+    tasks = tasks_of(config)
+    kind = runner_kind(config, tasks)
+    seed = f"{config.seed}/{restart}"
+    if kind == "fused":
+        env = make_env(config, tasks, f"{seed}/train")
+        spec, batch, pure = env.spec, env.batch, env.pure
+    else:
+        halves = make_halves(config, tasks, f"{seed}/train")
+        spec, pure = halves[0].spec, False
+        batch = (config.population.size, sum(half.batch[1] for half in halves))
+    with _errors_at("agent"):
+        agent = config_lib.agent_module(config).make(
+            spec, config_lib.agent_config(config)
+        )
+    members = config.population.size
+    keys = random.roots(config.seed, members)
+    mesh = sharding.make_mesh(members, batch[1], None if pure else jax.devices()[:1])
+    hparams = initial_hparams(config, keys)
+    hparams = jax.device_put(hparams, sharding.shardings(hparams, mesh, members))
+    window = math.ceil(config.population.fitness.window * len(spec.tasks) / batch[1])
+    options: dict[str, Any] = {
+        "unroll_length": config.training.unroll_length,
+        "updates_per_chunk": config.training.updates_per_chunk,
+        "window": max(window, 1),
+        "at_once": config.population.at_once,
+    }
+    if kind == "fused":
+        runner = fused_runner.make(agent, env, **options)
+    else:
+        runner = host_runner.make(agent, halves, **options)
+
+    def init(hp: Tree) -> fused_runner.RunState:
+        build = jax.jit(runner.init) if pure else runner.init
+        state = build(keys, hp)
+        if not pure:
+            return state
+        return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
+
+    return Pieces(
+        spec=spec,
+        batch=batch,
+        pure=pure,
+        runner=kind,
+        hparams=hparams,
+        init=init,
+        chunk=runner.chunk if kind == "host" else _keeping_layout(runner.chunk),
+        evaluate=make_evaluate(config, tasks, agent, kind, seed),
+        pbt_round=make_round(config, agent, spec, batch),
+        close=(lambda: None) if kind == "fused" else _closer(halves),
+    )
+
+
+def tasks_of(config: config_lib.ExperimentConfig) -> list[Task]:
+    """Returns the tasks with suites expanded.
+
+    Raises:
+      ConfigError: an unknown environment or suite, by field.
+    """
+    tasks = []
+    for i, task in enumerate(config.tasks):
+        field = f"tasks.{i}.{'suite' if task.suite else 'env'}"
+        with _errors_at(field):
+            names = envs.suite(task.suite) if task.suite else [str(task.env)]
+        tasks += [Task(f"tasks.{i}", n, task.slots, task.options) for n in names]
+    return tasks
+
+
+def runner_kind(config: config_lib.ExperimentConfig, tasks: list[Task]) -> str:
+    """Returns "fused" or "host": where the environments are stepped.
+
+    ``auto`` steps everything inside the compiled program, except envpool on an
+    accelerator, which the host runner overlaps with the device.
+    """
+    if config.training.runner != "auto":
+        return config.training.runner
+    if jax.default_backend() == "cpu":
+        return "fused"
+    hosted = False
+    for t in tasks:
+        with _errors_at(f"{t.field}.env"):
+            hosted |= envs.runs_on_host(t.env)
+    return "host" if hosted else "fused"
+
+
+def make_env(
+    config: config_lib.ExperimentConfig,
+    tasks: list[Task],
+    seed: str,
+    slots: int | None = None,
+) -> types.Env:
+    """Returns the mixture ``[P, B]``; ``slots`` replaces every task's own number.
+
+    Raises:
+      ConfigError: an option, size or combination that cannot work.
+    """
+    parts = _parts(config, tasks, seed, slots, envs.make)
+    with _errors_at("tasks"):
+        return mixture.make(parts, config.population.axis)
+
+
+def make_halves(
+    config: config_lib.ExperimentConfig, tasks: list[Task], seed: str
+) -> list[types.HostEnv]:
+    """Returns two host-driven mixtures that hold half of every task's slots each.
+
+    Raises:
+      ConfigError: as ``make_env``, or a task with an odd number of slots.
+    """
+    for t in tasks:
+        if t.slots % 2:
+            raise config_lib.ConfigError(
+                f"{t.field}.slots={t.slots} with the host runner: it steps two halves, "
+                "give an even number"
+            )
+    halves = []
+    for half in range(2):
+        own = [t._replace(slots=t.slots // 2) for t in tasks]
+        parts = _parts(config, own, f"{seed}/{half}", None, envs.make_host)
+        with _errors_at("tasks"):
+            halves.append(mixture.make_host(parts, config.population.axis))
+    return halves
+
+
+def initial_hparams(config: config_lib.ExperimentConfig, keys: types.Key) -> Tree:
+    """Returns the members' hyperparameters ``[P]``: drawn where there is a range."""
+    with _errors_at("population.search"):
+        return pbt.sample_initial(
+            random.at(keys, 0, random.SEARCH),
+            config_lib.agent_hparams(config),
+            config.population.search,
+        )
+
+
+def make_evaluate(
+    config: config_lib.ExperimentConfig,
+    tasks: list[Task],
+    agent: types.Agent,
+    kind: str,
+    seed: str,
+) -> Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]:
+    """Returns ``evaluate(state, hp)`` on environments of its own."""
+    settings = config.evaluation
+    overrides = settings.hparams
+
+    def with_overrides(hp: Tree) -> Tree:
+        changed = {n: jnp.full_like(getattr(hp, n), v) for n, v in overrides.items()}
+        return hp._replace(**changed)
+
+    if kind == "host":
+        parts = _parts(config, tasks, f"{seed}/test", settings.episodes, envs.make_host)
+        host_env = mixture.make_host(parts, config.population.axis)
+        steps = _max_steps(settings, host_env.spec)
+        run = evaluate.make_host(agent, host_env, steps)
+        return lambda state, hp: run(
+            state.agent, with_overrides(hp), evaluation_key(state)
+        )
+
+    env = make_env(config, tasks, f"{seed}/test", settings.episodes)
+    run = evaluate.make(agent, env, _max_steps(settings, env.spec))
+
+    @jax.jit
+    def pure_evaluate(state, hp):
+        key = evaluation_key(state)
+        start = env.reset(random.fold(key, 0), env.params)
+        return run(state.agent, with_overrides(hp), random.fold(key, 1), *start)
+
+    @jax.jit
+    def impure_evaluate(agent_state, hp, key, start):
+        return run(agent_state, with_overrides(hp), random.fold(key, 1), *start)
+
+    def reset_outside(state, hp):
+        key = evaluation_key(state)
+        start = env.reset(key, env.params)
+        return impure_evaluate(state.agent, hp, key, start)
+
+    return pure_evaluate if env.pure else reset_outside
+
+
+def evaluation_key(state: fused_runner.RunState) -> types.Key:
+    """Returns the keys ``[P]`` of an evaluation after ``state.step`` updates."""
+    return random.at(state.key, state.step, random.EVALUATE)
+
+
+def make_round(
+    config: config_lib.ExperimentConfig,
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    batch: tuple[int, int],
+) -> Callable[..., tuple] | None:
+    """Returns ``round(state, hp, pbt_state, evaluation) -> (state, hp, pbt_state, record)``.
+
+    None where the config asks for no PBT. The record is a RoundRecord.
+    """
+    population_config = config.population
+    choice = population_config.fitness
+    with _errors_at("population"):
+        metric = fitness.make_metric(spec, choice.metric, choice.task)
+    if population_config.pbt is None:
+        return None
+    if population_config.axis == "population" and len(spec.tasks) > 1:
+        raise config_lib.ConfigError(
+            "population.pbt with population.axis='population': members on different "
+            "tasks cannot replace each other; leave one of them out"
+        )
+    settings = population_config.pbt
+    ranges = population_config.search
+    agents = population.population(agent, batch[0])
+
+    def round_(state, hp, pbt_state, evaluation):
+        finite = tree.all_finite(state.agent.learner, axes=1)
+        if choice.source == "evaluation":
+            judged = fitness.of_evaluation(metric, evaluation, finite)
+        else:
+            judged = fitness.of_training(metric, state.stats, state.ts.task, finite)
+        source, new_hp, pbt_state = pbt.round(
+            random.at(state.key, state.step, random.PBT),
+            state.step,
+            judged,
+            hp,
+            pbt_state,
+            ranges=ranges,
+            config=settings,
+        )
+        replaced = source != jnp.arange(batch[0])
+        # The memory of a member that was not finite may not be either.
+        carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
+        state = state._replace(
+            agent=pbt.apply(state.agent, source),
+            carry=carry,
+            stats=statistics.forget(state.stats, replaced),
+        )
+        record = RoundRecord(
+            score=judged.score,
+            episodes=judged.episodes,
+            finite=finite,
+            source=source,
+            ancestor=pbt_state.ancestor,
+            before=hp,
+            after=new_hp,
+        )
+        return state, new_hp, pbt_state, record
+
+    return round_
+
+
+def _parts(config, tasks, seed, slots, make) -> list:
+    """Returns the environments of the mixture, one for each task."""
+    members = config.population.size
+    own_members = config.population.axis == "population"
+    if own_members and members % len(tasks):
+        raise config_lib.ConfigError(
+            f"population.size={members} is not divisible by {len(tasks)} tasks "
+            f"(population.axis='population'); try {-(-members // len(tasks)) * len(tasks)}"
+        )
+    parts = []
+    for k, t in enumerate(tasks):
+        batch = (members // len(tasks) if own_members else members, slots or t.slots)
+        with _errors_at(t.field):
+            parts.append(
+                make(t.env, batch, t.options, zlib.crc32(f"{seed}/{k}".encode()))
+            )
+    return parts
+
+
+def _max_steps(settings: config_lib.EvaluationConfig, spec: types.EnvSpec) -> int:
+    limits = [task.max_steps or _MAX_STEPS for task in spec.tasks]
+    return settings.max_steps or max(limits)
+
+
+def _keeping_layout(chunk: Callable) -> Callable:
+    """Returns ``chunk`` jitted so that its result lies on the devices its input did.
+
+    The input is donated. Without fixed layouts the second call could see others than
+    the first and be compiled again.
+    """
+    compiled: list[Callable] = []
+
+    def run(state, hp):
+        if not compiled:
+            layout = jax.tree.map(lambda x: x.sharding, state)
+            compiled.append(
+                jax.jit(chunk, donate_argnums=0, out_shardings=(layout, None))
+            )
+        return compiled[0](state, hp)
+
+    return run
+
+
+def _closer(parts: list[types.HostEnv]) -> Callable[[], None]:
+    def close() -> None:
+        for part in parts:
+            part.close()
+
+    return close
+
+
+@contextlib.contextmanager
+def _errors_at(field: str) -> Iterator[None]:
+    """Turns the one-line errors of the parts into ConfigErrors that name the field."""
+    try:
+        yield
+    except config_lib.ConfigError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        line = " ".join(str(error).split())
+        raise config_lib.ConfigError(f"{field}: {line}") from error

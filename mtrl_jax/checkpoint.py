@@ -1,0 +1,405 @@
+"""Saving and restoring whole runs: asynchronous, checked, never at the cost of an older one.
+
+A checkpoint is a pytree (arrays and typed PRNG keys, bit for bit) and a small dict of
+plain values. Orbax writes it in the background into a folder of its own that gets its
+name only once complete, so a killed process leaves the older steps as they were. Beside
+the arrays go their names, shapes and checksums: a step that was damaged on disk is told
+from one that does not fit the program, and only the former is skipped.
+
+``save`` may be followed at once by a call that donates the saved buffers: orbax takes
+its copy (on a CPU: a reference that keeps XLA from reusing the buffer) before it returns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.types import Array, Tree
+
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message is one line."""
+
+
+@dataclasses.dataclass
+class Manager:
+    """One folder of checkpoints, opened by ``open_manager``; not for concurrent use."""
+
+    directory: pathlib.Path
+    orbax: Any  # orbax.checkpoint.CheckpointManager
+    damaged: set[int]  # Steps that failed to restore; moved aside by the next save.
+
+
+class _Leaf(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def open_manager(
+    directory: str | os.PathLike, keep: int, *, read_only: bool = False
+) -> Manager:
+    """Returns the manager of a folder that keeps its newest ``keep`` steps.
+
+    The folder is made if it does not exist, written to once (a folder that cannot be
+    written to is found out before a run starts, not at its first checkpoint), and freed
+    of what a killed process left half-written. ``read_only`` does none of these.
+
+    Raises:
+        CheckpointError: the folder cannot be made, written to or (read_only) found.
+        ValueError: keep < 1.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep} is too small; keep at least 1 checkpoint")
+    directory = pathlib.Path(directory).absolute()
+    if read_only and not directory.is_dir():
+        raise CheckpointError(f"no checkpoints at {directory}: there is no such folder")
+    if not read_only:
+        _prepare(directory)
+    import orbax.checkpoint as ocp
+
+    # Orbax logs a page of tracebacks for what is raised as one CheckpointError.
+    logging.getLogger("absl").addFilter(_is_not_orbax)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else keep,
+        read_only=read_only,
+        create=False,
+        enable_async_checkpointing=not read_only,
+    )
+    with _one_line(f"could not open the checkpoints in {directory}"):
+        return Manager(
+            directory, ocp.CheckpointManager(directory, options=options), set()
+        )
+
+
+def save(manager: Manager, step: int, state: Tree, meta: dict[str, Any]) -> None:
+    """Returns once ``state`` may be donated; the writing goes on in the background.
+
+    Waits for the save before this one; does nothing if the very same state is already
+    saved under this step. Older steps than the newest ``keep`` are deleted
+    only after this one is complete. Steps at or after ``step`` (left by a run that was
+    resumed from before them) and steps found damaged are moved to ``superseded/``.
+
+    Args:
+        manager: of the folder.
+        step: number of the checkpoint.
+        state: a pytree of arrays and typed keys.
+        meta: what JSON can hold.
+
+    Raises:
+        CheckpointError: this save, or the one before it in the background, failed; all
+            complete checkpoints are as they were.
+    """
+    import orbax.checkpoint as ocp
+
+    wait(manager)
+    record = {
+        "leaves": [[x.name, list(x.shape), x.dtype] for x in _describe(state)],
+        "checksums": _checksums(state),
+        "meta": meta,
+    }
+    if _is_saved(manager, step, record):
+        return
+    stale = [s for s in _steps(manager) if s >= step or s in manager.damaged]
+    _move_aside(manager, stale)
+    with _failed_save(manager, step):
+        manager.orbax.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_saved(state)),
+                meta=ocp.args.JsonSave(record),
+            ),
+            force=True,
+        )
+
+
+def wait(manager: Manager) -> None:
+    """Returns once nothing is being written any more.
+
+    Raises:
+        CheckpointError: the save in the background failed.
+    """
+    with _failed_save(manager, None):
+        manager.orbax.wait_until_finished()
+
+
+def latest_step(manager: Manager) -> int | None:
+    """Returns the newest complete step, None if there is none; it may be damaged."""
+    return max(_steps(manager), default=None)
+
+
+def restore(
+    manager: Manager, abstract_state: Tree, step: int | None = None
+) -> tuple[int, Tree, dict[str, Any]]:
+    """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
+
+    A damaged step is skipped with a warning that names it and the one restored instead.
+    Nothing is written or deleted.
+
+    Args:
+        manager: of the folder.
+        abstract_state: the saved tree's structure; arrays or ``jax.ShapeDtypeStruct``,
+            restored with their ``sharding`` (default: the first device). Leaves that are
+            NumPy's or Python's come back as NumPy arrays.
+        step: a certain step; then there is no falling back.
+
+    Raises:
+        CheckpointError: there is no (sound) checkpoint, or the saved tree has another
+            structure, shape or dtype than ``abstract_state``; names the first leaf.
+    """
+    with _one_line("the last checkpoint could not be written"):
+        manager.orbax.wait_until_finished()
+    steps = sorted(_steps(manager), reverse=True) if step is None else [step]
+    if not steps or (step is not None and step not in _steps(manager)):
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise CheckpointError(f"{what} in {manager.directory}")
+    for index, candidate in enumerate(steps):
+        try:
+            state, meta = _restore_step(manager, candidate, abstract_state)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
+            manager.damaged.add(candidate)
+            rest = steps[index + 1 :]
+            told = f"checkpoint {candidate} is damaged ({_first_line(error)})"
+            if not rest:
+                raise CheckpointError(f"{told}; no older one is left") from error
+            warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=2)
+        else:
+            return candidate, state, meta
+    raise AssertionError("unreachable")
+
+
+def close(manager: Manager) -> None:
+    """Returns once all is written and the threads are gone."""
+    try:
+        wait(manager)
+    finally:
+        manager.orbax.close()
+
+
+def _restore_step(manager: Manager, step: int, abstract: Tree) -> tuple[Tree, dict]:
+    import orbax.checkpoint as ocp
+
+    def read(**items):
+        return manager.orbax.restore(step, args=ocp.args.Composite(**items))
+
+    record = read(meta=ocp.args.JsonRestore())["meta"]
+    saved = [_Leaf(n, tuple(s), d) for n, s, d in record["leaves"]]
+    _check_fits(saved, _describe(abstract), step)
+    targets = jax.tree.map(_target, _saved(abstract))
+    arrays = read(state=ocp.args.StandardRestore(targets))["state"] if targets else {}
+    state = _unsaved(arrays, abstract)
+    if _checksums(state) != record["checksums"]:
+        raise ValueError("its checksums do not match")
+    return state, record["meta"]
+
+
+def _is_saved(manager: Manager, step: int, record: dict[str, Any]) -> bool:
+    import orbax.checkpoint as ocp
+
+    if step not in _steps(manager) or step in manager.damaged:
+        return False
+    try:
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        saved = manager.orbax.restore(step, args=args)["meta"]
+    except Exception:
+        return False
+    return saved == json.loads(json.dumps(record))
+
+
+def _describe(tree: Tree) -> list[_Leaf]:
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        _Leaf(jax.tree_util.keystr(path), tuple(np.shape(x)), str(_dtype(x)))
+        for path, x in flat
+    ]
+
+
+def _dtype(x: Any) -> Any:
+    return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+
+
+def _check_fits(saved: list[_Leaf], wanted: list[_Leaf], step: int) -> None:
+    by_name = {x.name: x for x in wanted}
+    names = {x.name for x in saved}
+    for leaf in saved:
+        if leaf.name not in by_name:
+            raise CheckpointError(
+                f"checkpoint {step} holds state{leaf.name}, which this run does not have"
+            )
+        if leaf != by_name[leaf.name]:
+            new = by_name[leaf.name]
+            raise CheckpointError(
+                f"checkpoint {step} has state{leaf.name} as {leaf.dtype}{leaf.shape}, "
+                f"this run as {new.dtype}{new.shape}"
+            )
+    for leaf in wanted:
+        if leaf.name not in names:
+            raise CheckpointError(f"checkpoint {step} has no state{leaf.name}")
+
+
+def _saved(tree: Tree) -> dict[str, Any]:
+    """Returns the leaves by number, without those of size 0 (orbax refuses them)."""
+    leaves = jax.tree.leaves(tree)
+    leaves = [np.asarray(x) if _is_host(x) else x for x in leaves]
+    return {f"{i:05d}": x for i, x in enumerate(leaves) if 0 not in np.shape(x)}
+
+
+def _unsaved(arrays: dict[str, Any], abstract: Tree) -> Tree:
+    """Returns the tree of ``_saved``'s dict."""
+
+    def leaf(i, x):
+        return (
+            arrays.get(f"{i:05d}")
+            if 0 not in np.shape(x)
+            else jnp.zeros(x.shape, x.dtype)
+        )
+
+    leaves, structure = jax.tree.flatten(abstract)
+    return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])
+
+
+def _target(x: Any) -> Any:
+    if _is_host(x):
+        return np.zeros(np.shape(x), _dtype(x))
+    sharding = getattr(x, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(x), _dtype(x), sharding=sharding)
+
+
+def _bytes(x: Any) -> np.ndarray:
+    return np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
+
+
+def _is_host(x: Any) -> bool:
+    return isinstance(x, np.ndarray | np.generic | float | int | bool)
+
+
+def _checksums(tree: Tree) -> list[int]:
+    """Returns one uint32 per leaf: Σ_i (2i + 1) · bits_i mod 2³², computed on device.
+
+    Integers add up to the same in any order, hence under any sharding. Every changed
+    word changes the sum, as its weight is odd.
+    """
+    leaves = [x for x in jax.tree.leaves(tree) if 0 not in np.shape(x)]
+    # As bytes, because jit would make 32 bits of the 64 that NumPy has.
+    leaves = [_bytes(x) if _is_host(x) else x for x in leaves]
+    return [int(x) for x in jax.device_get(_checksums_of(leaves))]
+
+
+@jax.jit
+def _checksums_of(leaves: list[Array]) -> list[Array]:
+    return [_checksum(x) for x in leaves]
+
+
+def _checksum(x: Array) -> Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.stack([x.real, x.imag])
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    # Weights from one iota per axis: flattening would gather a sharded array.
+    weight = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        weight = weight * jnp.uint32(size)
+        weight += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return jnp.sum(bits * (2 * weight + 1), dtype=jnp.uint32)
+
+
+def _prepare(directory: pathlib.Path) -> None:
+    probe = directory / f".writable-{os.getpid()}"
+    with _one_line(f"cannot write to {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        # More than a few bytes: an inode alone may still fit on a full disk.
+        probe.write_bytes(bytes(1 << 16))
+        probe.unlink()
+    _remove_temporary(directory)
+
+
+def _remove_temporary(directory: pathlib.Path) -> None:
+    for path in directory.glob(f"*{_TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _steps(manager: Manager) -> list[int]:
+    return list(manager.orbax.all_steps())
+
+
+def _move_aside(manager: Manager, steps: list[int]) -> None:
+    if not steps:
+        return
+    with _one_line(f"could not move checkpoints {steps} aside"):
+        aside = manager.directory / "superseded"
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            os.replace(manager.directory / str(step), aside / str(step))
+    manager.damaged.difference_update(steps)
+    manager.orbax.reload()
+
+
+class _one_line:
+    """Turns whatever is raised inside into a CheckpointError of one line."""
+
+    def __init__(self, what: str):
+        self._what = what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            self.clean()
+            raise CheckpointError(f"{self._what}: {_first_line(error)}") from error
+        return False
+
+    def clean(self):
+        pass
+
+
+class _failed_save(_one_line):
+    """The same, and frees the space of what was written of the step."""
+
+    def __init__(self, manager: Manager, step: int | None):
+        which = "the last checkpoint" if step is None else f"checkpoint {step}"
+        super().__init__(f"could not save {which} in {manager.directory}")
+        self._manager = manager
+
+    def clean(self):
+        _remove_temporary(self._manager.directory)
+        self._manager.orbax.reload()
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns what went wrong, without tensorstore's tale of where."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is not None:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}".rstrip(": ")
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in pathlib.Path(record.pathname).parts

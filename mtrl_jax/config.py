@@ -1,0 +1,418 @@
+"""A run's settings: read from YAML, overridden by dotted names, checked, written back.
+
+Every mistake is one line that says where, what was given and what would work. The checks
+that need the environments (action spaces that do not mix) are made when they are built,
+also before anything is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import pathlib
+import re
+import types as python_types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message is one line for the user."""
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(_Section):
+    """One environment, or every environment of a suite, with its share of the slots."""
+
+    env: str | None = None
+    suite: str | None = None
+    slots: PositiveInt = 32  # per member
+    options: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _one_name(self) -> TaskConfig:
+        if (self.env is None) == (self.suite is None):
+            raise ValueError("give either env or suite")
+        return self
+
+
+class AgentConfig(_Section):
+    """Which algorithm, its static config and its traced hyperparameters."""
+
+    name: str = "impala"
+    config: dict[str, Any] = {}
+    hparams: dict[str, float] = {}
+
+
+class FitnessConfig(_Section):
+    """What PBT judges a member by.
+
+    ``return`` is the mean over tasks of the mean recent return, ``normalised`` maps each
+    task's return to 0 for a random policy and 1 for the reference first, ``capped``
+    limits that to 1; ``task`` looks at one task only. ``evaluation`` judges by the
+    latest evaluation (with ``evaluation.hparams``) instead of by training episodes.
+    """
+
+    metric: Literal["return", "normalised", "capped"] = "return"
+    task: str | None = None
+    source: Literal["training", "evaluation"] = "training"
+    window: PositiveInt = 30  # training episodes per member and task
+
+
+class PopulationConfig(_Section):
+    """Members, what differs between them, and how they compete."""
+
+    size: PositiveInt = 1
+    axis: Literal["slot", "population"] = "slot"  # who gets the tasks
+    search: dict[str, SearchRange] = {}
+    pbt: PbtConfig | None = None
+    fitness: FitnessConfig = FitnessConfig()
+    at_once: PositiveInt | None = None  # members updated together; all by default
+
+
+class TrainingConfig(_Section):
+    """How long and in what pieces. ``env_steps`` is per member."""
+
+    env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
+    unroll_length: PositiveInt = 20
+    updates_per_chunk: PositiveInt = 50
+    runner: Literal["auto", "fused", "host"] = "auto"
+
+
+class EvaluationConfig(_Section):
+    """When and how long members are tested. ``episodes`` is per member and task."""
+
+    every_updates: NonNegativeInt = 500  # 0: only at the end
+    episodes: PositiveInt = 64
+    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
+    hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
+
+
+class CheckpointConfig(_Section):
+    """How often a run is saved and how many of the saves are kept."""
+
+    every_updates: PositiveInt = 500
+    keep: PositiveInt = 3
+
+
+class LoggingConfig(_Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: str | None = None  # project name
+
+
+class ExperimentConfig(_Section):
+    """A whole run."""
+
+    seed: NonNegativeInt = 0
+    tasks: list[TaskConfig] = Field(min_length=1)
+    agent: AgentConfig = AgentConfig()
+    population: PopulationConfig = PopulationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+
+# What may differ between a run and its continuation.
+RESUMABLE = (
+    "agent.hparams",
+    "training.env_steps",
+    "evaluation",
+    "checkpoint",
+    "logging",
+)
+
+
+def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
+
+    Raises:
+      ConfigError: the file cannot be read, or a setting cannot work.
+    """
+    return from_dict(override(read_yaml(path), overrides), where=str(path))
+
+
+def from_dict(values: dict, where: str = "config") -> ExperimentConfig:
+    """Returns the checked settings; agent config and hparams filled with defaults.
+
+    Raises:
+      ConfigError: naming ``where``, the field, what was given and what would work.
+    """
+    try:
+        config = ExperimentConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error, ExperimentConfig)}") from None
+    try:
+        return _complete(config)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def dump(config: ExperimentConfig) -> str:
+    """Returns the YAML of the resolved settings; loading it gives them back."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def to_dict(config: ExperimentConfig) -> dict:
+    """Returns the settings as plain dicts, lists and numbers."""
+    return config.model_dump(mode="json")
+
+
+def read_yaml(path: pathlib.Path) -> dict:
+    """Returns the mapping in a YAML file; ``1e-3`` is a number.
+
+    Raises:
+      ConfigError: no such file, not readable, not YAML, or no mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(f"{path}: not valid YAML{line}: {what}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping is needed, got {type(values).__name__}")
+    return values
+
+
+def override(values: dict, overrides: Iterable[str]) -> dict:
+    """Returns ``values`` with each dotted ``key=value`` set; list items by number.
+
+    Raises:
+      ConfigError: an override without ``=``, or a path through something that is no
+        section.
+    """
+    values = _copied(values)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {item!r}: write key=value")
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {item!r}: the value is not YAML") from None
+        _set(values, key.split("."), value, item)
+    return values
+
+
+def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple]:
+    """Returns {dotted name: (old, new)} of the settings that differ."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    names = sorted(before.keys() | after.keys())
+    return {
+        name: (before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    }
+
+
+def check_resumable(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple]:
+    """Returns the differences if a run may continue with them.
+
+    Raises:
+      ConfigError: naming the first setting that would need another program or state.
+    """
+    changed = differences(old, new)
+    for name, (was, now) in changed.items():
+        if not any(name == ok or name.startswith(ok + ".") for ok in RESUMABLE):
+            raise ConfigError(
+                f"{name}: the run has {was!r}, {now!r} given; a running experiment "
+                f"keeps it (changeable: {', '.join(RESUMABLE)})"
+            )
+    return changed
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """Returns "did you mean …?" or the list of what is allowed."""
+    allowed = [str(a) for a in allowed]
+    close = difflib.get_close_matches(str(name), allowed, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"allowed: {', '.join(allowed) or 'nothing'}"
+
+
+def agent_module(config: ExperimentConfig):
+    """Returns the module of the configured agent."""
+    from mtrl_jax import agents
+
+    return agents.get(config.agent.name)
+
+
+def agent_config(config: ExperimentConfig):
+    """Returns the agent's frozen static Config."""
+    return _build(agent_module(config).Config, config.agent.config, "agent.config")
+
+
+def agent_hparams(config: ExperimentConfig):
+    """Returns the agent's Hparams as Python floats."""
+    return agent_module(config).Hparams(**config.agent.hparams)
+
+
+def _complete(config: ExperimentConfig) -> ExperimentConfig:
+    """Checks what one section says of another and fills in the agent's defaults."""
+    from mtrl_jax import agents
+    from mtrl_jax.engine import pbt_config
+
+    if config.agent.name not in agents.AGENTS:
+        hint = suggest(config.agent.name, agents.AGENTS)
+        raise ValueError(f"agent.name={config.agent.name!r} is unknown; {hint}")
+    module = agents.get(config.agent.name)
+    static = _build(module.Config, config.agent.config, "agent.config")
+    fields = module.Hparams._fields  # type: ignore[attr-defined]
+    for path, given in (
+        ("agent.hparams", config.agent.hparams),
+        ("evaluation.hparams", config.evaluation.hparams),
+        ("population.search", config.population.search),
+    ):
+        for name in given:
+            if name not in fields:
+                raise ValueError(f"{path}.{name} is unknown; {suggest(name, fields)}")
+    population = config.population
+    if population.pbt is not None:
+        pbt_config.validate(population.pbt, population.search, fields, population.size)
+    if (
+        population.fitness.source == "evaluation"
+        and not config.evaluation.every_updates
+    ):
+        raise ValueError(
+            "evaluation.every_updates=0 with population.fitness.source='evaluation': "
+            "members are judged by evaluations, give their interval"
+        )
+    hparams = {**module.Hparams()._asdict(), **config.agent.hparams}  # type: ignore[attr-defined]
+    agent = config.agent.model_copy(
+        update={"config": _plain(static), "hparams": hparams}
+    )
+    return config.model_copy(update={"agent": agent})
+
+
+def _build(cls: type, values: dict, path: str):
+    """Returns the frozen dataclass ``cls`` from plain values, strictly."""
+    _known_fields(cls, values, path)
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path}.{_explain(error, None)}") from None
+
+
+def _known_fields(cls: type, values: dict, path: str) -> None:
+    fields = {f.name for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(
+                f"{path}.{name} is unknown; {suggest(name, sorted(fields))}"
+            )
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            _known_fields(hints[name], value, f"{path}.{name}")  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    """Returns dataclasses and tuples as what YAML can hold."""
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _explain(error: pydantic.ValidationError, model: type | None) -> str:
+    """Returns one line for the first of pydantic's errors."""
+    first, *more = error.errors()
+    path = ".".join(str(part) for part in first["loc"])
+    rest = f" (and {len(more)} more)" if more else ""
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = _fields_at(model, first["loc"][:-1])
+        return f"{path} is unknown; {suggest(str(first['loc'][-1]), allowed)}{rest}"
+    if first["type"] == "missing":
+        return f"{path} is missing{rest}"
+    message = re.sub("^(Value error, |Input should be )", "", first["msg"])
+    given = first["input"]
+    shown = "" if isinstance(given, dict) else f"={given!r}"
+    needs = "must be " if first["msg"].startswith("Input should be") else ""
+    return f"{path}{shown}: {needs}{message}{rest}"
+
+
+def _fields_at(model: Any, loc: Sequence[int | str]) -> list[str]:
+    """Returns the field names of the section that an error's location lies in."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        hints = typing.get_type_hints(model)
+        if part in hints:
+            model = _inner(hints[part])
+    return list(typing.get_type_hints(model)) if model is not None else []
+
+
+def _inner(hint: Any) -> Any:
+    """Returns the section type inside list[X], dict[str, X] or X | None."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, dict):
+        return _inner(args[-1])
+    if origin in (typing.Union, python_types.UnionType):
+        return _inner(next(a for a in args if a is not type(None)))
+    return hint
+
+
+def _set(values: Any, path: list[str], value: Any, item: str) -> None:
+    for here, part in enumerate(path):
+        last = here == len(path) - 1
+        if isinstance(values, list):
+            if not part.isdigit() or int(part) >= len(values):
+                raise ConfigError(
+                    f"override {item!r}: {part!r} is no index below {len(values)}"
+                )
+            key: Any = int(part)
+        elif isinstance(values, dict):
+            key = part
+            if not last and values.get(key) is None:
+                values[key] = {}
+        else:
+            raise ConfigError(f"override {item!r}: {path[here - 1]!r} has no parts")
+        if last:
+            values[key] = value
+        else:
+            values = values[key]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, (dict, list)) or not value:
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: 1e-3 is a float, as everyone who writes it expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)

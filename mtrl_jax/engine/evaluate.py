@@ -1,0 +1,93 @@
+"""How good a population is right now, on environments of its own.
+
+Evaluation takes the agents and gives numbers: it has its own slots and its own keys, so
+doing it more often, or not at all, leaves training bit for bit as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import random, types
+from mtrl_jax.engine import population as population_lib
+from mtrl_jax.types import Array, Key, Tree
+
+
+class Evaluation(NamedTuple):
+    """The first complete episode of every slot, ``[P, B]``."""
+
+    returns: Array  # float32
+    length: Array  # int32, environment steps
+    complete: Array  # bool, False where the step limit came first
+    task: Array  # int32
+    info: dict[str, Array]  # float32, the environment's measures at the episode's end
+
+
+class _Loop(NamedTuple):
+    step: Array
+    carry: Tree
+    env: Tree
+    ts: types.TimeStep
+    result: Evaluation
+
+
+def make(
+    agent: types.Agent, env: types.Env, max_steps: int
+) -> Callable[[types.AgentState, Tree, Key, Tree, types.TimeStep], Evaluation]:
+    """Returns ``evaluate(agent_state[P], hp[P], key[P], env_state, ts) -> Evaluation``.
+
+    It acts with ``hp`` (temperature 0 is greedy where an agent has one) from a fresh
+    reset ``(env_state, ts)`` until every slot has finished an episode, or for
+    ``max_steps`` environment steps; a slot that has not finished reports what it had.
+    """
+    members, slots = env.batch
+    agents = population_lib.population(agent, members)
+
+    def evaluate(agent_state, hp, key, env_state, ts):
+        def body(loop: _Loop) -> _Loop:
+            action, carry, _ = agents.act(
+                agent_state, loop.carry, loop.ts, random.fold(key, loop.step), hp
+            )
+            env_state, ts = env.step(loop.env, action, env.params)
+            result = _record(loop.result, ts, env.info(env_state))
+            return _Loop(loop.step + 1, carry, env_state, ts, result)
+
+        def unfinished(loop: _Loop) -> Array:
+            return (loop.step < max_steps) & ~jnp.all(loop.result.complete)
+
+        result = _empty(ts, env.info(env_state))
+        start = _Loop(
+            jnp.zeros((), jnp.int32), agents.carry(slots), env_state, ts, result
+        )
+        return jax.lax.while_loop(unfinished, body, start).result
+
+    return evaluate
+
+
+def _empty(ts: types.TimeStep, info: dict[str, Array]) -> Evaluation:
+    return Evaluation(
+        returns=jnp.zeros(ts.reward.shape, jnp.float32),
+        length=jnp.zeros(ts.reward.shape, jnp.int32),
+        complete=jnp.zeros(ts.reward.shape, bool),
+        task=ts.task,
+        info=jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), info),
+    )
+
+
+def _record(
+    result: Evaluation, ts: types.TimeStep, info: dict[str, Array]
+) -> Evaluation:
+    open_ = ~result.complete
+    return Evaluation(
+        returns=result.returns + jnp.where(open_, ts.reward, 0.0),
+        length=result.length + open_,
+        complete=result.complete | ts.last,
+        task=result.task,
+        info={
+            name: jnp.where(open_, info[name], old) for name, old in result.info.items()
+        },
+    )

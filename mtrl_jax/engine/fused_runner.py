@@ -1,0 +1,151 @@
+"""Acting, environments and learning of a whole population as one compiled program.
+
+``chunk`` scans K training steps; a training step is T times act-and-step followed by one
+update. Python is not involved until the chunk ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import random, tree, types
+from mtrl_jax.engine import population as population_lib
+from mtrl_jax.engine import statistics
+from mtrl_jax.types import Array, Key, Tree
+
+
+class RunState(NamedTuple):
+    """Everything a run is, beside its hyperparameters. Leading axis P, then B."""
+
+    agent: types.AgentState  # [P, ...]
+    carry: Tree  # [P, B, ...]
+    env: Tree
+    ts: types.TimeStep  # [P, B, ...]
+    stats: statistics.EpisodeStats
+    curriculum: Tree
+    step: Array  # [] int32, updates done: steps would overflow
+    key: Key  # [P] root keys, constant for the whole run
+
+
+class ChunkOutput(NamedTuple):
+    """What the host hears of a chunk."""
+
+    metrics: dict[str, Array]  # [P] means over the chunk's updates
+    episodes: dict[str, Array]  # [P, K] sums over its finished episodes
+    finite: Array  # [P] bool, all learner floats finite at the end
+
+
+class Runner(NamedTuple):
+    """``init(key[P], hp[P])`` and ``chunk(state, hp[P])``; see make."""
+
+    init: Callable[[Key, Tree], RunState]
+    chunk: Callable[[RunState, Tree], tuple[RunState, ChunkOutput]]
+
+
+def make(
+    agent: types.Agent,
+    env: types.Env,
+    *,
+    unroll_length: int,
+    updates_per_chunk: int,
+    window: int = 8,
+    curriculum: Any = None,
+    at_once: int | None = None,
+) -> Runner:
+    """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
+
+    ``unroll_length`` is T in environment steps per slot, ``updates_per_chunk`` is K,
+    ``window`` the returns kept per slot for PBT. ``curriculum`` is a Curriculum (see
+    ``envs/curriculum.py``) or None for the environment's own parameters.
+    """
+    members, slots = env.batch
+    agents = population_lib.population(agent, members, at_once)
+
+    def init(key: Key, hp: Tree) -> RunState:
+        course = () if curriculum is None else curriculum.init()
+        params = env.params if curriculum is None else curriculum.params(course)
+        env_state, ts = env.reset(random.at(key, 0, random.ENV), params)
+        return RunState(
+            agent=agents.init(random.at(key, 0, random.INIT), hp),
+            carry=agents.carry(slots),
+            env=env_state,
+            ts=ts,
+            stats=statistics.init(env, env_state, window),
+            curriculum=course,
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+        )
+
+    def train_step(state: RunState, hp: Tree) -> tuple[RunState, dict[str, Array]]:
+        params = (
+            env.params if curriculum is None else curriculum.params(state.curriculum)
+        )
+        before = state.stats
+        state, rollout = unroll(state, hp, params)
+        key = random.at(state.key, state.step, random.UPDATE)
+        agent_state, metrics = agents.update(state.agent, rollout, key, hp)
+        state = state._replace(agent=agent_state, step=state.step + 1)
+        if curriculum is not None:
+            state = state._replace(
+                curriculum=update_curriculum(curriculum, state, before.chunk)
+            )
+        return state, metrics
+
+    def unroll(
+        state: RunState, hp: Tree, params: Tree
+    ) -> tuple[RunState, types.Rollout]:
+        key = random.at(state.key, state.step, random.ACT)
+
+        def act_and_step(scanned, t):
+            carry, env_state, ts, stats = scanned
+            action, carry, extras = agents.act(
+                state.agent, carry, ts, random.fold(key, t), hp
+            )
+            env_state, next_ts = env.step(env_state, action, params)
+            stats = statistics.update(stats, next_ts, env.info(env_state))
+            return (carry, env_state, next_ts, stats), (ts, action, extras)
+
+        scanned = (state.carry, state.env, state.ts, state.stats)
+        scanned, (ts, action, extras) = jax.lax.scan(
+            act_and_step, scanned, jnp.arange(unroll_length)
+        )
+        carry, env_state, last_ts, stats = scanned
+        rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
+        return state._replace(
+            carry=carry, env=env_state, ts=last_ts, stats=stats
+        ), rollout
+
+    def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
+        state = state._replace(stats=statistics.start_chunk(state.stats))
+        state, metrics = jax.lax.scan(
+            lambda s, _: train_step(s, hp), state, None, length=updates_per_chunk
+        )
+        return state, summarise(state, metrics)
+
+    return Runner(init, chunk)
+
+
+def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
+    """Returns ``[T+1, ...]`` from ``[T, ...]`` and the step that follows."""
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, last)
+
+
+def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:
+    """Returns the chunk's output from its final state and metrics ``[K, P]``."""
+    return ChunkOutput(
+        metrics=jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics),
+        episodes=state.stats.chunk,
+        finite=tree.all_finite(state.agent.learner, axes=1),
+    )
+
+
+def update_curriculum(
+    curriculum: Any, state: RunState, before: dict[str, Array]
+) -> Tree:
+    """Returns the curriculum's state after the episodes of one update."""
+    new = jax.tree.map(jnp.subtract, state.stats.chunk, before)
+    return curriculum.update(state.curriculum, new["return"], new["episodes"])

@@ -1,0 +1,107 @@
+"""Returns and lengths of episodes, counted per member and task inside the program.
+
+Two views of the same episodes: sums over the current chunk (what is logged), and a ring
+of each slot's latest returns since the member's weights were last replaced (what PBT
+judges a member by). A slot has its own ring, so short episodes do not crowd out long
+ones and nothing has to be scattered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.types import Array
+
+
+class EpisodeStats(NamedTuple):
+    """K tasks, W returns kept per slot."""
+
+    partial_return: Array  # [P, B] float32, of the episode in progress
+    partial_length: Array  # [P, B] int32, in environment steps
+    stale: Array  # [P, B] bool, the episode began before the member was replaced
+    recent: Array  # [P, B, W] float32, a ring of returns
+    recent_count: Array  # [P, B] int32, returns ever written to the ring
+    chunk: dict[str, Array]  # [P, K] sums over the chunk's finished episodes
+
+
+def init(env: types.Env, env_state: types.Tree, window: int) -> EpisodeStats:
+    """Returns empty statistics; ``window`` is W, the returns kept per slot."""
+    members, slots = env.batch
+    tasks = len(env.spec.tasks)
+    names = ("episodes", "return", "length", *env.info(env_state))
+    return EpisodeStats(
+        partial_return=jnp.zeros((members, slots), jnp.float32),
+        partial_length=jnp.zeros((members, slots), jnp.int32),
+        stale=jnp.zeros((members, slots), bool),
+        recent=jnp.zeros((members, slots, window), jnp.float32),
+        recent_count=jnp.zeros((members, slots), jnp.int32),
+        chunk={name: jnp.zeros((members, tasks), jnp.float32) for name in names},
+    )
+
+
+def start_chunk(stats: EpisodeStats) -> EpisodeStats:
+    """Returns the statistics with the chunk's sums at zero."""
+    return stats._replace(chunk=jax.tree.map(jnp.zeros_like, stats.chunk))
+
+
+def update(
+    stats: EpisodeStats, ts: types.TimeStep, info: dict[str, Array]
+) -> EpisodeStats:
+    """Returns the statistics after arriving at ``ts`` (``[P, B]``)."""
+    total = jnp.where(ts.first, 0.0, stats.partial_return + ts.reward)
+    length = jnp.where(ts.first, 0, stats.partial_length + 1)
+    stale = stats.stale & ~ts.first
+
+    # Sums of the chunk, per member and task.
+    tasks = stats.chunk["return"].shape[1]
+    ended = ts.last[..., None] & (ts.task[..., None] == jnp.arange(tasks)[None, None])
+    values = {"episodes": jnp.ones_like(total), "return": total, "length": length}
+    values |= info
+    chunk = {
+        name: old + jnp.sum(jnp.where(ended, values[name][..., None], 0.0), axis=1)
+        for name, old in stats.chunk.items()
+    }
+
+    # The ring of the slot, unless the episode was begun by weights that are gone.
+    write = ts.last & ~stale
+    window = stats.recent.shape[-1]
+    position = jnp.arange(window)[None, None] == stats.recent_count[..., None] % window
+    recent = jnp.where(write[..., None] & position, total[..., None], stats.recent)
+    return EpisodeStats(total, length, stale, recent, stats.recent_count + write, chunk)
+
+
+def forget(stats: EpisodeStats, replaced: Array) -> EpisodeStats:
+    """Returns the statistics with empty rings for the members ``replaced`` ``[P]``.
+
+    A child must not be judged by its predecessor's episodes, nor by the one in
+    progress, which the predecessor began.
+    """
+    replaced = replaced[:, None]
+    return stats._replace(
+        stale=stats.stale | replaced,
+        recent_count=jnp.where(replaced, 0, stats.recent_count),
+    )
+
+
+def recent_valid(stats: EpisodeStats) -> Array:
+    """Returns which entries of ``recent`` are returns, bool ``[P, B, W]``."""
+    window = stats.recent.shape[-1]
+    return jnp.arange(window)[None, None] < stats.recent_count[..., None]
+
+
+def recent_mean(stats: EpisodeStats, task: Array, tasks: int) -> tuple[Array, Array]:
+    """Returns (mean of the recent returns, their number), both ``[P, K]``.
+
+    ``task`` is ``[P, B]``. The mean is NaN where a task has no finished episode.
+    """
+    valid = recent_valid(stats)
+    mine = task[..., None] == jnp.arange(tasks)[None, None]  # [P, B, K]
+    sums = jnp.sum(jnp.where(valid, stats.recent, 0.0), axis=-1)[..., None]
+    counts = jnp.sum(valid, axis=-1)[..., None]
+    number = jnp.sum(jnp.where(mine, counts, 0), axis=1)
+    total = jnp.sum(jnp.where(mine, sums, 0.0), axis=1)
+    return total / number, number

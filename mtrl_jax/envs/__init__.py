@@ -1,0 +1,135 @@
+"""The registry of environments: ``family/name`` to something that can be made.
+
+A new family is one file with ``names()`` and ``make(name, batch, options, seed)``
+(names without the prefix) and one line in ``ENVS``; the contract tests pick it up.
+Nothing is imported before it is asked for: gymnax and envpool take seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mtrl_jax import types
+
+Options = Mapping[str, Any] | None
+
+
+class Family(NamedTuple):
+    """Environments of one origin, made by ``module``; names are without the prefix.
+
+    A module of pure environments also offers ``task(name, options) -> core.PureTask``,
+    another ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
+    """
+
+    module: str
+
+    def names(self) -> list[str]:
+        """Returns every name that ``make`` takes."""
+        return list(self.load().names())
+
+    def make(
+        self, name: str, batch: tuple[int, int], options: Options = None, seed: int = 0
+    ) -> types.Env:
+        """Returns the environment as a batch ``(P, B)``."""
+        return self.load().make(name, batch, options, seed)
+
+    def make_host(
+        self,
+        name: str,
+        batch: tuple[int, int],
+        options: Options = None,
+        seed: int = 0,
+        first_slot: int = 0,
+    ) -> types.HostEnv:
+        """Returns it driven from Python; a pure one is stepped by a jitted call."""
+        module = self.load()
+        if hasattr(module, "make_host"):
+            return module.make_host(name, batch, options, seed, first_slot)
+        from mtrl_jax import random
+        from mtrl_jax.envs import core, mixture
+
+        key = random.at(random.roots(seed, batch[0]), 0, random.ENV)
+        env = core.vectorise(module.task(name, options), batch, first_slot)
+        return mixture.host_from_pure(env, key)
+
+    def load(self) -> Any:
+        """Returns the module, imported now."""
+        return importlib.import_module(self.module)
+
+
+ENVS: dict[str, Family] = {
+    "probe": Family("mtrl_jax.envs.probes"),
+    "gymnax": Family("mtrl_jax.envs.gymnax"),
+    "envpool": Family("mtrl_jax.envs.envpool"),
+}
+
+MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
+
+
+def names() -> list[str]:
+    """Returns the full names of all environments, "family/name"."""
+    return [f"{family}/{name}" for family in ENVS for name in ENVS[family].names()]
+
+
+def make(
+    name: str, batch: tuple[int, int], options: Options = None, seed: int = 0
+) -> types.Env:
+    """Returns the environment ``family/name`` as a batch ``(P, B)``.
+
+    ``options`` are the environment's own, see its family; ``seed`` matters only where
+    the environment does not draw from keys (envpool). Raises ValueError, with the
+    nearest names, for an unknown family, name or option.
+    """
+    family, rest = _split(name)
+    return family.make(rest, batch, options, seed)
+
+
+def make_host(
+    name: str,
+    batch: tuple[int, int],
+    options: Options = None,
+    seed: int = 0,
+    first_slot: int = 0,
+) -> types.HostEnv:
+    """Returns the environment behind the host interface; arguments as for ``make``.
+
+    Its slots are ``first_slot`` and the following: two of B/2 slots, the second from
+    B/2 on, are the slots of one of B, which a host runner steps in turn.
+    """
+    family, rest = _split(name)
+    return family.make_host(rest, batch, options, seed, first_slot)
+
+
+def suite(name: str) -> list[str]:
+    """Returns the environments of a suite: atari57, minatar, mt10, ... (see suites).
+
+    Raises ValueError for an unknown suite.
+    """
+    from mtrl_jax.envs import errors
+
+    known = suites()
+    errors.check("suite", name, known)
+    return list(known[name])
+
+
+def suites() -> dict[str, tuple[str, ...]]:
+    """Returns all suites: name to environment names."""
+    from mtrl_jax.envs import envpool_scores
+
+    return {
+        "minatar": tuple(f"gymnax/{game}-MinAtar" for game in MINATAR),
+        "mt10": envpool_scores.SUITES["metaworld_mt10"],
+        **envpool_scores.SUITES,
+    }
+
+
+def _split(name: str) -> tuple[Family, str]:
+    from mtrl_jax.envs import errors
+
+    family, slash, rest = name.partition("/")
+    if not slash:
+        raise ValueError(f"env: {name!r} has no family, give FAMILY/{name}")
+    errors.check("env family", family, ENVS)
+    return ENVS[family], rest

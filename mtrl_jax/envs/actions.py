@@ -1,0 +1,171 @@
+"""Actions of one space inside another: what a mixture pads, unpads and masks.
+
+Also the last gate before an environment: whatever a policy sends (NaN, infinities, an
+index out of range) becomes a legal value of the space, because a poisoned environment
+state would outlive the policy that poisoned it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import types
+from mtrl_jax.types import Array, Key
+
+
+def sanitise(space: types.ActionSpace, action: Array, batch: tuple[int, ...]) -> Array:
+    """Returns ``action`` ``[*batch, ...]`` in the space: clipped, NaN replaced by 0.
+
+    Raises ValueError for a wrong shape or a float where an index is expected.
+    """
+    struct = types.action_shape(space)
+    action = jnp.asarray(action)
+    shape = (*batch, *struct.shape)
+    is_index = struct.dtype == jnp.int32
+    wrong_kind = is_index and not jnp.issubdtype(action.dtype, jnp.integer)
+    if action.shape != shape or wrong_kind:
+        raise ValueError(
+            f"action: got {action.dtype}{list(action.shape)}, "
+            f"{space} in a batch of {tuple(batch)} takes {struct.dtype}{list(shape)}"
+        )
+    match space:
+        case types.Discrete(n):
+            return jnp.clip(action, 0, n - 1).astype(jnp.int32)
+        case types.Factorised(sizes):
+            highest = _like(np.asarray(sizes, np.int32) - 1, action)
+            return jnp.clip(action, 0, highest).astype(jnp.int32)
+        case types.Box(low, high):
+            action = jnp.nan_to_num(action.astype(jnp.float32))
+            return jnp.clip(action, _bound(low, action), _bound(high, action))
+
+
+def sample(space: types.ActionSpace, key: Key, batch: tuple[int, ...]) -> Array:
+    """Returns uniform actions ``[*batch, ...]``; an unbounded Box dimension gets [-1, 1]."""
+    match space:
+        case types.Discrete(n):
+            return jax.random.randint(key, batch, 0, n)
+        case types.Factorised(sizes):
+            highest = np.broadcast_to(np.asarray(sizes), (*batch, len(sizes)))
+            return jax.random.randint(key, highest.shape, 0, highest)
+        case types.Box(low, high):
+            bounded = np.isfinite(low) & np.isfinite(high)
+            shape = (*batch, len(low))
+            return jax.random.uniform(
+                key,
+                shape,
+                minval=np.broadcast_to(np.where(bounded, low, -1.0), shape),
+                maxval=np.broadcast_to(np.where(bounded, high, 1.0), shape),
+            )
+
+
+def combine(spaces: Sequence[types.ActionSpace]) -> types.ActionSpace:
+    """Returns the smallest space that every one of ``spaces`` is embedded in.
+
+    All Discrete: the largest n. Discrete with Factorised: Factorised, where Discrete(n)
+    is one group. All Box: the most dimensions, each with the widest bounds.
+    Raises ValueError for indices mixed with reals.
+    """
+    boxes = [space for space in spaces if isinstance(space, types.Box)]
+    if len(boxes) == len(spaces):
+        return types.Box(
+            tuple(map(min, _columns([space.low for space in boxes]))),
+            tuple(map(max, _columns([space.high for space in boxes]))),
+        )
+    if boxes:
+        names = sorted({type(space).__name__ for space in spaces})
+        raise ValueError(
+            f"tasks: one agent cannot act in {' and '.join(names)} at once; "
+            "mix discrete and factorised tasks, or Box tasks among themselves"
+        )
+    sizes = tuple(map(max, _columns([groups(space) for space in spaces])))
+    if all(isinstance(space, types.Discrete) for space in spaces):
+        return types.Discrete(sizes[0])
+    return types.Factorised(sizes)
+
+
+def groups(space: types.ActionSpace) -> tuple[int, ...]:
+    """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
+    match space:
+        case types.Discrete(n):
+            return (n,)
+        case types.Factorised(sizes):
+            return sizes
+        case types.Box():
+            return ()
+
+
+def unpad(space: types.ActionSpace, own: types.ActionSpace, action: Array) -> Array:
+    """Returns the task's own action from one of the combined ``space`` (``[...]``).
+
+    Indices and dimensions that the task does not have are dropped. A Box dimension
+    whose finite bounds differ from the combined ones is rescaled linearly, so that the
+    ends of the policy's range reach the ends of the task's.
+    """
+    match space, own:
+        case types.Factorised(), types.Discrete():
+            return action[..., 0]
+        case types.Factorised(), types.Factorised(sizes):
+            return action[..., : len(sizes)]
+        case types.Box(), types.Box():
+            return _rescale(space, own, action[..., : len(own.low)])
+    return action
+
+
+def pad_mask(space: types.ActionSpace, own: types.ActionSpace, mask: Array) -> Array:
+    """Returns the mask of the combined ``space`` from the task's own (``[..., M]``).
+
+    What the task does not have is False, except choice 0 of a group it does not have:
+    a group needs one legal choice, and a group with one adds nothing to log-probability
+    or entropy.
+    """
+    if not isinstance(space, types.Factorised):
+        return _pad_last(mask, types.action_mask_size(space))
+    parts, start = [], 0
+    own_groups = groups(own)
+    for i, size in enumerate(space.sizes):
+        if i < len(own_groups):
+            parts.append(_pad_last(mask[..., start : start + own_groups[i]], size))
+            start += own_groups[i]
+        else:
+            only_first = jnp.arange(size) == 0
+            parts.append(jnp.broadcast_to(only_first, (*mask.shape[:-1], size)))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _rescale(space: types.Box, own: types.Box, action: Array) -> Array:
+    n = len(own.low)
+    ends = [space.low[:n], space.high[:n], own.low, own.high]
+    low, high, to_low, to_high = (np.asarray(x, np.float32) for x in ends)
+    same = (low == to_low) & (high == to_high)
+    finite = np.isfinite(low + high + to_low + to_high) & (high > low)
+    if np.all(same | ~finite):
+        return action
+    # Dimensions that are not rescaled keep their action bit for bit.
+    change = finite & ~same
+    scale = np.where(change, (to_high - to_low) / np.where(change, high - low, 1), 1)
+    shift = np.where(change, to_low - low * scale, 0)
+    moved = action * _like(scale, action) + _like(shift, action)
+    return jnp.where(_like(change, action), moved, action)
+
+
+def _columns(rows: Sequence[tuple]) -> list[list]:
+    return [
+        [row[i] for row in rows if i < len(row)] for i in range(max(map(len, rows)))
+    ]
+
+
+def _pad_last(x: Array, size: int) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+
+
+def _bound(values: tuple[float, ...], like: Array) -> Array:
+    return _like(np.asarray(values, np.float32), like)
+
+
+def _like(x: np.ndarray, like: Array) -> Array:
+    """Returns ``x`` with the rank of ``like``: rank promotion may be an error."""
+    return jnp.asarray(x).reshape((1,) * (like.ndim - x.ndim) + x.shape)

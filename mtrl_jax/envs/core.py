@@ -1,0 +1,240 @@
+"""From one pure environment to a batch ``[P, B]`` of it that resets itself.
+
+A ``PureTask`` is written for one slot and knows nothing of batches, streams of keys or
+resets. ``vectorise`` adds all three. Slot b of member p draws from
+``fold_in(key[p], b)``, its step t from ``fold_in`` of that with t: a slot's stream does
+not depend on how many others there are, and nothing but a counter is carried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import random, tree, types
+from mtrl_jax.envs import actions, dtypes, observations
+from mtrl_jax.types import Array, Key, Tree
+
+
+class PureTask(NamedTuple):
+    """One environment as pure functions of one slot (no batch axes anywhere).
+
+    ``reset(key, params) -> (state, obs)``;
+    ``step(key, state, action, params) -> (state, obs, reward, terminated, truncated)``.
+    It never resets itself: after the last step it returns the true last observation.
+    ``obs`` is any tree that ``observations.canonical`` takes. Truncated without
+    terminated means that a time limit ended the episode and its value goes on.
+    """
+
+    spec: types.TaskSpec
+    reset: Callable[[Key, Tree], tuple[Tree, Tree]]
+    step: Callable[[Key, Tree, Array, Tree], tuple[Tree, Tree, Array, Array, Array]]
+    params: Tree = ()  # the traced defaults
+    action_mask: Callable[[Tree, Tree], Array] | None = None  # (state, params) -> [M]
+    info: Callable[[Tree, Tree], dict[str, Array]] | None = None  # float32 scalars
+    render: Callable[[Tree, Tree], Array] | None = None  # -> uint8 [H, W, 3]
+
+
+class EnvState(NamedTuple):
+    """The state of a vectorised task; every leaf starts with ``[P, B]``."""
+
+    key: Key  # constant for the life of the slot
+    draws: Array  # uint32, keys drawn so far
+    last: Array  # bool, the next step resets this slot
+    params: Tree  # of the episode in progress
+    inner: Tree  # the task's own state
+
+
+def task(
+    name: str,
+    reset: Callable,
+    step: Callable,
+    action: types.ActionSpace,
+    params: Tree = (),
+    *,
+    random_score: float | None = None,
+    reference_score: float | None = None,
+    max_steps: int | None = None,
+    **optional: Any,
+) -> PureTask:
+    """Returns a PureTask whose spec is filled in by tracing ``reset`` once.
+
+    ``optional`` are PureTask's other functions: action_mask, info, render.
+    """
+
+    def first_observation(key, params):
+        return observations.canonical(reset(key, params)[1])
+
+    obs = jax.eval_shape(first_observation, jax.random.key(0), dtypes.as_arrays(params))
+    spec = types.TaskSpec(name, obs, action, random_score, reference_score, max_steps)
+    return PureTask(spec, reset, step, params, **optional)
+
+
+def vectorise(task: PureTask, batch: tuple[int, int], first_slot: int = 0) -> types.Env:
+    """Returns the task as an Env of ``batch = (P, B)`` slots.
+
+    Its slots are ``first_slot`` and the following: two Envs of B/2 slots, the second
+    from B/2 on, are the slots of one of B.
+
+    ``Env.params`` holds the task's defaults broadcast to ``[P, B, ...]``. Params given
+    to ``step`` take effect in a slot at its next reset: an episode is played by the
+    params it began with. Raises ValueError for a batch that is not two positive sizes
+    and for a task whose observations are not those of its spec.
+    """
+    return stack([task], batch, [batch[1]], first_slot=first_slot)
+
+
+def stack(
+    tasks: Sequence[PureTask],
+    batch: tuple[int, int],
+    sizes: Sequence[int],
+    axis: str = "slot",
+    *,
+    first_slot: int = 0,
+) -> types.Env:
+    """Returns tasks of the same code and different params as one Env.
+
+    Where a mixture gives each task its own code in the compiled program, these share
+    one: task k owns the next ``sizes[k]`` entries of the slot or population axis and
+    differs by its params alone. Raises ValueError where functions or spaces differ.
+    """
+    _check_batch(batch)
+    _check_same_code(tasks)
+    dim = {"population": 0, "slot": 1}[axis]
+    if len(sizes) != len(tasks) or sum(sizes) != batch[dim]:
+        raise ValueError(
+            f"sizes: {list(sizes)} for {len(tasks)} tasks on the {axis} axis of "
+            f"{batch}; give one per task, {batch[dim]} in total"
+        )
+    parts, ids = [], []
+    for k, (one, size) in enumerate(zip(tasks, sizes)):
+        part = (size, batch[1]) if dim == 0 else (batch[0], size)
+        parts.append(_broadcast(one.params, part))
+        ids.append(jnp.full(part, k, jnp.int32))
+    spec = types.EnvSpec(
+        tasks[0].spec.obs, tasks[0].spec.action, tuple(one.spec for one in tasks)
+    )
+    default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
+    return _env(tasks[0], spec, batch, default, task_id, first_slot)
+
+
+def _env(
+    task: PureTask,
+    spec: types.EnvSpec,
+    batch: tuple[int, int],
+    default: Tree,
+    task_id: Array,
+    first_slot: int,
+) -> types.Env:
+    reset_slot, step_slot = dtypes.fixed(task)
+    reset_slots = jax.vmap(jax.vmap(reset_slot))
+    step_slots = jax.vmap(jax.vmap(step_slot))
+
+    def reset(key: Key, params: Tree) -> tuple[EnvState, types.TimeStep]:
+        slots = first_slot + jnp.arange(batch[1])
+        keys = random.fold(key[:, None], slots[None])
+        # A copy, because the runner donates its state and keeps Env.params.
+        params = tree.copy(_like(params, default))
+        # Copied as well: a task may return its params or state as something else.
+        inner, obs = tree.copy(reset_slots(random.fold(keys, 0), params))
+        state = EnvState(
+            keys, jnp.ones(batch, jnp.uint32), jnp.zeros(batch, bool), params, inner
+        )
+        reward, discount = jnp.zeros(batch), jnp.ones(batch)
+        return state, timestep(state, obs, reward, discount, jnp.ones(batch, bool))
+
+    def step(
+        state: EnvState, action: Array, params: Tree
+    ) -> tuple[EnvState, types.TimeStep]:
+        action = actions.sanitise(task.spec.action, action, batch)
+        keys = random.fold(state.key, state.draws)
+        inner, obs, reward, terminated, truncated = step_slots(
+            keys, state.inner, action, state.params
+        )
+        first = state.last
+
+        # The keys of resetting slots are used twice, but their step is thrown away.
+        def restart(stepped):
+            fresh = _like(params, default)
+            return tree.where(first, (*reset_slots(keys, fresh), fresh), stepped)
+
+        # The predicate is unbatched, so steps without a reset do not pay for one.
+        inner, obs, current = jax.lax.cond(
+            jnp.any(first), restart, lambda stepped: stepped, (inner, obs, state.params)
+        )
+        last = (terminated | truncated) & ~first
+        state = EnvState(state.key, state.draws + 1, last, current, inner)
+        reward = jnp.where(first, 0.0, reward)
+        discount = jnp.where(terminated & ~first, 0.0, 1.0)
+        return state, timestep(state, obs, reward, discount, first)
+
+    def timestep(state, obs, reward, discount, first):
+        return types.TimeStep(
+            obs=obs,
+            reward=reward.astype(jnp.float32),
+            discount=discount.astype(jnp.float32),
+            first=first,
+            # Not the state's own buffer: a runner may donate both.
+            last=jnp.copy(state.last),
+            task=jnp.copy(task_id),
+            action_mask=mask(state),
+        )
+
+    def mask(state: EnvState) -> Array:
+        if task.action_mask is None:
+            size = types.action_mask_size(task.spec.action)
+            return jnp.ones((*batch, size), bool)
+        return jax.vmap(jax.vmap(task.action_mask))(state.inner, state.params)
+
+    def info(state: EnvState) -> dict[str, Array]:
+        if task.info is None:
+            return {}
+        measures = jax.vmap(jax.vmap(task.info))(state.inner, state.params)
+        return {name: x.astype(jnp.float32) for name, x in measures.items()}
+
+    return types.Env(spec, batch, reset, step, default, pure=True, info=info)
+
+
+def _broadcast(params: Tree, batch: tuple[int, int]) -> Tree:
+    return jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), dtypes.as_arrays(params)
+    )
+
+
+def _like(params: Tree, default: Tree) -> Tree:
+    """Returns ``params`` with the types of ``default``; ValueError if shapes differ."""
+
+    def leaf(path, like, x):
+        x = jnp.asarray(x)
+        if x.shape != like.shape:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"params: {name} is {list(x.shape)}, this Env takes {list(like.shape)}"
+            )
+        return dtypes.astype(x, like.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, default, params)
+
+
+def _check_batch(batch: tuple[int, int]) -> None:
+    if len(batch) != 2 or min(batch) < 1:
+        raise ValueError(f"batch: got {batch}, give (members, slots), each at least 1")
+
+
+def _check_same_code(tasks: Sequence[PureTask]) -> None:
+    first = tasks[0]
+    for other in tasks[1:]:
+        same = (other.reset, other.step, other.action_mask, other.info) == (
+            first.reset,
+            first.step,
+            first.action_mask,
+            first.info,
+        )
+        if not same or other.spec[1:3] != first.spec[1:3]:
+            raise ValueError(
+                f"tasks: {other.spec.name} and {first.spec.name} do not share functions "
+                "and spaces; join them with mixture.make"
+            )

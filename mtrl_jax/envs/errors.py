@@ -1,0 +1,34 @@
+"""Errors for names that do not exist, with the nearest that do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def check(field: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError if ``name`` is not among ``known``: did you mean ...?"""
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"{field}: no {name!r}{suggest(name, known)}")
+
+
+def check_options(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raises ValueError for the first option that ``owner`` does not have."""
+    for name in options:
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            raise ValueError(
+                f"options: {owner} has no option {name!r}"
+                f"{suggest(name, known)} (allowed: {allowed})"
+            )
+
+
+def suggest(name: str, known: Sequence[str], limit: int = 12) -> str:
+    """Returns ", did you mean ..." or, if nothing is near, a short list."""
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)
+    if near:
+        return f", did you mean {' or '.join(lower[k] for k in near)}?"
+    shown = ", ".join(list(known)[:limit])
+    return f"; there is {shown}{', ...' if len(known) > limit else ''}"

@@ -1,0 +1,131 @@
+"""Several environments as one: a mixture of tasks along the slot or population axis.
+
+``axis="slot"`` gives every member all tasks, ``axis="population"`` gives each member
+its own (specialists, teachers). Each part runs on a static slice: a ``lax.switch`` over
+tasks would run every branch for every slot under vmap. Tasks that share their code and
+differ in numbers alone belong in ``core.stack``, which compiles them once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import random, types
+from mtrl_jax.envs import layout as layouts
+from mtrl_jax.types import Array, Key, Tree
+
+
+def make(envs: Sequence[types.Env], axis: str = "slot") -> types.Env:
+    """Returns the mixture of ``envs``; its state and params are tuples of theirs.
+
+    Along "slot" each env has batch ``(P, B_k)`` and draws from ``fold_in(key, k)``;
+    along "population" it has batch ``(P_k, B)`` and draws from its members' own keys.
+    Observations are padded per leaf to the largest, actions to the most with
+    ``action_mask``, ``task`` counts over all parts. ``info`` has the measures of all
+    parts, 0 in slots of parts that lack one. Raises ValueError as ``layout.make`` does.
+    """
+    layout = layouts.make(envs, axis)
+
+    def reset(key: Key, params: tuple) -> tuple[tuple, types.TimeStep]:
+        keys = _part_keys(layout, key)
+        return collect([env.reset(k, p) for env, k, p in zip(envs, keys, params)])
+
+    def step(
+        states: tuple, action: Array, params: tuple
+    ) -> tuple[tuple, types.TimeStep]:
+        own = layouts.split(layout, action)
+        return collect(
+            [env.step(s, a, p) for env, s, a, p in zip(envs, states, own, params)]
+        )
+
+    def collect(results: Sequence[tuple]) -> tuple[tuple, types.TimeStep]:
+        states, steps = zip(*results)
+        return tuple(states), layouts.join(layout, steps)
+
+    def info(states: tuple) -> dict[str, Array]:
+        parts = [env.info(state) for env, state in zip(envs, states)]
+        names = sorted({name for part in parts for name in part})
+        return {name: _join_measure(layout, parts, name) for name in names}
+
+    params = tuple(env.params for env in envs)
+    pure = all(env.pure for env in envs)
+    return types.Env(layout.spec, layout.batch, reset, step, params, pure, info)
+
+
+def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEnv:
+    """Returns the mixture of host-driven ``envs``, with the padding done on the device.
+
+    ``send`` starts every part before ``recv`` waits for the first, so the parts run at
+    the same time. Raises ValueError as ``layout.make`` does.
+    """
+    layout = layouts.make(envs, axis)
+    split = jax.jit(lambda action: layouts.split(layout, action))
+    join = jax.jit(lambda parts: layouts.join(layout, parts))
+
+    def send(action: Array) -> None:
+        for env, own in zip(envs, split(action)):
+            env.send(own)
+
+    def close() -> None:
+        # An ExitStack closes the others even if one of them raises.
+        with contextlib.ExitStack() as stack:
+            for env in envs:
+                stack.callback(env.close)
+
+    return types.HostEnv(
+        spec=layout.spec,
+        batch=layout.batch,
+        reset=lambda: join(tuple(env.reset() for env in envs)),
+        send=send,
+        recv=lambda: join(tuple(env.recv() for env in envs)),
+        close=close,
+    )
+
+
+def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostEnv:
+    """Returns ``env`` behind the host interface; ``key`` is ``[P]``, as for reset.
+
+    A step is dispatched by ``send`` and runs while Python goes on. Every ``reset``
+    starts the same streams again. ``params`` defaults to ``env.params``. ``recv``
+    without a ``send``, or two sends in a row, raise RuntimeError.
+    """
+    params = env.params if params is None else params
+    jitted_reset, jitted_step = jax.jit(env.reset), jax.jit(env.step)
+    held: dict[str, Tree] = {}
+
+    def reset() -> types.TimeStep:
+        held.clear()
+        held["state"], ts = jitted_reset(key, params)
+        return ts
+
+    def send(action: Array) -> None:
+        if "state" not in held or "ts" in held:
+            raise RuntimeError(
+                "send: reset first, then give exactly one recv after each send"
+            )
+        held["state"], held["ts"] = jitted_step(held["state"], action, params)
+
+    def recv() -> types.TimeStep:
+        if "ts" not in held:
+            raise RuntimeError("recv: nothing was sent, give one send before each recv")
+        return held.pop("ts")
+
+    return types.HostEnv(env.spec, env.batch, reset, send, recv, held.clear)
+
+
+def _part_keys(layout: layouts.Layout, key: Key) -> list[Key]:
+    if layout.axis == layouts.AXES["slot"]:
+        return [random.fold(key, k) for k in range(len(layout.parts))]
+    return [key[start:stop] for start, stop in layout.bounds]
+
+
+def _join_measure(
+    layout: layouts.Layout, parts: Sequence[dict[str, Array]], name: str
+) -> Array:
+    zeros = [jnp.zeros(batch, jnp.float32) for batch in layout.batches]
+    found = [part.get(name, zero) for part, zero in zip(parts, zeros)]
+    return jnp.concatenate(found, axis=layout.axis)

@@ -1,0 +1,118 @@
+"""Actor-critic targets for streams in which one episode follows another.
+
+Under next-step autoreset the transition that crosses into a new episode is no
+transition at all: its action was ignored and its reward is 0. The functions below take
+``first_t`` (True where the step arrived at is an episode's first) and make that
+transition neutral, which gives exactly the targets of each episode on its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.types import Array, Scalar
+
+
+class Targets(NamedTuple):
+    """Both ``[T]``, without gradient."""
+
+    value: Array  # regression target of v_tm1
+    advantage: Array  # weight of grad log pi(a_tm1)
+
+
+def vtrace(
+    v_tm1: Array,
+    v_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    rho_tm1: Array,
+    first_t: Array,
+    *,
+    lambda_: Scalar = 1.0,
+    clip_rho: Scalar = 1.0,
+    clip_pg_rho: Scalar = 1.0,
+) -> Targets:
+    """Returns V-trace targets and policy-gradient advantages.
+
+    v_s = V(x_s) + Σ_t (Π_{i<t} γ_i c_i) ρ_t (r_t + γ_t V(x_{t+1}) − V(x_t)) with
+    ρ = min(clip_rho, ratio) and c = λ·min(1, ratio); the advantage is
+    min(clip_pg_rho, ratio)·(r + γ v_{s+1} − V(x_s)). All arrays are ``[T]``;
+    ``rho_tm1`` is the unclipped ratio π/μ of the action taken.
+
+    Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.1; computed by rlax. rlax
+    clips c at 1, so c̄ is not a parameter here.
+    """
+    import rlax
+
+    chex.assert_rank([v_tm1, v_t, r_t, discount_t, rho_tm1, first_t], 1)
+    # A ratio of zero has no temporal difference and lets no trace through.
+    rho_tm1 = jnp.where(first_t, 0.0, rho_tm1)
+    out = rlax.vtrace_td_error_and_advantage(
+        v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_, clip_rho, clip_pg_rho
+    )
+    return Targets(
+        jax.lax.stop_gradient(out.errors + v_tm1),
+        jax.lax.stop_gradient(out.pg_advantage),
+    )
+
+
+def gae(
+    v_tm1: Array,
+    v_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    first_t: Array,
+    *,
+    lambda_: Scalar = 0.95,
+) -> Targets:
+    """Returns generalised advantage estimates and the λ-returns they imply.
+
+    A_t = Σ_l (γλ)^l δ_{t+l} with δ = r_t + γ_t V(x_t) − V(x_{t−1}); the value target is
+    A + V. All arrays are ``[T]``.
+
+    Ref: Schulman et al. 2016 (arXiv:1506.02438), eq. 16; computed by rlax, which needs
+    the T + 1 values in one array: only there do ``v_tm1`` and ``v_t`` have to agree.
+    """
+    import rlax
+
+    chex.assert_rank([v_tm1, v_t, r_t, discount_t, first_t], 1)
+    # The crossing becomes a terminal step that pays exactly its value: no error.
+    r_t = jnp.where(first_t, v_tm1, r_t)
+    discount_t = jnp.where(first_t, 0.0, discount_t)
+    values = jnp.concatenate([v_tm1, v_t[-1:]])
+    advantage = rlax.truncated_generalized_advantage_estimation(
+        r_t, discount_t, lambda_, values, stop_target_gradients=True
+    )
+    return Targets(jax.lax.stop_gradient(advantage + v_tm1), advantage)
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Array:
+    """Returns −min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) with ρ = exp(log_ratio), ``[...]``.
+
+    Ref: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
+    """
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def clipped_value_error(
+    value: Array, old_value: Array, target: Array, epsilon: Scalar
+) -> Array:
+    """Returns ½·max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²), ``[...]``.
+
+    PPO's usual companion to the clipped surrogate: the value may not move further than
+    ε from where it was either. An infinite ε gives ½·(V − G)².
+    """
+    clipped = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
+    return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
+
+
+def masked_mean(x: Array, live: Array) -> Array:
+    """Returns Σ live·x / max(Σ live, 1): the mean over steps that are transitions."""
+    chex.assert_equal_shape([x, live])
+    return jnp.sum(jnp.where(live, x, 0.0)) / jnp.maximum(jnp.sum(live), 1)

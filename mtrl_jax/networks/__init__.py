@@ -1,0 +1,1 @@
+"""Networks: convolutions, torsos, cores, heads, and the actor-critic made of them."""

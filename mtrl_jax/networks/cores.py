@@ -1,0 +1,139 @@
+"""Cores: memory over time, unrolled over ``[T, B]`` and reset where an episode begins.
+
+Before a step with ``first`` the state is set to the initial one, so that nothing of the
+episode before reaches it. The product with the inputs does not depend on the state and
+is done for all steps at once, outside the loop; the numbers are those of flax's
+``LSTMCell`` and ``GRUCell`` with their kernels joined (a test).
+
+Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import tree
+from mtrl_jax.types import Array, Tree
+
+CORES = ("none", "lstm", "gru")
+
+
+class LSTMState(NamedTuple):
+    """The memory of an LSTM."""
+
+    cell: Array  # [B, H]
+    hidden: Array  # [B, H]
+
+
+class Core(nn.Module):
+    """Returns (outputs [T, B, H], state after the last step) of inputs [T, B, F].
+
+    ``first`` [T, B]. Without a core the outputs are the inputs and the state is ().
+
+    Parameters: input_kernel [F, G H], hidden_kernel [H, G H], bias [G H]; gates
+    i, f, g, o of the LSTM, r, z, n of the GRU (which adds hidden_bias [H] of n).
+    """
+
+    kind: str
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array, state: Tree, first: Array) -> tuple[Array, Tree]:
+        chex.assert_rank([x, first], [3, 2])
+        if self.kind == "none":
+            return x, state
+        gates = {"lstm": 4, "gru": 3}[self.kind]
+        projected = x @ self._kernel("input_kernel", x.shape[-1], gates, _lecun)
+        projected = projected + self._bias(gates).reshape(1, 1, -1)
+        recurrent = self._kernel("hidden_kernel", self.size, gates, _orthogonal)
+        step: Callable[..., tuple[Tree, Array]]
+        if self.kind == "lstm":
+            step = functools.partial(_lstm_step, recurrent)
+        else:
+            zeros = nn.initializers.zeros_init()
+            hidden_bias = self.param("hidden_bias", zeros, (self.size,))
+            step = functools.partial(_gru_step, recurrent, hidden_bias)
+        return unroll(step, projected, state, first)
+
+    def _kernel(self, name: str, inputs: int, gates: int, init: Callable) -> Array:
+        """Returns [inputs, gates * H], every gate initialised as its own matrix."""
+
+        def stacked(key):
+            each = [init(k, (inputs, self.size)) for k in jax.random.split(key, gates)]
+            return jnp.concatenate(each, axis=-1)
+
+        return self.param(name, stacked)
+
+    def _bias(self, gates: int) -> Array:
+        """Returns [gates * H]: 1 for the LSTM's forget gate, 0 otherwise."""
+
+        def init(_key):
+            bias = jnp.zeros((gates, self.size))
+            return (bias.at[1].set(1.0) if self.kind == "lstm" else bias).reshape(-1)
+
+        return self.param("bias", init)
+
+
+def initial_state(kind: str, size: int, batch: int) -> Tree:
+    """Returns the memory of ``batch`` fresh slots: zeros, or () without a core.
+
+    Raises ValueError for an unknown core.
+    """
+    if kind not in CORES:
+        raise ValueError(f"core: {kind!r} is not known, use one of {CORES}")
+    if kind == "none":
+        return ()
+    if kind == "gru":
+        return jnp.zeros((batch, size))
+    return LSTMState(jnp.zeros((batch, size)), jnp.zeros((batch, size)))
+
+
+def unroll(
+    step: Callable[[Tree, Array], tuple[Tree, Array]],
+    x: Array,
+    state: Tree,
+    first: Array,
+) -> tuple[Array, Tree]:
+    """Returns (outputs [T, ...], state): ``step`` over time from masked states.
+
+    state_t, y_t = step(0 where first_t else state_tm1, x_t)
+    """
+
+    def masked_step(state, inputs):
+        x_t, first_t = inputs
+        fresh = jax.tree.map(jnp.zeros_like, state)
+        return step(tree.where(first_t, fresh, state), x_t)
+
+    state, outputs = jax.lax.scan(masked_step, state, (x, first))
+    return outputs, state
+
+
+def _lstm_step(kernel: Array, state: LSTMState, x_t: Array) -> tuple[LSTMState, Array]:
+    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c')."""
+    i, f, g, o = jnp.split(x_t + state.hidden @ kernel, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+    return LSTMState(cell, hidden), hidden
+
+
+def _gru_step(
+    kernel: Array, hidden_bias: Array, state: Array, x_t: Array
+) -> tuple[Array, Array]:
+    """n = tanh(x_n + σ(r) (h W_n + b)), h' = (1 - σ(z)) n + σ(z) h."""
+    x_r, x_z, x_n = jnp.split(x_t, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(state @ kernel, 3, axis=-1)
+    reset, update = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
+    new = jnp.tanh(x_n + reset * (h_n + hidden_bias.reshape(1, -1)))
+    state = (1.0 - update) * new + update * state
+    return state, state
+
+
+_lecun = nn.initializers.lecun_normal()
+_orthogonal = nn.initializers.orthogonal()

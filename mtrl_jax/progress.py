@@ -1,0 +1,87 @@
+"""The line a person watches while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Progress:
+    """A live bar on a terminal, a line every ``every_s`` seconds elsewhere."""
+
+    def __init__(self, total_steps: int, every_s: float = 10.0):
+        from rich import console, progress
+
+        self._console = console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._total = total_steps
+        self._every_s = every_s
+        self._last = -float("inf")
+        self._bar = progress.Progress(
+            progress.BarColumn(20),
+            progress.TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling", total=total_steps)
+        self._bar.start()
+
+    def update(
+        self, steps: int, rate: float, returns: Mapping[str, np.ndarray], best: int
+    ) -> None:
+        """Shows environment steps of the population, their rate, and returns per task."""
+        line = self._line(steps, rate, returns, best)
+        self._bar.update(self._task, completed=steps, description=line)
+        now = time.monotonic()
+        late = now - self._last >= self._every_s or steps >= self._total
+        if not self._console.is_terminal and late:
+            self._last = now
+            self._console.print(line, markup=False)
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own above the live one."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Ends the live bar."""
+        self._bar.stop()
+
+    def _line(self, steps, rate, returns, best) -> str:
+        left = max(self._total - steps, 0) / max(rate, 1e-9)
+        shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
+        if len(shown) > 6:
+            shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
+        return (
+            f"{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
+            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  " + "  ".join(shown)
+        )
+
+
+def si(x: float) -> str:
+    """Returns a number with k, M or G, three digits."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as 1h02m, 3m04s or 5s."""
+    s = round(seconds)
+    if s >= 3600:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"
+
+
+def short(name: str) -> str:
+    """Returns a task's name without its family."""
+    return name.split("/", 1)[-1]
+
+
+def _stat(values: np.ndarray) -> str:
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return "–"
+    return f"{values.mean():.3g} (max {values.max():.3g})"

@@ -1,0 +1,71 @@
+"""Operations on whole pytrees that the engine needs; nothing here knows what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.types import Array, Tree
+
+
+def where(condition: Array, on_true: Tree, on_false: Tree) -> Tree:
+    """Returns a tree that takes each leaf's leading entries where ``condition`` is True.
+
+    ``condition`` has the leading axes ``[...]`` that every leaf starts with.
+    """
+
+    def select(x, y):
+        shape = condition.shape + (1,) * (jnp.ndim(x) - condition.ndim)
+        return jnp.where(condition.reshape(shape), x, y)
+
+    return jax.tree.map(select, on_true, on_false)
+
+
+def take(tree: Tree, index: Array, axis: int = 0) -> Tree:
+    """Returns the tree with every leaf indexed along ``axis``."""
+    return jax.tree.map(lambda x: jnp.take(x, index, axis=axis), tree)
+
+
+def concatenate(trees: Sequence[Tree], axis: int = 0) -> Tree:
+    """Returns one tree with the leaves of all joined along ``axis``."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis), *trees)
+
+
+def stack(trees: Sequence[Tree], axis: int = 0) -> Tree:
+    """Returns one tree with the leaves of all stacked along a new ``axis``."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs, axis), *trees)
+
+
+def slice_axis(tree: Tree, start: int, stop: int, axis: int) -> Tree:
+    """Returns ``leaf[start:stop]`` along ``axis`` of every leaf (static bounds)."""
+    return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis), tree)
+
+
+def pad_to(x: Array, shape: Sequence[int], axes: int) -> Array:
+    """Returns ``x`` zero-padded at the end of its trailing axes to ``shape``.
+
+    The first ``axes`` axes are left alone; ``shape`` gives the sizes of the others.
+    """
+    trailing = x.shape[axes:]
+    widths = [(0, 0)] * axes + [(0, n - m) for n, m in zip(shape, trailing)]
+    return jnp.pad(x, widths)
+
+
+def copy(tree: Tree) -> Tree:
+    """Returns the tree with fresh buffers, so that donating one cannot free the other."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def all_finite(tree: Tree, axes: int = 0) -> Array:
+    """Returns whether every float leaf is finite, reduced over all but ``axes`` axes."""
+    leaves = [x for x in jax.tree.leaves(tree) if _is_float(x)]
+    flags = [jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim))) for x in leaves]
+    return jnp.all(jnp.stack(flags), axis=0)
+
+
+def _is_float(x: Array) -> bool:
+    return jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)

@@ -1,0 +1,189 @@
+"""The contracts of the kit: what an environment, an agent and a rollout are.
+
+An ``Agent`` is four pure functions, an ``Env`` is two. Everything else in the kit either
+builds one of them or moves them along the leading axes ``[P, T, B, ...]``: population
+member, time, environment slot, always in this order. An agent never sees ``P``; only
+the engine does. An environment is batched by contract: its functions take and return
+``[P, B, ...]``, because some environments (envpool) cannot be vmapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Tree = Any  # A pytree of arrays.
+Key = jax.Array  # Typed PRNG key(s), never raw uint32.
+Scalar = float | jax.Array  # A Python number or a traced scalar.
+
+
+class Discrete(NamedTuple):
+    """One categorical choice. Actions are int32 ``[]`` in ``[0, n)``."""
+
+    n: int
+
+
+class Factorised(NamedTuple):
+    """Several independent categorical choices. Actions are int32 ``[len(sizes)]``."""
+
+    sizes: tuple[int, ...]
+
+
+class Box(NamedTuple):
+    """A bounded real vector. Actions are float32 ``[len(low)]``, clipped to the bounds."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+ActionSpace = Discrete | Factorised | Box
+
+
+class TimeStep(NamedTuple):
+    """What an environment returns; leading axes ``[...]`` are ``[P, B]`` or fewer.
+
+    ``reward`` and ``discount`` belong to *arriving* here. Autoreset is next-step: the
+    step after ``last`` has ``first=True``, the new episode's first observation and
+    reward 0; the action that led to it was ignored.
+    """
+
+    obs: Tree  # dict with "vector" [..., N] and/or "image" [..., H, W, C]
+    reward: Array  # [...] float32, raw: clipping and scaling are the agent's choice
+    discount: Array  # [...] float32, 0 iff terminal, 1 otherwise (also on truncation)
+    first: Array  # [...] bool, first step of an episode
+    last: Array  # [...] bool, last step of an episode (terminal or truncated)
+    task: Array  # [...] int32, index into EnvSpec.tasks
+    action_mask: Array  # [..., M] bool, see action_mask_size
+
+
+class TaskSpec(NamedTuple):
+    """One task of a mixture, in its own sizes (before padding)."""
+
+    name: str
+    obs: dict[str, jax.ShapeDtypeStruct]  # one slot
+    action: ActionSpace
+    # Scores that normalise a return to 0 (random policy) and 1 (reference).
+    random_score: float | None = None
+    reference_score: float | None = None
+    # Longest episode in steps; None where the environment knows no limit.
+    max_steps: int | None = None
+
+
+class EnvSpec(NamedTuple):
+    """The shapes an agent must be built for: padded over all tasks."""
+
+    obs: dict[str, jax.ShapeDtypeStruct]  # one slot
+    action: ActionSpace
+    tasks: tuple[TaskSpec, ...]
+
+
+class Env(NamedTuple):
+    """A batch of environments. ``reset`` and ``step`` work on ``[P, B, ...]``.
+
+    ``reset(key, params)`` takes one key per member ``[P]``; slot b of member p draws
+    from ``fold_in(key[p], b)`` alone. ``params`` is the traced pytree that curricula
+    write to; ``Env.params`` holds the defaults. ``pure`` is False where a step acts on
+    the world outside the program (envpool): such a state cannot be saved.
+    """
+
+    spec: EnvSpec
+    batch: tuple[int, int]  # (P, B)
+    reset: Callable[[Key, Tree], tuple[Tree, TimeStep]]
+    step: Callable[[Tree, Array, Tree], tuple[Tree, TimeStep]]
+    params: Tree = ()
+    pure: bool = True
+    # Measures beside the return (success, ...): state -> {name: [P, B] float32}. The
+    # engine reads them where ts.last and averages them per member and task.
+    info: Callable[[Tree], dict[str, Array]] = lambda state: {}
+
+
+class HostEnv(NamedTuple):
+    """The same batch of environments driven from Python, for the host runner.
+
+    ``reset()`` returns the first TimeStep, ``send(action)`` starts a step and returns at
+    once, ``recv()`` waits for it; everything is ``[P, B, ...]``, numpy or device arrays.
+    Exactly one ``recv`` follows each ``send``. ``close()`` frees what the pool holds.
+    """
+
+    spec: EnvSpec
+    batch: tuple[int, int]  # (P, B)
+    reset: Callable[[], TimeStep]
+    send: Callable[[Any], None]
+    recv: Callable[[], TimeStep]
+    close: Callable[[], None]
+
+
+class Rollout(NamedTuple):
+    """``T`` transitions of ``B`` slots; transition t goes from ``ts[t]`` to ``ts[t+1]``."""
+
+    ts: TimeStep  # [T+1, B, ...]
+    action: Array  # [T, B, ...]
+    extras: Tree  # [T, B, ...] what act() wanted its update to know
+    carry: Tree  # [B, ...] the memory before ts[0] was seen
+
+
+class AgentState(NamedTuple):
+    """``learner`` is what PBT copies to another member; ``local`` stays with its own."""
+
+    learner: Tree
+    local: Tree
+
+
+class Agent(NamedTuple):
+    """A learning algorithm as four pure functions, without a population axis.
+
+    ``init(key, hp)`` returns an ``AgentState`` whose leaves do not alias.
+    ``carry(batch)`` returns the memory of ``batch`` fresh slots; the runner never
+    resets it, ``act`` and ``update`` mask it by ``ts.first``.
+    ``act(state, carry, ts, key, hp)`` returns ``(action, carry, extras)``, all ``[B]``.
+    ``update(state, rollout, key, hp)`` returns ``(state, metrics)``; metrics are a flat
+    dict of float32 scalars.
+    """
+
+    init: Callable[[Key, Tree], AgentState]
+    carry: Callable[[int], Tree]
+    act: Callable[[AgentState, Tree, TimeStep, Key, Tree], tuple[Array, Tree, Tree]]
+    update: Callable[
+        [AgentState, Rollout, Key, Tree], tuple[AgentState, dict[str, Array]]
+    ]
+
+
+class AgentModule(Protocol):
+    """What a file in ``agents/`` offers: static Config, traced Hparams, make."""
+
+    Config: type
+    Hparams: type
+
+    @staticmethod
+    def make(spec: EnvSpec, config: Any) -> Agent: ...
+
+
+def action_mask_size(space: ActionSpace) -> int:
+    """Returns the length of ``TimeStep.action_mask`` for a space.
+
+    One entry per action (Discrete), per choice of each group one after the other
+    (Factorised), per dimension (Box).
+    """
+    match space:
+        case Discrete(n):
+            return n
+        case Factorised(sizes):
+            return sum(sizes)
+        case Box(low, _):
+            return len(low)
+
+
+def action_shape(space: ActionSpace) -> jax.ShapeDtypeStruct:
+    """Returns shape and dtype of one slot's action."""
+    import jax.numpy as jnp
+
+    match space:
+        case Discrete(_):
+            return jax.ShapeDtypeStruct((), jnp.int32)
+        case Factorised(sizes):
+            return jax.ShapeDtypeStruct((len(sizes),), jnp.int32)
+        case Box(low, _):
+            return jax.ShapeDtypeStruct((len(low),), jnp.float32)

@@ -1,0 +1,97 @@
+"""The gymnax adapter against gymnax itself."""
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import envs, random
+from mtrl_jax.envs import gymnax as adapter
+
+CASES = [
+    ("CartPole-v1", {"max_steps_in_episode": 25}),
+    ("Pendulum-v1", {"max_steps_in_episode": 7}),
+    ("MemoryChain-bsuite", {"memory_length": 3}),
+    ("Breakout-MinAtar", {"max_steps_in_episode": 12}),
+]
+
+
+def as_ours(obs):
+    return obs.ravel() if obs.ndim < 3 else obs
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=[c[0] for c in CASES])
+def test_episodes_are_those_of_gymnax(name, options, play):
+    """Fed the same keys and actions, gymnax's own step gives the same numbers.
+
+    gymnax resets within the last step and hides the final observation in ``info``; ours
+    shows it, then spends one step on the reset.
+    """
+    env = envs.make(f"gymnax/{name}", (1, 1), options)
+    steps = 60
+    ts, actions, _ = play(env, steps, seed=5)
+    ts, actions = jax.tree.map(lambda x: x[:, 0, 0], (ts, actions))
+    assert ts.last.sum() >= 2
+
+    base, params = gymnax.make(name)
+    params = params.replace(**options)
+    root = random.at(random.roots(5, 1), 0, random.ENV)[0]
+    keys = random.fold(random.fold(root, 0), jnp.arange(steps + 1))
+
+    @jax.jit
+    def step(key, state, action):
+        obs, state, reward, terminated, _ = base.step_env(key, state, action, params)
+        return obs, state, reward, terminated, base.is_truncated(state, params)
+
+    reset = jax.jit(lambda key: base.reset_env(key, params))
+    actions = jnp.asarray(actions)
+    with jax.numpy_rank_promotion("allow"):
+        for t in range(steps + 1):
+            if ts.first[t]:
+                obs, state = reset(keys[t])
+                reward, terminated, truncated = 0.0, False, False
+            else:
+                obs, state, reward, terminated, truncated = step(
+                    keys[t], state, actions[t - 1]
+                )
+            ours = next(iter(ts.obs.values()))[t].astype(np.float32)
+            np.testing.assert_allclose(ours, as_ours(obs), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(ts.reward[t], reward, rtol=1e-5, atol=1e-6)
+            assert ts.discount[t] == 1.0 - float(terminated)
+            assert ts.last[t] == bool(terminated or truncated)
+
+
+def test_a_time_limit_truncates_with_the_true_last_observation(play):
+    """A truncated episode keeps discount 1 and ends with what was really seen."""
+    long, *_ = play(envs.make("gymnax/Pendulum-v1", (1, 2)), 8)
+    options = {"max_steps_in_episode": 8}
+    short, *_ = play(envs.make("gymnax/Pendulum-v1", (1, 2), options), 8)
+    assert short.last[8].all() and not long.last.any()
+    assert (short.discount == 1.0).all()
+    np.testing.assert_allclose(short.obs["vector"], long.obs["vector"], rtol=1e-6)
+
+
+def test_a_discrete_observation_becomes_one_hot():
+    """An index is not a number: FrozenLake's 16 cells are 16 inputs."""
+    env = envs.make("gymnax/FrozenLake-misc", (1, 3))
+    _, ts = jax.jit(env.reset)(random.roots(0, 1), env.params)
+    assert ts.obs["vector"].shape == (1, 3, 16)
+    np.testing.assert_array_equal(ts.obs["vector"].sum(-1), 1.0)
+
+
+def test_options_reach_params_and_constructor():
+    """Traced fields land in params, static sizes change the shapes."""
+    env = envs.make(
+        "gymnax/DeepSea-bsuite", (2, 1), {"size": 4, "unscaled_move_cost": 0.5}
+    )
+    assert env.spec.obs["vector"].shape == (16,)
+    assert env.spec.tasks[0].max_steps == 4
+    np.testing.assert_array_equal(env.params.unscaled_move_cost, jnp.full((2, 1), 0.5))
+
+
+def test_minatar_planes_stay_binary_and_small():
+    """Bool planes take a quarter of the memory of what gymnax returns."""
+    spec = adapter.task("Breakout-MinAtar").spec
+    assert spec.obs["image"].dtype == jnp.bool_
+    assert (spec.random_score, spec.reference_score) == (0.38, 28.0)

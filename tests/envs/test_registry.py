@@ -1,0 +1,108 @@
+"""Names of environments: what there is and what an unknown one is told."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mtrl_jax import envs
+from mtrl_jax.envs import reference_scores
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gymnaz/Catch-bsuite", "did you mean gymnax"),
+        ("Catch-bsuite", "has no family"),
+        ("gymnax/Cach-bsuite", "did you mean Catch-bsuite"),
+        ("probe/memorry", "did you mean memory"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(name, message):
+    """One line that says what would work."""
+    with pytest.raises(ValueError, match=message) as error:
+        envs.make(name, (1, 1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "gymnax/MemoryChain-bsuite",
+            {"memory_lenght": 3},
+            "did you mean memory_length",
+        ),
+        (
+            "gymnax/MemoryChain-bsuite",
+            {"memory_length": "long"},
+            "options.memory_length",
+        ),
+        ("gymnax/CartPole-v1", {"max_steps_in_episode": 1.5}, "max_steps_in_episode"),
+        ("probe/memory", {"length": 0}, "options.length"),
+        ("probe/action", {"length": 3}, "no option 'length'"),
+    ],
+)
+def test_a_wrong_option_is_named(name, options, message):
+    """Options are checked by name and by type before anything runs."""
+    with pytest.raises(ValueError, match=message):
+        envs.make(name, (1, 1), options)
+
+
+@pytest.mark.parametrize("batch", [(0, 1), (1, 0), (1, -2)])
+def test_a_batch_has_positive_sizes(batch):
+    """A batch of nothing is refused by name."""
+    with pytest.raises(ValueError, match="batch"):
+        envs.make("probe/constant", batch)
+
+
+def test_suites_hold_the_games_they_are_named_for():
+    """The suites are what papers mean by these names, and their names exist."""
+    assert len(envs.suite("atari57")) == 57
+    assert len(envs.suite("mt10")) == 10
+    assert set(envs.suite("minatar")) <= {
+        f"gymnax/{n}" for n in envs.ENVS["gymnax"].names()
+    }
+    with pytest.raises(ValueError, match="did you mean atari57"):
+        envs.suite("atari75")
+
+
+def test_importing_the_registry_imports_no_environment():
+    """`mtrl --help` must not wait for gymnax or envpool."""
+    code = (
+        "import sys, mtrl_jax.envs; "
+        "assert not {'gymnax', 'envpool', 'mtrl_jax.envs.gymnax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_scores_are_normalised_between_random_and_reference():
+    """0 is the random policy, 1 the reference; capped never exceeds 1."""
+    task = envs.make("gymnax/CartPole-v1", (1, 1)).spec.tasks[0]
+    low, high = reference_scores.GYMNAX["CartPole-v1"]
+    scores = np.array([low, high, 2 * high - low])
+    np.testing.assert_allclose(reference_scores.normalised(scores, task), [0, 1, 2])
+    np.testing.assert_allclose(reference_scores.capped(scores, task), [0, 1, 1])
+    with pytest.raises(ValueError, match="CartPole-v1: no random_score"):
+        reference_scores.normalised(1.0, task._replace(random_score=None))
+
+
+def test_atari_scores_are_found_by_the_names_of_envpool():
+    """Camel case, words run together and digits all find their row."""
+    assert reference_scores.lookup("envpool/UpNDown-v5") == (533.4, 11693.2)
+    assert reference_scores.lookup("envpool/Qbert-v5") == (163.9, 13455.0)
+    assert reference_scores.ATARI["battle_zone"] == (2360.0, 37187.5)
+    assert reference_scores.lookup("envpool/CartPole-v1") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("Catch-bsuite", 0.2), ("CartPole-v1", 3.0)],
+)
+def test_the_table_of_random_scores_is_what_a_random_policy_gets(name, tolerance):
+    """The table can be measured again, within four standard errors of a difference."""
+    options = {"max_steps_in_episode": 150}  # Longer than nearly all random episodes.
+    env = envs.make(f"gymnax/{name}", (1, 512), options)
+    measured = reference_scores.measure_random(env, seed=7)
+    assert measured == pytest.approx(reference_scores.GYMNAX[name][0], abs=tolerance)

@@ -1,0 +1,253 @@
+"""The whole network: shapes, memory, inputs, populations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import types
+from mtrl_jax.networks import actor_critic, cores, heads, torsos
+
+T, B = 4, 3
+VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
+SMALL = jax.ShapeDtypeStruct((10, 10, 2), jnp.uint8)
+LARGE = jax.ShapeDtypeStruct((40, 36, 3), jnp.uint8)
+SPACES = [
+    types.Discrete(4),
+    types.Factorised((3, 2)),
+    types.Box((-1.0, 0.0), (1.0, 4.0)),
+]
+
+
+def _spec(obs, space, tasks=2):
+    task = types.TaskSpec("task", obs, space)
+    return types.EnvSpec(obs, space, (task,) * tasks)
+
+
+def _steps(spec, seed=0):
+    """A random TimeStep [T, B] without episode ends, and the actions before it."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(struct):
+        if struct.dtype == jnp.uint8:
+            return jnp.asarray(rng.integers(0, 255, (T, B, *struct.shape)), jnp.uint8)
+        return jnp.asarray(rng.normal(size=(T, B, *struct.shape)), jnp.float32)
+
+    size = types.action_mask_size(spec.action)
+    ts = types.TimeStep(
+        obs={name: leaf(struct) for name, struct in spec.obs.items()},
+        reward=jnp.asarray(rng.normal(size=(T, B)), jnp.float32),
+        discount=jnp.ones((T, B)),
+        first=jnp.zeros((T, B), bool),
+        last=jnp.zeros((T, B), bool),
+        task=jnp.asarray(rng.integers(0, len(spec.tasks), (T, B)), jnp.int32),
+        action_mask=jnp.ones((T, B, size), bool),
+    )
+    struct = types.action_shape(spec.action)
+    if struct.dtype == jnp.int32:
+        action = rng.integers(0, 2, (T, B, *struct.shape))
+    else:
+        action = rng.uniform(0, 1, (T, B, *struct.shape))
+    return ts, jnp.asarray(action, struct.dtype)
+
+
+def _network(spec, seed=0, **config):
+    """A network, its parameters (log_std and all, moved off their start), its state."""
+    network = actor_critic.make(spec, actor_critic.NetworkConfig(**config))
+    params = jax.jit(network.init)(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda p: p + jnp.asarray(0.1 * rng.normal(size=p.shape), p.dtype), params
+    )
+    return network, params, network.initial_state(B)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("core", cores.CORES)
+@pytest.mark.parametrize("torso", torsos.TORSOS)
+def test_every_torso_core_and_space_go_together(torso, core, space):
+    """Policy parameters [T, B, size], values [T, B], a state like the initial one."""
+    obs = {"image": LARGE, "vector": VECTOR}
+    spec = _spec(obs, space)
+    config = actor_critic.NetworkConfig(torso=torso, core=core, task_embedding=True)
+    network = actor_critic.make(spec, config)
+    state = jax.eval_shape(lambda: network.initial_state(B))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    assert type(params) is dict
+    ts, action = _steps(spec)
+    out, new_state = jax.eval_shape(network.unroll, params, state, ts, action)
+    assert out.policy.shape == (T, B, heads.policy_params_size(space))
+    assert out.value.shape == (T, B)
+    assert out.policy.dtype == out.value.dtype == jnp.float32
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, state, new_state)
+    assert all(jax.tree.leaves(same))
+
+
+def test_values_of_several_tasks_get_an_axis():
+    """num_values adds a last axis, also for one value."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    for n in (1, 3):
+        network = actor_critic.make(spec, num_values=n)
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        ts, action = _steps(spec)
+        out, _ = jax.eval_shape(network.unroll, params, (), ts, action)
+        assert out.value.shape == (T, B, n)
+        assert params["value"]["kernel"].shape[-1] == n
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_nothing_before_a_first_step_is_seen_after_it(space):
+    """State, observations, last action and reward of the old episode have no effect."""
+    spec = _spec({"vector": VECTOR}, space)
+    network, params, state = _network(spec, core="lstm", core_size=8)
+    ts, action = _steps(spec)
+    ts = ts._replace(first=ts.first.at[2, 0].set(True))
+    changed = ts._replace(
+        obs={"vector": ts.obs["vector"].at[:2].add(1.0)},
+        reward=ts.reward.at[:3].add(0.3),
+    )
+    changed_action = action.at[:3].set(1 - action[:3])
+    old_state = jax.tree.map(lambda s: s + 1.0, state)
+    unroll = jax.jit(network.unroll)
+    a, _ = unroll(params, state, ts, action)
+    b, _ = unroll(params, old_state, changed, changed_action)
+    np.testing.assert_array_equal(a.policy[2:, 0], b.policy[2:, 0])
+    np.testing.assert_array_equal(a.value[2:, 0], b.value[2:, 0])
+    assert np.all(np.abs(a.value[:2] - b.value[:2]) > 1e-5)
+    assert np.all(np.abs(a.value[2:, 1:] - b.value[2:, 1:]) > 1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_last_action_reward_and_task_are_inputs_only_if_asked_for(space):
+    """Each changes the value when it is on and nothing when it is off."""
+    spec = _spec({"vector": VECTOR}, space)
+    ts, action = _steps(spec)
+    variants = {
+        "reward": (ts._replace(reward=-ts.reward), action),
+        "action": (ts, 1 - action),
+        "task": (ts._replace(task=1 - ts.task), action),
+    }
+    for is_on in (True, False):
+        network, params, state = _network(
+            spec, last_action_reward=is_on, task_embedding=is_on
+        )
+        unroll = jax.jit(network.unroll)
+        value = unroll(params, state, ts, action)[0].value
+        for inputs in variants.values():
+            other = unroll(params, state, *inputs)[0].value
+            assert np.all((value != other) == is_on)
+
+
+def test_the_last_reward_is_clipped():
+    """Rewards beyond 1 look like 1, so that no task's scale reaches the network."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    network, params, state = _network(spec)
+    ts, action = _steps(spec)
+    values = [
+        network.unroll(params, state, ts._replace(reward=jnp.full((T, B), r)), action)[
+            0
+        ].value
+        for r in (1.0, 1e6, 0.5)
+    ]
+    np.testing.assert_array_equal(values[0], values[1])
+    assert np.all(values[0] != values[2])
+
+
+@pytest.mark.parametrize(("core", "size"), [("none", 1), ("gru", 3)])
+def test_a_population_equals_its_members_alone(core, size):
+    """vmap over parameters gives each member's own outputs and gradients to 1e-5."""
+    spec = _spec({"image": SMALL, "vector": VECTOR}, SPACES[1])
+    config = actor_critic.NetworkConfig(core=core, core_size=8, hidden=(8,))
+    network = actor_critic.make(spec, config)
+    params = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), size))
+    inputs = [_steps(spec, seed) for seed in range(size)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *inputs)
+
+    def loss(params, ts, action):
+        out, _ = network.unroll(params, network.initial_state(B), ts, action)
+        dist = network.distribution(out.policy, ts.action_mask)
+        total = jnp.sum(out.value**2) + jnp.sum(dist.log_prob(action) + dist.entropy())
+        return total / (T * B), out
+
+    grad = jax.grad(loss, has_aux=True)
+    together = jax.jit(jax.vmap(grad))(params, *stacked)
+    alone = jax.jit(grad)
+    for p in range(size):
+        own = alone(jax.tree.map(lambda x, p=p: x[p], params), *inputs[p])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(own)):
+            np.testing.assert_allclose(a[p], b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
+    """Gain 0.01 of the policy head; a Box starts with std 1 in normalised units."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    network = actor_critic.make(spec)
+    params = network.init(jax.random.key(0))
+    ts, action = _steps(spec)
+    out, _ = network.unroll(params, (), ts, action)
+    entropy = network.distribution(out.policy, ts.action_mask).entropy()
+    np.testing.assert_allclose(entropy, np.log(4), atol=1e-3)
+    assert np.std(out.value) > 0.05
+
+    box = _spec({"vector": VECTOR}, SPACES[2])
+    network = actor_critic.make(box)
+    params = network.init(jax.random.key(0))
+    out, _ = network.unroll(params, (), *_steps(box))
+    np.testing.assert_array_equal(out.policy[..., 2:], 0.0)
+    dist = network.distribution(out.policy, jnp.ones((T, B, 2), bool))
+    expected = np.log([1.0, 2.0]) + 0.5 * np.log(2 * np.pi * np.e)
+    np.testing.assert_allclose(dist.entropy(), expected.sum(), rtol=1e-5)
+
+
+def test_parameters_do_not_alias():
+    """Every leaf has a buffer of its own: donating one must not free another."""
+    spec = _spec({"image": SMALL, "vector": VECTOR}, SPACES[2])
+    config = actor_critic.NetworkConfig(core="lstm", core_size=8, hidden=(8, 8))
+    network = actor_critic.make(spec, config)
+    for init in (network.init, jax.jit(network.init)):
+        leaves = jax.tree.leaves(init(jax.random.key(0)))
+        leaves += jax.tree.leaves(network.initial_state(2))
+        assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+def test_a_separate_value_shares_no_parameter_with_the_policy():
+    """The gradient of the value leaves the policy's torso alone, and the reverse."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    network, params, state = _network(spec, separate_value=True)
+    ts, action = _steps(spec)
+
+    def touched(part):
+        def total(params):
+            out, _ = network.unroll(params, state, ts, action)
+            return jnp.sum(getattr(out, part))
+
+        grads = jax.jit(jax.grad(total))(params)
+        return {
+            k for k, g in grads.items() if any(np.any(x) for x in jax.tree.leaves(g))
+        }
+
+    assert touched("policy") == {"torso", "policy"}
+    assert touched("value") == {"value_torso", "value"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "sine"}, "activation: 'sine'.*tanh"),
+        ({"core": "rnn"}, "core: 'rnn'.*lstm"),
+        ({"convolution": "fft"}, "convolution: 'fft'"),
+        ({"hidden": ()}, r"hidden: got \(\)"),
+        ({"hidden": (64, 0)}, r"hidden: got \(64, 0\)"),
+        ({"core_size": 0}, "core_size: got 0"),
+        ({"torso": "vit"}, "torso: 'vit'"),
+        ({"core": "gru", "separate_value": True}, "separate_value: does not go"),
+    ],
+)
+def test_config_fields_that_cannot_work_are_named(change, message):
+    """A ValueError at make time names the field, what was given, what would work."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    config = dataclasses.replace(actor_critic.NetworkConfig(), **change)
+    with pytest.raises(ValueError, match=message):
+        actor_critic.make(spec, config)

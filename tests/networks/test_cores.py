@@ -1,0 +1,132 @@
+"""Cores: flax's cells, reset by ``first``."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.networks import cores
+
+T, B, F, H = 5, 3, 4, 6
+
+
+def _inputs():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (T, B, F))
+    first = jax.random.bernoulli(keys[1], 0.3, (T, B))
+    return x, first, keys[2]
+
+
+def _random_state(kind, key):
+    state = cores.initial_state(kind, H, B)
+    return jax.tree.map(lambda s: jax.random.normal(key, s.shape), state)
+
+
+def _flax_params(kind, params):
+    """Our joined kernels as the parameter tree of the flax cell."""
+    gates = {"lstm": "ifgo", "gru": "rzn"}[kind]
+
+    def split(name):
+        return jnp.split(params[name], len(gates), axis=-1)
+
+    out = {}
+    for gate, wi, wh, b in zip(
+        gates, split("input_kernel"), split("hidden_kernel"), split("bias")
+    ):
+        if kind == "lstm":
+            out[f"i{gate}"] = {"kernel": wi}
+            out[f"h{gate}"] = {"kernel": wh, "bias": b}
+        else:
+            out[f"i{gate}"] = {"kernel": wi, "bias": b}
+            out[f"h{gate}"] = {"kernel": wh}
+    if kind == "gru":
+        out["hn"]["bias"] = params["hidden_bias"]
+    return out
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_core_equals_the_flax_cell_stepped_by_hand(kind):
+    """Hoisting the input product changes no number: outputs, state and gradients."""
+    x, first, key = _inputs()
+    core = cores.Core(kind, H)
+    state = _random_state(kind, key)
+    params = core.init(jax.random.key(1), x, state, first)["params"]
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
+    cell = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind](H)
+
+    def ours(params):
+        outputs, final = core.apply({"params": params}, x, state, first)
+        return jnp.sum(jnp.sin(outputs)), (outputs, tuple(jax.tree.leaves(final)))
+
+    def flax(params):
+        carry = tuple(state) if kind == "lstm" else state
+        outputs = []
+        for t in range(T):
+            carry = jax.tree.map(
+                lambda s, t=t: jnp.where(first[t][:, None], 0.0, s), carry
+            )
+            carry, y = cell.apply({"params": _flax_params(kind, params)}, carry, x[t])
+            outputs.append(y)
+        outputs = jnp.stack(outputs)
+        return jnp.sum(jnp.sin(outputs)), (outputs, tuple(jax.tree.leaves(carry)))
+
+    (_, got), grads = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
+    (_, expected), expected_grads = jax.jit(jax.value_and_grad(flax, has_aux=True))(
+        params
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        (got, grads),
+        (expected, expected_grads),
+    )
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_core_starts_anew_where_first_says_so(kind):
+    """What came before a first step, state and inputs, changes nothing after it."""
+    x, _, key = _inputs()
+    first = jnp.zeros((T, B), bool).at[2, 0].set(True)
+    core = cores.Core(kind, H)
+    state = _random_state(kind, key)
+    params = core.init(jax.random.key(1), x, state, first)
+    changed_state = jax.tree.map(lambda s: s + 1.0, state)
+    out, final = core.apply(params, x, state, first)
+    other, other_final = core.apply(params, x.at[:2].add(1.0), changed_state, first)
+    np.testing.assert_array_equal(out[2:, 0], other[2:, 0])
+    assert np.all(np.abs(out[:2, 0] - other[:2, 0]).max(-1) > 1e-4)
+    assert np.all(np.abs(out[2:, 1:] - other[2:, 1:]).max(-1) > 1e-6)
+    for a, b in zip(jax.tree.leaves(final), jax.tree.leaves(other_final)):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("kind", cores.CORES)
+def test_two_unrolls_equal_one(kind):
+    """The state carries everything: splitting the time axis changes nothing."""
+    x, first, key = _inputs()
+    core = cores.Core(kind, H)
+    state = _random_state(kind, key)
+    params = core.init(jax.random.key(1), x, state, first)
+    whole, final = core.apply(params, x, state, first)
+    head, middle = core.apply(params, x[:2], state, first[:2])
+    tail, end = core.apply(params, x[2:], middle, first[2:])
+    np.testing.assert_allclose(jnp.concatenate([head, tail]), whole, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), final, end)
+
+
+def test_forget_gate_starts_open():
+    """The LSTM's forget bias is 1, the other biases 0, each gate's kernel orthogonal."""
+    x, first, _ = _inputs()
+    state = cores.initial_state("lstm", H, B)
+    params = cores.Core("lstm", H).init(jax.random.key(1), x, state, first)["params"]
+    i, f, g, o = jnp.split(params["bias"], 4)
+    np.testing.assert_array_equal(f, jnp.ones(H))
+    np.testing.assert_array_equal(jnp.stack([i, g, o]), jnp.zeros((3, H)))
+    for kernel in jnp.split(params["hidden_kernel"], 4, axis=-1):
+        np.testing.assert_allclose(kernel @ kernel.T, np.eye(H), atol=1e-5)
+
+
+def test_unknown_core_is_named():
+    """An error says what was given and what would work."""
+    with pytest.raises(ValueError, match=r"core: 'rnn'.*'gru'"):
+        cores.initial_state("rnn", H, B)

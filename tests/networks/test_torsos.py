@@ -1,0 +1,126 @@
+"""Torsos: which one is chosen, what it outputs, how large it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.networks import torsos
+
+VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
+
+
+def _image(*shape, dtype=jnp.uint8):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _zeros(obs, lead=(2,)):
+    return {k: jnp.zeros(lead + s.shape, s.dtype) for k, s in obs.items()}
+
+
+@pytest.mark.parametrize(
+    ("obs", "expected"),
+    [
+        ({"vector": VECTOR}, "mlp"),
+        ({"image": _image(10, 10, 4)}, "minatar"),
+        ({"image": _image(16, 16, 3), "vector": VECTOR}, "minatar"),
+        ({"image": _image(18, 30, 3)}, "minatar"),
+        ({"image": _image(84, 84, 4)}, "impala_shallow"),
+        ({"image": _image(1, 9, 1)}, "mlp"),
+    ],
+)
+def test_auto_picks_by_the_size_of_the_image(obs, expected):
+    """Small images get the MinAtar stack, large ones IMPALA's, none an MLP."""
+    assert torsos.choose("auto", obs) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "features", "parameters"),
+    [
+        # By hand, per layer: k k cin cout + cout.
+        ("minatar", (10, 10, 4), 128, 592 + 1024 * 128 + 128),
+        ("impala_shallow", (72, 96, 3), 256, 3088 + 8224 + 2240 * 256 + 256),
+        ("impala_deep", (72, 96, 3), 256, 448 + 4 * 2320 + 4640 + 9 * 9248 + 884_992),
+        ("nature", (84, 84, 4), 512, 8224 + 32832 + 36928 + 3136 * 512 + 512),
+    ],
+)
+def test_convolutional_torsos_have_the_published_sizes(
+    kind, size, features, parameters
+):
+    """Layer by layer the parameter counts of the papers' networks."""
+    obs = _zeros({"image": _image(*size)})
+    torso = torsos.Torso(kind, (64,), "tanh")
+    out, params = jax.eval_shape(
+        lambda k: torso.init_with_output(k, obs, jnp.zeros((2, 0))), jax.random.key(0)
+    )
+    assert out.shape == (2, features)
+    assert sum(p.size for p in jax.tree.leaves(params)) == parameters
+
+
+def test_the_residual_network_has_fifteen_convolutions():
+    """Three sections of one convolution and two blocks of two."""
+    obs = _zeros({"image": _image(32, 32, 3)})
+    torso = torsos.Torso("impala_deep", (64,), "tanh")
+    shapes = jax.eval_shape(
+        lambda k: torso.init(k, obs, jnp.zeros((2, 0))), jax.random.key(0)
+    )
+    stack = shapes["params"]["impala_deep"]
+    assert sum(name.startswith("Conv_") for name in stack) == 15
+
+
+def test_side_inputs_join_the_vector_or_the_image_features():
+    """They enter the MLP where there is one; otherwise they are appended, as in IMPALA."""
+    side = jnp.ones((2, 3))
+    image = {"image": _image(10, 10, 1)}
+    both = {**image, "vector": VECTOR}
+
+    def shapes(kind, obs):
+        torso = torsos.Torso(kind, (7,), "relu")
+        out, params = jax.eval_shape(
+            lambda k: torso.init_with_output(k, _zeros(obs), side), jax.random.key(0)
+        )
+        mlp = params["params"].get("mlp", {}).get("Dense_0", {}).get("kernel")
+        return out.shape[-1], None if mlp is None else mlp.shape
+
+    assert shapes("mlp", {"vector": VECTOR}) == (7, (8, 7))
+    assert shapes("minatar", image) == (131, None)
+    assert shapes("minatar", both) == (135, (8, 7))
+    assert shapes("mlp", both) == (7, (108, 7))
+
+
+def test_images_are_scaled_on_the_device():
+    """uint8 becomes [0, 1]; bool and float keep their values."""
+    image = np.array([[0, 51, 255]])
+    np.testing.assert_allclose(
+        torsos.scale_image(jnp.asarray(image, jnp.uint8)), image / 255, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        torsos.scale_image(jnp.asarray(image > 0)), [[0.0, 1.0, 1.0]]
+    )
+    as_float = jnp.asarray(image, jnp.float32)
+    np.testing.assert_array_equal(torsos.scale_image(as_float), as_float)
+
+
+@pytest.mark.parametrize(
+    ("kind", "obs", "message"),
+    [
+        ("resnet", {"vector": VECTOR}, r"torso: 'resnet'.*impala_deep"),
+        ("nature", {"vector": VECTOR}, "torso: 'nature' needs an image"),
+        ("nature", {"image": _image(35, 84, 4)}, "at least 36x36, got 35x84"),
+        ("impala_shallow", {"image": _image(19, 84, 4)}, "at least 20x20"),
+        ("auto", {"text": VECTOR}, r"obs: got the leaves \['text'\]"),
+        ("auto", {"image": VECTOR}, r"obs: 'image' has shape \(5,\)"),
+    ],
+)
+def test_torsos_that_do_not_fit_are_refused(kind, obs, message):
+    """An error names the field, what was given and what would work."""
+    with pytest.raises(ValueError, match=message):
+        torsos.choose(kind, obs)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("impala_shallow", 20), ("nature", 36)])
+def test_the_smallest_allowed_image_works(kind, size):
+    """The bound of the error is the true one."""
+    obs = _zeros({"image": _image(size, size, 1)})
+    torso = torsos.Torso(kind, (64,), "tanh")
+    jax.eval_shape(lambda k: torso.init(k, obs, jnp.zeros((2, 0))), jax.random.key(0))

@@ -1,0 +1,348 @@
+"""Saving and restoring: bit for bit, and never at the cost of an older checkpoint."""
+
+import os
+import resource
+import shutil
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import checkpoint
+
+# Orbax leaves futures behind where a read of damaged files failed.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+class State(NamedTuple):
+    params: dict
+    key: jax.Array
+    rest: tuple
+
+
+def _state(seed=0):
+    key = jax.random.key(seed)
+    params = {
+        "w": jax.random.normal(key, (8, 40, 5)),
+        "half": jax.random.normal(key, (8, 3), jnp.bfloat16),
+        "nan": jnp.array([jnp.nan, -0.0, jnp.inf]),
+        "empty": jnp.zeros((8, 0, 3)),
+    }
+    rest = (jnp.int32(seed), jnp.array([True, False]), np.arange(4) + seed, (), None)
+    return State(params, jax.random.split(key, 8), rest)
+
+
+def _abstract(state):
+    """Returns shapes alone, but for the leaves that live on the host."""
+    struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
+    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else struct(x), state)
+
+
+def _bits(state):
+    def bits(x):
+        x = (
+            jax.random.key_data(x)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else x
+        )
+        return str(x.dtype), x.shape, np.asarray(x).tobytes()
+
+    return [bits(x) for x in jax.tree.leaves(state)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder whose managers are closed in the end."""
+    opened = []
+
+    def open_manager(keep=3, **options):
+        opened.append(checkpoint.open_manager(tmp_path / "ckpt", keep, **options))
+        return opened[-1]
+
+    open_manager.path = tmp_path / "ckpt"
+    yield open_manager
+    for manager in opened:
+        checkpoint.close(manager)
+
+
+def _save(manager, *steps):
+    for step in steps:
+        checkpoint.save(manager, step, _state(step), {"step": step})
+    checkpoint.wait(manager)
+
+
+def _files(path):
+    return {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_a_checkpoint_restores_bit_for_bit(folder):
+    """Every dtype, typed keys, NaN bits, empty leaves and None, from shapes alone."""
+    manager = folder()
+    meta = {"config": {"seed": 1, "name": "é"}, "versions": ["0.1"]}
+    checkpoint.save(manager, 7, _state(), meta)
+    checkpoint.wait(manager)
+    step, state, read = checkpoint.restore(folder(), _abstract(_state()))
+    assert (step, read) == (7, meta)
+    assert jax.tree.structure(state) == jax.tree.structure(_state())
+    assert _bits(state) == _bits(_state())
+
+
+def test_restored_keys_draw_what_the_saved_would(folder):
+    """A typed key comes back typed, of the same implementation."""
+    _save(folder(), 1)
+    _, state, _ = checkpoint.restore(folder(), _abstract(_state()))
+    draw = jax.vmap(lambda k: jax.random.normal(k, (3,)))
+    np.testing.assert_array_equal(draw(state.key), draw(_state(1).key))
+
+
+def test_numpy_leaves_stay_numpy(folder):
+    """What lives on the host comes back on the host, 64 bits wide where it was."""
+    manager = folder()
+    _save(manager, 1)
+    _, state, _ = checkpoint.restore(manager, _state())
+    assert isinstance(state.rest[2], np.ndarray) and state.rest[2].dtype == np.int64
+    assert isinstance(state.rest[1], jax.Array)
+
+
+def test_shardings_are_those_asked_for(folder):
+    """Saved on eight devices, restored on one and the other way round; keys as well."""
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("pop"))
+    state = {
+        "w": jax.random.normal(jax.random.key(0), (8, 6)),
+        "key": jax.random.split(jax.random.key(1), 8),
+    }
+    sharded = jax.device_put(state, place)
+    manager = folder()
+    checkpoint.save(manager, 1, sharded, {})
+    checkpoint.save(manager, 2, state, {})
+    for step, target in ((1, state), (2, sharded)):
+        _, new, _ = checkpoint.restore(manager, target, step)
+        assert _bits(new) == _bits(state)
+        same = jax.tree.map(
+            lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), new, target
+        )
+        assert all(jax.tree.leaves(same))
+
+
+def test_a_saved_state_may_be_donated_at_once(folder):
+    """The background write does not see what the next chunk does to the buffers."""
+    manager = folder(keep=10)
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    start = {str(i): jax.random.normal(jax.random.key(i), (300_000,)) for i in range(8)}
+    expected = _bits(start)
+    for i in range(3):
+        state = jax.tree.map(jnp.copy, start)
+        checkpoint.save(manager, i, state, {})
+        jax.block_until_ready(step(state))
+    for i in range(3):
+        assert _bits(checkpoint.restore(manager, start, i)[1]) == expected
+
+
+def test_the_newest_steps_are_kept(folder):
+    """keep=2 leaves two; restore takes the newest, or the one asked for."""
+    manager = folder(keep=2)
+    assert checkpoint.latest_step(manager) is None
+    _save(manager, 1, 2, 3)
+    assert checkpoint.latest_step(manager) == 3
+    assert checkpoint.restore(manager, _state())[0] == 3
+    step, state, meta = checkpoint.restore(manager, _state(), 2)
+    assert (step, meta) == (2, {"step": 2}) and _bits(state) == _bits(_state(2))
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of step 1"):
+        checkpoint.restore(manager, _state(), 1)
+
+
+def _delete_arrays(step):
+    shutil.rmtree(step / "state" / "ocdbt.process_0")
+
+
+def _truncate_all(step):
+    for path in step.rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip_a_byte(step):
+    path = max(
+        (p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def _delete_meta(step):
+    shutil.rmtree(step / "meta")
+
+
+def _empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage", [_delete_arrays, _truncate_all, _flip_a_byte, _delete_meta, _empty]
+)
+def test_a_damaged_step_falls_back_to_the_one_before(folder, damage):
+    """And says so; the next save of that step takes its place and nothing else goes."""
+    manager = folder()
+    _save(manager, 1, 2, 3)
+    damage(folder.path / "3")
+    manager = folder()
+    with pytest.warns(UserWarning, match="checkpoint 3 is damaged .* going back to 2"):
+        step, state, meta = checkpoint.restore(manager, _state())
+    assert (step, meta) == (2, {"step": 2}) and _bits(state) == _bits(_state(2))
+    _save(manager, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checkpoint.restore(manager, _state())[0] == 3
+    assert checkpoint.restore(manager, _state(), 1)[0] == 1
+
+
+def test_a_half_written_step_is_no_checkpoint(folder):
+    """What a kill leaves under a temporary name is ignored, and cleared by a writer."""
+    manager = folder()
+    _save(manager, 1)
+    half = folder.path / "2.orbax-checkpoint-tmp"
+    shutil.copytree(folder.path / "1", half)
+    assert checkpoint.latest_step(folder(read_only=True)) == 1
+    assert half.exists()
+    assert checkpoint.latest_step(folder()) == 1
+    assert not half.exists()
+
+
+def test_nothing_sound_left_is_an_error(folder):
+    """All damaged, or none there: one line, no traceback of orbax."""
+    manager = folder()
+    with pytest.raises(checkpoint.CheckpointError, match=r"^no checkpoint in"):
+        checkpoint.restore(manager, _state())
+    _save(manager, 1)
+    _delete_arrays(folder.path / "1")
+    with pytest.raises(
+        checkpoint.CheckpointError, match="no older one is left"
+    ) as error:
+        checkpoint.restore(manager, _state())
+    assert "\n" not in str(error.value)
+
+
+def test_another_structure_is_no_damage(folder):
+    """A tree that does not fit is refused by leaf, not skipped for an older step."""
+    manager = folder()
+    _save(manager, 1, 2)
+    good = _state()
+    cases = {
+        r"checkpoint 2 has state.params\['w'\] as float32\(8, 40, 5\)": good._replace(
+            params={**good.params, "w": jnp.zeros((8, 40, 6))}
+        ),
+        r"checkpoint 2 has no state.params\['extra'\]": good._replace(
+            params={**good.params, "extra": jnp.zeros(1)}
+        ),
+        r"checkpoint 2 holds state.params\['nan'\]": good._replace(
+            params={k: v for k, v in good.params.items() if k != "nan"}
+        ),
+        r"this run as float16": good._replace(
+            params={**good.params, "half": jnp.zeros((8, 3), jnp.float16)}
+        ),
+    }
+    for message, target in cases.items():
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.restore(manager, target)
+
+
+def test_a_failed_save_leaves_the_old_checkpoints_alone(folder):
+    """Files that cannot grow (a full disk, a quota): an error, the old step untouched."""
+    manager = folder(keep=1)
+    _save(manager, 1)
+    before = _files(folder.path / "1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = {"w": jax.random.normal(jax.random.key(0), (200_000,))}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(checkpoint.CheckpointError, match="File too large") as error:
+            checkpoint.save(manager, 2, large, {})
+            checkpoint.wait(manager)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert _files(folder.path / "1") == before
+    assert os.listdir(folder.path) == ["1"]
+    assert checkpoint.restore(manager, _state())[0] == 1
+    _save(manager, 3)
+    assert checkpoint.restore(folder(read_only=True), _state())[0] == 3
+
+
+def test_a_full_disk_leaves_the_old_checkpoints_alone(tmp_path):
+    """The same on a file system that is really full, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size=1m none {disk} 2>/dev/null"):
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        manager = checkpoint.open_manager(disk / "ckpt", 2)
+        _save(manager, 1)
+        large = {"w": jax.random.normal(jax.random.key(0), (1_000_000,))}
+        with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+            checkpoint.save(manager, 2, large, {})
+            checkpoint.wait(manager)
+        assert checkpoint.restore(manager, _state())[0] == 1
+        checkpoint.close(manager)
+        (disk / "rest").write_bytes(bytes(600_000))
+        while True:
+            try:
+                with open(disk / "rest", "ab") as file:
+                    file.write(bytes(4096))
+            except OSError:
+                break
+        with pytest.raises(
+            checkpoint.CheckpointError, match=r"cannot write .* No space"
+        ):
+            checkpoint.open_manager(disk / "ckpt", 2)
+    finally:
+        os.system(f"umount -l {disk}")
+
+
+def test_saving_the_same_step_twice_writes_once(folder):
+    """A signal right after a periodic save finds it done; other bits replace it."""
+    manager = folder(keep=1)
+    _save(manager, 1)
+    before = _files(folder.path / "1")
+    _save(manager, 1)
+    assert _files(folder.path / "1") == before
+    checkpoint.save(manager, 1, _state(5), {"step": 1})
+    assert _bits(checkpoint.restore(manager, _state())[1]) == _bits(_state(5))
+
+
+def test_going_on_from_an_older_step_supersedes_the_later_ones(folder):
+    """A run resumed from step 1 saves step 2 again, though 2 and 3 exist."""
+    manager = folder()
+    _save(manager, 1, 2, 3)
+    checkpoint.save(manager, 2, _state(9), {"step": "again"})
+    step, state, meta = checkpoint.restore(manager, _state())
+    assert (step, meta["step"]) == (2, "again") and _bits(state) == _bits(_state(9))
+    assert sorted(os.listdir(folder.path / "superseded")) == ["2", "3"]
+
+
+def test_unusable_folders_are_named(tmp_path):
+    """A file in the way, no folder to read, nothing to keep."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checkpoint.CheckpointError, match=r"cannot write to .*file"):
+        checkpoint.open_manager(tmp_path / "file", 1)
+    with pytest.raises(checkpoint.CheckpointError, match="no such folder"):
+        checkpoint.open_manager(tmp_path / "none", 1, read_only=True)
+    with pytest.raises(ValueError, match="keep=0"):
+        checkpoint.open_manager(tmp_path / "x", 0)
+
+
+def test_checksums_do_not_depend_on_sharding_and_see_every_word():
+    """The same bits, the same sum on one device and on eight; one changed bit, another."""
+    x = jax.random.normal(jax.random.key(0), (8, 33, 2))
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("pop"))
+    assert checkpoint._checksums(x) == checkpoint._checksums(jax.device_put(x, place))
+    assert checkpoint._checksums(x) != checkpoint._checksums(x.at[3, 4, 1].multiply(-1))
+    assert checkpoint._checksums(x) != checkpoint._checksums(x[:, ::-1])

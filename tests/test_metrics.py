@@ -1,0 +1,280 @@
+"""The files of a run folder: written, cut, read again."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from mtrl_jax import metrics
+
+P = 3
+
+
+def _row(update, **changes):
+    row = {
+        "update": update,
+        "env_steps": 100 * update,
+        "wall_s": 1.5 * update,
+        "steps_per_s": 1e4,
+        "compiles": 2,
+        "metrics": {"loss": np.full(P, 0.5, np.float32)},
+        "returns": {"catch": np.array([1.0, np.nan, update], np.float32)},
+        "hparams": {"learning_rate": np.array([1e-3, 1e-4, 1e-5], np.float32)},
+    }
+    return row | changes
+
+
+def _lineage(update):
+    return {
+        "update": update,
+        "score": np.array([1.0, np.nan, 3.0]),
+        "source": np.array([2, 1, 2]),
+        "ancestor": np.array([2, 1, 2]),
+        "hparams_before": {"learning_rate": np.ones(P)},
+        "hparams_after": {"learning_rate": np.full(P, 1.2)},
+    }
+
+
+def _write(run, updates, **options):
+    options = {"tensorboard": False} | options
+    with metrics.MetricsWriter(run, **options) as writer:
+        for update in updates:
+            writer.write(**_row(update))
+            writer.write_lineage(**_lineage(update))
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    """One JSON object a chunk, NaN as null, arrays [N, P] when read."""
+    _write(tmp_path, [10, 20])
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert list(first) == list(metrics.Metrics._fields)
+    assert first["returns"]["catch"] == [1.0, None, 10.0]
+    read = metrics.read_metrics(tmp_path)
+    np.testing.assert_array_equal(read.env_steps, [1000, 2000])
+    np.testing.assert_array_equal(
+        read.returns["catch"], [[1, np.nan, 10], [1, np.nan, 20]]
+    )
+    np.testing.assert_array_equal(read.compiles, [2, 2])
+    rounds = metrics.read_lineage(tmp_path)
+    assert [r["update"] for r in rounds] == [10, 20]
+    np.testing.assert_array_equal(rounds[0]["score"], [1, np.nan, 3])
+    np.testing.assert_array_equal(
+        rounds[0]["hparams_after"]["learning_rate"], [1.2] * P
+    )
+
+
+def test_every_row_is_in_the_file_when_write_returns(tmp_path):
+    """A kill after write() loses nothing."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(**_row(1))
+        assert metrics.read_metrics(tmp_path).update.tolist() == [1]
+        writer.flush()
+
+
+def test_infinities_are_null_as_well(tmp_path):
+    """JSON has no infinity; a strict parser must read every line."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(**_row(1, metrics={"loss": np.array([np.inf, -np.inf, 1.0])}))
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["metrics"]["loss"] == [None, None, 1.0]
+
+
+def test_resuming_leaves_neither_duplicates_nor_gaps(tmp_path):
+    """Rows after the checkpoint go, a half-written line goes, the others stay as bytes."""
+    _write(tmp_path, [10, 20, 30])
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"update": 40, "env_st')
+    _write(tmp_path, [], resume_after=20)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(
+        whole.splitlines(keepends=True)[:2]
+    )
+    _write(tmp_path, [30], resume_after=20)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    assert [r["update"] for r in metrics.read_lineage(tmp_path)] == [10, 20, 30]
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_resuming_at_zero_keeps_nothing(tmp_path):
+    """Killed before the first checkpoint: the run starts over, so do its files."""
+    _write(tmp_path, [10])
+    _write(tmp_path, [], resume_after=0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    with pytest.raises(ValueError, match="has no rows"):
+        metrics.read_metrics(tmp_path)
+
+
+def test_a_live_or_killed_run_can_be_read(tmp_path):
+    """A cut-off last line is left out silently, a broken one in the middle by warning."""
+    _write(tmp_path, [10, 20])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"upd')
+    assert metrics.read_metrics(tmp_path).update.tolist() == [10, 20]
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0\0\0\n" + lines[1])
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl:2 is no row"):
+        assert metrics.read_metrics(tmp_path).update.tolist() == [10, 20]
+
+
+def test_columns_that_appear_late_are_nan_before(tmp_path):
+    """A metric or task that the first chunks do not have leaves NaN there."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(**_row(1))
+        writer.write(**_row(2, returns={"maze": np.ones(P)}))
+    returns = metrics.read_metrics(tmp_path).returns
+    assert np.isnan(returns["maze"][0]).all() and (returns["maze"][1] == 1).all()
+    assert np.isnan(returns["catch"][1]).all()
+
+
+def test_a_folder_without_metrics_is_named(tmp_path):
+    """Not a run folder: one line that says so."""
+    with pytest.raises(ValueError, match=r"there is no .*metrics\.jsonl"):
+        metrics.read_metrics(tmp_path)
+    assert metrics.read_lineage(tmp_path) == []
+
+
+def test_tensorboard_gets_population_statistics(tmp_path):
+    """Mean and best per task, the middle per hyperparameter, over env steps."""
+    summary_iterator = pytest.importorskip("tensorboardX.proto.event_pb2")
+    _write(tmp_path, [10, 20], tensorboard=True)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    scalars = {}
+    for record in _tfrecords(path.read_bytes()):
+        event = summary_iterator.Event.FromString(record)
+        for value in event.summary.value:
+            scalars[value.tag, event.step] = value.simple_value
+    assert scalars["returns/catch/mean", 1000] == 5.5
+    assert scalars["returns/catch/best", 2000] == 20
+    assert scalars["hparams/learning_rate/median", 1000] == pytest.approx(1e-4)
+    assert scalars["metrics/loss", 1000] == 0.5
+
+
+def _tfrecords(content):
+    position = 0
+    while position < len(content):
+        length = int.from_bytes(content[position : position + 8], "little")
+        yield content[position + 12 : position + 12 + length]
+        position += length + 16
+
+
+def test_a_resumed_board_hides_what_is_trained_again(tmp_path):
+    """TensorBoard is told from which step on older events no longer count."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    _write(tmp_path, [10, 20], tensorboard=True)
+    _write(tmp_path, [20], tensorboard=True, resume_after=10)
+    starts = [
+        event.step
+        for path in (tmp_path / "tensorboard").iterdir()
+        for event in map(event_pb2.Event.FromString, _tfrecords(path.read_bytes()))
+        if event.HasField("session_log")
+    ]
+    assert starts == [1001]
+
+
+def test_wandb_missing_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
+    """Asked for and not installed: what to run, before a file exists."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install mtrl-jax\[wandb\]"):
+        metrics.MetricsWriter(tmp_path / "run", wandb={"project": "x"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_wandb_gets_the_same_scalars(tmp_path, monkeypatch):
+    """One call a chunk with the numbers TensorBoard shows; finished on close."""
+    calls = []
+    run = types.SimpleNamespace(
+        log=lambda row, step: calls.append((step, row)),
+        finish=lambda: calls.append("end"),
+    )
+    fake = types.SimpleNamespace(init=lambda **kw: calls.append(kw) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    _write(tmp_path, [10], wandb={"project": "x"})
+    assert calls[0] == {"dir": str(tmp_path), "project": "x"}
+    assert calls[1][0] == 1000 and calls[1][1]["returns/catch/mean"] == 5.5
+    assert calls[2] == "end"
+
+
+def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
+    """A failure while writing leaves the old file and no debris."""
+    assert metrics.read_summary(tmp_path) == {}
+    metrics.write_summary(tmp_path, {"best": np.int32(2), "score": np.float32("nan")})
+    assert metrics.read_summary(tmp_path) == {"best": 2, "score": None}
+
+    def fail(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        metrics.write_summary(tmp_path, {"best": 3})
+    assert metrics.read_summary(tmp_path)["best"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_run_in_use_names_the_process(tmp_path):
+    """A second writer is refused; afterwards the folder is free again."""
+    named = pytest.raises(metrics.RunLockedError, match=f"process {os.getpid()};")
+    with metrics.lock(tmp_path), named:
+        metrics.lock(tmp_path).__enter__()
+    with metrics.lock(tmp_path):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    """kill -9 frees the folder: there is no stale lock to remove by hand."""
+    root = pathlib.Path(metrics.__file__).parents[1]
+    code = (
+        "import sys, time; from mtrl_jax import metrics\n"
+        "with metrics.lock(sys.argv[1]):\n"
+        "    print('locked', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=root
+    )
+    try:
+        assert child.stdout.readline() == b"locked\n"
+        with pytest.raises(metrics.RunLockedError, match=f"process {child.pid};"):
+            metrics.lock(tmp_path).__enter__()
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    with metrics.lock(tmp_path):
+        pass
+
+
+def test_the_interquartile_mean_ignores_the_quarters():
+    """IQM of 1..8 with an outlier is the mean of the middle four."""
+    assert metrics.iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == 4.5
+    assert metrics.iqm(np.arange(8).reshape(2, 4)) == 3.5
+
+
+def test_bootstrap_intervals_cover_the_mean():
+    """95 % of intervals hold the true mean; the same seed gives the same interval."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        low, high = metrics.bootstrap_interval(rng.normal(size=40), resamples=400)
+        covered += low <= 0 <= high
+    assert 86 <= covered <= 100
+    x = rng.normal(size=20)
+    assert metrics.bootstrap_interval(x) == metrics.bootstrap_interval(x)
+    low, high = metrics.bootstrap_interval(x, statistic=np.median)
+    assert low <= np.median(x) <= high
+    assert (
+        metrics.bootstrap_interval(x, confidence=0.5)[0]
+        > metrics.bootstrap_interval(x)[0]
+    )
+
+
+def test_bootstrap_of_few_or_equal_samples():
+    """One sample, equal samples and none have an answer, without warnings."""
+    assert metrics.bootstrap_interval([3.0]) == (3.0, 3.0)
+    assert metrics.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
+    assert all(math.isnan(x) for x in metrics.bootstrap_interval([np.nan]))

@@ -1,0 +1,197 @@
+"""Pictures drawn from a run folder's files alone."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import yaml
+
+from mtrl_jax import metrics, plots
+
+STEPS = 60
+
+
+def make_run(run, population=8, seed=0, pbt=True, speed=1.0, config=True):
+    """Writes the files of a plausible run of three tasks."""
+    rng = np.random.default_rng(seed)
+    lr = 10 ** rng.uniform(-5, -2, population)
+    cost = rng.uniform(0.0, 0.1, population)
+    skill, ancestor = np.zeros(population), np.arange(population)
+    with metrics.MetricsWriter(run, tensorboard=False) as writer:
+        for chunk in range(1, STEPS + 1):
+            skill += 0.03 * speed * np.exp(-((np.log10(lr) + 3.2) ** 2))
+            level = np.clip(skill, 0, 1)
+            noise = lambda: 0.04 * rng.normal(size=population)  # noqa: E731
+            maze = 20 * level**3 + 5 * noise()
+            writer.write(
+                update=50 * chunk,
+                env_steps=50 * 640 * chunk,
+                wall_s=2.0 * chunk,
+                steps_per_s=1e5,
+                compiles=1,
+                metrics={"loss": 1 - level},
+                returns={
+                    "Catch": np.tanh(3 * level) + noise(),
+                    "Breakout": 28 * level**2 + 10 * noise(),
+                    "MemoryMaze": np.where(chunk % 3 == 0, maze, np.nan),
+                },
+                hparams={
+                    "learning_rate": lr,
+                    "entropy_cost": cost,
+                    "discount": np.full(population, 0.99),
+                },
+            )
+            if pbt and chunk % 5 == 0:
+                source = np.arange(population)
+                order = np.argsort(skill + 0.05 * rng.normal(size=population))
+                k = population // 4
+                source[order[:k]] = rng.choice(order[-k:], k)
+                before = {"learning_rate": lr, "entropy_cost": cost}
+                copied = source != np.arange(population)
+                lr = np.where(
+                    copied, lr[source] * rng.choice([1.2, 1 / 1.2], population), lr
+                )
+                cost = np.where(copied, np.clip(cost[source] + 0.01, 0, 0.1), cost)
+                score, skill = skill.copy(), skill[source]
+                ancestor = ancestor[source]
+                writer.write_lineage(
+                    update=50 * chunk,
+                    score=score,
+                    source=source,
+                    ancestor=ancestor,
+                    hparams_before=before,
+                    hparams_after={"learning_rate": lr, "entropy_cost": cost},
+                )
+    if config:
+        search = {
+            "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+            "entropy_cost": {"low": 0.0, "high": 0.1},
+        }
+        text = yaml.safe_dump({"population": {"size": population, "search": search}})
+        (run / "config.yaml").write_text(text)
+        scores = {"Breakout": {"random_score": 0.5, "reference_score": 28.0}}
+        metrics.write_summary(run, {"tasks": scores})
+    return run
+
+
+def _size(path):
+    with PIL.Image.open(path) as image:
+        image.load()
+        # A blank picture has one colour; a drawn one has many.
+        assert (
+            len(image.convert("P", palette=PIL.Image.Palette.ADAPTIVE).getcolors()) > 20
+        )
+        return image.size
+
+
+def _labels(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_a_run_gives_its_three_pictures(tmp_path):
+    """returns, hyperparameters, lineage; nothing else is left behind."""
+    run = make_run(tmp_path / "run")
+    drawn = plots.draw(run)
+    assert [p.name for p in drawn] == [
+        "returns.png",
+        "hyperparameters.png",
+        "lineage.png",
+    ]
+    assert sorted(p.name for p in (run / "plots").iterdir()) == sorted(
+        p.name for p in drawn
+    )
+    assert all(min(_size(path)) > 300 for path in drawn)
+
+
+def test_returns_show_band_median_best_and_known_scores(tmp_path):
+    """One panel per task, and the dashed lines where the summary knows the scores."""
+    run = plots._load(make_run(tmp_path / "run"))
+    figure = plots._returns(run)
+    assert [a.get_title() for a in figure.axes] == ["Catch", "Breakout", "MemoryMaze"]
+    assert _labels(figure) == [
+        "members, 10–90 %",
+        "min–max",
+        "median",
+        f"best member ({run.best})",
+        "random score",
+        "reference score",
+    ]
+    lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
+    median = np.median(run.rows.returns["Breakout"], axis=1)
+    np.testing.assert_allclose(lines["median"].get_ydata(), median)
+    np.testing.assert_array_equal(lines["median"].get_xdata(), run.rows.env_steps)
+    assert lines["reference score"].get_ydata()[0] == 28.0
+    # Chunks without a finished episode are left out, not drawn as gaps.
+    assert len(figure.axes[2].get_lines()[0].get_xdata()) == STEPS // 3
+
+
+def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
+    """Searched hyperparameters only; a logarithmic axis where the range is."""
+    run = plots._load(make_run(tmp_path / "run"))
+    figure = plots._hyperparameters(run)
+    assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
+    assert [a.get_yscale() for a in figure.axes] == ["log", "linear"]
+    lines = figure.axes[0].get_lines()
+    assert len(lines) == 8 + 1
+    assert len(lines[-1].get_xdata()) == 12 * 2
+    assert sorted(_labels(figure)) == sorted(
+        ["members", f"best member ({run.best})", "copy"]
+    )
+
+
+def test_the_tree_joins_every_copy_to_its_source(tmp_path):
+    """Lives keep their slot, copies start at the source and carry its ancestor."""
+    run = plots._load(make_run(tmp_path / "run"))
+    segments = plots._segments(run)
+    copies = [s for s in segments if s.copied]
+    assert len(copies) == 12 * 2
+    i = 0
+    ancestor = np.arange(8)
+    for row in run.rounds:
+        source = row["source"].astype(int)
+        for member in np.flatnonzero(source != np.arange(8)):
+            points = copies[i].points
+            assert points[0, 1] == source[member]
+            assert points[-1].tolist() == [row["update"], member]
+            assert copies[i].ancestor == ancestor[source[member]]
+            i += 1
+        ancestor = ancestor[source]
+    last = [s for s in segments if not s.copied][-8:]
+    assert [s.ancestor for s in last] == ancestor.tolist()
+    assert all(s.points[-1, 0] == run.rows.update[-1] for s in last)
+
+
+@pytest.mark.parametrize("population, pbt", [(1, False), (3, False), (40, True)])
+def test_other_populations_are_drawn(tmp_path, population, pbt):
+    """A single member, random search without rounds, and more members than colours."""
+    run = make_run(tmp_path / "run", population, pbt=pbt)
+    names = [path.name for path in plots.draw(run)]
+    assert ("lineage.png" in names) == pbt and "returns.png" in names
+
+
+def test_without_config_the_moving_hyperparameters_are_drawn(tmp_path):
+    """config.yaml is a help, no need."""
+    run = plots._load(make_run(tmp_path / "run", config=False))
+    figure = plots._hyperparameters(run)
+    assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_a_run_without_episodes_is_drawn(tmp_path):
+    """All returns NaN so far: empty panels, no error."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(
+            update=1, env_steps=64, wall_s=1.0, steps_per_s=1.0, compiles=1,
+            metrics={}, returns={"Catch": np.full(2, np.nan)}, hparams={"lr": np.ones(2)},
+        )  # fmt: skip
+    assert [path.name for path in plots.draw(tmp_path)] == ["returns.png"]
+
+
+def test_runs_are_compared_by_name(tmp_path):
+    """One colour a run, panels for every task of any."""
+    runs = [make_run(tmp_path / n, speed=s) for n, s in (("pbt", 1.5), ("search", 0.7))]
+    out = plots.compare(runs, tmp_path / "out" / "compare.png")
+    assert _size(out)[0] > 1000
+    with pytest.raises(ValueError, match="no run to compare"):
+        plots.compare([], out)
+    with pytest.raises(ValueError, match="not a run folder"):
+        plots.compare([tmp_path / "nothing"], out)
