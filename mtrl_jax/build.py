@@ -68,6 +68,7 @@ class Pieces(NamedTuple):
     chunk: Callable[[fused_runner.RunState, Tree], tuple]
     evaluate: Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]
     pbt_round: Callable[..., tuple] | None
+    metric: fitness.Metric
     close: Callable[[], None]
 
 
@@ -100,6 +101,9 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
     hparams = initial_hparams(config, keys)
     hparams = jax.device_put(hparams, sharding.shardings(hparams, mesh, members))
     window = math.ceil(config.population.fitness.window * len(spec.tasks) / batch[1])
+    choice = config.population.fitness
+    with _errors_at("population"):
+        metric = fitness.make_metric(spec, choice.metric, choice.task)
     options: dict[str, Any] = {
         "unroll_length": config.training.unroll_length,
         "updates_per_chunk": config.training.updates_per_chunk,
@@ -127,7 +131,8 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         init=init,
         chunk=runner.chunk if kind == "host" else _keeping_layout(runner.chunk),
         evaluate=make_evaluate(config, tasks, agent, kind, seed),
-        pbt_round=make_round(config, agent, spec, batch),
+        pbt_round=make_round(config, agent, spec, batch, metric),
+        metric=metric,
         close=(lambda: None) if kind == "fused" else _closer(halves),
     )
 
@@ -232,8 +237,8 @@ def make_evaluate(
         parts = _parts(config, tasks, f"{seed}/test", settings.episodes, envs.make_host)
         host_env = mixture.make_host(parts, config.population.axis)
         steps = _max_steps(settings, host_env.spec)
-        run = evaluate.make_host(agent, host_env, steps)
-        return lambda state, hp: run(
+        hosted = evaluate.make_host(agent, host_env, steps)
+        return lambda state, hp: hosted(
             state.agent, with_overrides(hp), evaluation_key(state)
         )
 
@@ -268,6 +273,7 @@ def make_round(
     agent: types.Agent,
     spec: types.EnvSpec,
     batch: tuple[int, int],
+    metric: fitness.Metric,
 ) -> Callable[..., tuple] | None:
     """Returns ``round(state, hp, pbt_state, evaluation) -> (state, hp, pbt_state, record)``.
 
@@ -275,8 +281,6 @@ def make_round(
     """
     population_config = config.population
     choice = population_config.fitness
-    with _errors_at("population"):
-        metric = fitness.make_metric(spec, choice.metric, choice.task)
     if population_config.pbt is None:
         return None
     if population_config.axis == "population" and len(spec.tasks) > 1:
@@ -323,6 +327,21 @@ def make_round(
         return state, new_hp, pbt_state, record
 
     return round_
+
+
+def recent_score(pieces: Pieces, state: fused_runner.RunState) -> tuple[Array, Array]:
+    """Returns (score, episodes) ``[P]`` of the members by their recent episodes."""
+    finite = tree.all_finite(state.agent.learner, axes=1)
+    judged = fitness.of_training(pieces.metric, state.stats, state.ts.task, finite)
+    return judged.score, judged.episodes
+
+
+def describe(config: config_lib.ExperimentConfig) -> dict[str, Any]:
+    """Returns what is worth recording of each environment beside its name."""
+    return {
+        f"{k}: {t.env}": {"slots": t.slots, "options": t.options}
+        for k, t in enumerate(tasks_of(config))
+    }
 
 
 def _parts(config, tasks, seed, slots, make) -> list:

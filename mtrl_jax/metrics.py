@@ -1,7 +1,8 @@
 """What a run writes down while it trains, and how to read it again.
 
     metrics.jsonl   one object a chunk: update, env_steps, wall_s, steps_per_s, compiles,
-                    metrics {name: [P]}, returns {task: [P]}, hparams {name: [P]}
+                    metrics {name: [P]}, returns {task: [P]}, hparams {name: [P]},
+                    and after a test evaluation {task: [P]}
     lineage.jsonl   one object a PBT round: update, score [P], source [P], ancestor [P],
                     hparams_before {name: [P]}, hparams_after {name: [P]}
     summary.json    the outcome; ``tasks`` maps a task to what is known of it
@@ -95,20 +96,26 @@ class MetricsWriter:
         metrics: Mapping[str, Any],
         returns: Mapping[str, Any],
         hparams: Mapping[str, Any],
+        evaluation: Mapping[str, Any] | None = None,
     ) -> None:
-        """Returns after appending one chunk's row; values per member are arrays [P]."""
-        row = _plain(
-            {
-                "update": update,
-                "env_steps": env_steps,
-                "wall_s": wall_s,
-                "steps_per_s": steps_per_s,
-                "compiles": compiles,
-                "metrics": metrics,
-                "returns": returns,
-                "hparams": hparams,
-            }
-        )
+        """Returns after appending one chunk's row; values per member are arrays [P].
+
+        ``evaluation`` has a task's mean return where members were tested after the
+        chunk; a row without one has no such field.
+        """
+        fields = {
+            "update": update,
+            "env_steps": env_steps,
+            "wall_s": wall_s,
+            "steps_per_s": steps_per_s,
+            "compiles": compiles,
+            "metrics": metrics,
+            "returns": returns,
+            "hparams": hparams,
+        }
+        if evaluation is not None:
+            fields["evaluation"] = evaluation
+        row = _plain(fields)
         _append(self._files[METRICS], row)
         scalars = _scalars(row)
         if self._board is not None:
@@ -215,8 +222,12 @@ def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
 
 def write_summary(run: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Returns after summary.json holds ``summary``; readers see the old or the new one."""
-    text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
-    _replace(pathlib.Path(run) / SUMMARY, text.encode())
+    _replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Returns indented JSON of nested values; arrays as lists, NaN as null."""
+    return json.dumps(_plain(values), indent=2, allow_nan=False)
 
 
 def read_summary(run: str | os.PathLike) -> dict[str, Any]:

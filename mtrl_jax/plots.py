@@ -150,6 +150,8 @@ def _lineage(run: _Run) -> Any:
         figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
         for copied in (True, False):
             chosen = [s for s in segments if s.copied == copied]
+            if not chosen:  # matplotlib reduces over the empty list of alphas
+                continue
             lines = LineCollection(
                 [s.points for s in chosen],
                 colors=[colours[s.ancestor] for s in chosen],

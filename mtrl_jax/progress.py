@@ -48,7 +48,7 @@ class Progress:
         self._bar.stop()
 
     def _line(self, steps, rate, returns, best) -> str:
-        left = max(self._total - steps, 0) / max(rate, 1e-9)
+        left = max(self._total - steps, 0) / rate if rate else float("nan")
         shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
         if len(shown) > 6:
             shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
@@ -68,6 +68,8 @@ def si(x: float) -> str:
 
 def duration(seconds: float) -> str:
     """Returns seconds as 1h02m, 3m04s or 5s."""
+    if seconds != seconds:
+        return "–"
     s = round(seconds)
     if s >= 3600:
         return f"{s // 3600}h{s % 3600 // 60:02d}m"

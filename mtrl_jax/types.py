@@ -114,6 +114,8 @@ class HostEnv(NamedTuple):
     send: Callable[[Any], None]
     recv: Callable[[], TimeStep]
     close: Callable[[], None]
+    # What Env.info gives, of the newest TimeStep: after reset or recv, not before a recv.
+    info: Callable[[], dict[str, Array]] = dict
 
 
 class Rollout(NamedTuple):

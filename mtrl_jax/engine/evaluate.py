@@ -68,6 +68,45 @@ def make(
     return evaluate
 
 
+def make_host(
+    agent: types.Agent, env: types.HostEnv, max_steps: int
+) -> Callable[[types.AgentState, Tree, Key], Evaluation]:
+    """Returns ``evaluate(agent_state[P], hp[P], key[P]) -> Evaluation``, run by Python.
+
+    The numbers are those of ``make`` over the same environment. ``env`` is reset by
+    every call, and belongs to the evaluation: training needs one of its own.
+    """
+    members, slots = env.batch
+    agents = population_lib.population(agent, members)
+
+    @jax.jit
+    def act(agent_state, carry, ts, step, key, hp):
+        action, carry, _ = agents.act(
+            agent_state, carry, ts, random.fold(key, step), hp
+        )
+        return action, carry
+
+    @jax.jit
+    def record(result, ts, info):
+        result = _record(result, ts, info)
+        return result, jnp.all(result.complete)
+
+    def evaluate(agent_state, hp, key):
+        ts = jax.device_put(env.reset())
+        result = jax.jit(_empty)(ts, env.info())
+        carry = agents.carry(slots)
+        for step in range(max_steps):
+            action, carry = act(agent_state, carry, ts, step, key, hp)
+            env.send(action)
+            ts = jax.device_put(env.recv())
+            result, finished = record(result, ts, env.info())
+            if finished:
+                break
+        return result
+
+    return evaluate
+
+
 def _empty(ts: types.TimeStep, info: dict[str, Array]) -> Evaluation:
     return Evaluation(
         returns=jnp.zeros(ts.reward.shape, jnp.float32),

@@ -87,6 +87,18 @@ def forget(stats: EpisodeStats, replaced: Array) -> EpisodeStats:
     )
 
 
+def restart_episodes(stats: EpisodeStats) -> EpisodeStats:
+    """Returns the statistics for slots that all begin a new episode.
+
+    For environments that cannot be restored: the episodes in progress are lost.
+    """
+    return stats._replace(
+        partial_return=jnp.zeros_like(stats.partial_return),
+        partial_length=jnp.zeros_like(stats.partial_length),
+        stale=jnp.zeros_like(stats.stale),
+    )
+
+
 def recent_valid(stats: EpisodeStats) -> Array:
     """Returns which entries of ``recent`` are returns, bool ``[P, B, W]``."""
     window = stats.recent.shape[-1]

@@ -102,6 +102,16 @@ def make_host(
     return family.make_host(rest, batch, options, seed, first_slot)
 
 
+def runs_on_host(name: str) -> bool:
+    """Returns whether ``family/name`` is stepped by code outside the program (envpool).
+
+    Such an environment has a ``make_host`` of its own; a pure one has not and runs on
+    whatever device the program does. Raises ValueError for an unknown family.
+    """
+    family, _ = _split(name)
+    return hasattr(family.load(), "make_host")
+
+
 def suite(name: str) -> list[str]:
     """Returns the environments of a suite: atari57, minatar, mt10, ... (see suites).
 

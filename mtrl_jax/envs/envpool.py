@@ -180,7 +180,12 @@ def make_host(
             held["engine"].close()
         held["engine"] = None
 
-    return types.HostEnv(adapter.spec, pool.batch, reset, send, recv, close)
+    def info() -> dict[str, Any]:
+        if held["memory"] is None:
+            raise ValueError(f"{pool.task}: info before reset")
+        return held["memory"].info
+
+    return types.HostEnv(adapter.spec, pool.batch, reset, send, recv, close, info)
 
 
 def _refuse_closed(pool: envpool_pool.Pool) -> None:

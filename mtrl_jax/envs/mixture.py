@@ -48,8 +48,7 @@ def make(envs: Sequence[types.Env], axis: str = "slot") -> types.Env:
 
     def info(states: tuple) -> dict[str, Array]:
         parts = [env.info(state) for env, state in zip(envs, states)]
-        names = sorted({name for part in parts for name in part})
-        return {name: _join_measure(layout, parts, name) for name in names}
+        return _join_measures(layout, parts)
 
     params = tuple(env.params for env in envs)
     pure = all(env.pure for env in envs)
@@ -65,6 +64,7 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
     layout = layouts.make(envs, axis)
     split = jax.jit(lambda action: layouts.split(layout, action))
     join = jax.jit(lambda parts: layouts.join(layout, parts))
+    join_measures = jax.jit(lambda parts: _join_measures(layout, parts))
 
     def send(action: Array) -> None:
         for env, own in zip(envs, split(action)):
@@ -83,6 +83,7 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         send=send,
         recv=lambda: join(tuple(env.recv() for env in envs)),
         close=close,
+        info=lambda: join_measures(tuple(env.info() for env in envs)),
     )
 
 
@@ -95,6 +96,7 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
     """
     params = env.params if params is None else params
     jitted_reset, jitted_step = jax.jit(env.reset), jax.jit(env.step)
+    jitted_info = jax.jit(env.info)
     held: dict[str, Tree] = {}
 
     def reset() -> types.TimeStep:
@@ -114,7 +116,12 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
             raise RuntimeError("recv: nothing was sent, give one send before each recv")
         return held.pop("ts")
 
-    return types.HostEnv(env.spec, env.batch, reset, send, recv, held.clear)
+    def info() -> dict[str, Array]:
+        if "state" not in held:
+            raise RuntimeError("info: reset first, a measure is one of a step")
+        return jitted_info(held["state"])
+
+    return types.HostEnv(env.spec, env.batch, reset, send, recv, held.clear, info)
 
 
 def _part_keys(layout: layouts.Layout, key: Key) -> list[Key]:
@@ -123,9 +130,14 @@ def _part_keys(layout: layouts.Layout, key: Key) -> list[Key]:
     return [key[start:stop] for start, stop in layout.bounds]
 
 
-def _join_measure(
-    layout: layouts.Layout, parts: Sequence[dict[str, Array]], name: str
-) -> Array:
+def _join_measures(
+    layout: layouts.Layout, parts: Sequence[dict[str, Array]]
+) -> dict[str, Array]:
+    """Returns the measures of all parts ``[P, B]``, 0 in slots of parts without one."""
     zeros = [jnp.zeros(batch, jnp.float32) for batch in layout.batches]
-    found = [part.get(name, zero) for part, zero in zip(parts, zeros)]
-    return jnp.concatenate(found, axis=layout.axis)
+
+    def joined(name: str) -> Array:
+        found = [part.get(name, zero) for part, zero in zip(parts, zeros)]
+        return jnp.concatenate(found, axis=layout.axis)
+
+    return {name: joined(name) for name in sorted({n for part in parts for n in part})}

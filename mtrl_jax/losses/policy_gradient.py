@@ -40,7 +40,8 @@ def vtrace(
 
     v_s = V(x_s) + Σ_t (Π_{i<t} γ_i c_i) ρ_t (r_t + γ_t V(x_{t+1}) − V(x_t)) with
     ρ = min(clip_rho, ratio) and c = λ·min(1, ratio); the advantage is
-    min(clip_pg_rho, ratio)·(r + γ v_{s+1} − V(x_s)). All arrays are ``[T]``;
+    min(clip_pg_rho, ratio)·(r + γ v_{s+1} − V(x_s)), where λ < 1 puts
+    λ v_{s+1} + (1 − λ) V(x_{s+1}) in the place of v_{s+1}. All arrays are ``[T]``;
     ``rho_tm1`` is the unclipped ratio π/μ of the action taken.
 
     Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.1; computed by rlax. rlax
@@ -93,9 +94,11 @@ def gae(
 def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Array:
     """Returns −min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) with ρ = exp(log_ratio), ``[...]``.
 
-    Ref: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
+    Ref: Schulman et al. 2017 (arXiv:1707.06347), eq. 7. Deviation: ρ is at most e²⁰,
+    beyond which it has no gradient, so that an action that was next to impossible
+    cannot make the loss infinite, or NaN where A is 0 or the step is masked.
     """
-    ratio = jnp.exp(log_ratio)
+    ratio = jnp.exp(jnp.minimum(log_ratio, 20.0))
     clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 

@@ -128,6 +128,22 @@ def test_with_two_halves_the_slots_lie_where_the_fused_runner_has_them():
     assert_same(state, expected)
 
 
+def test_measures_beside_the_return_are_counted_as_the_fused_runner_counts_them():
+    """Success of Meta-World is one: read where an episode ends, summed per task."""
+    task = envs.ENVS["probe"].load().task(TASK, None)
+    task = task._replace(info=lambda state, params: {"answer": jnp.float32(0.5)})
+    env = core.vectorise(task, (P, B))
+    agent, size = linear_agent(env.spec), {"unroll_length": T, "updates_per_chunk": K}
+    _, outputs = run(fused_runner.make(agent, env, **size), jit=True)
+    key = random.at(random.roots(3, P), 0, random.ENV)
+    half = mixture.host_from_pure(env, key)
+    _, host_outputs = run(host_runner.make(agent, [half], **size))
+    assert_same(host_outputs, outputs)
+    sums = outputs[0].episodes
+    assert_same(sums["answer"], 0.5 * sums["episodes"])
+    assert sums["answer"].sum() > 0
+
+
 def test_two_halves_do_not_choose_the_same_actions():
     """Each half acts with a key of its own."""
     taken = {0: [], 1: []}

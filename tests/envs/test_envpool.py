@@ -170,6 +170,32 @@ def test_meta_world_shows_the_goal_and_reports_success_until_the_episode_ends():
     assert (history[80] == 0).all()
 
 
+def test_a_host_driven_pool_reports_the_measures_of_the_step_it_returned():
+    """The same numbers as inside the program, step by step."""
+    options = {"max_steps": 60}
+    env = envpool.make("MetaWorld/Reach-v3", (1, 2), options, seed=3)
+    host = envpool.make_host("MetaWorld/Reach-v3", (1, 2), options, seed=3)
+    with pytest.raises(ValueError, match="info before reset"):
+        host.info()
+    step = jax.jit(env.step)
+    state, ts = env.reset(None, ())
+    host.reset()
+    assert set(host.info()) == {"success"}
+    history = []
+    for _ in range(62):
+        hand, goal = ts.obs["vector"][..., :3], ts.obs["vector"][..., 36:39]
+        move = jnp.clip(10.0 * (goal - hand), -1.0, 1.0)
+        action = jnp.concatenate([move, jnp.zeros((1, 2, 1))], -1)
+        state, ts = step(state, action, ())
+        host.send(action)
+        host.recv()
+        success = host.info()["success"]
+        np.testing.assert_array_equal(success, env.info(state)["success"])
+        history.append(success)
+    assert history[59].all() and not history[60].any()
+    host.close()
+
+
 def test_life_loss_is_terminal_for_the_learner_and_not_the_end_of_the_game():
     """With life_loss the discount is 0 there, last and first still mean whole games."""
     options = {"protocol": "noop", "size": 16, "stack": 1, "frame_skip": 8}

@@ -186,6 +186,22 @@ def test_measures_are_joined_and_zero_where_a_task_has_none(play):
     np.testing.assert_array_equal(infos["time"][:, 0], [[0, 0, 1, 1], [0, 0, 2, 2]])
 
 
+def test_a_host_driven_mixture_joins_the_measures_as_the_pure_one_does():
+    """The host runner reads them after reset and after every recv."""
+    plain = probes.task("delayed")
+    measured = plain._replace(info=lambda state, params: {"time": state.time})
+    parts = [core.vectorise(task, (1, 2)) for task in (plain, measured)]
+    hosts = [mixture.host_from_pure(env, random.roots(0, 1)) for env in parts]
+    mixed = mixture.make_host(hosts)
+    mixed.reset()
+    np.testing.assert_array_equal(mixed.info()["time"], [[0, 0, 0, 0]])
+    for step in (1, 2):
+        mixed.send(jnp.zeros(mixed.batch, jnp.int32))
+        mixed.recv()
+        np.testing.assert_array_equal(mixed.info()["time"], [[0, 0, step, step]])
+    assert mixture.make_host(hosts[:1]).info() == {}
+
+
 def test_tasks_of_one_code_are_stacked_by_their_params(play):
     """Each task has its own params and id; the code is compiled once."""
     base = probes.task("delayed")

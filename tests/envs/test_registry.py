@@ -57,6 +57,19 @@ def test_a_batch_has_positive_sizes(batch):
         envs.make("probe/constant", batch)
 
 
+@pytest.mark.parametrize(
+    ("name", "hosted"),
+    [
+        ("envpool/Pong-v5", True),
+        ("gymnax/CartPole-v1", False),
+        ("probe/memory", False),
+    ],
+)
+def test_what_runs_on_the_host_is_known_by_its_family(name, hosted):
+    """Only pools step outside the program; pure environments go where it goes."""
+    assert envs.runs_on_host(name) == hosted
+
+
 def test_suites_hold_the_games_they_are_named_for():
     """The suites are what papers mean by these names, and their names exist."""
     assert len(envs.suite("atari57")) == 57

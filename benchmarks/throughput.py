@@ -1,0 +1,405 @@
+"""How many environment steps a second the parts of a training loop make, and the whole.
+
+Columns, in steps of all slots and members a second:
+
+    env      stepping alone, actions drawn beforehand, every TimeStep handed out
+    act      choosing actions alone, on observations of that play
+    learn    updating alone, on the rollouts these make
+    bound    1 / (1/env + 1/act + 1/learn): the parts one after the other, glue for free
+    whole    the training loop as ``mtrl train`` runs it: statistics, mixture and all
+    ratio    whole / bound; the host runner can pass 1, its emulators and learner overlap
+
+Environments of a pool have a row for each runner: stepped inside the program (CPU only)
+and from Python in two halves. Parts and whole are measured in turn, in one process, so
+that a change of the machine's load meets them alike; ratios are taken within a turn, and
+what is shown is the median over turns.
+
+    python benchmarks/throughput.py [--quick] [--out benchmarks/results] [--only pong]
+    python benchmarks/throughput.py --case envpool/Breakout-v5 impala 16 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import agents, config, envs, random, report, types
+from mtrl_jax.engine import fused_runner, host_runner, population
+from mtrl_jax.envs import mixture
+
+PARTS = ("env", "act", "learn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One experiment; ``updates`` are made in a row each time it is measured."""
+
+    env: str
+    agent: str
+    slots: int
+    population: int
+    unroll: int = 20
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    updates: int = 4
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one measurement."""
+        return self.updates * self.unroll * self.slots * self.population
+
+
+CASES = {
+    "cartpole": Case("gymnax/CartPole-v1", "ppo", 64, 1, unroll=128),
+    "breakout": Case("gymnax/Breakout-MinAtar", "impala", 64, 1, updates=20),
+    "pong": Case(
+        "envpool/Pong-v5", "impala", 16, 1, config={"network.torso": "impala_shallow"}
+    ),
+}
+
+
+class Loop(NamedTuple):
+    """One way to step the environments: calls that make a measurement's steps."""
+
+    name: str  # fused or host
+    play: Callable[[], types.TimeStep]  # env only; returns ts [T+1, P, B]
+    train: Callable[[], None]  # the whole
+    close: Callable[[], None]
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    args = _arguments()
+    rows = []
+    print(_header(), flush=True)
+    for name, case in _cases(args).items():
+        for row in measure(name, case, args.repeats):
+            rows.append(row)
+            print(_line(row), flush=True)
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    result = {"machine": _machine(), "repeats": args.repeats, "rows": rows}
+    (out / "throughput.json").write_text(json.dumps(result, indent=1) + "\n")
+    _plot(rows, out / "throughput.png")
+    print(f"written: {out / 'throughput.json'}, {out / 'throughput.png'}")
+
+
+def measure(name: str, case: Case, repeats: int) -> list[dict]:
+    """Returns a row for each runner that can step the case's environment."""
+    with contextlib.ExitStack() as stack:
+        loops = []
+        for loop in _loops(case):
+            stack.callback(loop.close)
+            loops.append(loop)
+        learner = _learner(case, loops[0].play())
+        calls = dict(zip(("act", "learn"), learner))
+        for loop in loops:
+            calls |= {f"env {loop.name}": loop.play, f"whole {loop.name}": loop.train}
+        turns = [_seconds(calls) for _ in range(repeats + 1)][1:]
+        return [_row(name, case, loop.name, turns) for loop in loops]
+
+
+def _loops(case: Case) -> Iterator[Loop]:
+    """Yields the runners of a case: fused where it can be, host where it has to be."""
+    hosted = envs.runs_on_host(case.env)
+    if not hosted or jax.default_backend() == "cpu":
+        yield _fused(case, pure=not hosted)
+    if hosted:
+        yield _host(case)
+
+
+def _fused(case: Case, pure: bool) -> Loop:
+    batch = (case.population, case.slots)
+    env, whole = (envs.make(case.env, batch, None, seed) for seed in (1, 2))
+    actions = _actions(env.spec.action, (case.unroll, *batch))
+    played = env.reset(random.roots(0, batch[0]), env.params)
+
+    @jax.jit
+    def unroll(state, ts):
+        def step(carry, action):
+            carry, ts = env.step(carry, action, env.params)
+            return carry, ts
+
+        state, later = jax.lax.scan(step, state, actions)
+        both = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), ts, later)
+        return state, both, jax.tree.map(lambda x: x[-1], later)
+
+    def play() -> types.TimeStep:
+        nonlocal played
+        for _ in range(case.updates):
+            state, ts, last = unroll(*played)
+            played = state, last
+        return jax.block_until_ready(ts)
+
+    mixed = mixture.make([whole])
+    agent, hp = _agent(case, mixed.spec)
+    runner = fused_runner.make(agent, mixed, **_lengths(case))
+    chunk = jax.jit(runner.chunk, donate_argnums=0)
+    close = (lambda: None) if pure else (lambda: _close_pools(env, whole))
+    return Loop("fused", play, _trainer(runner.init, chunk, hp), close)
+
+
+def _host(case: Case) -> Loop:
+    members, half = case.population, case.slots // 2
+    pools = [
+        envs.make_host(case.env, (members, half), None, seed, first * half)
+        for seed in (1, 2)
+        for first in (0, 1)
+    ]
+    alone, halves = pools[:2], [mixture.make_host([p]) for p in pools[2:]]
+    actions = np.asarray(
+        _actions(alone[0].spec.action, (case.unroll, members, half)), order="C"
+    )
+    last = [pool.reset() for pool in alone]
+
+    def play() -> types.TimeStep:
+        for _ in range(case.updates):
+            steps = [list(last)]
+            for action in actions:
+                for pool in alone:
+                    pool.send(action)
+                steps.append([pool.recv() for pool in alone])
+            last[:] = steps[-1]
+        joined = [
+            jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *step)
+            for step in steps
+        ]
+        return jax.tree.map(lambda *xs: np.stack(xs), *joined)
+
+    agent, hp = _agent(case, halves[0].spec)
+    runner = host_runner.make(agent, halves, **_lengths(case))
+
+    def close() -> None:
+        for pool in pools:
+            pool.close()
+
+    return Loop("host", play, _trainer(runner.init, runner.chunk, hp), close)
+
+
+def _trainer(init: Callable, chunk: Callable, hp: Any) -> Callable[[], None]:
+    state = init(random.roots(0, jax.tree.leaves(hp)[0].shape[0]), hp)
+
+    def train() -> None:
+        nonlocal state
+        state, output = chunk(state, hp)
+        jax.block_until_ready((state.ts, output))
+
+    return train
+
+
+def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
+    """Returns (act, learn) on the TimeSteps ``[T+1, P, B]`` of a play."""
+    ts = jax.device_put(ts)
+    env = envs.make_host(case.env, (1, 1)) if envs.runs_on_host(case.env) else None
+    spec = env.spec if env else envs.make(case.env, (1, 1)).spec
+    if env:
+        env.close()
+    agent, hp = _agent(case, spec)
+    members = population.population(agent, case.population)
+    key = random.roots(1, case.population)
+    state = jax.jit(members.init)(key, hp)
+    carry = jax.tree.map(jnp.copy, members.carry(case.slots))
+    before = jax.tree.map(lambda x: x[:-1], ts)
+
+    @jax.jit
+    def act_unroll(agent_state, carry, count):
+        def step(carry, xs):
+            ts, t = xs
+            now = random.fold(random.at(key, count, random.ACT), t)
+            action, carry, extras = members.act(agent_state, carry, ts, now, hp)
+            return carry, (action, extras)
+
+        return jax.lax.scan(step, carry, (before, jnp.arange(case.unroll)))
+
+    update = jax.jit(members.update, donate_argnums=0)
+    _, (action, extras) = act_unroll(state, carry, 0)
+    rollout = types.Rollout(ts, action, extras, carry)
+    learning = jax.tree.map(jnp.copy, state)
+
+    def act() -> None:
+        out = carry
+        for count in range(case.updates):
+            out, taken = act_unroll(state, out, count)
+        jax.block_until_ready((out, taken))
+
+    def learn() -> None:
+        nonlocal learning
+        for count in range(case.updates):
+            learning, metrics = update(learning, rollout, random.fold(key, count), hp)
+        jax.block_until_ready(metrics)
+
+    return act, learn
+
+
+def _agent(case: Case, spec: types.EnvSpec) -> tuple[types.Agent, Any]:
+    """Returns the case's agent and its hyperparameters [P]."""
+    values: dict[str, Any] = {"tasks": [{"env": case.env}], "agent": {}}
+    values["agent"] = {"name": case.agent, "config": {}}
+    values = config.override(
+        values, [f"agent.config.{name}={value}" for name, value in case.config.items()]
+    )
+    settings = config.from_dict(values)
+    module = agents.get(case.agent)
+    hp = jax.tree.map(
+        lambda x: jnp.full(case.population, x, jnp.float32), module.Hparams()
+    )
+    return module.make(spec, config.agent_config(settings)), hp
+
+
+def _actions(space: types.ActionSpace, lead: tuple[int, ...]) -> jax.Array:
+    """Returns uniformly random actions ``[*lead, ...]``."""
+    shape = (*lead, *types.action_shape(space).shape)
+    key = jax.random.key(0)
+    match space:
+        case types.Discrete(n):
+            return jax.random.randint(key, shape, 0, n)
+        case types.Factorised(sizes):
+            sizes = jnp.broadcast_to(jnp.asarray(sizes), shape)
+            return jax.random.randint(key, shape, 0, sizes)
+        case types.Box(low, high):
+            low, high = (jnp.broadcast_to(jnp.asarray(x), shape) for x in (low, high))
+            return jax.random.uniform(key, shape, minval=low, maxval=high)
+
+
+def _lengths(case: Case) -> dict[str, int]:
+    return {"unroll_length": case.unroll, "updates_per_chunk": case.updates}
+
+
+def _close_pools(*pools: types.Env) -> None:
+    from mtrl_jax.envs import envpool
+
+    for pool in pools:
+        envpool.close(pool)
+
+
+def _seconds(calls: dict[str, Callable]) -> dict[str, float]:
+    """Returns the wall time of each call, made one after the other."""
+    result = {}
+    for name, call in calls.items():
+        start = time.perf_counter()
+        call()
+        result[name] = time.perf_counter() - start
+    return result
+
+
+def _row(name: str, case: Case, runner: str, turns: list[dict[str, float]]) -> dict:
+    columns = {
+        "env": f"env {runner}",
+        "act": "act",
+        "learn": "learn",
+        "whole": f"whole {runner}",
+    }
+    times = [{c: turn[key] for c, key in columns.items()} for turn in turns]
+    bounds = [sum(turn[part] for part in PARTS) for turn in times]
+    median = {c: statistics.median(turn[c] for turn in times) for c in columns}
+    ratios = [bound / turn["whole"] for bound, turn in zip(bounds, times)]
+    return {
+        "name": name,
+        "runner": runner,
+        **dataclasses.asdict(case),
+        **{f"{c}_steps_per_s": case.steps / seconds for c, seconds in median.items()},
+        "bound_steps_per_s": case.steps / statistics.median(bounds),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def _header() -> str:
+    names = ("env", "act", "learn", "bound", "whole")
+    columns = "".join(f"{name:>11}" for name in names)
+    return f"{'case':10} {'runner':6} {'P':>3} {'slots':>5}{columns} {'ratio':>6}"
+
+
+def _line(row: dict) -> str:
+    names = ("env", "act", "learn", "bound", "whole")
+    columns = "".join(f"{row[f'{name}_steps_per_s']:11,.0f}" for name in names)
+    return (
+        f"{row['name'][:10]:10} {row['runner']:6} {row['population']:3d} "
+        f"{row['slots']:5d}{columns} {row['ratio']:6.2f}"
+    )
+
+
+def _plot(rows: list[dict], path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = ("env", "act", "learn", "bound", "whole")
+    figure, axes = plt.subplots(figsize=(1.5 + 1.7 * len(rows), 3.5))
+    for i, name in enumerate(names):
+        places = [k + (i - 2) * 0.16 for k in range(len(rows))]
+        heights = [row[f"{name}_steps_per_s"] for row in rows]
+        axes.bar(places, heights, 0.15, label=name)
+    labels = [f"{r['name']}\n{r['runner']}, {r['ratio']:.2f}" for r in rows]
+    axes.set_xticks(range(len(rows)), labels)
+    axes.set_yscale("log")
+    axes.set_ylabel("environment steps / s")
+    axes.set_title("Parts, their harmonic bound, and the whole (whole / bound below)")
+    axes.legend(ncols=5, fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _machine() -> dict:
+    return {
+        **report.machine(),
+        "backend": jax.default_backend(),
+        "load_average": os.getloadavg(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": report.versions(),
+    }
+
+
+def _cases(args: argparse.Namespace) -> dict[str, Case]:
+    if args.case:
+        chosen = {}
+        for env, agent, slots, members in args.case:
+            name = env.rsplit("/", 1)[-1]
+            chosen[name] = Case(env, agent, int(slots), int(members), args.unroll)
+    else:
+        chosen = {name: CASES[name] for name in args.only}
+    if not args.quick:
+        return chosen
+    return {
+        name: dataclasses.replace(case, updates=max(2, case.updates // 2))
+        for name, case in chosen.items()
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="half the updates, 3 turns: under 1 min"
+    )
+    parser.add_argument("--out", default="benchmarks/results")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--repeats", type=int, default=None, help="turns measured")
+    parser.add_argument(
+        "--case",
+        nargs=4,
+        action="append",
+        metavar=("ENV", "AGENT", "SLOTS", "POPULATION"),
+        help="measure this instead, with the agent's default config",
+    )
+    parser.add_argument("--unroll", type=int, default=20, help="of --case")
+    args = parser.parse_args()
+    args.repeats = args.repeats or (3 if args.quick else 9)
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The command ``mtrl``: train, resume, evaluate, plot, render, list."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Populations of RL agents on mixtures of tasks as one compiled JAX program.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="settings as dotted.name=value")
+]
+Run = Annotated[pathlib.Path, typer.Argument(help="the folder of a run")]
+
+
+@app.command()
+def train(
+    config: Annotated[pathlib.Path, typer.Argument(help="a YAML file, see configs/")],
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="a new folder  [default: runs/CONFIG-TIME]"),
+    ] = None,
+) -> None:
+    """Train a population from a config; give settings to change as dotted.name=value."""
+    from mtrl_jax import config as config_lib
+    from mtrl_jax import experiment
+
+    settings = config_lib.load(config, overrides or [])
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
+    code = experiment.train(settings, folder)
+    typer.echo(f"run folder: {folder}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def resume(run: Run, overrides: Overrides = None) -> None:
+    """Go on with a run from its newest checkpoint."""
+    from mtrl_jax import experiment
+
+    code = experiment.resume(run, overrides)
+    typer.echo(f"run folder: {run}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    episodes: Annotated[
+        int | None, typer.Option(help="per member and task", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Test every member of a run's newest checkpoint on fresh episodes."""
+    from mtrl_jax import experiment, metrics
+
+    update, tasks = experiment.evaluate(run, episodes)
+    if as_json:
+        typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
+        return
+    typer.echo(f"checkpoint of update {update}")
+    typer.echo(f"{'task':32s} member       mean  95 % interval")
+    for name, task in tasks.items():
+        for member in task["members"]:
+            low, high = member["interval"]
+            typer.echo(
+                f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
+                f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+            )
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
+    out: Annotated[
+        pathlib.Path, typer.Option(help="the picture of a comparison")
+    ] = pathlib.Path("comparison.png"),
+) -> None:
+    """Draw a run's pictures; with several runs, one picture that compares them."""
+    from mtrl_jax import experiment, plots
+
+    for run in runs:
+        experiment.load_config(run)
+    if len(runs) > 1:
+        typer.echo(plots.compare(runs, out))
+    else:
+        for path in plots.draw(runs[0]):
+            typer.echo(path)
+
+
+@app.command()
+def render(
+    run: Run,
+    out: Annotated[pathlib.Path, typer.Option(help="a .gif file")],
+    member: Annotated[
+        int | None, typer.Option(help="which member  [default: the best]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="environment steps at most", min=1)] = 500,
+) -> None:
+    """Play one episode of every task and save it as an animation."""
+    from mtrl_jax import render as render_lib
+
+    typer.echo(render_lib.render_run(run, out, member, steps))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="agents, envs or configs")],
+    match: Annotated[str, typer.Option(help="only names that contain this")] = "",
+) -> None:
+    """List what there is: agents, envs or configs."""
+    from mtrl_jax import listing
+
+    for line in listing.lines(what):
+        if match.lower() in line.lower():
+            typer.echo(line)
+
+
+def main() -> None:
+    """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = _known(error)
+        if code is None:
+            raise
+        print(f"mtrl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _known(error: Exception) -> int | None:
+    """Returns the exit code of an error that is the user's to read, None otherwise.
+
+    2: something given cannot work and nothing was done; 1: a run could not go on.
+    """
+    kinds = {
+        "ConfigError": 2,
+        "UsageError": 2,
+        "RunLockedError": 2,
+        "RunError": 1,
+        "CheckpointError": 1,
+    }
+    if isinstance(error, OSError) and not isinstance(error, ImportError):
+        return 1
+    return kinds.get(type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""From the arrays of a run to the rows, tables and summaries that people read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax import metrics, types
+from mtrl_jax.engine import fitness, fused_runner
+from mtrl_jax.engine.evaluate import Evaluation
+
+_PACKAGES = (
+    "mtrl-jax jax jaxlib flax optax distrax rlax orbax-checkpoint envpool gymnax numpy"
+).split()
+
+
+def row(
+    spec: types.EnvSpec,
+    output: fused_runner.ChunkOutput | None,
+    evaluation: Evaluation | None,
+) -> dict[str, Any]:
+    """Returns ``metrics``, ``returns`` and maybe ``evaluation`` of a metrics.jsonl row.
+
+    Values are ``[P]``; NaN where a member finished no episode of a task. Episode
+    measures beside the return are metrics called "measure/task".
+    """
+    fields: dict[str, Any] = {"metrics": {}, "returns": {}}
+    names = [task.name for task in spec.tasks]
+    if output is not None:
+        fields["metrics"] = dict(output.metrics)
+        episodes = np.asarray(output.episodes["episodes"])
+        for name, sums in output.episodes.items():
+            if name == "episodes":
+                continue
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means = np.asarray(sums) / episodes
+            for k, task in enumerate(names):
+                if name == "return":
+                    fields["returns"][task] = means[:, k]
+                else:
+                    fields["metrics"][f"{name}/{task}"] = means[:, k]
+    if evaluation is not None:
+        means = _nan_mean_per_task(evaluation, len(names))
+        fields["evaluation"] = {task: means[:, k] for k, task in enumerate(names)}
+    return fields
+
+
+def best_member(
+    metric: fitness.Metric, spec: types.EnvSpec, fields: Mapping[str, Any]
+) -> int:
+    """Returns the member with the highest score in a row; 0 while there is none."""
+    returns = fields["returns"] or fields.get("evaluation", {})
+    means = np.stack([np.asarray(returns[t.name], float) for t in spec.tasks], 1)
+    scores = _scores(metric, means)
+    return int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
+
+
+def evaluation_table(spec: types.EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
+    """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
+
+    Each member has its mean over complete episodes, a bootstrap 95 % interval of it and
+    the number of episodes; ``normalised`` where the task has reference scores.
+    """
+    return {
+        task.name: _task_table(task, evaluation, k) for k, task in enumerate(spec.tasks)
+    }
+
+
+def summary(
+    spec: types.EnvSpec,
+    metric: fitness.Metric,
+    evaluation: Evaluation,
+    *,
+    selection: np.ndarray,
+    totals: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the contents of summary.json.
+
+    The best member is chosen by ``selection`` ``[P]`` (its score in training) and
+    reported by the evaluation, which had no part in the choice; where training says
+    nothing, by the evaluation itself, and ``selected_by`` says so.
+    """
+    tested = _scores(metric, _nan_mean_per_task(evaluation, len(spec.tasks)))
+    by_training = bool(np.isfinite(selection).any())
+    choice = selection if by_training else tested
+    best = int(np.nanargmax(choice)) if np.isfinite(choice).any() else 0
+    return {
+        "best_member": best,
+        "selected_by": "training" if by_training else "evaluation",
+        "score": tested,
+        "tasks": evaluation_table(spec, evaluation),
+        "totals": dict(totals),
+        "environments": dict(environment),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def write_tasks(
+    folder: pathlib.Path, spec: types.EnvSpec, environment: Mapping[str, Any]
+) -> None:
+    """Returns after writing a first summary: the tasks, so that plots know their scores."""
+    tasks = {t.name: _reference(t) for t in spec.tasks}
+    metrics.write_summary(
+        folder, {"tasks": tasks, "environments": dict(environment), "complete": False}
+    )
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """Returns the final evaluation as lines of text: population and best member."""
+    best = values["best_member"]
+    lines = [f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"]
+    for name, task in values["tasks"].items():
+        member = task["members"][best]
+        low, high = member["interval"]
+        lines.append(
+            f"{name:32s} {task['mean']:12.3f} {member['mean']:12.3f}  "
+            f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+        )
+    return "\n".join(lines)
+
+
+def draw(folder: pathlib.Path) -> str:
+    """Returns "" after drawing the run's pictures, else why they could not be drawn.
+
+    A picture is never worth a run: whatever goes wrong in here is only told.
+    """
+    from mtrl_jax import plots
+
+    try:
+        if len(metrics.read_metrics(folder).update):
+            plots.draw(folder)
+    except Exception as error:
+        return f"plots were not drawn: {type(error).__name__}: {error}"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Returns the installed versions that numbers may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Returns the devices a run was made on."""
+    import os
+
+    import jax
+
+    devices = jax.devices()
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "cores": os.cpu_count(),
+    }
+
+
+def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[str, Any]:
+    members = []
+    for p in range(evaluation.returns.shape[0]):
+        mine = evaluation.complete[p] & (evaluation.task[p] == k)
+        returns = np.asarray(evaluation.returns[p], np.float64)[mine]
+        if not returns.size and not np.any(evaluation.task[p] == k):
+            continue  # Another member's task.
+        member = {
+            "member": p,
+            "mean": float(returns.mean()) if returns.size else float("nan"),
+            "interval": metrics.bootstrap_interval(returns),
+            "episodes": int(returns.size),
+            "unfinished": int(np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])),
+        }
+        for name, values in evaluation.info.items():
+            measured = np.asarray(values[p], np.float64)[mine]
+            member[name] = float(measured.mean()) if measured.size else float("nan")
+        members.append(member)
+    means = np.asarray([m["mean"] for m in members], float)
+    out = {"mean": _nan_mean(means), "members": members, **_reference(task)}
+    low, high = task.random_score, task.reference_score
+    if low is not None and high is not None:
+        out["normalised"] = (out["mean"] - low) / (high - low)
+    return out
+
+
+def _reference(task: types.TaskSpec) -> dict[str, Any]:
+    return {"random_score": task.random_score, "reference_score": task.reference_score}
+
+
+def _nan_mean_per_task(evaluation: Evaluation, tasks: int) -> np.ndarray:
+    """Returns mean returns [P, K] over complete episodes, NaN where there is none."""
+    returns = np.asarray(evaluation.returns, np.float64)
+    columns = []
+    for k in range(tasks):
+        mine = evaluation.complete & (evaluation.task == k)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns.append(np.where(mine, returns, 0.0).sum(1) / mine.sum(1))
+    return np.stack(columns, axis=1)
+
+
+def _scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
+    """Returns fitness scores [P] of mean returns [P, K] on the host."""
+    low, high, weight = (np.asarray(x) for x in (metric.low, metric.high, metric.weight))
+    value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.
+        return np.nanmean(value, axis=1)
+
+
+def _nan_mean(x: np.ndarray) -> float:
+    known = x[np.isfinite(x)]
+    return float(known.mean()) if known.size else float("nan")
