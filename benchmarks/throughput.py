@@ -227,6 +227,8 @@ def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
     _, (action, extras) = act_unroll(state, carry, 0)
     rollout = types.Rollout(ts, action, extras, carry)
     learning = jax.tree.map(jnp.copy, state)
+    # Made beforehand: a key costs more outside a program than a small update.
+    keys = [random.at(key, count, random.UPDATE) for count in range(case.updates)]
 
     def act() -> None:
         out = carry
@@ -236,8 +238,8 @@ def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
 
     def learn() -> None:
         nonlocal learning
-        for count in range(case.updates):
-            learning, metrics = update(learning, rollout, random.fold(key, count), hp)
+        for update_key in keys:
+            learning, metrics = update(learning, rollout, update_key, hp)
         jax.block_until_ready(metrics)
 
     return act, learn

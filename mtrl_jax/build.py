@@ -60,10 +60,12 @@ class Pieces(NamedTuple):
     """What a run is made of; functions compile when first called."""
 
     spec: types.EnvSpec
+    agent: types.Agent
     batch: tuple[int, int]  # (P, B)
     pure: bool
     runner: str  # "fused" or "host"
     hparams: Tree  # [P] initial values, on their devices
+    lineage: pbt.PbtState  # of generation 0, on its devices
     init: Callable[[Tree], fused_runner.RunState]
     chunk: Callable[[fused_runner.RunState, Tree], tuple]
     evaluate: Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]
@@ -100,6 +102,7 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
     mesh = sharding.make_mesh(members, batch[1], None if pure else jax.devices()[:1])
     hparams = initial_hparams(config, keys)
     hparams = jax.device_put(hparams, sharding.shardings(hparams, mesh, members))
+    lineage = pbt.init(members)
     window = math.ceil(config.population.fitness.window * len(spec.tasks) / batch[1])
     choice = config.population.fitness
     with _errors_at("population"):
@@ -124,10 +127,14 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
 
     return Pieces(
         spec=spec,
+        agent=agent,
         batch=batch,
         pure=pure,
         runner=kind,
         hparams=hparams,
+        lineage=jax.device_put(
+            lineage, sharding.shardings(lineage, mesh, members)
+        ),
         init=init,
         chunk=runner.chunk if kind == "host" else _keeping_layout(runner.chunk),
         evaluate=make_evaluate(config, tasks, agent, kind, seed),
@@ -185,6 +192,18 @@ def make_env(
         return mixture.make(parts, config.population.axis)
 
 
+def make_host_env(
+    config: config_lib.ExperimentConfig,
+    tasks: list[Task],
+    seed: str,
+    slots: int | None = None,
+) -> types.HostEnv:
+    """Returns the mixture ``[P, B]`` driven from Python; arguments as for make_env."""
+    parts = _parts(config, tasks, seed, slots, envs.make_host)
+    with _errors_at("tasks"):
+        return mixture.make_host(parts, config.population.axis)
+
+
 def make_halves(
     config: config_lib.ExperimentConfig, tasks: list[Task], seed: str
 ) -> list[types.HostEnv]:
@@ -199,13 +218,8 @@ def make_halves(
                 f"{t.field}.slots={t.slots} with the host runner: it steps two halves, "
                 "give an even number"
             )
-    halves = []
-    for half in range(2):
-        own = [t._replace(slots=t.slots // 2) for t in tasks]
-        parts = _parts(config, own, f"{seed}/{half}", None, envs.make_host)
-        with _errors_at("tasks"):
-            halves.append(mixture.make_host(parts, config.population.axis))
-    return halves
+    own = [t._replace(slots=t.slots // 2) for t in tasks]
+    return [make_host_env(config, own, f"{seed}/{half}") for half in range(2)]
 
 
 def initial_hparams(config: config_lib.ExperimentConfig, keys: types.Key) -> Tree:
@@ -234,8 +248,7 @@ def make_evaluate(
         return hp._replace(**changed)
 
     if kind == "host":
-        parts = _parts(config, tasks, f"{seed}/test", settings.episodes, envs.make_host)
-        host_env = mixture.make_host(parts, config.population.axis)
+        host_env = make_host_env(config, tasks, f"{seed}/test", settings.episodes)
         steps = _max_steps(settings, host_env.spec)
         hosted = evaluate.make_host(agent, host_env, steps)
         return lambda state, hp: hosted(
@@ -331,9 +344,14 @@ def make_round(
 
 def recent_score(pieces: Pieces, state: fused_runner.RunState) -> tuple[Array, Array]:
     """Returns (score, episodes) ``[P]`` of the members by their recent episodes."""
-    finite = tree.all_finite(state.agent.learner, axes=1)
-    judged = fitness.of_training(pieces.metric, state.stats, state.ts.task, finite)
-    return judged.score, judged.episodes
+
+    @jax.jit
+    def score(stats, task):
+        finite = jnp.ones(stats.recent.shape[0], bool)
+        judged = fitness.of_training(pieces.metric, stats, task, finite)
+        return judged.score, judged.episodes
+
+    return score(state.stats, state.ts.task)
 
 
 def describe(config: config_lib.ExperimentConfig) -> dict[str, Any]:

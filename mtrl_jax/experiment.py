@@ -152,7 +152,7 @@ def restored(
     )
     with contextlib.closing(build.pieces(config, restart=-1)) as pieces:
         state = pieces.init(pieces.hparams)
-        empty = Saved(state, pieces.hparams, pbt.init(config.population.size))
+        empty = Saved(state, pieces.hparams, pieces.lineage)
         update, saved, _ = checkpoint.restore(manager, _saveable(empty, pieces.pure))
         yield update, pieces, _rejoin(saved, state, pieces.pure)
 
@@ -385,7 +385,7 @@ def _session(config, folder, pieces, manager, resume_after, saved=None, wall_s=0
     """Returns the session of a run, with its programs compiled."""
     state = pieces.init(pieces.hparams) if saved is None else saved.run
     hparams = pieces.hparams if saved is None else saved.hparams
-    lineage = pbt.init(config.population.size) if saved is None else saved.pbt
+    lineage = pieces.lineage if saved is None else saved.pbt
     slots = pieces.batch[1]
     total = total_updates(config, slots) * config.training.unroll_length * slots
     session = Session(
@@ -418,7 +418,7 @@ def _session(config, folder, pieces, manager, resume_after, saved=None, wall_s=0
 def _restored(config, folder, pieces, manager, changed) -> Session:
     """Returns the session of a saved run at its newest sound checkpoint."""
     state = pieces.init(pieces.hparams)
-    empty = Saved(state, pieces.hparams, pbt.init(config.population.size))
+    empty = Saved(state, pieces.hparams, pieces.lineage)
     update, saved, meta = checkpoint.restore(manager, _saveable(empty, pieces.pure))
     saved = _rejoin(saved, state, pieces.pure)
     given = {n.removeprefix("agent.hparams."): new for n, (_, new) in changed.items()}

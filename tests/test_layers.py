@@ -41,14 +41,14 @@ def part_of(module):
 
 def imports_of(path):
     """Yields the full names a file imports, at its top or inside a function."""
-    package = "mtrl_jax." + ".".join(path.relative_to(ROOT).parts[:-1])
+    package = ["mtrl_jax", *path.relative_to(ROOT).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                above = package.rstrip(".").split(".")[: 2 - node.level or None]
+                above = package[: len(package) - node.level + 1]
                 base = ".".join([*above, base]).rstrip(".")
             yield from (f"{base}.{alias.name}" for alias in node.names)
 

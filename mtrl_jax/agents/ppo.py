@@ -3,8 +3,8 @@
 Several passes of clipped policy-gradient steps over one batch of experience.
 
 Ref: Schulman et al. 2017 (arXiv:1707.06347) with the details the field settled on:
-generalised advantages, normalised per minibatch, a clipped value error and gradients
-clipped by norm.
+generalised advantages, normalised per minibatch, gradients clipped by norm. Clipping the
+value error is an option and off: the bound has the unit of returns, which differ by task.
 
 Deviations: the rows of a pass are ordered by an affine bijection of the index instead of
 a full random permutation, which costs no sort (see ``_shuffled``). A recurrent network is
@@ -51,7 +51,7 @@ class Hparams(NamedTuple):
     discount: Scalar = 0.99
     lambda_: Scalar = 0.95
     clip_epsilon: Scalar = 0.2
-    clip_value: Scalar = 0.2  # in units of value; inf turns value clipping off
+    clip_value: Scalar = 0.0  # in units of value; 0: the value is not clipped
     reward_scale: Scalar = 1.0  # before the transform
     max_grad_norm: Scalar = 0.5
     epsilon: Scalar = 1e-5  # of the optimiser

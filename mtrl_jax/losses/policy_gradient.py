@@ -108,10 +108,11 @@ def clipped_value_error(
 ) -> Array:
     """Returns ½·max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²), ``[...]``.
 
-    PPO's usual companion to the clipped surrogate: the value may not move further than
-    ε from where it was either. An infinite ε gives ½·(V − G)².
+    PPO's companion to the clipped surrogate: the value may not move further than ε from
+    where it was either. ε = 0 turns the clipping off: ½·(V − G)².
     """
-    clipped = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
+    bound = jnp.where(epsilon > 0, epsilon, jnp.inf)
+    clipped = old_value + jnp.clip(value - old_value, -bound, bound)
     return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
 
 

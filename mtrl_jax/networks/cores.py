@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree
+from mtrl_jax.networks import initialisers
 from mtrl_jax.types import Array, Tree
 
 CORES = ("none", "lstm", "gru")
@@ -136,4 +137,4 @@ def _gru_step(
 
 
 _lecun = nn.initializers.lecun_normal()
-_orthogonal = nn.initializers.orthogonal()
+_orthogonal = initialisers.orthogonal()

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv
+from mtrl_jax.networks import conv, initialisers
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 # Smallest height and width whose last layer still has an output.
 _SMALLEST = {"minatar": 3, "impala_shallow": 20, "impala_deep": 1, "nature": 36}
 
-_orthogonal = nn.initializers.orthogonal(2**0.5)
+_orthogonal = initialisers.orthogonal(2**0.5)
 
 
 class Torso(nn.Module):

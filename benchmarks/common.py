@@ -1,0 +1,132 @@
+"""What the benchmark scripts share: the machine's record, timing, tables, files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def parser(doc: str, quick: str) -> argparse.ArgumentParser:
+    """Returns a parser with ``--quick`` (described by ``quick``) and ``--out``."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made.add_argument("--quick", action="store_true", help=f"{quick}: under 1 min")
+    made.add_argument("--out", type=pathlib.Path, default=RESULTS, help="for JSON, PNG")
+    return made
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a number depends on beside the code: machine, load, date, versions."""
+    import jax
+
+    from mtrl_jax import report
+
+    return {
+        **report.machine(),
+        "backend": jax.default_backend(),
+        **moment(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": report.versions(),
+    }
+
+
+def moment() -> dict[str, Any]:
+    """Returns the date and the load average: how busy the machine was otherwise."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "date": now.isoformat(timespec="seconds"),
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+    }
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Returns the wall time of one call, until its result is on the device."""
+    import jax
+
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def in_turn(calls: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, list]:
+    """Returns {name: seconds of each turn}; a first turn of all is not counted.
+
+    The calls are made one after the other in every turn, so that a change of the
+    machine's load meets them alike.
+    """
+    taken: dict[Any, list] = {name: [] for name in calls}
+    for turn in range(turns + 1):
+        for name, call in calls.items():
+            spent = seconds(call)
+            if turn:
+                taken[name].append(spent)
+    return taken
+
+
+def header(columns: Mapping[str, str]) -> str:
+    """Returns the first line of a table; ``columns`` is {name: format spec}."""
+    return " ".join(f"{name:{_width(spec)}}" for name, spec in columns.items())
+
+
+def line(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Returns a row of the table; what a row does not have is a dash."""
+    cells = []
+    for name, spec in columns.items():
+        value = row.get(name)
+        cells.append(f"{'-':{_width(spec)}}" if value is None else f"{value:{spec}}")
+    return " ".join(cells)
+
+
+def write(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pathlib.Path:
+    """Returns the path of ``name``.json after writing it in one move."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    # A script that is killed while it writes leaves the result before.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def figure(
+    path: pathlib.Path, panels: Sequence[Any] = ("",), size: tuple[float, float] = (5, 4)
+) -> Iterator[Any]:
+    """Yields one axes a panel (a list), titled; saves the picture on leaving."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    made, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(size[0] * columns, size[1] * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    flat = list(axes.flat)
+    for ax, title in zip(flat, panels):
+        ax.set_title(title)
+    for ax in flat[len(panels) :]:
+        ax.remove()
+    yield flat[: len(panels)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.savefig(path, dpi=120)
+    plt.close(made)
+
+
+def _width(spec: str) -> str:
+    """Returns a format spec's alignment and width alone: the header's own spec."""
+    digits = "".join(c for c in spec.split(".")[0] if c.isdigit())
+    return f"{'<' if spec.startswith('<') else '>'}{digits}"

@@ -1,0 +1,178 @@
+"""A trained member at play, as an animation: one panel a task, drawn from observations.
+
+Images are shown as they are (the newest frame of a stack), boolean planes with a colour
+each, vectors as bars: what is drawn is what the agent sees.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtrl_jax import build, experiment, metrics, random, types
+from mtrl_jax import config as config_lib
+from mtrl_jax.engine import population
+from mtrl_jax.progress import short
+
+PANEL = 200  # pixels, width and height of a picture
+CAPTION = 34  # pixels below it
+_BACKGROUND = (18, 18, 24)
+_TEXT = (235, 235, 235)
+# Colours that stay apart for most kinds of colour vision (Okabe and Ito), then repeat.
+_PLANES = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (240, 240, 240),
+)
+
+
+def render_run(
+    folder: pathlib.Path, out: pathlib.Path, member: int | None, steps: int
+) -> pathlib.Path:
+    """Returns the path of a GIF of one episode a task, ``steps`` steps at most.
+
+    ``member`` is the best of the summary by default.
+
+    Raises:
+      ConfigError: no run, no such member, or a path that is no .gif.
+      CheckpointError: there is no sound checkpoint.
+    """
+    config = experiment.load_config(folder)
+    if out.suffix.lower() != ".gif":
+        raise config_lib.ConfigError(f"--out {out}: give a file that ends in .gif")
+    size = config.population.size
+    if member is None:
+        member = int(metrics.read_summary(folder).get("best_member", 0))
+    if not 0 <= member < size:
+        raise config_lib.ConfigError(
+            f"--member {member}: the run has members 0 to {size - 1}"
+        )
+    with experiment.restored(folder, config) as (_, pieces, saved):
+        frames = play(config, pieces, saved, member, steps)
+    save_gif(frames, out)
+    return out
+
+
+def play(
+    config: config_lib.ExperimentConfig,
+    pieces: build.Pieces,
+    saved: Any,
+    member: int,
+    steps: int,
+) -> list[np.ndarray]:
+    """Returns the frames uint8 [H, W, 3] of one episode of every task side by side."""
+    env = build.make_host_env(config, build.tasks_of(config), f"{config.seed}/render", 1)
+    agents = population.population(pieces.agent, env.batch[0])
+    act = jax.jit(agents.act)
+    key = build.evaluation_key(saved.run)
+    carry, ts = agents.carry(env.batch[1]), env.reset()
+    slots = range(env.batch[1])
+    totals, done, frames = np.zeros(env.batch[1]), np.zeros(env.batch[1], bool), []
+    panels: list[Any] = [None] * env.batch[1]
+    try:
+        for step in range(steps):
+            seen = jax.tree.map(lambda x: np.asarray(x)[member], ts)
+            totals += np.where(done, 0.0, seen.reward)
+            for b in slots:
+                if not done[b]:
+                    panels[b] = _panel(pieces.spec, seen, b, step, totals[b])
+            frames.append(np.concatenate(panels, axis=1))
+            done |= seen.last
+            if done.all():
+                break
+            action, carry, _ = act(
+                saved.run.agent, carry, ts, random.fold(key, step), saved.hparams
+            )
+            env.send(action)
+            ts = env.recv()
+    finally:
+        env.close()
+    return frames
+
+
+def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None:
+    """Returns after writing the frames; the last one stays for a second."""
+    from PIL import Image
+
+    images = [Image.fromarray(f).quantize(64) for f in [*frames, *frames[-1:] * fps]]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    images[0].save(
+        out, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0
+    )
+
+
+def picture(obs: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns an observation (one slot) as uint8 [PANEL, PANEL, 3]."""
+    if "image" in obs and obs["image"].any():
+        return _fit(_image(obs["image"]))
+    return _bars(obs.get("vector", np.zeros(1)))
+
+
+def _panel(
+    spec: types.EnvSpec, seen: types.TimeStep, slot: int, step: int, total: float
+) -> np.ndarray:
+    """Returns one slot's picture above its caption."""
+    from PIL import Image, ImageDraw
+
+    task = spec.tasks[int(seen.task[slot])]
+    own = {}
+    for name, struct in task.obs.items():
+        window = tuple(slice(n) for n in struct.shape)
+        own[name] = np.asarray(seen.obs[name][slot])[window].astype(struct.dtype)
+    canvas = Image.new("RGB", (PANEL + 8, PANEL + CAPTION), _BACKGROUND)
+    canvas.paste(Image.fromarray(picture(own)), (4, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((6, PANEL + 4), short(task.name), fill=_TEXT)
+    draw.text((6, PANEL + 18), f"step {step}   return {total:.4g}", fill=_TEXT)
+    return np.asarray(canvas)
+
+
+def _image(image: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3] of an image observation."""
+    if image.dtype == bool:
+        colours = np.asarray([_PLANES[i % len(_PLANES)] for i in range(image.shape[-1])])
+        out = np.full((*image.shape[:2], 3), _BACKGROUND, np.uint8)
+        for plane, colour in enumerate(colours):
+            out[image[..., plane]] = colour
+        return out
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = (255 * (image - low) / max(high - low, 1e-9)).astype(np.uint8)
+    channels = 3 if image.shape[-1] % 3 == 0 else 1
+    return np.broadcast_to(image[..., -channels:], (*image.shape[:2], 3))
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    """Returns the image scaled to the panel, its shape kept, pixels sharp."""
+    from PIL import Image
+
+    scale = PANEL / max(image.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+    scaled = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    canvas = Image.new("RGB", (PANEL, PANEL), _BACKGROUND)
+    canvas.paste(scaled, ((PANEL - width) // 2, (PANEL - height) // 2))
+    return np.asarray(canvas)
+
+
+def _bars(vector: np.ndarray) -> np.ndarray:
+    """Returns a vector as bars around a middle line, ±1 filling most of the panel."""
+    values = np.tanh(np.asarray(vector, float))
+    out = np.full((PANEL, PANEL, 3), _BACKGROUND, np.uint8)
+    middle, width = PANEL // 2, PANEL / len(values)
+    for i, value in enumerate(values):
+        left, right = int(i * width), max(int((i + 1) * width) - 1, int(i * width) + 1)
+        end = middle - round(value * 0.95 * middle)
+        top, bottom = sorted((middle, end))
+        out[top : bottom + 1, left:right] = _PLANES[1 if value >= 0 else 0]
+    out[middle] = (120, 120, 120)
+    return out
