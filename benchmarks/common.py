@@ -47,13 +47,13 @@ def moment() -> dict[str, Any]:
     }
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Returns the wall time of one call, until its result is on the device."""
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Returns (wall time of one call until its result is on the device, result)."""
     import jax
 
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    result = jax.block_until_ready(call())
+    return time.perf_counter() - start, result
 
 
 def in_turn(calls: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, list]:
@@ -65,7 +65,7 @@ def in_turn(calls: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, lis
     taken: dict[Any, list] = {name: [] for name in calls}
     for turn in range(turns + 1):
         for name, call in calls.items():
-            spent = seconds(call)
+            spent, _ = timed(call)
             if turn:
                 taken[name].append(spent)
     return taken

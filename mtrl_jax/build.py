@@ -354,31 +354,41 @@ def recent_score(pieces: Pieces, state: fused_runner.RunState) -> tuple[Array, A
     return score(state.stats, state.ts.task)
 
 
-def describe(config: config_lib.ExperimentConfig) -> dict[str, Any]:
-    """Returns what is worth recording of each environment beside its name."""
-    return {
-        f"{k}: {t.env}": {"slots": t.slots, "options": t.options}
-        for k, t in enumerate(tasks_of(config))
-    }
+def describe(config: config_lib.ExperimentConfig, restart: int = 0) -> dict[str, Any]:
+    """Returns what is worth recording of each environment: options, seeds, versions."""
+    described = {}
+    seed = f"{config.seed}/{restart}/train"
+    for k, (task, batch) in enumerate(_batches(config, tasks_of(config), None)):
+        record = envs.describe(task.env, batch, task.options, _pool_seed(seed, k))
+        described[f"{k}: {task.env}"] = {"slots": batch[1], **record}
+    return described
 
 
 def _parts(config, tasks, seed, slots, make) -> list:
     """Returns the environments of the mixture, one for each task."""
-    members = config.population.size
-    own_members = config.population.axis == "population"
-    if own_members and members % len(tasks):
-        raise config_lib.ConfigError(
-            f"population.size={members} is not divisible by {len(tasks)} tasks "
-            f"(population.axis='population'); try {-(-members // len(tasks)) * len(tasks)}"
-        )
     parts = []
-    for k, t in enumerate(tasks):
-        batch = (members // len(tasks) if own_members else members, slots or t.slots)
-        with _errors_at(t.field):
-            parts.append(
-                make(t.env, batch, t.options, zlib.crc32(f"{seed}/{k}".encode()))
-            )
+    for k, (task, batch) in enumerate(_batches(config, tasks, slots)):
+        with _errors_at(task.field):
+            parts.append(make(task.env, batch, task.options, _pool_seed(seed, k)))
     return parts
+
+
+def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
+    """Returns each task with its part ``(P_k, B_k)`` of the population's slots."""
+    members = config.population.size
+    if config.population.axis == "population":
+        if members % len(tasks):
+            fits = -(-members // len(tasks)) * len(tasks)
+            raise config_lib.ConfigError(
+                f"population.size={members} is not divisible by {len(tasks)} tasks "
+                f"(population.axis='population'); try {fits}"
+            )
+        members //= len(tasks)
+    return [(task, (members, slots or task.slots)) for task in tasks]
+
+
+def _pool_seed(seed: str, part: int) -> int:
+    return zlib.crc32(f"{seed}/{part}".encode())
 
 
 def _max_steps(settings: config_lib.EvaluationConfig, spec: types.EnvSpec) -> int:

@@ -74,6 +74,7 @@ class Session:
     hparams: Tree
     pbt: pbt.PbtState
     update: int = 0
+    restart: int = 0  # the update this process began at
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
     logged: tuple[float, int] = (0.0, 0)  # when, up to which update
@@ -375,7 +376,7 @@ def _finish(session: Session) -> None:
             "wall_s": session.wall_s + time.monotonic() - session.started,
             "runner": session.pieces.runner,
         },
-        environment=build.describe(session.config),
+        environment=build.describe(session.config, session.restart),
     )
     metrics.write_summary(session.folder, summary)
     session.bar.note(report.table(summary))
@@ -405,6 +406,7 @@ def _session(config, folder, pieces, manager, resume_after, saved=None, wall_s=0
         hparams=hparams,
         pbt=lineage,
         update=resume_after or 0,
+        restart=resume_after or 0,
         wall_s=wall_s,
     )
     session.started = time.monotonic()

@@ -112,6 +112,22 @@ def runs_on_host(name: str) -> bool:
     return hasattr(family.load(), "make_host")
 
 
+def describe(
+    name: str, batch: tuple[int, int], options: Options = None, seed: int = 0
+) -> dict[str, Any]:
+    """Returns what to record of an environment beside its name, as plain values.
+
+    The options as given and, where the family has more to say (envpool: its version,
+    resolved options and every seed), what it says.
+    """
+    family, rest = _split(name)
+    module = family.load()
+    record = {"options": dict(options or {})}
+    if hasattr(module, "describe"):
+        record |= module.describe(rest, batch, options, seed)
+    return record
+
+
 def suite(name: str) -> list[str]:
     """Returns the environments of a suite: atari57, minatar, mt10, ... (see suites).
 

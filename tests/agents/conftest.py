@@ -1,16 +1,23 @@
-"""How the tests of agents build one and play it."""
+"""How the tests of agents build one and play it.
+
+Compiling is what these tests spend their time on, so an agent on given tasks is built
+and compiled once and shared: everything is a pure function.
+"""
+
+import functools
+import types as python_types
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import agents, envs, random, types
+from mtrl_jax import agents, envs, random, tree, types
 from mtrl_jax.envs import mixture
 from mtrl_jax.networks import actor_critic as networks
 
-# Static settings that make an agent small; an agent not named here gets its defaults
-# with a small network where it has one.
-SMALL = {
+# Static settings that make an agent small; an agent not named here gets its defaults.
+SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
 }
@@ -22,28 +29,42 @@ QUICK = {
     "max_grad_norm": 1.0,
     "epsilon": 1e-5,
 }
+# The tasks that most tests share: memory, a mask, an observation that matters.
+TASKS = ("both", "masked", "memory")
+SLOTS = 4  # of each task
+T = 6
 
 
-def small_config(name, **network):
-    """Returns the agent's Config with a small network."""
-    config = agents.get(name).Config
-    settings = dict(SMALL.get(name, {}))
-    if "network" in config.__dataclass_fields__:
-        sizes = {"hidden": (16,), "core_size": 8}
-        settings["network"] = networks.NetworkConfig(**(sizes | network))
-    return config(**settings)
+class Setup(NamedTuple):
+    """An agent on its environment, compiled, with a fresh state and a rollout."""
+
+    agent: types.Agent
+    env: types.Env
+    hp: Any  # Hparams of float32 scalars
+    init: Any
+    act: Any
+    update: Any
+    state: types.AgentState
+    rollout: types.Rollout
 
 
-def small(name, spec, **network):
-    """Returns the agent ``name`` for ``spec`` with a small network."""
-    return agents.get(name).make(spec, small_config(name, **network))
+def small(name, spec, core="none", **config):
+    """Returns the agent ``name`` for ``spec``, with a small network where it has one."""
+    module = agents.get(name)
+    settings = SMALL.get(name, {}) | config
+    if "network" in module.Config.__dataclass_fields__:
+        settings["network"] = networks.NetworkConfig(
+            hidden=(8,), core=core, core_size=8
+        )
+    return module.make(spec, module.Config(**settings))
 
 
 def quick(name, **changes):
     """Returns Hparams of the agent ``name``; fields it does not have are ignored."""
     hp = agents.get(name).Hparams()
     settings = QUICK | changes
-    return hp._replace(**{k: v for k, v in settings.items() if k in hp._fields})
+    hp = hp._replace(**{k: v for k, v in settings.items() if k in hp._fields})
+    return arrays(hp)
 
 
 def arrays(hp, members=None):
@@ -52,53 +73,73 @@ def arrays(hp, members=None):
     return jax.tree.map(lambda x: jnp.full(shape, x, jnp.float32), hp)
 
 
-def probe(*names, batch=(1, 4)):
+def probe(*names, batch=(1, SLOTS)):
     """Returns a probe, or the mixture of several."""
     parts = [envs.make(f"probe/{name}", batch) for name in names]
     return parts[0] if len(parts) == 1 else mixture.make(parts)
 
 
-def member(tree, index=0):
-    """Returns one member's part of a tree of ``[P, ...]``."""
-    return jax.tree.map(lambda x: x[index], tree)
+@functools.cache
+def player(*names):
+    """Returns (env, jitted reset, jitted step) of a member of its own."""
+    env = probe(*names)
+
+    def reset(root):
+        state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
+        return state, member(ts)
+
+    def step(state, action):
+        state, ts = env.step(state, action[None], env.params)
+        return state, member(ts)
+
+    return env, jax.jit(reset), jax.jit(step)
 
 
-def collect(agent, env, hp, steps, seed=0, behaviour=None):
-    """Returns (state, rollout) of one member: ``[T + 1, B]``, ``carry [B]``.
+@functools.cache
+def setup(name, core="none", tasks=TASKS):
+    """Returns the Setup of an agent on a mixture of probes."""
+    env, *_ = player(*tasks)
+    agent = small(name, env.spec, core)
+    hp = quick(name)
+    init, act, update = (jax.jit(f) for f in (agent.init, agent.act, agent.update))
+    made = Setup(agent, env, hp, init, act, update, None, None)
+    return made._replace(
+        state=fresh(made, 0), rollout=collect(made, tasks=tasks, state=fresh(made, 0))
+    )
 
-    ``behaviour`` is the state that acts, the returned one by default.
-    """
 
-    @jax.jit
-    def run(root, hp, behaviour):
-        state = agent.init(random.at(root, 0, random.INIT), hp)
-        actor = state if behaviour is None else behaviour
-        env_state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
-        carry = agent.carry(env.batch[1])
+def fresh(made, seed):
+    """Returns a new state."""
+    return made.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), made.hp)
 
-        def step(scanned, t):
-            memory, env_state, ts = scanned
-            key = random.fold(random.at(root, 0, random.ACT), t)
-            action, memory, extras = agent.act(actor, memory, member(ts), key, hp)
-            env_state, after = env.step(env_state, action[None], env.params)
-            return (memory, env_state, after), (member(ts), action, extras)
 
-        start = (carry, env_state, ts)
-        (_, _, last), (ts, action, extras) = jax.lax.scan(
-            step, start, jnp.arange(steps)
+def collect(made, *, state, seed=0, steps=T, tasks=TASKS, hp=None):
+    """Returns the rollout that ``state`` collects: ``[T + 1, B]``, ``carry [B]``."""
+    _, reset, step = player(*tasks)
+    root = random.roots(seed, 1)[0]
+    env_state, ts = reset(root)
+    start = carry = made.agent.carry(made.env.batch[1])
+    seen, taken = [ts], []
+    for t in range(steps):
+        key = random.fold(random.at(root, 0, random.ACT), t)
+        action, carry, extras = made.act(
+            state, carry, ts, key, made.hp if hp is None else hp
         )
-        ts = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), ts, last)
-        return state, types.Rollout(ts, action, extras, carry)
+        env_state, ts = step(env_state, action)
+        seen.append(ts)
+        taken.append((action, extras))
+    return types.Rollout(tree.stack(seen), *tree.stack(taken), start)
 
-    return run(random.roots(seed, 1)[0], hp, behaviour)
+
+def member(x, index=0):
+    """Returns one member's part of a tree of ``[P, ...]``, or one step of ``[T, ...]``."""
+    return jax.tree.map(lambda leaf: leaf[index], x)
 
 
 @pytest.fixture(name="kit", scope="session")
 def _kit():
     """The functions above."""
-    import types as python_types
-
+    functions = (small, quick, arrays, probe, setup, fresh, collect, member)
     return python_types.SimpleNamespace(
-        small=small, small_config=small_config, quick=quick, arrays=arrays,
-        probe=probe, member=member, collect=collect,
-    )  # fmt: skip
+        T=T, SLOTS=SLOTS, TASKS=TASKS, **{f.__name__: f for f in functions}
+    )

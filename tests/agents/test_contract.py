@@ -8,362 +8,291 @@ import pytest
 from mtrl_jax import agents, random, tree
 from mtrl_jax.engine import population
 
-T = 6
-AGENTS = list(agents.AGENTS)
 CORES = ("none", "lstm")
-# Values that differ from QUICK where halving a field, or 1 for 0, would not bite.
+# Changed values of fields for which halving, or 1 for 0, would not bite.
 OTHER = {"decay_updates": 4.0, "max_grad_norm": 0.01}
-# Where a field bites only if others have these values.
-REGIME = {
-    "epsilon": {"epsilon": 1e-2},
-    "clip_epsilon": {"clip_epsilon": 1e-3},
-    "clip_value": {"clip_value": 1e-2},
-}
+# Where a field bites only if it starts from this value.
+REGIME = {"epsilon": 1e-2, "clip_epsilon": 1e-3, "clip_value": 1e-2}
 
-pytestmark = pytest.mark.parametrize("name", AGENTS)
+pytestmark = pytest.mark.parametrize("name", list(agents.AGENTS))
+with_cores = pytest.mark.parametrize("core", CORES)
+KEY = jax.random.key(11)
 
 
-def leaves(x):
-    """Returns {path: array} with keys as their bits."""
-    found, _ = jax.tree_util.tree_flatten_with_path(x)
-    return {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in found}
-
-
-def _plain(leaf):
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-
-def assert_equal(x, y):
-    """Asserts that two trees are the same bit for bit."""
-    x, y = leaves(x), leaves(y)
-    assert x.keys() == y.keys()
-    for path in x:
-        np.testing.assert_array_equal(x[path], y[path], err_msg=path)
-
-
-def differs(x, y):
-    """Returns whether any leaf of two trees of one structure differs."""
-    x, y = leaves(x), leaves(y)
-    return any(not np.array_equal(x[path], y[path]) for path in x)
-
-
-@pytest.mark.parametrize("core", CORES)
+@with_cores
 def test_a_population_member_is_its_solo_run(name, core, kit):
     """vmap over members changes nothing but rounding: every leaf to 1e-5."""
-    members = 3
-    env = kit.probe("memory")
-    agent = kit.small(name, env.spec, core=core)
-    several = population.population(agent, members)
-    hp = kit.arrays(kit.quick(name), members)
+    one, members = kit.setup(name, core), 3
+    several = population.population(one.agent, members)
     rates = jnp.array([1e-3, 3e-3, 1e-2], jnp.float32)
-    hp = hp._replace(learning_rate=rates)
+    hp = kit.arrays(one.hp, members)._replace(learning_rate=rates)
     keys = random.at(random.roots(5, members), 0, random.UPDATE)
-    runs = [
-        kit.collect(agent, env, kit.member(hp, p), T, seed=p) for p in range(members)
-    ]
-    state, rollout = (tree.stack(x, axis=0) for x in zip(*runs))
-    swap = lambda x: jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), x)  # noqa: E731
-    rollout = rollout._replace(
-        ts=swap(rollout.ts), action=swap(rollout.action), extras=swap(rollout.extras)
-    )
-    together = jax.jit(several.update)(state, rollout, keys, hp)
-    alone = jax.jit(agent.update)
-    acted = jax.jit(several.act)(
-        state, several.carry(4), kit.member(rollout.ts, 0), keys, hp
-    )
-    for p, (own, own_rollout) in enumerate(runs):
-        updated = alone(own, own_rollout, keys[p], kit.member(hp, p))
+    states = [kit.fresh(one, seed) for seed in range(members)]
+    rollouts = [kit.collect(one, state=s, seed=p) for p, s in enumerate(states)]
+    # As a scan over time leaves it: time first, then members; the carry has no time.
+    stacked = tree.stack([r._replace(carry=()) for r in rollouts], axis=1)
+    stacked = stacked._replace(carry=tree.stack([r.carry for r in rollouts]))
+    state, slots = tree.stack(states), one.env.batch[1]
+    together = jax.jit(several.update)(state, stacked, keys, hp)
+    carry, ts = several.carry(slots), kit.member(stacked.ts)
+    acted = jax.jit(several.act)(state, carry, ts, keys, hp)
+    for p in range(members):
+        own = kit.member(hp, p)
+        updated = one.update(states[p], rollouts[p], keys[p], own)
         assert_close(kit.member(together, p), updated)
-        ts = kit.member(own_rollout.ts, 0)
-        act = jax.jit(agent.act)(own, agent.carry(4), ts, keys[p], kit.member(hp, p))
-        assert_close(kit.member(acted, p), act)
-
-
-def assert_close(x, y):
-    x, y = leaves(x), leaves(y)
-    for path in x:
-        np.testing.assert_allclose(x[path], y[path], 1e-5, 1e-5, err_msg=path)
+        args = (states[p], one.agent.carry(slots), kit.member(rollouts[p].ts))
+        assert_close(kit.member(acted, p), one.act(*args, keys[p], own))
 
 
 def test_one_trace_serves_all_calls_and_all_hyperparameters(name, kit):
     """PBT may change any Hparams field without another program."""
-    env = kit.probe("both")
-    agent = kit.small(name, env.spec)
+    one = kit.setup(name)
     traces = {"init": 0, "act": 0, "update": 0}
 
     def counted(function):
         def call(*args):
             traces[function] += 1
-            return getattr(agent, function)(*args)
+            return getattr(one.agent, function)(*args)
 
         return jax.jit(call)
 
     init, act, update = (counted(f) for f in traces)
-    hp = kit.arrays(kit.quick(name))
-    _, rollout = kit.collect(agent, env, hp, T)
-    key = random.roots(0, 1)[0]
-    state, carry = init(key, hp), agent.carry(4)
-    for other in (hp, hp, jax.tree.map(lambda x: 0.5 * x + 0.1, hp)):
-        init(key, other)
-        _, carry, _ = act(state, carry, kit.member(rollout.ts), key, other)
-        state, _ = update(state, rollout, key, other)
+    state, carry = init(KEY, one.hp), one.agent.carry(one.env.batch[1])
+    for hp in (one.hp, one.hp, jax.tree.map(lambda x: 0.5 * x + 0.1, one.hp)):
+        init(KEY, hp)
+        _, carry, _ = act(state, carry, kit.member(one.rollout.ts), KEY, hp)
+        state, _ = update(state, one.rollout, KEY, hp)
     assert traces == {"init": 1, "act": 1, "update": 1}
 
 
-def test_updates_keep_the_structure_and_types_of_the_state(name, kit):
+@with_cores
+def test_updates_keep_the_structure_and_types_of_the_state(name, core, kit):
     """A state that changes shape or dtype cannot be scanned, donated or restored."""
-    for core in CORES:
-        env = kit.probe("both")
-        agent = kit.small(name, env.spec, core=core)
-        hp = kit.arrays(kit.quick(name))
-        state, rollout = kit.collect(agent, env, hp, T)
-        key = random.roots(0, 1)[0]
-        after, metrics = jax.eval_shape(agent.update, state, rollout, key, hp)
-        describe = lambda x: jax.tree.map(lambda y: (y.shape, y.dtype), x)  # noqa: E731
-        assert describe(after) == describe(jax.eval_shape(lambda: state))
-        assert metrics and all(
-            (m.shape, m.dtype) == ((), jnp.float32) for m in metrics.values()
-        )
+    one = kit.setup(name, core)
+    after, metrics = one.update(one.state, one.rollout, KEY, one.hp)
+    assert described(after) == described(one.state)
+    assert metrics and set(described(metrics).values()) == {((), "float32")}
 
 
 def test_different_seeds_differ_in_every_drawn_leaf_and_in_actions(name, kit):
     """A population whose members start equal explores nothing."""
-    env = kit.probe("memory", batch=(1, 32))
-    agent = kit.small(name, env.spec, core="lstm")
-    hp = kit.arrays(kit.quick(name))
-    (one, first), (two, second) = (
-        kit.collect(agent, env, hp, 2, seed=seed) for seed in (0, 1)
-    )
-    x, y = leaves(one.learner), leaves(two.learner)
+    one = kit.setup(name, "lstm")
+    states = [kit.fresh(one, seed) for seed in (0, 1)]
+    x, y = (leaves(state.learner) for state in states)
     # Constants such as zero biases are the same by design: they have 2 values at most.
     drawn = [path for path in x if len(np.unique(x[path])) > 2]
     assert len(drawn) >= 3
     for path in drawn:
-        assert not np.isclose(x[path], y[path]).all(), path
-    assert (np.asarray(first.action) != np.asarray(second.action)).any()
+        assert not np.isclose(x[path], y[path]).any(), path
+    ts, carry = kit.member(one.rollout.ts), one.agent.carry(one.env.batch[1])
+    keys = [random.at(root, 0, random.ACT) for root in random.roots(0, 2)]
+    first, second = (one.act(one.state, carry, ts, key, one.hp)[0] for key in keys)
+    assert (np.asarray(first) != np.asarray(second)).any()
 
 
-def test_nothing_in_a_fresh_state_aliases(name, kit):
+@with_cores
+def test_nothing_in_a_fresh_state_aliases(name, core, kit):
     """A buffer that is there twice cannot be donated, and a target net would follow."""
-    env = kit.probe("memory")
-    for core in CORES:
-        agent = kit.small(name, env.spec, core=core)
-        hp = kit.arrays(kit.quick(name))
-        for init in (agent.init, jax.jit(agent.init)):
-            state = init(random.roots(0, 1)[0], hp)
-            carry = agent.carry(4)
-            pointers = [
-                leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state, carry))
-            ]
-            assert len(set(pointers)) == len(pointers)
+    one = kit.setup(name, core)
+    for init in (one.agent.init, one.init):
+        state = jax.tree.leaves((init(KEY, one.hp), one.agent.carry(4)))
+        pointers = {leaf.unsafe_buffer_pointer() for leaf in state}
+        assert len(pointers) == len(state)
 
 
 def test_no_hyperparameter_is_dead(name, kit):
     """In a regime where it bites, each field changes what act and three updates give."""
-    env = kit.probe("memory")
-    agent = kit.small(name, env.spec)
-    base = kit.quick(name)
-    # Experience of another policy, so that ratios are not 1.
-    other = agent.init(jax.random.key(9), kit.arrays(base))
-    other = jax.tree.map(lambda x: 3 * x, other)
-    act, update = jax.jit(agent.act), jax.jit(agent.update)
-    key = random.roots(0, 1)[0]
-    state, rollout = kit.collect(agent, env, kit.arrays(base), T, behaviour=other)
+    one = kit.setup(name)
+    # Experience of another, sharper policy, so that ratios are not 1.
+    other = jax.tree.map(lambda x: 3 * x, kit.fresh(one, 9))
+    rollout = kit.collect(one, state=other)
+    carry, ts = one.agent.carry(one.env.batch[1]), kit.member(rollout.ts)
 
     def outcome(hp):
-        after = state
+        state = one.state
         for i in range(3):
-            after, _ = update(after, rollout, random.fold(key, i), hp)
-        return after.learner, act(
-            after, agent.carry(4), kit.member(rollout.ts), key, hp
-        )
+            state, _ = one.update(state, rollout, jax.random.fold_in(KEY, i), hp)
+        return state.learner, one.act(state, carry, ts, KEY, hp)
 
+    assert not differs(outcome(one.hp), outcome(one.hp))
     dead = []
-    for field in base._fields:
-        hp = base._replace(**REGIME.get(field, {}))
-        value = float(getattr(hp, field))
-        changed = hp._replace(**{field: OTHER.get(field, 0.5 * value or 1.0)})
-        if not differs(outcome(kit.arrays(hp)), outcome(kit.arrays(changed))):
+    for field in one.hp._fields:
+        value = REGIME.get(field, float(getattr(one.hp, field)))
+        changed = OTHER.get(field, 0.5 * value or 1.0)
+        both = (one.hp._replace(**{field: jnp.float32(x)}) for x in (value, changed))
+        if not differs(*(outcome(hp) for hp in both)):
             dead.append(field)
     assert not dead
 
 
-def test_a_hyperparameter_that_is_unused_would_be_found(name, kit):
-    """The test above can fail: an update that ignores hp changes nothing."""
-    env = kit.probe("both")
-    agent = kit.small(name, env.spec)
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(agent, env, hp, T)
-    key = random.roots(0, 1)[0]
-    results = [jax.jit(agent.update)(state, rollout, key, hp) for _ in range(2)]
-    assert not differs(*results)
-
-
-@pytest.mark.parametrize("probe", ["both", "both_factorised", "both_box", "both_image"])
+@pytest.mark.parametrize("probe", ["both_factorised", "both_box", "both_image"])
 def test_all_action_spaces_and_observations_run(name, probe, kit):
-    """Actions have the space's type and range, an update stays finite."""
-    env = kit.probe(probe)
-    agent = kit.small(name, env.spec, core="lstm")
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(agent, env, hp, T)
-    action = np.asarray(rollout.action)
+    """Actions have the space's type and range, an update stays finite and learns."""
+    one = kit.setup(name, "none", (probe,))
+    action = np.asarray(one.rollout.action)
     if probe == "both_box":
-        assert action.dtype == np.float32 and action.shape == (T, 4, 2)
+        assert action.dtype == np.float32 and action.shape == (kit.T, kit.SLOTS, 2)
+        assert len(np.unique(action)) == action.size
     else:
-        sizes = np.array([2, 3]) if probe == "both_factorised" else np.array(2)
-        assert action.dtype == np.int32 and action.shape == (T, 4, *sizes.shape)
+        sizes = np.array([2, 3] if probe == "both_factorised" else 2)
+        assert action.dtype == np.int32
+        assert action.shape == (kit.T, kit.SLOTS, *sizes.shape)
         assert (action >= 0).all() and (action < sizes).all()
-    after, metrics = jax.jit(agent.update)(state, rollout, random.roots(0, 1)[0], hp)
+    after, metrics = one.update(one.state, one.rollout, KEY, one.hp)
     assert tree.all_finite((after, metrics))
-    assert differs(after.learner, state.learner)
+    assert differs(after.learner, one.state.learner)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
 def test_illegal_actions_are_never_chosen(name, temperature, kit):
-    """Also greedily, also where the network likes them best."""
-    env = kit.probe("masked", batch=(1, 64))
-    agent = kit.small(name, env.spec)
-    hp = kit.arrays(kit.quick(name, temperature=temperature))
-    liking = agent.init(jax.random.key(3), hp)
-    liking = jax.tree.map(lambda x: 10 * x, liking)
-    for behaviour in (None, liking):
-        _, rollout = kit.collect(agent, env, hp, 8, behaviour=behaviour)
-        mask = np.asarray(rollout.ts.action_mask)[:-1]
+    """Also greedily, also where a network is sure of what it wants."""
+    one = kit.setup(name)
+    hp = one.hp
+    if "temperature" in hp._fields:
+        hp = hp._replace(temperature=jnp.float32(temperature))
+    sure = jax.tree.map(lambda x: 10 * x, kit.fresh(one, 3))
+    for state in (one.state, sure):
+        rollout = kit.collect(one, state=state, hp=hp, steps=12)
+        legal = np.asarray(rollout.ts.action_mask)[:-1]
         action = np.asarray(rollout.action)
-        assert not mask.all(-1).any()
-        assert np.take_along_axis(mask, action[..., None], -1).all()
+        assert not legal.all(-1).any()
+        assert np.take_along_axis(legal, action[..., None], -1).all()
 
 
 def test_illegal_choices_of_a_group_are_never_chosen(name, kit):
     """A factorised action respects the mask of each of its groups."""
-    env = kit.probe("action_factorised", batch=(1, 64))
-    agent = kit.small(name, env.spec)
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(agent, env, hp, 1)
-    mask = jnp.array([False, True, True, False, True])
-    ts = kit.member(rollout.ts)
-    ts = ts._replace(action_mask=jnp.broadcast_to(mask, ts.action_mask.shape))
-    action, *_ = agent.act(state, agent.carry(64), ts, jax.random.key(0), hp)
+    one = kit.setup(name, "none", ("both_factorised",))
+    ts = kit.member(one.rollout.ts)
+    legal = jnp.array([False, True, True, False, True])
+    ts = ts._replace(action_mask=jnp.broadcast_to(legal, ts.action_mask.shape))
+    drawn = [
+        one.act(one.state, one.agent.carry(kit.SLOTS), ts, key, one.hp)[0]
+        for key in jax.random.split(KEY, 8)
+    ]
+    action = np.concatenate(drawn)
     assert set(np.unique(action[:, 0])) == {1}
     assert set(np.unique(action[:, 1])) == {0, 2}
 
 
-@pytest.mark.parametrize("core", CORES)
+@with_cores
 def test_an_episodes_first_step_forgets_the_past(name, core, kit):
     """Where ``first`` is True the carry says nothing, in act and in update."""
-    env = kit.probe("memory")
-    agent = kit.small(name, env.spec, core=core)
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(agent, env, hp, T)
-    key, ts = jax.random.key(1), kit.member(rollout.ts)
-    fresh = agent.carry(4)
-    past = jax.tree.map(lambda x: x + jnp.ones_like(x), fresh)
+    one = kit.setup(name, core)
+    ts = kit.member(one.rollout.ts)
     assert np.asarray(ts.first).all()
-    act, update = jax.jit(agent.act), jax.jit(agent.update)
-    assert_equal(act(state, past, ts, key, hp), act(state, fresh, ts, key, hp))
-    assert_equal(
-        update(state, rollout._replace(carry=past), key, hp),
-        update(state, rollout._replace(carry=fresh), key, hp),
-    )
+    fresh = one.agent.carry(one.env.batch[1])
+    past = jax.tree.map(lambda x: x + jnp.ones_like(x), fresh)
+
+    def act(carry, ts):
+        return one.act(one.state, carry, ts, KEY, one.hp)
+
+    def update(carry):
+        return one.update(one.state, one.rollout._replace(carry=carry), KEY, one.hp)
+
+    assert not differs(act(past, ts), act(fresh, ts))
+    assert not differs(update(past), update(fresh))
     # And the test can fail: elsewhere the past matters.
     later = ts._replace(first=jnp.zeros_like(ts.first))
-    remembered = [act(state, c, later, key, hp)[2] for c in (past, fresh)]
-    assert differs(*remembered)
+    assert differs(act(past, later)[2], act(fresh, later)[2])
 
 
+@with_cores
 @pytest.mark.parametrize("reward", [1e6, -1e6, 0.0])
-def test_everything_stays_finite_at_extreme_rewards(name, reward, kit):
+def test_everything_stays_finite_at_extreme_rewards(name, core, reward, kit):
     """Ten updates on rewards of a million, or none at all, leave no NaN behind."""
-    env = kit.probe("both")
-    for core in CORES:
-        agent = kit.small(name, env.spec, core=core)
-        hp = kit.arrays(kit.quick(name))
-        state, rollout = kit.collect(agent, env, hp, T)
-        ts = rollout.ts
-        ts = ts._replace(reward=jnp.where(ts.first, 0.0, reward))
-        update = jax.jit(agent.update)
-        for i in range(10):
-            key = jax.random.fold_in(jax.random.key(0), i)
-            state, metrics = update(state, rollout._replace(ts=ts), key, hp)
+    one = kit.setup(name, core)
+    ts, state = one.rollout.ts, one.state
+    ts = ts._replace(reward=jnp.where(ts.first, 0.0, reward))
+    for i in range(10):
+        state, metrics = one.update(
+            state, one.rollout._replace(ts=ts), jax.random.fold_in(KEY, i), one.hp
+        )
         assert tree.all_finite((state, metrics))
 
 
 def test_the_action_sent_into_a_reset_teaches_nothing(name, kit):
     """The transition that crosses into a new episode is masked in every loss."""
-    env = kit.probe("both")
-    agent = kit.small(name, env.spec)
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(agent, env, hp, T)
-    crossing = np.asarray(rollout.ts.first)[1:]
+    one = kit.setup(name, "none", ("both",))
+    crossing = np.asarray(one.rollout.ts.first)[1:]
     assert crossing.any() and not crossing.all()
-    noise = rollout._replace(
-        action=jnp.where(crossing, 1 - rollout.action, rollout.action)
-    )
-    update, key = jax.jit(agent.update), jax.random.key(0)
-    after, _ = update(state, rollout, key, hp)
-    assert_equal(after.learner, update(state, noise, key, hp)[0].learner)
-    live = rollout._replace(
-        action=jnp.where(crossing, rollout.action, 1 - rollout.action)
-    )
-    assert differs(after.learner, update(state, live, key, hp)[0].learner)
+
+    def learner(changed):
+        action = jnp.where(changed, 1 - one.rollout.action, one.rollout.action)
+        rollout = one.rollout._replace(action=action)
+        # Not as an input to the steps after it either: it led to a first step.
+        return one.update(one.state, rollout, KEY, one.hp)[0].learner
+
+    untouched = learner(np.zeros_like(crossing))
+    assert not differs(untouched, learner(crossing))
+    assert differs(untouched, learner(~crossing))
 
 
-@pytest.mark.parametrize("core", CORES)
+@with_cores
 def test_padding_teaches_nothing(name, core, kit):
     """A task padded into a mixture learns what it learns alone: same update to 1e-5.
 
-    The padded network, cut down to the task's own inputs and actions, is the solo
-    network; what was cut away (inputs that are zero, actions that are illegal) keeps
+    The padded network cut down to the task's own inputs and actions is the solo
+    network; what is cut away (inputs that are 0, actions that are illegal) is left at
     its initial values.
     """
-    solo_env, padded_env = kit.probe("both"), kit.probe("both", "masked", "memory")
-    own = slice(0, 4)
-    solo = kit.small(name, solo_env.spec, core=core)
-    padded = kit.small(name, padded_env.spec, core=core)
-    hp = kit.arrays(kit.quick(name))
-    state, rollout = kit.collect(padded, padded_env, hp, T)
-    rollout = cut_slots(rollout, own)
-    small_state = jax.eval_shape(solo.init, jax.random.key(0), hp)
-    # vector 1 of 2, then the action 2 of 3 and the reward; 2 of 3 logits.
+    padded, alone = kit.setup(name, core), kit.setup(name, core, ("both",))
+    rollout = cut_slots(padded.rollout, slice(0, kit.SLOTS))
+    # Inputs: vector 1 of 2, the last action 2 of 3, the reward. Logits: 2 of 3.
     index = {(6, 4): [0, 2, 3, 5], (3, 2): [0, 1]}
 
     def cut(x, like):
-        for axis, sizes in enumerate(zip(x.shape, like.shape)):
-            if sizes[0] != sizes[1]:
-                x = jnp.take(x, jnp.array(index[sizes]), axis=axis)
-        return x
+        return x[np.ix_(*kept(x, like))] if x.ndim else x
+
+    def kept(x, like):
+        sizes = zip(x.shape, like.shape)
+        return [range(m) if m == n else index[m, n] for m, n in sizes]
 
     ts = rollout.ts._replace(
         obs={"vector": rollout.ts.obs["vector"][..., :1]},
         action_mask=rollout.ts.action_mask[..., :2],
     )
-    key = jax.random.key(0)
-    after, metrics = jax.jit(padded.update)(state, rollout, key, hp)
-    alone, alone_metrics = jax.jit(solo.update)(
-        jax.tree.map(cut, state, small_state), rollout._replace(ts=ts), key, hp
+    after, metrics = padded.update(padded.state, rollout, KEY, padded.hp)
+    small = jax.tree.map(cut, padded.state, alone.state)
+    assert_close(
+        (jax.tree.map(cut, after, alone.state), metrics),
+        alone.update(small, rollout._replace(ts=ts), KEY, alone.hp),
     )
-    assert_close(jax.tree.map(cut, after, small_state), alone)
-    assert_close(metrics, alone_metrics)
-    old, new = leaves(state.learner), leaves(after.learner)
-    kept = leaves(small_state_shapes(small_state.learner))
-    padding = [path for path in old if old[path].shape != tuple(kept[path])]
-    assert len(padding) >= 2
-    for path in padding:
+    old, new, like = (leaves(s.learner) for s in (padded.state, after, alone.state))
+    wider = [path for path in old if old[path].shape != like[path].shape]
+    assert len(wider) >= 2
+    for path in wider:
         outside = np.ones(old[path].shape, bool)
-        picks = [
-            index.get((big, int(one)), list(range(big)))
-            for big, one in zip(old[path].shape, kept[path])
-        ]
-        outside[np.ix_(*picks)] = False
+        outside[np.ix_(*kept(old[path], like[path]))] = False
         np.testing.assert_array_equal(old[path][outside], new[path][outside], path)
 
 
-def small_state_shapes(learner):
-    return jax.tree.map(lambda x: np.array(x.shape, int), learner)
-
-
 def cut_slots(rollout, own):
-    time_major = jax.tree.map(lambda x: x[:, own], rollout._replace(carry=()))
-    carry = jax.tree.map(lambda x: x[own], rollout.carry)
-    return time_major._replace(carry=carry)
+    """Returns the rollout of some slots; the carry has no time axis."""
+    timed = jax.tree.map(lambda x: x[:, own], rollout._replace(carry=()))
+    return timed._replace(carry=jax.tree.map(lambda x: x[own], rollout.carry))
+
+
+def leaves(x):
+    """Returns {path: numpy array}."""
+    found, _ = jax.tree_util.tree_flatten_with_path(x)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def described(x):
+    """Returns {path: (shape, dtype)}."""
+    return {path: (x.shape, x.dtype.name) for path, x in leaves(x).items()}
+
+
+def assert_close(x, y):
+    """Asserts that two trees are the same to 1e-5, relative or absolute."""
+    x, y = leaves(x), leaves(y)
+    assert x.keys() == y.keys()
+    for path in x:
+        np.testing.assert_allclose(x[path], y[path], 1e-5, 1e-5, err_msg=path)
+
+
+def differs(x, y):
+    """Returns whether any leaf of two trees of one structure differs in any bit."""
+    x, y = leaves(x), leaves(y)
+    assert x.keys() == y.keys()
+    return any(not np.array_equal(x[path], y[path]) for path in x)
