@@ -132,9 +132,7 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         pure=pure,
         runner=kind,
         hparams=hparams,
-        lineage=jax.device_put(
-            lineage, sharding.shardings(lineage, mesh, members)
-        ),
+        lineage=jax.device_put(lineage, sharding.shardings(lineage, mesh, members)),
         init=init,
         chunk=runner.chunk if kind == "host" else _keeping_layout(runner.chunk),
         evaluate=make_evaluate(config, tasks, agent, kind, seed),

@@ -203,9 +203,9 @@ def count_compilations() -> Callable[[], int]:
     """Returns a function that says how many programs XLA has compiled since this call."""
     seen = []
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
+            seen.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return lambda: len(seen)
@@ -446,7 +446,10 @@ def _saveable(saved: Saved, pure: bool) -> Saved:
     """Returns what can be written to disk: a world outside the program cannot."""
     if pure:
         return saved
-    return saved._replace(run=saved.run._replace(env=(), ts=(), carry=()))
+    nothing: Any = ()
+    return saved._replace(
+        run=saved.run._replace(env=nothing, ts=nothing, carry=nothing)
+    )
 
 
 def _rejoin(saved: Saved, fresh: fused_runner.RunState, pure: bool) -> Saved:
@@ -471,9 +474,7 @@ def _compiled(pieces, state, hparams, lineage, config) -> Programs:
     test = None
     if config.population.fitness.source == "evaluation":
         test = pieces.evaluate(state, hparams)
-    jitted = jax.jit(
-        pieces.pbt_round, donate_argnums=0, out_shardings=(*layout, None)
-    )
+    jitted = jax.jit(pieces.pbt_round, donate_argnums=0, out_shardings=(*layout, None))
     return Programs(
         pieces.chunk,
         pieces.evaluate,

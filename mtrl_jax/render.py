@@ -69,7 +69,9 @@ def play(
     steps: int,
 ) -> list[np.ndarray]:
     """Returns the frames uint8 [H, W, 3] of one episode of every task side by side."""
-    env = build.make_host_env(config, build.tasks_of(config), f"{config.seed}/render", 1)
+    env = build.make_host_env(
+        config, build.tasks_of(config), f"{config.seed}/render", 1
+    )
     agents = population.population(pieces.agent, env.batch[0])
     act = jax.jit(agents.act)
     key = build.evaluation_key(saved.run)
@@ -138,7 +140,9 @@ def _panel(
 def _image(image: np.ndarray) -> np.ndarray:
     """Returns uint8 [H, W, 3] of an image observation."""
     if image.dtype == bool:
-        colours = np.asarray([_PLANES[i % len(_PLANES)] for i in range(image.shape[-1])])
+        colours = np.asarray(
+            [_PLANES[i % len(_PLANES)] for i in range(image.shape[-1])]
+        )
         out = np.full((*image.shape[:2], 3), _BACKGROUND, np.uint8)
         for plane, colour in enumerate(colours):
             out[image[..., plane]] = colour

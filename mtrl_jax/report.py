@@ -15,9 +15,7 @@ from mtrl_jax import metrics, types
 from mtrl_jax.engine import fitness, fused_runner
 from mtrl_jax.engine.evaluate import Evaluation
 
-_PACKAGES = (
-    "mtrl-jax jax jaxlib flax optax distrax rlax orbax-checkpoint envpool gymnax numpy"
-).split()
+_PACKAGES = ["mtrl-jax", "jax", "jaxlib", "flax", "optax", "distrax", "rlax", "orbax-checkpoint", "envpool", "gymnax", "numpy"]
 
 
 def row(
@@ -116,7 +114,9 @@ def write_tasks(
 def table(values: Mapping[str, Any]) -> str:
     """Returns the final evaluation as lines of text: population and best member."""
     best = values["best_member"]
-    lines = [f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"]
+    lines = [
+        f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"
+    ]
     for name, task in values["tasks"].items():
         member = task["members"][best]
         low, high = member["interval"]
@@ -179,7 +179,9 @@ def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[st
             "mean": float(returns.mean()) if returns.size else float("nan"),
             "interval": metrics.bootstrap_interval(returns),
             "episodes": int(returns.size),
-            "unfinished": int(np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])),
+            "unfinished": int(
+                np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
+            ),
         }
         for name, values in evaluation.info.items():
             measured = np.asarray(values[p], np.float64)[mine]
@@ -210,7 +212,9 @@ def _nan_mean_per_task(evaluation: Evaluation, tasks: int) -> np.ndarray:
 
 def _scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
     """Returns fitness scores [P] of mean returns [P, K] on the host."""
-    low, high, weight = (np.asarray(x) for x in (metric.low, metric.high, metric.weight))
+    low, high, weight = (
+        np.asarray(x) for x in (metric.low, metric.high, metric.weight)
+    )
     value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.

@@ -87,7 +87,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa
         (_, metrics), grads = grad_fn(learner.params, rollout, hp)
         updates, opt = optimiser.make(config.optimiser, hp).update(grads, learner.opt)
         params = optax.apply_updates(learner.params, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         learner = actor_critic.Learner(params, opt, learner.updates + 1)
         return types.AgentState(learner, state.local), metrics
 

@@ -122,7 +122,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa
             (_, metrics), grads = grad_fn(params, some, some_core, hp)
             optimise = optimiser.make(config.optimiser, hp, steps)
             updates, opt = optimise.update(grads, opt)
-            metrics["grad_norm"] = optax.global_norm(grads)
+            metrics["grad_norm"] = optax.tree.norm(grads)
             return (optax.apply_updates(params, updates), opt), metrics
 
         (params, opt), metrics = jax.lax.scan(

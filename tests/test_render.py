@@ -1,0 +1,66 @@
+"""Drawing a trained member at play."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import experiment, render
+
+TINY = {
+    "tasks": [
+        {"env": "gymnax/Catch-bsuite", "slots": 2},
+        {"env": "gymnax/Breakout-MinAtar", "slots": 2},
+    ],
+    "agent": {"name": "impala", "config": {"network": {"hidden": [8]}}},
+    "population": {"size": 2},
+    "training": {"env_steps": 32, "unroll_length": 4, "updates_per_chunk": 2},
+    "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert experiment.train(config_lib.from_dict(TINY), folder) == 0
+    return folder
+
+
+def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
+    """The animation has one panel a task and ends with the longest episode."""
+    out = render.render_run(run, tmp_path / "x.gif", member=1, steps=12)
+    with Image.open(out) as image:
+        assert image.format == "GIF"
+        assert image.n_frames > 9  # an episode of Catch has nine steps
+        assert image.size == (2 * (render.PANEL + 8), render.PANEL + render.CAPTION)
+
+
+@pytest.mark.parametrize(
+    ("out", "member", "words"),
+    [("x.png", None, ".gif"), ("x.gif", 2, "members 0 to 1"), ("x.gif", -1, "0 to 1")],
+)
+def test_what_cannot_be_drawn_is_refused(run, tmp_path, out, member, words):
+    """A path that is no animation and a member that is none are named."""
+    with pytest.raises(config_lib.ConfigError, match=words):
+        render.render_run(run, tmp_path / out, member=member, steps=1)
+    assert not (tmp_path / out).exists()
+
+
+def test_planes_frames_and_vectors_have_pictures_of_their_own():
+    """Boolean planes get colours, stacks show their newest frame, vectors are bars."""
+    planes = np.zeros((10, 10, 4), bool)
+    planes[2, 3, 1] = True
+    drawn = render.picture({"image": planes})
+    assert tuple(drawn[50, 70]) == render._PLANES[1]
+    assert tuple(drawn[150, 150]) == render._BACKGROUND
+
+    stack = np.zeros((84, 84, 4), np.uint8)
+    stack[..., 3] = 200
+    assert (render.picture({"image": stack}) == 200).any()
+    stack[..., 3], stack[..., 0] = 0, 200
+    assert not (render.picture({"image": stack}) == 200).any()
+
+    up, down = (render.picture({"vector": np.array([x])}) for x in (2.0, -2.0))
+    assert tuple(up[50, 100]) == render._PLANES[1]
+    assert tuple(up[150, 100]) == render._BACKGROUND
+    assert tuple(down[150, 100]) == render._PLANES[0]
