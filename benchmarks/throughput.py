@@ -4,7 +4,7 @@ Columns, in steps of all slots and members a second:
 
     env      stepping alone, actions drawn beforehand, every TimeStep handed out
     act      choosing actions alone, on observations of that play
-    learn    updating alone, on the rollouts these make
+    learn    updating alone, in a loop as the whole does, on the rollouts these make
     bound    1 / (1/env + 1/act + 1/learn): the parts one after the other, glue for free
     whole    the training loop as ``mtrl train`` runs it: statistics, mixture and all
     ratio    whole / bound; the host runner can pass 1, its emulators and learner overlap
@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -36,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import agents, config, envs, random, report, types
+from mtrl_jax import agents, config, envs, random, report, tree, types
 from mtrl_jax.engine import fused_runner, host_runner, population
 from mtrl_jax.envs import mixture
 
@@ -70,10 +71,15 @@ CASES = {
 }
 
 
+QUICK = ("breakout", "pong")  # most of a quick run is compiling
+
+
 class Loop(NamedTuple):
     """One way to step the environments: calls that make a measurement's steps."""
 
     name: str  # fused or host
+    spec: types.EnvSpec
+    agent: types.AgentState  # [P], fresh
     play: Callable[[], types.TimeStep]  # env only; returns ts [T+1, P, B]
     train: Callable[[], None]  # the whole
     close: Callable[[], None]
@@ -103,7 +109,7 @@ def measure(name: str, case: Case, repeats: int) -> list[dict]:
         for loop in _loops(case):
             stack.callback(loop.close)
             loops.append(loop)
-        learner = _learner(case, loops[0].play())
+        learner = _learner(case, loops[0])
         calls = dict(zip(("act", "learn"), learner))
         for loop in loops:
             calls |= {f"env {loop.name}": loop.play, f"whole {loop.name}": loop.train}
@@ -124,7 +130,8 @@ def _fused(case: Case, pure: bool) -> Loop:
     batch = (case.population, case.slots)
     env, whole = (envs.make(case.env, batch, None, seed) for seed in (1, 2))
     actions = _actions(env.spec.action, (case.unroll, *batch))
-    played = env.reset(random.roots(0, batch[0]), env.params)
+    reset = jax.jit(env.reset) if pure else env.reset
+    played = reset(random.roots(0, batch[0]), env.params)
 
     @jax.jit
     def unroll(state, ts):
@@ -146,9 +153,11 @@ def _fused(case: Case, pure: bool) -> Loop:
     mixed = mixture.make([whole])
     agent, hp = _agent(case, mixed.spec)
     runner = fused_runner.make(agent, mixed, **_lengths(case))
+    init = jax.jit(runner.init) if pure else runner.init
     chunk = jax.jit(runner.chunk, donate_argnums=0)
     close = (lambda: None) if pure else (lambda: _close_pools(env, whole))
-    return Loop("fused", play, _trainer(runner.init, chunk, hp), close)
+    fresh, train = _trainer(init, chunk, hp)
+    return Loop("fused", env.spec, fresh, play, train, close)
 
 
 def _host(case: Case) -> Loop:
@@ -185,32 +194,32 @@ def _host(case: Case) -> Loop:
         for pool in pools:
             pool.close()
 
-    return Loop("host", play, _trainer(runner.init, runner.chunk, hp), close)
+    fresh, train = _trainer(runner.init, runner.chunk, hp)
+    return Loop("host", alone[0].spec, fresh, play, train, close)
 
 
-def _trainer(init: Callable, chunk: Callable, hp: Any) -> Callable[[], None]:
+def _trainer(
+    init: Callable, chunk: Callable, hp: Any
+) -> tuple[types.AgentState, Callable[[], None]]:
+    """Returns (fresh agents [P], a call that trains them for one measurement)."""
     state = init(random.roots(0, jax.tree.leaves(hp)[0].shape[0]), hp)
+    fresh = tree.copy(state.agent)
 
     def train() -> None:
         nonlocal state
         state, output = chunk(state, hp)
         jax.block_until_ready((state.ts, output))
 
-    return train
+    return fresh, train
 
 
-def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
-    """Returns (act, learn) on the TimeSteps ``[T+1, P, B]`` of a play."""
-    ts = jax.device_put(ts)
-    env = envs.make_host(case.env, (1, 1)) if envs.runs_on_host(case.env) else None
-    spec = env.spec if env else envs.make(case.env, (1, 1)).spec
-    if env:
-        env.close()
-    agent, hp = _agent(case, spec)
+def _learner(case: Case, loop: Loop) -> tuple[Callable, Callable]:
+    """Returns (act, learn) of the loop's agents on TimeSteps that it played."""
+    ts, state = jax.device_put(loop.play()), loop.agent
+    agent, hp = _agent(case, loop.spec)
     members = population.population(agent, case.population)
     key = random.roots(1, case.population)
-    state = jax.jit(members.init)(key, hp)
-    carry = jax.tree.map(jnp.copy, members.carry(case.slots))
+    carry = members.carry(case.slots)
     before = jax.tree.map(lambda x: x[:-1], ts)
 
     @jax.jit
@@ -223,12 +232,21 @@ def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
 
         return jax.lax.scan(step, carry, (before, jnp.arange(case.unroll)))
 
-    update = jax.jit(members.update, donate_argnums=0)
     _, (action, extras) = act_unroll(state, carry, 0)
     rollout = types.Rollout(ts, action, extras, carry)
-    learning = jax.tree.map(jnp.copy, state)
-    # Made beforehand: a key costs more outside a program than a small update.
-    keys = [random.at(key, count, random.UPDATE) for count in range(case.updates)]
+    # Two, used in turn: on one and the same, part of the work would leave the loop.
+    rollouts = jax.tree.map(lambda x: jnp.stack([x, x]), rollout)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def updates(agent_state, rollouts):
+        def one(agent_state, count):
+            rollout = jax.tree.map(lambda x: x[count % 2], rollouts)
+            now = random.at(key, count, random.UPDATE)
+            return members.update(agent_state, rollout, now, hp)
+
+        return jax.lax.scan(one, agent_state, jnp.arange(case.updates))
+
+    learning = tree.copy(state)
 
     def act() -> None:
         out = carry
@@ -238,8 +256,7 @@ def _learner(case: Case, ts: types.TimeStep) -> tuple[Callable, Callable]:
 
     def learn() -> None:
         nonlocal learning
-        for update_key in keys:
-            learning, metrics = update(learning, rollout, update_key, hp)
+        learning, metrics = updates(learning, rollouts)
         jax.block_until_ready(metrics)
 
     return act, learn
@@ -373,7 +390,8 @@ def _cases(args: argparse.Namespace) -> dict[str, Case]:
             name = env.rsplit("/", 1)[-1]
             chosen[name] = Case(env, agent, int(slots), int(members), args.unroll)
     else:
-        chosen = {name: CASES[name] for name in args.only}
+        names = args.only or (QUICK if args.quick else list(CASES))
+        chosen = {name: CASES[name] for name in names}
     if not args.quick:
         return chosen
     return {
@@ -385,10 +403,12 @@ def _cases(args: argparse.Namespace) -> dict[str, Case]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="half the updates, 3 turns: under 1 min"
+        "--quick",
+        action="store_true",
+        help="two cases, half the updates, 3 turns: about 1 min on 2 quiet cores",
     )
     parser.add_argument("--out", default="benchmarks/results")
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--only", nargs="+", choices=CASES)
     parser.add_argument("--repeats", type=int, default=None, help="turns measured")
     parser.add_argument(
         "--case",

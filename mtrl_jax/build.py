@@ -93,10 +93,11 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         halves = make_halves(config, tasks, f"{seed}/train")
         spec, pure = halves[0].spec, False
         batch = (config.population.size, sum(half.batch[1] for half in halves))
-    with _errors_at("agent"):
+    with _errors_at("agent.config"):
         agent = config_lib.agent_module(config).make(
             spec, config_lib.agent_config(config)
         )
+        check_agent(agent, spec, batch[1], config)
     members = config.population.size
     keys = random.roots(config.seed, members)
     mesh = sharding.make_mesh(members, batch[1], None if pure else jax.devices()[:1])
@@ -139,6 +140,40 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         pbt_round=make_round(config, agent, spec, batch, metric),
         metric=metric,
         close=(lambda: None) if kind == "fused" else _closer(halves),
+    )
+
+
+def check_agent(
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    slots: int,
+    config: config_lib.ExperimentConfig,
+) -> None:
+    """Returns nothing if the agent can act and learn on rollouts of the config's sizes.
+
+    One update is traced, nothing is compiled: what an agent finds out about its sizes
+    when it is traced is found out here, and not when the run folder exists.
+
+    Raises:
+      ValueError: whatever the agent has against them.
+    """
+    length = config.training.unroll_length
+
+    def update(key, hp, ts, unroll):
+        state, carry = agent.init(key, hp), agent.carry(slots)
+        action, _, extras = agent.act(state, carry, ts, key, hp)
+        action, extras = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (length, *x.shape)), (action, extras)
+        )
+        rollout = types.Rollout(unroll, action, extras, carry)
+        return agent.update(state, rollout, key, hp)
+
+    jax.eval_shape(
+        update,
+        jax.random.key(0),
+        jax.tree.map(jnp.float32, config_lib.agent_hparams(config)),
+        _time_step_shapes(spec, slots),
+        _time_step_shapes(spec, length + 1, slots),
     )
 
 
@@ -362,6 +397,23 @@ def describe(config: config_lib.ExperimentConfig, restart: int = 0) -> dict[str,
     return described
 
 
+def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
+    """Returns the ShapeDtypeStructs of time steps ``[*leading, ...]``."""
+
+    def leaf(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((*leading, *shape), dtype)
+
+    return types.TimeStep(
+        obs={name: leaf(x.dtype, *x.shape) for name, x in spec.obs.items()},
+        reward=leaf(jnp.float32),
+        discount=leaf(jnp.float32),
+        first=leaf(jnp.bool_),
+        last=leaf(jnp.bool_),
+        task=leaf(jnp.int32),
+        action_mask=leaf(jnp.bool_, types.action_mask_size(spec.action)),
+    )
+
+
 def _parts(config, tasks, seed, slots, make) -> list:
     """Returns the environments of the mixture, one for each task."""
     parts = []
@@ -430,4 +482,5 @@ def _errors_at(field: str) -> Iterator[None]:
         raise
     except (ValueError, ImportError, OSError) as error:
         line = " ".join(str(error).split())
-        raise config_lib.ConfigError(f"{field}: {line}") from error
+        named = line if line.startswith(field) else f"{field}: {line}"
+        raise config_lib.ConfigError(named) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -38,7 +40,7 @@ def train(
     settings = config_lib.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
-    code = experiment.train(settings, folder)
+    code = experiment.train(settings, folder, where=str(config))
     typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
@@ -129,7 +131,9 @@ def list_(
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
     try:
-        app(standalone_mode=True)
+        with warnings.catch_warnings():
+            warnings.showwarning = _in_one_line(warnings.showwarning)
+            app(standalone_mode=True)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -138,6 +142,18 @@ def main() -> None:
             raise
         print(f"mtrl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """Returns ``show`` with warnings for the user as a line without its origin."""
+
+    def show_warning(message, category, *where, **more) -> None:
+        if category is UserWarning:
+            print(f"mtrl: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
+    return show_warning
 
 
 def _known(error: Exception) -> int | None:

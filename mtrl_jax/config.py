@@ -7,13 +7,15 @@ also before anything is written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import pathlib
 import re
 import types as python_types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -115,7 +117,7 @@ class LoggingConfig(_Section):
 class ExperimentConfig(_Section):
     """A whole run."""
 
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above
     tasks: list[TaskConfig] = Field(min_length=1)
     agent: AgentConfig = AgentConfig()
     population: PopulationConfig = PopulationConfig()
@@ -155,9 +157,11 @@ def from_dict(values: dict, where: str = "config") -> ExperimentConfig:
     except pydantic.ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error, ExperimentConfig)}") from None
     try:
-        return _complete(config)
+        config = _complete(config)
+        _check_numbers(values, config)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    return config
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -247,6 +251,15 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     return f"allowed: {', '.join(allowed) or 'nothing'}"
 
 
+@contextlib.contextmanager
+def errors_in(where: str) -> Iterator[None]:
+    """Puts ``where`` before the ConfigErrors raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def agent_module(config: ExperimentConfig):
     """Returns the module of the configured agent."""
     from mtrl_jax import agents
@@ -285,7 +298,12 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
                 raise ValueError(f"{path}.{name} is unknown; {suggest(name, fields)}")
     population = config.population
     if population.pbt is not None:
-        pbt_config.validate(population.pbt, population.search, fields, population.size)
+        try:
+            pbt_config.validate(
+                population.pbt, population.search, fields, population.size
+            )
+        except ValueError as error:
+            raise ValueError(f"population.size={population.size}: {error}") from None
     if (
         population.fitness.source == "evaluation"
         and not config.evaluation.every_updates
@@ -299,6 +317,18 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
         update={"config": _plain(static), "hparams": hparams}
     )
     return config.model_copy(update={"agent": agent})
+
+
+def _check_numbers(given: dict, config: ExperimentConfig) -> None:
+    """Raises ValueError for NaN, and for yes or no where Python would make it 1 or 0."""
+    said = _flat(given)
+    for name, value in _flat(to_dict(config)).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name}=nan: must be a number")
+        if isinstance(said.get(name), bool) and not isinstance(value, bool):
+            raise ValueError(
+                f"{name}={said[name]}: must be a number, not true or false"
+            )
 
 
 def _build(cls: type, values: dict, path: str):
@@ -343,6 +373,8 @@ def _explain(error: pydantic.ValidationError, model: type | None) -> str:
     if first["type"] == "missing":
         return f"{path} is missing{rest}"
     message = re.sub("^(Value error, |Input should be )", "", first["msg"])
+    if first["type"] in ("model_type", "dataclass_type", "dict_type"):
+        message = "a mapping of names to values"
     given = first["input"]
     shown = "" if isinstance(given, dict) else f"={given!r}"
     needs = "must be " if first["msg"].startswith("Input should be") else ""

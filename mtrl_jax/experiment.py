@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
+import os
 import pathlib
 import signal
 import threading
@@ -75,13 +77,18 @@ class Session:
     pbt: pbt.PbtState
     update: int = 0
     restart: int = 0  # the update this process began at
+    saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
     logged: tuple[float, int] = (0.0, 0)  # when, up to which update
 
 
-def train(config: config_lib.ExperimentConfig, folder: pathlib.Path) -> int:
+def train(
+    config: config_lib.ExperimentConfig, folder: pathlib.Path, where: str = "config"
+) -> int:
     """Returns the exit code of a new run: 0, or 130 or 143 if a signal ended it.
+
+    ``where`` is what errors call the place the settings come from.
 
     Raises:
       ConfigError: a setting that cannot work, or a folder that is something else;
@@ -89,9 +96,12 @@ def train(config: config_lib.ExperimentConfig, folder: pathlib.Path) -> int:
       RunError, CheckpointError: the run could not go on; what was saved is kept.
     """
     check_new_folder(folder)
-    pieces = build.pieces(config)
+    check_logging(config)
+    with config_lib.errors_in(where):
+        pieces = build.pieces(config)
     with _folder(folder, config) as manager, contextlib.closing(pieces):
-        (folder / CONFIG).write_text(config_lib.dump(config))
+        check_new_folder(folder)  # Another process may have been as fast.
+        _write_config(folder, config)
         report.write_tasks(folder, pieces.spec, build.describe(config))
         session = _session(config, folder, pieces, manager, resume_after=None)
         return _run(session)
@@ -104,23 +114,28 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     set for all members.
 
     Raises:
-      ConfigError: no run there, or an override that needs another program or state.
+      ConfigError: no run there, none of its checkpoints, or an override that needs
+        another program or state.
       RunLockedError: another process is at it.
       CheckpointError: there is no sound checkpoint.
     """
     old = load_config(folder)
     changes = config_lib.override(config_lib.to_dict(old), overrides or [])
     config = config_lib.from_dict(changes, where=str(folder / CONFIG))
-    changed = config_lib.check_resumable(old, config)
+    config_lib.check_resumable(old, config)
+    check_logging(config)
     with _folder(folder, config) as manager:
-        latest = checkpoint.latest_step(manager) or 0
-        pieces = build.pieces(config, restart=latest)
+        latest = checkpoint.latest_step(manager)
+        if latest is None:
+            _check_untrained(folder)
+        pieces = build.pieces(config, restart=latest or 0)
         with contextlib.closing(pieces):
-            session = _restored(config, folder, pieces, manager, changed)
-            for name, (was, now) in changed.items():
-                session.bar.note(f"{name}: {was!r} is now {now!r}")
+            if latest is None:
+                session = _session(config, folder, pieces, manager, resume_after=-1)
+            else:
+                session = _restored(config, folder, pieces, manager)
             # Only now is it certain that the run goes on with it.
-            (folder / CONFIG).write_text(config_lib.dump(config))
+            _write_config(folder, config)
             return _run(session)
 
 
@@ -130,7 +145,7 @@ def evaluate(
     """Returns (update, report.evaluation_table) of a run's newest checkpoint.
 
     Raises:
-      ConfigError: no run there.
+      ConfigError: no run there, or none of its checkpoints.
       CheckpointError: there is no sound checkpoint.
     """
     config = load_config(folder)
@@ -148,10 +163,17 @@ def restored(
     folder: pathlib.Path, config: config_lib.ExperimentConfig
 ) -> Iterator[tuple[int, build.Pieces, Saved]]:
     """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
+    if not (folder / CHECKPOINTS).is_dir():
+        raise _no_checkpoint(folder)
     manager = checkpoint.open_manager(
         folder / CHECKPOINTS, config.checkpoint.keep, read_only=True
     )
-    with contextlib.closing(build.pieces(config, restart=-1)) as pieces:
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpoint.close, manager)
+        if checkpoint.latest_step(manager) is None:
+            raise _no_checkpoint(folder)
+        pieces = build.pieces(config, restart=-1)
+        stack.callback(pieces.close)
         state = pieces.init(pieces.hparams)
         empty = Saved(state, pieces.hparams, pieces.lineage)
         update, saved, _ = checkpoint.restore(manager, _saveable(empty, pieces.pure))
@@ -177,18 +199,38 @@ def check_new_folder(folder: pathlib.Path) -> None:
     Raises:
       ConfigError: it is a file, holds a run already, or holds something else.
     """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise config_lib.ConfigError(
+            f"--run-dir {folder}: {there} is a file; give a folder"
+        )
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise config_lib.ConfigError(f"--run-dir {folder}: a file; give a folder")
     if (folder / CONFIG).exists():
         raise config_lib.ConfigError(
             f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
             "give another folder"
         )
-    if any(folder.iterdir()):
+    # A process that did not get as far as a run leaves its lock and an empty folder.
+    found = {path.name for path in folder.iterdir()} - {metrics.LOCK, CHECKPOINTS}
+    saves = folder / CHECKPOINTS
+    if found or (saves.exists() and any(saves.iterdir())):
         raise config_lib.ConfigError(
             f"--run-dir {folder}: not empty and no run; give a new or empty folder"
+        )
+
+
+def check_logging(config: config_lib.ExperimentConfig) -> None:
+    """Returns nothing if what the run should report to is there.
+
+    Raises:
+      ConfigError: W&B is asked for and not installed.
+    """
+    project = config.logging.wandb
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        raise config_lib.ConfigError(
+            f"logging.wandb={project!r}: wandb is not installed; run: "
+            "pip install mtrl-jax[wandb], or leave it out"
         )
 
 
@@ -242,8 +284,11 @@ def _loop(session: Session, caught: list[int]) -> None:
     total = total_updates(settings, session.pieces.batch[1])
     source = settings.population.fitness.source
     pending = None
-    if session.update == 0 and settings.evaluation.every_updates:
-        pending = Pending(0, None, session.hparams, _test(session))
+    if session.update < total and settings.evaluation.every_updates:
+        # Of a resumed run the result is dropped: nothing is compiled later on.
+        test = _test(session)
+        if session.update == 0:
+            pending = Pending(0, None, session.hparams, test)
     while session.update < total and not caught:
         hparams, before = session.hparams, session.update
         session.state, output = session.programs.chunk(session.state, hparams)
@@ -345,13 +390,20 @@ def _check_finite(session: Session, pending: Pending) -> None:
 
 
 def _save(session: Session) -> None:
+    """Saves the session, unless that is what the newest checkpoint holds."""
     session.writer.flush()
+    if session.saved == session.update:
+        return
     saved = Saved(session.state, session.hparams, session.pbt)
-    wall = session.wall_s + time.monotonic() - session.started
-    meta = {"versions": report.versions(), "wall_s": wall}
+    meta = {
+        "versions": report.versions(),
+        "wall_s": session.wall_s + time.monotonic() - session.started,
+        "config": config_lib.to_dict(session.config),
+    }
     checkpoint.save(
         session.manager, session.update, _saveable(saved, session.pieces.pure), meta
     )
+    session.saved = session.update
 
 
 def _finish(session: Session) -> None:
@@ -382,8 +434,13 @@ def _finish(session: Session) -> None:
     session.bar.note(report.table(summary))
 
 
-def _session(config, folder, pieces, manager, resume_after, saved=None, wall_s=0.0):
-    """Returns the session of a run, with its programs compiled."""
+def _session(
+    config, folder, pieces, manager, resume_after, saved=None, update=0, wall_s=0.0
+) -> Session:
+    """Returns the session of a run, with its programs compiled.
+
+    ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
+    """
     state = pieces.init(pieces.hparams) if saved is None else saved.run
     hparams = pieces.hparams if saved is None else saved.hparams
     lineage = pieces.lineage if saved is None else saved.pbt
@@ -405,41 +462,55 @@ def _session(config, folder, pieces, manager, resume_after, saved=None, wall_s=0
         state=state,
         hparams=hparams,
         pbt=lineage,
-        update=resume_after or 0,
-        restart=resume_after or 0,
+        update=update,
+        restart=update,
+        saved=None if saved is None else update,
         wall_s=wall_s,
     )
     session.started = time.monotonic()
     session.logged = (session.started, session.update)
-    if resume_after is None:
-        # From here on a run that is killed can be gone on with.
+    if saved is None:
+        # Complete before the first row: rows without a checkpoint are of no run.
         _save(session)
+        checkpoint.wait(manager)
     return session
 
 
-def _restored(config, folder, pieces, manager, changed) -> Session:
+def _restored(config, folder, pieces, manager) -> Session:
     """Returns the session of a saved run at its newest sound checkpoint."""
     state = pieces.init(pieces.hparams)
     empty = Saved(state, pieces.hparams, pieces.lineage)
     update, saved, meta = checkpoint.restore(manager, _saveable(empty, pieces.pure))
     saved = _rejoin(saved, state, pieces.pure)
-    given = {n.removeprefix("agent.hparams."): new for n, (_, new) in changed.items()}
-    own = {n: v for n, v in given.items() if n in saved.hparams._fields}
-    hparams = saved.hparams._replace(
-        **{n: jax.numpy.full_like(getattr(saved.hparams, n), v) for n, v in own.items()}
-    )
-    hparams = jax.tree.map(
-        lambda new, old: jax.device_put(new, old.sharding), hparams, pieces.hparams
-    )
-    return _session(
+    # Against the checkpoint's own settings: a process that was killed may have written
+    # down a change that no checkpoint has seen.
+    was = config_lib.from_dict(meta["config"], where=f"checkpoint {update}")
+    changed = config_lib.check_resumable(was, config)
+    hparams = _with_changes(saved.hparams, changed, pieces.hparams)
+    session = _session(
         config,
         folder,
         pieces,
         manager,
-        resume_after=update,
+        # The row of update 0 is written again.
+        resume_after=update or -1,
         saved=saved._replace(hparams=hparams),
+        update=update,
         wall_s=meta["wall_s"],
     )
+    for name, (old, new) in changed.items():
+        session.bar.note(f"{name}: {old!r} is now {new!r}")
+    return session
+
+
+def _with_changes(hparams: Tree, changed: dict[str, tuple], like: Tree) -> Tree:
+    """Returns the hyperparameters with what was changed set for all members."""
+    given = {n.removeprefix("agent.hparams."): new for n, (_, new) in changed.items()}
+    own = {n: v for n, v in given.items() if n in hparams._fields}
+    hparams = hparams._replace(
+        **{n: jax.numpy.full_like(getattr(hparams, n), v) for n, v in own.items()}
+    )
+    return jax.tree.map(lambda new, x: jax.device_put(new, x.sharding), hparams, like)
 
 
 def _saveable(saved: Saved, pure: bool) -> Saved:
@@ -493,6 +564,27 @@ def _folder(
             yield manager
         finally:
             checkpoint.close(manager)
+
+
+def _write_config(folder: pathlib.Path, config: config_lib.ExperimentConfig) -> None:
+    """Writes config.yaml, or leaves it as it was: a run without it is lost."""
+    temporary = folder / f".{CONFIG}.tmp"
+    temporary.write_text(config_lib.dump(config))
+    os.replace(temporary, folder / CONFIG)
+
+
+def _check_untrained(folder: pathlib.Path) -> None:
+    """Raises ConfigError if a run without checkpoints ever had one."""
+    rows = folder / metrics.METRICS
+    if rows.exists() and rows.stat().st_size:
+        raise _no_checkpoint(folder)
+
+
+def _no_checkpoint(folder: pathlib.Path) -> config_lib.ConfigError:
+    return config_lib.ConfigError(
+        f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
+        "has one"
+    )
 
 
 def _due(before: int, after: int) -> Callable[[int], bool]:

@@ -28,7 +28,7 @@ import numpy as np
 METRICS = "metrics.jsonl"
 LINEAGE = "lineage.jsonl"
 SUMMARY = "summary.json"
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 class RunLockedError(RuntimeError):
@@ -247,7 +247,7 @@ def lock(run: str | os.PathLike) -> Iterator[None]:
     """
     import fcntl
 
-    path = pathlib.Path(run) / _LOCK
+    path = pathlib.Path(run) / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         try:

@@ -1,7 +1,8 @@
 """A trained member at play, as an animation: one panel a task, drawn from observations.
 
 Images are shown as they are (the newest frame of a stack), boolean planes with a colour
-each, vectors as bars: what is drawn is what the agent sees.
+each, vectors as bars or, for a few tasks, as the scene they describe: what is drawn is
+what the agent sees.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import build, experiment, metrics, random, types
+from mtrl_jax import build, experiment, metrics, random, sketches, types
 from mtrl_jax import config as config_lib
 from mtrl_jax.engine import population
 from mtrl_jax.progress import short
 
 PANEL = 200  # pixels, width and height of a picture
 CAPTION = 34  # pixels below it
-_BACKGROUND = (18, 18, 24)
+_BACKGROUND = sketches.BACKGROUND
 _TEXT = (235, 235, 235)
 # Colours that stay apart for most kinds of colour vision (Okabe and Ito), then repeat.
 _PLANES = (
@@ -130,7 +131,9 @@ def _panel(
         window = tuple(slice(n) for n in struct.shape)
         own[name] = np.asarray(seen.obs[name][slot])[window].astype(struct.dtype)
     canvas = Image.new("RGB", (PANEL + 8, PANEL + CAPTION), _BACKGROUND)
-    canvas.paste(Image.fromarray(picture(own)), (4, 0))
+    sketch = sketches.find(task.name)
+    seen_as = sketch(own["vector"], PANEL) if sketch else picture(own)
+    canvas.paste(Image.fromarray(seen_as), (4, 0))
     draw = ImageDraw.Draw(canvas)
     draw.text((6, PANEL + 4), short(task.name), fill=_TEXT)
     draw.text((6, PANEL + 18), f"step {step}   return {total:.4g}", fill=_TEXT)

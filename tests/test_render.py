@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import experiment, render
+from mtrl_jax import experiment, render, sketches
 
 TINY = {
     "tasks": [
@@ -64,3 +64,18 @@ def test_planes_frames_and_vectors_have_pictures_of_their_own():
     assert tuple(up[50, 100]) == render._PLANES[1]
     assert tuple(up[150, 100]) == render._BACKGROUND
     assert tuple(down[150, 100]) == render._PLANES[0]
+
+
+def test_known_vectors_are_drawn_as_the_scene_they_describe():
+    """CartPole's pole leans with its angle; Catch's paddle is on the board's last row."""
+    leans = [sketches.cartpole(np.array([0, 0, a, 0.0]), 200) for a in (-0.5, 0.5)]
+    left, right = ((x == sketches.ORANGE).all(-1).nonzero()[1] for x in leans)
+    assert left.max() < 105 and right.min() > 95
+
+    balls = np.zeros((10, 5))
+    balls[0, 2] = balls[9, 4] = 1
+    drawn = sketches.board(balls.ravel(), 10, 200)
+    assert tuple(drawn[10, 100]) == sketches.BLUE
+    assert tuple(drawn[190, 140]) == sketches.ORANGE
+    assert sketches.find("gymnax/Catch-bsuite#2") is not None
+    assert sketches.find("gymnax/Breakout-MinAtar") is None

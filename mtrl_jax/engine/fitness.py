@@ -13,6 +13,9 @@ from mtrl_jax.engine.evaluate import Evaluation
 from mtrl_jax.types import Array
 
 
+METRICS = ("return", "normalised", "capped")
+
+
 class Metric(NamedTuple):
     """How returns become a score; built once from the environment's spec.
 
@@ -32,8 +35,13 @@ def make_metric(spec: types.EnvSpec, name: str, task: str | None = None) -> Metr
     ``task`` restricts it to the tasks of that name.
 
     Raises:
-      ValueError: no such task, or a task without the reference scores it would need.
+      ValueError: no such metric or task, or a task without the two different reference
+        scores it would need.
     """
+    if name not in METRICS:
+        raise ValueError(
+            f"population.fitness.metric={name!r} is none of {', '.join(METRICS)}"
+        )
     names = [t.name for t in spec.tasks]
     if task is not None and task not in names:
         raise ValueError(
@@ -49,6 +57,11 @@ def make_metric(spec: types.EnvSpec, name: str, task: str | None = None) -> Metr
             raise ValueError(
                 f"population.fitness.metric={name!r} needs reference scores and "
                 f"{t.name} has none; use 'return'"
+            )
+        if t.random_score == t.reference_score:
+            raise ValueError(
+                f"population.fitness.metric={name!r} divides by the difference, but "
+                f"{t.name} has random and reference score {t.random_score}; use 'return'"
             )
     scored = [t if w else None for t, w in zip(spec.tasks, weight)]
     low = tuple(float(t.random_score or 0.0) if t else 0.0 for t in scored)

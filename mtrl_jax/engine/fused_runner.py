@@ -70,7 +70,7 @@ def make(
         params = env.params if curriculum is None else curriculum.params(course)
         env_state, ts = env.reset(random.at(key, 0, random.ENV), params)
         return RunState(
-            agent=agents.init(random.at(key, 0, random.INIT), hp),
+            agent=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
             carry=agents.carry(slots),
             env=env_state,
             ts=ts,

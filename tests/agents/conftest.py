@@ -4,8 +4,8 @@ Compiling is what these tests spend their time on, so an agent on given tasks is
 and compiled once and shared: everything is a pure function.
 """
 
+import collections
 import functools
-import types as python_types
 from typing import Any, NamedTuple
 
 import jax
@@ -41,9 +41,9 @@ class Setup(NamedTuple):
     agent: types.Agent
     env: types.Env
     hp: Any  # Hparams of float32 scalars
-    init: Any
     act: Any
     update: Any
+    traces: collections.Counter  # how often Python ran act and update
     state: types.AgentState
     rollout: types.Rollout
 
@@ -99,18 +99,24 @@ def player(*names):
 def setup(name, core="none", tasks=TASKS):
     """Returns the Setup of an agent on a mixture of probes."""
     env, *_ = player(*tasks)
-    agent = small(name, env.spec, core)
-    hp = quick(name)
-    init, act, update = (jax.jit(f) for f in (agent.init, agent.act, agent.update))
-    made = Setup(agent, env, hp, init, act, update, None, None)
-    return made._replace(
-        state=fresh(made, 0), rollout=collect(made, tasks=tasks, state=fresh(made, 0))
-    )
+    agent, traces = small(name, env.spec, core), collections.Counter()
+
+    def compiled(function):
+        def call(*args):
+            traces[function] += 1
+            return getattr(agent, function)(*args)
+
+        return jax.jit(call)
+
+    act, update = compiled("act"), compiled("update")
+    made = Setup(agent, env, quick(name), act, update, traces, None, None)
+    state = fresh(made, 0)
+    return made._replace(state=state, rollout=collect(made, state=state, tasks=tasks))
 
 
 def fresh(made, seed):
-    """Returns a new state."""
-    return made.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), made.hp)
+    """Returns a new state; not jitted, so that agents share what is compiled for it."""
+    return made.agent.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), made.hp)
 
 
 def collect(made, *, state, seed=0, steps=T, tasks=TASKS, hp=None):
@@ -136,10 +142,11 @@ def member(x, index=0):
     return jax.tree.map(lambda leaf: leaf[index], x)
 
 
+FUNCTIONS = (small, quick, arrays, probe, setup, fresh, collect, member)
+KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
+
+
 @pytest.fixture(name="kit", scope="session")
 def _kit():
-    """The functions above."""
-    functions = (small, quick, arrays, probe, setup, fresh, collect, member)
-    return python_types.SimpleNamespace(
-        T=T, SLOTS=SLOTS, TASKS=TASKS, **{f.__name__: f for f in functions}
-    )
+    """The functions above; hashable, so that what is made with them can be cached."""
+    return collections.namedtuple("Kit", KIT)(**KIT)

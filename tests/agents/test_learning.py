@@ -1,0 +1,119 @@
+"""Agents learn tasks whose values are known: what fails shows which part is broken.
+
+By default each agent learns five probes as one mixture, in one program; the slow tests
+teach it every probe alone, with each seed held to the threshold.
+"""
+
+import functools
+import types as python_types
+
+import jax
+import numpy as np
+import pytest
+
+from mtrl_jax import agents, random
+from mtrl_jax.engine import fused_runner, population
+from mtrl_jax.networks import actor_critic as networks
+
+MEMBERS, SLOTS, T = 2, 8, 6
+DISCOUNT = 0.9
+CHUNK = 50  # updates
+MIXTURE = ("constant", "observation", "delayed", "action", "both")
+# Probes that an agent does not claim to learn, by name.
+UNCLAIMED: dict[str, tuple[str, ...]] = {}
+SOLO = [
+    *MIXTURE, "masked", "memory", "action_factorised", "both_factorised",
+    "action_box", "both_box", "both_image",
+]  # fmt: skip
+# How close mean returns have to come to the best, 1: a Gaussian keeps some width.
+RETURN = {"action_box": 0.9, "both_box": 0.85}
+
+
+@pytest.mark.parametrize("task", MIXTURE)
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_an_agent_learns_five_probes_as_one_mixture(name, task, kit):
+    """Value, inputs, discount, policy and policy inputs, each at its analytic value."""
+    check(train(name, MIXTURE, "none", 300, kit), MIXTURE.index(task), task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SOLO)
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_an_agent_learns_each_probe_alone(name, task, kit):
+    """Also memory (with an LSTM), masks, pictures and the other action spaces."""
+    if task in UNCLAIMED.get(name, ()):
+        pytest.fail(f"{name} does not claim {task}: leave it out of the list instead")
+    core, updates = ("lstm", 1000) if task == "memory" else ("none", 600)
+    check(train(name, (task,), core, updates, kit), 0, task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(agents.AGENTS))
+def test_without_memory_the_memory_probe_cannot_be_learned(name, kit):
+    """The threshold means something: a feed-forward network stays near 0."""
+    result = train(name, ("memory",), "none", 600, kit)
+    assert (result.returns < 0.5).all()
+
+
+@functools.cache
+def train(name, tasks, core, updates, kit):
+    """Returns returns ``[P, K]`` of the last chunk and two steps with their values."""
+    env = kit.probe(*tasks, batch=(MEMBERS, SLOTS))
+    network = networks.NetworkConfig(
+        hidden=(32,), core=core, core_size=16, task_embedding=len(tasks) > 1
+    )
+    module = agents.get(name)
+    settings = {"network": network, "optimiser": "adam"}
+    config = {
+        k: v for k, v in settings.items() if k in module.Config.__dataclass_fields__
+    }
+    agent = module.make(env.spec, module.Config(**config))
+    hp = kit.arrays(kit.quick(name, discount=DISCOUNT), MEMBERS)
+    runner = fused_runner.make(agent, env, unroll_length=T, updates_per_chunk=CHUNK)
+    state = runner.init(random.roots(0, MEMBERS), hp)
+    chunk = jax.jit(runner.chunk, donate_argnums=0)
+    for _ in range(updates // CHUNK):
+        state, out = chunk(state, hp)
+    assert np.asarray(out.finite).all()
+
+    # The first step of an episode and the one after it, on fresh slots.
+    agents_ = population.population(agent, MEMBERS)
+    act = jax.jit(agents_.act)
+    env_state, ts = env.reset(random.roots(1, MEMBERS), env.params)
+    carry, steps = agents_.carry(env.batch[1]), []
+    for t in range(2):
+        keys = random.at(state.key, t, random.ACT)
+        action, carry, extras = act(state.agent, carry, ts, keys, hp)
+        steps.append(jax.device_get((ts, getattr(extras, "value", None))))
+        env_state, ts = env.step(env_state, action, env.params)
+    returns = out.episodes["return"] / out.episodes["episodes"]
+    return python_types.SimpleNamespace(returns=np.asarray(returns), steps=steps)
+
+
+def check(result, index, task):
+    """Asserts that every member gets the best return and values of ``task``."""
+    returns = result.returns[:, index]
+    if task == "observation":
+        assert (np.abs(returns) < 0.25).all()
+    else:
+        assert (returns > RETURN.get(task, 0.93)).all(), returns
+    slots = slice(index * SLOTS, (index + 1) * SLOTS)
+    for t, (ts, value) in enumerate(result.steps):
+        expected = analytic(task, t, ts, slots)
+        if value is not None and expected is not None:
+            np.testing.assert_allclose(
+                value[:, slots], np.broadcast_to(expected, (MEMBERS, SLOTS)), atol=0.12
+            )
+
+
+def analytic(task, t, ts, slots):
+    """Returns the values at step ``t`` under the best policy; None where none matters."""
+    if task == "delayed":
+        return DISCOUNT ** (1 - t)
+    if task == "memory":
+        return DISCOUNT ** (3 - t)
+    if t > 0:
+        return None
+    if task == "observation":
+        return np.asarray(ts.obs["vector"])[:, slots, 0]
+    return 1.0

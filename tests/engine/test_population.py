@@ -1,0 +1,58 @@
+"""A population is its members side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import random
+from mtrl_jax.engine import population
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(tiny):
+    """``run(members, at_once)`` -> final state after two chunks, compiled once each."""
+    done = {}
+
+    def run(members, at_once=None):
+        if (members, at_once) not in done:
+            runner, state, hp = tiny.start(members, at_once=at_once)
+            rates = jnp.linspace(0.05, 0.2, 3)[:members]
+            chunk = jax.jit(runner.chunk)
+            for _ in range(2):
+                state, out = chunk(state, hp._replace(learning_rate=rates))
+            done[members, at_once] = (state, out)
+        return done[members, at_once]
+
+    return run
+
+
+def assert_close(tiny, x, y):
+    x, y = tiny.leaves(x), tiny.leaves(y)
+    assert x.keys() == y.keys()
+    for path in x:
+        np.testing.assert_allclose(x[path], y[path], 1e-5, 1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_members_one_or_two_at_a_time_are_members_together(at_once, run, tiny):
+    """``at_once`` trades time for memory; 3 members by 2 leaves a remainder."""
+    assert_close(tiny, run(3, at_once), run(3))
+
+
+def test_a_population_of_one_is_a_member_of_a_larger_one(run, tiny):
+    """No second code path: member 0 acts, learns and is reset as if alone."""
+    (one, alone), (three, out) = run(1), run(3)
+    first = jax.tree.map(lambda x: x[:1] if x.ndim else x, (three, out))
+    assert_close(tiny, (one, alone), first)
+    assert not np.allclose(three.agent.learner["w"][0], three.agent.learner["w"][1])
+
+
+def test_a_populations_functions_have_one_more_leading_axis(tiny):
+    """init, carry and act of [P]; carry is the same for every member."""
+    spec = tiny.env(3).spec
+    agent = population.population(tiny.make(spec), 3)
+    state = agent.init(random.roots(0, 3), tiny.hparams(3))
+    assert state.learner["w"].shape == (3, 3, 2)
+    assert state.local["updates"].shape == (3,)
+    assert agent.carry(5).shape == (3, 5)

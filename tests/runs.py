@@ -1,0 +1,229 @@
+"""How tests start runs: through the command line, in this process or in another."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# 40 updates of 4 members, 16 environment steps each; PBT, tests and checkpoints happen.
+TINY: dict[str, Any] = {
+    "tasks": [
+        {"env": "probe/action", "slots": 2},
+        {"env": "probe/memory", "slots": 2},
+    ],
+    "agent": {
+        "name": "impala",
+        "config": {"optimiser": "adam", "network": {"hidden": [8]}},
+    },
+    "population": {
+        "size": 4,
+        "search": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
+        "pbt": {"interval": 8, "min_episodes": 1},
+    },
+    "training": {"env_steps": 640, "unroll_length": 4, "updates_per_chunk": 2},
+    "evaluation": {"every_updates": 8, "episodes": 4},
+    "checkpoint": {"every_updates": 12, "keep": 3},
+    "logging": {"tensorboard": False},
+}
+UPDATES = 40
+STEPS = 16  # environment steps of one update, per member
+_MAIN = "from mtrl_jax import cli; cli.main()"
+# What two runs with the same numbers may differ in.
+_OF_THE_PROCESS = ("wall_s", "steps_per_s", "compiles")
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a known error is; fails if it is anything else."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("mtrl: "), self.err
+        return lines[0]
+
+
+def mtrl(*arguments: Any) -> Outcome:
+    """Returns the outcome of ``mtrl ARGUMENTS`` run in this process."""
+    from mtrl_jax import cli
+
+    argv = ["mtrl", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start(
+    *arguments: Any, cache: pathlib.Path | None = None, before: str = ""
+) -> subprocess.Popen:
+    """Returns the process of ``mtrl ARGUMENTS``, started in the folder of the checkout.
+
+    ``cache`` is where it keeps compiled programs, ``before`` Python that it runs first.
+    """
+    environment = dict(os.environ)
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{before}\n{_MAIN}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen, timeout_s: float = 300) -> Outcome:
+    """Returns the outcome of a started process."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"the process did not end: {out}{err}") from None
+    return Outcome(process.returncode, out, err)
+
+
+def wait_for(
+    process: subprocess.Popen, happened: Callable[[], bool], timeout_s: float = 300
+) -> None:
+    """Returns once ``happened()``; fails if the process ends before."""
+    until = time.monotonic() + timeout_s
+    while not happened():
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended early: {ended(process).err}")
+        if time.monotonic() > until:
+            process.kill()
+            raise AssertionError(f"nothing in {timeout_s} s: {ended(process).err}")
+        time.sleep(0.02)
+
+
+def newest_row(run: pathlib.Path) -> int:
+    """Returns the update of the last whole line of metrics.jsonl, -1 if there is none."""
+    path = run / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1])["update"] if lines else -1
+
+
+def write(path: pathlib.Path, *changes: str) -> pathlib.Path:
+    """Returns the path of a YAML file with the tiny settings."""
+    import yaml
+
+    from mtrl_jax import config
+
+    path.write_text(yaml.safe_dump(config.override(TINY, changes)))
+    return path
+
+
+def train(folder: pathlib.Path, *changes: str) -> Outcome:
+    """Returns the outcome of training the tiny settings, which must end well."""
+    config = write(folder.with_name(f"{folder.name}.yaml"))
+    outcome = mtrl("train", config, *changes, "--run-dir", folder)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def rows(run: pathlib.Path, *without: str) -> list[dict]:
+    """Returns metrics.jsonl without what depends on the process, and ``without``."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    skipped = (*_OF_THE_PROCESS, *without)
+    return [
+        {name: x for name, x in json.loads(line).items() if name not in skipped}
+        for line in lines
+    ]
+
+
+def compiles(run: pathlib.Path, after: int = -1) -> set[int]:
+    """Returns the different numbers of compiled programs in the rows after ``after``."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return {row["compiles"] for row in found if row["update"] > after}
+
+
+def checkpoints(run: pathlib.Path) -> list[int]:
+    """Returns the updates a run has checkpoints of."""
+    names = [path.name for path in (run / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def assert_same(run: pathlib.Path, other: pathlib.Path) -> None:
+    """Fails where two runs differ in a row, a PBT round, a bit of state, or a result."""
+    assert rows(run) == rows(other)
+    lineages = [(folder / "lineage.jsonl").read_text() for folder in (run, other)]
+    assert lineages[0] == lineages[1]
+    own, others = bits(run), bits(other)
+    assert own.keys() == others.keys()
+    assert not [name for name in own if own[name] != others[name]]
+    results = [json.loads((f / "summary.json").read_text()) for f in (run, other)]
+    for name in ("tasks", "best_member", "score"):
+        assert results[0][name] == results[1][name]
+
+
+def bits(run: pathlib.Path) -> dict[str, bytes]:
+    """Returns every array of a run's newest checkpoint by name, as bytes."""
+    from mtrl_jax import experiment
+
+    def plain(x) -> bytes:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        return np.asarray(x).tobytes()
+
+    config = experiment.load_config(run)
+    with experiment.restored(run, config) as (update, _, saved):
+        leaves = jax.tree_util.tree_leaves_with_path(saved)
+        named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}
+    return {"update": str(update).encode(), **named}
+
+
+@contextlib.contextmanager
+def cached_programs(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps compiled programs in ``folder``: most of a tiny run is its compilation."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    # Everything is kept, however small or quickly made.
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    old = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

@@ -1,0 +1,388 @@
+"""Bad input and faults, through the command line: told in one line, at no run's cost."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import runs
+
+from mtrl_jax import build, checkpoint, experiment, metrics
+
+pytestmark = pytest.mark.xdist_group("runs")
+
+# Overrides of the tiny settings -> what the line says: field, given, what would work.
+BAD = [
+    # Unknown names.
+    ("agent.name=impalla", "agent.name 'impalla' did you mean 'impala'"),
+    ("tasks.0.env=probe/acton", "tasks.0 'acton' did you mean action"),
+    ("tasks.0.env=prob/action", "tasks.0 'prob' did you mean probe"),
+    ("tasks.0.env=action", "tasks.0 'action' FAMILY/action"),
+    ("tasks.1.env=gymnax/CartPol-v1", "tasks.1 'CartPol-v1' CartPole-v1"),
+    ("tasks=[{suite: minatarr}]", "tasks.0.suite 'minatarr' minatar"),
+    ("tasks.0.options.lenght=3", "tasks.0 options 'lenght' allowed"),
+    ("agent.hparams.learning_rat=1", "agent.hparams.learning_rat 'learning_rate'"),
+    ("agent.config.optimizer=adam", "agent.config.optimizer 'optimiser'"),
+    ("agent.config.network.hiden=[8]", "agent.config.network.hiden 'hidden'"),
+    ("population.search.lr={low: 1, high: 2}", "population.search.lr learning_rate"),
+    ("population.pbt.intervall=5", "population.pbt.intervall 'interval'"),
+    ("population.pbt.exploit=trunc", "population.pbt.exploit 'trunc' 'truncation'"),
+    ("population.fitness.task=probe/x", "population.fitness.task probe/x probe/action"),
+    ("evaluation.hparams.temp=0", "evaluation.hparams.temp temperature"),
+    ("agent.config.optimiser=adamm", "agent.config optimiser 'adamm' adam"),
+    ("agent.config.network.core=ltsm", "agent.config core 'ltsm' 'lstm'"),
+    # Unknown override keys, and overrides that are none.
+    ("task=3", "task unknown 'tasks'"),
+    ("training.unrol_length=3", "training.unrol_length 'unroll_length'"),
+    ("nothing.here=3", "nothing unknown seed"),
+    ("seed.x=3", "seed"),
+    ("tasks.5.slots=3", "tasks.5.slots '5' below 2"),
+    ("seed", "'seed' key=value"),
+    ("=3", "'=3' key=value"),
+    ("seed=[", "'seed=[' YAML"),
+    # Wrong types.
+    ("tasks.0.slots=two", "tasks.0.slots 'two' integer"),
+    ("tasks.0.slots=2.5", "tasks.0.slots 2.5 integer"),
+    ("tasks.0.slots=true", "tasks.0.slots True number"),
+    ("agent=impala", "agent 'impala' mapping"),
+    ("tasks=3", "tasks 3 list"),
+    ("agent.hparams.learning_rate=fast", "agent.hparams.learning_rate 'fast' number"),
+    ("agent.hparams.learning_rate=.nan", "agent.hparams.learning_rate nan number"),
+    ("agent.config.network.core_size=big", "agent.config.network.core_size 'big'"),
+    ("population.pbt=4", "population.pbt 4 mapping"),
+    ("population.pbt.interval=true", "population.pbt.interval True number"),
+    ("training.runner=gpu", "training.runner 'gpu' 'fused' 'host'"),
+    ("population.axis=slots", "population.axis 'slots' 'slot' 'population'"),
+    # Sizes.
+    ("tasks=[]", "tasks [] at least 1"),
+    ("tasks.0.slots=0", "tasks.0.slots 0 greater than 0"),
+    ("tasks.0.slots=-4", "tasks.0.slots -4 greater than 0"),
+    ("population.size=0", "population.size 0 greater than 0"),
+    ("training.env_steps=0", "training.env_steps 0 greater than 0"),
+    ("training.unroll_length=-3", "training.unroll_length -3 greater than 0"),
+    ("training.updates_per_chunk=0", "training.updates_per_chunk 0 greater than 0"),
+    ("evaluation.episodes=0", "evaluation.episodes 0 greater than 0"),
+    ("evaluation.every_updates=-1", "evaluation.every_updates -1 equal to 0"),
+    ("checkpoint.keep=0", "checkpoint.keep 0 greater than 0"),
+    ("agent.config.network.hidden=[0]", "agent.config hidden 0 positive"),
+    ("agent.config.network.core_size=-1", "agent.config core_size -1 positive"),
+    ("seed=-1", "seed -1 equal to 0"),
+    ("seed=4294967296", "seed 4294967296 less than"),
+    # Populations and ranges.
+    ("population.size=3", "population.size=3 too small truncation at least 4 'none'"),
+    ("population.pbt.fraction=0.9", "population.pbt fraction=0.9 at most 0.5"),
+    ("population.search.learning_rate.low=1", "learning_rate low=1.0 high=0.01 swap"),
+    ("population.search.learning_rate.low=0", "learning_rate low=0.0 log above 0"),
+    ("population.search.learning_rate.high=.inf", "learning_rate high=inf finite"),
+    # What divides what, and what goes with what.
+    (
+        "population.axis=population population.pbt=null population.size=3",
+        "population.size=3 not divisible 2 tasks try 4",
+    ),
+    ("population.axis=population", "population.pbt population.axis different tasks"),
+    (
+        "agent={name: ppo, config: {minibatches: 3}}",
+        "agent.config minibatches 3 16 rows",
+    ),
+    (
+        "agent={name: ppo, config: {minibatches: 3, network: {core: lstm}}}",
+        "agent.config minibatches 3 4 rows slots",
+    ),
+    ("training.runner=host tasks.1.slots=3", "tasks.1.slots=3 even"),
+    ("tasks.1.env=probe/action_box", "tasks Box Discrete at once"),
+    (
+        "population.fitness.source=evaluation evaluation.every_updates=0",
+        "evaluation.every_updates=0 population.fitness.source interval",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
+def test_a_bad_setting_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
+    """Exit code 2, one line with field, value and a way out, no traceback, no folder."""
+    run = tmp_path / "run"
+    config = runs.write(tmp_path / "tiny.yaml")
+    given = _split(overrides)
+    outcome = runs.mtrl("train", config, *given, "--run-dir", run)
+    assert outcome.code == 2
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+    if not outcome.error.startswith("mtrl: override "):
+        assert outcome.error.startswith(f"mtrl: {config}: ")
+    assert not run.exists()
+
+
+def _split(overrides):
+    """Returns the overrides of a row: an override may hold blanks, but no second "="."""
+    parts: list[str] = []
+    for word in overrides.split(" "):
+        if parts and "=" not in word:
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read No such file"),
+        (b"tasks: [{env: probe/action", "not valid YAML line 1"),
+        (b"\xff\xfe\x00", "cannot be read not a text file"),
+        (b"- 1\n- 2", "a mapping is needed got list"),
+        (b"", "a mapping is needed got NoneType"),
+        (b"seed: 3", "tasks is missing"),
+        (b"tasks: [{slots: 3}]", "tasks.0 either env or suite"),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path, content, words):
+    """A config that is missing, no YAML or no mapping gives one line with its path."""
+    config, run = tmp_path / "x.yaml", tmp_path / "run"
+    if content is not None:
+        config.write_bytes(content)
+    outcome = runs.mtrl("train", config, "--run-dir", run)
+    assert outcome.code == 2
+    assert str(config) in outcome.error
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+    assert not run.exists()
+
+
+def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path):
+    """In a process of its own: one line on stderr, exit code 2, nothing on disk."""
+    config, run = runs.write(tmp_path / "tiny.yaml"), tmp_path / "run"
+    process = runs.start("train", config, "population.size=3", "--run-dir", run)
+    outcome = runs.ended(process)
+    assert outcome.code == 2
+    assert "population.size=3" in outcome.error
+    assert outcome.out == ""
+    assert not run.exists()
+
+
+def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypatch):
+    """A run that cannot report where it should does not begin."""
+    monkeypatch.setattr(experiment.importlib.util, "find_spec", lambda name: None)
+    config, run = runs.write(tmp_path / "tiny.yaml"), tmp_path / "run"
+    outcome = runs.mtrl("train", config, "logging.wandb=x", "--run-dir", run)
+    assert outcome.code == 2
+    assert "logging.wandb='x'" in outcome.error
+    assert "pip install" in outcome.error
+    assert not run.exists()
+
+
+# Folders.
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    """A run does not begin among other people's files, nor in a file or below one."""
+    config = runs.write(tmp_path / "tiny.yaml")
+    foreign, file = tmp_path / "thesis", tmp_path / "file"
+    foreign.mkdir()
+    (foreign / "chapter").write_text("1")
+    file.write_text("")
+    for run, words in (
+        (foreign, "not empty"),
+        (file, "is a file"),
+        (file / "run", "is a file"),
+    ):
+        outcome = runs.mtrl("train", config, "--run-dir", run)
+        assert outcome.code == 2
+        assert f"--run-dir {run}" in outcome.error
+        assert words in outcome.error
+    assert [path.name for path in foreign.iterdir()] == ["chapter"]
+
+
+def test_a_run_is_not_overwritten(finished):
+    """Training into a folder that holds a run says how to go on with it."""
+    before = _contents(finished)
+    config = finished.with_name("run.yaml")
+    outcome = runs.mtrl("train", config, "--run-dir", finished)
+    assert outcome.code == 2
+    assert f"mtrl resume {finished}" in outcome.error
+    assert _contents(finished) == before
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "plot"])
+def test_a_folder_without_a_run_is_named(tmp_path, command):
+    """Commands that need a run say that there is none; nothing is written."""
+    for folder in (tmp_path, tmp_path / "none"):
+        outcome = runs.mtrl(command, folder)
+        assert outcome.code == 2
+        assert f"{folder}: no run here" in outcome.error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_a_run_without_checkpoints_is_named(tmp_path, finished, command):
+    """A run whose checkpoints are gone cannot be gone on with or tested."""
+    run = _copy(finished, tmp_path / "run")
+    for path in (run / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    subprocess.run(["rm", "-r", run / "checkpoints"], check=True)
+    before = (run / "metrics.jsonl").read_bytes()
+    outcome = runs.mtrl(command, run)
+    assert outcome.code == 2
+    assert "no checkpoint" in outcome.error
+    assert str(run / "checkpoints") in outcome.error
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_in_use_is_not_touched(tmp_path, finished):
+    """A second process gets the first one's number and changes nothing."""
+    run = _copy(finished, tmp_path / "run")
+    with metrics.lock(run):
+        before = _contents(run)
+        outcome = runs.mtrl("resume", run)
+        assert outcome.code == 2
+        assert f"{run} is in use by the process {os.getpid()}" in outcome.error
+        assert _contents(run) == before
+
+
+def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cached):
+    """Who comes second, after both found the folder empty, is refused."""
+    run, other = tmp_path / "run", "seed: 1\n"
+    build_pieces = build.pieces
+
+    def slow(config, **options):
+        run.mkdir()
+        (run / experiment.CONFIG).write_text(other)
+        return build_pieces(config, **options)
+
+    monkeypatch.setattr(build, "pieces", slow)
+    config = runs.write(tmp_path / "tiny.yaml")
+    outcome = runs.mtrl("train", config, "--run-dir", run)
+    assert outcome.code == 2
+    assert "holds a run" in outcome.error
+    assert (run / experiment.CONFIG).read_text() == other
+
+
+# Numbers.
+
+
+@pytest.fixture
+def lost_member(monkeypatch):
+    """Member 2 of a new run begins with a learning rate that is not a number."""
+    initial = build.initial_hparams
+
+    def broken(config, keys):
+        hp = initial(config, keys)
+        return hp._replace(learning_rate=hp.learning_rate.at[2].set(np.nan))
+
+    monkeypatch.setattr(build, "initial_hparams", broken)
+
+
+def test_pbt_replaces_a_member_that_is_not_finite(tmp_path, cached, lost_member):
+    """The member goes on as a copy of a finite one and the run ends well."""
+    run = tmp_path / "run"
+    outcome = runs.train(run)
+    assert "member 2 is not finite at update 8" in outcome.err
+    first = metrics.read_lineage(run)[0]
+    assert first["source"][2] != 2
+    assert np.isfinite(first["hparams_after"]["learning_rate"]).all()
+    assert np.isfinite(metrics.read_metrics(run).metrics["loss"][-1]).all()
+    assert metrics.read_summary(run)["totals"]["updates"] == runs.UPDATES
+
+
+def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
+    tmp_path, cached, lost_member
+):
+    """Exit code 1, member and update named, the last good checkpoint kept."""
+    run = tmp_path / "run"
+    config = runs.write(tmp_path / "tiny.yaml", "population.pbt=null")
+    outcome = runs.mtrl("train", config, "--run-dir", run)
+    assert outcome.code == 1
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("mtrl: member 2 is not finite at update 2")
+    assert "checkpoint 0 is kept" in line
+    assert "Traceback" not in outcome.err
+    with experiment.restored(run, experiment.load_config(run)) as (update, _, saved):
+        assert update == 0
+        learner = saved.run.agent.learner
+        assert all(np.isfinite(x).all() for x in _floats(learner))
+
+
+# Disks.
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a file system of its own cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_found_before_training(small_disk, tmp_path, cached, monkeypatch):
+    """No step is taken, one line says why, and the folder can be used later."""
+    _fill(small_disk)
+    monkeypatch.setattr(experiment, "_run", lambda session: pytest.fail("it trained"))
+    config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    outcome = runs.mtrl("train", config, "--run-dir", run)
+    assert outcome.code == 1
+    assert "No space left" in outcome.error
+    monkeypatch.undo()
+    (small_disk / "filler").unlink()
+    assert runs.mtrl("train", config, "--run-dir", run).code == 0
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    small_disk, tmp_path, cached, finished, monkeypatch
+):
+    """The run ends with one line; given space, it goes on to the same numbers."""
+    save = checkpoint.save
+
+    def save_and_fill(manager, step, state, meta):
+        save(manager, step, state, meta)
+        if step == 12:
+            checkpoint.wait(manager)
+            _fill(small_disk)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_fill)
+    config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    outcome = runs.mtrl("train", config, "--run-dir", run)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.err
+    assert "No space left" in outcome.err.strip().splitlines()[-1]
+    monkeypatch.undo()
+    (small_disk / "filler").unlink()
+    assert runs.checkpoints(run) == [0, 12]
+    assert runs.mtrl("resume", run).code == 0
+    runs.assert_same(run, finished)
+
+
+def _fill(disk):
+    """Leaves no byte on the disk."""
+    with open(disk / "filler", "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+
+
+def _copy(run, to):
+    subprocess.run(["cp", "-r", run, to], check=True)
+    return to
+
+
+def _contents(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _floats(tree):
+    import jax
+
+    leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+    return [x for x in leaves if x.dtype.kind == "f"]
+
+

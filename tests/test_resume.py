@@ -1,0 +1,238 @@
+"""Ending a run in every way and going on with it: the bits of the uninterrupted run."""
+
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import runs
+
+from mtrl_jax import checkpoint, config, experiment, metrics
+
+pytestmark = [
+    pytest.mark.xdist_group("runs"),
+    # Orbax leaves futures behind where a read of damaged files failed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# A process that stands still instead of logging an update, so that it is killed there.
+_STALL = """
+import time
+from mtrl_jax import metrics
+write = metrics.MetricsWriter.write
+def stall(self, **row):
+    if row["update"] == {update}:
+        time.sleep(1e6)
+    write(self, **row)
+metrics.MetricsWriter.write = stall
+"""
+
+
+class Ended(Exception):
+    """Stands for the end of the process in tests that stay in one."""
+
+
+@pytest.fixture
+def interrupt(cached, monkeypatch):
+    """Returns a function that runs a command which ends before it logs ``update``."""
+    write = metrics.MetricsWriter.write
+
+    def run_command(update, *command):
+        def end(self, **row):
+            if row["update"] == update:
+                raise Ended
+            write(self, **row)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics.MetricsWriter, "write", end)
+            with pytest.raises(Ended):
+                runs.mtrl(*command)
+
+    return run_command
+
+
+@pytest.fixture
+def copy(tmp_path, finished):
+    """A copy of the finished run that may be changed."""
+    subprocess.run(["cp", "-r", finished, tmp_path / "run"], check=True)
+    return tmp_path / "run"
+
+
+# Killed runs.
+
+
+def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, finished, cached):
+    """kill -9 with rows beyond a checkpoint, resume in a new process: nothing differs.
+
+    The process that goes on compiles everything itself.
+    """
+    run, stall = tmp_path / "run", _STALL.format(update=20)
+    settings = runs.write(tmp_path / "tiny.yaml")
+    process = runs.start(
+        "train", settings, "--run-dir", run, cache=cached, before=stall
+    )
+    runs.wait_for(process, lambda: runs.newest_row(run) == 18)
+    runs.wait_for(process, lambda: runs.checkpoints(run)[-1] == 12)
+    process.kill()
+    assert runs.ended(process).code == -signal.SIGKILL
+    # And what a kill in the middle of a row leaves.
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b'{"update": 20, "env_st')
+
+    outcome = runs.ended(runs.start("resume", run))
+    assert outcome.code == 0, outcome.err
+    runs.assert_same(run, finished)
+    assert len(runs.compiles(run, after=12)) == 1
+
+
+@pytest.mark.parametrize("update", [0, 26])
+def test_a_run_that_ends_anywhere_goes_on_from_there(
+    tmp_path, finished, interrupt, update
+):
+    """Before its first row and after PBT rounds alike, and no program is compiled late."""
+    run, settings = tmp_path / "run", runs.write(tmp_path / "tiny.yaml")
+    interrupt(update, "train", settings, "--run-dir", run)
+    saved = runs.checkpoints(run)[-1]
+    outcome = runs.mtrl("resume", run)
+    assert outcome.code == 0, outcome.err
+    runs.assert_same(run, finished)
+    assert len(runs.compiles(run, after=saved)) == 1
+
+
+def test_a_run_without_its_first_checkpoint_begins_again(
+    tmp_path, finished, cached, monkeypatch
+):
+    """A run that was killed while it compiled can be gone on with all the same."""
+    run, settings = tmp_path / "run", runs.write(tmp_path / "tiny.yaml")
+
+    def end(*_):
+        raise Ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", end)
+        with pytest.raises(Ended):
+            runs.mtrl("train", settings, "--run-dir", run)
+    assert runs.checkpoints(run) == []
+    assert runs.mtrl("resume", run).code == 0
+    runs.assert_same(run, finished)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(copy, finished, cached):
+    """The resumed run says which one is damaged and arrives at the same bits."""
+    newest, before = runs.checkpoints(copy)[:-3:-1]
+    for path in (copy / "checkpoints" / str(newest)).rglob("*"):
+        if path.is_file() and "state" in path.parts:
+            path.write_bytes(path.read_bytes()[:20])
+    outcome = runs.mtrl("resume", copy)
+    assert outcome.code == 0
+    told = [line for line in outcome.err.splitlines() if "damaged" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"mtrl: checkpoint {newest} is damaged")
+    assert told[0].endswith(f"going back to {before}")
+    runs.assert_same(copy, finished)
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, code):
+    """SIGTERM and Ctrl-C save, draw and say how to go on; 143 and 130 are the codes."""
+    run = tmp_path / "run"
+    settings = runs.write(tmp_path / "tiny.yaml", "training.env_steps=1_000_000_000")
+    process = runs.start("train", settings, "--run-dir", run, cache=cached)
+    runs.wait_for(process, lambda: runs.newest_row(run) >= 4)
+    process.send_signal(number)
+    outcome = runs.ended(process)
+    assert outcome.code == code, outcome.err
+    assert f"mtrl resume {run}" in outcome.err
+    assert "Traceback" not in outcome.err
+    last = runs.rows(run)[-1]["update"]
+    assert runs.checkpoints(run)[-1] == last
+    assert list((run / "plots").glob("*.png"))
+
+    length = f"training.env_steps={(last + 6) * runs.STEPS}"
+    assert runs.mtrl("resume", run, length).code == 0
+    updates = [row["update"] for row in runs.rows(run)]
+    assert updates == list(range(0, last + 7, 2))
+    assert metrics.read_summary(run)["totals"]["updates"] == last + 6
+
+
+# Changes.
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path, copy, cached):
+    """More env_steps give what a run of that length from the start gives."""
+    length = f"training.env_steps={(runs.UPDATES + 12) * runs.STEPS}"
+    outcome = runs.mtrl("resume", copy, length)
+    assert outcome.code == 0
+    assert "training.env_steps: 640 is now 832" in outcome.err
+    runs.train(tmp_path / "whole", length)
+    runs.assert_same(copy, tmp_path / "whole")
+    assert experiment.load_config(copy).training.env_steps == 832
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.unroll_length=8",
+        "population.size=8",
+        "agent.config.network.hidden=[16]",
+        "tasks.0.slots=4",
+        "seed=1",
+    ],
+)
+def test_a_static_setting_cannot_be_changed(copy, override):
+    """A change that needs another program or state is refused by name; nothing changes."""
+    before = (copy / "config.yaml").read_text()
+    name, _, value = override.partition("=")
+    outcome = runs.mtrl("resume", copy, override)
+    assert outcome.code == 2
+    assert name in outcome.error
+    assert value.strip("[]") in outcome.error
+    assert "agent.hparams" in outcome.error  # what may be changed
+    assert (copy / "config.yaml").read_text() == before
+
+
+def test_an_edited_config_is_held_against_the_checkpoint(copy, cached):
+    """A static setting that was changed in config.yaml itself is refused by name."""
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("unroll_length: 4", "unroll_length: 8"))
+    outcome = runs.mtrl("resume", copy)
+    assert outcome.code == 2
+    assert "training.unroll_length: the run has 4, 8 given" in outcome.error
+
+
+def test_a_changed_hyperparameter_is_logged_and_survives_a_kill(copy, interrupt):
+    """It is set for all members; a kill before the next checkpoint does not lose it."""
+    length = f"training.env_steps={(runs.UPDATES + 8) * runs.STEPS}"
+    change = "agent.hparams.entropy_cost=0.5"
+    interrupt(runs.UPDATES + 6, "resume", copy, change, length)
+    assert experiment.load_config(copy).agent.hparams["entropy_cost"] == 0.5
+    assert runs.checkpoints(copy)[-1] == runs.UPDATES
+
+    outcome = runs.mtrl("resume", copy)
+    assert outcome.code == 0
+    assert "agent.hparams.entropy_cost: 0.01 is now 0.5" in outcome.err
+    logged = metrics.read_metrics(copy)
+    cost = logged.hparams["entropy_cost"]
+    np.testing.assert_array_equal(cost[logged.update > runs.UPDATES], np.float32(0.5))
+    np.testing.assert_array_equal(cost[logged.update <= runs.UPDATES], np.float32(0.01))
+
+
+def test_what_may_change_is_what_the_config_says(copy):
+    """Every field of RESUMABLE is accepted, so the list in the message is true."""
+    old = experiment.load_config(copy)
+    changes = [
+        "agent.hparams.discount=0.9",
+        "training.env_steps=10",
+        "evaluation.episodes=7",
+        "evaluation.hparams.temperature=0",
+        "checkpoint.keep=5",
+        "logging.tensorboard=true",
+    ]
+    new = config.from_dict(config.override(config.to_dict(old), changes))
+    changed = config.check_resumable(old, new)
+    names = [change.partition("=")[0] for change in changes]
+    assert all(any(name.startswith(n) for name in names) for n in config.RESUMABLE)
+    assert all(name in changed or name == "evaluation.hparams.temperature" for name in names)
