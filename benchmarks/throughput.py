@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import agents, config, envs, random, report, tree, types
+from mtrl_jax import agents, config, envs, random, report, tree, types, xla
 from mtrl_jax.engine import fused_runner, host_runner, population
 from mtrl_jax.envs import mixture
 
@@ -88,6 +88,7 @@ class Loop(NamedTuple):
 def main() -> None:
     """Measures, prints and writes."""
     args = _arguments()
+    xla.keep_memory()
     rows = []
     print(_header(), flush=True)
     for name, case in _cases(args).items():

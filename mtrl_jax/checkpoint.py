@@ -74,6 +74,7 @@ def open_manager(
 
     # Orbax logs a page of tracebacks for what is raised as one CheckpointError.
     logging.getLogger("absl").addFilter(_is_not_orbax)
+    _write_one_replica()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else keep,
         read_only=read_only,
@@ -334,6 +335,22 @@ def _prepare(directory: pathlib.Path) -> None:
         probe.write_bytes(bytes(1 << 16))
         probe.unlink()
     _remove_temporary(directory)
+
+
+def _write_one_replica() -> None:
+    """Makes orbax write one device's copy of what several devices hold.
+
+    By default each of them writes a slice, and every slice is a program to compile: in
+    a resumed process at its first save, in the middle of training.
+    """
+    import orbax.checkpoint as ocp
+
+    default = ocp.type_handlers.get_type_handler(jax.Array)
+    handler = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=False,
+        array_metadata_store=getattr(default, "_array_metadata_store", None),
+    )
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def _remove_temporary(directory: pathlib.Path) -> None:

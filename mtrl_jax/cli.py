@@ -92,7 +92,7 @@ def plot(
     from mtrl_jax import experiment, plots
 
     for run in runs:
-        experiment.load_config(run)
+        experiment.check_drawable(run)
     if len(runs) > 1:
         typer.echo(plots.compare(runs, out))
     else:

@@ -193,6 +193,19 @@ def load_config(folder: pathlib.Path) -> config_lib.ExperimentConfig:
     return config_lib.load(folder / CONFIG)
 
 
+def check_drawable(folder: pathlib.Path) -> None:
+    """Returns nothing if ``folder`` holds a run that has logged something.
+
+    Raises:
+      ConfigError: there is no run, or not a row of it.
+    """
+    load_config(folder)
+    try:
+        metrics.read_metrics(folder)
+    except ValueError as error:
+        raise config_lib.ConfigError(str(error)) from None
+
+
 def check_new_folder(folder: pathlib.Path) -> None:
     """Returns nothing if a run may begin in ``folder``.
 
@@ -500,6 +513,8 @@ def _restored(config, folder, pieces, manager) -> Session:
     )
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
+    if not pieces.pure:
+        session.bar.note("the environments cannot be restored: new episodes begin")
     return session
 
 

@@ -4,15 +4,13 @@ import os
 
 # Before jax is imported anywhere: sharding tests need several devices; nearly all of the
 # suite's time is compilation, which takes 0.6 of it without LLVM's optimisations.
-_FLAGS = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
-import pytest
-import runs
+import jax  # noqa: E402
+import pytest  # noqa: E402
+import runs  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -321,7 +321,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_found_before_training(small_disk, tmp_path, cached, monkeypatch):
+def test_a_full_disk_is_found_before_training(
+    small_disk, tmp_path, cached, monkeypatch
+):
     """No step is taken, one line says why, and the folder can be used later."""
     _fill(small_disk)
     monkeypatch.setattr(experiment, "_run", lambda session: pytest.fail("it trained"))
@@ -384,5 +386,3 @@ def _floats(tree):
 
     leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
     return [x for x in leaves if x.dtype.kind == "f"]
-
-

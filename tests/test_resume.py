@@ -117,7 +117,9 @@ def test_a_run_without_its_first_checkpoint_begins_again(
     runs.assert_same(run, finished)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(copy, finished, cached):
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    copy, finished, cached
+):
     """The resumed run says which one is damaged and arrives at the same bits."""
     newest, before = runs.checkpoints(copy)[:-3:-1]
     for path in (copy / "checkpoints" / str(newest)).rglob("*"):
@@ -135,7 +137,9 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(copy, finished
 # Signals.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, code):
     """SIGTERM and Ctrl-C save, draw and say how to go on; 143 and 130 are the codes."""
     run = tmp_path / "run"
@@ -235,4 +239,6 @@ def test_what_may_change_is_what_the_config_says(copy):
     changed = config.check_resumable(old, new)
     names = [change.partition("=")[0] for change in changes]
     assert all(any(name.startswith(n) for name in names) for n in config.RESUMABLE)
-    assert all(name in changed or name == "evaluation.hparams.temperature" for name in names)
+    assert all(
+        name in changed or name == "evaluation.hparams.temperature" for name in names
+    )

@@ -32,7 +32,9 @@ from mtrl_jax.types import Array, Scalar
 class Config:
     """What makes another program: networks, optimiser, reward transform."""
 
-    network: networks.NetworkConfig = networks.NetworkConfig()
+    network: networks.NetworkConfig = dataclasses.field(
+        default_factory=networks.NetworkConfig
+    )
     optimiser: str = "rmsprop"  # see agents/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
 
@@ -54,7 +56,7 @@ class Hparams(NamedTuple):
     temperature: Scalar = 1.0  # of acting; 0 is greedy
 
 
-def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa: B008
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the V-trace agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, grad_norm, rho`` (mean importance
@@ -63,6 +65,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa
     Raises:
       ValueError: an unknown optimiser, reward transform or network option.
     """
+    optimiser.check(config.optimiser)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
 

@@ -28,12 +28,11 @@ def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransfo
     Raises:
       ValueError: ``kind`` is not one of KINDS.
     """
+    check(kind)
     if kind == "adam":
         scale = optax.scale_by_adam(eps=hp.epsilon)
-    elif kind == "rmsprop":
-        scale = optax.scale_by_rms(decay=0.99, eps=hp.epsilon, eps_in_sqrt=False)
     else:
-        raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
+        scale = optax.scale_by_rms(decay=0.99, eps=hp.epsilon, eps_in_sqrt=False)
 
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
@@ -43,6 +42,16 @@ def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransfo
         scale,
         optax.scale_by_learning_rate(rate),
     )
+
+
+def check(kind: str) -> None:
+    """Returns nothing; for agents to call when they are made.
+
+    Raises:
+      ValueError: ``kind`` is not one of KINDS.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
 
 
 def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:

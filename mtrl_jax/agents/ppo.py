@@ -6,8 +6,8 @@ Ref: Schulman et al. 2017 (arXiv:1707.06347) with the details the field settled 
 generalised advantages, normalised per minibatch, gradients clipped by norm. Clipping the
 value error is an option and off: the bound has the unit of returns, which differ by task.
 
-Deviations: the rows of a pass are ordered by an affine bijection of the index instead of
-a full random permutation, which costs no sort (see ``_shuffled``). A recurrent network is
+Deviations: the rows of a long pass are ordered by an affine bijection of the index instead
+of a full random permutation, which costs no sort (see ``_shuffled``). A recurrent network is
 trained on whole unrolls, minibatches then being sets of slots.
 """
 
@@ -33,7 +33,9 @@ from mtrl_jax.types import Array, Key, Scalar, Tree
 class Config:
     """What makes another program."""
 
-    network: networks.NetworkConfig = networks.NetworkConfig()
+    network: networks.NetworkConfig = dataclasses.field(
+        default_factory=networks.NetworkConfig
+    )
     optimiser: str = "adam"  # see agents/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 4
@@ -69,7 +71,7 @@ class Batch(NamedTuple):
     live: Array  # bool, False where the transition crosses into a new episode
 
 
-def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa: B008
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the PPO agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, approx_kl`` (Schulman's
@@ -82,6 +84,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa
     for name in ("epochs", "minibatches"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+    optimiser.check(config.optimiser)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
     steps = config.epochs * config.minibatches
@@ -208,9 +211,14 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:  # noqa
 def _shuffled(key: Key, rows: int) -> Array:
     """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
 
-    ``a`` is drawn from numbers coprime to ``rows``: neighbours are spread over the pass
-    and no two passes agree, at the price of a multiplication instead of a sort.
+    Up to 256 rows it is any permutation: few rows have few multipliers, and the slots
+    of a mixture lie side by side, so that minibatches would be of one task.
+    ``a`` is drawn from numbers coprime to ``rows`` that spread any run of i evenly over
+    the rows: a minibatch is a stratified sample of the rollout, another one each pass,
+    at the price of a multiplication instead of a sort.
     """
+    if rows <= 256:
+        return jax.random.permutation(key, rows).astype(jnp.int32)
     coprime = _coprimes(rows)
     multiplier_key, offset_key = jax.random.split(key)
     a = jnp.asarray(coprime)[jax.random.randint(multiplier_key, (), 0, len(coprime))]
@@ -225,9 +233,23 @@ def _shuffled(key: Key, rows: int) -> Array:
 
 
 def _coprimes(rows: int, most: int = 256) -> np.ndarray:
-    """Returns up to ``most`` multipliers below 2^16 coprime to ``rows``, spread evenly."""
+    """Returns up to ``most`` multipliers coprime to ``rows`` that spread a run evenly.
+
+    The more even the first steps of the continued fraction of a/rows, the more evenly
+    any run of i falls over the rows: with a near rows/2, say, a minibatch would take
+    its rows from two narrow bands of the rollout.
+    """
     limit = min(rows, 1 << 16)
     found = [a for a in range(1, limit + 1) if math.gcd(a, rows) == 1]
-    # Small multipliers leave neighbours together: keep to the middle where there is one.
-    middle = [a for a in found if limit // 8 <= a <= limit - limit // 8] or found
-    return np.asarray(middle[:: max(1, len(middle) // most)], np.int32)
+    found = found[:: max(1, len(found) // 4096)]
+    found.sort(key=lambda a: _largest_quotient(a, rows))
+    return np.asarray(found[: min(most, max(8, len(found) // 8))], np.int32)
+
+
+def _largest_quotient(a: int, rows: int) -> int:
+    """Returns the largest partial quotient of the continued fraction of a/rows."""
+    largest = 1
+    while a:
+        largest = max(largest, rows // a)
+        rows, a = a, rows % a
+    return largest

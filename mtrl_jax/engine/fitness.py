@@ -12,7 +12,6 @@ from mtrl_jax.engine import pbt, statistics
 from mtrl_jax.engine.evaluate import Evaluation
 from mtrl_jax.types import Array
 
-
 METRICS = ("return", "normalised", "capped")
 
 

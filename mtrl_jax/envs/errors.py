@@ -30,5 +30,7 @@ def suggest(name: str, known: Sequence[str], limit: int = 12) -> str:
     near = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)
     if near:
         return f", did you mean {' or '.join(lower[k] for k in near)}?"
+    if not known:
+        return ""
     shown = ", ".join(list(known)[:limit])
     return f"; there is {shown}{', ...' if len(known) > limit else ''}"

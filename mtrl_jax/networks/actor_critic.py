@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.networks import conv, cores, heads, initialisers, torsos
+from mtrl_jax.networks import conv, cores, heads, initialisers, product, torsos
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -163,7 +163,12 @@ class _ActorCritic(nn.Module):
 
 
 def _linear(size: int, *, gain: float, name: str) -> nn.Dense:
-    return nn.Dense(size, kernel_init=initialisers.orthogonal(gain), name=name)
+    return nn.Dense(
+        size,
+        kernel_init=initialisers.orthogonal(gain),
+        dot_general=product.dot_general,
+        name=name,
+    )
 
 
 def _dummy(spec: types.EnvSpec) -> tuple[types.TimeStep, Array]:

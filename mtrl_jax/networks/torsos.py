@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, initialisers
+from mtrl_jax.networks import conv, initialisers, product
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -225,4 +225,4 @@ def _dense_relu(x: Array, size: int) -> Array:
 
 
 def _dense(size: int) -> nn.Dense:
-    return nn.Dense(size, kernel_init=_orthogonal)
+    return nn.Dense(size, kernel_init=_orthogonal, dot_general=product.dot_general)

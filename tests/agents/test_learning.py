@@ -15,16 +15,26 @@ from mtrl_jax import agents, random
 from mtrl_jax.engine import fused_runner, population
 from mtrl_jax.networks import actor_critic as networks
 
-MEMBERS, SLOTS, T = 2, 8, 6
+MEMBERS, SLOTS = 2, 8
 DISCOUNT = 0.9
 CHUNK = 50  # updates
 MIXTURE = ("constant", "observation", "delayed", "action", "both")
-# Probes that an agent does not claim to learn, by name.
-UNCLAIMED: dict[str, tuple[str, ...]] = {}
 SOLO = [
     *MIXTURE, "masked", "memory", "action_factorised", "both_factorised",
     "action_box", "both_box", "both_image",
 ]  # fmt: skip
+# Probes that an agent does not claim to learn, by its name.
+UNCLAIMED: dict[str, tuple[str, ...]] = {}
+CLAIMED = [
+    (name, task)
+    for name in agents.AGENTS
+    for task in SOLO
+    if task not in UNCLAIMED.get(name, ())
+]
+# A convolutional torso loses its ReLUs at the rate of the others, an LSTM is unsteady.
+RATE = {"both_image": 1e-3, "memory": 3e-3}
+# Gradients through time need whole episodes: 4 steps and a reset each.
+UNROLL = {"memory": 15}
 # How close mean returns have to come to the best, 1: a Gaussian keeps some width.
 RETURN = {"action_box": 0.9, "both_box": 0.85}
 
@@ -37,20 +47,21 @@ def test_an_agent_learns_five_probes_as_one_mixture(name, task, kit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", SOLO)
-@pytest.mark.parametrize("name", list(agents.AGENTS))
+@pytest.mark.parametrize(("name", "task"), CLAIMED)
 def test_an_agent_learns_each_probe_alone(name, task, kit):
     """Also memory (with an LSTM), masks, pictures and the other action spaces."""
-    if task in UNCLAIMED.get(name, ()):
-        pytest.fail(f"{name} does not claim {task}: leave it out of the list instead")
-    core, updates = ("lstm", 1000) if task == "memory" else ("none", 600)
+    core, updates = ("lstm", 800) if task == "memory" else ("none", 600)
     check(train(name, (task,), core, updates, kit), 0, task)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(agents.AGENTS))
 def test_without_memory_the_memory_probe_cannot_be_learned(name, kit):
-    """The threshold means something: a feed-forward network stays near 0."""
+    """The threshold means something: a feed-forward network stays near 0.
+
+    With the last action as an input it would not: agents learn to write the cue down
+    as an action and repeat it. So neither here nor with the LSTM is it one.
+    """
     result = train(name, ("memory",), "none", 600, kit)
     assert (result.returns < 0.5).all()
 
@@ -60,7 +71,11 @@ def train(name, tasks, core, updates, kit):
     """Returns returns ``[P, K]`` of the last chunk and two steps with their values."""
     env = kit.probe(*tasks, batch=(MEMBERS, SLOTS))
     network = networks.NetworkConfig(
-        hidden=(32,), core=core, core_size=16, task_embedding=len(tasks) > 1
+        hidden=(32,),
+        core=core,
+        core_size=16,
+        task_embedding=len(tasks) > 1,
+        last_action_reward="memory" not in tasks,
     )
     module = agents.get(name)
     settings = {"network": network, "optimiser": "adam"}
@@ -68,8 +83,12 @@ def train(name, tasks, core, updates, kit):
         k: v for k, v in settings.items() if k in module.Config.__dataclass_fields__
     }
     agent = module.make(env.spec, module.Config(**config))
-    hp = kit.arrays(kit.quick(name, discount=DISCOUNT), MEMBERS)
-    runner = fused_runner.make(agent, env, unroll_length=T, updates_per_chunk=CHUNK)
+    rate = RATE.get(tasks[0], 5e-3)
+    hp = kit.quick(name, discount=DISCOUNT, learning_rate=rate)
+    hp = kit.arrays(hp, MEMBERS)
+    runner = fused_runner.make(
+        agent, env, unroll_length=UNROLL.get(tasks[0], 6), updates_per_chunk=CHUNK
+    )
     state = runner.init(random.roots(0, MEMBERS), hp)
     chunk = jax.jit(runner.chunk, donate_argnums=0)
     for _ in range(updates // CHUNK):

@@ -70,6 +70,8 @@ def test_nothing_is_traced_again_after_the_first_chunk(tiny):
     for i in range(3):
         old = state
         state, _ = chunk(state, hp._replace(learning_rate=hp.learning_rate * (i + 1)))
+        # The sums of the chunk before are not read, so there is nothing to donate.
+        old = old._replace(stats=old.stats._replace(chunk={}))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
     assert len(traces) == 1
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))

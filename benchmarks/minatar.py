@@ -1,0 +1,153 @@
+"""MinAtar: returns after training, five seeds as one population, beside PPO's published.
+
+Every row is a run of its own under --runs and is gone on with if it exists, so that an
+interrupted benchmark continues where it was. The score of a seed is the mean return of
+its final evaluation (episodes of the trained policy, sampled); the interval is over seeds.
+
+    python benchmarks/minatar.py                      # 1e7 steps a game, hours on 2 cores
+    python benchmarks/minatar.py --env-steps 1000000 --agents impala --games Breakout
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+import common
+import numpy as np
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import envs, experiment, metrics
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+GAMES = envs.MINATAR
+MIXTURE = "mixture"
+COLUMNS = {
+    "agent": "<8",
+    "trained on": "<14",
+    "game": "<14",
+    "steps": ">10",
+    "mean": ">9.2f",
+    "low": ">9.2f",
+    "high": ">9.2f",
+    "published": ">9.0f",
+    "wall_s": ">8.0f",
+}
+
+
+def main() -> None:
+    """Returns after running what is missing; prints the table, writes JSON and PNG."""
+    made = common.parser(__doc__ or "", "20,000 steps of one game")
+    made.add_argument("--env-steps", type=int, default=10_000_000, help="per game")
+    made.add_argument("--agents", nargs="+", default=["ppo", "impala"])
+    made.add_argument("--games", nargs="+", default=[*GAMES, MIXTURE])
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/minatar"))
+    args = made.parse_args()
+    if args.quick:
+        args.agents, args.games, args.env_steps = ["impala"], ["Breakout"], 20_000
+        args.runs = args.runs / "quick"
+    print(common.header(COLUMNS))
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, list] = {}
+    for agent in args.agents:
+        for game in args.games:
+            folder = args.runs / f"{agent}-{game}-{args.env_steps}"
+            train(settings(agent, game, args), folder)
+            rows += read(agent, game, folder, curves)
+            for row in rows[-len(GAMES) if game == MIXTURE else -1 :]:
+                print(common.line(row, COLUMNS), flush=True)
+            result = {"machine": common.environment(), "rows": rows}
+            common.write(args.out, "minatar", result)
+    draw(curves, args.out / "minatar.png")
+
+
+def settings(
+    agent: str, game: str, args: argparse.Namespace
+) -> config_lib.ExperimentConfig:
+    """Returns the settings of one run: the agent's MinAtar config on one game or all."""
+    name = "minatar_mixture" if agent == "impala" else f"minatar_{agent}"
+    given = config_lib.read_yaml(CONFIGS / f"{name}.yaml")
+    per_update = given["training"]["unroll_length"] * 64
+    games = 1
+    if game == MIXTURE:
+        games = len(GAMES)
+        given["tasks"] = [{"suite": "minatar", "slots": 64}]
+    else:
+        given["tasks"] = [{"env": f"gymnax/{game}-MinAtar", "slots": 64}]
+    updates = -(-args.env_steps // per_update)
+    hparams = given["agent"].setdefault("hparams", {})
+    if hparams.get("decay_updates"):
+        hparams["decay_updates"] = float(updates)
+    return config_lib.from_dict(
+        config_lib.override(
+            given,
+            [
+                f"population.size={args.seeds}",
+                f"training.env_steps={args.env_steps * games}",
+                "evaluation.every_updates=0",
+            ],
+        ),
+        where=name,
+    )
+
+
+def train(config: config_lib.ExperimentConfig, folder: pathlib.Path) -> None:
+    """Returns once the run in ``folder`` is complete; raises SystemExit if stopped."""
+    if metrics.read_summary(folder).get("totals"):
+        return
+    begun = (folder / experiment.CONFIG).exists()
+    code = experiment.resume(folder) if begun else experiment.train(config, folder)
+    if code:
+        raise SystemExit(code)
+
+
+def read(
+    agent: str, game: str, folder: pathlib.Path, curves: dict[str, list]
+) -> list[dict[str, Any]]:
+    """Returns the table's rows of a finished run and adds its curves, by game."""
+    summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
+    rows = []
+    for task, found in summary["tasks"].items():
+        name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
+        means = np.asarray([member["mean"] for member in found["members"]], float)
+        low, high = metrics.bootstrap_interval(means)
+        steps = summary["totals"]["env_steps_per_member"] // len(summary["tasks"])
+        label = f"{agent}, all four" if game == MIXTURE else agent
+        curves.setdefault(name, []).append(
+            (label, log.env_steps / len(summary["tasks"]), log.returns[task])
+        )
+        rows.append(
+            {
+                "agent": agent,
+                "trained on": game,
+                "game": name,
+                "steps": steps,
+                "mean": float(means.mean()),
+                "low": low,
+                "high": high,
+                "seeds": [float(x) for x in means],
+                "published": found["reference_score"],
+                "random": found["random_score"],
+                "wall_s": summary["totals"]["wall_s"],
+            }
+        )
+    return rows
+
+
+def draw(curves: dict[str, list], path: pathlib.Path) -> None:
+    """Returns after drawing return against steps, a panel a game, a band over seeds."""
+    names = [game for game in GAMES if game in curves]
+    with common.figure(path, names) as axes:
+        for ax, game in zip(axes, names):
+            for label, steps, returns in curves[game]:
+                (line,) = ax.plot(steps, np.nanmean(returns, 1), label=label)
+                low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
+                ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+            ax.set(xlabel="env steps of the game", ylabel="return")
+        axes[0].legend()
+
+
+if __name__ == "__main__":
+    main()

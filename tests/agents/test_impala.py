@@ -1,0 +1,108 @@
+"""The V-trace agent's loss against float64, and where its gradients go."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import agents
+from mtrl_jax.agents import actor_critic, impala
+from mtrl_jax.networks import actor_critic as networks
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(name="one", scope="module")
+def _one(kit):
+    """The agent on ``probe/both`` and the rollout of another, sharper policy."""
+    one = kit.setup("impala", "lstm", ("both",))
+    other = kit.fresh(one, 5)
+    other.learner.params["policy"]["kernel"] *= 100
+    return one._replace(rollout=kit.collect(one, state=other, tasks=("both",)))
+
+
+def moved(one, **fields):
+    """Returns {head: has it moved} after an update with some hparams changed."""
+    hp = one.hp._replace(**{k: jnp.float32(v) for k, v in fields.items()})
+    after, _ = one.update(one.state, one.rollout, KEY, hp)
+    old, new = one.state.learner.params, after.learner.params
+    return {
+        head: not np.array_equal(old[head]["kernel"], new[head]["kernel"])
+        for head in ("policy", "value")
+    }
+
+
+def test_the_losses_are_the_papers_in_float64(one):
+    """Policy, value and entropy terms of live steps, V-trace by its recursion."""
+    hp, ro = one.hp._replace(lambda_=jnp.float32(0.9)), one.rollout
+    _, metrics = one.update(one.state, ro, KEY, hp)
+    network = networks.make(
+        one.env.spec, networks.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
+    )
+    seen = actor_critic.evaluate(network, one.state.learner.params, ro)
+    log_pi, entropy, v = (np.float64(x) for x in seen)
+    live = ~np.asarray(ro.ts.first)[1:]
+    assert live.any() and not live.all()
+    ratio = np.exp(log_pi - np.float64(ro.extras.log_prob))
+    assert ratio.max() > 1.01 and ratio.min() < 0.99
+    rho = np.where(live, np.minimum(ratio, 1.0), 0.0)
+    r, discount = np.float64(ro.ts.reward)[1:], 0.9 * np.float64(ro.ts.discount)[1:]
+    error, target = np.zeros_like(v), v.copy()
+    for t in reversed(range(len(r))):
+        delta = rho[t] * (r[t] + discount[t] * v[t + 1] - v[t])
+        error[t] = delta + discount[t] * 0.9 * rho[t] * error[t + 1]
+        target[t] += error[t]
+    after = np.where(
+        np.arange(len(r))[:, None] < len(r) - 1, 0.9 * target[1:] + 0.1 * v[1:], v[1:]
+    )
+    advantage = rho * (r + discount * after - v[:-1])
+    expected = {
+        "policy_loss": (-advantage * log_pi)[live].mean(),
+        "value_loss": (0.5 * error[:-1] ** 2)[live].mean(),
+        "entropy": entropy[live].mean(),
+        "rho": ratio[live].mean(),
+        "value": v[:-1][live].mean(),
+    }
+    expected["loss"] = (
+        expected["policy_loss"]
+        + 0.5 * expected["value_loss"]
+        - 0.01 * expected["entropy"]
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_each_loss_moves_its_own_head_only(one):
+    """No gradient from the policy loss into the value head, nor the other way round."""
+    assert moved(one) == {"policy": True, "value": True}
+    assert moved(one, value_cost=0.0) == {"policy": True, "value": False}
+    alone = moved(one, clip_pg_rho=0.0, entropy_cost=0.0)
+    assert alone == {"policy": False, "value": True}
+    assert moved(one, clip_pg_rho=0.0, clip_rho=0.0, entropy_cost=0.0) == {
+        "policy": False,
+        "value": False,
+    }
+
+
+def test_the_reward_transform_comes_after_the_scale(kit):
+    """clip(10·r) is ±1 for rewards of ±1: the same update as without a scale."""
+    env = kit.probe("both")
+    clipping = kit.small("impala", env.spec, "lstm", rewards="clip")
+    one = kit.setup("impala", "lstm", ("both",))
+    update = jax.jit(clipping.update)
+    plain, _ = one.update(one.state, one.rollout, KEY, one.hp)
+    hp = one.hp._replace(reward_scale=jnp.float32(10.0))
+    scaled, _ = update(one.state, one.rollout, KEY, hp)
+    for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(scaled)):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_options_are_refused_when_the_agent_is_made(kit):
+    """Not at the first update: the error names field and value."""
+    spec = kit.probe("both").spec
+    with pytest.raises(ValueError, match="rewards: unknown 'tanh'"):
+        impala.make(spec, impala.Config(rewards="tanh"))
+    with pytest.raises(ValueError, match="optimiser: unknown 'sgd'"):
+        impala.make(spec, impala.Config(optimiser="sgd"))
+    with pytest.raises(ValueError, match=r"agent\.name: unknown 'dqn'; one of impala"):
+        agents.get("dqn")

@@ -1,0 +1,76 @@
+"""Optimisers built from traced numbers, against the formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mtrl_jax.agents import impala, optimiser
+
+
+def hparams(**fields):
+    base = {"learning_rate": 0.1, "epsilon": 1e-3, "max_grad_norm": 1e9}
+    hp = impala.Hparams()._replace(**(base | fields))
+    return jax.tree.map(jnp.float32, hp)
+
+
+def steps(kind, hp, grads, steps_per_update=1):
+    """Returns the parameter after each gradient, from 0."""
+    optimise = optimiser.make(kind, hp, steps_per_update)
+    x, found = jnp.zeros(2), []
+    state = optimise.init(x)
+    for grad in grads:
+        updates, state = optimise.update(jnp.asarray(grad, jnp.float32), state)
+        x = optax.apply_updates(x, updates)
+        found.append(np.asarray(x))
+    return np.stack(found)
+
+
+GRADS = [[1.0, -2.0], [0.5, 0.0], [3.0, 1e-4]]
+
+
+def test_rmsprop_decays_at_099_with_epsilon_outside_the_root():
+    """x ← x − lr·g/(√n + ε), n ← 0.99 n + 0.01 g², from 0, in float64."""
+    x, n, expected = np.zeros(2), np.zeros(2), []
+    for g in np.array(GRADS):
+        n = 0.99 * n + 0.01 * g**2
+        x = x - 0.1 * g / (np.sqrt(n) + 1e-3)
+        expected.append(x)
+    np.testing.assert_allclose(steps("rmsprop", hparams(), GRADS), expected, rtol=1e-5)
+
+
+def test_adam_is_kingmas_and_bas():
+    """Decays 0.9 and 0.999, bias corrected, epsilon outside the root."""
+    x, m, n, expected = np.zeros(2), np.zeros(2), np.zeros(2), []
+    for t, g in enumerate(np.array(GRADS), 1):
+        m, n = 0.9 * m + 0.1 * g, 0.999 * n + 0.001 * g**2
+        x = x - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(n / (1 - 0.999**t)) + 1e-3)
+        expected.append(x)
+    np.testing.assert_allclose(steps("adam", hparams(), GRADS), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps_per_update", [1, 2])
+def test_the_learning_rate_falls_linearly_to_zero_in_agent_updates(steps_per_update):
+    """Several optimiser steps per update are counted as one; 0 is constant."""
+    grads = [[1.0, 1.0]] * (6 * steps_per_update)
+    hp = hparams(decay_updates=4.0)
+    moves = -np.diff(steps("adam", hp, grads, steps_per_update)[:, 0], prepend=0.0)
+    left = np.arange(len(grads)) / steps_per_update
+    np.testing.assert_allclose(moves, 0.1 * np.clip(1 - left / 4, 0, 1), atol=2e-4)
+    constant = steps("adam", hparams(), grads, steps_per_update)[:, 0]
+    np.testing.assert_allclose(-np.diff(constant), 0.1, atol=2e-4)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    """A gradient of norm 5 under a bound of 1 is a fifth of itself, a small one itself."""
+    clipped = steps("rmsprop", hparams(max_grad_norm=1.0), [[3.0, 4.0]])
+    np.testing.assert_array_equal(clipped, steps("rmsprop", hparams(), [[0.6, 0.8]]))
+    small = steps("rmsprop", hparams(max_grad_norm=1.0), [[0.3, 0.4]])
+    np.testing.assert_array_equal(small, steps("rmsprop", hparams(), [[0.3, 0.4]]))
+
+
+def test_an_unknown_optimiser_is_refused_by_name():
+    """The error says what was given and what would work."""
+    with pytest.raises(ValueError, match="optimiser: unknown 'sgd'; one of adam, rmsp"):
+        optimiser.make("sgd", hparams())

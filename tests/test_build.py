@@ -1,0 +1,203 @@
+"""From settings to pieces: what is made, on whose seeds, and what is refused early."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from mtrl_jax import build, config, envs, metrics, random, tree
+
+CARTPOLE = {
+    **runs.TINY,
+    "tasks": [{"env": "envpool/CartPole-v1", "slots": 4}],
+    "population": {"size": 2},
+    "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
+}
+
+
+def _settings(*changes, base=runs.TINY):
+    return config.from_dict(config.override(base, changes))
+
+
+# Environments.
+
+
+@pytest.mark.parametrize("runner", ["fused", "host"])
+def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
+    """Through the command line: saved without its world, and the user is told."""
+    path, run = tmp_path / "cartpole.yaml", tmp_path / "run"
+    path.write_text(config.dump(_settings(f"training.runner={runner}", base=CARTPOLE)))
+    outcome = runs.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    outcome = runs.mtrl("resume", run, "training.env_steps=640")
+    assert outcome.code == 0, outcome.err
+    assert "cannot be restored" in outcome.err
+    rows = runs.rows(run)
+    assert [row["update"] for row in rows] == list(range(2, runs.UPDATES + 1, 2))
+    summary = metrics.read_summary(run)
+    assert summary["totals"]["runner"] == runner
+    # CartPole pays 1 a step, so a return is a length.
+    returns = metrics.read_metrics(run).returns["envpool/CartPole-v1"]
+    assert np.nanmin(returns) >= 8
+    assert np.nanmax(returns) < 200
+    # It goes on at update 20 with other seeds than at 0.
+    (record,) = summary["environments"].values()
+    (first,) = build.describe(_settings(base=CARTPOLE)).values()
+    assert record["seeds"] != first["seeds"]
+    assert record.keys() == first.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["fused", "host"])
+def test_minigrid_and_gymnax_train_together(tmp_path, runner):
+    """Pixels of a pool and vectors of a pure task are one mixture, whoever steps it."""
+    path, run = tmp_path / "mixture.yaml", tmp_path / "run"
+    tasks = [
+        {"env": "envpool/MiniGrid-Empty-5x5-v0", "slots": 2},
+        {"env": "gymnax/Catch-bsuite", "slots": 2},
+    ]
+    settings = _settings(f"training.runner={runner}", base={**CARTPOLE, "tasks": tasks})
+    path.write_text(config.dump(settings))
+    outcome = runs.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    assert np.isfinite(metrics.read_metrics(run).returns["gymnax/Catch-bsuite"]).any()
+
+
+def test_minigrid_and_gymnax_are_one_mixture():
+    """Observations are padded over both, actions to the most, masks say whose is whose."""
+    tasks = [
+        {"env": "envpool/MiniGrid-Empty-5x5-v0", "slots": 2},
+        {"env": "gymnax/Catch-bsuite", "slots": 3},
+    ]
+    settings = _settings(base={**CARTPOLE, "tasks": tasks})
+    env = build.make_env(settings, build.tasks_of(settings), "seed")
+    assert env.batch == (2, 5)
+    assert not env.pure
+    assert [task.name for task in env.spec.tasks] == [task["env"] for task in tasks]
+    _, ts = env.reset(random.roots(0, 2), env.params)
+    np.testing.assert_array_equal(ts.task[0], [0, 0, 1, 1, 1])
+    assert ts.action_mask.sum(-1)[0].tolist() == [7, 7, 3, 3, 3]
+    assert {name: x.shape[2:] for name, x in ts.obs.items()} == {
+        name: leaf.shape for name, leaf in env.spec.obs.items()
+    }
+
+
+def test_a_suite_is_its_environments():
+    """Every one of them gets the slots and options of the suite's line."""
+    settings = _settings("tasks=[{suite: minatar, slots: 3}, {env: probe/action}]")
+    tasks = build.tasks_of(settings)
+    assert [task.env for task in tasks] == [*envs.suite("minatar"), "probe/action"]
+    assert [task.slots for task in tasks] == [3, 3, 3, 3, 32]
+    assert tasks[0].field == "tasks.0"
+
+
+def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
+    """So have the tasks of a mixture, two runs, and a run that is resumed."""
+    seeds, make = [], envs.make
+
+    def noted(env, batch, options, seed):
+        seeds.append(seed)
+        return make(env, batch, options, seed)
+
+    monkeypatch.setattr(envs, "make", noted)
+    monkeypatch.setattr(build, "check_agent", lambda *_: None)
+    for seed in (0, 1):
+        for restart in (0, 20):
+            build.pieces(_settings(f"seed={seed}"), restart)
+    # Two runs begun or resumed, two tasks, to train on and to test on.
+    assert len(set(seeds)) == len(seeds) == 16
+
+
+def test_cpus_step_everything_inside_the_program():
+    """auto is fused on a CPU; on an accelerator envpool is stepped by the host."""
+    settings = _settings(base=CARTPOLE)
+    tasks = build.tasks_of(settings)
+    assert build.runner_kind(settings, tasks) == "fused"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build.jax, "default_backend", lambda: "gpu")
+        assert build.runner_kind(settings, tasks) == "host"
+        pure = _settings()
+        assert build.runner_kind(pure, build.tasks_of(pure)) == "fused"
+
+
+# Pieces.
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return build.pieces(_settings())
+
+
+@pytest.fixture
+def state(pieces, programs):
+    """The first state of the pieces; programs that runs have compiled are found."""
+    with runs.cached_programs(programs):
+        yield pieces.init(pieces.hparams)
+
+
+def test_an_agent_is_traced_before_anything_is_written():
+    """What an agent finds out about its sizes is a ConfigError that names the field."""
+    changes = ["agent={name: ppo, config: {minibatches: 3}}"]
+    with pytest.raises(
+        config.ConfigError, match=r"^agent\.config: minibatches: 3 does not"
+    ):
+        build.pieces(_settings(*changes))
+    build.pieces(_settings(*changes, "training.unroll_length=3"))
+
+
+def test_a_members_state_does_not_depend_on_the_others(pieces, state):
+    """Member p's keys, hyperparameters and weights are those of a smaller population."""
+    small = build.pieces(_settings("population.size=2", "population.pbt=null"))
+    fewer = small.init(small.hparams)
+    for few, many in zip(jax.tree.leaves(fewer.agent), jax.tree.leaves(state.agent)):
+        np.testing.assert_allclose(few, many[:2], rtol=1e-6)
+    np.testing.assert_array_equal(
+        jax.random.key_data(fewer.key), jax.random.key_data(state.key)[:2]
+    )
+    np.testing.assert_allclose(
+        small.hparams.learning_rate, pieces.hparams.learning_rate[:2], rtol=1e-6
+    )
+
+
+def test_evaluation_hparams_act_in_evaluations_alone(pieces, state):
+    """They replace the members' values there: temperature 0 makes the policy greedy."""
+    greedy = build.pieces(_settings("evaluation.hparams.temperature=0"))
+    cold = pieces.hparams._replace(temperature=jnp.zeros(4))
+    expected = pieces.evaluate(state, cold)
+    given = greedy.evaluate(state, greedy.hparams)
+    np.testing.assert_array_equal(given.returns, expected.returns)
+    warm = pieces.evaluate(state, pieces.hparams)
+    assert np.any(np.asarray(warm.returns) != np.asarray(expected.returns))
+    np.testing.assert_array_equal(greedy.hparams.temperature, np.ones(4))
+
+
+def test_evaluations_draw_from_keys_of_their_own(pieces, state):
+    """The same update gives the same episodes, the next one others."""
+    first = pieces.evaluate(state, pieces.hparams).returns
+    np.testing.assert_array_equal(first, pieces.evaluate(state, pieces.hparams).returns)
+    later = state._replace(step=state.step + 1)
+    assert np.any(
+        np.asarray(first) != np.asarray(pieces.evaluate(later, pieces.hparams).returns)
+    )
+
+
+def test_a_replaced_member_takes_nothing_broken_with_it(pieces, state):
+    """Weights come from a finite member, the memory is fresh, keys and slots stay."""
+    poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
+    broken = state._replace(
+        agent=jax.tree.map(poison, state.agent), carry=jax.tree.map(poison, state.carry)
+    )
+    after, hparams, lineage, record = jax.jit(pieces.pbt_round)(
+        broken, pieces.hparams, pieces.lineage, None
+    )
+    assert record.finite.tolist() == [True, False, True, True]
+    source = int(record.source[1])
+    assert source != 1
+    assert bool(tree.all_finite((after.agent, after.carry, hparams)))
+    for old, new in zip(jax.tree.leaves(state.agent), jax.tree.leaves(after.agent)):
+        np.testing.assert_array_equal(new[1], old[source])
+    kept = [(s.key, s.env, s.ts) for s in (state, after)]
+    for old, new in zip(*map(jax.tree.leaves, kept)):
+        assert bool(jnp.all(old == new))
+    assert lineage.ancestor.tolist()[1] == source

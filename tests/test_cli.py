@@ -1,0 +1,170 @@
+"""The command line: what each command prints, writes and leaves alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import runs
+from PIL import Image
+
+import mtrl_jax
+from mtrl_jax import agents, cli, envs, metrics
+
+pytestmark = pytest.mark.xdist_group("runs")
+
+
+def test_help_and_import_do_not_load_jax():
+    """Both answer at once because nothing heavy is imported for them."""
+    heavy = (
+        "[m for m in ('jax', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules]"
+    )
+    told = f"import atexit, sys; atexit.register(lambda: print('loaded', {heavy}))"
+    helped = runs.ended(runs.start("--help", before=told))
+    assert helped.code == 0
+    for command in ("train", "resume", "evaluate", "plot", "render", "list"):
+        assert command in helped.out
+    assert "loaded []" in helped.out
+    imported = subprocess.run(
+        [sys.executable, "-c", f"import sys, mtrl_jax; print('loaded', {heavy})"],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert imported.stdout == "loaded []\n", imported.stderr
+
+
+def test_the_public_names_are_there():
+    """Everything in __all__ can be had, and nothing else."""
+    for name in mtrl_jax.__all__:
+        assert getattr(mtrl_jax, name) is not None
+    with pytest.raises(AttributeError, match="Agnet"):
+        _ = mtrl_jax.Agnet
+
+
+def test_agents_envs_and_configs_are_listed(monkeypatch, tmp_path):
+    """A line each, of the checkout where the working folder has no configs."""
+    names = [line.split()[0] for line in runs.mtrl("list", "agents").out.splitlines()]
+    assert names == list(agents.AGENTS)
+    assert runs.mtrl("list", "envs").out.split() == envs.names()
+    monkeypatch.chdir(tmp_path)
+    listed = runs.mtrl("list", "configs").out
+    assert "quickstart.yaml" in listed
+    assert "Three tasks" in listed
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own.yaml").write_text("# Mine: of this folder.\nseed: 0")
+    lines = runs.mtrl("list", "configs").out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].split(maxsplit=1) == ["configs/own.yaml", "Mine: of this folder."]
+
+
+def test_a_list_can_be_narrowed():
+    """--match keeps lines that contain the text, whatever the case."""
+    lines = runs.mtrl("list", "envs", "--match", "minatar").out.splitlines()
+    assert "gymnax/Breakout-MinAtar" in lines
+    assert all("minatar" in line.lower() for line in lines)
+    assert runs.mtrl("list", "envs", "--match", "nothing like it").out == ""
+
+
+def test_an_unknown_list_is_refused():
+    """What can be listed is said."""
+    outcome = runs.mtrl("list", "agent")
+    assert outcome.code == 2
+    assert "did you mean 'agents'?" in outcome.error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["trian"], ["train"], ["evaluate", "x", "--episodes", "0"]]
+)
+def test_a_command_that_is_none_ends_with_two(arguments):
+    """What the parser itself refuses is no traceback either."""
+    outcome = runs.mtrl(*arguments)
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    assert outcome.err
+
+
+def test_a_mistake_in_the_kit_keeps_its_traceback(monkeypatch):
+    """Only errors that are the user's to read become one line."""
+    monkeypatch.setattr(cli, "app", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_evaluate_prints_json_and_writes_nothing(finished, cached):
+    """stdout is one JSON object: the newest update, every task and member."""
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    outcome = runs.mtrl("evaluate", finished, "--json", "--episodes", 6)
+    assert outcome.code == 0
+    told = json.loads(outcome.out)
+    assert told["update"] == runs.UPDATES
+    assert list(told["tasks"]) == ["probe/action", "probe/memory"]
+    for task in told["tasks"].values():
+        assert [m["member"] for m in task["members"]] == [0, 1, 2, 3]
+        assert all(m["episodes"] == 6 for m in task["members"])
+        low, high = task["members"][0]["interval"]
+        assert low <= task["members"][0]["mean"] <= high
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def test_evaluate_repeats_the_final_evaluation(finished, cached):
+    """The same checkpoint, keys and episodes give the numbers of the summary."""
+    outcome = runs.mtrl("evaluate", finished)
+    assert outcome.out.startswith(f"checkpoint of update {runs.UPDATES}")
+    summary = metrics.read_summary(finished)["tasks"]
+    for name, task in summary.items():
+        lines = [line for line in outcome.out.splitlines() if line.startswith(name)]
+        assert [float(line.split()[2]) for line in lines] == [
+            pytest.approx(member["mean"], abs=1e-3) for member in task["members"]
+        ]
+
+
+def test_plot_draws_a_run(finished):
+    """It prints the paths of the pictures, which can be opened."""
+    outcome = runs.mtrl("plot", finished)
+    assert outcome.code == 0
+    paths = outcome.out.split()
+    assert len(paths) >= 3
+    for path in paths:
+        with Image.open(path) as image:
+            assert min(image.size) > 100
+
+
+def test_plot_compares_runs(finished, tmp_path):
+    """Several runs make one picture where --out says."""
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-r", finished, other], check=True)
+    out = tmp_path / "both.png"
+    outcome = runs.mtrl("plot", finished, other, "--out", out)
+    assert outcome.code == 0
+    assert outcome.out.strip() == str(out)
+    with Image.open(out) as image:
+        assert min(image.size) > 100
+
+
+def test_a_run_that_logged_nothing_is_not_drawn(finished, tmp_path):
+    """One line says so instead of a traceback."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((finished / "config.yaml").read_text())
+    outcome = runs.mtrl("plot", run)
+    assert outcome.code == 2
+    assert "nothing logged yet" in outcome.error
+    (run / "metrics.jsonl").write_text("")
+    assert "nothing was logged" in runs.mtrl("plot", finished, run).error
+
+
+def test_a_run_gets_a_folder_of_its_own_and_tensorboard_events(
+    tmp_path, cached, monkeypatch
+):
+    """Without --run-dir: runs/CONFIG-TIME; events where logging.tensorboard is on."""
+    monkeypatch.chdir(tmp_path)
+    config = runs.write(tmp_path / "mine.yaml", "training.env_steps=64")
+    outcome = runs.mtrl("train", config, "logging.tensorboard=true")
+    assert outcome.code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("mine-")
+    assert outcome.out == f"run folder: {run.relative_to(tmp_path)}\n"
+    assert list((run / "tensorboard").glob("events.*"))
+    assert "100%" in outcome.err
+    assert "final evaluation" in outcome.err

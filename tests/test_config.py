@@ -1,0 +1,138 @@
+"""Settings: read, overridden, filled in, written back, compared."""
+
+import math
+import pathlib
+import tempfile
+
+import pytest
+import runs
+
+from mtrl_jax import agents, config
+
+CONFIGS = sorted((runs.ROOT / "configs").glob("*.yaml"))
+PLAIN = {"tasks": [{"env": "probe/action"}]}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_of_the_kit_is_read_and_written_back(path):
+    """A file in configs/ has no mistake, and its resolved settings are read as the same."""
+    settings = config.load(path)
+    written = config.dump(settings)
+    copy = path.with_name(f"{path.name} as written")
+    assert config.from_dict(_parsed(written), where=str(copy)) == settings
+
+
+def test_the_kit_has_the_configs_it_promises():
+    """The names that users start runs by."""
+    promised = (
+        "quickstart minatar_mixture atari_pong atari_mixture control_envpool "
+        "metaworld_mt10"
+    )
+    assert {path.stem for path in CONFIGS} >= set(promised.split())
+
+
+def test_the_names_that_stay_are_accepted():
+    """The example of the issue, whose names scripts rely on."""
+    text = """
+        seed: 0
+        tasks:
+          - {env: gymnax/Breakout-MinAtar, slots: 32, options: {}}
+          - {suite: minatar}
+        agent: {name: impala, config: {}, hparams: {learning_rate: 6.0e-4}}
+        population:
+          size: 8
+          search: {learning_rate: {low: 1.0e-5, high: 1.0e-2, log: true}}
+          pbt: {}
+        training: {env_steps: 2_000_000, unroll_length: 20, updates_per_chunk: 50}
+        evaluation: {every_updates: 500, episodes: 64}
+        checkpoint: {every_updates: 500, keep: 3}
+    """
+    settings = config.from_dict(_parsed(text))
+    assert settings.training.env_steps == 2_000_000
+    assert settings.population.search["learning_rate"].log
+
+
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_what_is_not_given_is_written_down(name):
+    """The resolved settings hold every field of the agent, given or not."""
+    given = {**PLAIN, "agent": {"name": name, "hparams": {"discount": 0.5}}}
+    resolved = config.to_dict(config.from_dict(given))["agent"]
+    module = agents.get(name)
+    defaults = module.Hparams()._asdict()
+    assert resolved["hparams"] == {**defaults, "discount": 0.5}
+    assert resolved["config"].keys() == module.Config.__dataclass_fields__.keys()
+
+
+def test_infinity_is_a_value_that_is_read_back():
+    """A bound that is switched off survives the file."""
+    given = {**PLAIN, "agent": {"hparams": {"max_grad_norm": math.inf}}}
+    settings = config.from_dict(given)
+    assert config.from_dict(_parsed(config.dump(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=7", {"seed": 7}),
+        ("seed=1e3", {"seed": 1000.0}),
+        ("seed=-2.5e-3", {"seed": -0.0025}),
+        ("a.b.c=x", {"a": {"b": {"c": "x"}}}),
+        ("list.1.x=3", {"list": [{"x": 1}, {"x": 3}]}),
+        ("list.0=[4, 5]", {"list": [[4, 5], {"x": 2}]}),
+        ("section.x=null", {"section": {"x": None}}),
+        ("none.x=1", {"none": {"x": 1}}),
+        ("section={y: true}", {"section": {"y": True}}),
+        ("name=a=b", {"name": "a=b"}),
+        ("steps=2_000_000", {"steps": 2_000_000}),
+        ("name=", {"name": None}),
+    ],
+)
+def test_an_override_sets_what_its_dotted_name_says(override, expected):
+    """Values are YAML, list items go by number, missing sections are made."""
+    values = {"list": [{"x": 1}, {"x": 2}], "section": {"x": 1}, "none": None}
+    before = repr(values)
+    assert config.override(values, [override]) == {**values, **expected}
+    assert repr(values) == before
+
+
+def test_later_overrides_win():
+    """They are applied in order."""
+    assert config.override({}, ["a.b=1", "a.b=2", "a.c=3"]) == {"a": {"b": 2, "c": 3}}
+
+
+def test_differences_name_the_fields_that_differ():
+    """Dotted names, with what was and what is."""
+    old = config.from_dict(PLAIN)
+    changes = ["tasks.0.slots=8", "population.search.discount={low: 0.5, high: 0.9}"]
+    new = config.from_dict(config.override(PLAIN, changes))
+    changed = config.differences(old, new)
+    assert changed["tasks.0.slots"] == (32, 8)
+    assert changed["population.search.discount.low"] == (None, 0.5)
+    assert not [
+        name for name in changed if not name.startswith(("tasks", "population"))
+    ]
+    assert config.differences(old, old) == {}
+
+
+def test_settings_cannot_be_changed_by_accident():
+    """They are frozen: a run's config.yaml is what it was made from."""
+    settings = config.from_dict(PLAIN)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 3
+
+
+def test_a_suggestion_is_the_nearest_name_or_all_of_them():
+    """Did you mean, else what there is."""
+    assert config.suggest("optimizer", ["optimiser", "network"]) == (
+        "did you mean 'optimiser'?"
+    )
+    assert config.suggest("zzz", ["a", "b"]) == "allowed: a, b"
+    assert config.suggest("zzz", []) == "allowed: nothing"
+
+
+def _parsed(text):
+    """Returns the mapping in a text, read as a file is."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "x.yaml"
+        path.write_text(text)
+        return config.read_yaml(path)

@@ -1,0 +1,41 @@
+"""Settings of the process."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator of its own")
+def test_kept_memory_is_not_mapped_again():
+    """Freeing and allocating a large block again costs no page faults."""
+    program = textwrap.dedent("""
+        import resource
+        import numpy as np
+        from mtrl_jax import xla
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(5):
+                np.ones(2**24, np.uint8)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        print(faults(), xla.keep_memory(), faults() and faults())
+    """)
+    # A process of its own: the setting cannot be taken back.
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"},
+    ).stdout.split()
+    before, kept, after = int(out[0]), out[1], int(out[2])
+    block_pages = 2**24 // resource.getpagesize()
+    assert kept == "True"
+    assert before > after + block_pages / 8
+    assert after < block_pages / 8
