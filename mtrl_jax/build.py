@@ -83,46 +83,30 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
-    tasks = tasks_of(config)
-    kind = runner_kind(config, tasks)
-    seed = f"{config.seed}/{restart}"
-    if kind == "fused":
-        env = make_env(config, tasks, f"{seed}/train")
-        spec, batch, pure = env.spec, env.batch, env.pure
-    else:
-        halves = make_halves(config, tasks, f"{seed}/train")
-        spec, pure = halves[0].spec, False
-        batch = (config.population.size, sum(half.batch[1] for half in halves))
+    world = make_world(config, f"{config.seed}/{restart}")
+    spec, batch = world.spec, world.batch
     with _errors_at("agent.config"):
         agent = config_lib.agent_module(config).make(
             spec, config_lib.agent_config(config)
         )
         check_agent(agent, spec, batch[1], config)
-    members = config.population.size
-    keys = random.roots(config.seed, members)
-    mesh = sharding.make_mesh(members, batch[1], None if pure else jax.devices()[:1])
-    hparams = initial_hparams(config, keys)
-    hparams = jax.device_put(hparams, sharding.shardings(hparams, mesh, members))
-    lineage = pbt.init(members)
-    window = math.ceil(config.population.fitness.window * len(spec.tasks) / batch[1])
     choice = config.population.fitness
     with _errors_at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
-    options: dict[str, Any] = {
-        "unroll_length": config.training.unroll_length,
-        "updates_per_chunk": config.training.updates_per_chunk,
-        "window": max(window, 1),
-        "at_once": config.population.at_once,
-    }
-    if kind == "fused":
-        runner = fused_runner.make(agent, env, **options)
-    else:
-        runner = host_runner.make(agent, halves, **options)
+    members = config.population.size
+    keys = random.roots(config.seed, members)
+    one = None if world.pure else jax.devices()[:1]
+    mesh = sharding.make_mesh(members, batch[1], one)
+    hparams, lineage = (
+        jax.device_put(x, sharding.shardings(x, mesh, members))
+        for x in (initial_hparams(config, keys), pbt.init(members))
+    )
+    runner = make_runner(config, agent, world)
 
     def init(hp: Tree) -> fused_runner.RunState:
-        build = jax.jit(runner.init) if pure else runner.init
+        build = jax.jit(runner.init) if world.pure else runner.init
         state = build(keys, hp)
-        if not pure:
+        if not world.pure:
             return state
         return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
 
@@ -130,17 +114,64 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         spec=spec,
         agent=agent,
         batch=batch,
-        pure=pure,
-        runner=kind,
+        pure=world.pure,
+        runner=world.kind,
         hparams=hparams,
-        lineage=jax.device_put(lineage, sharding.shardings(lineage, mesh, members)),
+        lineage=lineage,
         init=init,
-        chunk=runner.chunk if kind == "host" else _keeping_layout(runner.chunk),
-        evaluate=make_evaluate(config, tasks, agent, kind, seed),
+        chunk=runner.chunk if world.kind == "host" else _keeping_layout(runner.chunk),
+        evaluate=make_evaluate(config, agent, world),
         pbt_round=make_round(config, agent, spec, batch, metric),
         metric=metric,
-        close=(lambda: None) if kind == "fused" else _closer(halves),
+        close=world.close,
     )
+
+
+class World(NamedTuple):
+    """The environments of a run: to train on, and others to test on."""
+
+    kind: str  # "fused": each an Env; "host": two halves to train on, one HostEnv
+    train: Any
+    test: Any
+    spec: types.EnvSpec
+    batch: tuple[int, int]
+    pure: bool
+    close: Callable[[], None]
+
+
+def make_world(config: config_lib.ExperimentConfig, seed: str) -> World:
+    """Returns the environments of a run, of the kind its runner needs.
+
+    Raises:
+      ConfigError: an unknown task, an option, size or combination that cannot work.
+    """
+    tasks, episodes = tasks_of(config), config.evaluation.episodes
+    if runner_kind(config, tasks) == "fused":
+        env = make_env(config, tasks, f"{seed}/train")
+        test = make_env(config, tasks, f"{seed}/test", episodes)
+        return World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
+    halves = make_halves(config, tasks, f"{seed}/train")
+    hosted = make_host_env(config, tasks, f"{seed}/test", episodes)
+    slots = sum(half.batch[1] for half in halves)
+    batch = (config.population.size, slots)
+    close = _closer([*halves, hosted])
+    return World("host", halves, hosted, hosted.spec, batch, False, close)
+
+
+def make_runner(
+    config: config_lib.ExperimentConfig, agent: types.Agent, world: World
+) -> fused_runner.Runner:
+    """Returns the runner of ``agent`` on the world's training environments."""
+    slots_per_task = world.batch[1] / len(world.spec.tasks)
+    options: dict[str, Any] = {
+        "unroll_length": config.training.unroll_length,
+        "updates_per_chunk": config.training.updates_per_chunk,
+        "window": math.ceil(config.population.fitness.window / slots_per_task),
+        "at_once": config.population.at_once,
+    }
+    if world.kind == "host":
+        return host_runner.make(agent, world.train, **options)
+    return fused_runner.make(agent, world.train, **options)
 
 
 def check_agent(
@@ -266,47 +297,38 @@ def initial_hparams(config: config_lib.ExperimentConfig, keys: types.Key) -> Tre
 
 
 def make_evaluate(
-    config: config_lib.ExperimentConfig,
-    tasks: list[Task],
-    agent: types.Agent,
-    kind: str,
-    seed: str,
+    config: config_lib.ExperimentConfig, agent: types.Agent, world: World
 ) -> Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]:
-    """Returns ``evaluate(state, hp)`` on environments of its own."""
-    settings = config.evaluation
-    overrides = settings.hparams
+    """Returns ``evaluate(state, hp)`` on the world's test environments."""
+    settings, env = config.evaluation, world.test
+    limits = [task.max_steps or _MAX_STEPS for task in env.spec.tasks]
+    steps = settings.max_steps or max(limits)
 
-    def with_overrides(hp: Tree) -> Tree:
-        changed = {n: jnp.full_like(getattr(hp, n), v) for n, v in overrides.items()}
-        return hp._replace(**changed)
-
-    if kind == "host":
-        host_env = make_host_env(config, tasks, f"{seed}/test", settings.episodes)
-        steps = _max_steps(settings, host_env.spec)
-        hosted = evaluate.make_host(agent, host_env, steps)
-        return lambda state, hp: hosted(
-            state.agent, with_overrides(hp), evaluation_key(state)
+    def tested(hp: Tree) -> Tree:
+        given = settings.hparams
+        return hp._replace(
+            **{name: jnp.full_like(getattr(hp, name), x) for name, x in given.items()}
         )
 
-    env = make_env(config, tasks, f"{seed}/test", settings.episodes)
-    run = evaluate.make(agent, env, _max_steps(settings, env.spec))
+    if world.kind == "host":
+        hosted = evaluate.make_host(agent, env, steps)
+        return lambda state, hp: hosted(state.agent, tested(hp), evaluation_key(state))
+
+    run = evaluate.make(agent, env, steps)
 
     @jax.jit
-    def pure_evaluate(state, hp):
+    def evaluate_from(agent_state, hp, key, start):
+        return run(agent_state, tested(hp), random.fold(key, 1), *start)
+
+    # Outside the program where a reset acts on the world.
+    reset = jax.jit(env.reset) if env.pure else env.reset
+
+    def evaluate_state(state, hp):
         key = evaluation_key(state)
-        start = env.reset(random.fold(key, 0), env.params)
-        return run(state.agent, with_overrides(hp), random.fold(key, 1), *start)
+        start = reset(random.fold(key, 0), env.params)
+        return evaluate_from(state.agent, hp, key, start)
 
-    @jax.jit
-    def impure_evaluate(agent_state, hp, key, start):
-        return run(agent_state, with_overrides(hp), random.fold(key, 1), *start)
-
-    def reset_outside(state, hp):
-        key = evaluation_key(state)
-        start = env.reset(key, env.params)
-        return impure_evaluate(state.agent, hp, key, start)
-
-    return pure_evaluate if env.pure else reset_outside
+    return evaluate_state
 
 
 def evaluation_key(state: fused_runner.RunState) -> types.Key:
@@ -439,11 +461,6 @@ def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
 
 def _pool_seed(seed: str, part: int) -> int:
     return zlib.crc32(f"{seed}/{part}".encode())
-
-
-def _max_steps(settings: config_lib.EvaluationConfig, spec: types.EnvSpec) -> int:
-    limits = [task.max_steps or _MAX_STEPS for task in spec.tasks]
-    return settings.max_steps or max(limits)
 
 
 def _keeping_layout(chunk: Callable) -> Callable:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mtrl_jax import xla
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -130,6 +132,7 @@ def list_(
 
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
+    xla.keep_memory()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)

@@ -572,13 +572,25 @@ def _compiled(pieces, state, hparams, lineage, config) -> Programs:
 def _folder(
     folder: pathlib.Path, config: config_lib.ExperimentConfig
 ) -> Iterator[checkpoint.Manager]:
-    """Returns the checkpoint manager of a locked run folder, closed on leaving."""
-    with metrics.lock(folder):
-        manager = checkpoint.open_manager(folder / CHECKPOINTS, config.checkpoint.keep)
-        try:
-            yield manager
-        finally:
-            checkpoint.close(manager)
+    """Returns the checkpoint manager of a locked run folder, closed on leaving.
+
+    Raises:
+      RunError: the folder cannot be written to, or no longer.
+    """
+    try:
+        with metrics.lock(folder):
+            manager = checkpoint.open_manager(
+                folder / CHECKPOINTS, config.checkpoint.keep
+            )
+            try:
+                yield manager
+            finally:
+                checkpoint.close(manager)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the run stops: {error.strerror or error}; its checkpoints are "
+            "as they were"
+        ) from error
 
 
 def _write_config(folder: pathlib.Path, config: config_lib.ExperimentConfig) -> None:

@@ -15,7 +15,19 @@ from mtrl_jax import metrics, types
 from mtrl_jax.engine import fitness, fused_runner
 from mtrl_jax.engine.evaluate import Evaluation
 
-_PACKAGES = ["mtrl-jax", "jax", "jaxlib", "flax", "optax", "distrax", "rlax", "orbax-checkpoint", "envpool", "gymnax", "numpy"]
+_PACKAGES = [
+    "mtrl-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "distrax",
+    "rlax",
+    "orbax-checkpoint",
+    "envpool",
+    "gymnax",
+    "numpy",
+]
 
 
 def row(

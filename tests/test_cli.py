@@ -11,8 +11,6 @@ from PIL import Image
 import mtrl_jax
 from mtrl_jax import agents, cli, envs, metrics
 
-pytestmark = pytest.mark.xdist_group("runs")
-
 
 def test_help_and_import_do_not_load_jax():
     """Both answer at once because nothing heavy is imported for them."""

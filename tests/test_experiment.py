@@ -10,8 +10,6 @@ import runs
 from mtrl_jax import build, config, experiment, metrics, report, types
 from mtrl_jax.engine import evaluate, fitness
 
-pytestmark = pytest.mark.xdist_group("runs")
-
 TASKS = ["probe/action", "probe/memory"]
 
 

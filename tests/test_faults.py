@@ -9,8 +9,6 @@ import runs
 
 from mtrl_jax import build, checkpoint, experiment, metrics
 
-pytestmark = pytest.mark.xdist_group("runs")
-
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
 BAD = [
     # Unknown names.
@@ -330,6 +328,7 @@ def test_a_full_disk_is_found_before_training(
     config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
     outcome = runs.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
+    assert f"{run}" in outcome.error
     assert "No space left" in outcome.error
     monkeypatch.undo()
     (small_disk / "filler").unlink()
@@ -353,7 +352,10 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     outcome = runs.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert "Traceback" not in outcome.err
-    assert "No space left" in outcome.err.strip().splitlines()[-1]
+    told = outcome.err.strip().splitlines()[-1]
+    assert told.startswith("mtrl: ")
+    assert str(run) in told
+    assert "No space left" in told
     monkeypatch.undo()
     (small_disk / "filler").unlink()
     assert runs.checkpoints(run) == [0, 12]

@@ -19,6 +19,8 @@ ALLOWED = {
     # Writers and readers of a run folder: plots reads what metrics wrote.
     **dict.fromkeys(("checkpoint", "metrics", "progress"), CONTRACTS),
     "plots": CONTRACTS | {"metrics"},
+    # Draws observations, for render.
+    "sketches": CONTRACTS,
 }
 # The only modules that know agents, environments and files at the same time.
 COMPOSITION_ROOT = {

@@ -9,11 +9,10 @@ import runs
 
 from mtrl_jax import checkpoint, config, experiment, metrics
 
-pytestmark = [
-    pytest.mark.xdist_group("runs"),
-    # Orbax leaves futures behind where a read of damaged files failed.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+# Orbax leaves futures behind where a read of damaged files failed.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 # A process that stands still instead of logging an update, so that it is killed there.
 _STALL = """

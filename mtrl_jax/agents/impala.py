@@ -8,8 +8,9 @@ Actor-Learner Architectures" (arXiv:1802.01561).
 
 Deviations from the paper: losses are means over live steps instead of sums over time and
 batch, so that a setting carries over between batch sizes. A sum over N = T·B steps with
-RMSProp epsilon e and gradient-norm bound g is, here, epsilon e/N and bound g/N: the
-paper's Atari values 0.01 and 40 at N = 640 are 1.6e-5 and 0.0625.
+RMSProp epsilon e (inside the square root, as in the authors' program) and gradient-norm
+bound g is, here, epsilon √e/N and bound g/N: the paper's Atari values 0.01 and 40 at
+N = 640 are 1.6e-4 and 0.0625.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Hparams(NamedTuple):
     clip_pg_rho: Scalar = 1.0
     reward_scale: Scalar = 1.0  # before the transform
     max_grad_norm: Scalar = 0.5
-    epsilon: Scalar = 1.6e-5  # of the optimiser
+    epsilon: Scalar = 1.6e-4  # of the optimiser
     temperature: Scalar = 1.0  # of acting; 0 is greedy
 
 
