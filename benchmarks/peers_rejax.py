@@ -1,13 +1,14 @@
 """The rejax side of peers.py; runs in a venv of its own that has no mtrl_jax.
 
 Reads one JSON object of settings from the first line of stdin and answers every further
-line, ``train N`` (N updates) or ``test``, with one JSON object on stdout.
+line, ``hello``, ``train`` or ``test``, with one JSON object on stdout.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 
@@ -22,28 +23,26 @@ PACKAGES = ("rejax", "gymnax", "jax", "jaxlib", "flax", "optax", "distrax")
 def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
+    algo = algorithm(settings)
     keys = jax.random.split(jax.random.key(settings["seed"]), settings["population"])
-    state = jax.jit(jax.vmap(algorithm(settings, 1).init_state))(keys)
-    programs: dict = {}
+    state = jax.jit(jax.vmap(algo.init_state))(keys)
+    train = compiled(algo, state)
     for line in sys.stdin:
-        command, _, count = line.strip().partition(" ")
-        if command == "train":
-            updates = int(count)
-            if updates not in programs:
-                programs[updates] = compiled(settings, updates, state)
-            start = time.perf_counter()
-            state = jax.block_until_ready(programs[updates](state))
-            answer({"seconds": time.perf_counter() - start})
-        elif command == "test":
-            answer({"returns": test(settings, state)})
-        else:
-            versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-            answer({"device": jax.devices()[0].device_kind, "versions": versions})
+        match line.strip():
+            case "train":
+                start, spent = time.perf_counter(), time.process_time()
+                state = jax.block_until_ready(train(state))
+                wall = time.perf_counter() - start
+                answer({"seconds": wall, "cpu_seconds": time.process_time() - spent})
+            case "test":
+                answer({"returns": test(settings, algo, state)})
+            case _:
+                answer(about())
 
 
-def algorithm(settings: dict, updates: int) -> PPO:
+def algorithm(settings: dict) -> PPO:
     """Returns rejax's PPO that trains ``updates`` and evaluates nothing."""
-    steps = updates * settings["slots"] * settings["unroll"]
+    steps = settings["updates"] * settings["slots"] * settings["unroll"]
     made = PPO.create(
         env=settings["env"],
         agent_kwargs={"hidden_layer_sizes": settings["hidden"], "activation": "tanh"},
@@ -59,30 +58,33 @@ def algorithm(settings: dict, updates: int) -> PPO:
     return made.replace(eval_callback=lambda algo, state, key: ())
 
 
-def compiled(settings: dict, updates: int, state):
-    """Returns the program of ``updates`` updates, vmapped over seeds.
-
-    The state is donated, as ours is; the updates are rejax's own ``train``.
-    """
+def compiled(algo: PPO, state):
+    """Returns rejax's own ``train`` as a program, vmapped over seeds, state donated."""
 
     def train(state):
-        return algorithm(settings, updates).train(train_state=state)[0]
+        return algo.train(train_state=state)[0]
 
     return jax.jit(jax.vmap(train), donate_argnums=0).lower(state).compile()
 
 
-def test(settings: dict, state) -> list[float]:
+def test(settings: dict, algo: PPO, state) -> list[float]:
     """Returns every member's mean return over complete episodes, sampling actions."""
-    algo = algorithm(settings, 1)
     env, params = gymnax.make(settings["env"])
 
     def one(state):
-        _, returns = evaluate(
-            algo.make_act(state), state.rng, env, params, settings["episodes"]
-        )
-        return returns.mean()
+        act = algo.make_act(state)
+        return evaluate(act, state.rng, env, params, settings["episodes"])[1].mean()
 
     return jax.jit(jax.vmap(one))(state).tolist()
+
+
+def about() -> dict:
+    """Returns where and with what this runs."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def answer(value: dict) -> None:

@@ -186,7 +186,8 @@ def test_a_replaced_member_takes_nothing_broken_with_it(pieces, state):
     """Weights come from a finite member, the memory is fresh, keys and slots stay."""
     poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
     broken = state._replace(
-        agent=jax.tree.map(poison, state.agent), carry=jax.tree.map(poison, state.carry)
+        agent=jax.tree.map(poison, state.agent),
+        carry=jax.tree.map(jnp.ones_like, state.carry),
     )
     after, hparams, lineage, record = jax.jit(pieces.pbt_round)(
         broken, pieces.hparams, pieces.lineage, None
@@ -194,7 +195,9 @@ def test_a_replaced_member_takes_nothing_broken_with_it(pieces, state):
     assert record.finite.tolist() == [True, False, True, True]
     source = int(record.source[1])
     assert source != 1
-    assert bool(tree.all_finite((after.agent, after.carry, hparams)))
+    assert bool(tree.all_finite((after.agent, hparams)))
+    for memory in jax.tree.leaves(after.carry):
+        assert np.asarray(memory).reshape(4, -1).any(1).tolist() == [1, 0, 1, 1]
     for old, new in zip(jax.tree.leaves(state.agent), jax.tree.leaves(after.agent)):
         np.testing.assert_array_equal(new[1], old[source])
     kept = [(s.key, s.env, s.ts) for s in (state, after)]

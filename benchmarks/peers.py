@@ -1,0 +1,270 @@
+"""PPO beside a peer: the same settings, the same environment, the same machine, in turn.
+
+The peer is rejax 0.1.3 with gymnax 0.0.9 from PyPI, in a venv of its own with the JAX of
+this one. Each contender is a process of its own, compiled once; then they train turn by
+turn, so that a change of the machine's load meets all of them. Everything goes through
+their public entry points: ``algo.train`` (its evaluation left out) and the chunk that
+``mtrl train`` runs (with statistics, mixture and metrics).
+
+Settings: CartPole-v1, 64 environments x 128 steps, 4 epochs x 4 minibatches, two tanh
+MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). Differences that
+stay: rejax clips gradients by value, this kit by norm; rejax resets in the same step and
+takes a time limit for a failure, this kit spends one step on a reset.
+
+    mtrl       same networks, members updated together
+    at_once=1  same networks, members updated one after the other (population.at_once: 1)
+    shared     one torso for policy and value, this kit's default: half the network
+
+Shown are medians over turns of environment steps a second of all members, the ratio to
+rejax within a turn, processor seconds per million steps (which a busy machine changes
+least), and the mean return after the same number of steps.
+
+    python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import common
+
+HERE = pathlib.Path(__file__).parent
+REQUIREMENTS = ("rejax==0.1.3", "gymnax==0.0.9")
+SETTINGS: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "seed": 0,
+    "slots": 64,
+    "unroll": 128,
+    "epochs": 4,
+    "minibatches": 4,
+    "hidden": [64, 64],
+    "episodes": 128,
+    "hparams": {
+        "learning_rate": 2.5e-4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_eps": 0.2,
+        "vf_coef": 0.5,
+        "ent_coef": 0.01,
+        "max_grad_norm": 0.5,
+    },
+}
+PEER = "rejax"
+# Contender: (what it changes, least population where that makes a difference).
+CONTENDERS: dict[str, tuple[dict[str, Any], int]] = {
+    PEER: ({}, 1),
+    "mtrl": ({"shared": False, "at_once": None}, 1),
+    "at_once=1": ({"shared": False, "at_once": 1}, 2),
+    "shared": ({"shared": True, "at_once": None}, 1),
+}
+COLUMNS = {
+    "P": ">3d",
+    "contender": "<10",
+    "steps/s": ">10,.0f",
+    "ratio": ">6.2f",
+    "cpu s/M": ">8.2f",
+    "return": ">7.1f",
+    "after": ">9,d",
+}
+
+
+@dataclasses.dataclass
+class Contender:
+    """A process that trains when asked to."""
+
+    name: str
+    process: subprocess.Popen
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Returns the answer to a command; raises RuntimeError if it has ended."""
+        self.say(command)
+        return self.answer()
+
+    def say(self, command: str) -> None:
+        """Returns at once, with the command on its way."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Returns the answer to the oldest command that was not answered."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with code {self.process.wait()}")
+        return json.loads(line)
+
+
+def main() -> None:
+    """Installs what is missing, measures, prints and writes."""
+    args = arguments()
+    python = install(args.venv)
+    result: dict[str, Any] = {"quick": args.quick, "settings": SETTINGS, "rows": []}
+    print(common.header(COLUMNS), flush=True)
+    for members in args.populations:
+        rows, about = measure(members, python, args)
+        result["rows"] += rows
+        result |= about
+        for row in rows:
+            print(common.line(row, COLUMNS), flush=True)
+        common.write(args.out, "peers", result)
+    draw(result["rows"], args.out / "peers.png")
+    print(f"written: {args.out / 'peers.json'}, {args.out / 'peers.png'}")
+
+
+def install(venv: pathlib.Path) -> pathlib.Path:
+    """Returns the python of the peers' venv, made if it is not there or not the same."""
+    python = venv / "bin" / "python"
+    wanted = "\n".join([*REQUIREMENTS, same_jax()])
+    done = venv / "installed.txt"
+    if done.exists() and done.read_text() == wanted:
+        return python
+    print(f"installing {', '.join(wanted.split())} into {venv}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *wanted.split()], check=True)
+    done.write_text(wanted)
+    return python
+
+
+def same_jax() -> str:
+    """Returns the requirement that gives the peer this environment's JAX."""
+    installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    plugins = [p for p in ("cuda12", "cuda13") if f"jax-{p}-plugin" in installed]
+    extra = f"[{plugins[0]}]" if plugins else ""
+    return f"jax{extra}=={importlib.metadata.version('jax')}"
+
+
+def measure(
+    members: int, python: pathlib.Path, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns (a row for each contender, what they say of themselves)."""
+    updates = updates_per_turn(members, args.quick)
+    settings = {**SETTINGS, "population": members, "updates": updates}
+    with contextlib.ExitStack() as stack:
+        contenders = [
+            start(stack, name, {**settings, **changes}, python)
+            for name, (changes, least) in CONTENDERS.items()
+            if name in args.contenders and members >= least
+        ]
+        # The first turn compiles; all at once, as nothing is measured in it.
+        for command in ("hello", "train"):
+            for contender in contenders:
+                contender.say(command)
+        about = [(c.answer(), c.answer())[0] for c in contenders]
+        turns = [
+            {c.name: c.ask("train") for c in contenders} for _ in range(args.turns)
+        ]
+        done, per_update = (args.turns + 1) * updates, SETTINGS["slots"] * SETTINGS["unroll"]
+        while done * per_update < args.learn:
+            for contender in contenders:
+                contender.ask("train")
+            done += updates
+        returns = {c.name: c.ask("test")["returns"] for c in contenders}
+    steps = members * updates * per_update
+    rows = [
+        row(c.name, members, steps, turns, returns[c.name], done * per_update)
+        for c in contenders
+    ]
+    machines = dict(zip((c.name for c in contenders), about))
+    ours = next((m for name, m in machines.items() if name != PEER), {})
+    return rows, {"machine": ours, "peer": machines.get(PEER), "ended": common.moment()}
+
+
+def updates_per_turn(members: int, quick: bool) -> int:
+    """Returns how many updates take about a second: half a second each for 16 members."""
+    return max(1, (8 if quick else 16) // members)
+
+
+def start(
+    stack: contextlib.ExitStack,
+    name: str,
+    settings: dict[str, Any],
+    python: pathlib.Path,
+) -> Contender:
+    """Returns a contender that starts up, and is ended with the stack."""
+    peer = name == PEER
+    script = HERE / ("peers_rejax.py" if peer else "peers_mtrl.py")
+    process = subprocess.Popen(
+        [python if peer else sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    contender = Contender(name, process)
+    contender.say(json.dumps(settings))
+    return contender
+
+
+def row(
+    name: str,
+    members: int,
+    steps: int,
+    turns: list[dict[str, dict[str, float]]],
+    returns: list[float],
+    after: int,
+) -> dict[str, Any]:
+    """Returns a contender's line of the table; ``steps`` are those of one turn."""
+    mine = [turn[name] for turn in turns]
+    found: dict[str, Any] = {
+        "P": members,
+        "contender": name,
+        "steps/s": statistics.median(steps / t["seconds"] for t in mine),
+        "cpu s/M": 1e6 * statistics.median(t["cpu_seconds"] for t in mine) / steps,
+        "return": statistics.mean(returns),
+        "after": after,
+        "steps_per_s": [steps / t["seconds"] for t in mine],
+        "cpu_seconds": [t["cpu_seconds"] for t in mine],
+        "returns": returns,
+    }
+    if name != PEER and PEER in turns[0]:
+        ratios = [t[PEER]["seconds"] / t[name]["seconds"] for t in turns]
+        found |= {"ratio": statistics.median(ratios), "ratios": ratios}
+    return found
+
+
+def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Returns after drawing every turn's steps a second, a panel a population."""
+    populations = sorted({row["P"] for row in rows})
+    with common.figure(path, [f"P = {p}" for p in populations]) as axes:
+        for ax, members in zip(axes, populations):
+            mine = [row for row in rows if row["P"] == members]
+            names = [row["contender"] for row in mine]
+            ax.bar(names, [row["steps/s"] for row in mine], color="0.8")
+            for place, row in enumerate(mine):
+                values = row["steps_per_s"]
+                ax.plot([place] * len(values), values, "o", markersize=3, color="C0")
+            ax.set_ylabel("environment steps / s")
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the command line's settings."""
+    made = common.parser(__doc__ or "", "3 turns, no shared torso")
+    cache = pathlib.Path(tempfile.gettempdir()) / "mtrl-jax-peers"
+    made.add_argument("--venv", type=pathlib.Path, default=cache, help="of the peer")
+    made.add_argument("--populations", type=int, nargs="+", default=[1, 16])
+    made.add_argument("--contenders", nargs="+", choices=CONTENDERS)
+    made.add_argument("--turns", type=int, help="measured")
+    made.add_argument("--learn", type=int, help="steps per member before the return")
+    args = made.parse_args()
+    quick = [PEER, "mtrl", "at_once=1"]
+    args.contenders = args.contenders or (quick if args.quick else list(CONTENDERS))
+    args.turns = args.turns or (3 if args.quick else 9)
+    args.learn = args.learn or (0 if args.quick else 500_000)
+    return args
+
+
+if __name__ == "__main__":
+    main()
