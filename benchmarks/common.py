@@ -98,7 +98,9 @@ def write(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pathlib.Pa
 
 @contextlib.contextmanager
 def figure(
-    path: pathlib.Path, panels: Sequence[Any] = ("",), size: tuple[float, float] = (5, 4)
+    path: pathlib.Path,
+    panels: Sequence[Any] = ("",),
+    size: tuple[float, float] = (5, 4),
 ) -> Iterator[Any]:
     """Yields one axes a panel (a list), titled; saves the picture on leaving."""
     import matplotlib

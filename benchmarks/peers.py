@@ -165,7 +165,10 @@ def measure(
         turns = [
             {c.name: c.ask("train") for c in contenders} for _ in range(args.turns)
         ]
-        done, per_update = (args.turns + 1) * updates, SETTINGS["slots"] * SETTINGS["unroll"]
+        done, per_update = (
+            (args.turns + 1) * updates,
+            SETTINGS["slots"] * SETTINGS["unroll"],
+        )
         while done * per_update < args.learn:
             for contender in contenders:
                 contender.ask("train")
