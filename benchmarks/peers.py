@@ -13,7 +13,8 @@ takes a time limit for a failure, this kit spends one step on a reset.
 
     mtrl       same networks, members updated together
     at_once=1  same networks, members updated one after the other (population.at_once: 1)
-    shared     one torso for policy and value, this kit's default: half the network
+    shared     this kit's defaults: one torso for policy and value (half the network),
+               the value error not clipped
 
 Shown are medians over turns of environment steps a second of all members, the ratio to
 rejax within a turn, processor seconds per million steps (which a busy machine changes

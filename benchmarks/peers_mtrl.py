@@ -40,8 +40,9 @@ def main() -> None:
 def experiment(settings: dict[str, Any]) -> config.ExperimentConfig:
     """Returns the run that is rejax's PPO in this kit's words.
 
-    A torso of its own for the value (unless ``shared``) and no last action and reward
-    as inputs make the networks the same; clipping the value makes the losses the same.
+    A torso of its own for the value and no last action and reward as inputs make the
+    networks the same; clipping the value makes the losses the same. ``shared`` leaves
+    torso and value error as this kit has them by default.
     """
     given = settings["hparams"]
     network = {
@@ -54,7 +55,7 @@ def experiment(settings: dict[str, Any]) -> config.ExperimentConfig:
         "discount": given["gamma"],
         "lambda_": given["gae_lambda"],
         "clip_epsilon": given["clip_eps"],
-        "clip_value": given["clip_eps"],
+        "clip_value": 0.0 if settings["shared"] else given["clip_eps"],
         "value_cost": given["vf_coef"],
         "entropy_cost": given["ent_coef"],
         "max_grad_norm": given["max_grad_norm"],

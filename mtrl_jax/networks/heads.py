@@ -108,7 +108,9 @@ class Categoricals:
 
     def entropy(self) -> Array:
         """Returns the sum of the groups' entropies in nats."""
-        return sum(group.entropy() for group in self._groups())
+        # distrax has normalised the logits; its own entropy would do so once more.
+        logits = jnp.concatenate([g.logits for g in self._groups()], axis=-1)
+        return -jnp.sum(jnp.exp(logits) * logits, axis=-1)
 
     def mode(self) -> Array:
         """Returns the most probable action."""
