@@ -3,7 +3,7 @@
 Milliseconds per member and update of the whole training step that ``mtrl train`` runs
 (acting, environment, learning), for P = 1, 2, 4, ..., 64 members:
 
-    vmapped    all members updated together (population.at_once left out)
+    vmapped    all members updated together (population.at_once: P)
     at once 1  one after the other inside the program; acting is still of all together
     at once 8  eight at a time
     looped     P programs of one member, called from Python one after the other
@@ -106,7 +106,7 @@ def program(
     settings = {
         **given,
         "tasks": [{"env": "gymnax/CartPole-v1", "slots": SLOTS}],
-        "population": {"size": members, "at_once": at_once},
+        "population": {"size": members, "at_once": at_once or members},
         "training": {**given["training"], "updates_per_chunk": updates},
     }
     return build.pieces(config.from_dict(settings))

@@ -167,11 +167,21 @@ def make_runner(
         "unroll_length": config.training.unroll_length,
         "updates_per_chunk": config.training.updates_per_chunk,
         "window": math.ceil(config.population.fitness.window / slots_per_task),
-        "at_once": config.population.at_once,
+        "at_once": config.population.at_once or members_at_once(),
     }
     if world.kind == "host":
         return host_runner.make(agent, world.train, **options)
     return fused_runner.make(agent, world.train, **options)
+
+
+def members_at_once() -> int | None:
+    """Returns how many members are updated together where the config leaves it open.
+
+    All on accelerators and where members live on several devices. One on a single CPU
+    device: it has no lanes to fill, and a member's products alone are faster there than
+    the same products with a batch axis (benchmarks/population.py).
+    """
+    return 1 if jax.default_backend() == "cpu" and len(jax.devices()) == 1 else None
 
 
 def check_agent(

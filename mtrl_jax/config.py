@@ -79,7 +79,7 @@ class PopulationConfig(_Section):
     search: dict[str, SearchRange] = {}
     pbt: PbtConfig | None = None
     fitness: FitnessConfig = FitnessConfig()
-    at_once: PositiveInt | None = None  # members updated together; all by default
+    at_once: PositiveInt | None = None  # updated together; see build.members_at_once
 
 
 class TrainingConfig(_Section):

@@ -15,7 +15,7 @@ def population(
 
     ``update`` takes the rollout as a scan over time leaves it: ``ts``, ``action`` and
     ``extras`` are ``[T, P, B, ...]``, ``carry`` is ``[P, B, ...]``. With ``at_once``
-    set, members are updated that many at a time (one after the other for 1), which
+    below P, members are updated that many at a time (one after the other for 1), which
     trades time for memory; the numbers are the same to rounding.
     """
 
@@ -25,7 +25,7 @@ def population(
 
     def update(state, rollout, key, hp):
         rollout_axes = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
-        if at_once is None:
+        if at_once is None or at_once >= size:
             return jax.vmap(agent.update, (0, rollout_axes, 0, 0))(
                 state, rollout, key, hp
             )

@@ -123,4 +123,9 @@ def test_the_smallest_allowed_image_works(kind, size):
     """The bound of the error is the true one."""
     obs = _zeros({"image": _image(size, size, 1)})
     torso = torsos.Torso(kind, (64,), "tanh")
-    jax.eval_shape(lambda k: torso.init(k, obs, jnp.zeros((2, 0))), jax.random.key(0))
+
+    def features(key):
+        variables = torso.init(key, obs, jnp.zeros((2, 0)))
+        return torso.apply(variables, obs, jnp.zeros((2, 0)))
+
+    assert jax.eval_shape(features, jax.random.key(0)).shape[0] == 2
