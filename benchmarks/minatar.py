@@ -18,7 +18,7 @@ import common
 import numpy as np
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import envs, experiment, metrics
+from mtrl_jax import envs, experiment, metrics, xla
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 GAMES = envs.MINATAR
@@ -45,6 +45,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/minatar"))
     args = made.parse_args()
+    xla.prepare()
     if args.quick:
         args.agents, args.games, args.env_steps = ["impala"], ["Breakout"], 20_000
         args.runs = args.runs / "quick"

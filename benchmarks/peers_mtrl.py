@@ -14,12 +14,13 @@ from typing import Any
 import common
 import jax
 
-from mtrl_jax import build, config, report
+from mtrl_jax import build, config, report, xla
 
 
 def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
+    xla.prepare()
     pieces = build.pieces(experiment(settings))
     state = pieces.init(pieces.hparams)
     for line in sys.stdin:

@@ -26,7 +26,7 @@ from typing import Any
 
 import common
 
-from mtrl_jax import build, config, tree
+from mtrl_jax import build, config, tree, xla
 
 AGENTS: dict[str, dict[str, Any]] = {
     "impala": {
@@ -58,6 +58,7 @@ COLUMNS = {
 def main() -> None:
     """Measures, prints and writes after every row."""
     args = arguments()
+    xla.prepare()
     rows: list[dict[str, Any]] = []
     print(common.header(COLUMNS), flush=True)
     for agent in args.agents:

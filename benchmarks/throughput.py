@@ -88,7 +88,7 @@ class Loop(NamedTuple):
 def main() -> None:
     """Measures, prints and writes."""
     args = _arguments()
-    xla.keep_memory()
+    xla.prepare()
     rows = []
     print(_header(), flush=True)
     for name, case in _cases(args).items():

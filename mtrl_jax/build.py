@@ -95,13 +95,12 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
         metric = fitness.make_metric(spec, choice.metric, choice.task)
     members = config.population.size
     keys = random.roots(config.seed, members)
-    one = None if world.pure else jax.devices()[:1]
-    mesh = sharding.make_mesh(members, batch[1], one)
+    mesh = sharding.make_mesh(members, batch[1], devices(members, world.pure))
     hparams, lineage = (
         jax.device_put(x, sharding.shardings(x, mesh, members))
         for x in (initial_hparams(config, keys), pbt.init(members))
     )
-    runner = make_runner(config, agent, world)
+    runner = make_runner(config, agent, world, mesh)
 
     def init(hp: Tree) -> fused_runner.RunState:
         build = jax.jit(runner.init) if world.pure else runner.init
@@ -159,7 +158,10 @@ def make_world(config: config_lib.ExperimentConfig, seed: str) -> World:
 
 
 def make_runner(
-    config: config_lib.ExperimentConfig, agent: types.Agent, world: World
+    config: config_lib.ExperimentConfig,
+    agent: types.Agent,
+    world: World,
+    mesh: sharding.Mesh,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
     slots_per_task = world.batch[1] / len(world.spec.tasks)
@@ -171,17 +173,32 @@ def make_runner(
     }
     if world.kind == "host":
         return host_runner.make(agent, world.train, **options)
-    return fused_runner.make(agent, world.train, **options)
+    return fused_runner.make(agent, world.train, mesh=mesh, **options)
+
+
+def devices(members: int, pure: bool) -> list[jax.Device]:
+    """Returns the devices a run is split over.
+
+    All there are; of CPU devices (cores) no more than the members divide into, because
+    splitting the slots of one member costs more than it gains; one where the
+    environments are not in the program.
+    """
+    found = jax.devices()
+    if not pure:
+        return found[:1]
+    if jax.default_backend() == "cpu":
+        return found[: math.gcd(members, len(found))]
+    return found
 
 
 def members_at_once() -> int | None:
-    """Returns how many members are updated together where the config leaves it open.
+    """Returns how many members a device updates together where the config is silent.
 
-    All on accelerators and where members live on several devices. One on a single CPU
-    device: it has no lanes to fill. Measured on 2 cores, PPO on 16 members is 1.1 to 1.4
-    times as fast so, the recurrent quickstart the same (benchmarks/peers.py).
+    All on accelerators. One on CPUs, which have no lanes to fill: on 2 cores PPO on 16
+    members is 1.1 to 1.4 times as fast so, the recurrent quickstart the same
+    (benchmarks/peers.py).
     """
-    return 1 if jax.default_backend() == "cpu" and len(jax.devices()) == 1 else None
+    return 1 if jax.default_backend() == "cpu" else None
 
 
 def check_agent(

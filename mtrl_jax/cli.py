@@ -132,7 +132,7 @@ def list_(
 
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
-    xla.keep_memory()
+    xla.prepare()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)

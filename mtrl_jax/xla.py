@@ -11,6 +11,8 @@ import os
 # the same speed (205 to 255 k and 218 to 220 k steps/s of PPO on CartPole).
 _CPU_FLAGS = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
 
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
+
 
 def set_flags() -> None:
     """Returns nothing; adds the kit's flags to XLA_FLAGS where the user set none.
@@ -20,6 +22,31 @@ def set_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in _CPU_FLAGS if flag.split("=")[0] not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
+
+
+def prepare() -> None:
+    """Returns nothing; what a program of its own (the command line, a benchmark) wants.
+
+    Cores as devices and kept memory. A library must not do this to its host, so it does
+    not come with the import. It must run before the first computation.
+    """
+    use_cores()
+    keep_memory()
+
+
+def use_cores() -> None:
+    """Returns nothing; makes a CPU device of every core unless the user set a number.
+
+    A single device that splits small operations over cores loses more by it than it
+    gains: PPO on 16 members ran at 161 to 202 k steps/s on one device of 2 cores, 267 to
+    286 k with half of the members on each of two (and one member on one core of them as
+    fast as on both).
+    """
+    flag = "--xla_force_host_platform_device_count"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag not in flags:
+        cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}={cores}".strip()
 
 
 def keep_memory() -> bool:

@@ -39,3 +39,28 @@ def test_kept_memory_is_not_mapped_again():
     assert kept == "True"
     assert before > after + block_pages / 8
     assert after < block_pages / 8
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", "cores"), ("--xla_force_host_platform_device_count=3", "3")],
+)
+def test_every_core_is_a_device_unless_the_user_says_otherwise(given, expected):
+    """A population is split over cores by `mtrl train`, not by an import."""
+    program = textwrap.dedent("""
+        import os, jax, mtrl_jax
+        from mtrl_jax import xla
+
+        before = os.environ["XLA_FLAGS"]
+        xla.prepare()
+        print("host_platform" in before, len(jax.devices()), os.process_cpu_count()
+              if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0)))
+    """)
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True, capture_output=True, text=True,
+        env={**os.environ, "XLA_FLAGS": given, "JAX_PLATFORMS": "cpu"},
+    ).stdout.split()  # fmt: skip
+    asked_for, devices, cores = out
+    assert asked_for == str(bool(given))
+    assert devices == (cores if expected == "cores" else expected)

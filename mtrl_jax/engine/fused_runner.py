@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mtrl_jax import random, tree, types
 from mtrl_jax.engine import population as population_lib
@@ -55,6 +56,7 @@ def make(
     window: int = 8,
     curriculum: Any = None,
     at_once: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
 
@@ -63,7 +65,7 @@ def make(
     ``envs/curriculum.py``) or None for the environment's own parameters.
     """
     members, slots = env.batch
-    agents = population_lib.population(agent, members, at_once)
+    agents = population_lib.population(agent, members, at_once, mesh)
 
     def init(key: Key, hp: Tree) -> RunState:
         course = () if curriculum is None else curriculum.init()

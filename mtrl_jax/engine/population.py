@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from mtrl_jax import types
 
 
 def population(
-    agent: types.Agent, size: int, at_once: int | None = None
+    agent: types.Agent,
+    size: int,
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
 ) -> types.Agent:
     """Returns the Agent whose states, hyperparameters, keys and data start with ``[P]``.
 
     ``update`` takes the rollout as a scan over time leaves it: ``ts``, ``action`` and
     ``extras`` are ``[T, P, B, ...]``, ``carry`` is ``[P, B, ...]``. With ``at_once``
-    below P, members are updated that many at a time (one after the other for 1), which
-    trades time for memory; the numbers are the same to rounding.
+    below P, members are updated that many at a time (one after the other for 1) on each
+    device of the axis ``pop`` of ``mesh``, which trades time for memory; the numbers are
+    the same to rounding.
     """
 
     def carry(batch: int) -> types.Tree:
@@ -29,16 +36,25 @@ def population(
             return jax.vmap(agent.update, (0, rollout_axes, 0, 0))(
                 state, rollout, key, hp
             )
-        rollout = _members_first(rollout)
-        return jax.lax.map(
-            lambda args: agent.update(*args),
-            (state, rollout, key, hp),
-            batch_size=None if at_once == 1 else at_once,
-        )
+        in_turn = _in_turn(agent.update, at_once)
+        if mesh is not None and mesh.shape["pop"] > 1:
+            # Left to itself the compiler would gather all members on every device.
+            own = PartitionSpec("pop")
+            in_turn = jax.shard_map(
+                in_turn, mesh=mesh, in_specs=own, out_specs=own, axis_names={"pop"},
+                check_vma=False,
+            )  # fmt: skip
+        return in_turn(state, _members_first(rollout), key, hp)
 
     return types.Agent(
         init=jax.vmap(agent.init), carry=carry, act=jax.vmap(agent.act), update=update
     )
+
+
+def _in_turn(update: Callable, at_once: int) -> Callable:
+    """Returns ``update`` of ``[P, ...]`` arguments, ``at_once`` members at a time."""
+    batch_size = None if at_once == 1 else at_once
+    return lambda *args: jax.lax.map(lambda x: update(*x), args, batch_size=batch_size)
 
 
 def _members_first(rollout: types.Rollout) -> types.Rollout:

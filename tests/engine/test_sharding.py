@@ -61,9 +61,9 @@ def test_leaves_are_split_by_their_leading_axes():
     assert by_member["slots"].spec == PartitionSpec("pop")
 
 
-def compare(tiny, chunk, state, hp, members, slots, chunks=2):
+def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None):
     """Runs both ways; returns the sharded state after asserting equality to 1e-6."""
-    mesh = sharding.make_mesh(members, slots)
+    mesh = sharding.make_mesh(members, slots, devices)
     layout = sharding.run_state_shardings(state, mesh, members)
     split = jax.device_put(state, layout)
     split_hp = jax.device_put(hp, sharding.shardings(hp, mesh, members))
@@ -88,6 +88,18 @@ def test_a_sharded_run_is_the_unsharded_one(members, slots, tiny):
     assert len(weights.sharding.device_set) == DEVICES
     assert weights.sharding.shard_shape(weights.shape)[0] == members // min(members, 8)
     assert np.prod(reward.sharding.shard_shape(reward.shape)) == reward.size // DEVICES
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
+    """8 members on 2 devices, 1 or 2 of their 4 at a time: none is computed elsewhere."""
+    devices = jax.devices()[:2]
+    mesh = sharding.make_mesh(8, 4, devices)
+    runner, state, hp = tiny.start(8, 4, at_once=at_once, mesh=mesh)
+    split = compare(tiny, runner.chunk, state, hp, 8, 4, devices=devices)
+    assert split.agent.learner["w"].sharding.device_set == set(devices)
+    program = jax.jit(runner.chunk).lower(split, hp).compile().as_text()
+    assert "all-gather" not in program
 
 
 @pytest.mark.slow
