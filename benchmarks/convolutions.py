@@ -15,12 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-import os
 import pathlib
-import platform
-import time
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +31,15 @@ IMAGES = {
 }
 BATCHES = {"nature": 64, "impala_deep": 16, "minatar": 512}
 STEPS = 2  # of a scan
+COLUMNS = {
+    "torso": "<12",
+    "P": ">2d",
+    "batch": ">5d",
+    "where": ">7s",
+    "matmul ms": ">10.1f",
+    "lax ms": ">10.1f",
+    "lax/matmul": ">10.2f",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Case:
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures, prints and writes after every row."""
     args = _arguments()
     shrink = 16 if args.quick else 1
     cases = [
@@ -56,17 +62,15 @@ def main() -> None:
         for population in args.populations
         for in_scan in (True, False)
     ]
-    rows = []
-    print(_header(), flush=True)
+    rows: list[dict] = []
+    print(common.header(COLUMNS), flush=True)
     for case in cases:
         rows.append(measure(case, repeats=3 if args.quick else 5))
-        print(_line(rows[-1]), flush=True)
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    report = {"machine": _machine(), "quick": args.quick, "rows": rows}
-    (out / "convolutions.json").write_text(json.dumps(report, indent=1) + "\n")
-    _plot(rows, out / "convolutions.png")
-    print(f"written: {out / 'convolutions.json'}, {out / 'convolutions.png'}")
+        print(common.line(_shown(rows[-1]), COLUMNS), flush=True)
+        result = {"machine": common.environment(), "quick": args.quick, "rows": rows}
+        written = common.write(args.out, "convolutions", result)
+    draw(rows, args.out / "convolutions.png")
+    print(f"written: {written}, {args.out / 'convolutions.png'}")
 
 
 def measure(case: Case, repeats: int) -> dict:
@@ -109,9 +113,7 @@ def milliseconds(case: Case, implementation: str, repeats: int) -> float:
     compiled = jax.jit(run).lower(params, image).compile()
 
     def seconds():
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(params, image))
-        return time.perf_counter() - start
+        return common.timed(lambda: compiled(params, image))[0]
 
     best = seconds()
     if best < 1.0:
@@ -119,65 +121,35 @@ def milliseconds(case: Case, implementation: str, repeats: int) -> float:
     return 1e3 * best / (STEPS if case.in_scan else 1)
 
 
-def _header() -> str:
-    return (
-        f"{'torso':12} {'P':>2} {'batch':>5} {'where':>7} "
-        f"{'matmul ms':>10} {'lax ms':>10} {'lax/matmul':>10}"
-    )
+def draw(rows: list[dict], path: pathlib.Path) -> None:
+    """Writes the picture: two bars for each row."""
+    with common.figure(path, size=(7, 0.4 * len(rows) + 1.2)) as (axes,):
+        for shift, key, label in (
+            (0.2, "matmul_ms", "matmul"),
+            (-0.2, "lax_ms", "lax.conv"),
+        ):
+            places = [shift - i for i in range(len(rows))]
+            axes.barh(places, [row[key] for row in rows], 0.4, label=label)
+        names = [f"{r['torso']} P={r['population']} {_where(r)}" for r in rows]
+        axes.set_yticks([-i for i in range(len(rows))], names)
+        axes.set_xscale("log")
+        axes.set_xlabel("ms per gradient step (log scale)")
+        axes.legend()
 
 
-def _line(row: dict) -> str:
-    where = "scan" if row["in_scan"] else "no scan"
-    return (
-        f"{row['torso']:12} {row['population']:>2} {row['batch']:>5} {where:>7} "
-        f"{row['matmul_ms']:10.1f} {row['lax_ms']:10.1f} {row['lax_over_matmul']:10.2f}"
-    )
+def _shown(row: dict) -> dict:
+    """Returns the row by the names of the table's columns."""
+    names = {"P": "population", "lax/matmul": "lax_over_matmul"}
+    own = {name: row.get(names.get(name, name.replace(" ", "_"))) for name in COLUMNS}
+    return own | {"where": _where(row)}
 
 
-def _plot(rows: list[dict], path: pathlib.Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = [
-        f"{r['torso']} P={r['population']} {'scan' if r['in_scan'] else 'no scan'}"
-        for r in rows
-    ]
-    place = range(len(rows))
-    figure, axes = plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))
-    for shift, key, label in (
-        (0.2, "matmul_ms", "matmul"),
-        (-0.2, "lax_ms", "lax.conv"),
-    ):
-        values = [r[key] for r in rows]
-        axes.barh([-i + shift for i in place], values, 0.4, label=label)
-    axes.set_yticks([-i for i in place], names)
-    axes.set_xscale("log")
-    axes.set_xlabel("ms per gradient step (log scale)")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _machine() -> dict:
-    device = jax.devices()[0]
-    return {
-        "backend": device.platform,
-        "device": device.device_kind,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
+def _where(row: dict) -> str:
+    return "scan" if row["in_scan"] else "no scan"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="batches / 16, under 1 min"
-    )
-    parser.add_argument("--out", default="benchmarks/results")
+    parser = common.parser(__doc__ or "", "batches / 16")
     parser.add_argument("--populations", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--torsos", nargs="+", default=list(IMAGES), choices=IMAGES)
     return parser.parse_args()

@@ -23,25 +23,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import functools
-import json
-import os
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import agents, config, envs, random, report, tree, types, xla
+from mtrl_jax import agents, config, envs, random, tree, types, xla
 from mtrl_jax.engine import fused_runner, host_runner, population
 from mtrl_jax.envs import mixture
 
 PARTS = ("env", "act", "learn")
+RATES = (*PARTS, "bound", "whole")  # in a row as "env_steps_per_s" and so on
+COLUMNS = {
+    "name": "<12",
+    "runner": "<6",
+    "population": ">10d",
+    "slots": ">5d",
+    **dict.fromkeys(RATES, ">10,.0f"),
+    "ratio": ">6.2f",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +75,6 @@ CASES = {
         "envpool/Pong-v5", "impala", 16, 1, config={"network.torso": "impala_shallow"}
     ),
 }
-
-
 QUICK = ("breakout", "pong")  # most of a quick run is compiling
 
 
@@ -86,21 +90,20 @@ class Loop(NamedTuple):
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures, prints and writes after every case."""
     args = _arguments()
     xla.prepare()
-    rows = []
-    print(_header(), flush=True)
+    rows: list[dict] = []
+    print(common.header(COLUMNS), flush=True)
     for name, case in _cases(args).items():
         for row in measure(name, case, args.repeats):
             rows.append(row)
-            print(_line(row), flush=True)
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": _machine(), "repeats": args.repeats, "rows": rows}
-    (out / "throughput.json").write_text(json.dumps(result, indent=1) + "\n")
-    _plot(rows, out / "throughput.png")
-    print(f"written: {out / 'throughput.json'}, {out / 'throughput.png'}")
+            shown = row | {rate: row[f"{rate}_steps_per_s"] for rate in RATES}
+            print(common.line(shown, COLUMNS), flush=True)
+        result = {"machine": common.environment(), "repeats": args.repeats}
+        written = common.write(args.out, "throughput", {**result, "rows": rows})
+    draw(rows, args.out / "throughput.png")
+    print(f"written: {written}, {args.out / 'throughput.png'}")
 
 
 def measure(name: str, case: Case, repeats: int) -> list[dict]:
@@ -114,8 +117,23 @@ def measure(name: str, case: Case, repeats: int) -> list[dict]:
         calls = dict(zip(("act", "learn"), learner))
         for loop in loops:
             calls |= {f"env {loop.name}": loop.play, f"whole {loop.name}": loop.train}
-        turns = [_seconds(calls) for _ in range(repeats + 1)][1:]
+        turns = common.in_turn(calls, repeats)
         return [_row(name, case, loop.name, turns) for loop in loops]
+
+
+def draw(rows: list[dict], path: pathlib.Path) -> None:
+    """Writes the picture: a group of bars for each row, ``whole / bound`` below it."""
+    title = "Parts, their harmonic bound, and the whole (whole / bound below)"
+    with common.figure(path, [title], (1.5 + 1.7 * len(rows), 3.5)) as (axes,):
+        for i, rate in enumerate(RATES):
+            places = [k + (i - 2) * 0.16 for k in range(len(rows))]
+            heights = [row[f"{rate}_steps_per_s"] for row in rows]
+            axes.bar(places, heights, 0.15, label=rate)
+        labels = [f"{r['name']}\n{r['runner']}, {r['ratio']:.2f}" for r in rows]
+        axes.set_xticks(range(len(rows)), labels)
+        axes.set_yscale("log")
+        axes.set_ylabel("environment steps / s")
+        axes.legend(ncols=5, fontsize="small")
 
 
 def _loops(case: Case) -> Iterator[Loop]:
@@ -304,26 +322,17 @@ def _close_pools(*pools: types.Env) -> None:
         envpool.close(pool)
 
 
-def _seconds(calls: dict[str, Callable]) -> dict[str, float]:
-    """Returns the wall time of each call, made one after the other."""
-    result = {}
-    for name, call in calls.items():
-        start = time.perf_counter()
-        call()
-        result[name] = time.perf_counter() - start
-    return result
-
-
-def _row(name: str, case: Case, runner: str, turns: list[dict[str, float]]) -> dict:
+def _row(name: str, case: Case, runner: str, turns: dict[str, list[float]]) -> dict:
     columns = {
         "env": f"env {runner}",
         "act": "act",
         "learn": "learn",
         "whole": f"whole {runner}",
     }
-    times = [{c: turn[key] for c, key in columns.items()} for turn in turns]
+    taken = {c: turns[key] for c, key in columns.items()}
+    times = [dict(zip(taken, turn)) for turn in zip(*taken.values())]
     bounds = [sum(turn[part] for part in PARTS) for turn in times]
-    median = {c: statistics.median(turn[c] for turn in times) for c in columns}
+    median = {c: statistics.median(seconds) for c, seconds in taken.items()}
     ratios = [bound / turn["whole"] for bound, turn in zip(bounds, times)]
     return {
         "name": name,
@@ -333,54 +342,6 @@ def _row(name: str, case: Case, runner: str, turns: list[dict[str, float]]) -> d
         "bound_steps_per_s": case.steps / statistics.median(bounds),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-    }
-
-
-def _header() -> str:
-    names = ("env", "act", "learn", "bound", "whole")
-    columns = "".join(f"{name:>11}" for name in names)
-    return f"{'case':10} {'runner':6} {'P':>3} {'slots':>5}{columns} {'ratio':>6}"
-
-
-def _line(row: dict) -> str:
-    names = ("env", "act", "learn", "bound", "whole")
-    columns = "".join(f"{row[f'{name}_steps_per_s']:11,.0f}" for name in names)
-    return (
-        f"{row['name'][:10]:10} {row['runner']:6} {row['population']:3d} "
-        f"{row['slots']:5d}{columns} {row['ratio']:6.2f}"
-    )
-
-
-def _plot(rows: list[dict], path: pathlib.Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = ("env", "act", "learn", "bound", "whole")
-    figure, axes = plt.subplots(figsize=(1.5 + 1.7 * len(rows), 3.5))
-    for i, name in enumerate(names):
-        places = [k + (i - 2) * 0.16 for k in range(len(rows))]
-        heights = [row[f"{name}_steps_per_s"] for row in rows]
-        axes.bar(places, heights, 0.15, label=name)
-    labels = [f"{r['name']}\n{r['runner']}, {r['ratio']:.2f}" for r in rows]
-    axes.set_xticks(range(len(rows)), labels)
-    axes.set_yscale("log")
-    axes.set_ylabel("environment steps / s")
-    axes.set_title("Parts, their harmonic bound, and the whole (whole / bound below)")
-    axes.legend(ncols=5, fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _machine() -> dict:
-    return {
-        **report.machine(),
-        "backend": jax.default_backend(),
-        "load_average": os.getloadavg(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": report.versions(),
     }
 
 
@@ -402,13 +363,7 @@ def _cases(args: argparse.Namespace) -> dict[str, Case]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="two cases, half the updates, 3 turns: about 1 min on 2 quiet cores",
-    )
-    parser.add_argument("--out", default="benchmarks/results")
+    parser = common.parser(__doc__ or "", "two cases, half the updates, 3 turns")
     parser.add_argument("--only", nargs="+", choices=CASES)
     parser.add_argument("--repeats", type=int, default=None, help="turns measured")
     parser.add_argument(

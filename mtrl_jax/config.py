@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import pathlib
 import re
@@ -23,6 +22,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
+from mtrl_jax.envs import errors
 
 
 class ConfigError(ValueError):
@@ -242,15 +242,6 @@ def check_resumable(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, t
     return changed
 
 
-def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Returns "did you mean …?" or the list of what is allowed."""
-    allowed = [str(a) for a in allowed]
-    close = difflib.get_close_matches(str(name), allowed, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"allowed: {', '.join(allowed) or 'nothing'}"
-
-
 @contextlib.contextmanager
 def errors_in(where: str) -> Iterator[None]:
     """Puts ``where`` before the ConfigErrors raised inside."""
@@ -258,6 +249,19 @@ def errors_in(where: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+@contextlib.contextmanager
+def errors_at(field: str) -> Iterator[None]:
+    """Turns the one-line errors of the parts into ConfigErrors that name the field."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        line = " ".join(str(error).split())
+        named = line if line.startswith(field) else f"{field}: {line}"
+        raise ConfigError(named) from error
 
 
 def agent_module(config: ExperimentConfig):
@@ -283,8 +287,8 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
     from mtrl_jax.engine import pbt_config
 
     if config.agent.name not in agents.AGENTS:
-        hint = suggest(config.agent.name, agents.AGENTS)
-        raise ValueError(f"agent.name={config.agent.name!r} is unknown; {hint}")
+        hint = errors.suggest(config.agent.name, agents.AGENTS)
+        raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
     module = agents.get(config.agent.name)
     static = _build(module.Config, config.agent.config, "agent.config")
     fields = module.Hparams._fields  # type: ignore[attr-defined]
@@ -295,7 +299,8 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
     ):
         for name in given:
             if name not in fields:
-                raise ValueError(f"{path}.{name} is unknown; {suggest(name, fields)}")
+                hint = errors.suggest(name, fields)
+                raise ValueError(f"{path}.{name} is unknown{hint}")
     population = config.population
     if population.pbt is not None:
         try:
@@ -345,9 +350,8 @@ def _known_fields(cls: type, values: dict, path: str) -> None:
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in fields:
-            raise ValueError(
-                f"{path}.{name} is unknown; {suggest(name, sorted(fields))}"
-            )
+            hint = errors.suggest(name, sorted(fields))
+            raise ValueError(f"{path}.{name} is unknown{hint}")
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
             _known_fields(hints[name], value, f"{path}.{name}")  # type: ignore[arg-type]
 
@@ -369,7 +373,8 @@ def _explain(error: pydantic.ValidationError, model: type | None) -> str:
     rest = f" (and {len(more)} more)" if more else ""
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _fields_at(model, first["loc"][:-1])
-        return f"{path} is unknown; {suggest(str(first['loc'][-1]), allowed)}{rest}"
+        hint = errors.suggest(str(first["loc"][-1]), allowed)
+        return f"{path} is unknown{hint}{rest}"
     if first["type"] == "missing":
         return f"{path} is missing{rest}"
     message = re.sub("^(Value error, |Input should be )", "", first["msg"])

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Iterator
 
 from mtrl_jax import agents, envs
-from mtrl_jax.config import ConfigError, suggest
+from mtrl_jax.config import ConfigError
+from mtrl_jax.envs import errors
 
 WHAT = ("agents", "envs", "configs")
 
@@ -23,7 +24,7 @@ def lines(what: str) -> Iterator[str]:
         return iter(envs.names())
     if what == "configs":
         return (_config_line(path) for path in sorted(_folder().glob("*.yaml")))
-    raise ConfigError(f"list {what}: unknown; {suggest(what, WHAT)}")
+    raise ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
 
 
 def _folder() -> pathlib.Path:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import build, experiment, metrics, random, sketches, types
+from mtrl_jax import build, experiment, judging, metrics, random, sketches, types, world
 from mtrl_jax import config as config_lib
 from mtrl_jax.engine import population
 from mtrl_jax.progress import short
@@ -70,12 +70,12 @@ def play(
     steps: int,
 ) -> list[np.ndarray]:
     """Returns the frames uint8 [H, W, 3] of one episode of every task side by side."""
-    env = build.make_host_env(
-        config, build.tasks_of(config), f"{config.seed}/render", 1
+    env = world.make_host_env(
+        config, world.tasks_of(config), f"{config.seed}/render", 1
     )
     agents = population.population(pieces.agent, env.batch[0])
     act = jax.jit(agents.act)
-    key = build.evaluation_key(saved.run)
+    key = judging.evaluation_key(saved.run)
     carry, ts = agents.carry(env.batch[1]), env.reset()
     slots = range(env.batch[1])
     totals, done, frames = np.zeros(env.batch[1]), np.zeros(env.batch[1], bool), []

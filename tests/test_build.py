@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, config, envs, metrics, random, tree
+from mtrl_jax import build, config, envs, metrics, random, tree, world
 
 CARTPOLE = {
     **runs.TINY,
@@ -43,7 +43,7 @@ def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
     assert np.nanmax(returns) < 200
     # It goes on at update 20 with other seeds than at 0.
     (record,) = summary["environments"].values()
-    (first,) = build.describe(_settings(base=CARTPOLE)).values()
+    (first,) = world.describe(_settings(base=CARTPOLE)).values()
     assert record["seeds"] != first["seeds"]
     assert record.keys() == first.keys()
 
@@ -71,7 +71,7 @@ def test_minigrid_and_gymnax_are_one_mixture():
         {"env": "gymnax/Catch-bsuite", "slots": 3},
     ]
     settings = _settings(base={**CARTPOLE, "tasks": tasks})
-    env = build.make_env(settings, build.tasks_of(settings), "seed")
+    env = world.make_env(settings, world.tasks_of(settings), "seed")
     assert env.batch == (2, 5)
     assert not env.pure
     assert [task.name for task in env.spec.tasks] == [task["env"] for task in tasks]
@@ -86,7 +86,7 @@ def test_minigrid_and_gymnax_are_one_mixture():
 def test_a_suite_is_its_environments():
     """Every one of them gets the slots and options of the suite's line."""
     settings = _settings("tasks=[{suite: minatar, slots: 3}, {env: probe/action}]")
-    tasks = build.tasks_of(settings)
+    tasks = world.tasks_of(settings)
     assert [task.env for task in tasks] == [*envs.suite("minatar"), "probe/action"]
     assert [task.slots for task in tasks] == [3, 3, 3, 3, 32]
     assert tasks[0].field == "tasks.0"
@@ -112,13 +112,13 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
 def test_cpus_step_everything_inside_the_program():
     """auto is fused on a CPU; on an accelerator envpool is stepped by the host."""
     settings = _settings(base=CARTPOLE)
-    tasks = build.tasks_of(settings)
-    assert build.runner_kind(settings, tasks) == "fused"
+    tasks = world.tasks_of(settings)
+    assert world.runner_kind(settings, tasks) == "fused"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.jax, "default_backend", lambda: "gpu")
-        assert build.runner_kind(settings, tasks) == "host"
+        patch.setattr(world.jax, "default_backend", lambda: "gpu")
+        assert world.runner_kind(settings, tasks) == "host"
         pure = _settings()
-        assert build.runner_kind(pure, build.tasks_of(pure)) == "fused"
+        assert world.runner_kind(pure, world.tasks_of(pure)) == "fused"
 
 
 # Pieces.

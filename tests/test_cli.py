@@ -68,7 +68,7 @@ def test_an_unknown_list_is_refused():
     """What can be listed is said."""
     outcome = runs.mtrl("list", "agent")
     assert outcome.code == 2
-    assert "did you mean 'agents'?" in outcome.error
+    assert "did you mean agents?" in outcome.error
 
 
 @pytest.mark.parametrize(

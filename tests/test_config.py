@@ -121,15 +121,6 @@ def test_settings_cannot_be_changed_by_accident():
         settings.seed = 3
 
 
-def test_a_suggestion_is_the_nearest_name_or_all_of_them():
-    """Did you mean, else what there is."""
-    assert config.suggest("optimizer", ["optimiser", "network"]) == (
-        "did you mean 'optimiser'?"
-    )
-    assert config.suggest("zzz", ["a", "b"]) == "allowed: a, b"
-    assert config.suggest("zzz", []) == "allowed: nothing"
-
-
 def _parsed(text):
     """Returns the mapping in a text, read as a file is."""
     with tempfile.TemporaryDirectory() as folder:

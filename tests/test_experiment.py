@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, config, experiment, metrics, report, types
-from mtrl_jax.engine import evaluate, fitness
+from mtrl_jax import config, experiment, metrics, report, types
+from mtrl_jax.engine import evaluate, fitness, fused_runner
 
 TASKS = ["probe/action", "probe/memory"]
 
@@ -237,7 +237,7 @@ def test_the_best_member_is_chosen_by_training(selection, best, by):
 
 def test_a_row_has_means_over_the_chunks_episodes():
     """Sums are divided by episodes; NaN says that there was none."""
-    output = build.fused_runner.ChunkOutput(
+    output = fused_runner.ChunkOutput(
         metrics={"loss": np.array([1.0, 2.0])},
         episodes={
             "episodes": np.array([[2.0, 1.0], [4.0, 0.0]]),

@@ -7,31 +7,31 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, checkpoint, experiment, metrics
+from mtrl_jax import build, checkpoint, experiment, loop, metrics
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
 BAD = [
     # Unknown names.
-    ("agent.name=impalla", "agent.name 'impalla' did you mean 'impala'"),
+    ("agent.name=impalla", "agent.name 'impalla' did you mean impala"),
     ("tasks.0.env=probe/acton", "tasks.0 'acton' did you mean action"),
     ("tasks.0.env=prob/action", "tasks.0 'prob' did you mean probe"),
     ("tasks.0.env=action", "tasks.0 'action' FAMILY/action"),
     ("tasks.1.env=gymnax/CartPol-v1", "tasks.1 'CartPol-v1' CartPole-v1"),
     ("tasks=[{suite: minatarr}]", "tasks.0.suite 'minatarr' minatar"),
     ("tasks.0.options.lenght=3", "tasks.0 options 'lenght' allowed"),
-    ("agent.hparams.learning_rat=1", "agent.hparams.learning_rat 'learning_rate'"),
-    ("agent.config.optimizer=adam", "agent.config.optimizer 'optimiser'"),
-    ("agent.config.network.hiden=[8]", "agent.config.network.hiden 'hidden'"),
+    ("agent.hparams.learning_rat=1", "agent.hparams.learning_rat learning_rate"),
+    ("agent.config.optimizer=adam", "agent.config.optimizer optimiser"),
+    ("agent.config.network.hiden=[8]", "agent.config.network.hiden hidden"),
     ("population.search.lr={low: 1, high: 2}", "population.search.lr learning_rate"),
-    ("population.pbt.intervall=5", "population.pbt.intervall 'interval'"),
+    ("population.pbt.intervall=5", "population.pbt.intervall interval"),
     ("population.pbt.exploit=trunc", "population.pbt.exploit 'trunc' 'truncation'"),
     ("population.fitness.task=probe/x", "population.fitness.task probe/x probe/action"),
     ("evaluation.hparams.temp=0", "evaluation.hparams.temp temperature"),
     ("agent.config.optimiser=adamm", "agent.config optimiser 'adamm' adam"),
     ("agent.config.network.core=ltsm", "agent.config core 'ltsm' 'lstm'"),
     # Unknown override keys, and overrides that are none.
-    ("task=3", "task unknown 'tasks'"),
-    ("training.unrol_length=3", "training.unrol_length 'unroll_length'"),
+    ("task=3", "task unknown tasks"),
+    ("training.unrol_length=3", "training.unrol_length unroll_length"),
     ("nothing.here=3", "nothing unknown seed"),
     ("seed.x=3", "seed"),
     ("tasks.5.slots=3", "tasks.5.slots '5' below 2"),
@@ -324,7 +324,7 @@ def test_a_full_disk_is_found_before_training(
 ):
     """No step is taken, one line says why, and the folder can be used later."""
     _fill(small_disk)
-    monkeypatch.setattr(experiment, "_run", lambda session: pytest.fail("it trained"))
+    monkeypatch.setattr(loop, "run", lambda session: pytest.fail("it trained"))
     config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
     outcome = runs.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1

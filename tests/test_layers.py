@@ -28,9 +28,13 @@ COMPOSITION_ROOT = {
     "cli",
     "config",
     "experiment",
+    "judging",
     "listing",
+    "loop",
     "render",
     "report",
+    "session",
+    "world",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

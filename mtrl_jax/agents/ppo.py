@@ -7,26 +7,26 @@ generalised advantages, normalised per minibatch, gradients clipped by norm. Cli
 value error is an option and off: the bound has the unit of returns, which differ by task.
 
 Deviations: the rows of a long pass are ordered by an affine bijection of the index instead
-of a full random permutation, which costs no sort (see ``_shuffled``). A recurrent network is
+of a full random permutation, which costs no sort (see shuffling.py). A recurrent network is
 trained on whole unrolls, minibatches then being sets of slots.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, optimiser
+from mtrl_jax.agents import actor_critic, optimiser, shuffling
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.types import Array, Key, Scalar, Tree
+from mtrl_jax.types import Array, Scalar, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose
         rows do not divide into the minibatches.
     """
-    for name in ("epochs", "minibatches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
-    optimiser.check(config.optimiser)
+    _check(config)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
     steps = config.epochs * config.minibatches
@@ -105,24 +102,20 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def update(state, rollout, key, hp):
         learner = state.learner
-        batch, core = prepare(learner.params, rollout, hp)
-        rows = batch.live.shape[0]
-        if rows % config.minibatches:
-            raise ValueError(
-                f"minibatches: {config.minibatches} does not divide the {rows} rows of "
-                "a rollout (slots with a recurrent core, slots × unroll_length without)"
-            )
+        rows = rows_of(network, transform, learner.params, rollout, hp)
+        size = _minibatch_size(rows[0].live.shape[0], config.minibatches)
+        loss_fn = functools.partial(loss, network, config.normalise_advantages)
 
         def epoch(carry, epoch_key):
-            index = _shuffled(epoch_key, rows)
-            index = index.reshape(config.minibatches, rows // config.minibatches)
+            index = shuffling.shuffled(epoch_key, size * config.minibatches)
+            index = index.reshape(config.minibatches, size)
             return jax.lax.scan(minibatch, carry, index)
 
         def minibatch(carry, index):
             params, opt = carry
-            some, some_core = jax.tree.map(lambda x: x[index], (batch, core))
+            batch, core = jax.tree.map(lambda x: x[index], rows)
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-            (_, metrics), grads = grad_fn(params, some, some_core, hp)
+            (_, metrics), grads = grad_fn(params, batch, core, hp)
             optimise = optimiser.make(config.optimiser, hp, steps)
             updates, opt = optimise.update(grads, opt)
             metrics["grad_norm"] = optax.tree.norm(grads)
@@ -134,122 +127,119 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         learner = actor_critic.Learner(params, opt, learner.updates + 1)
         return types.AgentState(learner, state.local), jax.tree.map(jnp.mean, metrics)
 
-    def prepare(params: Tree, rollout: types.Rollout, hp: Hparams):
-        """Returns the rows of a pass and the core state each begins with."""
-        value = bootstrap(params, rollout)
-        r_t, discount_t, first_t = actor_critic.arrivals(
-            rollout, hp.reward_scale, transform, hp.discount
-        )
-
-        def targets_of(*slot):
-            return policy_gradient.gae(*slot, lambda_=hp.lambda_)
-
-        targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
-            value[:-1], value[1:], r_t, discount_t, first_t
-        )
-        batch = Batch(
-            ts=jax.tree.map(lambda x: x[:-1], rollout.ts),
-            prev_action=actor_critic.previous_actions(rollout)[:-1],
-            action=rollout.action,
-            extras=rollout.extras,
-            targets=targets,
-            live=~first_t,
-        )
-        if network.recurrent:
-            return jax.tree.map(
-                lambda x: jnp.swapaxes(x, 0, 1), batch
-            ), rollout.carry.core
-        return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), batch), ()
-
-    def bootstrap(params: Tree, rollout: types.Rollout) -> Array:
-        """Returns values [T + 1, B]: T from acting, the last from the network."""
-        prev_action = actor_critic.previous_actions(rollout)
-        if network.recurrent:
-            out, _ = network.unroll(params, rollout.carry.core, rollout.ts, prev_action)
-            return out.value
-        last = jax.tree.map(lambda x: x[-1:], (rollout.ts, prev_action))
-        out, _ = network.unroll(params, rollout.carry.core, *last)
-        return jnp.concatenate([rollout.extras.value, out.value])
-
-    def loss_fn(params, batch: Batch, core, hp: Hparams):
-        batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
-        out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
-        distribution = network.distribution(out.policy, batch.ts.action_mask)
-        log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
-
-        def mean(x: Array) -> Array:
-            return policy_gradient.masked_mean(x, batch.live)
-
-        advantage = batch.targets.advantage
-        if config.normalise_advantages:
-            centred = advantage - mean(advantage)
-            advantage = centred / (jnp.sqrt(mean(jnp.square(centred))) + 1e-8)
-        policy_loss = mean(
-            policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
-        )
-        value_loss = mean(
-            policy_gradient.clipped_value_error(
-                out.value, batch.extras.value, batch.targets.value, hp.clip_value
-            )
-        )
-        entropy = mean(distribution.entropy())
-        loss = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy
-        return loss, {
-            "loss": loss,
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
-            "clip_fraction": mean(
-                (jnp.abs(jnp.expm1(log_ratio)) > hp.clip_epsilon).astype(jnp.float32)
-            ),
-        }
-
     return types.Agent(init, carry, act, update)
 
 
-def _shuffled(key: Key, rows: int) -> Array:
-    """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
+def rows_of(
+    network: networks.Network,
+    transform: Callable[[Array], Array],
+    params: Tree,
+    rollout: types.Rollout,
+    hp: Hparams,
+) -> tuple[Batch, Tree]:
+    """Returns (batch, core): what a pass goes over, and the core state each row begins with.
 
-    Up to 256 rows it is any permutation: few rows have few multipliers, and the slots
-    of a mixture lie side by side, so that minibatches would be of one task.
-    ``a`` is drawn from numbers coprime to ``rows`` that spread any run of i evenly over
-    the rows: a minibatch is a stratified sample of the rollout, another one each pass,
-    at the price of a multiplication instead of a sort.
+    A row is the unroll of a slot where the network has a memory, else a single step; the
+    targets are of the parameters before the first pass.
     """
-    if rows <= 256:
-        return jax.random.permutation(key, rows).astype(jnp.int32)
-    coprime = _coprimes(rows)
-    multiplier_key, offset_key = jax.random.split(key)
-    a = jnp.asarray(coprime)[jax.random.randint(multiplier_key, (), 0, len(coprime))]
-    b = jax.random.randint(offset_key, (), 0, rows)
-    # uint32 would overflow for large products: fold the multiplication in halves.
-    i = jnp.arange(rows, dtype=jnp.uint32)
-    low, high = i & 0xFF, i >> 8
-    n = jnp.uint32(rows)
-    a = a.astype(jnp.uint32)
-    product = ((high * a) % n * 256 % n + low * a) % n
-    return ((product + b.astype(jnp.uint32)) % n).astype(jnp.int32)
+    value = bootstrapped(network, params, rollout)
+    r_t, discount_t, first_t = actor_critic.arrivals(
+        rollout, hp.reward_scale, transform, hp.discount
+    )
+
+    def targets_of(*slot):
+        return policy_gradient.gae(*slot, lambda_=hp.lambda_)
+
+    targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
+        value[:-1], value[1:], r_t, discount_t, first_t
+    )
+    batch = Batch(
+        ts=jax.tree.map(lambda x: x[:-1], rollout.ts),
+        prev_action=actor_critic.previous_actions(rollout)[:-1],
+        action=rollout.action,
+        extras=rollout.extras,
+        targets=targets,
+        live=~first_t,
+    )
+    if network.recurrent:
+        by_slot = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
+        return by_slot, rollout.carry.core
+    return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), batch), ()
 
 
-def _coprimes(rows: int, most: int = 256) -> np.ndarray:
-    """Returns up to ``most`` multipliers coprime to ``rows`` that spread a run evenly.
+def bootstrapped(
+    network: networks.Network, params: Tree, rollout: types.Rollout
+) -> Array:
+    """Returns values ``[T + 1, B]``: T from acting, the last from the network.
 
-    The more even the first steps of the continued fraction of a/rows, the more evenly
-    any run of i falls over the rows: with a near rows/2, say, a minibatch would take
-    its rows from two narrow bands of the rollout.
+    With a memory all are the network's: the last needs the unroll in any case.
     """
-    limit = min(rows, 1 << 16)
-    found = [a for a in range(1, limit + 1) if math.gcd(a, rows) == 1]
-    found = found[:: max(1, len(found) // 4096)]
-    found.sort(key=lambda a: _largest_quotient(a, rows))
-    return np.asarray(found[: min(most, max(8, len(found) // 8))], np.int32)
+    prev_action = actor_critic.previous_actions(rollout)
+    if network.recurrent:
+        out, _ = network.unroll(params, rollout.carry.core, rollout.ts, prev_action)
+        return out.value
+    last = jax.tree.map(lambda x: x[-1:], (rollout.ts, prev_action))
+    out, _ = network.unroll(params, rollout.carry.core, *last)
+    return jnp.concatenate([rollout.extras.value, out.value])
 
 
-def _largest_quotient(a: int, rows: int) -> int:
-    """Returns the largest partial quotient of the continued fraction of a/rows."""
-    largest = 1
-    while a:
-        largest = max(largest, rows // a)
-        rows, a = a, rows % a
-    return largest
+def loss(
+    network: networks.Network,
+    normalise: bool,
+    params: Tree,
+    batch: Batch,
+    core: Tree,
+    hp: Hparams,
+) -> tuple[Array, dict[str, Array]]:
+    """Returns (loss, metrics) of a minibatch: clipped surrogate, value error, entropy.
+
+    ``normalise`` gives the live advantages mean 0 and variance 1.
+    """
+    batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
+    out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
+    distribution = network.distribution(out.policy, batch.ts.action_mask)
+    log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
+
+    def mean(x: Array) -> Array:
+        return policy_gradient.masked_mean(x, batch.live)
+
+    advantage = batch.targets.advantage
+    if normalise:
+        centred = advantage - mean(advantage)
+        advantage = centred / (jnp.sqrt(mean(jnp.square(centred))) + 1e-8)
+    policy_loss = mean(
+        policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
+    )
+    value_loss = mean(
+        policy_gradient.clipped_value_error(
+            out.value, batch.extras.value, batch.targets.value, hp.clip_value
+        )
+    )
+    entropy = mean(distribution.entropy())
+    total = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy
+    return total, {
+        "loss": total,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
+        "clip_fraction": mean(
+            (jnp.abs(jnp.expm1(log_ratio)) > hp.clip_epsilon).astype(jnp.float32)
+        ),
+    }
+
+
+def _check(config: Config) -> None:
+    for name in ("epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+    optimiser.check(config.optimiser)
+
+
+def _minibatch_size(rows: int, minibatches: int) -> int:
+    if rows % minibatches:
+        raise ValueError(
+            f"minibatches: {minibatches} does not divide the {rows} rows of "
+            "a rollout (slots with a recurrent core, slots × unroll_length without)"
+        )
+    return rows // minibatches

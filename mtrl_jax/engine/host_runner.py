@@ -58,35 +58,74 @@ def make(
         state that is not the one the environments are at.
     """
     _check(halves)
-    members = halves[0].batch[0]
-    sizes = [half.batch[SLOT] for half in halves]
-    agents = population_lib.population(agent, members, at_once)
-    # What statistics want to know of an environment; its state is the measures.
-    view = types.Env(
-        halves[0].spec, (members, sum(sizes)), _no_env, _no_env, info=lambda x: x
-    )
-    act = _make_act(agents, len(halves))
+    agents = population_lib.population(agent, halves[0].batch[0], at_once)
+    begin = _make_begin(agents, halves, window)
+    unroll = _make_unroll(agents, halves, unroll_length)
     learn = jax.jit(_make_learn(agents), donate_argnums=0)
-    split = jax.jit(lambda whole: _split(whole, sizes))
     start_chunk = jax.jit(
         lambda s: s._replace(stats=statistics.start_chunk(s.stats)), donate_argnums=0
     )
     summarise = jax.jit(lambda s, m: fused_runner.summarise(s, tree.stack(m)))
-    steps_taken = [0]
+    steps_taken = [0]  # by the environments, which only go forward
 
     def init(key: Key, hp: Tree) -> RunState:
+        return begin(key, hp, steps_taken[0])
+
+    def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
+        if int(state.env) != steps_taken[0]:
+            raise ValueError(
+                f"state: it is from step {int(state.env)} of its environments, which "
+                f"are at step {steps_taken[0]}; give the newest state, or init again"
+            )
+        state = start_chunk(state)
+        metrics = []
+        for _ in range(updates_per_chunk):
+            pieces, carries, ts = unroll(state, hp)
+            steps_taken[0] = (steps_taken[0] + unroll_length) % 2**32
+            state, one = learn(state, pieces, carries, ts, hp)
+            metrics.append(one)
+        return state, summarise(state, metrics)
+
+    return Runner(init, chunk)
+
+
+def _make_begin(
+    agents: types.Agent, halves: Sequence[types.HostEnv], window: int
+) -> Callable:
+    """Returns ``begin(key, hp, steps_taken) -> state`` with the environments reset."""
+    members, slots = halves[0].batch[0], sum(half.batch[SLOT] for half in halves)
+    # What statistics want to know of an environment; its state is the measures.
+    view = types.Env(
+        halves[0].spec, (members, slots), _no_env, _no_env, info=lambda x: x
+    )
+
+    def begin(key: Key, hp: Tree, steps_taken: int) -> RunState:
         ts = [jax.device_put(half.reset()) for half in halves]
         measures = _join([_measures(half) for half in halves])
         return RunState(
             agent=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
-            carry=tree.copy(agents.carry(sum(sizes))),
-            env=jnp.asarray(steps_taken[0], jnp.uint32),
+            carry=tree.copy(agents.carry(slots)),
+            env=jnp.asarray(steps_taken, jnp.uint32),
             ts=jax.jit(_join)(ts),
             stats=statistics.init(view, measures, window),
             curriculum=(),
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(key),
         )
+
+    return begin
+
+
+def _make_unroll(
+    agents: types.Agent, halves: Sequence[types.HostEnv], unroll_length: int
+) -> Callable:
+    """Returns ``unroll(state, hp) -> (pieces, carries, ts)``, lists with a half each.
+
+    ``pieces`` are each half's T steps; carries and time steps are where it has arrived.
+    """
+    sizes = [half.batch[SLOT] for half in halves]
+    split = jax.jit(lambda whole: _split(whole, sizes))
+    act = _make_act(agents, len(halves))
 
     def unroll(state: RunState, hp: Tree) -> tuple[list, list, list]:
         carries, ts = list(split(state.carry)), list(split(state.ts))
@@ -107,22 +146,7 @@ def make(
             arrive(h)
         return pieces, carries, ts
 
-    def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
-        if int(state.env) != steps_taken[0]:
-            raise ValueError(
-                f"state: it is from step {int(state.env)} of its environments, which "
-                f"are at step {steps_taken[0]}; give the newest state, or init again"
-            )
-        state = start_chunk(state)
-        metrics = []
-        for _ in range(updates_per_chunk):
-            pieces, carries, ts = unroll(state, hp)
-            steps_taken[0] = (steps_taken[0] + unroll_length) % 2**32
-            state, one = learn(state, pieces, carries, ts, hp)
-            metrics.append(one)
-        return state, summarise(state, metrics)
-
-    return Runner(init, chunk)
+    return unroll
 
 
 def _make_act(agents: types.Agent, halves: int) -> Callable:

@@ -63,6 +63,7 @@ ENVS: dict[str, Family] = {
     "probe": Family("mtrl_jax.envs.probes"),
     "gymnax": Family("mtrl_jax.envs.gymnax"),
     "envpool": Family("mtrl_jax.envs.envpool"),
+    "labyrinth": Family("mtrl_jax.envs.labyrinth"),
 }
 
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")

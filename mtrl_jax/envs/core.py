@@ -36,6 +36,18 @@ class PureTask(NamedTuple):
     action_mask: Callable[[Tree, Tree], Array] | None = None  # (state, params) -> [M]
     info: Callable[[Tree, Tree], dict[str, Array]] | None = None  # float32 scalars
     render: Callable[[Tree, Tree], Array] | None = None  # -> uint8 [H, W, 3]
+    # What happens within an episode, rarely, and is too dear for every step: in slots
+    # where wants_renewal(state), ``renew(key, state, params) -> (state, obs)`` replaces
+    # what the step gave.
+    wants_renewal: Callable[[Tree], Array] | None = None
+    renew: Callable[[Key, Tree, Tree], tuple[Tree, Tree]] | None = None
+    # Slots of a member that are reset or renewed together; None: all of them, whether
+    # or not they have to be. Changes the cost and nothing else.
+    group: int | None = None
+
+
+# The fields in which tasks of the same code agree (render is not compiled with them).
+_CODE = ("reset", "step", "action_mask", "info", "wants_renewal", "renew", "group")
 
 
 class EnvState(NamedTuple):
@@ -62,7 +74,7 @@ def task(
 ) -> PureTask:
     """Returns a PureTask whose spec is filled in by tracing ``reset`` once.
 
-    ``optional`` are PureTask's other functions: action_mask, info, render.
+    ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
     """
 
     def first_observation(key, params):
@@ -129,9 +141,9 @@ def _env(
     task_id: Array,
     first_slot: int,
 ) -> types.Env:
-    reset_slot, step_slot = dtypes.fixed(task)
-    reset_slots = jax.vmap(jax.vmap(reset_slot))
-    step_slots = jax.vmap(jax.vmap(step_slot))
+    reset_slots, step_slots, renew_slots = (
+        jax.vmap(jax.vmap(slot)) for slot in dtypes.fixed(task)
+    )
 
     def reset(key: Key, params: Tree) -> tuple[EnvState, types.TimeStep]:
         slots = first_slot + jnp.arange(batch[1])
@@ -157,14 +169,25 @@ def _env(
         first = state.last
 
         # The keys of resetting slots are used twice, but their step is thrown away.
-        def restart(stepped):
-            fresh = _like(params, default)
-            return tree.where(first, (*reset_slots(keys, fresh), fresh), stepped)
+        def restart(keys, fresh):
+            return (*reset_slots(keys, fresh), fresh)
 
-        # The predicate is unbatched, so steps without a reset do not pay for one.
-        inner, obs, current = jax.lax.cond(
-            jnp.any(first), restart, lambda stepped: stepped, (inner, obs, state.params)
+        inner, obs, current = _replace(
+            first,
+            restart,
+            (keys, _like(params, default)),
+            (inner, obs, state.params),
+            task.group,
         )
+        if task.renew is not None:
+            wanted = jax.vmap(jax.vmap(task.wants_renewal))(inner)
+            inner, obs = _replace(
+                wanted,
+                renew_slots,
+                (random.fold(keys, 1), inner, current),
+                (inner, obs),
+                task.group,
+            )
         last = (terminated | truncated) & ~first
         state = EnvState(state.key, state.draws + 1, last, current, inner)
         reward = jnp.where(first, 0.0, reward)
@@ -198,6 +221,45 @@ def _env(
     return types.Env(spec, batch, reset, step, default, pure=True, info=info)
 
 
+def _replace(
+    pending: Array, make: Callable, args: tuple, current: Tree, group: int | None
+) -> Tree:
+    """Returns ``current`` with ``make(*args)`` in the pending slots ``[P, B]``.
+
+    Steps in which nothing is pending do not pay for it: the predicate is unbatched.
+    With a group, only pending slots are made, that many of every member at a time.
+    """
+    slots = pending.shape[1]
+    if group is None or group >= slots:
+        return jax.lax.cond(
+            jnp.any(pending),
+            lambda current: tree.where(pending, make(*args), current),
+            lambda current: current,
+            current,
+        )
+
+    @jax.vmap
+    def place(x, index, y):
+        # Where fewer are pending than fit, the index is out of bounds and dropped.
+        return x.at[index].set(y, mode="drop")
+
+    def some(carry):
+        pending, current = carry
+        index = jax.vmap(lambda p: jnp.nonzero(p, size=group, fill_value=slots)[0])(
+            pending
+        )
+        picked = jax.tree.map(jax.vmap(lambda x, i: x[i]), args, _each(args, index))
+        current = jax.tree.map(place, current, _each(current, index), make(*picked))
+        return place(pending, index, jnp.zeros(index.shape, bool)), current
+
+    return jax.lax.while_loop(lambda c: jnp.any(c[0]), some, (pending, current))[1]
+
+
+def _each(tree_: Tree, x: Array) -> Tree:
+    """Returns a tree like ``tree_`` with ``x`` at every leaf."""
+    return jax.tree.map(lambda _: x, tree_)
+
+
 def _broadcast(params: Tree, batch: tuple[int, int]) -> Tree:
     return jax.tree.map(
         lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), dtypes.as_arrays(params)
@@ -227,12 +289,7 @@ def _check_batch(batch: tuple[int, int]) -> None:
 def _check_same_code(tasks: Sequence[PureTask]) -> None:
     first = tasks[0]
     for other in tasks[1:]:
-        same = (other.reset, other.step, other.action_mask, other.info) == (
-            first.reset,
-            first.step,
-            first.action_mask,
-            first.info,
-        )
+        same = all(getattr(other, name) == getattr(first, name) for name in _CODE)
         if not same or other.spec[1:3] != first.spec[1:3]:
             raise ValueError(
                 f"tasks: {other.spec.name} and {first.spec.name} do not share functions "

@@ -13,8 +13,8 @@ from mtrl_jax.envs import observations
 from mtrl_jax.types import Array, Tree
 
 
-def fixed(task: Any) -> tuple[Callable, Callable]:
-    """Returns reset and step of a PureTask whose outputs always have the same types.
+def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
+    """Returns reset, step and renew of a PureTask whose outputs have the same types.
 
     A scan and a cond need it; environments often begin with a Python 0 where a step
     returns float32. A state leaf gets the type that holds both.
@@ -48,7 +48,11 @@ def fixed(task: Any) -> tuple[Callable, Callable]:
             astype(truncated, bool),
         )
 
-    return reset, step
+    def renew(key, state, params):
+        state, obs = task.renew(key, state, params)
+        return cast(state), observations.canonical(obs)
+
+    return reset, step, renew
 
 
 def _common_dtype(x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Any:

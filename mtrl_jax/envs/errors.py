@@ -24,13 +24,18 @@ def check_options(owner: str, options: Iterable[str], known: Sequence[str]) -> N
             )
 
 
-def suggest(name: str, known: Sequence[str], limit: int = 12) -> str:
-    """Returns ", did you mean ..." or, if nothing is near, a short list."""
+def suggest(name: str, known: Iterable[str], limit: int = 20) -> str:
+    """Returns ", did you mean ..." or, if nothing is near, "; there is" a short list.
+
+    Upper and lower case are the same; "" if nothing is known.
+    """
+    known = list(known)
     lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), lower, n=3)
     if near:
         return f", did you mean {' or '.join(lower[k] for k in near)}?"
     if not known:
         return ""
-    shown = ", ".join(list(known)[:limit])
-    return f"; there is {shown}{', ...' if len(known) > limit else ''}"
+    return (
+        f"; there is {', '.join(known[:limit])}{', ...' if len(known) > limit else ''}"
+    )

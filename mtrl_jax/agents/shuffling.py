@@ -1,0 +1,64 @@
+"""The order of the rows of a pass over a batch, cheap enough to draw anew each time.
+
+    i -> (a·i + b) mod rows,    gcd(a, rows) = 1
+
+A full random permutation sorts its keys, which takes longer than the gradient steps of a
+small network; an affine bijection of the index costs a multiplication.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.types import Array, Key
+
+
+def shuffled(key: Key, rows: int) -> Array:
+    """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
+
+    Up to 256 rows it is any permutation: few rows have few multipliers, and the slots
+    of a mixture lie side by side, so that minibatches would be of one task.
+    ``a`` is drawn from numbers coprime to ``rows`` that spread any run of i evenly over
+    the rows: a minibatch is a stratified sample of the rollout, another one each pass,
+    at the price of a multiplication instead of a sort.
+    """
+    if rows <= 256:
+        return jax.random.permutation(key, rows).astype(jnp.int32)
+    coprime = multipliers(rows)
+    multiplier_key, offset_key = jax.random.split(key)
+    a = jnp.asarray(coprime)[jax.random.randint(multiplier_key, (), 0, len(coprime))]
+    b = jax.random.randint(offset_key, (), 0, rows)
+    # uint32 would overflow for large products: fold the multiplication in halves.
+    i = jnp.arange(rows, dtype=jnp.uint32)
+    low, high = i & 0xFF, i >> 8
+    n = jnp.uint32(rows)
+    a = a.astype(jnp.uint32)
+    product = ((high * a) % n * 256 % n + low * a) % n
+    return ((product + b.astype(jnp.uint32)) % n).astype(jnp.int32)
+
+
+def multipliers(rows: int, most: int = 256) -> np.ndarray:
+    """Returns up to ``most`` multipliers coprime to ``rows`` that spread a run evenly.
+
+    The more even the first steps of the continued fraction of a/rows, the more evenly
+    any run of i falls over the rows: with a near rows/2, say, a minibatch would take
+    its rows from two narrow bands of the rollout.
+    """
+    limit = min(rows, 1 << 16)
+    found = [a for a in range(1, limit + 1) if math.gcd(a, rows) == 1]
+    found = found[:: max(1, len(found) // 4096)]
+    found.sort(key=lambda a: _largest_quotient(a, rows))
+    return np.asarray(found[: min(most, max(8, len(found) // 8))], np.int32)
+
+
+def _largest_quotient(a: int, rows: int) -> int:
+    """Returns the largest partial quotient of the continued fraction of a/rows."""
+    largest = 1
+    while a:
+        largest = max(largest, rows // a)
+        rows, a = a, rows % a
+    return largest

@@ -1,0 +1,89 @@
+"""Labyrinth: first-person 3-D tasks like DeepMind Lab's, inside the compiled step.
+
+Mazes, arenas and rooms with things to take, bots to tag, doors to open; seen as pixels
+or as rays; steered by 756 joint actions or by nine of them. A level is parameters and a
+rule (``levels.py``); a mixture of levels of one kind is one program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import types
+from mtrl_jax.envs import core, errors
+from mtrl_jax.envs.labyrinth import actions, game, levels, rays, world
+
+_OBSERVATIONS = ("rays", "pixels")
+_OPTIONS = ("observation", "size", "rays", "actions")
+# Slots of a member that are dealt a new map together: dealing costs some 50 steps.
+_GROUP = 8
+
+
+def names() -> list[str]:
+    """Returns the names of all levels."""
+    return list(levels.LEVELS)
+
+
+def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
+    """Returns the level ``name`` as a PureTask called ``labyrinth/name``.
+
+    Options: ``observation`` "rays" (default) or "pixels"; ``rays`` their number (24);
+    ``size`` [height, width] of the picture ([72, 96]); ``actions`` "native" (default)
+    or "small"; and every field of ``world.Params``. Raises ValueError for an unknown
+    name or option and for a value that cannot be.
+    """
+    errors.check("env", name, levels.LEVELS)
+    level, given = levels.LEVELS[name], dict(options or {})
+    errors.check_options(f"labyrinth/{name}", given, (*_OPTIONS, *world.Params._fields))
+    static = {key: given.pop(key) for key in _OPTIONS if key in given}
+    action_set = static.get("actions", "native")
+    errors.check("options.actions", action_set, actions.SPACES)
+    code = game.code(level.kind, _observer(level.kind, static), action_set)
+    return core.task(
+        f"labyrinth/{name}",
+        code.reset,
+        code.step,
+        actions.SPACES[action_set],
+        _params(level.params, given),
+        max_steps=world.MAX_LENGTH,
+        wants_renewal=code.wants_renewal,
+        renew=code.renew,
+        group=_GROUP,
+    )
+
+
+def make(
+    name: str,
+    batch: tuple[int, int],
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> types.Env:
+    """Returns ``task(name, options)`` vectorised; ``seed`` is not used, keys are."""
+    del seed
+    return core.vectorise(task(name, options), batch)
+
+
+def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:
+    observation = static.get("observation", "rays")
+    errors.check("options.observation", observation, _OBSERVATIONS)
+    if observation == "rays":
+        return rays.observer(int(static.get("rays", 24)), kind)
+    raise NotImplementedError
+
+
+def _params(params: world.Params, given: dict[str, Any]) -> world.Params:
+    """Returns the parameters as arrays, with the given ones in their place."""
+    new = {}
+    for name, default in params._asdict().items():
+        like = np.asarray(default)
+        value = np.asarray(given.get(name, default))
+        if value.shape != like.shape:
+            raise ValueError(
+                f"options.{name}: got {given[name]!r}, give a value like {default!r}"
+            )
+        new[name] = jnp.asarray(value.astype(like.dtype))
+    return world.Params(**new)

@@ -1,0 +1,75 @@
+"""The observation for small machines: what some twenty rays meet.
+
+For each ray 1 / (1 + distance) and, one-hot, what it met: a wall by its texture, a door
+by its colour, a thing by its kind, or a bot. The same world as in the pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.envs.labyrinth import bots, game, sight, world
+from mtrl_jax.types import Array
+
+FIELD_OF_VIEW = np.pi / 2
+THING_RADIUS = 0.25
+DOOR = sight.TEXTURES
+THING = DOOR + world.DOORS
+BOT = THING + world.KINDS
+CHANNELS = 1 + BOT + 1
+
+
+@functools.cache
+def observer(rays: int, kind: game.Kind) -> game.Observe:
+    """Returns ``observe(state, params) -> float32 [rays, CHANNELS]``, left to right."""
+    angle = (np.arange(rays) - (rays - 1) / 2) * FIELD_OF_VIEW / rays
+    across, along = np.sin(angle).astype(np.float32), np.cos(angle).astype(np.float32)
+
+    def observe(state: world.State, params: world.Params) -> Array:
+        cos, sin = jnp.cos(state.body.yaw), jnp.sin(state.body.yaw)
+        direction = jnp.stack([cos * along - sin * across, sin * along + cos * across])
+        wall = sight.cast(state.walls, state.body.position, direction)
+        met = sight.texture(wall.cell, state.texture)
+        if kind.doors:
+            met = door(state, wall.cell, met)
+        position, radius, seen, shown = bodies(state, params, kind.bots)
+        thing = sight.sprites(state.body.position, direction, position, radius, seen)
+        nearer = thing.distance < wall.distance
+        distance = jnp.minimum(thing.distance, wall.distance)
+        met = jnp.where(nearer, THING + shown[thing.index], met)
+        one_hot = met[:, None] == jnp.arange(CHANNELS - 1)
+        depth = 1.0 / (1.0 + distance)
+        return jnp.concatenate([depth[:, None], one_hot.astype(jnp.float32)], 1)
+
+    return observe
+
+
+def door(state: world.State, cell: Array, met: Array) -> Array:
+    """Returns ``met`` [R] with DOOR + colour where cells [2, R] are closed doors."""
+    same = (cell[:, :, None] == state.doors.T[:, None]).all(0)
+    return jnp.where(same.any(1), DOOR + jnp.argmax(same, 1), met)
+
+
+def bodies(
+    state: world.State, params: world.Params, with_bots: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Returns (position [S, 2], radius [S], seen [S], what [S]) of all that stands about.
+
+    ``what`` is the kind of a thing, KINDS for a bot.
+    """
+    things = state.things
+    seen = things.there & ~params.hidden
+    radius = jnp.full(world.THINGS, THING_RADIUS)
+    if not with_bots:
+        return things.position, radius, seen, things.kind
+    return (
+        jnp.concatenate([things.position, state.bots.position]),
+        jnp.concatenate([radius, jnp.full(world.BOTS, bots.RADIUS)]),
+        jnp.concatenate([seen, state.bots.away == 0]),
+        jnp.concatenate(
+            [things.kind, jnp.full(world.BOTS, world.KINDS, things.kind.dtype)]
+        ),
+    )

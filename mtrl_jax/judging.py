@@ -1,0 +1,150 @@
+"""How members are judged, and what follows: evaluation, recent score, a round of PBT.
+
+Members are tested on environments of their own with keys of their own, so that a test
+changes nothing in training. A round of PBT scores every member, by such a test or by its
+recent training episodes, and copies what is learned from the better to the worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import random, tree, types
+from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
+from mtrl_jax.types import Array, Tree
+from mtrl_jax.world import World
+
+# Where an environment names no episode limit of its own.
+_MAX_STEPS = 10_000
+
+
+class RoundRecord(NamedTuple):
+    """What a PBT round saw and decided, all ``[P]``."""
+
+    score: Array
+    episodes: Array
+    finite: Array
+    source: Array
+    ancestor: Array
+    before: Tree  # hyperparameters
+    after: Tree
+
+
+def make_evaluate(
+    config: config_lib.ExperimentConfig, agent: types.Agent, world: World
+) -> Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]:
+    """Returns ``evaluate(state, hp)`` on the world's test environments."""
+    settings, env = config.evaluation, world.test
+    limits = [task.max_steps or _MAX_STEPS for task in env.spec.tasks]
+    steps = settings.max_steps or max(limits)
+
+    def tested(hp: Tree) -> Tree:
+        given = settings.hparams
+        return hp._replace(
+            **{name: jnp.full_like(getattr(hp, name), x) for name, x in given.items()}
+        )
+
+    if world.kind == "host":
+        hosted = evaluate.make_host(agent, env, steps)
+        return lambda state, hp: hosted(state.agent, tested(hp), evaluation_key(state))
+
+    run = evaluate.make(agent, env, steps)
+
+    @jax.jit
+    def evaluate_from(agent_state, hp, key, start):
+        return run(agent_state, tested(hp), random.fold(key, 1), *start)
+
+    # Outside the program where a reset acts on the world.
+    reset = jax.jit(env.reset) if env.pure else env.reset
+
+    def evaluate_state(state, hp):
+        key = evaluation_key(state)
+        start = reset(random.fold(key, 0), env.params)
+        return evaluate_from(state.agent, hp, key, start)
+
+    return evaluate_state
+
+
+def evaluation_key(state: fused_runner.RunState) -> types.Key:
+    """Returns the keys ``[P]`` of an evaluation after ``state.step`` updates."""
+    return random.at(state.key, state.step, random.EVALUATE)
+
+
+def recent_score(
+    metric: fitness.Metric, state: fused_runner.RunState
+) -> tuple[Array, Array]:
+    """Returns (score, episodes) ``[P]`` of the members by their recent episodes."""
+
+    @jax.jit
+    def score(stats, task):
+        finite = jnp.ones(stats.recent.shape[0], bool)
+        judged = fitness.of_training(metric, stats, task, finite)
+        return judged.score, judged.episodes
+
+    return score(state.stats, state.ts.task)
+
+
+def make_round(
+    config: config_lib.ExperimentConfig,
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    batch: tuple[int, int],
+    metric: fitness.Metric,
+) -> Callable[..., tuple] | None:
+    """Returns ``round(state, hp, pbt_state, evaluation) -> (state, hp, pbt_state, record)``.
+
+    None where the config asks for no PBT. The record is a RoundRecord.
+    """
+    population_config = config.population
+    choice = population_config.fitness
+    if population_config.pbt is None:
+        return None
+    if population_config.axis == "population" and len(spec.tasks) > 1:
+        raise config_lib.ConfigError(
+            "population.pbt with population.axis='population': members on different "
+            "tasks cannot replace each other; leave one of them out"
+        )
+    settings = population_config.pbt
+    ranges = population_config.search
+    agents = population.population(agent, batch[0])
+
+    def round_(state, hp, pbt_state, evaluation):
+        finite = tree.all_finite(state.agent.learner, axes=1)
+        if choice.source == "evaluation":
+            judged = fitness.of_evaluation(metric, evaluation, finite)
+        else:
+            judged = fitness.of_training(metric, state.stats, state.ts.task, finite)
+        source, new_hp, pbt_state = pbt.round(
+            random.at(state.key, state.step, random.PBT),
+            state.step,
+            judged,
+            hp,
+            pbt_state,
+            ranges=ranges,
+            config=settings,
+        )
+        replaced = source != jnp.arange(batch[0])
+        # The memory of a member that was not finite may not be either.
+        carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
+        state = state._replace(
+            agent=pbt.apply(state.agent, source),
+            carry=carry,
+            stats=statistics.forget(state.stats, replaced),
+        )
+        record = RoundRecord(
+            score=judged.score,
+            episodes=judged.episodes,
+            finite=finite,
+            source=source,
+            ancestor=pbt_state.ancestor,
+            before=hp,
+            after=new_hp,
+        )
+        return state, new_hp, pbt_state, record
+
+    return round_

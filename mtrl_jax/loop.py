@@ -1,0 +1,242 @@
+"""The loop on the host: from a session's first chunk to its summary.
+
+The loop starts a chunk and, while the device works on it, writes down what the chunk
+before it brought. Tests, PBT and checkpoints happen between chunks, in this order, and
+everything is compiled before the first chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtrl_jax import checkpoint, judging, metrics, report, world
+from mtrl_jax import session as session_lib
+from mtrl_jax.engine import fused_runner
+from mtrl_jax.types import Tree
+
+
+class Pending(NamedTuple):
+    """A chunk whose numbers may still be on their way from the device."""
+
+    update: int
+    output: fused_runner.ChunkOutput | None  # None before the first chunk
+    hparams: Tree  # the chunk was trained with
+    evaluation: Any = None
+    record: judging.RoundRecord | None = None
+
+
+def run(session: session_lib.Session) -> int:
+    """Returns the exit code after training to the end or to a signal."""
+    try:
+        with _signals() as caught:
+            _loop(session, caught)
+            if caught:
+                session_lib.save(session)
+                checkpoint.wait(session.manager)
+                session.bar.note(
+                    f"stopped at update {session.update}; go on with "
+                    f"`mtrl resume {session.folder}`"
+                )
+            else:
+                _finish(session)
+        return 128 + caught[0] if caught else 0
+    finally:
+        session.bar.close()
+        session.writer.close()
+        problem = report.draw(session.folder)
+        if problem:
+            session.bar.note(problem)
+
+
+def _loop(session: session_lib.Session, caught: list[int]) -> None:
+    settings = session.config
+    total = session_lib.total_updates(settings, session.pieces.batch[1])
+    source = settings.population.fitness.source
+    pending = None
+    if session.update < total and settings.evaluation.every_updates:
+        # Of a resumed run the result is dropped: nothing is compiled later on.
+        test = _test(session)
+        if session.update == 0:
+            pending = Pending(0, None, session.hparams, test)
+    while session.update < total and not caught:
+        hparams, before = session.hparams, session.update
+        session.state, output = session.programs.chunk(session.state, hparams)
+        session.update += settings.training.updates_per_chunk
+        due = _due(before, session.update)
+        round_due = settings.population.pbt and due(settings.population.pbt.interval)
+        by_test = round_due and source == "evaluation"
+        tested = by_test or due(settings.evaluation.every_updates)
+        test = _test(session) if tested else None
+        record = _round(session, test if by_test else None) if round_due else None
+        _write(session, pending)
+        pending = Pending(session.update, output, hparams, test, record)
+        if due(settings.checkpoint.every_updates):
+            _write(session, pending)
+            pending = None
+            session_lib.save(session)
+    _write(session, pending)
+
+
+def _test(session: session_lib.Session) -> Any:
+    return session.programs.evaluate(session.state, session.hparams)
+
+
+def _round(session: session_lib.Session, test: Any) -> judging.RoundRecord:
+    assert session.programs.pbt_round is not None
+    session.state, session.hparams, session.pbt, record = session.programs.pbt_round(
+        session.state, session.hparams, session.pbt, test
+    )
+    return record
+
+
+def _write(session: session_lib.Session, pending: Pending | None) -> None:
+    """Writes a chunk's row, once the device has it, and stops a run that is lost."""
+    if pending is None:
+        return
+    pending = jax.device_get(pending)
+    spec, slots = session.pieces.spec, session.pieces.batch[1]
+    row = report.row(spec, pending.output, pending.evaluation)
+    now = time.monotonic()
+    per_update = session.config.training.unroll_length * slots
+    when, update = session.logged
+    trained = (pending.update - update) * per_update * session.pieces.batch[0]
+    rate = trained / max(now - when, 1e-9)
+    session.logged = (now, pending.update)
+    session.writer.write(
+        update=pending.update,
+        env_steps=pending.update * per_update,
+        wall_s=round(session.wall_s + now - session.started, 3),
+        steps_per_s=round(rate, 1),
+        compiles=_compilations(),
+        hparams=pending.hparams._asdict(),
+        **row,
+    )
+    if pending.record is not None:
+        _write_round(session, pending)
+    session.bar.update(
+        pending.update * per_update * session.pieces.batch[0],
+        rate,
+        row["returns"] or row.get("evaluation", {}),
+        report.best_member(session.pieces.metric, spec, row),
+    )
+    if pending.output is not None:
+        _check_finite(session, pending)
+
+
+def _write_round(session: session_lib.Session, pending: Pending) -> None:
+    record = pending.record
+    assert record is not None
+    session.writer.write_lineage(
+        update=pending.update,
+        score=record.score,
+        source=record.source,
+        ancestor=record.ancestor,
+        hparams_before=record.before._asdict(),
+        hparams_after=record.after._asdict(),
+    )
+    for member in np.flatnonzero(~record.finite):
+        session.bar.note(
+            f"member {member} is not finite at update {pending.update}; it goes on as a "
+            f"copy of member {record.source[member]}"
+        )
+
+
+def _check_finite(session: session_lib.Session, pending: Pending) -> None:
+    """Raises RunError where members are lost for good."""
+    assert pending.output is not None
+    finite = np.asarray(pending.output.finite)
+    settings = session.config.population.pbt
+    rescued = settings is not None and settings.exploit != "none"
+    if np.all(finite) or (rescued and np.any(finite)):
+        return
+    members = ", ".join(str(m) for m in np.flatnonzero(~finite))
+    kept = checkpoint.latest_step(session.manager)
+    raise session_lib.RunError(
+        f"member {members} is not finite at update {pending.update}: the run stops "
+        f"(checkpoint {kept} is kept); lower the learning rate, or let PBT replace "
+        "such members"
+    )
+
+
+def _finish(session: session_lib.Session) -> None:
+    """Saves, tests every member once more and writes the summary."""
+    session_lib.save(session)
+    session.bar.note("final evaluation …")
+    result = jax.device_get(_test(session))
+    checkpoint.wait(session.manager)
+    spec = session.pieces.spec
+    score, _ = judging.recent_score(session.pieces.metric, session.state)
+    summary = report.summary(
+        spec,
+        session.pieces.metric,
+        result,
+        selection=np.asarray(score),
+        totals={
+            "updates": session.update,
+            "env_steps_per_member": session.update
+            * session.config.training.unroll_length
+            * session.pieces.batch[1],
+            "population": session.pieces.batch[0],
+            "wall_s": session.wall_s + time.monotonic() - session.started,
+            "runner": session.pieces.runner,
+        },
+        environment=world.describe(session.config, session.restart),
+    )
+    metrics.write_summary(session.folder, summary)
+    session.bar.note(report.table(summary))
+
+
+def _due(before: int, after: int) -> Callable[[int], bool]:
+    """Returns whether a multiple of ``every`` lies in (before, after]; 0: never."""
+    return lambda every: every > 0 and after // every > before // every
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Returns a list that SIGINT and SIGTERM add themselves to, the first time only.
+
+    A second signal acts as it would without us.
+    """
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def catch(number: int, _: Any) -> None:
+        caught.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+    for number in old:
+        signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def _count_compilations() -> Callable[[], int]:
+    """Returns a function that says how many programs XLA has compiled since this call."""
+    seen = []
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(seen)
+
+
+_compilations = _count_compilations()

@@ -1,0 +1,182 @@
+"""The environments of a run, from the names in its config: which, where stepped, whose seeds.
+
+A config lists tasks and suites; a run trains on one mixture of them and is tested on
+another, with slots and seeds of its own. Where every environment is a pure function, or
+the device is a CPU, the mixture is one Env inside the compiled program; otherwise it is
+stepped from Python, as two halves that take turns (engine/host_runner.py).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import envs, types
+from mtrl_jax.envs import mixture
+
+
+class World(NamedTuple):
+    """The environments of a run: to train on, and others to test on."""
+
+    kind: str  # "fused": each an Env; "host": two halves to train on, one HostEnv
+    train: Any
+    test: Any
+    spec: types.EnvSpec
+    batch: tuple[int, int]
+    pure: bool
+    close: Callable[[], None]
+
+
+class Task(NamedTuple):
+    """One environment of the mixture with its place in it."""
+
+    field: str  # where the config names it
+    env: str
+    slots: int
+    options: dict[str, Any]
+
+
+def make_world(config: config_lib.ExperimentConfig, seed: str) -> World:
+    """Returns the environments of a run, of the kind its runner needs.
+
+    Raises:
+      ConfigError: an unknown task, an option, size or combination that cannot work.
+    """
+    tasks, episodes = tasks_of(config), config.evaluation.episodes
+    if runner_kind(config, tasks) == "fused":
+        env = make_env(config, tasks, f"{seed}/train")
+        test = make_env(config, tasks, f"{seed}/test", episodes)
+        return World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
+    halves = make_halves(config, tasks, f"{seed}/train")
+    hosted = make_host_env(config, tasks, f"{seed}/test", episodes)
+    slots = sum(half.batch[1] for half in halves)
+    batch = (config.population.size, slots)
+    close = _closer([*halves, hosted])
+    return World("host", halves, hosted, hosted.spec, batch, False, close)
+
+
+def tasks_of(config: config_lib.ExperimentConfig) -> list[Task]:
+    """Returns the tasks with suites expanded.
+
+    Raises:
+      ConfigError: an unknown environment or suite, by field.
+    """
+    tasks = []
+    for i, task in enumerate(config.tasks):
+        field = f"tasks.{i}.{'suite' if task.suite else 'env'}"
+        with config_lib.errors_at(field):
+            names = envs.suite(task.suite) if task.suite else [str(task.env)]
+        tasks += [Task(f"tasks.{i}", n, task.slots, task.options) for n in names]
+    return tasks
+
+
+def runner_kind(config: config_lib.ExperimentConfig, tasks: list[Task]) -> str:
+    """Returns "fused" or "host": where the environments are stepped.
+
+    ``auto`` steps everything inside the compiled program, except envpool on an
+    accelerator, which the host runner overlaps with the device.
+    """
+    if config.training.runner != "auto":
+        return config.training.runner
+    if jax.default_backend() == "cpu":
+        return "fused"
+    hosted = False
+    for t in tasks:
+        with config_lib.errors_at(f"{t.field}.env"):
+            hosted |= envs.runs_on_host(t.env)
+    return "host" if hosted else "fused"
+
+
+def make_env(
+    config: config_lib.ExperimentConfig,
+    tasks: list[Task],
+    seed: str,
+    slots: int | None = None,
+) -> types.Env:
+    """Returns the mixture ``[P, B]``; ``slots`` replaces every task's own number.
+
+    Raises:
+      ConfigError: an option, size or combination that cannot work.
+    """
+    parts = _parts(config, tasks, seed, slots, envs.make)
+    with config_lib.errors_at("tasks"):
+        return mixture.make(parts, config.population.axis)
+
+
+def make_host_env(
+    config: config_lib.ExperimentConfig,
+    tasks: list[Task],
+    seed: str,
+    slots: int | None = None,
+) -> types.HostEnv:
+    """Returns the mixture ``[P, B]`` driven from Python; arguments as for make_env."""
+    parts = _parts(config, tasks, seed, slots, envs.make_host)
+    with config_lib.errors_at("tasks"):
+        return mixture.make_host(parts, config.population.axis)
+
+
+def make_halves(
+    config: config_lib.ExperimentConfig, tasks: list[Task], seed: str
+) -> list[types.HostEnv]:
+    """Returns two host-driven mixtures that hold half of every task's slots each.
+
+    Raises:
+      ConfigError: as ``make_env``, or a task with an odd number of slots.
+    """
+    for t in tasks:
+        if t.slots % 2:
+            raise config_lib.ConfigError(
+                f"{t.field}.slots={t.slots} with the host runner: it steps two halves, "
+                "give an even number"
+            )
+    own = [t._replace(slots=t.slots // 2) for t in tasks]
+    return [make_host_env(config, own, f"{seed}/{half}") for half in range(2)]
+
+
+def describe(config: config_lib.ExperimentConfig, restart: int = 0) -> dict[str, Any]:
+    """Returns what is worth recording of each environment: options, seeds, versions."""
+    described = {}
+    seed = f"{config.seed}/{restart}/train"
+    for k, (task, batch) in enumerate(_batches(config, tasks_of(config), None)):
+        record = envs.describe(task.env, batch, task.options, _pool_seed(seed, k))
+        described[f"{k}: {task.env}"] = {"slots": batch[1], **record}
+    return described
+
+
+def _parts(config, tasks, seed, slots, make) -> list:
+    """Returns the environments of the mixture, one for each task."""
+    parts = []
+    for k, (task, batch) in enumerate(_batches(config, tasks, slots)):
+        with config_lib.errors_at(task.field):
+            parts.append(make(task.env, batch, task.options, _pool_seed(seed, k)))
+    return parts
+
+
+def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
+    """Returns each task with its part ``(P_k, B_k)`` of the population's slots."""
+    members = config.population.size
+    if config.population.axis == "population":
+        if members % len(tasks):
+            fits = -(-members // len(tasks)) * len(tasks)
+            raise config_lib.ConfigError(
+                f"population.size={members} is not divisible by {len(tasks)} tasks "
+                f"(population.axis='population'); try {fits}"
+            )
+        members //= len(tasks)
+    return [(task, (members, slots or task.slots)) for task in tasks]
+
+
+def _pool_seed(seed: str, part: int) -> int:
+    return zlib.crc32(f"{seed}/{part}".encode())
+
+
+def _closer(parts: list[types.HostEnv]) -> Callable[[], None]:
+    def close() -> None:
+        for part in parts:
+            part.close()
+
+    return close
