@@ -19,6 +19,8 @@ import numpy as np
 
 from mtrl_jax import config as config_lib
 from mtrl_jax import envs, experiment, metrics, xla
+from mtrl_jax.config import schema
+from mtrl_jax.metrics import estimates
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 GAMES = envs.MINATAR
@@ -66,7 +68,7 @@ def main() -> None:
 
 def settings(
     agent: str, game: str, args: argparse.Namespace
-) -> config_lib.ExperimentConfig:
+) -> schema.ExperimentConfig:
     """Returns the settings of one run: the agent's MinAtar config on one game or all."""
     name = "minatar_mixture" if agent == "impala" else f"minatar_{agent}"
     given = config_lib.read_yaml(CONFIGS / f"{name}.yaml")
@@ -94,7 +96,7 @@ def settings(
     )
 
 
-def train(config: config_lib.ExperimentConfig, folder: pathlib.Path) -> None:
+def train(config: schema.ExperimentConfig, folder: pathlib.Path) -> None:
     """Returns once the run in ``folder`` is complete; raises SystemExit if stopped."""
     if metrics.read_summary(folder).get("totals"):
         return
@@ -113,7 +115,7 @@ def read(
     for task, found in summary["tasks"].items():
         name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
         means = np.asarray([member["mean"] for member in found["members"]], float)
-        low, high = metrics.bootstrap_interval(means)
+        low, high = estimates.bootstrap_interval(means)
         steps = summary["totals"]["env_steps_per_member"] // len(summary["tasks"])
         label = f"{agent}, all four" if game == MIXTURE else agent
         curves.setdefault(name, []).append(

@@ -15,6 +15,7 @@ import common
 import jax
 
 from mtrl_jax import build, config, report, xla
+from mtrl_jax.config import schema
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
                 answer(common.environment())
 
 
-def experiment(settings: dict[str, Any]) -> config.ExperimentConfig:
+def experiment(settings: dict[str, Any]) -> schema.ExperimentConfig:
     """Returns the run that is rejax's PPO in this kit's words.
 
     A torso of its own for the value and no last action and reward as inputs make the

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from mtrl_jax import config as config_lib
 from mtrl_jax import judging, random, types
 from mtrl_jax import world as world_lib
+from mtrl_jax.config import schema
 from mtrl_jax.engine import (
     evaluate,
     fitness,
@@ -46,7 +47,7 @@ class Pieces(NamedTuple):
     close: Callable[[], None]
 
 
-def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
+def pieces(config: schema.ExperimentConfig, restart: int = 0) -> Pieces:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
@@ -98,7 +99,7 @@ def pieces(config: config_lib.ExperimentConfig, restart: int = 0) -> Pieces:
     )
 
 
-def initial_hparams(config: config_lib.ExperimentConfig, keys: types.Key) -> Tree:
+def initial_hparams(config: schema.ExperimentConfig, keys: types.Key) -> Tree:
     """Returns the members' hyperparameters ``[P]``: drawn where there is a range."""
     with config_lib.errors_at("population.search"):
         return pbt.sample_initial(
@@ -109,7 +110,7 @@ def initial_hparams(config: config_lib.ExperimentConfig, keys: types.Key) -> Tre
 
 
 def make_runner(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     agent: types.Agent,
     world: world_lib.World,
     mesh: sharding.Mesh,
@@ -156,7 +157,7 @@ def check_agent(
     agent: types.Agent,
     spec: types.EnvSpec,
     slots: int,
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
 ) -> None:
     """Returns nothing if the agent can act and learn on rollouts of the config's sizes.
 

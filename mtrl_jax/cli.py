@@ -104,17 +104,21 @@ def plot(
 
 @app.command()
 def render(
-    run: Run,
+    run: Annotated[
+        pathlib.Path,
+        typer.Argument(help="the folder of a run, or an environment's name"),
+    ],
     out: Annotated[pathlib.Path, typer.Option(help="a .gif file")],
     member: Annotated[
         int | None, typer.Option(help="which member  [default: the best]")
     ] = None,
     steps: Annotated[int, typer.Option(help="environment steps at most", min=1)] = 500,
+    seed: Annotated[int, typer.Option(help="of an environment without a run")] = 0,
 ) -> None:
-    """Play one episode of every task and save it as an animation."""
+    """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax import render as render_lib
 
-    typer.echo(render_lib.render_run(run, out, member, steps))
+    typer.echo(render_lib.render(run, out, member, steps, seed))
 
 
 @app.command("list")

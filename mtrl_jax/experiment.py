@@ -1,8 +1,8 @@
 """Runs by their folders: train a new one, go on with one, test it, read it.
 
     config.yaml     the settings, as they are resolved; a folder with one holds a run
-    checkpoints/    the newest few, see checkpoint.py
-    metrics.jsonl … the rows, summary and pictures, see metrics.py and plots.py
+    checkpoints/    the newest few, see checkpoint
+    metrics.jsonl … the rows, summary and pictures, see metrics and plots
 
 What is wrong with the settings or the folder is found out before anything is written;
 ``session`` is what a run holds while it goes on, ``loop`` what happens to it.
@@ -21,13 +21,15 @@ import jax
 
 from mtrl_jax import build, checkpoint, loop, metrics, report, session, world
 from mtrl_jax import config as config_lib
+from mtrl_jax.config import schema
+from mtrl_jax.metrics import locks
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 
 def train(
-    config: config_lib.ExperimentConfig, folder: pathlib.Path, where: str = "config"
+    config: schema.ExperimentConfig, folder: pathlib.Path, where: str = "config"
 ) -> int:
     """Returns the exit code of a new run: 0, or 130 or 143 if a signal ended it.
 
@@ -102,7 +104,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def restored(
-    folder: pathlib.Path, config: config_lib.ExperimentConfig
+    folder: pathlib.Path, config: schema.ExperimentConfig
 ) -> Iterator[tuple[int, build.Pieces, session.Saved]]:
     """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
     if not (folder / CHECKPOINTS).is_dir():
@@ -120,7 +122,7 @@ def restored(
         yield update, pieces, saved
 
 
-def load_config(folder: pathlib.Path) -> config_lib.ExperimentConfig:
+def load_config(folder: pathlib.Path) -> schema.ExperimentConfig:
     """Returns the settings of the run in ``folder``.
 
     Raises:
@@ -165,7 +167,7 @@ def check_new_folder(folder: pathlib.Path) -> None:
             "give another folder"
         )
     # A process that did not get as far as a run leaves its lock and an empty folder.
-    found = {path.name for path in folder.iterdir()} - {metrics.LOCK, CHECKPOINTS}
+    found = {path.name for path in folder.iterdir()} - {locks.LOCK, CHECKPOINTS}
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):
         raise config_lib.ConfigError(
@@ -173,7 +175,7 @@ def check_new_folder(folder: pathlib.Path) -> None:
         )
 
 
-def check_logging(config: config_lib.ExperimentConfig) -> None:
+def check_logging(config: schema.ExperimentConfig) -> None:
     """Returns nothing if what the run should report to is there.
 
     Raises:
@@ -189,7 +191,7 @@ def check_logging(config: config_lib.ExperimentConfig) -> None:
 
 @contextlib.contextmanager
 def _folder(
-    folder: pathlib.Path, config: config_lib.ExperimentConfig
+    folder: pathlib.Path, config: schema.ExperimentConfig
 ) -> Iterator[checkpoint.Manager]:
     """Returns the checkpoint manager of a locked run folder, closed on leaving.
 
@@ -197,7 +199,7 @@ def _folder(
       RunError: the folder cannot be written to, or no longer.
     """
     try:
-        with metrics.lock(folder):
+        with locks.lock(folder):
             manager = checkpoint.open_manager(
                 folder / CHECKPOINTS, config.checkpoint.keep
             )
@@ -212,7 +214,7 @@ def _folder(
         ) from error
 
 
-def _write_config(folder: pathlib.Path, config: config_lib.ExperimentConfig) -> None:
+def _write_config(folder: pathlib.Path, config: schema.ExperimentConfig) -> None:
     """Writes config.yaml, or leaves it as it was: a run without it is lost."""
     temporary = folder / f".{CONFIG}.tmp"
     temporary.write_text(config_lib.dump(config))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import config as config_lib
 from mtrl_jax import random, tree, types
+from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
 from mtrl_jax.types import Array, Tree
 from mtrl_jax.world import World
@@ -36,7 +37,7 @@ class RoundRecord(NamedTuple):
 
 
 def make_evaluate(
-    config: config_lib.ExperimentConfig, agent: types.Agent, world: World
+    config: schema.ExperimentConfig, agent: types.Agent, world: World
 ) -> Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]:
     """Returns ``evaluate(state, hp)`` on the world's test environments."""
     settings, env = config.evaluation, world.test
@@ -90,7 +91,7 @@ def recent_score(
 
 
 def make_round(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     agent: types.Agent,
     spec: types.EnvSpec,
     batch: tuple[int, int],

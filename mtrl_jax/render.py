@@ -1,25 +1,41 @@
-"""A trained member at play, as an animation: one panel a task, drawn from observations.
+"""A trained member at play, as an animation: one panel a task; or a task without a run.
 
-Images are shown as they are (the newest frame of a stack), boolean planes with a colour
-each, vectors as bars or, for a few tasks, as the scene they describe: what is drawn is
-what the agent sees.
+A task that has a picture of its own for people shows that (labyrinths: the view and the
+map). Of others it is what the agent sees: images as they are (the newest frame of a
+stack), boolean planes with a colour each, vectors as bars or, for a few tasks, as the
+scene they describe.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from mtrl_jax import build, experiment, judging, metrics, random, sketches, types, world
+from mtrl_jax import (
+    build,
+    envs,
+    experiment,
+    judging,
+    metrics,
+    random,
+    sketches,
+    types,
+    world,
+)
 from mtrl_jax import config as config_lib
+from mtrl_jax.config import schema
 from mtrl_jax.engine import population
+from mtrl_jax.envs import actions
 from mtrl_jax.progress import short
 
-PANEL = 200  # pixels, width and height of a picture
+PANEL = 200  # pixels, width and height of a picture of an observation
 CAPTION = 34  # pixels below it
+BORDER = 4  # pixels on its left and right
 _BACKGROUND = sketches.BACKGROUND
 _TEXT = (235, 235, 235)
 # Colours that stay apart for most kinds of colour vision (Okabe and Ito), then repeat.
@@ -35,6 +51,25 @@ _PLANES = (
 )
 
 
+def render(
+    what: pathlib.Path, out: pathlib.Path, member: int | None, steps: int, seed: int
+) -> pathlib.Path:
+    """Returns the path of a GIF of ``what``: a run's folder or an environment's name.
+
+    Raises:
+      ConfigError: as ``render_run`` and ``render_env``.
+      CheckpointError: there is no sound checkpoint.
+    """
+    name = what.as_posix()
+    if what.exists() or name.partition("/")[0] not in envs.ENVS:
+        return render_run(what, out, member, steps)
+    if member is not None:
+        raise config_lib.ConfigError(
+            f"--member {member}: {name} is no run and has none"
+        )
+    return render_env(name, out, steps, seed)
+
+
 def render_run(
     folder: pathlib.Path, out: pathlib.Path, member: int | None, steps: int
 ) -> pathlib.Path:
@@ -47,8 +82,7 @@ def render_run(
       CheckpointError: there is no sound checkpoint.
     """
     config = experiment.load_config(folder)
-    if out.suffix.lower() != ".gif":
-        raise config_lib.ConfigError(f"--out {out}: give a file that ends in .gif")
+    _check_out(out)
     size = config.population.size
     if member is None:
         member = int(metrics.read_summary(folder).get("best_member", 0))
@@ -62,8 +96,43 @@ def render_run(
     return out
 
 
+def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathlib.Path:
+    """Returns the path of a GIF of one episode of an environment, ``steps`` at most.
+
+    Labyrinths are played by their scripted oracle, everything else at random.
+
+    Raises:
+      ConfigError: no such environment, one that is not stepped inside the program, or
+        a path that is no .gif.
+    """
+    _check_out(out)
+    with config_lib.errors_at("env"):
+        if envs.runs_on_host(name):
+            raise ValueError(f"{name} is played by a run alone, give the run's folder")
+        env = envs.make(name, (1, 1))
+    root, choose = random.roots(seed, 1), _player(name, env)
+
+    @jax.jit
+    def advance(t, state):
+        action = choose(random.at(root[0], t, random.ACT), state)
+        return env.step(state, action, env.params)
+
+    state, ts = jax.jit(env.reset)(random.at(root, 0, random.ENV), env.params)
+    total, frames = 0.0, []
+    for step in range(steps):
+        seen = jax.tree.map(lambda x: np.asarray(x)[0], ts)
+        total += float(seen.reward[0])
+        drawn = env.render(state, 0, 0)
+        frames.append(_panel(env.spec, seen, 0, step, total, drawn))
+        if seen.last[0]:
+            break
+        state, ts = advance(step, state)
+    save_gif(frames, out)
+    return out
+
+
 def play(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     pieces: build.Pieces,
     saved: Any,
     member: int,
@@ -86,8 +155,9 @@ def play(
             totals += np.where(done, 0.0, seen.reward)
             for b in slots:
                 if not done[b]:
-                    panels[b] = _panel(pieces.spec, seen, b, step, totals[b])
-            frames.append(np.concatenate(panels, axis=1))
+                    drawn = env.render(member, b)
+                    panels[b] = _panel(pieces.spec, seen, b, step, totals[b], drawn)
+            frames.append(_beside(panels))
             done |= seen.last
             if done.all():
                 break
@@ -105,7 +175,7 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
     """Returns after writing the frames; the last one stays for a second."""
     from PIL import Image
 
-    images = [Image.fromarray(f).quantize(64) for f in [*frames, *frames[-1:] * fps]]
+    images = [Image.fromarray(f).quantize(128) for f in [*frames, *frames[-1:] * fps]]
     out.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(
         out, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0
@@ -119,25 +189,65 @@ def picture(obs: dict[str, np.ndarray]) -> np.ndarray:
     return _bars(obs.get("vector", np.zeros(1)))
 
 
+def _check_out(out: pathlib.Path) -> None:
+    if out.suffix.lower() != ".gif":
+        raise config_lib.ConfigError(f"--out {out}: give a file that ends in .gif")
+
+
+def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:
+    """Returns ``choose(key, state) -> action [1, 1, ...]`` of whoever plays ``name``."""
+    family = envs.ENVS[name.partition("/")[0]].module
+    if importlib.util.find_spec(f"{family}.oracle") is None:
+        return lambda key, state: actions.sample(env.spec.action, key, env.batch)
+    oracle = importlib.import_module(f"{family}.oracle")
+
+    def choose(key, state):
+        inner, params = jax.tree.map(lambda x: x[0, 0], (state.inner, state.params))
+        return oracle.act(key, inner, params, "native")[None, None]
+
+    return choose
+
+
 def _panel(
-    spec: types.EnvSpec, seen: types.TimeStep, slot: int, step: int, total: float
+    spec: types.EnvSpec,
+    seen: types.TimeStep,
+    slot: int,
+    step: int,
+    total: float,
+    drawn: np.ndarray | None,
 ) -> np.ndarray:
-    """Returns one slot's picture above its caption."""
+    """Returns one slot's picture, ``drawn`` or that of its observation, and caption."""
     from PIL import Image, ImageDraw
 
     task = spec.tasks[int(seen.task[slot])]
+    shown = _seen(task, seen, slot) if drawn is None else drawn
+    height, width = shown.shape[:2]
+    canvas = Image.new("RGB", (width + 2 * BORDER, height + CAPTION), _BACKGROUND)
+    canvas.paste(Image.fromarray(shown), (BORDER, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((6, height + 4), short(task.name), fill=_TEXT)
+    draw.text((6, height + 18), f"step {step}   return {total:.4g}", fill=_TEXT)
+    return np.asarray(canvas)
+
+
+def _seen(task: types.TaskSpec, seen: types.TimeStep, slot: int) -> np.ndarray:
+    """Returns the picture of a slot's observation, without the mixture's padding."""
     own = {}
     for name, struct in task.obs.items():
         window = tuple(slice(n) for n in struct.shape)
         own[name] = np.asarray(seen.obs[name][slot])[window].astype(struct.dtype)
-    canvas = Image.new("RGB", (PANEL + 8, PANEL + CAPTION), _BACKGROUND)
     sketch = sketches.find(task.name)
-    seen_as = sketch(own["vector"], PANEL) if sketch else picture(own)
-    canvas.paste(Image.fromarray(seen_as), (4, 0))
-    draw = ImageDraw.Draw(canvas)
-    draw.text((6, PANEL + 4), short(task.name), fill=_TEXT)
-    draw.text((6, PANEL + 18), f"step {step}   return {total:.4g}", fill=_TEXT)
-    return np.asarray(canvas)
+    return sketch(own["vector"], PANEL) if sketch else picture(own)
+
+
+def _beside(panels: list[np.ndarray]) -> np.ndarray:
+    """Returns panels in a row, the lower ones with their captions at the bottom."""
+    height = max(len(panel) for panel in panels)
+    out = []
+    for panel in panels:
+        above = np.full((height - len(panel), *panel.shape[1:]), _BACKGROUND, np.uint8)
+        out.append(np.concatenate([above, panel]))
+    return np.concatenate(out, axis=1)
 
 
 def _image(image: np.ndarray) -> np.ndarray:

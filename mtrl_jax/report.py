@@ -14,6 +14,7 @@ import numpy as np
 from mtrl_jax import metrics, types
 from mtrl_jax.engine import fitness, fused_runner
 from mtrl_jax.engine.evaluate import Evaluation
+from mtrl_jax.metrics import estimates
 
 _PACKAGES = [
     "mtrl-jax",
@@ -189,7 +190,7 @@ def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[st
         member = {
             "member": p,
             "mean": float(returns.mean()) if returns.size else float("nan"),
-            "interval": metrics.bootstrap_interval(returns),
+            "interval": estimates.bootstrap_interval(returns),
             "episodes": int(returns.size),
             "unfinished": int(
                 np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])

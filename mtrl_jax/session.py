@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import build, checkpoint, metrics, progress, report
 from mtrl_jax import config as config_lib
+from mtrl_jax.config import schema
 from mtrl_jax.engine import fused_runner, pbt, statistics
 from mtrl_jax.types import Tree
 
@@ -47,7 +48,7 @@ class Programs(NamedTuple):
 class Session:
     """A run in progress. ``update`` counts the updates every member has made."""
 
-    config: config_lib.ExperimentConfig
+    config: schema.ExperimentConfig
     folder: pathlib.Path
     pieces: build.Pieces
     programs: Programs
@@ -66,7 +67,7 @@ class Session:
 
 
 def begin(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     folder: pathlib.Path,
     pieces: build.Pieces,
     manager: checkpoint.Manager,
@@ -86,7 +87,7 @@ def begin(
 
 
 def go_on(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     folder: pathlib.Path,
     pieces: build.Pieces,
     manager: checkpoint.Manager,
@@ -158,7 +159,7 @@ def save(session: Session) -> None:
     session.saved = session.update
 
 
-def total_updates(config: config_lib.ExperimentConfig, slots: int) -> int:
+def total_updates(config: schema.ExperimentConfig, slots: int) -> int:
     """Returns the updates of a run: ``env_steps`` per member, up to whole chunks."""
     t = config.training
     chunk = t.updates_per_chunk * t.unroll_length * slots

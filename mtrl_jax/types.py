@@ -98,6 +98,9 @@ class Env(NamedTuple):
     # Measures beside the return (success, ...): state -> {name: [P, B] float32}. The
     # engine reads them where ts.last and averages them per member and task.
     info: Callable[[Tree], dict[str, Array]] = lambda state: {}
+    # A picture for people of one slot, uint8 [H, W, 3]: (state, member, slot); None
+    # where an environment has none. Not compiled with anything.
+    render: Callable[[Tree, int, int], Any] = lambda state, member, slot: None
 
 
 class HostEnv(NamedTuple):
@@ -116,6 +119,8 @@ class HostEnv(NamedTuple):
     close: Callable[[], None]
     # What Env.info gives, of the newest TimeStep: after reset or recv, not before a recv.
     info: Callable[[], dict[str, Array]] = dict
+    # What Env.render gives, of the newest TimeStep: (member, slot).
+    render: Callable[[int, int], Any] = lambda member, slot: None
 
 
 class Rollout(NamedTuple):

@@ -1,4 +1,4 @@
-"""The environments of a run, from the names in its config: which, where stepped, whose seeds.
+"""The environments of a run, made from the names in its config.
 
 A config lists tasks and suites; a run trains on one mixture of them and is tested on
 another, with slots and seeds of its own. Where every environment is a pure function, or
@@ -16,6 +16,7 @@ import jax
 
 from mtrl_jax import config as config_lib
 from mtrl_jax import envs, types
+from mtrl_jax.config import schema
 from mtrl_jax.envs import mixture
 
 
@@ -40,7 +41,7 @@ class Task(NamedTuple):
     options: dict[str, Any]
 
 
-def make_world(config: config_lib.ExperimentConfig, seed: str) -> World:
+def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     """Returns the environments of a run, of the kind its runner needs.
 
     Raises:
@@ -59,7 +60,7 @@ def make_world(config: config_lib.ExperimentConfig, seed: str) -> World:
     return World("host", halves, hosted, hosted.spec, batch, False, close)
 
 
-def tasks_of(config: config_lib.ExperimentConfig) -> list[Task]:
+def tasks_of(config: schema.ExperimentConfig) -> list[Task]:
     """Returns the tasks with suites expanded.
 
     Raises:
@@ -74,7 +75,7 @@ def tasks_of(config: config_lib.ExperimentConfig) -> list[Task]:
     return tasks
 
 
-def runner_kind(config: config_lib.ExperimentConfig, tasks: list[Task]) -> str:
+def runner_kind(config: schema.ExperimentConfig, tasks: list[Task]) -> str:
     """Returns "fused" or "host": where the environments are stepped.
 
     ``auto`` steps everything inside the compiled program, except envpool on an
@@ -92,7 +93,7 @@ def runner_kind(config: config_lib.ExperimentConfig, tasks: list[Task]) -> str:
 
 
 def make_env(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     tasks: list[Task],
     seed: str,
     slots: int | None = None,
@@ -108,7 +109,7 @@ def make_env(
 
 
 def make_host_env(
-    config: config_lib.ExperimentConfig,
+    config: schema.ExperimentConfig,
     tasks: list[Task],
     seed: str,
     slots: int | None = None,
@@ -120,7 +121,7 @@ def make_host_env(
 
 
 def make_halves(
-    config: config_lib.ExperimentConfig, tasks: list[Task], seed: str
+    config: schema.ExperimentConfig, tasks: list[Task], seed: str
 ) -> list[types.HostEnv]:
     """Returns two host-driven mixtures that hold half of every task's slots each.
 
@@ -137,7 +138,7 @@ def make_halves(
     return [make_host_env(config, own, f"{seed}/{half}") for half in range(2)]
 
 
-def describe(config: config_lib.ExperimentConfig, restart: int = 0) -> dict[str, Any]:
+def describe(config: schema.ExperimentConfig, restart: int = 0) -> dict[str, Any]:
     """Returns what is worth recording of each environment: options, seeds, versions."""
     described = {}
     seed = f"{config.seed}/{restart}/train"

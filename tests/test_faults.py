@@ -8,6 +8,7 @@ import pytest
 import runs
 
 from mtrl_jax import build, checkpoint, experiment, loop, metrics
+from mtrl_jax.metrics import locks
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
 BAD = [
@@ -229,7 +230,7 @@ def test_a_run_without_checkpoints_is_named(tmp_path, finished, command):
 def test_a_run_in_use_is_not_touched(tmp_path, finished):
     """A second process gets the first one's number and changes nothing."""
     run = _copy(finished, tmp_path / "run")
-    with metrics.lock(run):
+    with locks.lock(run):
         before = _contents(run)
         outcome = runs.mtrl("resume", run)
         assert outcome.code == 2

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import metrics
+from mtrl_jax.metrics import estimates, locks
 
 P = 3
 
@@ -219,19 +220,19 @@ def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_a_run_in_use_names_the_process(tmp_path):
     """A second writer is refused; afterwards the folder is free again."""
-    named = pytest.raises(metrics.RunLockedError, match=f"process {os.getpid()};")
-    with metrics.lock(tmp_path), named:
-        metrics.lock(tmp_path).__enter__()
-    with metrics.lock(tmp_path):
+    named = pytest.raises(locks.RunLockedError, match=f"process {os.getpid()};")
+    with locks.lock(tmp_path), named:
+        locks.lock(tmp_path).__enter__()
+    with locks.lock(tmp_path):
         pass
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
     """kill -9 frees the folder: there is no stale lock to remove by hand."""
-    root = pathlib.Path(metrics.__file__).parents[1]
+    root = pathlib.Path(metrics.__file__).parents[2]
     code = (
-        "import sys, time; from mtrl_jax import metrics\n"
-        "with metrics.lock(sys.argv[1]):\n"
+        "import sys, time; from mtrl_jax.metrics import locks\n"
+        "with locks.lock(sys.argv[1]):\n"
         "    print('locked', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
@@ -239,20 +240,20 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert child.stdout.readline() == b"locked\n"
-        with pytest.raises(metrics.RunLockedError, match=f"process {child.pid};"):
-            metrics.lock(tmp_path).__enter__()
+        with pytest.raises(locks.RunLockedError, match=f"process {child.pid};"):
+            locks.lock(tmp_path).__enter__()
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    with metrics.lock(tmp_path):
+    with locks.lock(tmp_path):
         pass
 
 
 def test_the_interquartile_mean_ignores_the_quarters():
     """IQM of 1..8 with an outlier is the mean of the middle four."""
-    assert metrics.iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == 4.5
-    assert metrics.iqm(np.arange(8).reshape(2, 4)) == 3.5
+    assert estimates.iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == 4.5
+    assert estimates.iqm(np.arange(8).reshape(2, 4)) == 3.5
 
 
 def test_bootstrap_intervals_cover_the_mean():
@@ -260,21 +261,21 @@ def test_bootstrap_intervals_cover_the_mean():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(100):
-        low, high = metrics.bootstrap_interval(rng.normal(size=40), resamples=400)
+        low, high = estimates.bootstrap_interval(rng.normal(size=40), resamples=400)
         covered += low <= 0 <= high
     assert 86 <= covered <= 100
     x = rng.normal(size=20)
-    assert metrics.bootstrap_interval(x) == metrics.bootstrap_interval(x)
-    low, high = metrics.bootstrap_interval(x, statistic=np.median)
+    assert estimates.bootstrap_interval(x) == estimates.bootstrap_interval(x)
+    low, high = estimates.bootstrap_interval(x, statistic=np.median)
     assert low <= np.median(x) <= high
     assert (
-        metrics.bootstrap_interval(x, confidence=0.5)[0]
-        > metrics.bootstrap_interval(x)[0]
+        estimates.bootstrap_interval(x, confidence=0.5)[0]
+        > estimates.bootstrap_interval(x)[0]
     )
 
 
 def test_bootstrap_of_few_or_equal_samples():
     """One sample, equal samples and none have an answer, without warnings."""
-    assert metrics.bootstrap_interval([3.0]) == (3.0, 3.0)
-    assert metrics.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
-    assert all(math.isnan(x) for x in metrics.bootstrap_interval([np.nan]))
+    assert estimates.bootstrap_interval([3.0]) == (3.0, 3.0)
+    assert estimates.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
+    assert all(math.isnan(x) for x in estimates.bootstrap_interval([np.nan]))

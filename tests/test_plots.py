@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from mtrl_jax import metrics, plots
+from mtrl_jax.plots import hyperparameters, lineage, returns, runs
 
 STEPS = 60
 
@@ -104,8 +105,8 @@ def test_a_run_gives_its_three_pictures(tmp_path):
 
 def test_returns_show_band_median_best_and_known_scores(tmp_path):
     """One panel per task, and the dashed lines where the summary knows the scores."""
-    run = plots._load(make_run(tmp_path / "run"))
-    figure = plots._returns(run)
+    run = runs.load(make_run(tmp_path / "run"))
+    figure = returns.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["Catch", "Breakout", "MemoryMaze"]
     assert _labels(figure) == [
         "members, 10–90 %",
@@ -126,8 +127,8 @@ def test_returns_show_band_median_best_and_known_scores(tmp_path):
 
 def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     """Searched hyperparameters only; a logarithmic axis where the range is."""
-    run = plots._load(make_run(tmp_path / "run"))
-    figure = plots._hyperparameters(run)
+    run = runs.load(make_run(tmp_path / "run"))
+    figure = hyperparameters.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
     assert [a.get_yscale() for a in figure.axes] == ["log", "linear"]
     lines = figure.axes[0].get_lines()
@@ -140,8 +141,8 @@ def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
 
 def test_the_tree_joins_every_copy_to_its_source(tmp_path):
     """Lives keep their slot, copies start at the source and carry its ancestor."""
-    run = plots._load(make_run(tmp_path / "run"))
-    segments = plots._segments(run)
+    run = runs.load(make_run(tmp_path / "run"))
+    segments = lineage.segments_of(run)
     copies = [s for s in segments if s.copied]
     assert len(copies) == 12 * 2
     i = 0
@@ -170,8 +171,8 @@ def test_other_populations_are_drawn(tmp_path, population, pbt):
 
 def test_without_config_the_moving_hyperparameters_are_drawn(tmp_path):
     """config.yaml is a help, no need."""
-    run = plots._load(make_run(tmp_path / "run", config=False))
-    figure = plots._hyperparameters(run)
+    run = runs.load(make_run(tmp_path / "run", config=False))
+    figure = hyperparameters.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
     assert figure.axes[0].get_yscale() == "log"
 
@@ -188,8 +189,8 @@ def test_a_run_without_episodes_is_drawn(tmp_path):
 
 def test_runs_are_compared_by_name(tmp_path):
     """One colour a run, panels for every task of any."""
-    runs = [make_run(tmp_path / n, speed=s) for n, s in (("pbt", 1.5), ("search", 0.7))]
-    out = plots.compare(runs, tmp_path / "out" / "compare.png")
+    made = [make_run(tmp_path / n, speed=s) for n, s in (("pbt", 1.5), ("search", 0.7))]
+    out = plots.compare(made, tmp_path / "out" / "compare.png")
     assert _size(out)[0] > 1000
     with pytest.raises(ValueError, match="no run to compare"):
         plots.compare([], out)

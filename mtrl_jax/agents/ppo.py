@@ -137,7 +137,7 @@ def rows_of(
     rollout: types.Rollout,
     hp: Hparams,
 ) -> tuple[Batch, Tree]:
-    """Returns (batch, core): what a pass goes over, and the core state each row begins with.
+    """Returns (batch, core): the rows of a pass, and the core state each begins with.
 
     A row is the unroll of a slot where the network has a memory, else a single step; the
     targets are of the parameters before the first pass.

@@ -35,7 +35,8 @@ class PureTask(NamedTuple):
     params: Tree = ()  # the traced defaults
     action_mask: Callable[[Tree, Tree], Array] | None = None  # (state, params) -> [M]
     info: Callable[[Tree, Tree], dict[str, Array]] | None = None  # float32 scalars
-    render: Callable[[Tree, Tree], Array] | None = None  # -> uint8 [H, W, 3]
+    # For people, not traced: one slot's (state, params) -> uint8 [H, W, 3].
+    render: Callable[[Tree, Tree], Any] | None = None
     # What happens within an episode, rarely, and is too dear for every step: in slots
     # where wants_renewal(state), ``renew(key, state, params) -> (state, obs)`` replaces
     # what the step gave.
@@ -130,7 +131,8 @@ def stack(
         tasks[0].spec.obs, tasks[0].spec.action, tuple(one.spec for one in tasks)
     )
     default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
-    return _env(tasks[0], spec, batch, default, task_id, first_slot)
+    env = _env(tasks[0], spec, batch, default, task_id, first_slot)
+    return env._replace(render=_renderer(tasks, sizes, dim))
 
 
 def _env(
@@ -179,7 +181,7 @@ def _env(
             (inner, obs, state.params),
             task.group,
         )
-        if task.renew is not None:
+        if task.wants_renewal is not None:
             wanted = jax.vmap(jax.vmap(task.wants_renewal))(inner)
             inner, obs = _replace(
                 wanted,
@@ -219,6 +221,22 @@ def _env(
         return {name: x.astype(jnp.float32) for name, x in measures.items()}
 
     return types.Env(spec, batch, reset, step, default, pure=True, info=info)
+
+
+def _renderer(
+    tasks: Sequence[PureTask], sizes: Sequence[int], dim: int
+) -> Callable[[EnvState, int, int], Any]:
+    """Returns Env.render: that of the task that owns the slot."""
+    owner = [one for one, size in zip(tasks, sizes) for _ in range(size)]
+
+    def render(state: EnvState, member: int, slot: int) -> Any:
+        draw = owner[(member, slot)[dim]].render
+        if draw is None:
+            return None
+        one = (state.inner, state.params)
+        return draw(*jax.tree.map(lambda x: x[member, slot], one))
+
+    return render
 
 
 def _replace(

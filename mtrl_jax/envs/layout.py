@@ -85,6 +85,16 @@ def combine_specs(specs: Sequence[types.EnvSpec]) -> types.EnvSpec:
     )
 
 
+def owner(layout: Layout, member: int, slot: int) -> tuple[int, tuple[int, int]]:
+    """Returns the part that owns a slot, and its (member, slot) in there."""
+    place = [member, slot]
+    for k, (start, stop) in enumerate(layout.bounds):
+        if start <= place[layout.axis] < stop:
+            place[layout.axis] -= start
+            return k, (place[0], place[1])
+    raise IndexError(f"member {member}, slot {slot}: the mixture is {layout.batch}")
+
+
 def split(layout: Layout, action: Array) -> tuple[Array, ...]:
     """Returns each part's own action from the mixture's ``[P, B, ...]``."""
     action = actions.sanitise(layout.spec.action, action, layout.batch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,13 @@ def make(envs: Sequence[types.Env], axis: str = "slot") -> types.Env:
         parts = [env.info(state) for env, state in zip(envs, states)]
         return _join_measures(layout, parts)
 
+    def render(states: tuple, member: int, slot: int) -> Any:
+        k, own = layouts.owner(layout, member, slot)
+        return envs[k].render(states[k], *own)
+
     params = tuple(env.params for env in envs)
     pure = all(env.pure for env in envs)
-    return types.Env(layout.spec, layout.batch, reset, step, params, pure, info)
+    return types.Env(layout.spec, layout.batch, reset, step, params, pure, info, render)
 
 
 def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEnv:
@@ -70,6 +75,10 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         for env, own in zip(envs, split(action)):
             env.send(own)
 
+    def render(member: int, slot: int) -> Any:
+        k, own = layouts.owner(layout, member, slot)
+        return envs[k].render(*own)
+
     def close() -> None:
         # An ExitStack closes the others even if one of them raises.
         with contextlib.ExitStack() as stack:
@@ -84,6 +93,7 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         recv=lambda: join(tuple(env.recv() for env in envs)),
         close=close,
         info=lambda: join_measures(tuple(env.info() for env in envs)),
+        render=render,
     )
 
 
@@ -121,7 +131,14 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
             raise RuntimeError("info: reset first, a measure is one of a step")
         return jitted_info(held["state"])
 
-    return types.HostEnv(env.spec, env.batch, reset, send, recv, held.clear, info)
+    def render(member: int, slot: int) -> Any:
+        if "state" not in held:
+            raise RuntimeError("render: reset first, a picture is one of a step")
+        return env.render(held["state"], member, slot)
+
+    return types.HostEnv(
+        env.spec, env.batch, reset, send, recv, held.clear, info, render
+    )
 
 
 def _part_keys(layout: layouts.Layout, key: Key) -> list[Key]:

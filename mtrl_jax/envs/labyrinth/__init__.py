@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from mtrl_jax import types
 from mtrl_jax.envs import core, errors
-from mtrl_jax.envs.labyrinth import actions, game, levels, rays, world
+from mtrl_jax.envs.labyrinth import actions, game, levels, pixels, rays, topdown, world
+from mtrl_jax.envs.labyrinth import options as params_lib
 
 _OBSERVATIONS = ("rays", "pixels")
 _OPTIONS = ("observation", "size", "rays", "actions")
@@ -42,17 +40,19 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     static = {key: given.pop(key) for key in _OPTIONS if key in given}
     action_set = static.get("actions", "native")
     errors.check("options.actions", action_set, actions.SPACES)
+    params = params_lib.params(level, given)
     code = game.code(level.kind, _observer(level.kind, static), action_set)
     return core.task(
         f"labyrinth/{name}",
         code.reset,
         code.step,
         actions.SPACES[action_set],
-        _params(level.params, given),
-        max_steps=world.MAX_LENGTH,
+        params,
+        max_steps=int(params.length),
         wants_renewal=code.wants_renewal,
         renew=code.renew,
         group=_GROUP,
+        render=topdown.renderer(_size(static), level.kind),
     )
 
 
@@ -71,19 +71,11 @@ def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:
     observation = static.get("observation", "rays")
     errors.check("options.observation", observation, _OBSERVATIONS)
     if observation == "rays":
-        return rays.observer(int(static.get("rays", 24)), kind)
-    raise NotImplementedError
+        return rays.observer(
+            params_lib.integer("rays", static.get("rays", 24), 1, 512), kind
+        )
+    return pixels.observer(_size(static), kind)
 
 
-def _params(params: world.Params, given: dict[str, Any]) -> world.Params:
-    """Returns the parameters as arrays, with the given ones in their place."""
-    new = {}
-    for name, default in params._asdict().items():
-        like = np.asarray(default)
-        value = np.asarray(given.get(name, default))
-        if value.shape != like.shape:
-            raise ValueError(
-                f"options.{name}: got {given[name]!r}, give a value like {default!r}"
-            )
-        new[name] = jnp.asarray(value.astype(like.dtype))
-    return world.Params(**new)
+def _size(static: dict[str, Any]) -> tuple[int, int]:
+    return pixels.checked(static.get("size", pixels.SIZE))

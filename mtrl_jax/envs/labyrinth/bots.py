@@ -23,7 +23,7 @@ UNIFORMS = world.BOTS * 6  # numbers in [0, 1) that ``act`` uses
 
 def in_sight(walls: world.Walls, eye: Array, position: Array) -> Array:
     """Returns bool [BOTS]: no wall between ``eye`` and each position [BOTS, 2]."""
-    return sight.cast(walls, eye, (position - eye).T).distance > 1.0
+    return sight.cast(walls, eye, (position - eye[None]).T).distance > 1.0
 
 
 def hit(state: world.State, distance: Array, ahead: Array) -> Array:
@@ -32,7 +32,7 @@ def hit(state: world.State, distance: Array, ahead: Array) -> Array:
     ``distance`` is that of the wall. The shot goes up or down with the agent's pitch.
     """
     bots, body = state.bots, state.body
-    offset = bots.position - body.position
+    offset = bots.position - body.position[None]
     along, beside = offset @ ahead, offset @ jnp.stack([-ahead[1], ahead[0]])
     eye = physics.EYE + body.height + along * jnp.tan(body.pitch)
     met = (bots.away == 0) & (along > 0) & (along < distance)
@@ -51,7 +51,7 @@ def act(
     bots, body = state.bots, state.body
     back, aim, choice = jnp.split(uniform, [world.BOTS, 2 * world.BOTS])
     present = bots.away == 0
-    offset = body.position - bots.position
+    offset = body.position[None] - bots.position
     distance = jnp.linalg.norm(offset, axis=1)
     sees = in_sight(state.walls, body.position, bots.position)
     sees &= present & (distance < RANGE) & (body.stunned == 0)
@@ -92,7 +92,7 @@ def act(
 def _next_cell(walls, cell, heading, chance):
     """Returns the cell (x, y) to wander to: an open neighbour, backwards if need be."""
     steps = jnp.asarray([[1, 0], [0, 1], [-1, 0], [0, -1]], jnp.int32)
-    x, y = (world.centre(cell + steps)).T
+    x, y = (world.centre(cell[None] + steps)).T
     open_ = ~world.solid(walls, x, y)
     ahead = steps @ jnp.stack([jnp.cos(heading), jnp.sin(heading)])
     score = chance + jnp.where(ahead < -0.7, 0.0, 1.0)

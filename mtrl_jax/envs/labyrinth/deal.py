@@ -16,13 +16,8 @@ def deal(key: Key, params: world.Params) -> world.State:
     map_key, texture_key, thing_key, start_key = jax.random.split(key, 4)
     fixed = jax.random.key(params.maze_seed.astype(jnp.uint32))
     map_key, texture_key = (
-        jax.random.wrap_key_data(
-            jnp.where(params.maze_seed < 0, *map(jax.random.key_data, pair))
-        )
-        for pair in (
-            (map_key, jax.random.fold_in(fixed, 0)),
-            (texture_key, jax.random.fold_in(fixed, 1)),
-        )
+        _either(params.maze_seed < 0, own, jax.random.fold_in(fixed, use))
+        for use, own in enumerate((map_key, texture_key))
     )
     _, open_ = mazes.passages(map_key, params.rooms, params.loops)
     cells = mazes.build(open_, params.rooms, params.pitch, params.round)
@@ -41,11 +36,6 @@ def deal(key: Key, params: world.Params) -> world.State:
         flash=jnp.bool_(False),
         used_up=jnp.bool_(False),
     )
-
-
-def again(key: Key, state: world.State, params: world.Params) -> world.State:
-    """Returns the state with a new map and new things; time and keys go on."""
-    return deal(key, params)._replace(time=state.time)
 
 
 def scatter(key: Key, cells: Array, params: world.Params) -> world.Things:
@@ -95,7 +85,7 @@ def new_body(cell: Array, yaw: Array) -> world.Body:
 def _start(key, cells, things, params):
     cell_key, yaw_key = jax.random.split(key)
     occupied = things.there[:, None, None] & (
-        world.centre(_grid()) == things.position[:, None, None]
+        world.centre(_grid())[None] == things.position[:, None, None]
     ).all(-1)
     free = ~cells & ~occupied.any(0)
     # Full maps: better on top of something than inside a wall.
@@ -113,6 +103,12 @@ def _start(key, cells, things, params):
         away=jnp.where(plays, 0, world.NEVER),
     )
     return new_body(found[0], yaw), bots
+
+
+def _either(condition: Array, x: Key, y: Key) -> Key:
+    """Returns key ``x`` where the condition holds, else ``y``."""
+    data = jnp.where(condition, jax.random.key_data(x), jax.random.key_data(y))
+    return jax.random.wrap_key_data(data)
 
 
 def _grid():

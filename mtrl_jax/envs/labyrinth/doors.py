@@ -20,7 +20,7 @@ def deal(key: Key, params: world.Params) -> world.State:
     key lies in a room with as many doors before it as there are doors before its own.
     """
     map_key, start_key, key_key, place_key, rest_key = jax.random.split(key, 5)
-    tree_, _ = mazes.passages(map_key, params.rooms, 0.0)
+    tree_, _ = mazes.passages(map_key, params.rooms, jnp.float32(0))
     state = dealing.deal(rest_key, params)
     cells = mazes.build(tree_, params.rooms, params.pitch, params.round)
 
@@ -38,11 +38,12 @@ def deal(key: Key, params: world.Params) -> world.State:
         _pick(k, inside & (doors_before == colour))
         for colour, k in enumerate(jax.random.split(key_key, world.DOORS))
     ]
-    place = jax.random.split(place_key, 2 + world.DOORS)
+    # Places count on, so that two in one room are not on one cell.
+    place = jax.random.randint(place_key, (), 0, (params.pitch - 1) ** 2)
     cell = jnp.stack(
         [
-            _cell_in(k, room, params.pitch)
-            for k, room in zip(place, [goal, *rooms, start])
+            _cell_in(room, params.pitch, place + i)
+            for i, room in enumerate([goal, *rooms, start])
         ]
     )
     there = jnp.arange(world.THINGS) <= count
@@ -71,7 +72,7 @@ def _doors(tree_, way, far, pitch) -> tuple[Array, Array]:
         """Returns bool [DOORS, N, N]: edges of the way whose nearer room is c off."""
         other_way, other_far = (jnp.roll(x, -1, axis) for x in (way, far))
         on = passage & way & other_way
-        return on & (jnp.minimum(far, other_far) == colour[:, None, None])
+        return on[None] & (jnp.minimum(far, other_far)[None] == colour[:, None, None])
 
     middle = (pitch + 1) // 2 % pitch
     i, j = jnp.meshgrid(jnp.arange(_N), jnp.arange(_N), indexing="ij")
@@ -81,7 +82,9 @@ def _doors(tree_, way, far, pitch) -> tuple[Array, Array]:
         (tree_.down, 0, j * pitch + middle, (i + 1) * pitch),
     ):
         here = between(passage, axis)
-        found = jnp.stack([jnp.sum(jnp.where(here, v, 0), (1, 2)) for v in (x, y)], 1)
+        found = jnp.stack(
+            [jnp.sum(jnp.where(here, v[None], 0), (1, 2)) for v in (x, y)], 1
+        )
         cells = jnp.where(here.any((1, 2))[:, None], found, cells)
 
     # A room is behind door c if its way from the start shares more than c rooms.
@@ -116,7 +119,8 @@ def _pick(key: Key, among: Array) -> Array:
     return jnp.argmax(score)
 
 
-def _cell_in(key: Key, room: Array, pitch: Array) -> Array:
-    """Returns a cell (x, y) of a room, a random one."""
-    within = (jax.random.uniform(key, (2,)) * (pitch - 1)).astype(jnp.int32)
+def _cell_in(room: Array, pitch: Array, place: Array) -> Array:
+    """Returns cell (x, y) number ``place`` of a room, counted around."""
+    wide = pitch - 1
+    within = jnp.stack([place % wide, place // wide % wide])
     return jnp.stack([room % _N, room // _N]) * pitch + 1 + within

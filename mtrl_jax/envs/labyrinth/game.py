@@ -137,14 +137,14 @@ def _fight(state, command, uniform, params):
 def _take(state, params):
     """Returns (state, bool [THINGS] taken): what the agent stands on, if it may."""
     things, body = state.things, state.body
-    near = jnp.sum(jnp.square(things.position - body.position), 1) < REACH**2
+    near = jnp.sum(jnp.square(things.position - body.position[None]), 1) < REACH**2
     hangs = (things.kind == world.MELON) & (body.height < _MELONS_HANG)
     goal = things.kind == world.GOAL
     barred = goal & params.locked & ~state.keys[0]
     taken = things.there & near & ~hangs & ~barred
     stays = goal & params.teleports
     things = things._replace(there=things.there & (~taken | stays))
-    colour = things.kind[:, None] - world.KEY_RED == jnp.arange(world.DOORS)
+    colour = things.kind[:, None] - world.KEY_RED == jnp.arange(world.DOORS)[None]
     keys = state.keys | jnp.any(colour & taken[:, None], axis=0)
     return state._replace(things=things, keys=keys), taken
 
@@ -152,7 +152,7 @@ def _take(state, params):
 def _open_doors(state):
     """Returns the state with doors gone that the agent touched with their key."""
     middle = world.centre(state.doors)
-    near = jnp.sum(jnp.square(middle - state.body.position), 1) < _OPENS**2
+    near = jnp.sum(jnp.square(middle - state.body.position[None]), 1) < _OPENS**2
     opens = near & state.keys & (state.doors[:, 0] >= 0)
     column, row = jnp.where(opens[:, None], state.doors, world.SIZE).T
     cells = world.bits(state.walls.rows).at[row, column].set(False, mode="drop")

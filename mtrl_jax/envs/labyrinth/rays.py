@@ -39,8 +39,8 @@ def observer(rays: int, kind: game.Kind) -> game.Observe:
         thing = sight.sprites(state.body.position, direction, position, radius, seen)
         nearer = thing.distance < wall.distance
         distance = jnp.minimum(thing.distance, wall.distance)
-        met = jnp.where(nearer, THING + shown[thing.index], met)
-        one_hot = met[:, None] == jnp.arange(CHANNELS - 1)
+        met = jnp.where(nearer, THING + shown[thing.which], met)
+        one_hot = met[:, None] == jnp.arange(CHANNELS - 1)[None]
         depth = 1.0 / (1.0 + distance)
         return jnp.concatenate([depth[:, None], one_hot.astype(jnp.float32)], 1)
 

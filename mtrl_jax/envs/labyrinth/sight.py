@@ -34,7 +34,7 @@ class Sprite(NamedTuple):
     """The nearest thing that rays meet before the wall, [R] each."""
 
     distance: Array  # FAR if there is none
-    index: Array  # int32
+    which: Array  # int32, its number
     across: Array  # in [-1, 1], place along its width
 
 
@@ -87,9 +87,9 @@ def sprites(
     met = (jnp.abs(beside) < 1) & (along > 0.05) & seen[:, None]
     distance = jnp.where(met, along, FAR)
     nearest = jnp.min(distance, axis=0)
-    index = jnp.argmin(distance, axis=0).astype(jnp.int32)
+    which = jnp.argmin(distance, axis=0).astype(jnp.int32)
     across = jnp.sum(jnp.where(distance <= nearest[None], beside, 0.0), axis=0)
-    return Sprite(nearest, index, jnp.clip(across, -1.0, 1.0))
+    return Sprite(nearest, which, jnp.clip(across, -1.0, 1.0))
 
 
 def texture(cell: Array, seed: Array) -> Array:

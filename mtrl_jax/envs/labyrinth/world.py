@@ -8,7 +8,7 @@ Everything here is of one slot; ``core.vectorise`` adds the axes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -28,6 +28,10 @@ KINDS = 7
 NAMES = ("apple", "lemon", "melon", "goal", "red key", "green key", "blue key")
 
 
+# An array in a program; in a level's description a plain value.
+Traced = Any
+
+
 class Params(NamedTuple):
     """What makes one level another without other code; all of it traced.
 
@@ -35,31 +39,31 @@ class Params(NamedTuple):
     """
 
     # The map: rooms x rooms, ``pitch`` cells from one to the next (2 makes corridors).
-    rooms: Array | int = 5
-    pitch: Array | int = 2
-    loops: Array | float = 0.0  # share of the walls between rooms opened beyond a tree
-    round: Array | bool = False  # a pool: what is outside the circle is wall
-    maze_seed: Array | int = -1  # the same map for ever; -1: a new one each episode
+    rooms: Traced = 5
+    pitch: Traced = 2
+    loops: Traced = 0.0  # share of the walls between rooms opened beyond a tree
+    round: Traced = False  # a pool: what is outside the circle is wall
+    maze_seed: Traced = -1  # the same map for ever; -1: a new one each episode
     # The things, by kind.
-    counts: Array | tuple[int, ...] = (0,) * KINDS
-    rewards: Array | tuple[float, ...] = (1.0, -1.0, 2.0, 10.0, 0.0, 0.0, 0.0)
-    hidden: Array | bool = False  # things exist and cannot be seen
+    counts: Traced = (0,) * KINDS
+    rewards: Traced = (1.0, -1.0, 2.0, 10.0, 0.0, 0.0, 0.0)
+    hidden: Traced = False  # things exist and cannot be seen
     # Cells (row, column) of the first two things; -1: anywhere, each episode.
-    places: Array | tuple[tuple[int, int], ...] = ((-1, -1), (-1, -1))
-    renews: Array | bool = False  # a new map when nothing worth taking is left
-    teleports: Array | bool = False  # who takes the goal finds it again from elsewhere
-    ends: Array | bool = False  # taking the goal ends the episode
-    locked: Array | bool = False  # the goal can be taken with the red key alone
+    places: Traced = ((-1, -1), (-1, -1))
+    renews: Traced = False  # a new map when nothing worth taking is left
+    teleports: Traced = False  # who takes the goal finds it again from elsewhere
+    ends: Traced = False  # taking the goal ends the episode
+    locked: Traced = False  # the goal can be taken with the red key alone
     # The bots.
-    bots: Array | int = 0
-    bot_speed: Array | float = 2.0  # cells a second; the agent runs 3.2
-    bot_reaction: Array | float = 8.0  # decisions of seeing before it shoots
-    bot_aim_error: Array | float = 0.15  # radians, standard deviation
-    tag_reward: Array | float = 1.0
-    length: Array | int = 900  # decisions in an episode, at most MAX_LENGTH
+    bots: Traced = 0
+    bot_speed: Traced = 2.0  # cells a second; the agent runs 3.2
+    bot_reaction: Traced = 8.0  # decisions of seeing before it shoots
+    bot_aim_error: Traced = 0.15  # radians, standard deviation
+    tag_reward: Traced = 1.0
+    length: Traced = 900  # decisions in an episode, at most MAX_LENGTH
 
 
-MAX_LENGTH = 900
+MAX_LENGTH = 3600
 
 
 class Body(NamedTuple):
@@ -130,7 +134,7 @@ class Events(NamedTuple):
 
 def bits(x: Array) -> Array:
     """Returns bool ``[..., SIZE, SIZE]`` of row words uint32 ``[..., SIZE]``."""
-    columns = jnp.arange(SIZE, dtype=jnp.uint32)
+    columns = jnp.arange(SIZE, dtype=jnp.uint32).reshape((1,) * x.ndim + (SIZE,))
     return (x[..., None] >> columns & 1).astype(bool)
 
 

@@ -8,123 +8,21 @@ also before anything is written.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import pathlib
 import re
-import types as python_types
-import typing
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt
 
-from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
+from mtrl_jax.config import schema, strict
 from mtrl_jax.envs import errors
 
 
 class ConfigError(ValueError):
     """A setting that cannot work; the message is one line for the user."""
-
-
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskConfig(_Section):
-    """One environment, or every environment of a suite, with its share of the slots."""
-
-    env: str | None = None
-    suite: str | None = None
-    slots: PositiveInt = 32  # per member
-    options: dict[str, Any] = {}
-
-    @pydantic.model_validator(mode="after")
-    def _one_name(self) -> TaskConfig:
-        if (self.env is None) == (self.suite is None):
-            raise ValueError("give either env or suite")
-        return self
-
-
-class AgentConfig(_Section):
-    """Which algorithm, its static config and its traced hyperparameters."""
-
-    name: str = "impala"
-    config: dict[str, Any] = {}
-    hparams: dict[str, float] = {}
-
-
-class FitnessConfig(_Section):
-    """What PBT judges a member by.
-
-    ``return`` is the mean over tasks of the mean recent return, ``normalised`` maps each
-    task's return to 0 for a random policy and 1 for the reference first, ``capped``
-    limits that to 1; ``task`` looks at one task only. ``evaluation`` judges by the
-    latest evaluation (with ``evaluation.hparams``) instead of by training episodes.
-    """
-
-    metric: Literal["return", "normalised", "capped"] = "return"
-    task: str | None = None
-    source: Literal["training", "evaluation"] = "training"
-    window: PositiveInt = 30  # training episodes per member and task
-
-
-class PopulationConfig(_Section):
-    """Members, what differs between them, and how they compete."""
-
-    size: PositiveInt = 1
-    axis: Literal["slot", "population"] = "slot"  # who gets the tasks
-    search: dict[str, SearchRange] = {}
-    pbt: PbtConfig | None = None
-    fitness: FitnessConfig = FitnessConfig()
-    at_once: PositiveInt | None = None  # updated together; see build.members_at_once
-
-
-class TrainingConfig(_Section):
-    """How long and in what pieces. ``env_steps`` is per member."""
-
-    env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
-    unroll_length: PositiveInt = 20
-    updates_per_chunk: PositiveInt = 50
-    runner: Literal["auto", "fused", "host"] = "auto"
-
-
-class EvaluationConfig(_Section):
-    """When and how long members are tested. ``episodes`` is per member and task."""
-
-    every_updates: NonNegativeInt = 500  # 0: only at the end
-    episodes: PositiveInt = 64
-    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
-    hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
-
-
-class CheckpointConfig(_Section):
-    """How often a run is saved and how many of the saves are kept."""
-
-    every_updates: PositiveInt = 500
-    keep: PositiveInt = 3
-
-
-class LoggingConfig(_Section):
-    """Where numbers go beside metrics.jsonl."""
-
-    tensorboard: bool = True
-    wandb: str | None = None  # project name
-
-
-class ExperimentConfig(_Section):
-    """A whole run."""
-
-    seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above
-    tasks: list[TaskConfig] = Field(min_length=1)
-    agent: AgentConfig = AgentConfig()
-    population: PopulationConfig = PopulationConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    logging: LoggingConfig = LoggingConfig()
 
 
 # What may differ between a run and its continuation.
@@ -137,7 +35,7 @@ RESUMABLE = (
 )
 
 
-def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> schema.ExperimentConfig:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
     Raises:
@@ -146,16 +44,18 @@ def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     return from_dict(override(read_yaml(path), overrides), where=str(path))
 
 
-def from_dict(values: dict, where: str = "config") -> ExperimentConfig:
+def from_dict(values: dict, where: str = "config") -> schema.ExperimentConfig:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
     try:
-        config = ExperimentConfig.model_validate(values)
+        config = schema.ExperimentConfig.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error, ExperimentConfig)}") from None
+        raise ConfigError(
+            f"{where}: {strict.explain(error, schema.ExperimentConfig)}"
+        ) from None
     try:
         config = _complete(config)
         _check_numbers(values, config)
@@ -164,12 +64,12 @@ def from_dict(values: dict, where: str = "config") -> ExperimentConfig:
     return config
 
 
-def dump(config: ExperimentConfig) -> str:
+def dump(config: schema.ExperimentConfig) -> str:
     """Returns the YAML of the resolved settings; loading it gives them back."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def to_dict(config: ExperimentConfig) -> dict:
+def to_dict(config: schema.ExperimentConfig) -> dict:
     """Returns the settings as plain dicts, lists and numbers."""
     return config.model_dump(mode="json")
 
@@ -215,7 +115,9 @@ def override(values: dict, overrides: Iterable[str]) -> dict:
     return values
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple]:
+def differences(
+    old: schema.ExperimentConfig, new: schema.ExperimentConfig
+) -> dict[str, tuple]:
     """Returns {dotted name: (old, new)} of the settings that differ."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
     names = sorted(before.keys() | after.keys())
@@ -226,7 +128,9 @@ def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple
     }
 
 
-def check_resumable(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple]:
+def check_resumable(
+    old: schema.ExperimentConfig, new: schema.ExperimentConfig
+) -> dict[str, tuple]:
     """Returns the differences if a run may continue with them.
 
     Raises:
@@ -264,24 +168,26 @@ def errors_at(field: str) -> Iterator[None]:
         raise ConfigError(named) from error
 
 
-def agent_module(config: ExperimentConfig):
+def agent_module(config: schema.ExperimentConfig):
     """Returns the module of the configured agent."""
     from mtrl_jax import agents
 
     return agents.get(config.agent.name)
 
 
-def agent_config(config: ExperimentConfig):
+def agent_config(config: schema.ExperimentConfig):
     """Returns the agent's frozen static Config."""
-    return _build(agent_module(config).Config, config.agent.config, "agent.config")
+    return strict.build(
+        agent_module(config).Config, config.agent.config, "agent.config"
+    )
 
 
-def agent_hparams(config: ExperimentConfig):
+def agent_hparams(config: schema.ExperimentConfig):
     """Returns the agent's Hparams as Python floats."""
     return agent_module(config).Hparams(**config.agent.hparams)
 
 
-def _complete(config: ExperimentConfig) -> ExperimentConfig:
+def _complete(config: schema.ExperimentConfig) -> schema.ExperimentConfig:
     """Checks what one section says of another and fills in the agent's defaults."""
     from mtrl_jax import agents
     from mtrl_jax.engine import pbt_config
@@ -290,7 +196,7 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
         hint = errors.suggest(config.agent.name, agents.AGENTS)
         raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
     module = agents.get(config.agent.name)
-    static = _build(module.Config, config.agent.config, "agent.config")
+    static = strict.build(module.Config, config.agent.config, "agent.config")
     fields = module.Hparams._fields  # type: ignore[attr-defined]
     for path, given in (
         ("agent.hparams", config.agent.hparams),
@@ -319,12 +225,12 @@ def _complete(config: ExperimentConfig) -> ExperimentConfig:
         )
     hparams = {**module.Hparams()._asdict(), **config.agent.hparams}  # type: ignore[attr-defined]
     agent = config.agent.model_copy(
-        update={"config": _plain(static), "hparams": hparams}
+        update={"config": strict.plain(static), "hparams": hparams}
     )
     return config.model_copy(update={"agent": agent})
 
 
-def _check_numbers(given: dict, config: ExperimentConfig) -> None:
+def _check_numbers(given: dict, config: schema.ExperimentConfig) -> None:
     """Raises ValueError for NaN, and for yes or no where Python would make it 1 or 0."""
     said = _flat(given)
     for name, value in _flat(to_dict(config)).items():
@@ -334,77 +240,6 @@ def _check_numbers(given: dict, config: ExperimentConfig) -> None:
             raise ValueError(
                 f"{name}={said[name]}: must be a number, not true or false"
             )
-
-
-def _build(cls: type, values: dict, path: str):
-    """Returns the frozen dataclass ``cls`` from plain values, strictly."""
-    _known_fields(cls, values, path)
-    try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{path}.{_explain(error, None)}") from None
-
-
-def _known_fields(cls: type, values: dict, path: str) -> None:
-    fields = {f.name for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for name, value in values.items():
-        if name not in fields:
-            hint = errors.suggest(name, sorted(fields))
-            raise ValueError(f"{path}.{name} is unknown{hint}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            _known_fields(hints[name], value, f"{path}.{name}")  # type: ignore[arg-type]
-
-
-def _plain(value: Any) -> Any:
-    """Returns dataclasses and tuples as what YAML can hold."""
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {f.name: _plain(getattr(value, f.name)) for f in fields}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _explain(error: pydantic.ValidationError, model: type | None) -> str:
-    """Returns one line for the first of pydantic's errors."""
-    first, *more = error.errors()
-    path = ".".join(str(part) for part in first["loc"])
-    rest = f" (and {len(more)} more)" if more else ""
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _fields_at(model, first["loc"][:-1])
-        hint = errors.suggest(str(first["loc"][-1]), allowed)
-        return f"{path} is unknown{hint}{rest}"
-    if first["type"] == "missing":
-        return f"{path} is missing{rest}"
-    message = re.sub("^(Value error, |Input should be )", "", first["msg"])
-    if first["type"] in ("model_type", "dataclass_type", "dict_type"):
-        message = "a mapping of names to values"
-    given = first["input"]
-    shown = "" if isinstance(given, dict) else f"={given!r}"
-    needs = "must be " if first["msg"].startswith("Input should be") else ""
-    return f"{path}{shown}: {needs}{message}{rest}"
-
-
-def _fields_at(model: Any, loc: Sequence[int | str]) -> list[str]:
-    """Returns the field names of the section that an error's location lies in."""
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        hints = typing.get_type_hints(model)
-        if part in hints:
-            model = _inner(hints[part])
-    return list(typing.get_type_hints(model)) if model is not None else []
-
-
-def _inner(hint: Any) -> Any:
-    """Returns the section type inside list[X], dict[str, X] or X | None."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (list, dict):
-        return _inner(args[-1])
-    if origin in (typing.Union, python_types.UnionType):
-        return _inner(next(a for a in args if a is not type(None)))
-    return hint
 
 
 def _set(values: Any, path: list[str], value: Any, item: str) -> None:

@@ -20,13 +20,12 @@ import pathlib
 import re
 import shutil
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from mtrl_jax.types import Array, Tree
+from mtrl_jax.checkpoint import trees
+from mtrl_jax.types import Tree
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -42,12 +41,6 @@ class Manager:
     directory: pathlib.Path
     orbax: Any  # orbax.checkpoint.CheckpointManager
     damaged: set[int]  # Steps that failed to restore; moved aside by the next save.
-
-
-class _Leaf(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def open_manager(
@@ -109,8 +102,8 @@ def save(manager: Manager, step: int, state: Tree, meta: dict[str, Any]) -> None
 
     wait(manager)
     record = {
-        "leaves": [[x.name, list(x.shape), x.dtype] for x in _describe(state)],
-        "checksums": _checksums(state),
+        "leaves": [[x.name, list(x.shape), x.dtype] for x in trees.describe(state)],
+        "checksums": trees.checksums(state),
         "meta": meta,
     }
     if _is_saved(manager, step, record):
@@ -121,7 +114,7 @@ def save(manager: Manager, step: int, state: Tree, meta: dict[str, Any]) -> None
         manager.orbax.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_saved(state)),
+                state=ocp.args.StandardSave(trees.to_save(state)),
                 meta=ocp.args.JsonSave(record),
             ),
             force=True,
@@ -201,12 +194,14 @@ def _restore_step(manager: Manager, step: int, abstract: Tree) -> tuple[Tree, di
         return manager.orbax.restore(step, args=ocp.args.Composite(**items))
 
     record = read(meta=ocp.args.JsonRestore())["meta"]
-    saved = [_Leaf(n, tuple(s), d) for n, s, d in record["leaves"]]
-    _check_fits(saved, _describe(abstract), step)
-    targets = jax.tree.map(_target, _saved(abstract))
+    saved = [trees.Leaf(n, tuple(s), d) for n, s, d in record["leaves"]]
+    misfit = trees.misfit(saved, trees.describe(abstract))
+    if misfit:
+        raise CheckpointError(f"checkpoint {step} {misfit}")
+    targets = jax.tree.map(trees.target, trees.to_save(abstract))
     arrays = read(state=ocp.args.StandardRestore(targets))["state"] if targets else {}
-    state = _unsaved(arrays, abstract)
-    if _checksums(state) != record["checksums"]:
+    state = trees.rebuilt(arrays, abstract)
+    if trees.checksums(state) != record["checksums"]:
         raise ValueError("its checksums do not match")
     return state, record["meta"]
 
@@ -222,109 +217,6 @@ def _is_saved(manager: Manager, step: int, record: dict[str, Any]) -> bool:
     except Exception:
         return False
     return saved == json.loads(json.dumps(record))
-
-
-def _describe(tree: Tree) -> list[_Leaf]:
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return [
-        _Leaf(jax.tree_util.keystr(path), tuple(np.shape(x)), str(_dtype(x)))
-        for path, x in flat
-    ]
-
-
-def _dtype(x: Any) -> Any:
-    return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
-
-
-def _check_fits(saved: list[_Leaf], wanted: list[_Leaf], step: int) -> None:
-    by_name = {x.name: x for x in wanted}
-    names = {x.name for x in saved}
-    for leaf in saved:
-        if leaf.name not in by_name:
-            raise CheckpointError(
-                f"checkpoint {step} holds state{leaf.name}, which this run does not have"
-            )
-        if leaf != by_name[leaf.name]:
-            new = by_name[leaf.name]
-            raise CheckpointError(
-                f"checkpoint {step} has state{leaf.name} as {leaf.dtype}{leaf.shape}, "
-                f"this run as {new.dtype}{new.shape}"
-            )
-    for leaf in wanted:
-        if leaf.name not in names:
-            raise CheckpointError(f"checkpoint {step} has no state{leaf.name}")
-
-
-def _saved(tree: Tree) -> dict[str, Any]:
-    """Returns the leaves by number, without those of size 0 (orbax refuses them)."""
-    leaves = jax.tree.leaves(tree)
-    leaves = [np.asarray(x) if _is_host(x) else x for x in leaves]
-    return {f"{i:05d}": x for i, x in enumerate(leaves) if 0 not in np.shape(x)}
-
-
-def _unsaved(arrays: dict[str, Any], abstract: Tree) -> Tree:
-    """Returns the tree of ``_saved``'s dict."""
-
-    def leaf(i, x):
-        return (
-            arrays.get(f"{i:05d}")
-            if 0 not in np.shape(x)
-            else jnp.zeros(x.shape, x.dtype)
-        )
-
-    leaves, structure = jax.tree.flatten(abstract)
-    return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])
-
-
-def _target(x: Any) -> Any:
-    if _is_host(x):
-        return np.zeros(np.shape(x), _dtype(x))
-    sharding = getattr(x, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(np.shape(x), _dtype(x), sharding=sharding)
-
-
-def _bytes(x: Any) -> np.ndarray:
-    return np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
-
-
-def _is_host(x: Any) -> bool:
-    return isinstance(x, np.ndarray | np.generic | float | int | bool)
-
-
-def _checksums(tree: Tree) -> list[int]:
-    """Returns one uint32 per leaf: Σ_i (2i + 1) · bits_i mod 2³², computed on device.
-
-    Integers add up to the same in any order, hence under any sharding. Every changed
-    word changes the sum, as its weight is odd.
-    """
-    leaves = [x for x in jax.tree.leaves(tree) if 0 not in np.shape(x)]
-    # As bytes, because jit would make 32 bits of the 64 that NumPy has.
-    leaves = [_bytes(x) if _is_host(x) else x for x in leaves]
-    return [int(x) for x in jax.device_get(_checksums_of(leaves))]
-
-
-@jax.jit
-def _checksums_of(leaves: list[Array]) -> list[Array]:
-    return [_checksum(x) for x in leaves]
-
-
-def _checksum(x: Array) -> Array:
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        x = jnp.stack([x.real, x.imag])
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-    # Weights from one iota per axis: flattening would gather a sharded array.
-    weight = jnp.zeros(bits.shape, jnp.uint32)
-    for axis, size in enumerate(bits.shape):
-        weight = weight * jnp.uint32(size)
-        weight += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    return jnp.sum(bits * (2 * weight + 1), dtype=jnp.uint32)
 
 
 def _prepare(directory: pathlib.Path) -> None:

@@ -14,25 +14,21 @@ which the readers and ``MetricsWriter`` forgive; nothing is rewritten but by ren
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from mtrl_jax.metrics import boards
+
 METRICS = "metrics.jsonl"
 LINEAGE = "lineage.jsonl"
 SUMMARY = "summary.json"
-LOCK = ".lock"
-
-
-class RunLockedError(RuntimeError):
-    """The run folder belongs to a live process; the message names it in one line."""
 
 
 class Metrics(NamedTuple):
@@ -72,7 +68,7 @@ class MetricsWriter:
         wandb: Mapping[str, Any] | None = None,
     ):
         # First what may fail, so that nothing is written if it does.
-        self._wandb = None if wandb is None else _open_wandb(wandb, run)
+        self._wandb = None if wandb is None else boards.open_wandb(wandb, run)
         self._run = pathlib.Path(run)
         self._run.mkdir(parents=True, exist_ok=True)
         if resume_after is not None:
@@ -81,9 +77,10 @@ class MetricsWriter:
             name: open(self._run / name, "ab")  # noqa: SIM115
             for name in (METRICS, LINEAGE)
         }
-        self._board = (
-            _open_tensorboard(self._run, resume_after) if tensorboard else None
-        )
+        self._board = None
+        if tensorboard:
+            purge = None if resume_after is None else _next_step(self._run)
+            self._board = boards.open_tensorboard(self._run, purge)
 
     def write(
         self,
@@ -117,7 +114,7 @@ class MetricsWriter:
             fields["evaluation"] = evaluation
         row = _plain(fields)
         _append(self._files[METRICS], row)
-        scalars = _scalars(row)
+        scalars = boards.scalars(row)
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, env_steps)
@@ -236,78 +233,10 @@ def read_summary(run: str | os.PathLike) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-@contextlib.contextmanager
-def lock(run: str | os.PathLike) -> Iterator[None]:
-    """Returns a context in which this process alone may write to the run folder.
-
-    The lock belongs to the process: it is gone with it, also after kill -9.
-
-    Raises:
-        RunLockedError: a live process holds it; names its pid.
-    """
-    import fcntl
-
-    path = pathlib.Path(run) / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunLockedError(
-                f"{path.parent} is in use by the process {holder}; wait for it, end it, "
-                "or choose another --run-dir"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def iqm(x: Any) -> float:
-    """Returns the interquartile mean: of what is left without a quarter on each side.
-
-    Ref: Agarwal et al. 2021 (arXiv:2108.13264).
-    """
-    import scipy.stats
-
-    return float(scipy.stats.trim_mean(np.asarray(x, np.float64), 0.25, axis=None))
-
-
-def bootstrap_interval(
-    x: Any,
-    *,
-    statistic: Callable[..., Any] = np.mean,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Returns (low, high), the percentile bootstrap interval of a statistic of ``x``.
-
-    NaN entries are left out. A single or constant sample gives itself twice, an empty
-    one (NaN, NaN). The same ``seed`` gives the same interval.
-    """
-    import scipy.stats
-
-    x = np.asarray(x, np.float64).ravel()
-    x = x[~np.isnan(x)]
-    if x.size == 0:
-        return math.nan, math.nan
-    if np.all(x == x[0]):
-        return float(statistic(x)), float(statistic(x))
-    interval = scipy.stats.bootstrap(
-        (x,),
-        statistic,
-        confidence_level=confidence,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def _next_step(run: pathlib.Path) -> int:
+    """Returns the first env step that no row has reached; what is later is made again."""
+    rows = _read(run / METRICS) if (run / METRICS).exists() else []
+    return rows[-1]["env_steps"] + 1 if rows else 0
 
 
 def _append(file: IO[bytes], row: Any) -> None:
@@ -380,44 +309,3 @@ def _columns(cells: list[list | None]) -> np.ndarray:
     P = max(len(cell) for cell in cells if cell is not None)
     blank = [None] * P
     return np.array([[_number(x) for x in (cell or blank)] for cell in cells])
-
-
-def _scalars(row: dict[str, Any]) -> dict[str, float]:
-    """Returns what TensorBoard and W&B show of a row: numbers, not populations."""
-    scalars = {f"run/{name}": row[name] for name in ("steps_per_s", "compiles")}
-    for task, values in row["returns"].items():
-        scalars[f"returns/{task}/mean"] = _over(np.mean, values)
-        scalars[f"returns/{task}/best"] = _over(np.max, values)
-    for name, values in row["metrics"].items():
-        scalars[f"metrics/{name}"] = _over(np.mean, values)
-    for name, values in row["hparams"].items():
-        scalars[f"hparams/{name}/median"] = _over(np.median, values)
-        scalars[f"hparams/{name}/min"] = _over(np.min, values)
-        scalars[f"hparams/{name}/max"] = _over(np.max, values)
-    return {name: x for name, x in scalars.items() if x is not None and x == x}
-
-
-def _over(statistic: Callable[..., Any], values: list) -> float:
-    known = [x for x in values if x is not None]
-    return float(statistic(known)) if known else math.nan
-
-
-def _open_tensorboard(run: pathlib.Path, resume_after: int | None) -> Any:
-    import tensorboardX
-
-    # Events of the chunks that are trained again are hidden by what comes after them.
-    purge = None
-    if resume_after is not None:
-        rows = _read(run / METRICS) if (run / METRICS).exists() else []
-        purge = rows[-1]["env_steps"] + 1 if rows else 0
-    return tensorboardX.SummaryWriter(str(run / "tensorboard"), purge_step=purge)
-
-
-def _open_wandb(arguments: Mapping[str, Any], run: str | os.PathLike) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError(
-            "wandb is not installed; run: pip install mtrl-jax[wandb], or turn it off"
-        ) from None
-    return wandb.init(**{"dir": str(run), **arguments})

@@ -1,0 +1,112 @@
+"""The sections of a run's settings: what can be set, its type and its default.
+
+What one field says of another section, and what only the agent knows, is checked when
+the settings are completed (``from_dict``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(_Section):
+    """One environment, or every environment of a suite, with its share of the slots."""
+
+    env: str | None = None
+    suite: str | None = None
+    slots: PositiveInt = 32  # per member
+    options: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _one_name(self) -> TaskConfig:
+        if (self.env is None) == (self.suite is None):
+            raise ValueError("give either env or suite")
+        return self
+
+
+class AgentConfig(_Section):
+    """Which algorithm, its static config and its traced hyperparameters."""
+
+    name: str = "impala"
+    config: dict[str, Any] = {}
+    hparams: dict[str, float] = {}
+
+
+class FitnessConfig(_Section):
+    """What PBT judges a member by.
+
+    ``return`` is the mean over tasks of the mean recent return, ``normalised`` maps each
+    task's return to 0 for a random policy and 1 for the reference first, ``capped``
+    limits that to 1; ``task`` looks at one task only. ``evaluation`` judges by the
+    latest evaluation (with ``evaluation.hparams``) instead of by training episodes.
+    """
+
+    metric: Literal["return", "normalised", "capped"] = "return"
+    task: str | None = None
+    source: Literal["training", "evaluation"] = "training"
+    window: PositiveInt = 30  # training episodes per member and task
+
+
+class PopulationConfig(_Section):
+    """Members, what differs between them, and how they compete."""
+
+    size: PositiveInt = 1
+    axis: Literal["slot", "population"] = "slot"  # who gets the tasks
+    search: dict[str, SearchRange] = {}
+    pbt: PbtConfig | None = None
+    fitness: FitnessConfig = FitnessConfig()
+    at_once: PositiveInt | None = None  # updated together; see build.members_at_once
+
+
+class TrainingConfig(_Section):
+    """How long and in what pieces. ``env_steps`` is per member."""
+
+    env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
+    unroll_length: PositiveInt = 20
+    updates_per_chunk: PositiveInt = 50
+    runner: Literal["auto", "fused", "host"] = "auto"
+
+
+class EvaluationConfig(_Section):
+    """When and how long members are tested. ``episodes`` is per member and task."""
+
+    every_updates: NonNegativeInt = 500  # 0: only at the end
+    episodes: PositiveInt = 64
+    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
+    hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
+
+
+class CheckpointConfig(_Section):
+    """How often a run is saved and how many of the saves are kept."""
+
+    every_updates: PositiveInt = 500
+    keep: PositiveInt = 3
+
+
+class LoggingConfig(_Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: str | None = None  # project name
+
+
+class ExperimentConfig(_Section):
+    """A whole run."""
+
+    seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above
+    tasks: list[TaskConfig] = Field(min_length=1)
+    agent: AgentConfig = AgentConfig()
+    population: PopulationConfig = PopulationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()

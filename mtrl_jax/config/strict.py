@@ -1,0 +1,89 @@
+"""Plain values to classes and back, strictly; what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+
+from mtrl_jax.envs import errors
+
+
+def build(cls: type, values: dict, path: str):
+    """Returns the frozen dataclass ``cls`` from plain values; ``path`` is its name.
+
+    Raises:
+      ValueError: naming the first field that is unknown or of the wrong type.
+    """
+    _known_fields(cls, values, path)
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path}.{explain(error, None)}") from None
+
+
+def plain(value: Any) -> Any:
+    """Returns dataclasses and tuples as what YAML can hold."""
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {f.name: plain(getattr(value, f.name)) for f in fields}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value
+
+
+def explain(error: pydantic.ValidationError, model: type | None) -> str:
+    """Returns one line for the first of pydantic's errors."""
+    first, *more = error.errors()
+    path = ".".join(str(part) for part in first["loc"])
+    rest = f" (and {len(more)} more)" if more else ""
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = _fields_at(model, first["loc"][:-1])
+        hint = errors.suggest(str(first["loc"][-1]), allowed)
+        return f"{path} is unknown{hint}{rest}"
+    if first["type"] == "missing":
+        return f"{path} is missing{rest}"
+    message = re.sub("^(Value error, |Input should be )", "", first["msg"])
+    if first["type"] in ("model_type", "dataclass_type", "dict_type"):
+        message = "a mapping of names to values"
+    given = first["input"]
+    shown = "" if isinstance(given, dict) else f"={given!r}"
+    needs = "must be " if first["msg"].startswith("Input should be") else ""
+    return f"{path}{shown}: {needs}{message}{rest}"
+
+
+def _known_fields(cls: type, values: dict, path: str) -> None:
+    fields = {f.name for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in fields:
+            hint = errors.suggest(name, sorted(fields))
+            raise ValueError(f"{path}.{name} is unknown{hint}")
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            _known_fields(hints[name], value, f"{path}.{name}")  # type: ignore[arg-type]
+
+
+def _fields_at(model: Any, loc: Sequence[int | str]) -> list[str]:
+    """Returns the field names of the section that an error's location lies in."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        hints = typing.get_type_hints(model)
+        if part in hints:
+            model = _inner(hints[part])
+    return list(typing.get_type_hints(model)) if model is not None else []
+
+
+def _inner(hint: Any) -> Any:
+    """Returns the section type inside list[X], dict[str, X] or X | None."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, dict):
+        return _inner(args[-1])
+    if origin in (typing.Union, types.UnionType):
+        return _inner(next(a for a in args if a is not type(None)))
+    return hint

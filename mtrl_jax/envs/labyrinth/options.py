@@ -1,0 +1,107 @@
+"""Level parameters from a config: of the right kind, within what the code can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.envs.labyrinth import levels, world
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "rooms": (1, world.ROOMS),
+    "pitch": (2, world.SIZE - 1),
+    "loops": (0, 1),
+    "maze_seed": (-1, 2**31 - 1),
+    "counts": (0, world.THINGS),
+    "places": (-1, world.SIZE - 2),
+    "bots": (0, world.BOTS),
+    "bot_speed": (0, 3.5),
+    "bot_reaction": (0, world.MAX_LENGTH),
+    "bot_aim_error": (1e-3, 1e6),
+    "length": (1, world.MAX_LENGTH),
+}
+
+
+def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
+    """Returns a level's parameters as arrays, with the given ones in their place.
+
+    Raises:
+      ValueError: a value of another kind or out of range, a map that is too large or
+        too small for what is to lie in it, bots in a level without.
+    """
+    new = {
+        name: _value(name, given.get(name, default), default)
+        for name, default in level.params._asdict().items()
+    }
+    _check_together(level, new)
+    return world.Params(**{name: jnp.asarray(value) for name, value in new.items()})
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """Returns an option that is an integer from low to high, or raises ValueError."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise ValueError(
+            f"options.{name}: got {value!r}, give an integer from {low} to {high}"
+        )
+    return value
+
+
+def _value(name: str, value: Any, default: Any) -> np.ndarray:
+    like = np.asarray(default)
+    # Of a list of unequal lengths numpy makes no array.
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.empty(0, object)
+    kinds = {"b": "b", "i": "i", "f": "if"}[like.dtype.kind]
+    if array.shape != like.shape or array.dtype.kind not in kinds:
+        raise ValueError(
+            f"options.{name}: got {value!r}, give a value like {like.tolist()!r}"
+        )
+    low, high = _RANGES.get(name, (-np.inf, np.inf))
+    if not ((array >= low) & (array <= high)).all():
+        raise ValueError(f"options.{name}: got {value!r}, give {low:g} to {high:g}")
+    dtypes = {"b": np.bool_, "i": np.int32, "f": np.float32}
+    return array.astype(dtypes[like.dtype.kind])
+
+
+def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
+    size = new["rooms"] * new["pitch"] + 1
+    if size > world.SIZE:
+        raise ValueError(
+            f"options.rooms={new['rooms']} with pitch={new['pitch']}: a map of {size} "
+            f"cells, give rooms x pitch of at most {world.SIZE - 1}"
+        )
+    if new["bots"] and not level.kind.bots:
+        raise ValueError(
+            f"options.bots: got {new['bots']}, this level has none; give 0 or a "
+            "lasertag level"
+        )
+    if level.kind.doors and new["pitch"] < 4:
+        raise ValueError(
+            f"options.pitch: got {new['pitch']}, rooms with keys in them take 4 or more"
+        )
+    wanted = int(new["counts"].sum()) + 1 + int(new["bots"])
+    if new["counts"].sum() > world.THINGS:
+        raise ValueError(
+            f"options.counts: {new['counts'].sum()} things, give {world.THINGS} at most"
+        )
+    floor = _floor(int(new["rooms"]), int(new["pitch"]), bool(new["round"]))
+    if floor < wanted:
+        raise ValueError(
+            f"options.counts: {wanted} of things, agent and bots on {floor} free cells; "
+            "give fewer or a larger map"
+        )
+
+
+def _floor(rooms: int, pitch: int, round_: bool) -> int:
+    """Returns the free cells of the smallest map of that size: a tree of rooms."""
+    if not round_:
+        return rooms**2 * (pitch - 1) ** 2 + rooms**2 - 1
+    size = rooms * pitch + 1
+    from_middle = np.square(np.arange(1, size - 1) + 0.5 - size / 2)
+    within = from_middle[None] + from_middle[:, None] < (size / 2 - 1) ** 2
+    return int(within.sum()) if rooms == 1 else 0

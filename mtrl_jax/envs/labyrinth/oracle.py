@@ -1,0 +1,176 @@
+"""A scripted player that sees the map: what scores are measured against.
+
+It walks the shortest way to the nearest thing worth taking, jumps for melons, fetches
+keys before doors, and tags whichever bot a shot would hit. Every action of the set is
+tried on the body, one decision ahead, and the best result taken: what a set cannot do
+(turn finely, run at an angle, jump) is what its oracle does not do.
+
+It is for reference scores, films and tests, and some hundred times slower than a step.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.envs.labyrinth import actions, bots, physics, sight, world
+from mtrl_jax.types import Array, Key
+
+_CELLS = np.stack(np.divmod(np.arange(world.SIZE**2), world.SIZE)[::-1], 1) + 0.5
+_FAR = 1e4  # cells; no way
+_DEAR = 4.0  # cells of detour that a point lost or forgone is worth
+_BODY = physics.RADIUS - 0.01
+_CORNERS = _BODY * np.asarray([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
+_DRIFT = 0.04  # seconds until a body let go has stopped, at its speed
+_FACING = 0.1  # cells that turning by a radian to the way is worth
+_AIMING = 3.0  # the same for turning to a bot in sight
+_SHOT = 100.0  # tags go before everything
+_JUMPS = 0.8  # cells from a melon at which to jump
+
+
+def _motions() -> np.ndarray:
+    """Returns the native choices in which moving or firing differs; no look, no jump."""
+    every = actions.all_native()
+    return every[(every[:, 1] == 0) & (every[:, 5] == 0)]
+
+
+_TRIED = {"native": _motions(), "small": actions.SMALL}
+
+
+def act(key: Key, state: world.State, params: world.Params, action_set: str) -> Array:
+    """Returns the oracle's action of the set "native" (int32 [6]) or "small" (int32 []).
+
+    Of one slot, pure. ``key`` is not used: the oracle hesitates between nothing.
+    """
+    del key
+    jumps = action_set == "native"
+    way = waypoint(state, _targets(state, params, jumps), _costs(state, params))
+    tried = jnp.asarray(_TRIED[action_set])
+    command = jax.vmap(actions.command)(tried)
+    body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
+    best = jnp.argmax(_score(state, body, command, way))
+    if not jumps:
+        return best.astype(jnp.int32)
+    melon = state.things.there & (state.things.kind == world.MELON)
+    near = jnp.sum(jnp.square(state.things.position - state.body.position[None]), 1)
+    jump = jnp.any(melon & (near < _JUMPS**2))
+    return tried[best].at[5].set(jump.astype(jnp.int32))
+
+
+def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
+    """Returns the place (x, y) to walk straight to, on the shortest way to a goal.
+
+    It is the middle of a cell that the body can reach in a line, at best the goal's.
+    ``goals`` and ``costs`` are [SIZE, SIZE], in cells: what is to be added to a way that
+    ends in a cell (_FAR where none does), and to one that crosses it (_FAR in walls).
+    """
+    place = state.body.position
+    column, row = jnp.floor(place).astype(jnp.int32)
+    far = distances(goals, costs, (row, column))
+    middle = jnp.asarray(_CELLS, jnp.float32)
+    offset = middle - place[None]
+    rays = jax.vmap(sight.cast, (None, 0, None))
+    hard = world.words(costs > 0)
+    clear = (
+        rays(hard, place[None] + jnp.asarray(_CORNERS), offset.T).distance > 1
+    ).all(0)
+    # What costs something is seen as a wall, but a body next to it may step on it.
+    clear |= (jnp.abs(offset).sum(1) < 1.5) & (costs.ravel() < _FAR)
+    # Of two places on the same line the farther one.
+    total = jnp.linalg.norm(offset, axis=1) + far.ravel() * 1.001
+    total = jnp.where(clear, total, jnp.inf)
+    best = jnp.argmin(total)
+    return jnp.where(total[best] < _FAR, middle[best], place)
+
+
+def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
+    """Returns [SIZE, SIZE] lengths of the shortest way from each cell to a goal.
+
+    Ways go to the eight neighbours and cut no corners. ``goals`` and ``costs`` as for
+    ``waypoint``. Exact for ``start`` (row, column) and all that is nearer to a goal.
+    """
+    free = costs == 0
+
+    def relax(carry):
+        old, _, rounds = carry
+        best = old
+        for axis in (0, 1):
+            for step in (-1, 1):
+                best = jnp.minimum(best, jnp.roll(old, step, axis) + 1 + costs)
+        for down in (-1, 1):
+            for right in (-1, 1):
+                uncut = jnp.roll(free, down, 0) & jnp.roll(free, right, 1)
+                ahead = jnp.roll(old, (down, right), (0, 1)) + 2**0.5 + costs
+                best = jnp.where(uncut, jnp.minimum(best, ahead), best)
+        best = jnp.minimum(best, _FAR)
+        return best, jnp.any(best != old), rounds + 1
+
+    def unfinished(carry):
+        # A way not yet seen has more steps than there were rounds, each at least 1.
+        found, changed, rounds = carry
+        return changed & (found[start] > rounds)
+
+    begin = jnp.minimum(goals, _FAR), jnp.bool_(True), jnp.int32(0)
+    return jax.lax.while_loop(unfinished, relax, begin)[0]
+
+
+def _targets(state, params, jumps):
+    """Returns [SIZE, SIZE]: 0 where the best things and bots are, _FAR where nothing."""
+    things = state.things
+    reward = params.rewards[things.kind]
+    colour = jnp.arange(world.DOORS)
+    opens = (state.doors[:, 0] >= 0) | ((colour == 0) & params.locked)
+    of_colour = things.kind[:, None] - world.KEY_RED == colour[None]
+    needed = jnp.any(of_colour & opens[None], axis=1)
+    goal = things.kind == world.GOAL
+    barred = goal & params.locked & ~state.keys[0]
+    hangs = (things.kind == world.MELON) & (not jumps)
+    worth = things.there & ((reward > 0) | needed) & ~barred & ~hangs
+    # Where the goal comes back, time is worth more than an apple out of the way.
+    missed = jnp.where(goal.any() & params.teleports & ~goal, _DEAR, 0.0)
+    none = jnp.full((world.SIZE, world.SIZE), _FAR)
+    column, row = jnp.floor(things.position).astype(jnp.int32).T
+    found = none.at[row, column].min(jnp.where(worth, missed, _FAR))
+    column, row = jnp.floor(state.bots.position).astype(jnp.int32).T
+    return found.at[row, column].min(jnp.where(state.bots.away == 0, 0.0, _FAR))
+
+
+def _costs(state, params):
+    """Returns [SIZE, SIZE]: _FAR in walls; doors whose key is held are none."""
+    opens = state.keys & (state.doors[:, 0] >= 0)
+    column, row = jnp.where(opens[:, None], state.doors, world.SIZE).T
+    cells = world.bits(state.walls.rows).at[row, column].set(False, mode="drop")
+    things = state.things
+    lost = jnp.maximum(-params.rewards[things.kind], 0.0) * _DEAR
+    column, row = jnp.floor(things.position).astype(jnp.int32).T
+    costs = jnp.zeros(cells.shape).at[row, column].max(jnp.where(things.there, lost, 0))
+    return jnp.where(cells, _FAR, costs)
+
+
+def _score(state, body, command, way):
+    """Returns [N] how good it is to be each of N bodies after a decision."""
+    stops = body.position + _DRIFT * body.velocity
+    left = way[None] - stops
+    far = jnp.linalg.norm(left, axis=1)
+    seen = (state.bots.away == 0) & bots.in_sight(
+        state.walls, state.body.position, state.bots.position
+    )
+    distance = jnp.linalg.norm(state.bots.position - state.body.position[None], axis=1)
+    nearest = jnp.argmin(jnp.where(seen, distance, jnp.inf))
+    bot = state.bots.position[nearest]
+    look = jnp.where(seen.any(), bot[None] - body.position, left)
+    off = jnp.arctan2(look[:, 1], look[:, 0]) - body.yaw
+    off = jnp.abs(jnp.arctan2(jnp.sin(off), jnp.cos(off)))
+    # At the waypoint there is no direction to it.
+    weight = jnp.where(seen.any(), _AIMING, _FACING * jnp.minimum(far, 1.0))
+    hits = jax.vmap(_hits, (None, 0))(state, body) & (state.body.reload == 0)
+    shot = jnp.where(hits, _SHOT, -_FACING) * command.fire
+    return shot - far - weight * off
+
+
+def _hits(state, body):
+    """Returns whether a shot of the agent with this body would tag a bot."""
+    ahead = jnp.stack([jnp.cos(body.yaw), jnp.sin(body.yaw)])
+    wall = sight.cast(state.walls, body.position, ahead[:, None]).distance[0]
+    return jnp.any(bots.hit(state._replace(body=body), wall, ahead))

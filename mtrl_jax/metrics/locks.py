@@ -1,0 +1,46 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+LOCK = ".lock"
+
+
+class RunLockedError(RuntimeError):
+    """The run folder belongs to a live process; the message names it in one line."""
+
+
+@contextlib.contextmanager
+def lock(run: str | os.PathLike) -> Iterator[None]:
+    """Returns a context in which this process alone may write to the run folder.
+
+    The lock belongs to the process: it is gone with it, also after kill -9.
+
+    Raises:
+        RunLockedError: a live process holds it; names its pid.
+    """
+    import fcntl
+
+    path = pathlib.Path(run) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise RunLockedError(
+                f"{path.parent} is in use by the process {holder}; wait for it, end it, "
+                "or choose another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

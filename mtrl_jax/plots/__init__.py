@@ -1,0 +1,53 @@
+"""Pictures of a run, from the files in its folder alone.
+
+    returns.png          one panel per task: the population's spread, its median and the
+                         best member over env steps, with the random and reference scores
+    hyperparameters.png  one panel per searched hyperparameter: every member's schedule
+    lineage.png          who copied whom, coloured by the ancestor in generation 0
+
+A folder without any PBT round has no lineage.png, one without a search no
+hyperparameters.png.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from mtrl_jax.plots import figures, hyperparameters, lineage, returns
+from mtrl_jax.plots import runs as runs_lib
+
+
+def draw(run: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the pictures written to ``run/plots``.
+
+    Raises:
+        ValueError: the folder holds no metrics.
+    """
+    data = runs_lib.load(run)
+    folder = pathlib.Path(run) / "plots"
+    folder.mkdir(exist_ok=True)
+    drawn = {
+        "returns.png": returns.of_run(data),
+        "hyperparameters.png": hyperparameters.of_run(data),
+        "lineage.png": lineage.of_run(data),
+    }
+    return [
+        figures.save(f, folder / name) for name, f in drawn.items() if f is not None
+    ]
+
+
+def compare(runs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathlib.Path:
+    """Returns ``out`` after drawing several runs into it, one panel per task.
+
+    Each run is its median over members and the band from the 10th to the 90th
+    percentile; a task is drawn for the runs that have it.
+
+    Raises:
+        ValueError: no run is given, or one of them holds no metrics.
+    """
+    if not runs:
+        raise ValueError("no run to compare; give at least one run folder")
+    figure = returns.of_runs([runs_lib.load(run) for run in runs])
+    return figures.save(figure, pathlib.Path(out))

@@ -1,0 +1,106 @@
+"""How the pictures look: panels, labels, colours; files that are never half written."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+MEDIAN, BEST, REFERENCE = "#1f5fa8", "#e08214", "#4d4d4d"
+_STYLE: Any = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "figure.dpi": 150,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+def panels_of(count: int) -> tuple[Any, list[Any]]:
+    """Returns (figure, its ``count`` panels in reading order)."""
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 4 if count > 6 else 3)
+    lines = math.ceil(count / columns)
+    with style():
+        figure, axes = plt.subplots(
+            lines,
+            columns,
+            figsize=(max(4.6, 3.5 * columns), 2.6 * lines + 0.5),
+            layout="constrained",
+            squeeze=False,
+        )
+    panels = list(axes.ravel())
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
+
+
+def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
+    """Writes the axes' names once a figure; panels go from 0 to ``limit`` (1k, 1M)."""
+    from matplotlib.ticker import EngFormatter
+
+    for panel in panels:
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.set_xlim(0, limit)
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+
+
+def shared_legend(figure: Any, panels: list[Any]) -> None:
+    """Adds one legend for all panels, above them."""
+    entries: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        entries |= {label: entries.get(label, h) for h, label in zip(handles, labels)}
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside upper center",
+        ncols=min(len(entries), 6),
+    )
+
+
+def colours(count: int) -> list[Any]:
+    """Returns ``count`` colours that stay apart: a fixed ten, of more a rainbow."""
+    import matplotlib
+
+    if count <= 10:
+        return [matplotlib.colormaps["tab10"](i) for i in range(count)]
+    return [matplotlib.colormaps["turbo"](x) for x in np.linspace(0.05, 0.95, count)]
+
+
+def style() -> Any:
+    """Returns a context in which pictures look like the kit's, drawn without a display."""
+    import matplotlib
+
+    # No display is needed, or wanted: a training machine has none.
+    matplotlib.use("Agg", force=False)
+    return matplotlib.rc_context(_STYLE)
+
+
+def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
+    """Returns ``path`` after writing the figure there and closing it."""
+    import matplotlib.pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed: a viewer never sees half a picture.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
+    with style():
+        figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    os.replace(temporary, path)
+    return path

@@ -1,0 +1,69 @@
+"""Hyperparameters over env steps: every member's schedule, a mark where it was copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax.plots import figures, runs
+
+
+def of_run(run: runs.Run) -> Any:
+    """Returns the figure, one panel per hyperparameter; None where none differ."""
+    names = runs.searched(run)
+    if not names:
+        return None
+    figure, panels = figures.panels_of(len(names))
+    with figures.style():
+        for panel, name in zip(panels, names):
+            _schedules(panel, run, name)
+            if runs.is_log(run, name):
+                panel.set_yscale("log")
+            panel.set_title(name)
+        figures.label(
+            figure, panels, run.rows.env_steps[-1], "env steps per member", "value"
+        )
+        figures.shared_legend(figure, panels)
+    return figure
+
+
+def _schedules(panel: Any, run: runs.Run, name: str) -> None:
+    steps, values = run.rows.env_steps, run.rows.hparams[name]
+    P = values.shape[1]
+    for i in range(P):
+        best = i == run.best and P > 1
+        style: dict[str, Any] = {"color": figures.BEST, "zorder": 3, "linewidth": 1.8}
+        if not best:
+            style = {
+                "color": figures.MEDIAN,
+                "alpha": max(0.2, 0.7 - 0.02 * P),
+                "linewidth": 1,
+            }
+        label = (
+            f"best member ({i})"
+            if best
+            else "members"
+            if i == (run.best == 0)
+            else None
+        )
+        # A row holds what its chunk was trained with: the value up to there.
+        panel.step(
+            np.append(0, steps),
+            np.append(values[:1, i], values[:, i]),
+            where="pre",
+            label=label,
+            **style,
+        )
+    marks = [
+        (row["update"], row["hparams_after"][name][i])
+        for row in run.rounds
+        for i in np.flatnonzero(row["source"].astype(int) != np.arange(P))
+        if name in row["hparams_after"]
+    ]
+    if marks:
+        update, after = np.array(marks).T
+        at = np.interp(update, run.rows.update, steps)
+        panel.plot(
+            at, after, "o", ms=2.6, color="k", alpha=0.6, mew=0, label="copy", zorder=4
+        )

@@ -1,0 +1,121 @@
+"""What the pictures show, from the files in a run's folder: curves, ranks, the best."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtrl_jax import metrics
+
+
+class Run(NamedTuple):
+    """A run as its files tell it."""
+
+    name: str
+    rows: metrics.Metrics
+    rounds: list[dict[str, Any]]
+    search: Mapping[str, Any] | None  # population.search of config.yaml
+    tasks: Mapping[str, Any]  # of summary.json
+    best: int
+
+
+def load(run: str | os.PathLike) -> Run:
+    """Returns the run in a folder; config.yaml and summary.json are a help, no need.
+
+    Raises:
+        ValueError: the folder holds no metrics.
+    """
+    path = pathlib.Path(run).resolve()
+    rows = metrics.read_metrics(path)
+    summary = metrics.read_summary(path)
+    best = summary.get("best_member")
+    config = path / "config.yaml"
+    search = None
+    if config.exists():
+        import yaml
+
+        population = (yaml.safe_load(config.read_text()) or {}).get("population") or {}
+        search = population.get("search")
+    return Run(
+        path.name,
+        rows,
+        metrics.read_lineage(path),
+        search,
+        _by_task(summary.get("tasks")),
+        _best(rows) if best is None else int(best),
+    )
+
+
+def curve(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (env steps [n], returns [n, P]), smoothed over 1 % of the run.
+
+    Chunks in which no member finished an episode are left out.
+    """
+    returns = rows.returns[task]
+    window = max(1, len(returns) // 100)
+    smooth = np.stack(
+        [
+            _nan(np.nanmean, returns[max(0, i + 1 - window) : i + 1], axis=0)
+            for i in range(len(returns))
+        ]
+    )
+    some = ~np.isnan(smooth).all(axis=1)
+    return rows.env_steps[some], smooth[some]
+
+
+def searched(run: Run) -> list[str]:
+    """Returns the hyperparameters of the search, else those that are not all one value."""
+    names = list(run.rows.hparams)
+    if run.search is not None:
+        return [name for name in names if name in run.search]
+    return [
+        n
+        for n in names
+        if np.nanmin(run.rows.hparams[n]) != np.nanmax(run.rows.hparams[n])
+    ]
+
+
+def is_log(run: Run, name: str) -> bool:
+    """Returns whether a hyperparameter wants a logarithmic axis: its range, or spread."""
+    values = run.rows.hparams[name]
+    positive = bool(np.nanmin(values) > 0)
+    if run.search is not None:
+        return positive and bool((run.search.get(name) or {}).get("log"))
+    return positive and np.nanmax(values) > 30 * np.nanmin(values)
+
+
+def ranks(score: np.ndarray) -> np.ndarray:
+    """Returns ranks [P] from 0, the lowest score, to 1; NaN is lowest."""
+    if len(score) == 1:
+        return np.ones(1)
+    filled = np.where(np.isnan(score), -np.inf, score)
+    return np.argsort(np.argsort(filled, kind="stable")) / (len(score) - 1)
+
+
+def _by_task(tasks: Any) -> Mapping[str, Any]:
+    """Returns the summary's tasks by name, whether it is a mapping or a list."""
+    if isinstance(tasks, list):
+        return {task["name"]: task for task in tasks if "name" in task}
+    return tasks or {}
+
+
+def _best(rows: metrics.Metrics) -> int:
+    """Returns the member with the best mean rank over tasks in the last tenth."""
+    placed = []
+    for returns in rows.returns.values():
+        last = returns[-max(1, len(returns) // 10) :]
+        placed.append(ranks(_nan(np.nanmean, last, axis=0)))
+    return int(np.argmax(np.mean(placed, axis=0)))
+
+
+def _nan(statistic: Any, x: np.ndarray, **arguments: Any) -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        # A column of NaN is NaN: nothing to warn of.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return statistic(x, **arguments)

@@ -1,0 +1,685 @@
+"""Labyrinth: maps, bodies, rays and what earns a reward."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import envs, random, types
+from mtrl_jax.envs import core, labyrinth
+from mtrl_jax.envs.labyrinth import (
+    actions,
+    bots,
+    deal,
+    game,
+    levels,
+    mazes,
+    physics,
+    rays,
+    sight,
+    world,
+)
+
+ONE_PER_KIND = (
+    "explore_object_locations_large",
+    "lasertag_three_opponents_small",
+    "rooms_keys_doors_puzzle",
+)
+STILL = np.zeros(6, np.int32)
+
+
+def params_of(name, **changes):
+    return labyrinth.task(name, changes).params
+
+
+@functools.cache
+def _dealer(kind, number):
+    return jax.jit(jax.vmap(kind.deal, (0, None)))
+
+
+def dealt(name, number=32, seed=0, **changes):
+    """Returns ``number`` first states of a level."""
+    keys = jax.random.split(jax.random.key(seed), number)
+    run = _dealer(levels.LEVELS[name].kind, number)
+    return run(keys, params_of(name, **changes))
+
+
+def first(name, **changes):
+    return jax.tree.map(lambda x: x[0], dealt(name, 1, **changes))
+
+
+@functools.cache
+def decider(kind):
+    return jax.jit(functools.partial(game.decide, kind))
+
+
+def decide(name, state, seed=0, changes=None, **choices):
+    """Returns (state, events) after one native action, its choices by name."""
+    order = ("rotation", "pitch", "strafe", "move", "fire", "jump")
+    action = np.array([choices.get(name, 0) for name in order], np.int32)
+    command = actions.command(jnp.asarray(action))
+    run = decider(levels.LEVELS[name].kind)
+    return run(jax.random.key(seed), state, command, params_of(name, **(changes or {})))
+
+
+def placed(state, x, y, yaw=0.0):
+    body = state.body._replace(
+        position=jnp.float32([x, y]), velocity=jnp.zeros(2), yaw=jnp.float32(yaw)
+    )
+    return state._replace(body=body)
+
+
+def empty_hall(state, size=11):
+    """Returns the state in a hall of free cells 1 .. size - 2 with nothing in it."""
+    line = np.arange(world.SIZE)
+    inside = (line > 0) & (line < size - 1)
+    walls = world.words(jnp.asarray(~(inside[:, None] & inside)))
+    things = state.things._replace(there=jnp.zeros(world.THINGS, bool))
+    away = jnp.full(world.BOTS, world.NEVER, jnp.int32)
+    return state._replace(
+        walls=walls, things=things, bots=state.bots._replace(away=away)
+    )
+
+
+def flood(free, start):
+    """Returns the free cells that can be walked to from cell (row, column)."""
+    reached = np.zeros_like(free)
+    reached[start] = True
+    while True:
+        grown = reached.copy()
+        for axis in (0, 1):
+            for step in (1, -1):
+                grown |= np.roll(reached, step, axis)
+        grown &= free
+        if (grown == reached).all():
+            return reached
+        reached = grown
+
+
+@pytest.mark.parametrize(("rooms", "pitch"), [(2, 2), (5, 2), (10, 2), (3, 4), (1, 12)])
+@pytest.mark.parametrize("loops", [0.0, 0.4])
+def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
+    """No cell is out of reach; a perfect maze has one passage less than rooms."""
+    keys = jax.random.split(jax.random.key(rooms), 20)
+    tree, open_ = jax.vmap(mazes.passages, (0, None, None))(keys, rooms, loops)
+    count = lambda x: np.sum(x.right, (1, 2)) + np.sum(x.down, (1, 2))  # noqa: E731
+    np.testing.assert_array_equal(count(tree), rooms * rooms - 1)
+    edges = 2 * rooms * (rooms - 1)
+    assert (count(open_) >= count(tree)).all() and (count(open_) <= edges).all()
+    if loops == 0.0:
+        np.testing.assert_array_equal(count(open_), count(tree))
+    elif rooms >= 3:
+        assert count(open_).mean() > count(tree).mean()
+    cells = jax.vmap(mazes.build, (0, None, None, None))(open_, rooms, pitch, False)
+    for free in ~np.asarray(cells):
+        start = tuple(np.argwhere(free)[0])
+        assert (flood(free, start) == free).all()
+        border = np.concatenate([free[0], free[-1], free[:, 0], free[:, -1]])
+        assert not border.any()
+
+
+def test_mazes_of_different_keys_differ_and_all_passages_occur():
+    """Over many keys each wall between two rooms is open sometimes, and shut sometimes."""
+    keys = jax.random.split(jax.random.key(0), 200)
+    tree, _ = jax.vmap(mazes.passages, (0, None, None))(keys, 4, 0.0)
+    for passage, inner in ((tree.right, np.s_[:4, :3]), (tree.down, np.s_[:3, :4])):
+        often = np.mean(passage, axis=0)[inner]
+        # A uniform spanning tree of the 4 x 4 grid has an edge with chance 0.5 to 0.75.
+        assert (often > 0.35).all() and (often < 0.95).all()
+
+
+def test_distances_are_those_of_a_walk():
+    """Against a queue over the same passages."""
+    tree, _ = mazes.passages(jax.random.key(3), 6, 0.0)
+    found = np.asarray(mazes.distances(tree, jnp.int32(23)))
+    right, down = (np.asarray(x) for x in tree)
+    expected, queue = {(2, 3): 0}, [(2, 3)]
+    for i, j in queue:
+        near = [
+            (right[i, j], (i, j + 1)),
+            (j > 0 and right[i, j - 1], (i, j - 1)),
+            (down[i, j], (i + 1, j)),
+            (i > 0 and down[i - 1, j], (i - 1, j)),
+        ]
+        for is_open, room in near:
+            if is_open and room not in expected:
+                expected[room] = expected[i, j] + 1
+                queue.append(room)
+    for i in range(world.ROOMS):
+        for j in range(world.ROOMS):
+            assert found[i, j] == expected.get((i, j), world.ROOMS**2)
+
+
+@pytest.mark.parametrize("name", labyrinth.names())
+def test_an_episode_begins_on_free_cells_that_differ(name):
+    """Start, bots and things stand apart, on floor that can be walked to."""
+    states, params = jax.device_get(dealt(name)), params_of(name)
+    for i in range(len(states.time)):
+        state = jax.tree.map(lambda x, i=i: x[i], states)
+        free = ~np.asarray(world.bits(state.walls.rows))
+        open_doors = [(y, x) for x, y in state.doors if x >= 0]
+        for cell in open_doors:
+            free[cell] = True
+        playing = state.bots.away == 0
+        assert playing.sum() == params.bots
+        stand = [
+            state.body.position,
+            *state.things.position[state.things.there],
+            *state.bots.position[playing],
+        ]
+        cells = [(int(y), int(x)) for x, y in stand]
+        assert len(set(cells)) == len(cells)
+        reached = flood(free, cells[0])
+        assert all(reached[cell] for cell in cells)
+    if name != "rooms_keys_doors_puzzle":
+        assert (states.things.there.sum(1) == params.counts.sum()).all()
+
+
+def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
+    """nav_maze_static: layout fixed, start and goal random; ``places`` fixes things."""
+    states = jax.device_get(dealt("nav_maze_static_03"))
+    assert (states.walls.rows == states.walls.rows[:1]).all()
+    assert (states.texture == states.texture[0]).all()
+    assert len({tuple(p) for p in states.things.position[:, 5]}) > 3
+    assert len({tuple(p) for p in states.body.position}) > 3
+    other = jax.device_get(first("nav_maze_static_04"))
+    assert (other.walls.rows != states.walls.rows[0]).any()
+    fresh = jax.device_get(dealt("explore_goal_locations_small"))
+    assert len({tuple(w) for w in fresh.walls.rows}) > 20
+    states = dealt("rooms_watermaze", places=((3, 5), (-1, -1)))
+    np.testing.assert_array_equal(
+        states.things.position[:, 0], np.tile([5.5, 3.5], (32, 1))
+    )
+
+
+def test_random_cells_are_free_and_all_alike_likely():
+    """The rank of a free cell, by its bits, counts what a loop over cells counts."""
+    cells = np.random.default_rng(0).random((world.SIZE, world.SIZE)) < 0.6
+    cells[0] = cells[-1] = cells[:, 0] = cells[:, -1] = True
+    walls, free = world.words(jnp.asarray(cells)), np.argwhere(~cells)
+    uniform = (np.arange(len(free)) + 0.5) / len(free)
+    found = jax.vmap(world.random_cell, (None, 0))(walls, jnp.float32(uniform))
+    np.testing.assert_array_equal(found, free[:, ::-1])
+    edges = jax.vmap(world.random_cell, (None, 0))(walls, jnp.float32([0.0, 0.9999999]))
+    np.testing.assert_array_equal(edges, free[[0, -1], ::-1])
+
+
+def march(cells, origin, direction, step=2e-4):
+    """Returns the distance to the first solid cell, by small steps."""
+    t = np.arange(0, 40 / np.linalg.norm(direction), step)
+    points = origin + t[:, None] * direction
+    column, row = np.floor(points).astype(int).T
+    inside = (row >= 0) & (row < world.SIZE) & (column >= 0) & (column < world.SIZE)
+    solid = np.where(inside, cells[row.clip(0, 20), column.clip(0, 20)], True)
+    at = int(np.argmax(solid))
+    return t[at], (column[at], row[at])
+
+
+def test_ray_distances_are_those_of_a_march():
+    """Distance to 1e-3 and the cell that is met, from many places in many directions."""
+    states = dealt("explore_object_locations_large", 6)
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        walls = jax.tree.map(lambda x, i=i: x[i], states.walls)
+        cells = np.asarray(world.bits(walls.rows))
+        free = np.argwhere(~cells)
+        origin = free[rng.integers(len(free))][::-1] + rng.uniform(0.1, 0.9, 2)
+        angle = rng.uniform(0, 2 * np.pi, 24)
+        length = rng.uniform(0.5, 2, 24)
+        direction = np.stack([np.cos(angle), np.sin(angle)]) * length
+        hit = sight.cast(walls, jnp.float32(origin), jnp.float32(direction))
+        agree = 0
+        for r in range(24):
+            distance, cell = march(cells, origin, direction[:, r])
+            assert abs(hit.distance[r] - distance) < 1e-3
+            agree += tuple(hit.cell[:, r]) == cell
+        # A ray along an edge between two solid cells may name either of them.
+        assert agree >= 23
+
+
+def test_rays_along_the_axes_meet_the_wall_in_front():
+    """A direction with an exact zero divides nothing by it."""
+    state = empty_hall(first("explore_object_locations_small"))
+    direction = jnp.float32([[1, 0, -1, 0], [0, 1, 0, -1]])
+    hit = sight.cast(state.walls, jnp.float32([3.5, 4.25]), direction)
+    np.testing.assert_allclose(hit.distance, [6.5, 5.75, 2.5, 3.25], atol=1e-4)
+    np.testing.assert_array_equal(hit.cell, [[10, 3, 0, 3], [4, 10, 4, 0]])
+    np.testing.assert_array_equal(hit.vertical, [True, False, True, False])
+    np.testing.assert_allclose(hit.across[::2], 0.25, atol=1e-4)
+
+
+def observe(name, state, number=24):
+    kind = levels.LEVELS[name].kind
+    run = jax.jit(rays.observer(number, kind))
+    return np.asarray(run(state, params_of(name)))
+
+
+def test_rays_tell_depth_kind_and_side():
+    """An apple ahead on the right is met by rays right of the middle, nearer than wall."""
+    name = "explore_object_locations_small"
+    state = placed(empty_hall(first(name)), 3.5, 5.5)
+    things = state.things
+    things = things._replace(
+        position=things.position.at[0].set(jnp.float32([6.5, 6.5])),
+        there=things.there.at[0].set(True),
+        kind=things.kind.at[0].set(world.APPLE),
+    )
+    state = state._replace(things=things)
+    seen = observe(name, state)
+    assert seen.shape == (24, rays.CHANNELS)
+    np.testing.assert_array_equal(seen[:, 1:].sum(1), 1.0)
+    apple = np.flatnonzero(seen[:, 1 + rays.THING + world.APPLE])
+    assert len(apple) >= 1 and (apple >= 12).all()
+    angle = (apple - 11.5) * rays.FIELD_OF_VIEW / 24
+    assert abs(angle.mean() - np.arctan2(1, 3)) < rays.FIELD_OF_VIEW / 24
+    distance = 1 / seen[apple, 0] - 1
+    np.testing.assert_allclose(distance, np.hypot(3, 1), atol=0.05)
+    hidden = labyrinth.task(name, {"hidden": True}).params
+    run = rays.observer(24, levels.LEVELS[name].kind)
+    assert not run(state, hidden)[:, 1 + rays.THING :].any()
+
+
+def test_a_thing_behind_a_wall_is_not_seen():
+    """The same apple with a wall of solid cells in between."""
+    name = "explore_object_locations_small"
+    state = placed(empty_hall(first(name)), 2.5, 5.5)
+    things = state.things._replace(
+        position=state.things.position.at[0].set(jnp.float32([7.5, 5.5])),
+        there=state.things.there.at[0].set(True),
+    )
+    state = state._replace(things=things)
+    assert observe(name, state)[:, 1 + rays.THING :].any()
+    cells = world.bits(state.walls.rows).at[1:10, 5].set(True)
+    state = state._replace(walls=world.words(cells))
+    assert not observe(name, state)[:, 1 + rays.THING :].any()
+
+
+def test_a_turned_world_gives_the_turned_view():
+    """Map, things and agent turned by a quarter: the same depths and things."""
+    name = "explore_object_locations_large"
+    state = placed(first(name, seed=5), 1.6, 1.4, 0.3)
+    cells = np.asarray(world.bits(state.walls.rows))
+    turned = np.rot90(cells, -1)  # (x, y) goes to (SIZE - y, x)
+
+    def turn(points):
+        return jnp.stack([world.SIZE - points[..., 1], points[..., 0]], -1)
+
+    other = state._replace(
+        walls=world.words(jnp.asarray(turned)),
+        things=state.things._replace(position=turn(state.things.position)),
+        body=state.body._replace(
+            position=turn(state.body.position), yaw=state.body.yaw + np.pi / 2
+        ),
+    )
+    seen, seen_turned = observe(name, state), observe(name, other)
+    depth_and_things = [0, *range(1 + rays.DOOR, rays.CHANNELS)]
+    np.testing.assert_allclose(
+        seen[:, depth_and_things], seen_turned[:, depth_and_things], atol=1e-4
+    )
+
+
+def test_bodies_stop_at_walls_and_slide_along_them():
+    """Running askew into a wall: the motion along it goes on, none goes through."""
+    name = "explore_object_locations_small"
+    state = placed(empty_hall(first(name)), 8.5, 5.5, np.pi / 4)
+    for _ in range(40):
+        state, _ = decide(name, state, move=1)
+    x, y = state.body.position
+    np.testing.assert_allclose([x, y], 10 - physics.RADIUS, atol=2e-3)
+    state = placed(empty_hall(first(name)), 9.5, 3.5, np.pi / 6)
+    for _ in range(8):
+        state, _ = decide(name, state, move=1)
+    assert abs(state.body.position[0] - (10 - physics.RADIUS)) < 2e-3
+    assert state.body.position[1] > 4.0
+    np.testing.assert_allclose(state.body.velocity[0], 0.0)
+
+
+def test_speeds_turns_and_jumps_are_what_they_are_said_to_be():
+    """3.2 cells a second at a run, not more at an angle; a jump rises 0.38 cells."""
+    name = "explore_object_locations_small"
+    state = placed(empty_hall(first(name), 21), 2.5, 10.5)
+    for strafe in (0, 2):
+        moved = state
+        for _ in range(10):
+            before = moved
+            moved, _ = decide(name, moved, move=1, strafe=strafe)
+        travelled = np.linalg.norm(moved.body.position - before.body.position)
+        np.testing.assert_allclose(travelled, physics.SPEED * world.DECISION, rtol=0.01)
+    for choice, degrees in enumerate([0, -3, 3, -12, 12, -30, 30]):
+        turned, _ = decide(name, state, rotation=choice)
+        np.testing.assert_allclose(
+            turned.body.yaw - state.body.yaw, np.radians(degrees), atol=1e-5
+        )
+    heights, jumping = [], state
+    for t in range(12):
+        jumping, _ = decide(name, jumping, jump=int(t == 0))
+        heights.append(float(jumping.body.height))
+    assert 0.25 < max(heights) < 0.45
+    assert heights[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", ONE_PER_KIND)
+def test_nobody_is_ever_inside_a_wall(name):
+    """Over random play, agent and bots stand on floor with their whole width."""
+    _check_floor(name, 1500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", labyrinth.names())
+def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
+    """The same for every level and longer than any episode."""
+    _check_floor(name, 100_000 // 16)
+
+
+def _check_floor(name, steps):
+    env = envs.make(f"labyrinth/{name}", (1, 16))
+    sizes = jnp.asarray(actions.NATIVE.sizes)
+
+    @jax.jit
+    def run(key):
+        state, _ = env.reset(key[None], env.params)
+
+        def step(state, t):
+            u = jax.random.uniform(jax.random.fold_in(key, t), (1, 16, 6))
+            # Mostly onwards: a walk that turns on the spot meets few walls.
+            action = (
+                (u * sizes[None, None])
+                .astype(jnp.int32)
+                .at[..., 3]
+                .set(u[..., 3] < 0.8)
+            )
+            state, _ = env.step(state, action, env.params)
+            return state, inside(state.inner)
+
+        return jax.lax.scan(step, state, jnp.arange(steps))[1]
+
+    @jax.vmap
+    @jax.vmap
+    def inside(state):
+        return jnp.stack(
+            [corners(state.walls, state.body.position, physics.RADIUS)]
+            + [
+                corners(state.walls, p, physics.RADIUS) & (away == 0)
+                for p, away in zip(state.bots.position, state.bots.away)
+            ]
+        ).any()
+
+    def corners(walls, position, radius):
+        offsets = radius * jnp.float32([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+        x, y = (position[None] + offsets).T
+        return world.solid(walls, x, y).any()
+
+    assert not run(jax.random.key(0)).any()
+
+
+@pytest.mark.parametrize("name", ["seekavoid_arena_01", "lasertag_one_opponent_small"])
+def test_reward_comes_from_the_named_causes_alone(name, player):
+    """Taken things by their kind and tagged bots; standing still earns nothing."""
+    env = envs.make(f"labyrinth/{name}", (1, 8), {"length": 200})
+    run = player(env, 250)
+    ts, *_ = run()
+    worth = {-1.0, 0.0, 1.0, 2.0, -2.0}
+    assert set(np.unique(ts.reward)) <= worth
+    still = np.zeros((250, 1, 8, 6), np.int32)
+    ts, *_ = run(0, None, still)
+    assert not ts.reward.any()
+
+
+def test_walking_over_a_thing_takes_it_once_and_lemons_cost():
+    """+1 and gone, -1 and gone; a melon hangs too high for who does not jump."""
+    name = "seekavoid_arena_01"
+    state = placed(empty_hall(first(name)), 5.5, 5.5)
+    for kind, reward, jump in (
+        (world.APPLE, 1.0, 0),
+        (world.LEMON, -1.0, 0),
+        (world.MELON, 0.0, 0),
+        (world.MELON, 2.0, 1),
+    ):
+        things = state.things._replace(
+            position=state.things.position.at[0].set(jnp.float32([5.6, 5.5])),
+            there=state.things.there.at[0].set(True),
+            kind=state.things.kind.at[0].set(kind),
+        )
+        now, total = state._replace(things=things), 0.0
+        for t in range(4):
+            now, events = decide(name, now, jump=jump * (t == 0))
+            total += float(game.collect(now, events, params_of(name))[0])
+        assert total == reward
+        assert bool(now.things.there[0]) == (reward == 0.0)
+
+
+def test_when_nothing_worth_taking_is_left_a_new_map_comes():
+    """Lemons do not count; time goes on; the new map has all its apples."""
+    name = "seekavoid_arena_01"
+    env = envs.make(f"labyrinth/{name}", (1, 2))
+    state, _ = jax.jit(env.reset)(random.roots(0, 1), env.params)
+    things = state.inner.things
+    lemon = things.kind == world.LEMON
+    one = (jnp.arange(world.THINGS) == 0)[None, None]
+    here = things._replace(there=things.there & (lemon | one))
+    spot = state.inner.body._replace(position=things.position[:, :, 0])
+    start = state._replace(inner=state.inner._replace(things=here, body=spot))
+    act = jnp.zeros((1, 2, 6), jnp.int32)
+    after, ts = jax.jit(env.step)(start, act, env.params)
+    np.testing.assert_array_equal(ts.reward, 1.0)
+    assert not ts.first.any() and not ts.last.any()
+    assert (after.inner.things.there.sum(-1) == 16).all()
+    assert (after.inner.time == 1).all()
+    assert not after.inner.used_up.any()
+    assert (after.inner.things.position != things.position).any((-1, -2)).all()
+
+
+def test_the_goal_teleports_and_stays_where_it_is():
+    """Ten for the goal, the agent elsewhere in the same maze, the goal still there."""
+    name = "explore_goal_locations_small"
+    state = first(name)
+    spot = state.things.position[0]
+    state = placed(state, *spot)
+    after, events = decide(name, state, seed=1)
+    reward, terminated = game.collect(after, events, params_of(name))
+    assert reward == 10.0 and not terminated
+    assert after.things.there[0]
+    np.testing.assert_array_equal(after.things.position, state.things.position)
+    np.testing.assert_array_equal(after.walls.rows, state.walls.rows)
+    assert np.abs(after.body.position - spot).max() > 0.5
+    places = {
+        tuple(np.asarray(decide(name, state, seed=s)[0].body.position))
+        for s in range(6)
+    }
+    assert len(places) > 2
+
+
+def test_the_dark_door_opens_to_the_key_alone():
+    """dark_key_to_door: 1 for the key, then 1 for the door and the end."""
+    name = "dark_key_to_door_3d"
+    state, rules = first(name), functools.partial(game.collect, params=params_of(name))
+    door, key = state.things.position[:2]
+    at_door, events = decide(name, placed(state, *door))
+    assert rules(at_door, events) == (0.0, False)
+    at_key, events = decide(name, placed(at_door, *key))
+    assert rules(at_key, events) == (1.0, False)
+    at_door, events = decide(name, placed(at_key, *door))
+    assert rules(at_door, events) == (1.0, True)
+
+
+def duel(distance=3.0, yaw=0.0):
+    name = "lasertag_one_opponent_small"
+    state = placed(empty_hall(first(name)), 2.5, 5.5, yaw)
+    rivals = state.bots
+    rivals = rivals._replace(
+        position=rivals.position.at[0].set(jnp.float32([2.5 + distance, 5.5])),
+        away=rivals.away.at[0].set(0),
+    )
+    return name, state._replace(bots=rivals)
+
+
+def test_a_shot_tags_the_bot_it_points_at_and_nothing_through_walls():
+    """Hit within the bot's width; missed beside it, above it, behind a wall, reloading."""
+    name, state = duel()
+    angle = float(np.arctan2(bots.RADIUS, 3.0))
+    for yaw, tagged in ((0.0, 1), (0.8 * angle, 1), (1.3 * angle, 0), (np.pi, 0)):
+        _, events = decide(name, duel(yaw=yaw)[1], fire=1)
+        assert events.tagged == tagged
+    up = state._replace(body=state.body._replace(pitch=jnp.float32(0.3)))
+    assert decide(name, up, fire=1)[1].tagged == 0
+    assert decide(name, state)[1].tagged == 0
+    cells = world.bits(state.walls.rows).at[1:10, 4].set(True)
+    walled = state._replace(walls=world.words(cells))
+    assert decide(name, walled, fire=1)[1].tagged == 0
+    after, _ = decide(name, state, fire=1)
+    assert after.flash and after.bots.away[0] == bots.AWAY
+    again, events = decide(name, state._replace(body=after.body), fire=1)
+    assert events.tagged == 0 and not again.flash
+
+
+def test_a_tagged_bot_is_away_and_comes_back_elsewhere():
+    """For AWAY decisions nobody is there; then the same bot on a free cell."""
+    name, state = duel()
+    state, _ = decide(name, state, fire=1)
+    for t in range(bots.AWAY):
+        assert state.bots.away[0] > 0, t
+        state, _ = decide(name, state, seed=t)
+    assert state.bots.away[0] == 0
+    assert not world.solid(state.walls, *state.bots.position[0])
+
+
+def test_a_bot_shoots_after_its_reaction_time_and_three_hits_move_the_agent():
+    """With perfect aim: no hit before ``bot_reaction``, then one after each reload."""
+    changes = {"bot_reaction": 5.0, "bot_aim_error": 1e-3}
+    name, state = duel()
+    health, tagged = [], []
+    for t in range(8 + 3 * bots.RELOAD):
+        state, events = decide(name, state, seed=t, changes=changes)
+        health.append(int(state.body.health))
+        tagged.append(bool(events.was_tagged))
+    assert health[:4] == [deal.HEALTH] * 4
+    assert health[4] == deal.HEALTH - 1
+    assert sum(tagged) == 1
+    hit = tagged.index(True)
+    # A shot, RELOAD decisions of reloading, the next.
+    assert hit == 4 + 2 * (bots.RELOAD + 1)
+    assert health[hit] == deal.HEALTH and state.body.stunned > 0
+    # One that cannot aim does not hit.
+    name, state = duel()
+    for t in range(20):
+        far = {"bot_reaction": 1.0, "bot_aim_error": 1e6}
+        state, _ = decide(name, state, seed=t, changes=far)
+    assert state.body.health == deal.HEALTH
+
+
+def test_a_stunned_agent_does_nothing_until_it_is_over():
+    """Being tagged costs a second of actions."""
+    name, state = duel()
+    body = state.body._replace(stunned=jnp.int32(2))
+    state = state._replace(body=body)
+    after, events = decide(name, state, fire=1, move=1, rotation=6)
+    assert events.tagged == 0 and after.body.yaw == state.body.yaw
+    np.testing.assert_array_equal(after.body.position, state.body.position)
+    after, _ = decide(name, after, fire=1)
+    _, events = decide(name, after, fire=1)
+    assert events.tagged == 1
+
+
+def test_a_door_opens_to_its_own_key_and_the_key_is_used_up():
+    """Without the key it is a wall; with another colour as well."""
+    name = "rooms_keys_doors_puzzle"
+    state = empty_hall(first(name))
+    cells = world.bits(state.walls.rows).at[5, 6].set(True)
+    doors = jnp.full((world.DOORS, 2), -1, jnp.int32).at[1].set(jnp.int32([6, 5]))
+    state = placed(state._replace(walls=world.words(cells), doors=doors), 5.7, 5.5)
+    for held, opens in ((None, False), (0, False), (1, True)):
+        keys = jnp.arange(world.DOORS) == (-1 if held is None else held)
+        after, _ = decide(name, state._replace(keys=keys))
+        assert bool(world.solid(after.walls, 6.5, 5.5)) != opens
+        assert (after.doors[1, 0] < 0) == opens
+        assert after.keys.any() == (held is not None and not opens)
+
+
+def test_the_small_set_is_nine_of_the_756():
+    """Legal, one to one, and the count is the paper's."""
+    assert actions.JOINT == 756
+    everything = {tuple(row) for row in actions.all_native()}
+    assert len(everything) == 756
+    small = [tuple(row) for row in actions.SMALL]
+    assert len(set(small)) == len(small) == len(actions.SMALL_NAMES) == 9
+    assert set(small) <= everything
+    np.testing.assert_array_equal(actions.native(jnp.int32(8), "small"), small[8])
+    np.testing.assert_array_equal(actions.native(STILL, "native"), STILL)
+
+
+@pytest.mark.parametrize("name", ONE_PER_KIND)
+def test_a_batch_is_its_slots_one_by_one(name, play):
+    """The environment under jit and vmap equals the unbatched functions."""
+    task = labyrinth.task(name, {"length": 40})
+    env = core.vectorise(task, (1, 3))
+    ts, taken, _ = play(env, 30)
+    key = random.at(random.roots(0, 1), 0, random.ENV)
+    reset, step = jax.jit(task.reset), jax.jit(task.step)
+    for b in (0, 2):
+        slot = random.fold(key, b)[0]
+        state, obs = reset(random.fold(slot, 0), task.params)
+        for t in range(30):
+            np.testing.assert_allclose(
+                ts.obs["vector"][t, 0, b], obs.ravel(), atol=1e-5
+            )
+            action = jnp.asarray(taken[t, 0, b])
+            state, obs, reward, _, _ = step(
+                random.fold(slot, t + 1), state, action, task.params
+            )
+            assert reward == ts.reward[t + 1, 0, b]
+
+
+def test_levels_of_one_kind_are_one_program():
+    """core.stack takes them: they share functions and differ by parameters alone."""
+    names = ["explore_object_locations_small", "seekavoid_arena_01", "rooms_watermaze"]
+    tasks = [labyrinth.task(name) for name in names]
+    env = core.stack(tasks, (1, 6), [2, 2, 2])
+    state, ts = jax.jit(env.reset)(random.roots(0, 1), env.params)
+    np.testing.assert_array_equal(ts.task, [[0, 0, 1, 1, 2, 2]])
+    lemons = (state.inner.things.kind == world.LEMON) & state.inner.things.there
+    np.testing.assert_array_equal(lemons.sum(-1), [[0, 0, 8, 8, 0, 0]])
+    with pytest.raises(ValueError, match="do not share functions"):
+        core.stack(
+            [tasks[0], labyrinth.task("lasertag_one_opponent_small")], (1, 2), [1, 1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("explore_objects", {}, "did you mean explore_object_locations"),
+        (
+            "rooms_watermaze",
+            {"observation": "pixel"},
+            "options.observation: no 'pixel'",
+        ),
+        ("rooms_watermaze", {"actions": "tiny"}, "options.actions: no 'tiny'"),
+        ("rooms_watermaze", {"lenght": 3}, "did you mean length"),
+        ("rooms_watermaze", {"length": 0}, "options.length: got 0"),
+        ("rooms_watermaze", {"length": 3601}, "options.length: got 3601"),
+        ("rooms_watermaze", {"rays": 0}, "options.rays: got 0"),
+        ("rooms_watermaze", {"rooms": 4}, "options.rooms"),
+        ("rooms_watermaze", {"bots": 4}, "options.bots: got 4"),
+        ("rooms_keys_doors_puzzle", {"pitch": 3}, "options.pitch: got 3"),
+        ("rooms_watermaze", {"bots": 1}, "options.bots"),
+        ("rooms_watermaze", {"loops": "many"}, "options.loops: got 'many'"),
+        ("rooms_watermaze", {"counts": [1, 2]}, "options.counts"),
+        ("rooms_watermaze", {"counts": [17, 0, 0, 0, 0, 0, 0]}, "options.counts"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(name, options, message):
+    """The option, what was given, what would work."""
+    with pytest.raises(ValueError, match=message) as error:
+        labyrinth.task(name, options)
+    assert "\n" not in str(error.value)
+
+
+def test_every_level_says_what_good_looks_like():
+    """The sheet asks for a sentence a level; spaces are what the action set says."""
+    for name, level in levels.LEVELS.items():
+        assert level.says.endswith("."), name
+    assert labyrinth.task("rooms_watermaze").spec.action == actions.NATIVE
+    small = labyrinth.task("rooms_watermaze", {"actions": "small"})
+    assert small.spec.action == types.Discrete(9)
