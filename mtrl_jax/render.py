@@ -8,7 +8,6 @@ scene they describe.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -175,7 +174,7 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
     """Returns after writing the frames; the last one stays for a second."""
     from PIL import Image
 
-    images = [Image.fromarray(f).quantize(128) for f in [*frames, *frames[-1:] * fps]]
+    images = [Image.fromarray(f).quantize(256) for f in [*frames, *frames[-1:] * fps]]
     out.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(
         out, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0
@@ -196,10 +195,9 @@ def _check_out(out: pathlib.Path) -> None:
 
 def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:
     """Returns ``choose(key, state) -> action [1, 1, ...]`` of whoever plays ``name``."""
-    family = envs.ENVS[name.partition("/")[0]].module
-    if importlib.util.find_spec(f"{family}.oracle") is None:
+    if not name.startswith("labyrinth/"):
         return lambda key, state: actions.sample(env.spec.action, key, env.batch)
-    oracle = importlib.import_module(f"{family}.oracle")
+    from mtrl_jax.envs.labyrinth import oracle
 
     def choose(key, state):
         inner, params = jax.tree.map(lambda x: x[0, 0], (state.inner, state.params))

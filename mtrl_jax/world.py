@@ -17,7 +17,7 @@ import jax
 from mtrl_jax import config as config_lib
 from mtrl_jax import envs, types
 from mtrl_jax.config import schema
-from mtrl_jax.envs import mixture
+from mtrl_jax.envs import core, mixture
 
 
 class World(NamedTuple):
@@ -100,12 +100,20 @@ def make_env(
 ) -> types.Env:
     """Returns the mixture ``[P, B]``; ``slots`` replaces every task's own number.
 
+    Neighbours that differ in numbers alone (levels of Labyrinth) are compiled once.
+
     Raises:
       ConfigError: an option, size or combination that cannot work.
     """
-    parts = _parts(config, tasks, seed, slots, envs.make)
+    axis = config.population.axis
+
+    def part(name, batch, options, pool_seed):
+        pure = envs.pure_task(name, options)
+        return (pure, batch) if pure else envs.make(name, batch, options, pool_seed)
+
+    parts = _parts(config, tasks, seed, slots, part)
     with config_lib.errors_at("tasks"):
-        return mixture.make(parts, config.population.axis)
+        return mixture.make(core.join(parts, axis), axis)
 
 
 def make_host_env(

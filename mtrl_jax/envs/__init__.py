@@ -87,6 +87,16 @@ def make(
     return family.make(rest, batch, options, seed)
 
 
+def pure_task(name: str, options: Options = None) -> Any:
+    """Returns ``family/name`` as a core.PureTask, None where it is not pure (envpool).
+
+    Raises ValueError as ``make`` does.
+    """
+    family, rest = _split(name)
+    module = family.load()
+    return module.task(rest, options) if hasattr(module, "task") else None
+
+
 def make_host(
     name: str,
     batch: tuple[int, int],

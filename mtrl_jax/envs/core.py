@@ -135,6 +135,44 @@ def stack(
     return env._replace(render=_renderer(tasks, sizes, dim))
 
 
+def join(
+    parts: Sequence[types.Env | tuple[PureTask, tuple[int, int]]], axis: str = "slot"
+) -> list[types.Env]:
+    """Returns the Envs of a mixture: neighbouring tasks of the same code become one.
+
+    A part is a task with its batch ``(P, B)``, or an Env, which stays as it is.
+    """
+    dim = {"population": 0, "slot": 1}[axis]
+    envs: list[types.Env] = []
+    run: list[tuple[PureTask, tuple[int, int]]] = []
+
+    def close() -> None:
+        if run:
+            sizes = [batch[dim] for _, batch in run]
+            other = run[0][1][1 - dim]
+            batch = (sum(sizes), other) if dim == 0 else (other, sum(sizes))
+            envs.append(stack([task for task, _ in run], batch, sizes, axis))
+            run.clear()
+
+    for part in parts:
+        if isinstance(part, types.Env):
+            close()
+            envs.append(part)
+            continue
+        if run and not same_code(run[0][0], part[0]):
+            close()
+        run.append(part)
+    close()
+    return envs
+
+
+def same_code(x: PureTask, y: PureTask) -> bool:
+    """Returns whether two tasks differ in numbers alone: ``stack`` takes them."""
+    same = all(getattr(x, name) == getattr(y, name) for name in _CODE)
+    params = [[(p.shape, p.dtype) for p in _leaves(t)] for t in (x, y)]
+    return same and x.spec[1:3] == y.spec[1:3] and params[0] == params[1]
+
+
 def _env(
     task: PureTask,
     spec: types.EnvSpec,
@@ -307,9 +345,12 @@ def _check_batch(batch: tuple[int, int]) -> None:
 def _check_same_code(tasks: Sequence[PureTask]) -> None:
     first = tasks[0]
     for other in tasks[1:]:
-        same = all(getattr(other, name) == getattr(first, name) for name in _CODE)
-        if not same or other.spec[1:3] != first.spec[1:3]:
+        if not same_code(first, other):
             raise ValueError(
                 f"tasks: {other.spec.name} and {first.spec.name} do not share functions "
                 "and spaces; join them with mixture.make"
             )
+
+
+def _leaves(task: PureTask) -> list[Array]:
+    return jax.tree.leaves(dtypes.as_arrays(task.params))

@@ -683,3 +683,16 @@ def test_every_level_says_what_good_looks_like():
     assert labyrinth.task("rooms_watermaze").spec.action == actions.NATIVE
     small = labyrinth.task("rooms_watermaze", {"actions": "small"})
     assert small.spec.action == types.Discrete(9)
+
+
+def test_a_mixture_compiles_levels_of_one_kind_once():
+    """Neighbours that differ by parameters alone become one part, in their order."""
+    names = ["seekavoid_arena_01", "rooms_watermaze", "lasertag_one_opponent_small"]
+    parts = [(labyrinth.task(name), (1, size)) for name, size in zip(names, (1, 2, 3))]
+    joined = core.join(parts)
+    assert [env.batch for env in joined] == [(1, 3), (1, 3)]
+    assert [t.name for env in joined for t in env.spec.tasks] == [
+        f"labyrinth/{name}" for name in names
+    ]
+    alone = core.join([(labyrinth.task(names[0]), (2, 4)), parts[0]][:1], "population")
+    assert alone[0].batch == (2, 4)

@@ -29,7 +29,7 @@ from mtrl_jax.types import Array, Tree
 SIZE = (72, 96)  # height, width
 SMALLEST = 16  # of either: a thing three cells away is three elements wide
 
-_DIM, _FADE = 0.3, 0.18  # light that is left far away; what a cell takes of it
+_DIM, _FADE = 0.35, 0.11  # light that is left far away; what a cell takes of it
 _SIDE = 0.8  # light on faces between rows: the sun stands to one side
 _SHARP, _BLUR = 2.0, 8.0  # cells to where patterns begin to fade, and over which
 _SKY = np.asarray([[190, 210, 230], [70, 120, 190]], np.float32)  # horizon, above

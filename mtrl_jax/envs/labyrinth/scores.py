@@ -71,7 +71,9 @@ def player(
         return last[1][0], last[2][0]
 
     def run(seed: int, params: Tree) -> tuple[np.ndarray, np.ndarray]:
-        each = jax.tree.map(lambda x: jnp.broadcast_to(x, (*env.batch, *x.shape)), params)
+        each = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (*env.batch, *x.shape)), params
+        )
         returns, lengths = jax.device_get(play(random.roots(seed, 1), each))
         return returns, lengths
 

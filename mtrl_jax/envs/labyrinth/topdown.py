@@ -137,7 +137,8 @@ def _agent(pen, state, scale) -> None:
     """Draws a triangle that points ahead; with a line ahead where it fires."""
     position, yaw = state.body.position, state.body.yaw
     angles = yaw + np.asarray([0.0, 2.5, np.pi, -2.5])
-    reach = physics.RADIUS * np.asarray([1.6, 1.3, 0.5, 1.3])
+    # Not too small to be found on large maps.
+    reach = max(physics.RADIUS, 5 / scale) * np.asarray([1.8, 1.4, 0.5, 1.4])
     corners = position + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     if state.flash:
         end = position + 3 * np.asarray([np.cos(yaw), np.sin(yaw)])
