@@ -1,5 +1,7 @@
 """Drawing a trained member at play."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,3 +81,38 @@ def test_known_vectors_are_drawn_as_the_scene_they_describe():
     assert tuple(drawn[190, 140]) == sketches.ORANGE
     assert sketches.find("gymnax/Catch-bsuite#2") is not None
     assert sketches.find("gymnax/Breakout-MinAtar") is None
+
+
+def test_an_environment_is_drawn_without_a_run(tmp_path):
+    """A labyrinth shows view and map and is played by its oracle; Catch by chance."""
+    for name, width in (
+        ("labyrinth/seekavoid_arena_01", 504),
+        ("gymnax/Catch-bsuite", 200),
+    ):
+        out = render.render(pathlib.Path(name), tmp_path / "x.gif", None, 3, seed=0)
+        with Image.open(out) as image:
+            assert image.size[0] == width + 2 * render.BORDER
+            assert image.n_frames > 1
+
+
+@pytest.mark.parametrize(
+    ("what", "member", "words"),
+    [
+        ("labyrinth/seekavoid_arena_02", None, "did you mean seekavoid_arena_01"),
+        ("gymnax/Catch-bsuite", 0, "is no run"),
+        ("nowhere/run", None, "no run here"),
+    ],
+)
+def test_what_is_neither_run_nor_environment_is_refused(tmp_path, what, member, words):
+    """The error says what there is instead."""
+    with pytest.raises(config_lib.ConfigError, match=words):
+        render.render(pathlib.Path(what), tmp_path / "x.gif", member, 3, seed=0)
+
+
+def test_panels_of_unequal_height_stand_on_one_line():
+    """Captions of pictures and labyrinths are beside each other."""
+    low, high = (np.full((n, 5, 3), n, np.uint8) for n in (10, 14))
+    row = render._beside([low, high])
+    assert row.shape == (14, 10, 3)
+    assert (row[-1, :5] == 10).all() and (row[-1, 5:] == 14).all()
+    assert (row[0, :5] == render._BACKGROUND).all()

@@ -27,6 +27,10 @@ CASES = {
         ("SpaceInvaders-MinAtar", {"max_steps_in_episode": 15}),
     ],
     "envpool": [("CartPole-v1", {})],
+    "labyrinth": [
+        ("seekavoid_arena_01", {"length": 15}),
+        ("lasertag_three_opponents_small", {"length": 15, "actions": "small"}),
+    ],
 }
 BATCH = (2, 3)
 STEPS = 60

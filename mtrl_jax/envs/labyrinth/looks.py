@@ -141,10 +141,10 @@ LOOKS = (
     Look(LEMON, ("#f8e020", "#fffbb0", "#d8b000"), 0.02, 0.5),
     Look(MELON, ("#58c848", "#187028", "#7a5a20"), 0.5, 1.0),
     Look(GOAL, ("#ffc400", "#fff6c0", "#ffffff"), 0.0, 0.95),
-    Look(KEY, ("#ff4040", "#600000", "#ffffff"), 0.1, 0.6),
-    Look(KEY, ("#40ff40", "#006000", "#ffffff"), 0.1, 0.6),
-    Look(KEY, ("#5080ff", "#001070", "#ffffff"), 0.1, 0.6),
-    Look(BOT, ("#e040e0", "#ffff60", "#2a2a30"), 0.0, bots.HEIGHT),
+    Look(KEY, ("#e01818", "#ffffff", "#ffffff"), 0.1, 0.6),
+    Look(KEY, ("#10a818", "#ffffff", "#ffffff"), 0.1, 0.6),
+    Look(KEY, ("#1838e8", "#ffffff", "#ffffff"), 0.1, 0.6),
+    Look(BOT, ("#e030e0", "#181820", "#f4e4c8"), 0.0, bots.HEIGHT),
 )
 # By texture, then the doors by colour: joints and faces.
 WALLS = (

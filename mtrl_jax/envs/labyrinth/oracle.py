@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax.envs import errors
 from mtrl_jax.envs.labyrinth import actions, bots, physics, sight, world
 from mtrl_jax.types import Array, Key
 
@@ -41,9 +42,11 @@ _TRIED = {"native": _motions(), "small": actions.SMALL}
 def act(key: Key, state: world.State, params: world.Params, action_set: str) -> Array:
     """Returns the oracle's action of the set "native" (int32 [6]) or "small" (int32 []).
 
-    Of one slot, pure. ``key`` is not used: the oracle hesitates between nothing.
+    Of one slot, pure. ``key`` is not used: the oracle leaves nothing to chance. Raises
+    ValueError for another set.
     """
     del key
+    errors.check("action_set", action_set, actions.SPACES)
     jumps = action_set == "native"
     way = waypoint(state, _targets(state, params, jumps), _costs(state, params))
     tried = jnp.asarray(_TRIED[action_set])
@@ -116,7 +119,7 @@ def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
 
 
 def _targets(state, params, jumps):
-    """Returns [SIZE, SIZE]: 0 where the best things and bots are, _FAR where nothing."""
+    """Returns [SIZE, SIZE] what a way that ends there lacks; _FAR where nothing is."""
     things = state.things
     reward = params.rewards[things.kind]
     colour = jnp.arange(world.DOORS)

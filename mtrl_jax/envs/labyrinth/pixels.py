@@ -101,7 +101,8 @@ def observer(size: tuple[int, int], kind: game.Kind) -> game.Observe:
         ray = jnp.stack([cos - sin * right, sin + cos * right])
         eye = physics.EYE + body.height
         wall = _walls(state, ray, kind)
-        thing = _things(state, params, ray, wall.depth, eye, kind)
+        ahead = jnp.stack([cos, sin])
+        thing = _things(state, params, ray, ahead, wall.depth, eye, kind)
         rows = _rows(jnp.tan(body.pitch) - down, eye)
         picture = _paint(rows, wall, thing, ray, body.position, eye)
         picture = jnp.where(state.flash, jnp.maximum(picture, flash), picture)
@@ -130,7 +131,7 @@ def _walls(state: world.State, ray: Array, kind: game.Kind) -> Wall:
     return Wall(hit.distance, _word(_WALL_WORDS, texture, across), joint, face)
 
 
-def _things(state, params, ray, depth, eye, kind) -> Thing:
+def _things(state, params, ray, ahead, depth, eye, kind) -> Thing:
     position, radius, seen, what = rays.bodies(state, params, kind.bots)
     met = sight.sprites(state.body.position, ray, position, radius, seen)
     look = what[met.which]
@@ -142,7 +143,9 @@ def _things(state, params, ray, depth, eye, kind) -> Thing:
     # Darker less than walls are: what matters is seen from afar.
     light = jnp.sqrt(_light(met.distance))[:, None, None]
     colours = jnp.moveaxis(jnp.asarray(_THING_COLOURS)[look] * light, 1, 0)
-    return Thing(start, met.distance * scale, word, *colours)
+    # Drawn upright: of one depth, where its columns' own would slant it.
+    upright = ((position - state.body.position[None]) @ ahead)[met.index]
+    return Thing(start, upright * scale, word, *colours)
 
 
 def _rows(slope: Array, eye: Array) -> Row:

@@ -6,6 +6,7 @@ its ``--check`` and the tests compare it with a recomputation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from mtrl_jax import random
 from mtrl_jax.envs import actions, core
+from mtrl_jax.envs.labyrinth import oracle
 from mtrl_jax.types import Array, Tree
 
 # (key, state, params) -> action, of one slot.
@@ -36,6 +38,15 @@ class Scores(NamedTuple):
     random_small: Score
     oracle: Score
     oracle_small: Score
+
+
+# The action set and the policy (None: uniform) of each player in Scores.
+PLAYERS: dict[str, tuple[str, Policy | None]] = {
+    "random": ("native", None),
+    "random_small": ("small", None),
+    "oracle": ("native", functools.partial(oracle.act, action_set="native")),
+    "oracle_small": ("small", functools.partial(oracle.act, action_set="small")),
+}
 
 
 def player(
@@ -87,4 +98,20 @@ def score(returns: np.ndarray, draws: int = 2000) -> Score:
     return Score(float(returns.mean()), float(low), float(high))
 
 
+def agrees(level: str, player: str, returns: np.ndarray) -> bool:
+    """Returns whether TABLE's mean is likely for ``returns`` of other episodes.
+
+    They may differ by four standard errors, the table's interval telling one episode's
+    deviation, and by a hundredth of the way from random play to the oracle.
+    """
+    scores = TABLE[level]
+    mean, low, high = getattr(scores, player)
+    error = (high - low) / 2 / 1.96 * (1 + EPISODES / len(returns)) ** 0.5
+    slack = 0.01 * (scores.oracle.mean - scores.random.mean)
+    return abs(float(np.mean(returns)) - mean) < 4 * error + slack
+
+
+EPISODES = 128  # of each player on each level
+
+# Written by benchmarks/labyrinth_scores.py --write.
 TABLE: dict[str, Scores] = {}

@@ -1,0 +1,171 @@
+"""Labyrinth: what agents learn in minutes on small machines, three seeds as a population.
+
+    explore    explore_object_locations_small, with nine actions and with all 756
+    avoid      seekavoid_arena_01
+    goal       explore_goal_locations_small, with an LSTM and without memory
+    lasertag   lasertag_one_opponent_small
+
+Seen as 24 rays, learned by PPO with the settings below, which were chosen on explore and
+used for all. A score is the mean return of a seed's final evaluation; normalised, 0 is
+random and 1 the scripted oracle that sees the map (labyrinth_scores.py). Intervals are
+over seeds. Every row is a run of its own under --runs and is gone on with if it exists.
+
+    python benchmarks/labyrinth_learning.py                     # some 10 minutes a row
+    python benchmarks/labyrinth_learning.py --rows goal-lstm goal-feedforward
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+import common
+import numpy as np
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import experiment, metrics, xla
+
+# Row: level, action set, core.
+ROWS = {
+    "explore-small": ("explore_object_locations_small", "small", "lstm"),
+    "explore-native": ("explore_object_locations_small", "native", "lstm"),
+    "avoid-small": ("seekavoid_arena_01", "small", "lstm"),
+    "goal-lstm": ("explore_goal_locations_small", "small", "lstm"),
+    "goal-feedforward": ("explore_goal_locations_small", "small", "none"),
+    "lasertag-native": ("lasertag_one_opponent_small", "native", "lstm"),
+}
+COLUMNS = {
+    "row": "<17",
+    "steps": ">10",
+    "random": ">8.2f",
+    "oracle": ">8.2f",
+    "mean": ">8.2f",
+    "low": ">8.2f",
+    "high": ">8.2f",
+    "normalised": ">11.2f",
+    "wall_s": ">8.0f",
+}
+
+
+def main() -> None:
+    """Returns after running what is missing; prints the table, writes JSON and PNG."""
+    args = arguments()
+    xla.prepare()
+    print(common.header(COLUMNS))
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, tuple] = {}
+    for name in args.rows:
+        folder = args.runs / f"{name}-{args.env_steps}"
+        train(settings(name, args), folder)
+        rows.append(read(name, folder, curves))
+        print(common.line(rows[-1], COLUMNS), flush=True)
+        result = {"machine": common.environment(), "rows": rows}
+        common.write(args.out, "labyrinth_learning", result)
+    draw(curves, args.out / "labyrinth_learning.png")
+
+
+def settings(name: str, args: argparse.Namespace) -> config_lib.schema.ExperimentConfig:
+    """Returns the settings of one row."""
+    level, action_set, core = ROWS[name]
+    network = {"core": core, "core_size": 64, "hidden": [128], "activation": "relu"}
+    return config_lib.from_dict(
+        {
+            "seed": 0,
+            "tasks": [
+                {
+                    "env": f"labyrinth/{level}",
+                    "slots": 32,
+                    "options": {"actions": action_set},
+                }
+            ],
+            "agent": {
+                "name": "ppo",
+                "config": {"epochs": 2, "minibatches": 4, "network": network},
+                "hparams": {
+                    "learning_rate": 1e-3,
+                    "decay_updates": float(args.env_steps // (32 * 64)),
+                    "entropy_cost": 5e-3,
+                    "discount": 0.98,
+                },
+            },
+            "population": {"size": args.seeds},
+            "training": {
+                "env_steps": args.env_steps,
+                "unroll_length": 64,
+                "updates_per_chunk": 25,
+            },
+            "evaluation": {"every_updates": 0, "episodes": 64},
+            "checkpoint": {"every_updates": 200, "keep": 2},
+        },
+        where=name,
+    )
+
+
+def train(config: config_lib.schema.ExperimentConfig, folder: pathlib.Path) -> None:
+    """Returns once the run in ``folder`` is complete; raises SystemExit if stopped."""
+    if metrics.read_summary(folder).get("totals"):
+        return
+    begun = (folder / experiment.CONFIG).exists()
+    code = experiment.resume(folder) if begun else experiment.train(config, folder)
+    if code:
+        raise SystemExit(code)
+
+
+def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str, Any]:
+    """Returns the table's row of a finished run and adds its curve."""
+    summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
+    ((task, found),) = summary["tasks"].items()
+    means = np.asarray([member["mean"] for member in found["members"]], float)
+    low, high = metrics.bootstrap_interval(means)
+    random, oracle = found["random_score"], found["reference_score"]
+    curves[name] = (log.env_steps, log.returns[task], random, oracle)
+    return {
+        "row": name,
+        "steps": summary["totals"]["env_steps_per_member"],
+        "random": random,
+        "oracle": oracle,
+        "mean": float(means.mean()),
+        "low": low,
+        "high": high,
+        "normalised": float((means.mean() - random) / (oracle - random)),
+        "seeds": [float(x) for x in means],
+        "wall_s": summary["totals"]["wall_s"],
+    }
+
+
+def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
+    """Returns after drawing return against steps, a panel a level, a band over seeds."""
+    panels = list(dict.fromkeys(ROWS[name][0] for name in curves))
+    with common.figure(path, panels) as axes:
+        for ax, level in zip(axes, panels):
+            mine = {name: c for name, c in curves.items() if ROWS[name][0] == level}
+            for name, (steps, returns, _, _) in mine.items():
+                (line,) = ax.plot(steps, np.nanmean(returns, 1), label=name)
+                low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
+                ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+            *_, random, oracle = next(iter(mine.values()))
+            ax.axhline(random, color="grey", ls=":")
+            ax.axhline(oracle, color="grey", ls="--")
+            ax.set(xlabel="env steps", ylabel="return")
+            ax.legend()
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the command line's settings."""
+    made = common.parser(__doc__ or "", "100,000 steps of one row")
+    made.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    made.add_argument("--env-steps", type=int, default=4_000_000, help="of a member")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("runs/labyrinth")
+    )
+    args = made.parse_args()
+    if args.quick:
+        args.rows, args.env_steps = ["explore-small"], 100_000
+        args.runs = args.runs / "quick"
+    return args
+
+
+if __name__ == "__main__":
+    main()
