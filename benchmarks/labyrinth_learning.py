@@ -25,6 +25,7 @@ import numpy as np
 
 from mtrl_jax import config as config_lib
 from mtrl_jax import experiment, metrics, xla
+from mtrl_jax.metrics import estimates
 
 # Row: level, action set, core.
 ROWS = {
@@ -117,7 +118,7 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     ((task, found),) = summary["tasks"].items()
     means = np.asarray([member["mean"] for member in found["members"]], float)
-    low, high = metrics.bootstrap_interval(means)
+    low, high = estimates.bootstrap_interval(means)
     random, oracle = found["random_score"], found["reference_score"]
     curves[name] = (log.env_steps, log.returns[task], random, oracle)
     return {

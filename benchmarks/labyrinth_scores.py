@@ -4,8 +4,8 @@ Means over whole episodes with 95 % bootstrap intervals. ``--write`` puts the nu
 the table that normalised scores are computed with; ``--check`` plays other episodes and
 fails where the table does not hold.
 
-    python benchmarks/labyrinth_scores.py --write    # 128 episodes a level: some 15 min
-    python benchmarks/labyrinth_scores.py --check    # 16 episodes a level: some 3 min
+    python benchmarks/labyrinth_scores.py --write    # 128 episodes a level: half an hour
+    python benchmarks/labyrinth_scores.py --check    # 16 episodes a level: ten minutes
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write(path: pathlib.Path, table: dict[str, scores.Scores]) -> None:
     """Replaces everything from the table's first line to the end of the module."""
     before, _, _ = path.read_text().partition(_START)
     lines = [f"{_START}dict[str, Scores] = {{"]
-    for level in labyrinth.names():
+    for level in filter(table.__contains__, labyrinth.names()):
         lines.append(f'    "{level}": Scores(')
         for name, (mean, low, high) in table[level]._asdict().items():
             lines.append(f"        {name}=Score({mean:.4g}, {low:.4g}, {high:.4g}),")

@@ -32,22 +32,11 @@ from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
 from mtrl_jax.progress import short
 
-PANEL = 200  # pixels, width and height of a picture of an observation
-CAPTION = 34  # pixels below it
+CAPTION = 34  # pixels below a picture
 BORDER = 4  # pixels on its left and right
+_WIDEST = 2100  # pixels of panels in a row
 _BACKGROUND = sketches.BACKGROUND
 _TEXT = (235, 235, 235)
-# Colours that stay apart for most kinds of colour vision (Okabe and Ito), then repeat.
-_PLANES = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 114, 178),
-    (240, 240, 240),
-)
 
 
 def render(
@@ -181,13 +170,6 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
     )
 
 
-def picture(obs: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns an observation (one slot) as uint8 [PANEL, PANEL, 3]."""
-    if "image" in obs and obs["image"].any():
-        return _fit(_image(obs["image"]))
-    return _bars(obs.get("vector", np.zeros(1)))
-
-
 def _check_out(out: pathlib.Path) -> None:
     if out.suffix.lower() != ".gif":
         raise config_lib.ConfigError(f"--out {out}: give a file that ends in .gif")
@@ -235,59 +217,27 @@ def _seen(task: types.TaskSpec, seen: types.TimeStep, slot: int) -> np.ndarray:
         window = tuple(slice(n) for n in struct.shape)
         own[name] = np.asarray(seen.obs[name][slot])[window].astype(struct.dtype)
     sketch = sketches.find(task.name)
-    return sketch(own["vector"], PANEL) if sketch else picture(own)
+    return sketch(own["vector"], sketches.PANEL) if sketch else sketches.picture(own)
 
 
 def _beside(panels: list[np.ndarray]) -> np.ndarray:
-    """Returns panels in a row, the lower ones with their captions at the bottom."""
-    height = max(len(panel) for panel in panels)
-    out = []
+    """Returns panels in rows of _WIDEST at most, captions of a row on one line."""
+    rows: list[list[np.ndarray]] = [[]]
     for panel in panels:
-        above = np.full((height - len(panel), *panel.shape[1:]), _BACKGROUND, np.uint8)
-        out.append(np.concatenate([above, panel]))
-    return np.concatenate(out, axis=1)
+        if rows[-1] and sum(p.shape[1] for p in [*rows[-1], panel]) > _WIDEST:
+            rows.append([])
+        rows[-1].append(panel)
+    joined = []
+    for row in rows:
+        height = max(len(panel) for panel in row)
+        filled = [_filled(panel, height, panel.shape[1]) for panel in row]
+        joined.append(np.concatenate(filled, axis=1))
+    width = max(row.shape[1] for row in joined)
+    return np.concatenate([_filled(row, len(row), width) for row in joined])
 
 
-def _image(image: np.ndarray) -> np.ndarray:
-    """Returns uint8 [H, W, 3] of an image observation."""
-    if image.dtype == bool:
-        colours = np.asarray(
-            [_PLANES[i % len(_PLANES)] for i in range(image.shape[-1])]
-        )
-        out = np.full((*image.shape[:2], 3), _BACKGROUND, np.uint8)
-        for plane, colour in enumerate(colours):
-            out[image[..., plane]] = colour
-        return out
-    if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
-        image = (255 * (image - low) / max(high - low, 1e-9)).astype(np.uint8)
-    channels = 3 if image.shape[-1] % 3 == 0 else 1
-    return np.broadcast_to(image[..., -channels:], (*image.shape[:2], 3))
-
-
-def _fit(image: np.ndarray) -> np.ndarray:
-    """Returns the image scaled to the panel, its shape kept, pixels sharp."""
-    from PIL import Image
-
-    scale = PANEL / max(image.shape[:2])
-    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
-    scaled = Image.fromarray(np.ascontiguousarray(image)).resize(
-        (width, height), Image.Resampling.NEAREST
-    )
-    canvas = Image.new("RGB", (PANEL, PANEL), _BACKGROUND)
-    canvas.paste(scaled, ((PANEL - width) // 2, (PANEL - height) // 2))
-    return np.asarray(canvas)
-
-
-def _bars(vector: np.ndarray) -> np.ndarray:
-    """Returns a vector as bars around a middle line, ±1 filling most of the panel."""
-    values = np.tanh(np.asarray(vector, float))
-    out = np.full((PANEL, PANEL, 3), _BACKGROUND, np.uint8)
-    middle, width = PANEL // 2, PANEL / len(values)
-    for i, value in enumerate(values):
-        left, right = int(i * width), max(int((i + 1) * width) - 1, int(i * width) + 1)
-        end = middle - round(value * 0.95 * middle)
-        top, bottom = sorted((middle, end))
-        out[top : bottom + 1, left:right] = _PLANES[1 if value >= 0 else 0]
-    out[middle] = (120, 120, 120)
+def _filled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns the picture at the lower left of a larger one."""
+    out = np.full((height, width, 3), _BACKGROUND, np.uint8)
+    out[height - len(picture) :, : picture.shape[1]] = picture
     return out

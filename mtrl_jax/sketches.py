@@ -1,4 +1,4 @@
-"""Pictures of tasks whose observation is a vector that people know as a scene."""
+"""Pictures of observations: images, planes, vectors, and vectors known as a scene."""
 
 from __future__ import annotations
 
@@ -7,8 +7,27 @@ from collections.abc import Callable
 
 import numpy as np
 
+PANEL = 200  # pixels, width and height of a picture
 BACKGROUND = (18, 18, 24)
 BLUE, ORANGE, GREY = (86, 180, 233), (230, 159, 0), (120, 120, 120)
+# Colours that stay apart for most kinds of colour vision (Okabe and Ito), then repeat.
+PLANES = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (240, 240, 240),
+)
+
+
+def picture(obs: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns an observation (one slot) as uint8 [PANEL, PANEL, 3]."""
+    if "image" in obs and obs["image"].any():
+        return _fit(_image(obs["image"]))
+    return _bars(obs.get("vector", np.zeros(1)))
 
 
 def board(vector: np.ndarray, rows: int, size: int) -> np.ndarray:
@@ -53,3 +72,46 @@ SKETCHES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 def find(task: str) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """Returns the sketch of a task, None where there is none."""
     return SKETCHES.get(task.split("/", 1)[-1].split("#", 1)[0])
+
+
+def _image(image: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3] of an image observation."""
+    if image.dtype == bool:
+        colours = np.asarray([PLANES[i % len(PLANES)] for i in range(image.shape[-1])])
+        out = np.full((*image.shape[:2], 3), BACKGROUND, np.uint8)
+        for plane, colour in enumerate(colours):
+            out[image[..., plane]] = colour
+        return out
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = (255 * (image - low) / max(high - low, 1e-9)).astype(np.uint8)
+    channels = 3 if image.shape[-1] % 3 == 0 else 1
+    return np.broadcast_to(image[..., -channels:], (*image.shape[:2], 3))
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    """Returns the image scaled to the panel, its shape kept, pixels sharp."""
+    from PIL import Image
+
+    scale = PANEL / max(image.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+    scaled = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    canvas = Image.new("RGB", (PANEL, PANEL), BACKGROUND)
+    canvas.paste(scaled, ((PANEL - width) // 2, (PANEL - height) // 2))
+    return np.asarray(canvas)
+
+
+def _bars(vector: np.ndarray) -> np.ndarray:
+    """Returns a vector as bars around a middle line, ±1 filling most of the panel."""
+    values = np.tanh(np.asarray(vector, float))
+    out = np.full((PANEL, PANEL, 3), BACKGROUND, np.uint8)
+    middle, width = PANEL // 2, PANEL / len(values)
+    for i, value in enumerate(values):
+        left, right = int(i * width), max(int((i + 1) * width) - 1, int(i * width) + 1)
+        end = middle - round(value * 0.95 * middle)
+        top, bottom = sorted((middle, end))
+        out[top : bottom + 1, left:right] = PLANES[1 if value >= 0 else 0]
+    out[middle] = (120, 120, 120)
+    return out

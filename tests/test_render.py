@@ -34,7 +34,7 @@ def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
     with Image.open(out) as image:
         assert image.format == "GIF"
         assert image.n_frames > 9  # an episode of Catch has nine steps
-        assert image.size == (2 * (render.PANEL + 8), render.PANEL + render.CAPTION)
+        assert image.size == (2 * (sketches.PANEL + 8), sketches.PANEL + render.CAPTION)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_planes_frames_and_vectors_have_pictures_of_their_own():
     """Boolean planes get colours, stacks show their newest frame, vectors are bars."""
     planes = np.zeros((10, 10, 4), bool)
     planes[2, 3, 1] = True
-    drawn = render.picture({"image": planes})
-    assert tuple(drawn[50, 70]) == render._PLANES[1]
+    drawn = sketches.picture({"image": planes})
+    assert tuple(drawn[50, 70]) == sketches.PLANES[1]
     assert tuple(drawn[150, 150]) == render._BACKGROUND
 
     stack = np.zeros((84, 84, 4), np.uint8)
     stack[..., 3] = 200
-    assert (render.picture({"image": stack}) == 200).any()
+    assert (sketches.picture({"image": stack}) == 200).any()
     stack[..., 3], stack[..., 0] = 0, 200
-    assert not (render.picture({"image": stack}) == 200).any()
+    assert not (sketches.picture({"image": stack}) == 200).any()
 
-    up, down = (render.picture({"vector": np.array([x])}) for x in (2.0, -2.0))
-    assert tuple(up[50, 100]) == render._PLANES[1]
+    up, down = (sketches.picture({"vector": np.array([x])}) for x in (2.0, -2.0))
+    assert tuple(up[50, 100]) == sketches.PLANES[1]
     assert tuple(up[150, 100]) == render._BACKGROUND
-    assert tuple(down[150, 100]) == render._PLANES[0]
+    assert tuple(down[150, 100]) == sketches.PLANES[0]
 
 
 def test_known_vectors_are_drawn_as_the_scene_they_describe():
@@ -109,10 +109,15 @@ def test_what_is_neither_run_nor_environment_is_refused(tmp_path, what, member, 
         render.render(pathlib.Path(what), tmp_path / "x.gif", member, 3, seed=0)
 
 
-def test_panels_of_unequal_height_stand_on_one_line():
-    """Captions of pictures and labyrinths are beside each other."""
+def test_panels_of_unequal_height_stand_on_one_line_and_many_on_several(monkeypatch):
+    """Captions are beside each other; a row ends where the next panel does not fit."""
     low, high = (np.full((n, 5, 3), n, np.uint8) for n in (10, 14))
     row = render._beside([low, high])
     assert row.shape == (14, 10, 3)
     assert (row[-1, :5] == 10).all() and (row[-1, 5:] == 14).all()
     assert (row[0, :5] == render._BACKGROUND).all()
+    monkeypatch.setattr(render, "_WIDEST", 11)
+    rows = render._beside([low, high, high])
+    assert rows.shape == (28, 10, 3)
+    np.testing.assert_array_equal(rows[:14], row)
+    assert (rows[14:, 5:] == render._BACKGROUND).all()

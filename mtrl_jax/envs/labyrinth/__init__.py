@@ -12,7 +12,16 @@ from typing import Any
 
 from mtrl_jax import types
 from mtrl_jax.envs import core, errors
-from mtrl_jax.envs.labyrinth import actions, game, levels, pixels, rays, topdown, world
+from mtrl_jax.envs.labyrinth import (
+    actions,
+    game,
+    levels,
+    pixels,
+    rays,
+    scores,
+    topdown,
+    world,
+)
 from mtrl_jax.envs.labyrinth import options as params_lib
 
 _OBSERVATIONS = ("rays", "pixels")
@@ -41,6 +50,8 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     action_set = static.get("actions", "native")
     errors.check("options.actions", action_set, actions.SPACES)
     params = params_lib.params(level, given)
+    # Scores of the level as it is: with other parameters it is another.
+    stored = None if given else scores.TABLE.get(name)
     code = game.code(level.kind, _observer(level.kind, static), action_set)
     return core.task(
         f"labyrinth/{name}",
@@ -48,6 +59,8 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         code.step,
         actions.SPACES[action_set],
         params,
+        random_score=stored and stored.random.mean,
+        reference_score=stored and stored.oracle.mean,
         max_steps=int(params.length),
         wants_renewal=code.wants_renewal,
         renew=code.renew,

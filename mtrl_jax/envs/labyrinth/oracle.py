@@ -19,7 +19,7 @@ from mtrl_jax.envs.labyrinth import actions, bots, physics, sight, world
 from mtrl_jax.types import Array, Key
 
 _CELLS = np.stack(np.divmod(np.arange(world.SIZE**2), world.SIZE)[::-1], 1) + 0.5
-_FAR = 1e4  # cells; no way
+FAR = 1e4  # cells; no way
 _DEAR = 4.0  # cells of detour that a point lost or forgone is worth
 _BODY = physics.RADIUS - 0.01
 _CORNERS = _BODY * np.asarray([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
@@ -66,7 +66,7 @@ def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
 
     It is the middle of a cell that the body can reach in a line, at best the goal's.
     ``goals`` and ``costs`` are [SIZE, SIZE], in cells: what is to be added to a way that
-    ends in a cell (_FAR where none does), and to one that crosses it (_FAR in walls).
+    ends in a cell (FAR where none does), and to one that crosses it (FAR in walls).
     """
     place = state.body.position
     column, row = jnp.floor(place).astype(jnp.int32)
@@ -79,12 +79,12 @@ def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
         rays(hard, place[None] + jnp.asarray(_CORNERS), offset.T).distance > 1
     ).all(0)
     # What costs something is seen as a wall, but a body next to it may step on it.
-    clear |= (jnp.abs(offset).sum(1) < 1.5) & (costs.ravel() < _FAR)
+    clear |= (jnp.abs(offset).sum(1) < 1.5) & (costs.ravel() < FAR)
     # Of two places on the same line the farther one.
     total = jnp.linalg.norm(offset, axis=1) + far.ravel() * 1.001
     total = jnp.where(clear, total, jnp.inf)
     best = jnp.argmin(total)
-    return jnp.where(total[best] < _FAR, middle[best], place)
+    return jnp.where(total[best] < FAR, middle[best], place)
 
 
 def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
@@ -106,7 +106,7 @@ def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
                 uncut = jnp.roll(free, down, 0) & jnp.roll(free, right, 1)
                 ahead = jnp.roll(old, (down, right), (0, 1)) + 2**0.5 + costs
                 best = jnp.where(uncut, jnp.minimum(best, ahead), best)
-        best = jnp.minimum(best, _FAR)
+        best = jnp.minimum(best, FAR)
         return best, jnp.any(best != old), rounds + 1
 
     def unfinished(carry):
@@ -114,12 +114,12 @@ def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
         found, changed, rounds = carry
         return changed & (found[start] > rounds)
 
-    begin = jnp.minimum(goals, _FAR), jnp.bool_(True), jnp.int32(0)
+    begin = jnp.minimum(goals, FAR), jnp.bool_(True), jnp.int32(0)
     return jax.lax.while_loop(unfinished, relax, begin)[0]
 
 
 def _targets(state, params, jumps):
-    """Returns [SIZE, SIZE] what a way that ends there lacks; _FAR where nothing is."""
+    """Returns [SIZE, SIZE] what a way that ends there lacks; FAR where nothing is."""
     things = state.things
     reward = params.rewards[things.kind]
     colour = jnp.arange(world.DOORS)
@@ -132,15 +132,15 @@ def _targets(state, params, jumps):
     worth = things.there & ((reward > 0) | needed) & ~barred & ~hangs
     # Where the goal comes back, time is worth more than an apple out of the way.
     missed = jnp.where(goal.any() & params.teleports & ~goal, _DEAR, 0.0)
-    none = jnp.full((world.SIZE, world.SIZE), _FAR)
+    none = jnp.full((world.SIZE, world.SIZE), FAR)
     column, row = jnp.floor(things.position).astype(jnp.int32).T
-    found = none.at[row, column].min(jnp.where(worth, missed, _FAR))
+    found = none.at[row, column].min(jnp.where(worth, missed, FAR))
     column, row = jnp.floor(state.bots.position).astype(jnp.int32).T
-    return found.at[row, column].min(jnp.where(state.bots.away == 0, 0.0, _FAR))
+    return found.at[row, column].min(jnp.where(state.bots.away == 0, 0.0, FAR))
 
 
 def _costs(state, params):
-    """Returns [SIZE, SIZE]: _FAR in walls; doors whose key is held are none."""
+    """Returns [SIZE, SIZE]: FAR in walls; doors whose key is held are none."""
     opens = state.keys & (state.doors[:, 0] >= 0)
     column, row = jnp.where(opens[:, None], state.doors, world.SIZE).T
     cells = world.bits(state.walls.rows).at[row, column].set(False, mode="drop")
@@ -148,7 +148,7 @@ def _costs(state, params):
     lost = jnp.maximum(-params.rewards[things.kind], 0.0) * _DEAR
     column, row = jnp.floor(things.position).astype(jnp.int32).T
     costs = jnp.zeros(cells.shape).at[row, column].max(jnp.where(things.there, lost, 0))
-    return jnp.where(cells, _FAR, costs)
+    return jnp.where(cells, FAR, costs)
 
 
 def _score(state, body, command, way):

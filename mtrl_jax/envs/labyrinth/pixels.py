@@ -144,7 +144,7 @@ def _things(state, params, ray, ahead, depth, eye, kind) -> Thing:
     light = jnp.sqrt(_light(met.distance))[:, None, None]
     colours = jnp.moveaxis(jnp.asarray(_THING_COLOURS)[look] * light, 1, 0)
     # Drawn upright: of one depth, where its columns' own would slant it.
-    upright = ((position - state.body.position[None]) @ ahead)[met.index]
+    upright = ((position - state.body.position[None]) @ ahead)[met.which]
     return Thing(start, upright * scale, word, *colours)
 
 

@@ -1,0 +1,232 @@
+"""The scripted player that sees the map, and the table of scores measured with it."""
+
+import functools
+import heapq
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.envs import core, labyrinth, reference_scores
+from mtrl_jax.envs.labyrinth import actions, doors, levels, oracle, scores, world
+
+PUZZLE = "rooms_keys_doors_puzzle"
+LASERTAG = ("lasertag_one_opponent_small", "lasertag_three_opponents_small")
+EPISODES = 8
+
+
+@functools.cache
+def _player(kind, player):
+    level = next(name for name, it in levels.LEVELS.items() if it.kind is kind)
+    action_set, policy = scores.PLAYERS[player]
+    task = labyrinth.task(level, {"actions": action_set})
+    return scores.player(task, policy, EPISODES)
+
+
+def _play(level, player):
+    """(returns, lengths) of other episodes than the table's; kinds compile once."""
+    kind = levels.LEVELS[level].kind
+    return _player(kind, player)(1, labyrinth.task(level).params)
+
+
+@functools.cache
+def _watch(action_set, level=LASERTAG[1], steps=150, slots=4):
+    """(actions [T, slots, ...], states [T, 1, slots, ...], rewards) of the oracle."""
+    env = core.vectorise(labyrinth.task(level, {"actions": action_set}), (1, slots))
+    act = functools.partial(oracle.act, action_set=action_set)
+
+    @jax.jit
+    def roll(params):
+        state, _ = env.reset(jax.random.split(jax.random.key(5), 1), params)
+        keys = jax.random.split(jax.random.key(0), (1, slots))
+
+        def step(state, _):
+            action = jax.vmap(jax.vmap(act))(keys, state.inner, state.params)
+            state, ts = env.step(state, action, params)
+            return state, (action[0], state.inner, ts.reward[0])
+
+        return jax.lax.scan(step, state, None, length=steps)[1]
+
+    return jax.device_get(roll(env.params))
+
+
+def _dijkstra(goals, costs):
+    """Lengths of the shortest ways to a goal, by a queue."""
+    far = np.full(goals.shape, np.inf)
+    queue = [(goals[cell], cell) for cell in zip(*np.where(goals < oracle.FAR))]
+    heapq.heapify(queue)
+    while queue:
+        length, (i, j) = heapq.heappop(queue)
+        if length >= far[i, j]:
+            continue
+        far[i, j] = length
+        for down, right in itertools.product((-1, 0, 1), repeat=2):
+            a, b = i + down, j + right
+            inside = 0 <= a < world.SIZE and 0 <= b < world.SIZE
+            if not inside or costs[a, b] >= oracle.FAR:
+                continue
+            if down and right and (costs[a, j] > 0 or costs[i, b] > 0):
+                continue
+            onward = length + np.hypot(down, right) + costs[a, b]
+            if onward < far[a, b]:
+                heapq.heappush(queue, (onward, (a, b)))
+    return far
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_way_is_the_shortest_there_is(seed):
+    """distances agrees with Dijkstra on random maps, dear cells and several goals."""
+    rng = np.random.default_rng(seed)
+    shape = (world.SIZE, world.SIZE)
+    costs = rng.choice([0.0, 4.0, oracle.FAR], shape, p=[0.6, 0.1, 0.3])
+    costs[[0, -1]] = costs[:, [0, -1]] = oracle.FAR
+    goals = np.full(shape, oracle.FAR)
+    free = np.argwhere(costs < oracle.FAR)
+    for cell in rng.permutation(free)[:3]:
+        goals[tuple(cell)] = rng.choice([0.0, 4.0])
+    expected = _dijkstra(goals, costs)
+    starts = rng.permutation(free)[:40]
+    found = jax.jit(jax.vmap(oracle.distances, (None, None, 0)))(
+        jnp.float32(goals), jnp.float32(costs), (starts[:, 0], starts[:, 1])
+    )
+    found = np.asarray(found)[np.arange(len(starts)), starts[:, 0], starts[:, 1]]
+    expected = expected[starts[:, 0], starts[:, 1]]
+    np.testing.assert_allclose(found, np.minimum(expected, oracle.FAR), rtol=1e-5)
+    assert (found < oracle.FAR).any()
+
+
+@pytest.mark.parametrize("action_set", actions.SPACES)
+def test_its_actions_are_of_the_set(action_set):
+    """Whoever plays the oracle without the kit's own gate sends legal actions."""
+    taken, _, _ = _watch(action_set)
+    sizes = [len(actions.SMALL)] if action_set == "small" else actions.NATIVE.sizes
+    assert taken.dtype == np.int32
+    assert taken.shape[2:] == (() if action_set == "small" else (6,))
+    taken = taken.reshape(-1, len(sizes))
+    assert (taken >= 0).all() and (taken < np.array(sizes)[None]).all()
+    assert len(np.unique(taken, axis=0)) > 4
+
+
+def test_an_unknown_action_set_is_refused_in_a_line():
+    """A typing error is not an oracle that never jumps."""
+    with pytest.raises(ValueError, match=r"^action_set: .*smal.*small"):
+        oracle.act(None, None, None, "smal")
+
+
+@pytest.mark.parametrize("action_set", actions.SPACES)
+def test_it_fires_when_the_shot_will_tag_and_only_then(action_set):
+    """The aim is predicted with the game's own rule: each shot is a point."""
+    _, states, rewards = _watch(action_set)
+    np.testing.assert_array_equal(states.flash[:, 0], rewards > 0)
+    assert (rewards > 0).sum() > 4
+
+
+def _solve(walls, closed, items, start):
+    """Doors opened on the way to the goal by taking all keys in reach; None: no way."""
+    walls, held = walls.copy(), set()
+    while True:
+        seen, queue = {start}, [start]
+        while queue:
+            i, j = queue.pop()
+            for cell in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+                if not walls[cell] and cell not in seen:
+                    seen.add(cell)
+                    queue.append(cell)
+        found = {items[cell] for cell in seen if cell in items}
+        if world.GOAL in found:
+            return len(held)
+        new = found - held
+        if not new:
+            return None
+        for kind in new:
+            x, y = closed[kind - world.KEY_RED]
+            walls[y, x] = False
+        held |= new
+
+
+@pytest.mark.parametrize(("rooms", "pitch"), [(3, 4), (2, 4), (5, 4), (3, 6)])
+def test_every_puzzle_can_be_solved_and_takes_all_its_keys(rooms, pitch):
+    """No key lies behind its own door, and no door can be walked around."""
+    params = labyrinth.task(PUZZLE, {"rooms": rooms, "pitch": pitch}).params
+    keys = jax.random.split(jax.random.key(3), 200)
+    dealt = jax.device_get(jax.jit(jax.vmap(doors.deal, (0, None)))(keys, params))
+    solid = np.asarray(world.bits(jnp.asarray(dealt.walls.rows)))
+    for n in range(len(keys)):
+        things = jax.tree.map(lambda x: x[n], dealt.things)  # noqa: B023
+        cells = np.floor(things.position[things.there]).astype(int)
+        items = {(y, x): k for (x, y), k in zip(cells, things.kind[things.there])}
+        x, y = np.floor(dealt.body.position[n]).astype(int)
+        opened = _solve(solid[n], dealt.doors[n], items, (y, x))
+        assert opened == (dealt.doors[n][:, 0] >= 0).sum() == len(items) - 1
+        assert opened >= 2
+
+
+def test_it_finishes_the_puzzle():
+    """Keys are fetched in turn, doors opened, and the goal ends the episode in time."""
+    returns, lengths = _play(PUZZLE, "oracle")
+    assert (returns >= 12).all()
+    assert (lengths < 600).all()
+
+
+def test_every_level_has_scores_and_its_task_knows_them():
+    """Returns of all levels can be normalised; a level changed by options cannot."""
+    assert set(scores.TABLE) == set(labyrinth.names())
+    for level, stored in scores.TABLE.items():
+        spec = labyrinth.task(level, {"actions": "small"}).spec
+        assert reference_scores.normalised(stored.random.mean, spec) == 0
+        assert reference_scores.normalised(stored.oracle.mean, spec) == 1
+        assert all(x.low <= x.mean <= x.high for x in stored)
+    assert labyrinth.task(PUZZLE, {"length": 10}).spec.random_score is None
+
+
+@pytest.mark.parametrize("level", labyrinth.names())
+def test_the_oracle_is_far_above_random_play(level):
+    """Five times where random play gets anything; a level without that teaches nothing."""
+    stored = scores.TABLE[level]
+    assert stored.oracle.low > 5 * max(stored.random.high, 0)
+    assert stored.oracle_small.low > 5 * max(stored.random_small.high, 0)
+
+
+def test_aim_and_jumps_are_worth_what_the_small_set_lacks():
+    """Native is 1.3 times small where aim counts, 2.5 times where melons hang."""
+    for level, times in (
+        *zip(LASERTAG, (1.3, 1.3)),
+        ("explore_object_locations_large", 2.5),
+    ):
+        stored = scores.TABLE[level]
+        assert stored.oracle.low > times * stored.oracle_small.high
+    for stored in scores.TABLE.values():
+        assert stored.oracle.high >= stored.oracle_small.mean
+
+
+@pytest.mark.parametrize(
+    ("level", "player"),
+    [
+        (PUZZLE, "oracle"),
+        ("dark_key_to_door_3d", "random"),
+        ("rooms_watermaze", "oracle_small"),
+    ],
+)
+def test_the_table_holds(level, player):
+    """Other episodes agree with the stored interval: rules and table go together."""
+    assert scores.agrees(level, player, _play(level, player)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("player", scores.PLAYERS)
+@pytest.mark.parametrize("level", labyrinth.names())
+def test_the_table_holds_on_every_level(level, player):
+    """As above."""
+    assert scores.agrees(level, player, _play(level, player)[0])
+
+
+def test_a_table_that_is_off_is_noticed():
+    """agrees refuses a mean ten intervals away and accepts the stored one."""
+    level = "seekavoid_arena_01"
+    mean, low, high = scores.TABLE[level].oracle
+    assert scores.agrees(level, "oracle", np.full(EPISODES, mean))
+    assert not scores.agrees(
+        level, "oracle", np.full(EPISODES, mean + 10 * (high - low))
+    )
