@@ -205,8 +205,8 @@ def test_aim_and_jumps_are_worth_what_the_small_set_lacks():
     ("level", "player"),
     [
         (PUZZLE, "oracle"),
-        ("dark_key_to_door_3d", "random"),
-        ("rooms_watermaze", "oracle_small"),
+        ("explore_object_locations_small", "random"),
+        ("explore_object_locations_small", "oracle_small"),
     ],
 )
 def test_the_table_holds(level, player):
