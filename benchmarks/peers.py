@@ -11,8 +11,8 @@ MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). Differen
 stay: rejax clips gradients by value, this kit by norm; rejax resets in the same step and
 takes a time limit for a failure, this kit spends one step on a reset.
 
-    mtrl       same networks; on one CPU device members are updated one after the other
-    vmapped    same networks, members updated together (population.at_once: P)
+    mtrl       same networks; members split over the cores, those of a core together
+    in turn    same networks; those of a core one after the other (population.at_once: 1)
     shared     this kit's defaults: one torso for policy and value (half the network),
                the value error not clipped; faster, but mind what it has learned
 
@@ -65,7 +65,7 @@ PEER = "rejax"
 CONTENDERS: dict[str, tuple[dict[str, Any], int]] = {
     PEER: ({}, 1),
     "mtrl": ({"shared": False, "at_once": None}, 1),
-    "vmapped": ({"shared": False, "at_once": 1024}, 2),
+    "in turn": ({"shared": False, "at_once": 1}, 2),
     "shared": ({"shared": True, "at_once": None}, 1),
 }
 COLUMNS = {
@@ -263,7 +263,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--turns", type=int, help="measured")
     made.add_argument("--learn", type=int, help="steps per member before the return")
     args = made.parse_args()
-    quick = [PEER, "mtrl", "vmapped"]
+    quick = [PEER, "mtrl", "in turn"]
     args.contenders = args.contenders or (quick if args.quick else list(CONTENDERS))
     args.turns = args.turns or (3 if args.quick else 9)
     args.learn = args.learn or (0 if args.quick else 500_000)

@@ -39,7 +39,7 @@ def use_cores() -> None:
 
     A single device that splits small operations over cores loses more by it than it
     gains: PPO on 16 members ran at 161 to 202 k steps/s on one device of 2 cores, 267 to
-    286 k with half of the members on each of two (and one member on one core of them as
+    448 k with half of the members on each of two (and one member on one core of them as
     fast as on both).
     """
     flag = "--xla_force_host_platform_device_count"
