@@ -132,3 +132,27 @@ def _width(spec: str) -> str:
     """Returns a format spec's alignment and width alone: the header's own spec."""
     digits = "".join(c for c in spec.split(".")[0] if c.isdigit())
     return f"{'<' if spec.startswith('<') else '>'}{digits}"
+
+
+def trained(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the summary of the run in ``folder``, begun or gone on with if need be.
+
+    Raises SystemExit if a signal stops it.
+    """
+    from mtrl_jax import experiment, metrics
+
+    if not metrics.read_summary(folder).get("totals"):
+        begun = (folder / experiment.CONFIG).exists()
+        code = experiment.resume(folder) if begun else experiment.train(config, folder)
+        if code:
+            raise SystemExit(code)
+    return metrics.read_summary(folder)
+
+
+def curve(ax: Any, steps: Any, returns: Any, label: str) -> None:
+    """Returns after drawing the mean over seeds of ``returns`` [N, P] and their range."""
+    import numpy as np
+
+    (line,) = ax.plot(steps, np.nanmean(returns, 1), label=label)
+    low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
+    ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())

@@ -23,17 +23,17 @@ import common
 import numpy as np
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import experiment, metrics, xla
+from mtrl_jax import metrics, xla
 from mtrl_jax.metrics import estimates
 
-# Row: level, action set, core.
+# Row: level, action set, core, env steps of a member.
 ROWS = {
-    "explore-small": ("explore_object_locations_small", "small", "lstm"),
-    "explore-native": ("explore_object_locations_small", "native", "lstm"),
-    "avoid-small": ("seekavoid_arena_01", "small", "lstm"),
-    "goal-lstm": ("explore_goal_locations_small", "small", "lstm"),
-    "goal-feedforward": ("explore_goal_locations_small", "small", "none"),
-    "lasertag-native": ("lasertag_one_opponent_small", "native", "lstm"),
+    "explore-small": ("explore_object_locations_small", "small", "lstm", 3_000_000),
+    "explore-native": ("explore_object_locations_small", "native", "lstm", 2_000_000),
+    "avoid-small": ("seekavoid_arena_01", "small", "lstm", 3_000_000),
+    "goal-lstm": ("explore_goal_locations_small", "small", "lstm", 3_000_000),
+    "goal-feedforward": ("explore_goal_locations_small", "small", "none", 3_000_000),
+    "lasertag-native": ("lasertag_one_opponent_small", "native", "lstm", 2_000_000),
 }
 COLUMNS = {
     "row": "<17",
@@ -56,8 +56,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     curves: dict[str, tuple] = {}
     for name in args.rows:
-        folder = args.runs / f"{name}-{args.env_steps}"
-        train(settings(name, args), folder)
+        steps = args.env_steps or ROWS[name][-1]
+        folder = args.runs / f"{name}-{steps}"
+        common.trained(settings(name, steps, args.seeds), folder)
         rows.append(read(name, folder, curves))
         print(common.line(rows[-1], COLUMNS), flush=True)
         result = {"machine": common.environment(), "rows": rows}
@@ -65,9 +66,11 @@ def main() -> None:
     draw(curves, args.out / "labyrinth_learning.png")
 
 
-def settings(name: str, args: argparse.Namespace) -> config_lib.schema.ExperimentConfig:
+def settings(
+    name: str, env_steps: int, seeds: int
+) -> config_lib.schema.ExperimentConfig:
     """Returns the settings of one row."""
-    level, action_set, core = ROWS[name]
+    level, action_set, core, _ = ROWS[name]
     network = {"core": core, "core_size": 64, "hidden": [128], "activation": "relu"}
     return config_lib.from_dict(
         {
@@ -84,16 +87,16 @@ def settings(name: str, args: argparse.Namespace) -> config_lib.schema.Experimen
                 "config": {"epochs": 2, "minibatches": 4, "network": network},
                 "hparams": {
                     "learning_rate": 1e-3,
-                    "decay_updates": float(args.env_steps // (32 * 64)),
+                    "decay_updates": float(env_steps // (32 * 64)),
                     "entropy_cost": 5e-3,
                     # A goal is worth 10, everything else 1.
                     "reward_scale": 0.1 if "goal" in level else 1.0,
                     "discount": 0.98,
                 },
             },
-            "population": {"size": args.seeds},
+            "population": {"size": seeds},
             "training": {
-                "env_steps": args.env_steps,
+                "env_steps": env_steps,
                 "unroll_length": 64,
                 "updates_per_chunk": 25,
             },
@@ -102,16 +105,6 @@ def settings(name: str, args: argparse.Namespace) -> config_lib.schema.Experimen
         },
         where=name,
     )
-
-
-def train(config: config_lib.schema.ExperimentConfig, folder: pathlib.Path) -> None:
-    """Returns once the run in ``folder`` is complete; raises SystemExit if stopped."""
-    if metrics.read_summary(folder).get("totals"):
-        return
-    begun = (folder / experiment.CONFIG).exists()
-    code = experiment.resume(folder) if begun else experiment.train(config, folder)
-    if code:
-        raise SystemExit(code)
 
 
 def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str, Any]:
@@ -143,9 +136,7 @@ def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
         for ax, level in zip(axes, panels):
             mine = {name: c for name, c in curves.items() if ROWS[name][0] == level}
             for name, (steps, returns, _, _) in mine.items():
-                (line,) = ax.plot(steps, np.nanmean(returns, 1), label=name)
-                low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
-                ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+                common.curve(ax, steps, returns, name)
             *_, random, oracle = next(iter(mine.values()))
             ax.axhline(random, color="grey", ls=":")
             ax.axhline(oracle, color="grey", ls="--")
@@ -157,7 +148,7 @@ def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "100,000 steps of one row")
     made.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
-    made.add_argument("--env-steps", type=int, default=4_000_000, help="of a member")
+    made.add_argument("--env-steps", type=int, help="of a member; by default the row's")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/labyrinth")

@@ -18,7 +18,7 @@ import common
 import numpy as np
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import envs, experiment, metrics, xla
+from mtrl_jax import envs, metrics, xla
 from mtrl_jax.config import schema
 from mtrl_jax.metrics import estimates
 
@@ -57,7 +57,7 @@ def main() -> None:
     for agent in args.agents:
         for game in args.games:
             folder = args.runs / f"{agent}-{game}-{args.env_steps}"
-            train(settings(agent, game, args), folder)
+            common.trained(settings(agent, game, args), folder)
             rows += read(agent, game, folder, curves)
             for row in rows[-len(GAMES) if game == MIXTURE else -1 :]:
                 print(common.line(row, COLUMNS), flush=True)
@@ -94,16 +94,6 @@ def settings(
         ),
         where=name,
     )
-
-
-def train(config: schema.ExperimentConfig, folder: pathlib.Path) -> None:
-    """Returns once the run in ``folder`` is complete; raises SystemExit if stopped."""
-    if metrics.read_summary(folder).get("totals"):
-        return
-    begun = (folder / experiment.CONFIG).exists()
-    code = experiment.resume(folder) if begun else experiment.train(config, folder)
-    if code:
-        raise SystemExit(code)
 
 
 def read(
@@ -145,9 +135,7 @@ def draw(curves: dict[str, list], path: pathlib.Path) -> None:
     with common.figure(path, names) as axes:
         for ax, game in zip(axes, names):
             for label, steps, returns in curves[game]:
-                (line,) = ax.plot(steps, np.nanmean(returns, 1), label=label)
-                low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
-                ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+                common.curve(ax, steps, returns, label)
             ax.set(xlabel="env steps of the game", ylabel="return")
         axes[0].legend()
 
