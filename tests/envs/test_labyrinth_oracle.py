@@ -97,7 +97,9 @@ def test_the_way_is_the_shortest_there_is(seed):
     assert (found < oracle.FAR).any()
 
 
-@pytest.mark.parametrize("action_set", actions.SPACES)
+@pytest.mark.parametrize(
+    "action_set", [pytest.param("native", marks=pytest.mark.slow), "small"]
+)
 def test_its_actions_are_of_the_set(action_set):
     """Whoever plays the oracle without the kit's own gate sends legal actions."""
     taken, _, _ = _watch(action_set)
