@@ -1,7 +1,7 @@
 """The registry of environments: ``family/name`` to something that can be made.
 
-A new family is one file with ``names()`` and ``make(name, batch, options, seed)``
-(names without the prefix) and one line in ``ENVS``; the contract tests pick it up.
+A new family is one file with ``names()`` and ``task(name, options)`` (names without the
+prefix) and one line in ``ENVS``; the contract tests pick it up.
 Nothing is imported before it is asked for: gymnax and envpool take seconds.
 """
 
@@ -19,8 +19,9 @@ Options = Mapping[str, Any] | None
 class Family(NamedTuple):
     """Environments of one origin, made by ``module``; names are without the prefix.
 
-    A module of pure environments also offers ``task(name, options) -> core.PureTask``,
-    another ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
+    A module offers ``names()`` and, of pure environments, ``task(name, options) ->
+    core.PureTask``; any other ``make(name, batch, options, seed) -> Env`` and
+    ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
     """
 
     module: str
@@ -32,8 +33,13 @@ class Family(NamedTuple):
     def make(
         self, name: str, batch: tuple[int, int], options: Options = None, seed: int = 0
     ) -> types.Env:
-        """Returns the environment as a batch ``(P, B)``."""
-        return self.load().make(name, batch, options, seed)
+        """Returns the environment as a batch ``(P, B)``; a pure one draws from keys."""
+        module = self.load()
+        if hasattr(module, "make"):
+            return module.make(name, batch, options, seed)
+        from mtrl_jax.envs import core
+
+        return core.vectorise(module.task(name, options), batch)
 
     def make_host(
         self,

@@ -73,17 +73,6 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     )
 
 
-def make(
-    name: str,
-    batch: tuple[int, int],
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> types.Env:
-    """Returns ``task(name, options)`` vectorised; ``seed`` is not used, keys are."""
-    del seed
-    return core.vectorise(task(name, options), batch)
-
-
 def _configure(gymnax: Any, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """Returns (environment, params) with the options in the place each belongs to."""
     env, params = gymnax.make(name)

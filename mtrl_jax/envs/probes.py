@@ -213,17 +213,6 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     return probe._replace(params=probe.params._replace(**options))
 
 
-def make(
-    name: str,
-    batch: tuple[int, int],
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> types.Env:
-    """Returns ``task(name, options)`` vectorised; ``seed`` is not used, keys are."""
-    del seed
-    return core.vectorise(task(name, options), batch)
-
-
 def _task(
     name: str,
     draw: Callable,

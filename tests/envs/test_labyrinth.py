@@ -662,6 +662,7 @@ def test_levels_of_one_kind_are_one_program():
         ("rooms_watermaze", {"rays": 0}, "options.rays: got 0"),
         ("rooms_watermaze", {"rooms": 4}, "options.rooms"),
         ("rooms_watermaze", {"bots": 4}, "options.bots: got 4"),
+        ("rooms_keys_doors_puzzle", {"maze_seed": 3}, "options.maze_seed: got 3"),
         ("rooms_keys_doors_puzzle", {"pitch": 3}, "options.pitch: got 3"),
         ("rooms_watermaze", {"bots": 1}, "options.bots"),
         ("rooms_watermaze", {"loops": "many"}, "options.loops: got 'many'"),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtrl_jax.envs import labyrinth, mixture, probes
+from mtrl_jax.envs import core, labyrinth, mixture, probes
 from mtrl_jax.envs.labyrinth import deal, game, levels, pixels, sight, topdown, world
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -329,8 +329,10 @@ def test_the_map_shows_what_there_is():
 
 def test_a_mixture_draws_the_slots_that_have_a_picture():
     """Each part draws its own slots, as it would alone; a part without pictures none."""
-    probe = probes.make(probes.names()[0], (1, 1))
-    maze = labyrinth.make("seekavoid_arena_01", (1, 2), {"actions": "small"})
+    probe = core.vectorise(probes.task(probes.names()[0]), (1, 1))
+    maze = core.vectorise(
+        labyrinth.task("seekavoid_arena_01", {"actions": "small"}), (1, 2)
+    )
     env = mixture.make([probe, maze])
     state, _ = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 1), env.params)
     assert env.render(state, 0, 0) is None

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtrl_jax import types
 from mtrl_jax.envs import core, errors
 from mtrl_jax.envs.labyrinth import (
     actions,
@@ -67,17 +66,6 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         group=_GROUP,
         render=topdown.renderer(_size(static), level.kind),
     )
-
-
-def make(
-    name: str,
-    batch: tuple[int, int],
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> types.Env:
-    """Returns ``task(name, options)`` vectorised; ``seed`` is not used, keys are."""
-    del seed
-    return core.vectorise(task(name, options), batch)
 
 
 def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:

@@ -97,7 +97,7 @@ def decide(
     state = _move(state, command)
     tagged, was_tagged = jnp.int32(0), jnp.bool_(False)
     if kind.bots:
-        state, tagged, was_tagged = _fight(state, command, uniform[2:], params)
+        state, tagged, was_tagged = _fight(state, uniform[2:], params)
     state, taken = _take(state, params)
     if kind.doors:
         state = _open_doors(state)
@@ -119,7 +119,7 @@ def _move(state: world.State, command: actions.Command) -> world.State:
     return state._replace(body=moved, flash=fires)
 
 
-def _fight(state, command, uniform, params):
+def _fight(state, uniform, params):
     """Returns (state, bots tagged, whether the agent was)."""
     body = state.body
     ahead = jnp.stack([jnp.cos(body.yaw), jnp.sin(body.yaw)])

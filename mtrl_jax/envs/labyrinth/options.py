@@ -22,6 +22,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "bot_aim_error": (1e-3, 1e6),
     "length": (1, world.MAX_LENGTH),
 }
+# What doors.deal decides by itself.
+_NOT_OF_DOORS = ("loops", "maze_seed", "counts", "places")
 
 
 def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
@@ -29,8 +31,15 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
 
     Raises:
       ValueError: a value of another kind or out of range, a map that is too large or
-        too small for what is to lie in it, bots in a level without.
+        too small for what is to lie in it, bots in a level without, an option that a
+        puzzle of doors does not read.
     """
+    for name in _NOT_OF_DOORS if level.kind.doors else ():
+        if name in given:
+            raise ValueError(
+                f"options.{name}: got {given[name]!r}, a level with doors deals its own "
+                "map and things; leave it out"
+            )
     new = {
         name: _value(name, given.get(name, default), default)
         for name, default in level.params._asdict().items()
