@@ -67,7 +67,9 @@ def _loop(session: session_lib.Session, caught: list[int]) -> None:
         if session.update == 0:
             pending = Pending(0, None, session.hparams, test)
     while session.update < total and not caught:
-        hparams, before = session.hparams, session.update
+        before = session.update
+        session.hparams = session.scheduler.apply(session.hparams, before)
+        hparams = session.hparams
         session.state, output = session.programs.chunk(session.state, hparams)
         session.update += settings.training.updates_per_chunk
         due = _due(before, session.update)
@@ -104,6 +106,7 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
     pending = jax.device_get(pending)
     spec, slots = session.pieces.spec, session.pieces.batch[1]
     row = report.row(spec, pending.output, pending.evaluation)
+    session.scheduler.tell(pending.update, row["returns"])
     now = time.monotonic()
     per_update = session.config.training.unroll_length * slots
     when, update = session.logged

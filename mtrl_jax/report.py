@@ -68,8 +68,19 @@ def best_member(
     """Returns the member with the highest score in a row; 0 while there is none."""
     returns = fields["returns"] or fields.get("evaluation", {})
     means = np.stack([np.asarray(returns[t.name], float) for t in spec.tasks], 1)
-    scores = _scores(metric, means)
-    return int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
+    of_members = scores(metric, means)
+    return int(np.nanargmax(of_members)) if np.isfinite(of_members).any() else 0
+
+
+def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
+    """Returns fitness scores [P] of mean returns [P, K] on the host."""
+    low, high, weight = (
+        np.asarray(x) for x in (metric.low, metric.high, metric.weight)
+    )
+    value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.
+        return np.nanmean(value, axis=1)
 
 
 def evaluation_table(spec: types.EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def summary(
     reported by the evaluation, which had no part in the choice; where training says
     nothing, by the evaluation itself, and ``selected_by`` says so.
     """
-    tested = _scores(metric, _nan_mean_per_task(evaluation, len(spec.tasks)))
+    tested = scores(metric, _nan_mean_per_task(evaluation, len(spec.tasks)))
     by_training = bool(np.isfinite(selection).any())
     choice = selection if by_training else tested
     best = int(np.nanargmax(choice)) if np.isfinite(choice).any() else 0
@@ -221,17 +232,6 @@ def _nan_mean_per_task(evaluation: Evaluation, tasks: int) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             columns.append(np.where(mine, returns, 0.0).sum(1) / mine.sum(1))
     return np.stack(columns, axis=1)
-
-
-def _scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
-    """Returns fitness scores [P] of mean returns [P, K] on the host."""
-    low, high, weight = (
-        np.asarray(x) for x in (metric.low, metric.high, metric.weight)
-    )
-    value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.
-        return np.nanmean(value, axis=1)
 
 
 def _nan_mean(x: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import build, checkpoint, metrics, progress, report
+from mtrl_jax import build, checkpoint, metrics, progress, report, scheduling
 from mtrl_jax import config as config_lib
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fused_runner, pbt, statistics
@@ -58,6 +58,7 @@ class Session:
     state: fused_runner.RunState
     hparams: Tree
     pbt: pbt.PbtState
+    scheduler: scheduling.Scheduler
     update: int = 0
     restart: int = 0  # the update this process began at
     saved: int | None = None  # the newest checkpoint that holds this run's state
@@ -113,7 +114,7 @@ def go_on(
         # The row of update 0 is written again.
         resume_after=update or -1,
         update=update,
-        wall_s=meta["wall_s"],
+        meta=meta,
     )
     session.saved = update
     for name, (old, new) in changed.items():
@@ -149,6 +150,7 @@ def save(session: Session) -> None:
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": config_lib.to_dict(session.config),
+        "schedules": session.scheduler.memory(),
     }
     checkpoint.save(
         session.manager,
@@ -167,11 +169,13 @@ def total_updates(config: schema.ExperimentConfig, slots: int) -> int:
 
 
 def _open(
-    config, folder, pieces, manager, saved, *, resume_after, update=0, wall_s=0.0
+    config, folder, pieces, manager, saved, *, resume_after, update=0, meta=None
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
-    slots = pieces.batch[1]
-    total = total_updates(config, slots) * config.training.unroll_length * slots
+    meta = meta or {"wall_s": 0.0}
+    members, slots = pieces.batch
+    updates = total_updates(config, slots)
+    steps = updates * config.training.unroll_length * slots * members
     session = Session(
         config=config,
         folder=folder,
@@ -184,13 +188,14 @@ def _open(
             tensorboard=config.logging.tensorboard,
             wandb={"project": config.logging.wandb} if config.logging.wandb else None,
         ),
-        bar=progress.Progress(total * config.population.size),
+        bar=progress.Progress(steps),
         state=saved.run,
         hparams=saved.hparams,
         pbt=saved.pbt,
+        scheduler=scheduling.make(config, pieces, updates, meta.get("schedules")),
         update=update,
         restart=update,
-        wall_s=wall_s,
+        wall_s=meta["wall_s"],
     )
     session.logged = (session.started, session.update)
     return session

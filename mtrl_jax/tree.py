@@ -62,7 +62,9 @@ def copy(tree: Tree) -> Tree:
 
 def all_finite(tree: Tree, axes: int = 0) -> Array:
     """Returns whether every float leaf is finite, reduced over all but ``axes`` axes."""
-    leaves = [x for x in jax.tree.leaves(tree) if _is_float(x)]
+    leaves = jax.tree.leaves(tree)
+    # Without any float leaf the others, always finite, say which shape True has.
+    leaves = [x for x in leaves if _is_float(x)] or leaves
     flags = [jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim))) for x in leaves]
     return jnp.all(jnp.stack(flags), axis=0)
 

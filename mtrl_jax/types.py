@@ -9,7 +9,7 @@ the engine does. An environment is batched by contract: its functions take and r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -41,6 +41,9 @@ class Box(NamedTuple):
 
 ActionSpace = Discrete | Factorised | Box
 
+# Some joint actions of a discrete space: a row holds the choice in each of its groups.
+ActionSet = tuple[tuple[int, ...], ...]
+
 
 class TimeStep(NamedTuple):
     """What an environment returns; leading axes ``[...]`` are ``[P, B]`` or fewer.
@@ -70,6 +73,8 @@ class TaskSpec(NamedTuple):
     reference_score: float | None = None
     # Longest episode in steps; None where the environment knows no limit.
     max_steps: int | None = None
+    # Subsets of the actions that are worth a name ("small"), for action curricula.
+    action_sets: Mapping[str, ActionSet] = {}
 
 
 class EnvSpec(NamedTuple):
@@ -78,6 +83,7 @@ class EnvSpec(NamedTuple):
     obs: dict[str, jax.ShapeDtypeStruct]  # one slot
     action: ActionSpace
     tasks: tuple[TaskSpec, ...]
+    action_sets: Mapping[str, ActionSet] = {}  # that all tasks have in common
 
 
 class Env(NamedTuple):

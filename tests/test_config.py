@@ -55,11 +55,12 @@ def test_the_names_that_stay_are_accepted():
 @pytest.mark.parametrize("name", agents.AGENTS)
 def test_what_is_not_given_is_written_down(name):
     """The resolved settings hold every field of the agent, given or not."""
-    given = {**PLAIN, "agent": {"name": name, "hparams": {"discount": 0.5}}}
-    resolved = config.to_dict(config.from_dict(given))["agent"]
     module = agents.get(name)
+    some = {module.Hparams._fields[-1]: 0.5}
+    given = {**PLAIN, "agent": {"name": name, "hparams": some}}
+    resolved = config.to_dict(config.from_dict(given))["agent"]
     defaults = module.Hparams()._asdict()
-    assert resolved["hparams"] == {**defaults, "discount": 0.5}
+    assert resolved["hparams"] == {**defaults, **some}
     assert resolved["config"].keys() == module.Config.__dataclass_fields__.keys()
 
 
@@ -119,6 +120,88 @@ def test_settings_cannot_be_changed_by_accident():
     settings = config.from_dict(PLAIN)
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 3
+
+
+# Schedules.
+
+LINEAR = {"kind": "linear", "low": 0.02, "high": 0.0}
+PLATEAU = {"kind": "plateau", "low": 0.02, "high": 0.0, "step": 0.01, "patience": 3}
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, PLATEAU])
+def test_a_schedule_says_where_its_hyperparameter_starts(schedule):
+    """The resolved settings have its low as the value, and are read back as the same."""
+    given = {**PLAIN, "agent": {"schedules": {"entropy_cost": schedule}}}
+    settings = config.from_dict(given)
+    assert settings.agent.hparams["entropy_cost"] == 0.02
+    assert config.agent_hparams(settings).entropy_cost == 0.02
+    assert config.from_dict(_parsed(config.dump(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("agent.schedules.entropy={LINEAR}", "agent.schedules.entropy entropy_cost?"),
+        (
+            "population.search.entropy_cost={low: 0, high: 1}",
+            "agent.schedules.entropy_cost: population.search.entropy_cost leave out",
+        ),
+        (
+            "agent.hparams.entropy_cost=0.5",
+            "agent.hparams.entropy_cost=0.5 agent.schedules.entropy_cost low=0.02",
+        ),
+        (
+            "agent.schedules.entropy_cost.kind=line",
+            "agent.schedules.entropy_cost.kind='line' 'linear' 'plateau'",
+        ),
+        (
+            "agent.schedules.entropy_cost.begin=1.5",
+            "agent.schedules.entropy_cost.begin=1.5 below 1",
+        ),
+        (
+            "agent.schedules.entropy_cost.high=x",
+            "agent.schedules.entropy_cost.high='x' number",
+        ),
+        (
+            "agent.schedules.entropy_cost.high=yes",
+            "agent.schedules.entropy_cost.high=True number",
+        ),
+        (
+            "agent.schedules.entropy_cost.stop=1",
+            "agent.schedules.entropy_cost.stop unknown step",
+        ),
+        (
+            "agent.schedules.entropy_cost={kind: linear, low: 0}",
+            "agent.schedules.entropy_cost.high missing",
+        ),
+        (
+            "agent.schedules.entropy_cost={kind: plateau, low: 0, high: 1}",
+            "agent.schedules.entropy_cost.step missing",
+        ),
+        ("agent.schedules.entropy_cost=0.5", "agent.schedules.entropy_cost mapping"),
+        ("agent.schedules=linear", "agent.schedules mapping"),
+    ],
+)
+def test_a_schedule_that_cannot_work_is_named(override, words):
+    """One line with the dotted name of the field, and one owner per hyperparameter."""
+    given = {**PLAIN, "agent": {"schedules": {"entropy_cost": LINEAR}}}
+    override = override.replace("{LINEAR}", "{kind: linear, low: 0, high: 1}")
+    with pytest.raises(config.ConfigError) as caught:
+        config.from_dict(config.override(given, [override]))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not [word for word in words.split() if word not in message], message
+
+
+def test_a_running_experiment_keeps_its_schedules():
+    """Changed, added or left out: the schedule is named."""
+    scheduled = {**PLAIN, "agent": {"schedules": {"entropy_cost": LINEAR}}}
+    old, plain = config.from_dict(scheduled), config.from_dict(PLAIN)
+    change = ["agent.schedules.entropy_cost.end=0.5"]
+    changed = config.from_dict(config.override(scheduled, change))
+    for was, now in ((old, changed), (old, plain), (plain, old)):
+        with pytest.raises(config.ConfigError, match=r"^agent\.schedules"):
+            config.check_resumable(was, now)
 
 
 def _parsed(text):

@@ -33,6 +33,7 @@ COMPOSITION_ROOT = {
     "loop",
     "render",
     "report",
+    "scheduling",
     "session",
     "world",
 }

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mtrl_jax import metrics, plots
-from mtrl_jax.plots import hyperparameters, lineage, returns, runs
+from mtrl_jax.plots import hyperparameters, lineage, measures, returns, runs, tasks
 
 STEPS = 60
 
@@ -88,13 +88,24 @@ def _labels(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_a_run_gives_its_three_pictures(tmp_path):
-    """returns, hyperparameters, lineage; nothing else is left behind."""
-    run = make_run(tmp_path / "run")
+def finished(run, population=8):
+    """Returns the run with the members' final scores in its summary."""
+    scores = {"random_score": 0.0, "reference_score": 10.0}
+    members = [{"mean": 2.0 + p, "episodes": 4} for p in range(population)]
+    tasks = {n: {**scores, "members": members} for n in ("Catch", "suite/Breakout")}
+    metrics.write_summary(run, {"tasks": tasks, "best_member": 3})
+    return run
+
+
+def test_a_run_gives_its_pictures(tmp_path):
+    """Returns, schedules, measures, lineage, tasks at the end; nothing else is left."""
+    run = finished(make_run(tmp_path / "run"))
     drawn = plots.draw(run)
     assert [p.name for p in drawn] == [
         "returns.png",
         "hyperparameters.png",
+        "metrics.png",
+        "tasks.png",
         "lineage.png",
     ]
     assert sorted(p.name for p in (run / "plots").iterdir()) == sorted(
@@ -125,6 +136,32 @@ def test_returns_show_band_median_best_and_known_scores(tmp_path):
     assert len(figure.axes[2].get_lines()[0].get_xdata()) == STEPS // 3
 
 
+def test_measures_show_median_and_best_of_every_metric(tmp_path):
+    """One panel a metric; what is not finite anywhere has none."""
+    run = runs.load(make_run(tmp_path / "run"))
+    run.rows.metrics["nothing"] = np.full((STEPS, 8), np.nan)
+    figure = measures.of_run(run)
+    assert [a.get_title() for a in figure.axes] == ["loss"]
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    median = np.median(run.rows.metrics["loss"], axis=1)
+    np.testing.assert_allclose(lines["median"].get_ydata(), median)
+    best = run.rows.metrics["loss"][:, run.best]
+    np.testing.assert_allclose(lines[f"best member ({run.best})"].get_ydata(), best)
+
+
+def test_tasks_are_bars_of_the_final_scores(tmp_path):
+    """Normalised where every task has scores; not before there is an evaluation."""
+    run = make_run(tmp_path / "run")
+    assert tasks.of_run(runs.load(run)) is None
+    figure = tasks.of_run(runs.load(finished(run)))
+    (panel,) = figure.axes
+    heights = [patch.get_height() for patch in panel.patches]
+    np.testing.assert_allclose(heights, [0.55, 0.55])
+    assert [t.get_text() for t in panel.get_xticklabels()] == ["Catch", "Breakout"]
+    best = next(x for x in panel.get_lines() if x.get_label() == "best member (3)")
+    np.testing.assert_allclose(best.get_ydata(), [0.5])
+
+
 def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     """Searched hyperparameters only; a logarithmic axis where the range is."""
     run = runs.load(make_run(tmp_path / "run"))
@@ -137,6 +174,28 @@ def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     assert sorted(_labels(figure)) == sorted(
         ["members", f"best member ({run.best})", "copy"]
     )
+
+
+def test_a_scheduled_hyperparameter_is_one_line(tmp_path):
+    """Beside the searched ones, if any: members are alike, copies change nothing."""
+    folder = make_run(tmp_path / "run")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["agent"] = {"schedules": {"discount": {"kind": "linear"}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    run = runs.load(folder)
+    figure = hyperparameters.of_run(run)
+    names = ["learning_rate", "entropy_cost", "discount"]
+    assert [a.get_title() for a in figure.axes] == names
+    (line,) = figure.axes[2].get_lines()
+    values = run.rows.hparams["discount"][:, 0]
+    np.testing.assert_array_equal(line.get_ydata(), [values[0], *values])
+    np.testing.assert_array_equal(line.get_xdata(), [0, *run.rows.env_steps])
+    assert "schedule, all members" in _labels(figure)
+
+    settings["population"]["search"] = {}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    alone = hyperparameters.of_run(runs.load(folder))
+    assert [a.get_title() for a in alone.axes] == ["discount"]
 
 
 def test_the_tree_joins_every_copy_to_its_source(tmp_path):

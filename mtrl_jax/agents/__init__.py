@@ -10,7 +10,10 @@ from mtrl_jax.types import AgentModule
 # Name in a config file -> what one line says of it. The module has the same name.
 AGENTS = {
     "impala": "V-trace actor-critic (Espeholt et al. 2018)",
+    "mix_and_match": "agent curricula on V-trace (Czarnecki et al. 2018)",
     "ppo": "proximal policy optimisation (Schulman et al. 2017)",
+    "tabular": "Q-learning with a table (Watkins and Dayan 1992)",
+    "bandit": "UCB1 (Auer et al. 2002) and Thompson sampling (Thompson 1933)",
 }
 
 

@@ -18,15 +18,11 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import optax
-
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, optimiser
-from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.agents import actor_critic, vtrace
+from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.types import Array, Scalar
+from mtrl_jax.types import Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +34,8 @@ class Config:
     )
     optimiser: str = "rmsprop"  # see agents/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
+    epochs: int = 1  # passes over a rollout; the paper makes one
+    minibatches: int = 1  # groups of slots a pass is made in
 
 
 class Hparams(NamedTuple):
@@ -64,17 +62,15 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     ratio), ``value`` (mean), all means over live transitions.
 
     Raises:
-      ValueError: an unknown optimiser, reward transform or network option.
+      ValueError: an unknown optimiser, reward transform or network option; at trace
+        time, slots that do not divide into the minibatches.
     """
-    optimiser.check(config.optimiser)
+    vtrace.check(config)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
 
     def init(key, hp):
-        params = network.init(key)
-        opt = optimiser.make(config.optimiser, hp).init(params)
-        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
-        return types.AgentState(learner, local=())
+        return vtrace.init(network.init(key), config, hp)
 
     def carry(batch):
         return actor_critic.initial_carry(network, spec.action, batch)
@@ -84,53 +80,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             network, state.learner.params, carry, ts, key, hp.temperature
         )
 
-    def update(state, rollout, key, hp):
-        del key  # The update is deterministic.
-        learner = state.learner
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, metrics), grads = grad_fn(learner.params, rollout, hp)
-        updates, opt = optimiser.make(config.optimiser, hp).update(grads, learner.opt)
-        params = optax.apply_updates(learner.params, updates)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        learner = actor_critic.Learner(params, opt, learner.updates + 1)
-        return types.AgentState(learner, state.local), metrics
-
-    def loss_fn(params, rollout: types.Rollout, hp: Hparams):
+    def loss_fn(params, rollout, hp):
         now = actor_critic.evaluate(network, params, rollout)
-        r_t, discount_t, first_t = actor_critic.arrivals(
-            rollout, hp.reward_scale, transform, hp.discount
-        )
-        rho_tm1 = jnp.exp(now.log_prob - rollout.extras.log_prob)
+        return vtrace.loss(now, rollout, transform, hp)
 
-        # Targets of every slot; no gradient flows through them.
-        def targets_of(*slot):
-            return policy_gradient.vtrace(
-                *slot,
-                lambda_=hp.lambda_,
-                clip_rho=hp.clip_rho,
-                clip_pg_rho=hp.clip_pg_rho,
-            )
-
-        v_tm1, v_t = now.value[:-1], now.value[1:]
-        targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
-            *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
-        )
-        live = ~first_t
-
-        def mean(x: Array) -> Array:
-            return policy_gradient.masked_mean(x, live)
-
-        policy_loss = mean(-targets.advantage * now.log_prob)
-        value_loss = mean(0.5 * jnp.square(targets.value - v_tm1))
-        entropy = mean(now.entropy)
-        loss = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy
-        return loss, {
-            "loss": loss,
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "rho": mean(rho_tm1),
-            "value": mean(v_tm1),
-        }
+    def update(state, rollout, key, hp):
+        return vtrace.update(loss_fn, config, state, rollout, key, hp)
 
     return types.Agent(init, carry, act, update)

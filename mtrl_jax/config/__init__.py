@@ -200,6 +200,7 @@ def _complete(config: schema.ExperimentConfig) -> schema.ExperimentConfig:
     fields = module.Hparams._fields  # type: ignore[attr-defined]
     for path, given in (
         ("agent.hparams", config.agent.hparams),
+        ("agent.schedules", config.agent.schedules),
         ("evaluation.hparams", config.evaluation.hparams),
         ("population.search", config.population.search),
     ):
@@ -223,11 +224,30 @@ def _complete(config: schema.ExperimentConfig) -> schema.ExperimentConfig:
             "evaluation.every_updates=0 with population.fitness.source='evaluation': "
             "members are judged by evaluations, give their interval"
         )
-    hparams = {**module.Hparams()._asdict(), **config.agent.hparams}  # type: ignore[attr-defined]
+    starts = _starts(config)
+    hparams = {**module.Hparams()._asdict(), **config.agent.hparams, **starts}  # type: ignore[attr-defined]
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": hparams}
     )
     return config.model_copy(update={"agent": agent})
+
+
+def _starts(config: schema.ExperimentConfig) -> dict[str, float]:
+    """Returns where the scheduled hyperparameters start, if nothing else sets them."""
+    schedules = config.agent.schedules
+    for name, schedule in schedules.items():
+        if name in config.population.search:
+            raise ValueError(
+                f"agent.schedules.{name}: population.search.{name} draws the same "
+                "hyperparameter; leave one of them out"
+            )
+        given = config.agent.hparams.get(name, schedule.low)
+        if given != schedule.low:
+            raise ValueError(
+                f"agent.hparams.{name}={given}: agent.schedules.{name} sets it, from "
+                f"low={schedule.low} on; leave it out"
+            )
+    return {name: schedule.low for name, schedule in schedules.items()}
 
 
 def _check_numbers(given: dict, config: schema.ExperimentConfig) -> None:

@@ -12,6 +12,7 @@ import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
+from mtrl_jax.engine.schedules import Schedule
 
 
 class _Section(pydantic.BaseModel):
@@ -34,11 +35,15 @@ class TaskConfig(_Section):
 
 
 class AgentConfig(_Section):
-    """Which algorithm, its static config and its traced hyperparameters."""
+    """Which algorithm, its static config and its traced hyperparameters.
+
+    A hyperparameter in ``schedules`` moves in training, the same for all members.
+    """
 
     name: str = "impala"
     config: dict[str, Any] = {}
     hparams: dict[str, float] = {}
+    schedules: dict[str, Schedule] = {}
 
 
 class FitnessConfig(_Section):

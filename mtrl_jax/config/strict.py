@@ -53,6 +53,10 @@ def explain(error: pydantic.ValidationError, model: type | None) -> str:
         message = "a mapping of names to values"
     given = first["input"]
     shown = "" if isinstance(given, dict) else f"={given!r}"
+    # A class that checks its own fields begins with the one it means.
+    own = re.match(r"\w+(?==| is missing)", message)
+    if shown == "" and own and own[0] in _fields_at(model, first["loc"]):
+        return f"{path}.{message}{rest}"
     needs = "must be " if first["msg"].startswith("Input should be") else ""
     return f"{path}{shown}: {needs}{message}{rest}"
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 Exploit = Literal["none", "truncation", "tournament", "t_test", "fixed_margin"]
 Rule = Literal["auto", "multiply", "add", "normal", "resample", "none"]
 Alternative = Literal["two-sided", "greater"]
+Initial = Literal["draw", "default"]
 
 # Truncation needs a bottom and a top that differ, and a middle worth having.
 _SMALLEST = {"none": 1, "truncation": 4}
@@ -74,8 +75,10 @@ class SearchRange:
 
     ``log`` draws log-uniformly. ``integer`` keeps whole numbers (a perturbation moves by
     at least one). ``complement`` draws and perturbs ``1 - h``, the natural scale of a
-    discount or of λ near one. ``factor`` and ``step`` (absolute) override the defaults
-    of ``PbtConfig``.
+    discount or of λ near one. ``factor``, ``step`` (absolute) and
+    ``resample_probability`` override the defaults of ``PbtConfig``. ``initial`` "default"
+    starts every member at the hyperparameter's own value instead of at a draw, as what
+    PBT is to move from one end (Mix&Match's alpha, from 0) has to.
 
     Raises:
         ValueError: naming the field, what was given and what would work.
@@ -89,6 +92,8 @@ class SearchRange:
     step: float | None = None
     integer: bool = False
     complement: bool = False
+    initial: Initial = "draw"
+    resample_probability: float | None = None
 
     def __post_init__(self):
         _one_of("rule", self.rule, get_args(Rule))
@@ -110,6 +115,9 @@ class SearchRange:
             _within("factor", self.factor, 1.0, math.inf, open_low=True)
         if self.step is not None:
             _within("step", self.step, 0.0, math.inf, open_low=True)
+        _one_of("initial", self.initial, get_args(Initial))
+        if self.resample_probability is not None:
+            _within("resample_probability", self.resample_probability, 0.0, 1.0)
 
     def resolve(self, config: PbtConfig) -> SearchRange:
         """Returns this range with nothing left to a default."""
@@ -118,11 +126,13 @@ class SearchRange:
         if rule == "auto" or (rule == "multiply" and not positive):
             rule = "multiply" if positive else "add"
         step = config.perturb_step * (self.high - self.low)
+        own = self.resample_probability
         return dataclasses.replace(
             self,
             rule=rule,
             factor=self.factor or config.perturb_factor,
             step=step if self.step is None else self.step,
+            resample_probability=config.resample_probability if own is None else own,
         )
 
 

@@ -30,6 +30,7 @@ def sample_initial(key: Key, hparams: Tree, ranges: Ranges) -> Tree:
     """Returns ``hparams`` with leaves [P]: drawn where there is a range, else repeated.
 
     Uniform in [low, high], or log-uniform; whole numbers where the range is of integers.
+    A range with ``initial`` "default" leaves the default to every member.
     Leaves become float32 unless they are of another dtype already (bool, int).
 
     Args:
@@ -45,12 +46,12 @@ def sample_initial(key: Key, hparams: Tree, ranges: Ranges) -> Tree:
 
     def initial(name, default):
         value = _typed(default, ranges.get(name))
-        if name not in ranges:
-            return jnp.array(jnp.broadcast_to(value, (P, *value.shape)))
-        if value.ndim != 0:
+        if name in ranges and value.ndim != 0:
             raise ValueError(
                 f"search.{name} is of shape {value.shape}; only scalars are searched"
             )
+        if name not in ranges or ranges[name].initial == "default":
+            return jnp.array(jnp.broadcast_to(value, (P, *value.shape)))
         draw = jax.vmap(lambda k: _draw(k, ranges[name]))(_own(key, name))
         return draw.astype(value.dtype)
 
@@ -110,7 +111,8 @@ def _change(key: Key, value: Array, bounds: SearchRange, config: PbtConfig) -> A
         return draw
     moves = jax.random.bernoulli(perturb_key, config.perturb_probability)
     moved = jnp.where(moves, _perturb(noise_key, value, bounds), value)
-    resampled = jax.random.bernoulli(resample_key, config.resample_probability)
+    assert bounds.resample_probability is not None
+    resampled = jax.random.bernoulli(resample_key, bounds.resample_probability)
     # A value inherited from outside the range (changed on resume) comes back into it.
     return jnp.clip(jnp.where(resampled, draw, moved), bounds.low, bounds.high)
 

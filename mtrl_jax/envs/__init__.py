@@ -20,7 +20,8 @@ class Family(NamedTuple):
     """Environments of one origin, made by ``module``; names are without the prefix.
 
     A module offers ``names()`` and, of pure environments, ``task(name, options) ->
-    core.PureTask``; any other ``make(name, batch, options, seed) -> Env`` and
+    core.PureTask`` and, of families of many tasks, ``tasks_of(name, options)`` -> params
+    stacked [N, ...]; any other ``make(name, batch, options, seed) -> Env`` and
     ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
     """
 
@@ -70,6 +71,8 @@ ENVS: dict[str, Family] = {
     "gymnax": Family("mtrl_jax.envs.gymnax"),
     "envpool": Family("mtrl_jax.envs.envpool"),
     "labyrinth": Family("mtrl_jax.envs.labyrinth"),
+    "dark": Family("mtrl_jax.envs.dark"),
+    "bandit": Family("mtrl_jax.envs.bandits"),
 }
 
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
@@ -101,6 +104,22 @@ def pure_task(name: str, options: Options = None) -> Any:
     family, rest = _split(name)
     module = family.load()
     return module.task(rest, options) if hasattr(module, "task") else None
+
+
+def tasks_of(name: str, options: Options = None) -> types.Tree:
+    """Returns every task that ``family/name`` stands for, params stacked [N, ...].
+
+    ``core.spread(pure_task(name, options), tasks, batch)`` gives each learner one of
+    them. Raises ValueError as ``make`` does, and for a family of single tasks.
+    """
+    family, rest = _split(name)
+    module = family.load()
+    if not hasattr(module, "tasks_of"):
+        having = [key for key in ENVS if hasattr(ENVS[key].load(), "tasks_of")]
+        raise ValueError(
+            f"env: {name} is one task; families of many: {', '.join(having)}"
+        )
+    return module.tasks_of(rest, options)
 
 
 def make_host(

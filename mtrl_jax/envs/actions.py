@@ -87,6 +87,17 @@ def combine(spaces: Sequence[types.ActionSpace]) -> types.ActionSpace:
     return types.Factorised(sizes)
 
 
+def common_sets(tasks: Sequence[types.TaskSpec]) -> dict[str, types.ActionSet]:
+    """Returns the named action sets that all tasks have, alike and in the same space."""
+    first = tasks[0]
+    return {
+        name: rows
+        for name, rows in first.action_sets.items()
+        if all(t.action == first.action for t in tasks)
+        and all(t.action_sets.get(name) == rows for t in tasks)
+    }
+
+
 def groups(space: types.ActionSpace) -> tuple[int, ...]:
     """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
     match space:

@@ -8,7 +8,7 @@ not depend on how many others there are, and nothing but a counter is carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,10 +45,19 @@ class PureTask(NamedTuple):
     # Slots of a member that are reset or renewed together; None: all of them, whether
     # or not they have to be. Changes the cost and nothing else.
     group: int | None = None
+    # Draws what an episode is about, at its reset: ``deal(slot_key, episode_key,
+    # params) -> params`` that the episode is played by. A slot's key is always the same
+    # (what is drawn from it stays for the whole run), an episode's is its own.
+    deal: Callable[[Key, Key, Tree], Tree] | None = None
 
 
 # The fields in which tasks of the same code agree (render is not compiled with them).
-_CODE = ("reset", "step", "action_mask", "info", "wants_renewal", "renew", "group")
+_CODE = (
+    *("reset", "step", "action_mask", "info"),
+    *("wants_renewal", "renew", "group", "deal"),
+)
+# In the place of the number of a draw: no slot ever comes to its 2^32nd step.
+_DEALING = 2**32 - 1
 
 
 class EnvState(NamedTuple):
@@ -71,6 +80,7 @@ def task(
     random_score: float | None = None,
     reference_score: float | None = None,
     max_steps: int | None = None,
+    action_sets: Mapping[str, types.ActionSet] | None = None,
     **optional: Any,
 ) -> PureTask:
     """Returns a PureTask whose spec is filled in by tracing ``reset`` once.
@@ -82,7 +92,8 @@ def task(
         return observations.canonical(reset(key, params)[1])
 
     obs = jax.eval_shape(first_observation, jax.random.key(0), dtypes.as_arrays(params))
-    spec = types.TaskSpec(name, obs, action, random_score, reference_score, max_steps)
+    scores = (random_score, reference_score)
+    spec = types.TaskSpec(name, obs, action, *scores, max_steps, action_sets or {})
     return PureTask(spec, reset, step, params, **optional)
 
 
@@ -127,12 +138,48 @@ def stack(
         part = (size, batch[1]) if dim == 0 else (batch[0], size)
         parts.append(_broadcast(one.params, part))
         ids.append(jnp.full(part, k, jnp.int32))
-    spec = types.EnvSpec(
-        tasks[0].spec.obs, tasks[0].spec.action, tuple(one.spec for one in tasks)
-    )
+    first = tasks[0].spec
+    specs = tuple(one.spec for one in tasks)
+    spec = types.EnvSpec(first.obs, first.action, specs, actions.common_sets(specs))
     default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
     env = _env(tasks[0], spec, batch, default, task_id, first_slot)
     return env._replace(render=_renderer(tasks, sizes, dim))
+
+
+def spread(
+    task: PureTask, tasks: Tree, batch: tuple[int, int], axis: str = "population"
+) -> types.Env:
+    """Returns one Env in which entry i of ``axis`` always plays ``tasks[i mod N]``.
+
+    ``tasks`` are params of ``task``, stacked ``[N, ...]``: learners that keep one task
+    each, with no two tasks more than one learner apart. Whatever ``task`` deals by
+    itself is not dealt. It counts as one task (``TimeStep.task`` is 0) under the spec of
+    ``task``. Raises ValueError where ``tasks`` are not such params.
+    """
+    _check_batch(batch)
+    dim = {"population": 0, "slot": 1}[axis]
+    one, tasks = dtypes.as_arrays(task.params), dtypes.as_arrays(tasks)
+    counts = {x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(tasks)}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"tasks: leading axes {sorted(counts)}, give one N >= 1 to all"
+        )
+    number = counts.pop()
+    tasks = _like(tasks, _broadcast(one, (number,)))
+    dealt = tree.take(tasks, jnp.arange(batch[dim]) % number)
+    default = jax.tree.map(
+        lambda x: jnp.broadcast_to(jnp.expand_dims(x, 1 - dim), (*batch, *x.shape[1:])),
+        dealt,
+    )
+    spec = types.EnvSpec(
+        task.spec.obs,
+        task.spec.action,
+        (task.spec,),
+        actions.common_sets([task.spec]),
+    )
+    task_id = jnp.zeros(batch, jnp.int32)
+    env = _env(task._replace(deal=None), spec, batch, default, task_id, 0)
+    return env._replace(render=_renderer([task], [batch[1]], 1))
 
 
 def join(
@@ -189,7 +236,7 @@ def _env(
         slots = first_slot + jnp.arange(batch[1])
         keys = random.fold(key[:, None], slots[None])
         # A copy, because the runner donates its state and keeps Env.params.
-        params = tree.copy(_like(params, default))
+        params = tree.copy(dealt(keys, jnp.uint32(0), _like(params, default)))
         # Copied as well: a task may return its params or state as something else.
         inner, obs = tree.copy(reset_slots(random.fold(keys, 0), params))
         state = EnvState(
@@ -209,13 +256,14 @@ def _env(
         first = state.last
 
         # The keys of resetting slots are used twice, but their step is thrown away.
-        def restart(keys, fresh):
+        def restart(keys, slot_keys, draws, fresh):
+            fresh = dealt(slot_keys, draws, fresh)
             return (*reset_slots(keys, fresh), fresh)
 
         inner, obs, current = _replace(
             first,
             restart,
-            (keys, _like(params, default)),
+            (keys, state.key, state.draws, _like(params, default)),
             (inner, obs, state.params),
             task.group,
         )
@@ -233,6 +281,16 @@ def _env(
         reward = jnp.where(first, 0.0, reward)
         discount = jnp.where(terminated & ~first, 0.0, 1.0)
         return state, timestep(state, obs, reward, discount, first)
+
+    def dealt(slot_keys: Key, draws: Array, params: Tree) -> Tree:
+        """Returns the params of the episodes that begin at these draws."""
+        if task.deal is None:
+            return params
+        dealing = jnp.uint32(_DEALING)
+        root = random.fold(slot_keys, dealing)
+        of_slot, of_episode = random.fold(root, dealing), random.fold(root, draws)
+        drawn = jax.vmap(jax.vmap(task.deal))(of_slot, of_episode, params)
+        return _like(drawn, params)
 
     def timestep(state, obs, reward, discount, first):
         return types.TimeStep(
@@ -316,7 +374,7 @@ def _each(tree_: Tree, x: Array) -> Tree:
     return jax.tree.map(lambda _: x, tree_)
 
 
-def _broadcast(params: Tree, batch: tuple[int, int]) -> Tree:
+def _broadcast(params: Tree, batch: tuple[int, ...]) -> Tree:
     return jax.tree.map(
         lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), dtypes.as_arrays(params)
     )

@@ -1,9 +1,10 @@
-"""Errors for names that do not exist, with the nearest that do."""
+"""Errors for names that do not exist, with the nearest that do, and for numbers."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def check(field: str, name: str, known: Iterable[str]) -> None:
@@ -39,3 +40,13 @@ def suggest(name: str, known: Iterable[str], limit: int = 20) -> str:
     return (
         f"; there is {', '.join(known[:limit])}{', ...' if len(known) > limit else ''}"
     )
+
+
+def integer(field: str, value: Any, low: int, high: int) -> int:
+    """Returns ``value``, or raises ValueError if it is no integer from low to high."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise ValueError(
+            f"{field}: got {value!r}, give an integer from {low} to {high}"
+        )
+    return value

@@ -82,6 +82,7 @@ def combine_specs(specs: Sequence[types.EnvSpec]) -> types.EnvSpec:
         observations.combine([spec.obs for spec in specs]),
         actions.combine([spec.action for spec in specs]),
         tuple(tasks),
+        actions.common_sets(tasks),
     )
 
 

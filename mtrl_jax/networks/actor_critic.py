@@ -34,7 +34,7 @@ class NetworkConfig:
     torso: str = "auto"  # see torsos.choose
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
-    core: str = "none"  # none, lstm, gru
+    core: str = "none"  # none, linear, lstm, gru
     core_size: int = 128
     last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
     task_embedding: bool = False  # one-hot task as input
@@ -57,7 +57,7 @@ class Network(NamedTuple):
     ``unroll(params, state, ts, prev_action)`` returns (PolicyValue, state) of a TimeStep
     ``[T, B]``; ``prev_action[t]`` led to ``ts[t]`` and is masked where ``ts.first``.
     ``distribution(policy, action_mask, temperature=1.0)`` returns a ``heads.Policy``.
-    ``recurrent`` says whether there is a core.
+    ``recurrent`` says whether there is a memory.
     """
 
     init: Callable[[Key], Tree]
@@ -79,7 +79,7 @@ def make(
     Raises ValueError for a config field that is unknown, non-positive, or does not go
     with the others or with the observations.
     """
-    _check(config, num_values)
+    check(config, num_values)
     module = _ActorCritic(
         config=dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs)),
         space=spec.action,
@@ -89,7 +89,7 @@ def make(
 
     def init(key):
         state = initial_state(1)
-        return module.init(key, state, *_dummy(spec))["params"]
+        return module.init(key, state, *dummy(spec))["params"]
 
     def initial_state(batch):
         return cores.initial_state(config.core, config.core_size, batch)
@@ -102,7 +102,8 @@ def make(
     def distribution(policy, action_mask, temperature=1.0):
         return heads.policy(spec.action, policy, action_mask, temperature)
 
-    return Network(init, initial_state, unroll, distribution, config.core != "none")
+    recurrent = cores.has_memory(config.core)
+    return Network(init, initial_state, unroll, distribution, recurrent)
 
 
 class _ActorCritic(nn.Module):
@@ -115,51 +116,65 @@ class _ActorCritic(nn.Module):
 
     @nn.compact
     def __call__(self, state: Tree, ts: types.TimeStep, prev_action: Array):
-        side = self._side(ts, prev_action)
-        features = self._torso("torso")(ts.obs, side)  # [T, B, F]
-        core = cores.Core(self.config.core, self.config.core_size, name="core")
-        hidden, state = core(features, state, ts.first)
-        policy = self._policy(hidden)
-        if self.config.separate_value:
-            hidden = self._torso("value_torso")(ts.obs, side)
-        return PolicyValue(policy, self._value(hidden)), state
-
-    def _torso(self, name: str) -> torsos.Torso:
         config = self.config
-        return torsos.Torso(
-            config.torso,
-            config.hidden,
-            config.activation,
-            config.convolution,
-            name=name,
-        )
+        side = side_inputs(config, self.space, self.num_tasks, ts, prev_action)
+        features = torso(config, "torso")(ts.obs, side)  # [T, B, F]
+        core = cores.Core(config.core, config.core_size, name="core")
+        hidden, state = core(features, state, ts.first)
+        policy = policy_head(self, self.space, hidden)
+        if config.separate_value:
+            hidden = torso(config, "value_torso")(ts.obs, side)
+        value = value_head(hidden, self.num_values)
+        return PolicyValue(policy, value), state
 
-    def _side(self, ts: types.TimeStep, prev_action: Array) -> Array:
-        """Returns the inputs beside the observation, [T, B, S]."""
-        parts = [jnp.zeros((*ts.first.shape, 0))]
-        if self.config.task_embedding:
-            parts.append(jax.nn.one_hot(ts.task, self.num_tasks))
-        if self.config.last_action_reward:
-            action = heads.encode(self.space, prev_action)
-            reward = jnp.clip(ts.reward, -1.0, 1.0)[..., None]
-            last = jnp.concatenate([action, reward], axis=-1)
-            # The action before an episode's first step was ignored by the environment.
-            parts.append(jnp.where(ts.first[..., None], 0.0, last))
-        return jnp.concatenate(parts, axis=-1)
 
-    def _policy(self, hidden: Array) -> Array:
-        """Returns the raw parameters of the policy, [T, B, policy_params_size]."""
-        size = types.action_mask_size(self.space)
-        policy = _linear(size, gain=0.01, name="policy")(hidden)
-        if not isinstance(self.space, types.Box):
-            return policy
-        log_std = self.param("log_std", nn.initializers.zeros_init(), (size,))
-        log_std = jnp.broadcast_to(log_std.reshape(1, 1, -1), policy.shape)
-        return jnp.concatenate([policy, log_std], axis=-1)
+def torso(config: NetworkConfig, name: str) -> torsos.Torso:
+    """Returns the torso of ``config`` as a part called ``name`` of the module calling."""
+    return torsos.Torso(
+        config.torso, config.hidden, config.activation, config.convolution, name=name
+    )
 
-    def _value(self, hidden: Array) -> Array:
-        value = _linear(self.num_values or 1, gain=1.0, name="value")(hidden)
-        return value if self.num_values else value[..., 0]
+
+def side_inputs(
+    config: NetworkConfig,
+    space: types.ActionSpace,
+    num_tasks: int,
+    ts: types.TimeStep,
+    prev_action: Array,
+) -> Array:
+    """Returns the inputs beside the observation, [T, B, S]: task, last action, reward."""
+    parts = [jnp.zeros((*ts.first.shape, 0))]
+    if config.task_embedding:
+        parts.append(jax.nn.one_hot(ts.task, num_tasks))
+    if config.last_action_reward:
+        action = heads.encode(space, prev_action)
+        reward = jnp.clip(ts.reward, -1.0, 1.0)[..., None]
+        last = jnp.concatenate([action, reward], axis=-1)
+        # The action before an episode's first step was ignored by the environment.
+        parts.append(jnp.where(ts.first[..., None], 0.0, last))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def policy_head(module: nn.Module, space: types.ActionSpace, hidden: Array) -> Array:
+    """Returns the raw parameters of a policy, [T, B, policy_params_size(space)].
+
+    The head is the part "policy" of ``module``; a Gaussian's log standard deviation does
+    not depend on the state and is the parameter "log_std" beside it.
+    """
+    size = types.action_mask_size(space)
+    policy = _linear(size, gain=0.01, name="policy")(hidden)
+    if not isinstance(space, types.Box):
+        return policy
+    zeros = nn.initializers.zeros_init()
+    log_std = module.param("log_std", zeros, (size,))
+    log_std = jnp.broadcast_to(log_std.reshape(1, 1, -1), policy.shape)
+    return jnp.concatenate([policy, log_std], axis=-1)
+
+
+def value_head(hidden: Array, num_values: int | None = None) -> Array:
+    """Returns values [T, B], or [T, B, num_values]; the part is called "value"."""
+    value = _linear(num_values or 1, gain=1.0, name="value")(hidden)
+    return value if num_values else value[..., 0]
 
 
 def _linear(size: int, *, gain: float, name: str) -> nn.Dense:
@@ -171,8 +186,8 @@ def _linear(size: int, *, gain: float, name: str) -> nn.Dense:
     )
 
 
-def _dummy(spec: types.EnvSpec) -> tuple[types.TimeStep, Array]:
-    """Returns a TimeStep [1, 1] of zeros and the action before it."""
+def dummy(spec: types.EnvSpec) -> tuple[types.TimeStep, Array]:
+    """Returns a TimeStep [1, 1] of zeros and the action before it, to build parameters."""
 
     def zeros(struct):
         return jnp.zeros((1, 1, *struct.shape), struct.dtype)
@@ -189,7 +204,8 @@ def _dummy(spec: types.EnvSpec) -> tuple[types.TimeStep, Array]:
     return ts, zeros(types.action_shape(spec.action))
 
 
-def _check(config: NetworkConfig, num_values: int | None) -> None:
+def check(config: NetworkConfig, num_values: int | None = None) -> None:
+    """Returns nothing; for a field that cannot be it raises ValueError."""
     for field, known in (
         ("activation", tuple(torsos.ACTIVATIONS)),
         ("core", cores.CORES),

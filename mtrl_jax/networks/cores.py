@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree
-from mtrl_jax.networks import initialisers
+from mtrl_jax.networks import initialisers, product
 from mtrl_jax.types import Array, Tree
 
-CORES = ("none", "lstm", "gru")
+CORES = ("none", "linear", "lstm", "gru")
 
 
 class LSTMState(NamedTuple):
@@ -36,7 +36,8 @@ class LSTMState(NamedTuple):
 class Core(nn.Module):
     """Returns (outputs [T, B, H], state after the last step) of inputs [T, B, F].
 
-    ``first`` [T, B]. Without a core the outputs are the inputs and the state is ().
+    ``first`` [T, B]. Without a core ("none") the outputs are the inputs and the state is
+    (); "linear" is x W + b in the place of a memory, of the same size and without one.
 
     Parameters: input_kernel [F, G H], hidden_kernel [H, G H], bias [G H]; gates
     i, f, g, o of the LSTM, r, z, n of the GRU (which adds hidden_bias [H] of n).
@@ -50,6 +51,9 @@ class Core(nn.Module):
         chex.assert_rank([x, first], [3, 2])
         if self.kind == "none":
             return x, state
+        if self.kind == "linear":
+            dense = nn.Dense(self.size, dot_general=product.dot_general, name="linear")
+            return dense(x), state
         gates = {"lstm": 4, "gru": 3}[self.kind]
         projected = x @ self._kernel("input_kernel", x.shape[-1], gates, _lecun)
         projected = projected + self._bias(gates).reshape(1, 1, -1)
@@ -83,17 +87,22 @@ class Core(nn.Module):
 
 
 def initial_state(kind: str, size: int, batch: int) -> Tree:
-    """Returns the memory of ``batch`` fresh slots: zeros, or () without a core.
+    """Returns the memory of ``batch`` fresh slots: zeros, or () without one.
 
     Raises ValueError for an unknown core.
     """
     if kind not in CORES:
         raise ValueError(f"core: {kind!r} is not known, use one of {CORES}")
-    if kind == "none":
+    if not has_memory(kind):
         return ()
     if kind == "gru":
         return jnp.zeros((batch, size))
     return LSTMState(jnp.zeros((batch, size)), jnp.zeros((batch, size)))
+
+
+def has_memory(kind: str) -> bool:
+    """Returns whether a core remembers anything."""
+    return kind in ("lstm", "gru")
 
 
 def unroll(

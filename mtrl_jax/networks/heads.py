@@ -29,11 +29,13 @@ ILLEGAL = -1e30
 class Policy(Protocol):
     """A distribution over actions; every result has the leading axes ``[...]``.
 
-    ``kl(other)`` is KL(self || other).
+    ``kl(other)`` is KL(self || other). ``log_prob_of`` is for choices only: [..., m] of
+    static joint actions [m, G].
     """
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]: ...
     def log_prob(self, action: Array) -> Array: ...
+    def log_prob_of(self, actions: np.ndarray) -> Array: ...
     def entropy(self) -> Array: ...
     def mode(self) -> Array: ...
     def kl(self, other) -> Array: ...
@@ -106,11 +108,20 @@ class Categoricals:
         columns = [action] if self.is_scalar else jnp.moveaxis(action, -1, 0)
         return sum(g.log_prob(a) for g, a in zip(self._groups(), columns))
 
+    def log_prob_of(self, actions: np.ndarray) -> Array:
+        """Returns log-probabilities [..., m] of static joint ``actions`` [m, G].
+
+        A product with a matrix of zeros and ones: no gather, so no scatter backwards.
+        """
+        hot = [
+            np.eye(n, dtype=np.float32)[actions[:, g]] for g, n in enumerate(self.sizes)
+        ]
+        return self._log_p @ jnp.asarray(np.concatenate(hot, axis=-1).T)
+
     def entropy(self) -> Array:
         """Returns the sum of the groups' entropies in nats."""
-        # distrax has normalised the logits; its own entropy would do so once more.
-        logits = jnp.concatenate([g.logits for g in self._groups()], axis=-1)
-        return -jnp.sum(jnp.exp(logits) * logits, axis=-1)
+        log_p = self._log_p
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
     def mode(self) -> Array:
         """Returns the most probable action."""
@@ -120,6 +131,12 @@ class Categoricals:
         """Returns KL(self || other); both have the same legal choices."""
         pairs = zip(self._groups(), other._groups())
         return sum(mine.kl_divergence(theirs) for mine, theirs in pairs)
+
+    @property
+    def _log_p(self) -> Array:
+        """Log-probabilities of every choice, [..., sum(sizes)]."""
+        # distrax has normalised the logits; its own entropy would do so once more.
+        return jnp.concatenate([g.logits for g in self._groups()], axis=-1)
 
     def _groups(self) -> list:
         import distrax
@@ -154,6 +171,10 @@ class Gaussian:
     def log_prob(self, action: Array) -> Array:
         """Returns the log-density."""
         return self._sum(self._normal().log_prob(action))
+
+    def log_prob_of(self, actions: np.ndarray) -> Array:
+        """Raises ValueError: real-valued actions cannot be listed."""
+        raise ValueError("log_prob_of: a Gaussian has no list of actions")
 
     def entropy(self) -> Array:
         """Returns the differential entropy in nats."""

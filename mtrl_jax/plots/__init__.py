@@ -3,10 +3,12 @@
     returns.png          one panel per task: the population's spread, its median and the
                          best member over env steps, with the random and reference scores
     hyperparameters.png  one panel per searched hyperparameter: every member's schedule
+    metrics.png          one panel per measure of training: losses, entropies, ...
+    tasks.png            the final evaluation, a bar a task
     lineage.png          who copied whom, coloured by the ancestor in generation 0
 
-A folder without any PBT round has no lineage.png, one without a search no
-hyperparameters.png.
+A folder without any PBT round has no lineage.png, one without a search or schedule no
+hyperparameters.png, one of a single task or without its evaluation no tasks.png.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from mtrl_jax.plots import figures, hyperparameters, lineage, returns
+from mtrl_jax.plots import figures, hyperparameters, lineage, measures, returns, tasks
 from mtrl_jax.plots import runs as runs_lib
 
 
@@ -31,6 +33,8 @@ def draw(run: str | os.PathLike) -> list[pathlib.Path]:
     drawn = {
         "returns.png": returns.of_run(data),
         "hyperparameters.png": hyperparameters.of_run(data),
+        "metrics.png": measures.of_run(data),
+        "tasks.png": tasks.of_run(data),
         "lineage.png": lineage.of_run(data),
     }
     return [

@@ -1,4 +1,7 @@
-"""Hyperparameters over env steps: every member's schedule, a mark where it was copied."""
+"""Hyperparameters over env steps: every member's values, a mark where it was copied.
+
+What a schedule of the config moves is one line: the members are alike.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from mtrl_jax.plots import figures, runs
 
 
 def of_run(run: runs.Run) -> Any:
-    """Returns the figure, one panel per hyperparameter; None where none differ."""
+    """Returns the figure, one panel per hyperparameter; None where none moves."""
     names = runs.searched(run)
     if not names:
         return None
     figure, panels = figures.panels_of(len(names))
     with figures.style():
         for panel, name in zip(panels, names):
-            _schedules(panel, run, name)
+            if name in run.schedules:
+                _scheduled(panel, run, name)
+            else:
+                _members(panel, run, name)
             if runs.is_log(run, name):
                 panel.set_yscale("log")
             panel.set_title(name)
@@ -28,7 +34,12 @@ def of_run(run: runs.Run) -> Any:
     return figure
 
 
-def _schedules(panel: Any, run: runs.Run, name: str) -> None:
+def _scheduled(panel: Any, run: runs.Run, name: str) -> None:
+    style = {"color": figures.MEDIAN, "label": "schedule, all members"}
+    _steps(panel, run.rows.env_steps, run.rows.hparams[name][:, 0], style)
+
+
+def _members(panel: Any, run: runs.Run, name: str) -> None:
     steps, values = run.rows.env_steps, run.rows.hparams[name]
     P = values.shape[1]
     for i in range(P):
@@ -47,14 +58,7 @@ def _schedules(panel: Any, run: runs.Run, name: str) -> None:
             if i == (run.best == 0)
             else None
         )
-        # A row holds what its chunk was trained with: the value up to there.
-        panel.step(
-            np.append(0, steps),
-            np.append(values[:1, i], values[:, i]),
-            where="pre",
-            label=label,
-            **style,
-        )
+        _steps(panel, steps, values[:, i], {**style, "label": label})
     marks = [
         (row["update"], row["hparams_after"][name][i])
         for row in run.rounds
@@ -67,3 +71,10 @@ def _schedules(panel: Any, run: runs.Run, name: str) -> None:
         panel.plot(
             at, after, "o", ms=2.6, color="k", alpha=0.6, mew=0, label="copy", zorder=4
         )
+
+
+def _steps(
+    panel: Any, steps: np.ndarray, values: np.ndarray, style: dict[str, Any]
+) -> None:
+    # A row holds what its chunk was trained with: the value up to there.
+    panel.step(np.append(0, steps), np.append(values[:1], values), where="pre", **style)

@@ -19,6 +19,7 @@ class Run(NamedTuple):
     rows: metrics.Metrics
     rounds: list[dict[str, Any]]
     search: Mapping[str, Any] | None  # population.search of config.yaml
+    schedules: Mapping[str, Any]  # agent.schedules of config.yaml
     tasks: Mapping[str, Any]  # of summary.json
     best: int
 
@@ -34,17 +35,20 @@ def load(run: str | os.PathLike) -> Run:
     summary = metrics.read_summary(path)
     best = summary.get("best_member")
     config = path / "config.yaml"
-    search = None
+    search: Any = None
+    schedules: Any = {}
     if config.exists():
         import yaml
 
-        population = (yaml.safe_load(config.read_text()) or {}).get("population") or {}
-        search = population.get("search")
+        settings = yaml.safe_load(config.read_text()) or {}
+        search = (settings.get("population") or {}).get("search")
+        schedules = (settings.get("agent") or {}).get("schedules") or {}
     return Run(
         path.name,
         rows,
         metrics.read_lineage(path),
         search,
+        schedules,
         _by_task(summary.get("tasks")),
         _best(rows) if best is None else int(best),
     )
@@ -55,23 +59,30 @@ def curve(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
 
     Chunks in which no member finished an episode are left out.
     """
-    returns = rows.returns[task]
-    window = max(1, len(returns) // 100)
+    return smoothed(rows.env_steps, rows.returns[task])
+
+
+def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (steps [n], values [n, P]): means over 1 % of the run, without empty rows."""
+    window = max(1, len(values) // 100)
     smooth = np.stack(
         [
-            _nan(np.nanmean, returns[max(0, i + 1 - window) : i + 1], axis=0)
-            for i in range(len(returns))
+            _nan(np.nanmean, values[max(0, i + 1 - window) : i + 1], axis=0)
+            for i in range(len(values))
         ]
     )
     some = ~np.isnan(smooth).all(axis=1)
-    return rows.env_steps[some], smooth[some]
+    return steps[some], smooth[some]
 
 
 def searched(run: Run) -> list[str]:
-    """Returns the hyperparameters of the search, else those that are not all one value."""
+    """Returns the hyperparameters that are searched or scheduled, in the rows' order.
+
+    Without a config.yaml that says so, those that are not all one value.
+    """
     names = list(run.rows.hparams)
     if run.search is not None:
-        return [name for name in names if name in run.search]
+        return [name for name in names if name in {*run.search, *run.schedules}]
     return [
         n
         for n in names

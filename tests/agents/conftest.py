@@ -19,7 +19,9 @@ from mtrl_jax.networks import actor_critic as networks
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
+    "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
+    "bandit": {"algorithm": "thompson"},
 }
 # Traced settings under which a small agent learns a probe quickly.
 QUICK = {
@@ -28,11 +30,27 @@ QUICK = {
     "discount": 0.9,
     "max_grad_norm": 1.0,
     "epsilon": 1e-5,
+    "epsilon_start": 0.05,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")
 SLOTS = 4  # of each task
 T = 6
+
+
+class Claims(NamedTuple):
+    """What an agent says of itself; the defaults are an actor-critic's."""
+
+    refuses: tuple[str, ...] = ()  # probes whose action space its make refuses
+    has_carry: bool = True
+    learns: bool = True  # in update; else in its carry alone, and update only counts
+    drawn: int = 3  # leaves of a fresh learner that are drawn, at least
+
+
+CLAIMS = {
+    "tabular": Claims(("both_factorised", "both_box"), has_carry=False, drawn=0),
+    "bandit": Claims(("both_factorised", "both_box"), learns=False, drawn=0),
+}
 
 
 class Setup(NamedTuple):
@@ -56,7 +74,22 @@ def small(name, spec, core="none", **config):
         settings["network"] = networks.NetworkConfig(
             hidden=(8,), core=core, core_size=8
         )
+    if "sizes" in module.Config.__dataclass_fields__:
+        settings |= table(spec)
     return module.make(spec, module.Config(**settings))
+
+
+def claims(name):
+    """Returns the Claims of an agent."""
+    return CLAIMS.get(name, Claims())
+
+
+def table(spec):
+    """Returns the Config fields of an agent with a table: probes observe -1, 0, 1."""
+    if "vector" not in spec.obs:
+        return {}
+    sizes = (3,) * spec.obs["vector"].shape[0]
+    return {"sizes": sizes, "low": -1.0, "high": 1.0, "per_task": True}
 
 
 def quick(name, **changes):
@@ -142,7 +175,9 @@ def member(x, index=0):
     return jax.tree.map(lambda leaf: leaf[index], x)
 
 
-FUNCTIONS = (small, quick, arrays, probe, setup, fresh, collect, member)
+FUNCTIONS = (
+    claims, small, table, quick, arrays, probe, setup, fresh, collect, member,
+)  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
 
 

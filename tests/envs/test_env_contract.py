@@ -31,6 +31,15 @@ CASES = {
         ("seekavoid_arena_01", {"length": 15}),
         ("lasertag_three_opponents_small", {"length": 15, "actions": "small"}),
     ],
+    "dark": [
+        ("room", {"one_hot": True}),
+        ("room_hard", {"task": "slot", "tasks": "train"}),
+        ("key_to_door", {"length": 15, "has_key": True}),
+    ],
+    "bandit": [
+        ("odd", {"pulls": 9}),
+        ("uniform", {"pulls": 12, "task": "slot", "number": 50}),
+    ],
 }
 BATCH = (2, 3)
 STEPS = 60

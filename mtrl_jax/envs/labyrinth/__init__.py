@@ -38,8 +38,8 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """Returns the level ``name`` as a PureTask called ``labyrinth/name``.
 
     Options: ``observation`` "rays" (default) or "pixels"; ``rays`` their number (24);
-    ``size`` [height, width] of the picture ([72, 96]); ``actions`` "native" (default)
-    or "small"; and every field of ``world.Params``. Raises ValueError for an unknown
+    ``size`` [height, width] of the picture ([72, 96]); ``actions`` "native" (default,
+    six choices), "joint" (one of 756) or "small" (one of nine); and every field of ``world.Params``. Raises ValueError for an unknown
     name or option and for a value that cannot be.
     """
     errors.check("env", name, levels.LEVELS)
@@ -61,6 +61,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         random_score=stored and stored.random.mean,
         reference_score=stored and stored.oracle.mean,
         max_steps=int(params.length),
+        action_sets=actions.SETS[action_set],
         wants_renewal=code.wants_renewal,
         renew=code.renew,
         group=_GROUP,

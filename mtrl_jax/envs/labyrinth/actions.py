@@ -2,8 +2,9 @@
 
 Native actions are six choices (``types.Factorised``): rotation 7 x pitch 3 x strafe 3 x
 move 3 x fire 2 x jump 2 = 756. The count is the paper's, the split is ours. Choice 0 is
-always "nothing". ``SMALL`` embeds nine actions one to one, as IMPALA used in DeepMind
-Lab: they turn by the middle speed only, never look up or down and never jump.
+always "nothing". The same as one choice among 756 is the set "joint". ``SMALL`` embeds
+nine actions one to one, as IMPALA used in DeepMind Lab: they turn by the middle speed
+only, never look up or down and never jump.
 """
 
 from __future__ import annotations
@@ -56,7 +57,16 @@ SMALL = np.asarray(
 
 SPACES: dict[str, types.ActionSpace] = {
     "native": NATIVE,
+    "joint": types.Discrete(JOINT),
     "small": types.Discrete(len(SMALL)),
+}
+
+_STRIDES = [math.prod(NATIVE.sizes[g + 1 :]) for g in range(len(NATIVE.sizes))]
+# Of each action set: the subsets that an action curriculum may begin with.
+SETS: dict[str, dict[str, types.ActionSet]] = {
+    "native": {"small": tuple(tuple(row) for row in SMALL.tolist())},
+    "joint": {"small": tuple((int(row @ _STRIDES),) for row in SMALL)},
+    "small": {},
 }
 
 
@@ -73,7 +83,9 @@ class Command(NamedTuple):
 
 def native(action: Array, name: str) -> Array:
     """Returns the native choices int32 [..., 6] of an action of the set ``name``."""
-    return jnp.asarray(SMALL)[action] if name == "small" else action
+    if name == "native":
+        return action
+    return jnp.asarray({"small": SMALL, "joint": all_native()}[name])[action]
 
 
 def command(choices: Array) -> Command:

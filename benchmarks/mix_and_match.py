@@ -1,0 +1,152 @@
+"""Mix&Match against its own parts: curricula over action sets, architectures, tasks.
+
+    actions       nine actions lead to 756 on laser tag
+    architecture  feed-forward leads to LSTM: find the goal, and a level without memory
+    multitask     an expert a task leads one agent for three tasks of unequal rewards
+
+Every arm is a run of its own under --runs (a population of seeds) and is gone on with if
+it exists. The final score is that of the wanted policy alone (alpha = 1) in the final
+evaluation, IQM over seeds with a bootstrap 95 % interval; the early one is the mean
+training return over the first fifth of the run.
+
+    python benchmarks/mix_and_match.py --experiment actions
+    python benchmarks/mix_and_match.py --experiment architecture --arms linear lstm
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+import common
+import mix_and_match_arms as arms
+import numpy as np
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import metrics, xla
+from mtrl_jax.metrics import estimates
+
+COLUMNS = {
+    "arm": "<18",
+    "task": "<32",
+    "steps": ">9",
+    "early": ">8.2f",
+    "final": ">8.2f",
+    "low": ">8.2f",
+    "high": ">8.2f",
+    "normalised": ">11.3f",
+    "wall_s": ">8.0f",
+}
+
+
+def main() -> None:
+    """Returns after running what is missing; prints the table, writes JSON and PNGs."""
+    args = arguments()
+    xla.prepare()
+    name = f"mix_and_match_{args.experiment}"
+    print(common.header(COLUMNS))
+    rows: list[dict[str, Any]] = []
+    folders: dict[str, pathlib.Path] = {}
+    for arm in args.arms:
+        folder = args.runs / f"{args.experiment}-{arm}-{args.env_steps}"
+        given = arms.settings(args.experiment, arm, args.env_steps, args.seeds)
+        common.trained(config_lib.from_dict(given, where=arm), folder)
+        folders[arm] = folder
+        rows += read(arm, folder)
+        for row in rows:
+            if row["arm"] == arm:
+                print(common.line(row, COLUMNS), flush=True)
+        result = {"machine": common.environment(), "rows": rows}
+        common.write(args.out, name, result)
+    draw_returns(folders, args.out / f"{name}.png")
+    draw_mechanics(folders, args.out / f"{name}_alpha.png")
+
+
+def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the table's rows of a finished run, one a task."""
+    summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
+    rows = []
+    for task, found in summary["tasks"].items():
+        final = np.asarray([member["mean"] for member in found["members"]], float)
+        low, high = estimates.bootstrap_interval(final, statistic=estimates.iqm)
+        random, best = found.get("random_score"), found.get("reference_score")
+        known = random is not None and best is not None
+        returns = log.returns[task]
+        first = returns[: max(1, len(returns) // 5)]
+        early = np.nanmean(first, axis=0)
+        iqm = estimates.iqm(final)
+        rows.append(
+            {
+                "arm": arm,
+                "task": task.removeprefix("labyrinth/"),
+                "steps": summary["totals"]["env_steps_per_member"],
+                "early": float(np.nanmean(early)),
+                "early_seeds": early.tolist(),
+                "final": iqm,
+                "low": low,
+                "high": high,
+                "seeds": final.tolist(),
+                "normalised": (iqm - random) / (best - random) if known else None,
+                "alpha": log.hparams["alpha"][-1].tolist()
+                if "alpha" in log.hparams
+                else None,
+                "wall_s": summary["totals"]["wall_s"],
+            }
+        )
+    return rows
+
+
+def draw_returns(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
+    """Returns after drawing training returns, a panel a task, a band over seeds."""
+    logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
+    tasks = list(dict.fromkeys(t for log in logs.values() for t in log.returns))
+    with common.figure(path, [t.removeprefix("labyrinth/") for t in tasks]) as axes:
+        for ax, task in zip(axes, tasks):
+            for arm, log in logs.items():
+                if task in log.returns:
+                    common.curve(ax, log.env_steps, log.returns[task], arm)
+            ax.set(xlabel="env steps", ylabel="return of the control policy")
+        axes[0].legend()
+
+
+def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
+    """Returns after drawing what Mix&Match did: alpha, action entropy, the KL."""
+    logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
+    panels = ("alpha", "action_entropy", "kl")
+    titles = ("alpha", "entropy of the actions taken, nats", "KL(first ‖ last), nats")
+    with common.figure(path, titles) as axes:
+        for ax, name in zip(axes, panels):
+            for arm, log in logs.items():
+                values = {**log.metrics, **log.hparams}.get(name)
+                if values is not None and arms.has_curriculum(arm):
+                    common.curve(ax, log.env_steps, values, arm)
+            ax.set(xlabel="env steps")
+        axes[0].legend()
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the command line's settings."""
+    made = common.parser(__doc__ or "", "two arms of 60,000 steps")
+    made.add_argument("--experiment", choices=arms.EXPERIMENTS, default="actions")
+    made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
+    made.add_argument("--env-steps", type=int, help="of a member, all tasks together")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("runs/mix_and_match")
+    )
+    args = made.parse_args()
+    args.env_steps = args.env_steps or arms.STEPS[args.experiment]
+    known = arms.EXPERIMENTS[args.experiment]
+    if args.quick:
+        args.arms, args.env_steps = ["linear"], 60_000
+        args.runs = args.runs / "quick"
+    args.arms = args.arms or list(known)
+    for arm in args.arms:
+        if arm not in known:
+            made.error(f"--arms: {arm!r} is none of {', '.join(known)}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The arms of benchmarks/mix_and_match.py: what is trained in each, as plain settings."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+# A curriculum's alpha where nothing else is said: control passes in the first 40 %.
+LINEAR = {"kind": "linear", "low": 0.0, "high": 1.0, "begin": 0.05, "end": 0.4}
+STEP = {"kind": "step", "low": 0.0, "high": 1.0, "begin": 0.4}
+COSINE = {**LINEAR, "kind": "cosine"}
+PLATEAU = {"kind": "plateau", "low": 0.0, "high": 1.0, "step": 0.1, "patience": 3}
+
+# Arm -> what it changes: of the agent's config, its hparams, alpha's schedule, or the
+# population. None of the arms without "components" differs in its networks.
+_CURRICULA: dict[str, dict[str, Any]] = {
+    "linear": {"alpha": LINEAR},
+    "pbt": {"pbt": True},
+    "cosine": {"alpha": COSINE},
+    "plateau": {"alpha": PLATEAU},
+    "shared_head": {"alpha": LINEAR, "share": ["policy"], "matching_cost": 0.0},
+    "masked_kl": {"alpha": LINEAR, "config": {"matching": "within_support"}},
+    "distil_then_switch": {"alpha": STEP},
+    "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
+    "no_mixing": {"alpha": LINEAR, "config": {"control": "slot"}},
+    "kl_stays": {"alpha": LINEAR, "config": {"fades": False}},
+    "alpha_half": {"fixed": 0.5},
+    "sampled_step": {"alpha": LINEAR, "config": {"control": "step"}},
+    "sampled_episode": {"alpha": LINEAR, "config": {"control": "episode"}},
+}
+_LADDER = [{"core": "linear"}, {"core": "lstm"}]
+EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "actions": {
+        "small": {"components": [{"actions": "small"}]},
+        "big": {"components": [{"actions": "all"}]},
+        **_CURRICULA,
+    },
+    "architecture": {
+        "feed_forward": {"components": [{"core": "linear"}]},
+        "lstm": {"components": [{"core": "lstm"}]},
+        "linear": {"alpha": LINEAR},
+        "pbt": {"pbt": True},
+        "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
+        "control_feed_forward": {
+            "components": [{"core": "linear"}],
+            "env": "gymnax/Breakout-MinAtar",
+        },
+        "control_linear": {"alpha": LINEAR, "env": "gymnax/Breakout-MinAtar"},
+    },
+    "multitask": {
+        "plain": {"components": [{}], "config": {"experts": False}},
+        "linear": {"alpha": LINEAR},
+        "pbt": {"pbt": True},
+        "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
+    },
+}
+STEPS = {"actions": 1_500_000, "architecture": 3_000_000, "multitask": 3_000_000}
+_PBT_MEMBERS = 8
+
+
+def settings(experiment: str, arm: str, env_steps: int, seeds: int) -> dict[str, Any]:
+    """Returns the settings of one arm, as ``config.from_dict`` takes them."""
+    change = EXPERIMENTS[experiment][arm]
+    given = copy.deepcopy(_BASES[experiment])
+    if "env" in change:
+        given["tasks"] = [{"env": change["env"], "slots": 32}]
+        given["agent"]["hparams"]["reward_scale"] = 1.0
+    agent = given["agent"]
+    agent["config"].update(copy.deepcopy(change.get("config", {})))
+    agent["config"]["share"] = agent["config"]["share"] + change.get("share", [])
+    if "components" in change:
+        agent["config"]["components"] = change["components"]
+    updates = env_steps // (sum(t["slots"] for t in given["tasks"]) * _UNROLL)
+    agent["hparams"] |= {
+        "decay_updates": float(updates),
+        "alpha": change.get("fixed", 0.0),
+        "matching_cost": change.get("matching_cost", 1.0),
+    }
+    given["population"] = {"size": seeds}
+    given["training"]["env_steps"] = env_steps
+    given["evaluation"] = {
+        "every_updates": 0,
+        "episodes": 64,
+        "hparams": {"alpha": 1.0},
+    }
+    if "alpha" in change:
+        agent["schedules"] = {"alpha": change["alpha"]}
+    if change.get("pbt"):
+        given["population"] = _population(updates)
+    return given
+
+
+def has_curriculum(arm: str) -> bool:
+    """Returns whether there is anything to mix in an arm."""
+    return all(
+        "components" not in arms[arm] for arms in EXPERIMENTS.values() if arm in arms
+    )
+
+
+def _population(updates: int) -> dict[str, Any]:
+    """Returns a population in which PBT moves alpha, about 60 rounds long."""
+    return {
+        "size": _PBT_MEMBERS,
+        "search": {
+            "alpha": {
+                "low": 0.0,
+                "high": 1.0,
+                "rule": "add",
+                "step": 0.05,
+                "initial": "default",
+                "resample_probability": 0.0,
+            }
+        },
+        "pbt": {
+            "exploit": "truncation",
+            "interval": max(_CHUNK, updates // 60 // _CHUNK * _CHUNK),
+            "explore_all": True,
+        },
+        "fitness": {"metric": "return", "window": 32},
+    }
+
+
+_UNROLL, _CHUNK = 32, 20
+_TRAINING = {"unroll_length": _UNROLL, "updates_per_chunk": _CHUNK}
+_CHECKPOINT = {"every_updates": 200, "keep": 2}
+_CONFIG = {"optimiser": "adam", "epochs": 2, "minibatches": 4}
+_HPARAMS = {
+    "learning_rate": 1e-3,
+    "entropy_cost": 5e-3,
+    "epsilon": 1e-5,
+    "discount": 0.98,
+}
+
+
+def _base(
+    tasks: list[dict[str, Any]], *, reward_scale: float = 1.0, **config: Any
+) -> dict[str, Any]:
+    network = {
+        "hidden": [128],
+        "activation": "relu",
+        "core_size": 64,
+        **config.pop("network", {}),
+    }
+    return {
+        "seed": 0,
+        "tasks": tasks,
+        "agent": {
+            "name": "mix_and_match",
+            "config": {**_CONFIG, "network": network, **config},
+            "hparams": {**_HPARAMS, "reward_scale": reward_scale},
+        },
+        "training": dict(_TRAINING),
+        "checkpoint": _CHECKPOINT,
+        "logging": {"tensorboard": False},
+    }
+
+
+def _labyrinth(level: str, slots: int, **options: Any) -> dict[str, Any]:
+    return {"env": f"labyrinth/{level}", "slots": slots, "options": options}
+
+
+_BASES = {
+    "actions": _base(
+        [_labyrinth("lasertag_three_opponents_small", 32, actions="native")],
+        components=[{"actions": "small"}, {"actions": "all"}],
+        share=["torso", "core"],
+    ),
+    "architecture": _base(
+        [_labyrinth("explore_goal_locations_small", 32, actions="small")],
+        components=_LADDER,
+        share=["torso", "policy", "value"],
+        # A goal is worth 10, everything else 1.
+        reward_scale=0.1,
+    ),
+    "multitask": _base(
+        [
+            _labyrinth("explore_object_locations_small", 16, actions="small"),
+            _labyrinth("lasertag_one_opponent_small", 16, actions="small"),
+            _labyrinth("lasertag_three_opponents_small", 16, actions="small"),
+        ],
+        components=[{}, {}],
+        share=["torso"],
+        experts=True,
+        network={"core": "lstm"},
+    ),
+}

@@ -1,0 +1,279 @@
+"""Mix&Match: a curriculum over agents, on the V-trace learner.
+
+An ordered list of components, from easy to train to the one that is wanted, acts as one
+mixture π_mm = Σ_i w_i π_i and learns by V-trace as one policy; beside that, every
+component is matched to the easier ones:
+
+    L = L_RL(π_mm, V_mm) + matching_cost · Σ_{i<j} w_ij KL(π_i ‖ π_j)
+
+``alpha`` in [0, 1] says how far the control has moved from the first component (0) to
+the last (1); PBT or a schedule moves it. With ``experts`` the first component is one per
+task: in task i the mixture is of expert i and the last component.
+
+Ref: Czarnecki et al. 2018, "Mix&Match: Agent Curricula for Reinforcement Learning"
+(arXiv:1806.01780).
+
+Deviations: the teacher of a matching term gets no gradient from it by default
+(``teacher_learns``); the entropy bonus is that of the mixture, the paper does not say;
+with more than two components ``alpha`` is a way along the list (losses/mixing.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.agents import actor_critic, vtrace
+from mtrl_jax.agents import control as control_lib
+from mtrl_jax.agents.mixture import Mixture, matching_loss
+from mtrl_jax.losses import mixing, policy_gradient, rewards
+from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import components as components_lib
+from mtrl_jax.networks import subsets
+from mtrl_jax.types import Array, Scalar, Tree
+
+_MOST_ACTIONS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program.
+
+    ``control``: who acts. "mixture" is the paper's. Ablations: "step" and "episode"
+    draw one component for a step or an episode, which then acts and learns as if alone;
+    "slot" gives every component an equal share of the slots for good ("no mixing").
+    ``matching``: "adjacent" and "all" (see ``mixing.matching_weights``), or
+    "within_support", adjacent and on the easier component's actions alone.
+    ``fades``: whether matching ends as the control moves on, the paper's (1 − α).
+    """
+
+    network: networks.NetworkConfig = dataclasses.field(
+        default_factory=networks.NetworkConfig
+    )
+    components: tuple[components_lib.Component, ...] = (
+        components_lib.Component(),
+        components_lib.Component(),
+    )
+    share: tuple[str, ...] = ("torso", "core")  # see components.PIECES
+    experts: bool = False  # the first component is one for each task
+    control: str = "mixture"
+    matching: str = "adjacent"
+    fades: bool = True
+    teacher_learns: bool = False  # from being matched
+    optimiser: str = "rmsprop"  # see agents/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    epochs: int = 1  # passes over a rollout; the paper makes one
+    minibatches: int = 1  # groups of slots a pass is made in
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every field is traced."""
+
+    alpha: Scalar = 0.0  # 0: the first component alone, 1: the last alone
+    matching_cost: Scalar = 1.0
+    learning_rate: Scalar = 6e-4
+    decay_updates: Scalar = 0.0  # linear decay to 0 over this many updates, 0: constant
+    entropy_cost: Scalar = 0.01
+    value_cost: Scalar = 0.5
+    discount: Scalar = 0.99
+    lambda_: Scalar = 1.0
+    clip_rho: Scalar = 1.0
+    clip_pg_rho: Scalar = 1.0
+    reward_scale: Scalar = 1.0  # before the transform
+    max_grad_norm: Scalar = 0.5
+    epsilon: Scalar = 1.6e-4  # of the optimiser
+    temperature: Scalar = 1.0  # of acting; 0 is greedy
+
+
+class Carry(NamedTuple):
+    """What acting remembers of a slot."""
+
+    core: Tree  # {stream: [B, ...]}, a memory for each that there is
+    action: Array  # [B, ...] the action that led to the next step
+    choice: Array  # [B] int32, the component in control where it is drawn
+
+
+class Extras(NamedTuple):
+    """What acting tells learning, ``[T, B]``."""
+
+    log_prob: Array  # of the action under what acted: the mixture, or its component
+    value: Array
+    choice: Array  # int32
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the Mix&Match agent for environments of ``spec``.
+
+    Metrics: those of ``impala`` (entropy, rho and value of the mixture) and
+    ``matching_loss`` (weighted, without its cost), ``kl`` (of the first component to the
+    last, in task i of expert i), ``share`` (mean responsibility of the last component),
+    ``action_entropy`` (of the actions taken, over all states, in nats; 0 for a Box).
+
+    Raises:
+      ValueError: an unknown option; components that cannot share or be matched.
+    """
+    _check(config, spec)
+    listed = _listed(config, spec)
+    network = components_lib.make(spec, config.network, listed, config.share)
+    _check_nested(network.parts)
+    control = control_lib.Control(
+        len(listed), config.control, config.experts, config.matching, config.fades
+    )
+
+    def init(key, hp):
+        return vtrace.init(network.init(key), config, hp)
+
+    def carry(batch):
+        action = types.action_shape(spec.action)
+        return Carry(
+            network.initial_state(batch),
+            jnp.zeros((batch, *action.shape), action.dtype),
+            jnp.arange(batch, dtype=jnp.int32) * len(listed) // batch,
+        )
+
+    def act(state, carry, ts, key, hp):
+        time = jax.tree.map(lambda x: x[None], (ts, carry.action))
+        outputs, core = network.unroll(state.learner.params, carry.core, *time)
+        outputs = jax.tree.map(lambda x: x[0], outputs)
+        policies = network.policies(outputs, ts.action_mask, hp.temperature)
+        choice_key, action_key = jax.random.split(key)
+        planned = control.planned(hp.alpha, ts.task)
+        drawn = Mixture(policies, planned, spec.action).draw(choice_key)
+        choice = control.choose(carry.choice, drawn, ts.first)
+        acting = Mixture(policies, control.acting(planned, choice), spec.action)
+        action, log_prob = acting.sample_and_log_prob(action_key)
+        value = mixing.mixed_value(control.baseline(planned, choice), _values(outputs))
+        return action, Carry(core, action, choice), Extras(log_prob, value, choice)
+
+    def update(state, rollout, key, hp):
+        return vtrace.update(loss_fn, config, state, rollout, key, hp)
+
+    loss_fn = make_loss(spec, config, network, control)
+    return types.Agent(init, carry, act, update)
+
+
+def make_loss(
+    spec: types.EnvSpec,
+    config: Config,
+    network: components_lib.Networks,
+    control: control_lib.Control,
+) -> Callable[[Tree, types.Rollout, Hparams], tuple[Array, dict[str, Array]]]:
+    """Returns ``loss(params, rollout, hp) -> (loss, metrics)`` of one rollout."""
+    transform = rewards.get(config.rewards)
+    within = config.matching == "within_support"
+
+    def loss_fn(params, rollout, hp):
+        previous = actor_critic.previous_actions(rollout)
+        outputs, _ = network.unroll(params, rollout.carry.core, rollout.ts, previous)
+        acting, task = jax.tree.map(
+            lambda x: x[:-1], ((outputs, rollout.ts.action_mask), rollout.ts.task)
+        )
+        policies = network.policies(*acting)
+        live = ~rollout.ts.first[1:]
+
+        def mean(x: Array) -> Array:
+            return policy_gradient.masked_mean(x, live)
+
+        mixture, value = in_control(outputs, policies, rollout, hp)
+        log_probs = mixture.log_probs(rollout.action)
+        log_prob = mixing.log_mixture(mixture.weights, log_probs)
+        now = actor_critic.Evaluated(log_prob, mixture.entropy(), value)
+        loss, metrics = vtrace.loss(now, rollout, transform, hp)
+
+        taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
+        teachers = network.policies(*taught)
+        match = functools.partial(matching_loss, teachers, policies, within=within)
+        matching = mean(match(control.pairs(hp.alpha, task)))
+        share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
+        loss = loss + hp.matching_cost * matching
+        return loss, metrics | {
+            "loss": loss,
+            "matching_loss": matching,
+            "kl": mean(match(control.all_pairs(task))),
+            "share": mean(share),
+            "action_entropy": _taken_entropy(spec.action, rollout.action, live),
+        }
+
+    def in_control(outputs, policies, rollout, hp):
+        """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""
+        choice = rollout.extras.choice
+        planned = control.planned(hp.alpha, rollout.ts.task)
+        weights = control.acting(planned[:-1], choice)
+        after = jnp.concatenate([choice, choice[-1:]])
+        value = mixing.mixed_value(control.baseline(planned, after), _values(outputs))
+        return Mixture(policies, weights, spec.action), value
+
+    return loss_fn
+
+
+def _values(outputs) -> Array:
+    return jnp.stack([out.value for out in outputs], axis=-1)
+
+
+def _taken_entropy(space: types.ActionSpace, action: Array, live: Array) -> Array:
+    """Returns the entropy of the joint actions taken on live steps, in nats."""
+    if isinstance(space, types.Box):
+        return jnp.zeros(())
+    joint = math.prod(subsets.sizes(space))
+    taken = subsets.number(space, action).reshape(-1)
+    count = jnp.zeros(joint).at[taken].add(live.reshape(-1).astype(jnp.float32))
+    p = count / jnp.maximum(jnp.sum(count), 1.0)
+    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
+
+
+def _listed(config: Config, spec: types.EnvSpec) -> tuple:
+    """Returns the components, the first once for each task where it is an expert."""
+    if not config.experts:
+        return config.components
+    return (config.components[0],) * len(spec.tasks) + config.components[1:]
+
+
+def _check(config: Config, spec: types.EnvSpec) -> None:
+    vtrace.check(config)
+    for field, known in (
+        ("control", control_lib.CONTROLS),
+        ("matching", control_lib.MATCHINGS),
+    ):
+        if getattr(config, field) not in known:
+            raise ValueError(
+                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
+            )
+    if not isinstance(spec.action, types.Box):
+        joint = math.prod(subsets.sizes(spec.action))
+        if joint > _MOST_ACTIONS:
+            raise ValueError(
+                f"tasks: {joint} joint actions; Mix&Match enumerates them for entropies, "
+                f"at most {_MOST_ACTIONS}"
+            )
+    if config.experts and len(config.components) != 2:
+        raise ValueError(
+            f"experts: with {len(config.components)} components; give two, the expert "
+            "of a task and what all are matched to"
+        )
+    if config.experts and config.control == "slot":
+        raise ValueError("experts: does not go with control 'slot', use 'mixture'")
+    if config.experts and set(config.share) >= {"core", "policy"}:
+        raise ValueError(
+            "share: experts that share core and policy are one policy; leave one out"
+        )
+
+
+def _check_nested(parts: tuple[components_lib.Part, ...]) -> None:
+    """Raises ValueError where a component can do what the one after it cannot."""
+    for i, (easy, hard) in enumerate(itertools.pairwise(parts)):
+        if hard.rows is None:
+            continue
+        inside = set(map(tuple, hard.rows.tolist()))
+        if easy.rows is None or not set(map(tuple, easy.rows.tolist())) <= inside:
+            raise ValueError(
+                f"components.{i + 1}.actions: the component before it has actions that "
+                "this one has not; order them from few actions to many"
+            )

@@ -1,0 +1,104 @@
+"""A mixture of policies as one policy: what acts, and what is learned from, in Mix&Match.
+
+    π_mm(a|s) = Σ_i w_i π_i(a|s)
+
+Ref: Czarnecki et al. 2018 (arXiv:1806.01780), eq. 1 and section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import types
+from mtrl_jax.losses import mixing
+from mtrl_jax.networks import heads, subsets
+from mtrl_jax.types import Array, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """K policies over one space with weights [..., K]; ``[...]`` as the policies'."""
+
+    policies: Sequence[heads.Policy]
+    weights: Array
+    space: types.ActionSpace
+
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """Returns (action, log π_mm(action)): a component is drawn, then its action.
+
+        The log-probability is the mixture's, whichever component it was.
+        """
+        choice_key, action_key = jax.random.split(key)
+        choice = self.draw(choice_key)
+        keys = jax.random.split(action_key, len(self.policies))
+        drawn = [p.sample_and_log_prob(k)[0] for p, k in zip(self.policies, keys)]
+        action = drawn[0]
+        for i, own in enumerate(drawn[1:], start=1):
+            mine = (choice == i).reshape(choice.shape + (1,) * (own.ndim - choice.ndim))
+            action = jnp.where(mine, own, action)
+        return action, self.log_prob(action)
+
+    def draw(self, key: Key) -> Array:
+        """Returns components int32 [...], drawn with the weights."""
+        active = self.weights > 0
+        log_w = jnp.log(jnp.where(active, self.weights, 1.0))
+        return jax.random.categorical(key, jnp.where(active, log_w, -jnp.inf))
+
+    def log_probs(self, action: Array) -> Array:
+        """Returns log π_i(action) of every component, [..., K]."""
+        return jnp.stack([p.log_prob(action) for p in self.policies], axis=-1)
+
+    def log_prob(self, action: Array) -> Array:
+        """Returns log π_mm(action)."""
+        return mixing.log_mixture(self.weights, self.log_probs(action))
+
+    def entropy(self) -> Array:
+        """Returns the entropy of the mixture in nats.
+
+        Exact for choices. Deviation for real-valued actions, where there is no closed
+        form: the lower bound Σ_i w_i H(π_i).
+        """
+        if isinstance(self.space, types.Box):
+            each = jnp.stack([p.entropy() for p in self.policies], axis=-1)
+            return jnp.sum(self.weights * each, axis=-1)
+        if len(self.policies) == 1:
+            return self.policies[0].entropy()
+        actions = self._support()
+        log_probs = jnp.stack([p.log_prob_of(actions) for p in self.policies], axis=-1)
+        return mixing.entropy(self.weights, log_probs, self.policies[-1].entropy())
+
+    def _support(self) -> np.ndarray:
+        """Returns joint actions [n, G] that hold the support of all policies but the last."""
+        small = [p for p in self.policies[:-1] if isinstance(p, subsets.Embedded)]
+        if not small or len(small) < len(self.policies) - 1:
+            return subsets.every_action(self.space)
+        return np.unique(np.concatenate([p.rows for p in small]), axis=0)
+
+
+def matching_loss(
+    teachers: Sequence[heads.Policy],
+    students: Sequence[heads.Policy],
+    weights: dict[tuple[int, int], Array],
+    within: bool = False,
+) -> Array:
+    """Returns L_mm = Σ_ij w_ij KL(π_i ‖ π_j), [...]; i teaches j.
+
+    ``within`` compares on the teacher's actions only, π_j renormalised there:
+    what the student does with other actions costs nothing ("Masked KL").
+    """
+
+    def divergence(teacher, student):
+        if within and isinstance(teacher, subsets.Embedded):
+            actions = teacher.actions
+            log_q = mixing.restricted(student.log_prob_of(actions))
+            return mixing.kl(teacher.log_prob_of(actions), log_q)
+        return teacher.kl(student)
+
+    terms = [w * divergence(teachers[i], students[j]) for (i, j), w in weights.items()]
+    return functools.reduce(jnp.add, terms, jnp.zeros_like(students[-1].entropy()))

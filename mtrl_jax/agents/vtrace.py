@@ -1,0 +1,147 @@
+"""The V-trace learner: its loss, and the gradient steps of an update.
+
+What policy acts is not its business: it is given the log-probabilities, entropies and
+values of a rollout. IMPALA's is one network; Mix&Match's is a mixture of several.
+
+Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import types
+from mtrl_jax.agents import actor_critic, optimiser, shuffling
+from mtrl_jax.losses import policy_gradient
+from mtrl_jax.types import Array, Key, Tree
+
+Metrics = dict[str, Array]
+
+
+def loss(
+    now: actor_critic.Evaluated,
+    rollout: types.Rollout,
+    transform: Callable[[Array], Array],
+    hp: Any,
+) -> tuple[Array, Metrics]:
+    """Returns (loss, metrics): policy gradient, value error and entropy of live steps.
+
+    L = mean(−A log π(a)) + value_cost · mean(½ (v − V)²) − entropy_cost · mean(H), with
+    V-trace's advantages A and targets v. ``hp`` has the fields of ``impala.Hparams``
+    but those of the optimiser. ``rollout.extras.log_prob`` is the behaviour's.
+    """
+    r_t, discount_t, first_t = actor_critic.arrivals(
+        rollout, hp.reward_scale, transform, hp.discount
+    )
+    rho_tm1 = jnp.exp(now.log_prob - rollout.extras.log_prob)
+
+    # Targets of every slot; no gradient flows through them.
+    def targets_of(*slot):
+        return policy_gradient.vtrace(
+            *slot,
+            lambda_=hp.lambda_,
+            clip_rho=hp.clip_rho,
+            clip_pg_rho=hp.clip_pg_rho,
+        )
+
+    v_tm1, v_t = now.value[:-1], now.value[1:]
+    targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
+        *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
+    )
+
+    def mean(x: Array) -> Array:
+        return policy_gradient.masked_mean(x, ~first_t)
+
+    policy_loss = mean(-targets.advantage * now.log_prob)
+    value_loss = mean(0.5 * jnp.square(targets.value - v_tm1))
+    entropy = mean(now.entropy)
+    total = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy
+    return total, {
+        "loss": total,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "rho": mean(rho_tm1),
+        "value": mean(v_tm1),
+    }
+
+
+def update(
+    loss_fn: Callable[[Tree, types.Rollout, Any], tuple[Array, Metrics]],
+    config: Any,
+    state: types.AgentState,
+    rollout: types.Rollout,
+    key: Key,
+    hp: Any,
+) -> tuple[types.AgentState, Metrics]:
+    """Returns (state, metrics) after the gradient steps on one rollout.
+
+    ``config`` has ``optimiser, epochs, minibatches``: every epoch takes all slots once,
+    in ``minibatches`` random groups of whole unrolls; metrics are means over the steps.
+    Importance ratios correct for the steps already made, as for old actors.
+    """
+    steps = config.epochs * config.minibatches
+    optimise = optimiser.make(config.optimiser, hp, steps)
+
+    def step(carry, rollout):
+        params, opt = carry
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, rollout, hp
+        )
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        updates, opt = optimise.update(grads, opt)
+        return (optax.apply_updates(params, updates), opt), metrics
+
+    learner = state.learner
+    carry = (learner.params, learner.opt)
+    if steps == 1:
+        carry, metrics = step(carry, rollout)
+    else:
+        groups = _groups(key, config, rollout.ts.first.shape[1])
+        carry, metrics = jax.lax.scan(
+            lambda carry, slots: step(carry, take_slots(rollout, slots)), carry, groups
+        )
+        metrics = jax.tree.map(jnp.mean, metrics)
+    learner = actor_critic.Learner(*carry, learner.updates + 1)
+    return types.AgentState(learner, state.local), metrics
+
+
+def init(params: Tree, config: Any, hp: Any) -> types.AgentState:
+    """Returns the state of a learner that has made no update."""
+    steps = config.epochs * config.minibatches
+    opt = optimiser.make(config.optimiser, hp, steps).init(params)
+    learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
+    return types.AgentState(learner, local=())
+
+
+def take_slots(rollout: types.Rollout, slots: Array) -> types.Rollout:
+    """Returns the rollout of some slots; its carry has no time axis."""
+    timed = jax.tree.map(lambda x: x[:, slots], rollout._replace(carry=()))
+    return timed._replace(carry=jax.tree.map(lambda x: x[slots], rollout.carry))
+
+
+def check(config: Any) -> None:
+    """Returns nothing if ``optimiser``, ``epochs`` and ``minibatches`` can be.
+
+    Raises:
+      ValueError: an unknown optimiser, or a number below 1.
+    """
+    optimiser.check(config.optimiser)
+    for name in ("epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+
+
+def _groups(key: Key, config: Any, slots: int) -> Array:
+    """Returns int32 [epochs · minibatches, slots / minibatches]."""
+    if slots % config.minibatches:
+        raise ValueError(
+            f"minibatches: {config.minibatches} does not divide the {slots} slots"
+        )
+    order = [shuffling.shuffled(k, slots) for k in jax.random.split(key, config.epochs)]
+    return jnp.stack(order).reshape(config.epochs * config.minibatches, -1)

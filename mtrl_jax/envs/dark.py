@@ -1,0 +1,212 @@
+"""Dark rooms: empty squares in which one has to find out where to go.
+
+Nothing in an observation tells where the goal is; only rewards do, so an agent does well
+on a new task if it remembers its own past, across episodes too. The tasks of Algorithm
+Distillation (Laskin et al. 2023, arXiv:2210.14215):
+
+    room          9x9, 20 steps from the centre, reward 1 on every step at the goal
+    room_hard     17x17, 20 steps from the centre, reward 1 at the goal, which ends it
+    key_to_door   9x9, 50 steps from anywhere, reward 1 for the key, then 1 for the door,
+                  which ends it
+
+Goals (or key and door) are traced params, so thousands of tasks are one program. A step
+counts where it ends: at the goal from the start on, the first reward still takes a step
+(a noop), and so does a door that is where the key was. The time limit truncates.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import types
+from mtrl_jax.envs import core, dark_rooms, dark_scores, deals
+from mtrl_jax.types import Array, Key
+
+NOOP, UP, RIGHT, DOWN, LEFT = range(5)
+_MOVES = np.asarray(dark_rooms.MOVES, np.int32)
+
+
+class Params(NamedTuple):
+    """A task: cells (x, y) to reach in this order, [goal] or [key, door]."""
+
+    goals: Array | np.ndarray  # [..., G, 2] int32
+
+
+class State(NamedTuple):
+    """An episode so far."""
+
+    position: Array  # [..., 2] int32, (x, y)
+    found: Array  # [...] int32, goals reached so far; 1 with a key in hand
+    time: Array  # [...] int32
+
+
+def names() -> list[str]:
+    """Returns the names that ``task`` takes, without the family's prefix."""
+    return list(dark_rooms.ROOMS)
+
+
+def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
+    """Returns ``dark/name`` as a PureTask; its actions are noop, up, right, down, left.
+
+    Observed is (x, y), each in [0, 1]. Options:
+
+    one_hot: instead, the one-hot of the cell, index size x + y (a table's row).
+    has_key: key_to_door alone: also whether the key is held, as a third number; with
+      ``one_hot``, index size² has_key + size x + y. Without it or memory, what to do is
+      not decided by what is seen.
+    size, length: of the room and of an episode. start: "centre", "random" or [x, y].
+    goal, or key and door: [x, y] of the one task. Otherwise they are dealt: ``task``
+      "episode" (default: a new one each) or "slot" (one for good, drawn from the slot's
+      key), among ``tasks`` "all" (default), "train" or "test": ``train_fraction`` (0.8)
+      of all, shuffled by ``split_seed`` (0), or the others; of those the first
+      ``number``.
+
+    Random and reference score are exact means over the tasks of a uniform and of the
+    optimal policy. Raises ValueError for an unknown name or option and for a value that
+    cannot be.
+    """
+    options = dict(options or {})
+    room, goals = _described(name, options)
+    code = _code(room)
+    random_score, optimal_score = dark_scores.scores(room, goals)
+    dealt = dark_rooms.given(room, options) is None
+    return core.task(
+        f"dark/{name}",
+        code.reset,
+        code.step,
+        types.Discrete(len(_MOVES)),
+        Params(jnp.asarray(goals[0])),
+        random_score=random_score,
+        reference_score=optimal_score,
+        max_steps=room.length,
+        info=code.info,
+        render=functools.partial(_render, size=room.size),
+        deal=_deal(room, options) if dealt else None,
+    )
+
+
+def tasks_of(name: str, options: Mapping[str, Any] | None = None) -> Params:
+    """Returns every task that ``dark/name`` with these options stands for, [N, G, 2].
+
+    ``core.spread`` gives them to learners one by one. Raises ValueError as ``task``.
+    """
+    return Params(jnp.asarray(_described(name, dict(options or {}))[1]))
+
+
+def optimal_action(params: Params, state: State) -> Array:
+    """Returns the action of a shortest way, [...] int32: along x first, then along y.
+
+    Noop where the goal is reached, which gathers reward in ``room``. ``params`` and
+    ``state`` have the same leading axes, as in a ``core.EnvState`` (``params``, ``inner``).
+    """
+    goal = jnp.minimum(state.found, params.goals.shape[-2] - 1)[..., None, None]
+    target = jnp.take_along_axis(params.goals, goal, axis=-2)[..., 0, :]
+    dx, dy = jnp.moveaxis(target - state.position, -1, 0)
+    along_y = jnp.where(dy > 0, DOWN, jnp.where(dy < 0, UP, NOOP))
+    return jnp.where(dx > 0, RIGHT, jnp.where(dx < 0, LEFT, along_y)).astype(jnp.int32)
+
+
+class _Code(NamedTuple):
+    reset: Callable
+    step: Callable
+    info: Callable
+
+
+@functools.cache
+def _code(room: dark_rooms.Room) -> _Code:
+    """Returns the functions of all tasks in a room; cached, so that tasks share them."""
+
+    def reset(key: Key, params: Params):
+        position = jnp.asarray(dark_rooms.fixed_start(room), jnp.int32)
+        if room.start == "random":
+            position = jax.random.randint(key, (2,), 0, room.size)
+        state = State(position, jnp.int32(0), jnp.int32(0))
+        return state, _observe(room, state)
+
+    def step(key: Key, state: State, action: Array, params: Params):
+        moved = state.position + jnp.asarray(_MOVES)[action]
+        position = jnp.clip(moved, 0, room.size - 1)
+        sought = params.goals[jnp.minimum(state.found, room.goals - 1)]
+        there = jnp.all(position == sought)
+        found = jnp.minimum(state.found + there, room.goals)
+        state = State(position, found, state.time + 1)
+        terminated = room.ends & (found == room.goals)
+        truncated = state.time >= room.length
+        return state, _observe(room, state), there, terminated, truncated
+
+    def info(state: State, params: Params) -> dict[str, Array]:
+        measures = {"success": state.found == room.goals}
+        if room.goals > 1:
+            measures["key"] = state.found > 0
+        return measures
+
+    return _Code(reset, step, info)
+
+
+def _observe(room: dark_rooms.Room, state: State) -> dict[str, Array]:
+    x, y = state.position
+    has_key = state.found > 0
+    if room.one_hot:
+        cells, index = room.size**2, room.size * x + y
+        if room.shows_key:
+            cells, index = 2 * cells, index + cells * has_key
+        return {"vector": jax.nn.one_hot(index, cells)}
+    vector = state.position / (room.size - 1)
+    if room.shows_key:
+        vector = jnp.append(vector, has_key)
+    return {"vector": vector}
+
+
+def _described(
+    name: str, options: Mapping[str, Any]
+) -> tuple[dark_rooms.Room, np.ndarray]:
+    """Returns the room and the goals int32 [N, G, 2] of all tasks meant."""
+    room = dark_rooms.room_of(name, options)
+    goals = dark_rooms.given(room, options)
+    if goals is None:
+        goals = dark_rooms.among(room.size, room.goals, deals.split_of(options))
+    return room, goals
+
+
+def _deal(room: dark_rooms.Room, options: Mapping[str, Any]) -> Callable:
+    split, how = deals.split_of(options), deals.how_of(options)
+    return _dealer(room.size, room.goals, split, how)
+
+
+@functools.cache
+def _dealer(size: int, goals: int, split: deals.Split, how: str) -> Callable:
+    """Returns PureTask.deal; cached, so that tasks that deal alike share it."""
+    return deals.by(how, deals.one_of(Params(dark_rooms.among(size, goals, split))))
+
+
+_FLOOR, _LINE = (58, 58, 64), (18, 18, 24)
+_AGENT, _GOAL, _KEY = (86, 180, 233), (230, 159, 0), (240, 228, 66)
+
+
+def _render(state: State, params: Params, size: int) -> np.ndarray:
+    """Returns uint8 [H, H, 3], some 200 pixels: the floor, what is sought, the agent.
+
+    The key is yellow until it is taken, goal and door are orange, the agent is blue.
+    """
+    pixels = 200 // size
+    picture = np.full((size * pixels, size * pixels, 3), _FLOOR, np.uint8)
+    picture[::pixels] = picture[:, ::pixels] = _LINE
+
+    def fill(cell, colour, margin):
+        x, y = np.asarray(cell) * pixels
+        picture[
+            y + margin + 1 : y + pixels - margin, x + margin + 1 : x + pixels - margin
+        ] = colour
+
+    goals = np.asarray(params.goals)
+    fill(goals[-1], _GOAL, 0)
+    if len(goals) > 1 and not int(state.found):
+        fill(goals[0], _KEY, pixels // 8)
+    fill(state.position, _AGENT, pixels // 4)
+    return picture

@@ -1,0 +1,45 @@
+"""What training measured over env steps: losses, entropies, ratios, one panel each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax.plots import figures, runs
+
+
+def of_run(run: runs.Run) -> Any:
+    """Returns the figure: the members' spread, median and best member of every metric.
+
+    None where the run measured nothing. Smoothed over 1 % of the run.
+    """
+    names = [n for n, x in run.rows.metrics.items() if np.isfinite(x).any()]
+    if not names:
+        return None
+    figure, panels = figures.panels_of(len(names))
+    with figures.style():
+        for panel, name in zip(panels, names):
+            _measure(panel, run, run.rows.metrics[name])
+            panel.set_title(name)
+        figures.label(
+            figure, panels, run.rows.env_steps[-1], "env steps per member", ""
+        )
+        figures.shared_legend(figure, panels)
+    return figure
+
+
+def _measure(panel: Any, run: runs.Run, values: np.ndarray) -> None:
+    steps, values = runs.smoothed(run.rows.env_steps, values)
+    if not len(steps):
+        return
+    if values.shape[1] > 1:
+        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+        panel.fill_between(
+            steps, low, high, color=figures.MEDIAN, alpha=0.15, lw=0, label="min–max"
+        )
+        panel.plot(
+            steps, np.nanmedian(values, axis=1), color=figures.MEDIAN, label="median"
+        )
+    name = f"best member ({run.best})" if values.shape[1] > 1 else "value"
+    panel.plot(steps, values[:, run.best], color=figures.BEST, label=name)

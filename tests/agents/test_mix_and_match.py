@@ -1,0 +1,406 @@
+"""What Mix&Match promises beside the contract of every agent."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import agents
+from mtrl_jax.agents import actor_critic, impala, mix_and_match, mixture, vtrace
+from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import components, heads, subsets
+from mtrl_jax.networks.components import Component
+
+KEY = jax.random.key(4)
+FACTORISED = ("both_factorised",)
+NARROW = Component(actions=((0, 1), (1, 2), (0, 0)))
+ALL_SHARED = components.PIECES
+
+
+def made(kit, tasks, core="none", **config):
+    """Returns (agent, hp, state, rollout, update) with small networks."""
+    return _made(kit, tasks, core, tuple(config.items()))
+
+
+@functools.cache
+def _made(kit, tasks, core, config):
+    network = networks.NetworkConfig(hidden=(8,), core=core, core_size=8)
+    one = kit.setup("impala", "none", tasks)
+    agent = mix_and_match.make(
+        one.env.spec,
+        mix_and_match.Config(network=network, optimiser="adam", **dict(config)),
+    )
+    hp = kit.quick("mix_and_match")
+    playing = one._replace(agent=agent, act=jax.jit(agent.act), hp=hp)
+    state = kit.fresh(playing, 0)
+    # The heads begin next to 0: sharper policies make everything visible.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 50 if "policy" in str(path) else x, state.learner.params
+    )
+    state = state._replace(learner=state.learner._replace(params=params))
+    rollout = kit.collect(playing, state=state, tasks=tasks)
+    return agent, hp, state, rollout, jax.jit(agent.update)
+
+
+def with_(hp, **fields):
+    """Returns hp with some fields changed."""
+    return hp._replace(**{k: jnp.float32(v) for k, v in fields.items()})
+
+
+def moved(kit, one, rollout=None, **fields):
+    """Returns {piece: has it moved} after an update with some hparams changed."""
+    _, hp, state, own, update = one
+    after, _ = update(
+        state, own if rollout is None else rollout, KEY, with_(hp, **fields)
+    )
+    old, new = state.learner.params, after.learner.params
+    return {
+        piece: any(
+            not np.array_equal(x, y)
+            for x, y in zip(jax.tree.leaves(old[piece]), jax.tree.leaves(new[piece]))
+        )
+        for piece in old
+    }
+
+
+ONLY_MATCHING = {"clip_pg_rho": 0.0, "value_cost": 0.0, "entropy_cost": 0.0}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_components_that_share_everything_are_one_agent(alpha, kit):
+    """K identical agents: IMPALA's update, for any alpha, to 1e-5."""
+    _, hp, state, rollout, update = made(kit, ("both",), "lstm", share=ALL_SHARED)
+    one = kit.setup("impala", "lstm", ("both",))
+    params = state.learner.params
+    same = {
+        "torso": params["torso"],
+        "core": params["core"],
+        "policy": params["policy"]["policy"],
+        "value": params["value"]["value"],
+    }
+    alone = vtrace.init(same, impala.Config(optimiser="adam"), one.hp)
+    extras = actor_critic.Extras(rollout.extras.log_prob, rollout.extras.value)
+    (core,) = rollout.carry.core.values()
+    carry = actor_critic.Carry(core, rollout.carry.action)
+    expected, metrics = one.update(
+        alone, rollout._replace(extras=extras, carry=carry), KEY, one.hp
+    )
+    after, found = update(state, rollout, KEY, with_(hp, alpha=alpha))
+    for name in ("policy_loss", "value_loss", "entropy", "rho"):
+        np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, atol=1e-6)
+    assert abs(float(found["kl"])) < 1e-6
+    for mine, theirs in (
+        (after.learner.params["torso"], expected.learner.params["torso"]),
+        (after.learner.params["policy"]["policy"], expected.learner.params["policy"]),
+    ):
+        for x, y in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs)):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_what_has_no_control_learns_nothing_from_reward(kit):
+    """At alpha 0 the last component's heads get no gradient but from being matched."""
+    one = made(kit, ("both",))
+    alone = moved(kit, one, alpha=0.0, matching_cost=0.0)
+    assert alone["policy_0"] and alone["value_0"]
+    assert not alone["policy_1"] and not alone["value_1"]
+    matched = moved(kit, one, alpha=0.0, matching_cost=1.0)
+    assert matched["policy_1"] and not matched["value_1"]
+    last = moved(kit, one, alpha=1.0, matching_cost=0.0)
+    assert last["policy_1"] and last["value_1"]
+    assert not last["policy_0"] and not last["value_0"]
+
+
+def test_only_the_student_learns_from_being_matched(kit):
+    """The teacher's head stays, unless it is told to learn; a shared torso moves."""
+    one = made(kit, ("both",))
+    found = moved(kit, one, alpha=0.5, **ONLY_MATCHING)
+    assert found["policy_1"] and found["torso"] and not found["policy_0"]
+    assert moved(
+        kit, made(kit, ("both",), teacher_learns=True), alpha=0.5, **ONLY_MATCHING
+    )["policy_0"]
+
+
+def test_matching_ends_with_the_control(kit):
+    """At alpha 1 it costs nothing and moves nothing, unless it is told not to fade."""
+    one = made(kit, ("both",))
+    assert not any(moved(kit, one, alpha=1.0, **ONLY_MATCHING).values())
+    _, hp, state, rollout, update = one
+    _, metrics = update(state, rollout, KEY, with_(hp, alpha=1.0))
+    assert float(metrics["matching_loss"]) == 0.0 and float(metrics["kl"]) > 0.0
+    lasting = made(kit, ("both",), fades=False)
+    assert moved(kit, lasting, alpha=1.0, **ONLY_MATCHING)["policy_1"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
+    """Whichever component drew the action; so an update right away has ratio 1."""
+    agent, hp, state, rollout, update = made(
+        kit, FACTORISED, components=(NARROW, Component())
+    )
+    hp = with_(hp, alpha=alpha)
+    ts = kit.member(rollout.ts)
+    carry = agent.carry(kit.SLOTS)
+    network = components.make(
+        kit.setup("impala", "none", FACTORISED).env.spec,
+        networks.NetworkConfig(hidden=(8,)),
+        (NARROW, Component()),
+        ("torso", "core"),
+    )
+    outputs, _ = network.unroll(
+        state.learner.params,
+        carry.core,
+        *jax.tree.map(lambda x: x[None], (ts, carry[1])),
+    )
+    outputs = jax.tree.map(lambda x: x[0], outputs)
+    easy, hard = network.policies(outputs, ts.action_mask)
+    for key in jax.random.split(KEY, 5):
+        action, _, extras = agent.act(state, carry, ts, key, hp)
+        p = (1 - alpha) * jnp.exp(easy.log_prob(action)) + alpha * jnp.exp(
+            hard.log_prob(action)
+        )
+        np.testing.assert_allclose(jnp.exp(extras.log_prob), p, rtol=1e-4)
+    setup = kit.setup("impala", "none", FACTORISED)._replace(
+        agent=agent, act=jax.jit(agent.act), hp=hp
+    )
+    fresh = kit.collect(setup, state=state, tasks=FACTORISED)
+    _, metrics = update(state, fresh, KEY, hp)
+    np.testing.assert_allclose(metrics["rho"], 1.0, rtol=1e-4)
+    other = with_(hp, alpha=1.0 - alpha if alpha != 0.4 else 0.9)
+    _, metrics = update(state, fresh, KEY, other)
+    assert abs(float(metrics["rho"]) - 1.0) > 1e-3
+
+
+def test_actions_are_drawn_with_the_mixtures_probabilities(kit):
+    """Counts over many draws against the exact mixture, within 5 standard errors."""
+    space, n = types_factorised(), 20_000
+    logits = jax.random.normal(KEY, (6,))
+    wide = heads.policy(space, spread(logits, n), jnp.ones((n, 6), bool))
+    rows = subsets.table(space, ((0, 1), (2, 2)))
+    choice = heads.policy(
+        heads.types.Discrete(2),
+        spread(jnp.array([0.5, -1.0]), n),
+        jnp.ones((n, 2), bool),
+    )
+    weights = spread(jnp.array([0.7, 0.3]), n)
+    mixed = mixture.Mixture(
+        [subsets.Embedded(choice, space, rows), wide], weights, space
+    )
+    action, log_prob = mixed.sample_and_log_prob(KEY)
+    every = subsets.every_action(space)
+    p = np.exp(
+        [np.asarray(mixed.log_prob(spread(jnp.asarray(a), n)))[0] for a in every]
+    )
+    np.testing.assert_allclose(p.sum(), 1.0, rtol=1e-5)
+    count = np.bincount(np.asarray(subsets.number(space, action)), minlength=len(every))
+    assert (np.abs(count / n - p) < 5 * np.sqrt(p * (1 - p) / n) + 1e-9).all()
+    np.testing.assert_allclose(mixed.entropy()[0], -np.sum(p * np.log(p)), rtol=1e-4)
+    np.testing.assert_allclose(log_prob, mixed.log_prob(action))
+
+
+def types_factorised():
+    """Returns two groups of three choices."""
+    return heads.types.Factorised((3, 3))
+
+
+def spread(x, n):
+    """Returns x repeated n times along a new first axis."""
+    return jnp.broadcast_to(x, (n, *x.shape))
+
+
+def test_every_memory_advances_on_every_step(kit):
+    """Also that of a component without control; each is its own and starts at zero."""
+    agent, hp, state, rollout, _ = made(
+        kit, ("both",), "lstm", share=("torso", "policy", "value")
+    )
+    carry = agent.carry(kit.SLOTS)
+    assert len(carry.core) == 2
+    _, after, _ = agent.act(
+        state, carry, kit.member(rollout.ts), KEY, with_(hp, alpha=0.0)
+    )
+    memories = [np.concatenate(jax.tree.leaves(m)) for m in after.core.values()]
+    assert all((np.abs(m) > 0).any() for m in memories)
+    assert not np.allclose(*memories)
+
+
+def test_a_linear_core_takes_the_place_of_a_memory(kit):
+    """Feed-forward and LSTM behind one torso and one pair of heads: one memory."""
+    parts = (Component(core="linear"), Component(core="lstm"))
+    agent, _, state, _, _ = made(
+        kit, ("both",), components=parts, share=("torso", "policy", "value")
+    )
+    assert set(state.learner.params) == {"torso", "core_0", "core_1", "policy", "value"}
+    memory = agent.carry(3).core
+    assert memory["torso/core_0"] == () and jax.tree.leaves(memory["torso/core_1"])
+
+
+EXPERTS = {"experts": True, "share": ("torso",)}
+
+
+def test_only_the_tasks_own_expert_takes_part(kit):
+    """In task 0's slots: expert 0 and the central policy learn, expert 1 does not."""
+    one = made(kit, ("both", "masked"), "lstm", **EXPERTS)
+    slots = jnp.arange(kit.SLOTS)
+    first = vtrace.take_slots(one[3], slots)
+    found = moved(kit, one, first, alpha=0.5)
+    assert found["policy_0"] and found["core_0"] and found["policy_2"]
+    assert not found["policy_1"] and not found["core_1"] and not found["value_1"]
+    found = moved(kit, one, vtrace.take_slots(one[3], slots + kit.SLOTS), alpha=0.5)
+    assert found["policy_1"] and found["policy_2"] and not found["policy_0"]
+
+
+def test_the_central_policy_is_matched_to_the_tasks_expert(kit):
+    """With matching alone it learns from both tasks, and no expert does."""
+    one = made(kit, ("both", "masked"), "lstm", **EXPERTS)
+    found = moved(kit, one, alpha=0.0, **ONLY_MATCHING)
+    assert found["policy_2"] and not found["policy_0"] and not found["policy_1"]
+
+
+def test_a_shared_head_is_the_wide_policy_cut_down(kit):
+    """The narrow policy is the wide one, renormalised on its actions."""
+    spec = kit.setup("impala", "none", FACTORISED).env.spec
+    network = components.make(
+        spec, networks.NetworkConfig(hidden=(8,)), (NARROW, Component()), ALL_SHARED
+    )
+    _, _, state, rollout, _ = made(
+        kit, FACTORISED, components=(NARROW, Component()), share=ALL_SHARED
+    )
+    outputs, _ = network.unroll(
+        state.learner.params,
+        {name: () for name in network.initial_state(1)},
+        rollout.ts,
+        actor_critic.previous_actions(rollout),
+    )
+    easy, hard = network.policies(outputs, rollout.ts.action_mask)
+    rows = np.asarray(NARROW.actions)
+    log_q = hard.log_prob_of(rows)
+    np.testing.assert_allclose(
+        easy.log_prob_of(rows), jax.nn.log_softmax(log_q), atol=1e-5
+    )
+
+
+def test_matching_within_the_support_leaves_other_actions_free():
+    """A student that agrees on the teacher's actions pays nothing for the rest."""
+    space = heads.types.Discrete(4)
+    wide = heads.policy(
+        space, jnp.array([[1.0, 3.0, 0.0, 2.0]]), jnp.ones((1, 4), bool)
+    )
+    choice = heads.policy(
+        heads.types.Discrete(2), jnp.array([[1.0, 0.0]]), jnp.ones((1, 2), bool)
+    )
+    teacher = subsets.Embedded(choice, space, np.array([[0], [2]], np.int32))
+    pairs = {(0, 1): jnp.ones(1)}
+    within = mixture.matching_loss([teacher], [None, wide], pairs, within=True)
+    np.testing.assert_allclose(within, 0.0, atol=1e-6)
+    assert mixture.matching_loss([teacher], [None, wide], pairs)[0] > 1.0
+
+
+@pytest.mark.parametrize("control", ["step", "episode", "slot"])
+def test_a_component_that_is_drawn_acts_and_learns_alone(control, kit):
+    """Its own log-probability is kept; it changes when the ablation says so."""
+    agent, hp, state, rollout, update = made(
+        kit, ("both",), control=control, share=("torso",)
+    )
+    hp = with_(hp, alpha=0.5)
+    setup = kit.setup("impala", "none", ("both",))._replace(
+        agent=agent, act=jax.jit(agent.act), hp=hp
+    )
+    rollout = kit.collect(setup, state=state, steps=24, tasks=("both",))
+    choice, first = (np.asarray(x) for x in (rollout.extras.choice, rollout.ts.first))
+    changes = choice[1:] != choice[:-1]
+    assert set(np.unique(choice)) == {0, 1}
+    if control == "slot":
+        assert not changes.any()
+    if control == "episode":
+        assert changes.any() and not changes[~first[1:-1]].any()
+    if control == "step":
+        assert changes[~first[1:-1]].any()
+    _, metrics = update(state, rollout, KEY, hp)
+    np.testing.assert_allclose(metrics["rho"], 1.0, rtol=1e-4)
+
+
+def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
+    """Epochs and minibatches are gradient steps of their own, each slot once a pass."""
+    _, hp, state, rollout, once = made(kit, ("both", "masked"))
+    _, _, _, _, often = made(kit, ("both", "masked"), epochs=2, minibatches=4)
+    before = state.learner.params["value_0"]["value"]["kernel"]
+
+    def distance(update):
+        after, metrics = update(state, rollout, KEY, hp)
+        assert np.isfinite(metrics["loss"])
+        kernel = after.learner.params["value_0"]["value"]["kernel"]
+        return float(jnp.linalg.norm(kernel - before))
+
+    assert distance(often) > 2 * distance(once)
+    order = vtrace._groups(KEY, mix_and_match.Config(epochs=2, minibatches=4), 8)
+    assert order.shape == (8, 2)
+    for epoch in np.asarray(order).reshape(2, 8):
+        assert sorted(epoch) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "config", "message"),
+    [
+        (("both",), {"control": "x"}, "control: 'x' is not known"),
+        (("both",), {"matching": "x"}, "matching: 'x' is not known"),
+        (("both",), {"share": ("x",)}, "share: 'x' is not known"),
+        (("both",), {"components": ()}, "components: none given"),
+        (("both",), {"minibatches": 0}, "minibatches: 0 given"),
+        (
+            ("both",),
+            {"components": (Component(core="linear"), Component(core="lstm"))},
+            "share: 'core' is shared, but the components' core differ",
+        ),
+        (
+            ("both",),
+            {
+                "components": (Component(hidden=(4,)), Component()),
+                "share": ("core", "policy"),
+            },
+            "share: components with features of different sizes",
+        ),
+        (
+            FACTORISED,
+            {"components": (Component(actions="few"), Component())},
+            r"components\.0\.actions: 'few' is not known here, use one of all",
+        ),
+        (
+            FACTORISED,
+            {"components": (Component(), NARROW)},
+            r"components\.1\.actions: the component before it has actions",
+        ),
+        (
+            FACTORISED,
+            {"components": (Component(actions=((5, 0),)), Component())},
+            r"components\.0\.actions: row 0 is \[5, 0\]",
+        ),
+        (
+            ("both", "masked"),
+            {"experts": True, "components": (Component(),) * 3},
+            "experts: with 3 components; give two",
+        ),
+        (
+            ("both", "masked"),
+            {"experts": True, "share": ("torso", "core", "policy")},
+            "share: experts that share core and policy",
+        ),
+        (
+            ("both", "masked"),
+            {"experts": True, "share": ("torso",), "control": "slot"},
+            "experts: does not go with control 'slot'",
+        ),
+    ],
+)
+def test_wrong_options_are_refused(tasks, config, message, kit):
+    """When the agent is made or first drawn, in one line that names the field."""
+    spec = kit.setup("impala", "none", tasks).env.spec
+    with pytest.raises(ValueError, match=message):
+        agent = mix_and_match.make(spec, mix_and_match.Config(**config))
+        jax.eval_shape(agent.init, KEY, mix_and_match.Hparams())
+
+
+def test_it_is_among_the_agents():
+    """By its name, with the paper."""
+    assert agents.get("mix_and_match") is mix_and_match
+    assert "Czarnecki" in agents.AGENTS["mix_and_match"]

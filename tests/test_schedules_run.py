@@ -1,0 +1,254 @@
+"""Runs with schedules: what their rows say, and that no interruption changes it."""
+
+import json
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from mtrl_jax import config, metrics, scheduling
+from mtrl_jax.engine import fitness, schedules
+from mtrl_jax.types import EnvSpec, TaskSpec
+
+CHUNK = 2
+# Beside PBT, which moves the learning rate.
+SCHEDULES = {
+    "entropy_cost": {"kind": "linear", "low": 0.02, "high": 0.0, "end": 0.75},
+    # So restless that no chunk is without an effect.
+    "value_cost": {
+        "kind": "plateau", "low": 0.5, "high": 1.0, "step": 0.03125, "patience": 1
+    },
+}  # fmt: skip
+CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items()]
+
+
+class Ended(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(name="scheduled", scope="module")
+def _scheduled(tmp_path_factory, programs):
+    """A run with both schedules from the first to the last update; do not change it."""
+    folder = tmp_path_factory.mktemp("scheduled") / "run"
+    with runs.cached_programs(programs):
+        runs.train(folder, *CHANGES)
+    return folder
+
+
+@pytest.fixture
+def interrupt(cached, monkeypatch):
+    """Returns a function that trains until it would log ``update``."""
+    write = metrics.MetricsWriter.write
+
+    def train(run, update):
+        def end(self, **row):
+            if row["update"] == update:
+                raise Ended
+            write(self, **row)
+
+        settings = runs.write(run.with_suffix(".yaml"), *CHANGES)
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics.MetricsWriter, "write", end)
+            with pytest.raises(Ended):
+                runs.mtrl("train", settings, "--run-dir", run)
+
+    return train
+
+
+def _hparam(rows, name):
+    """Returns the value of each row; fails where members differ."""
+    values = np.array([row["hparams"][name] for row in rows])
+    assert (values == values[:, :1]).all()
+    return values[:, 0].tolist()
+
+
+def _mean_returns(rows):
+    """Returns the mean return of each chunk from its row, written out once more."""
+    latest, means = {}, []
+    for row in rows:
+        known = {
+            task: [x for x in values if x is not None]
+            for task, values in row["returns"].items()
+        }
+        news = {task: np.mean(values) for task, values in known.items() if values}
+        latest |= news
+        means.append(np.mean(list(latest.values())) if news else math.nan)
+    return means
+
+
+# Whole runs.
+
+
+def test_rows_hold_the_value_of_the_update_their_chunk_starts_at(scheduled):
+    """A line over the run's updates, alike for all members, from low on."""
+    rows = runs.rows(scheduled)
+    schedule = schedules.Schedule(**SCHEDULES["entropy_cost"])
+    starts = [max(row["update"] - CHUNK, 0) for row in rows]
+    expected = [schedules.value_at(schedule, u / runs.UPDATES) for u in starts]
+    assert _hparam(rows, "entropy_cost") == np.float32(expected).tolist()
+    assert len(set(expected)) == 16  # It moves, and ends before the run does.
+
+
+def test_a_plateau_follows_the_returns_of_two_chunks_before(scheduled):
+    """The fold over the logged returns, without the newest that may not be known yet."""
+    first, *rows = runs.rows(scheduled)
+    assert set(rows[0]["returns"]) == {"probe/action", "probe/memory"}
+    schedule = schedules.Schedule(**SCHEDULES["value_cost"])
+    plateau, expected = schedules.Plateau(), [schedule.low, schedule.low]
+    for mean_return in _mean_returns(rows)[:-2]:
+        plateau = schedules.hear(schedule, plateau, mean_return)
+        expected.append(schedules.value_after(schedule, plateau))
+    assert _hparam(rows, "value_cost") == np.float32(expected).tolist()
+    assert _hparam([first], "value_cost") == [schedule.low]
+    assert len(set(expected)) >= 8
+
+
+def test_scheduled_values_compile_nothing(scheduled):
+    """The number of programs is the same in all rows."""
+    assert len(runs.compiles(scheduled)) == 1
+
+
+def test_checkpoints_and_rounds_see_the_scheduled_values(scheduled):
+    """A checkpoint holds what its last chunk was trained with; PBT leaves it alone."""
+    rows = runs.rows(scheduled)
+    by_update = {row["update"]: row["hparams"] for row in rows}
+    for record in metrics.read_lineage(scheduled):
+        for name in SCHEDULES:
+            for when in ("hparams_before", "hparams_after"):
+                assert record[when][name].tolist() == by_update[record["update"]][name]
+    saved = runs.bits(scheduled)
+    for name in SCHEDULES:
+        last = np.float32(rows[-1]["hparams"][name]).tobytes()
+        assert saved[f".hparams.{name}"] == last
+
+
+@pytest.mark.parametrize("update", [2, 16, 28])
+def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
+    tmp_path, scheduled, interrupt, update
+):
+    """From the first checkpoint, and from two in the middle of what a plateau hears."""
+    run = tmp_path / "run"
+    interrupt(run, update)
+    outcome = runs.mtrl("resume", run)
+    assert outcome.code == 0, outcome.err
+    runs.assert_same(run, scheduled)
+    assert len(runs.compiles(run, after=update // 12 * 12)) == 1
+
+
+def test_how_often_a_run_is_saved_changes_no_value(tmp_path, scheduled, cached):
+    """A checkpoint has rows written early; a plateau hears them when it would anyway."""
+    run = tmp_path / "run"
+    runs.train(run, *CHANGES, f"checkpoint.every_updates={CHUNK}")
+    assert runs.rows(run) == runs.rows(scheduled)
+
+
+def test_a_resumed_run_refuses_another_schedule(tmp_path, scheduled):
+    """The schedule and its hyperparameter's value stay what they are."""
+    before = (scheduled / "config.yaml").read_bytes()
+    for change in (
+        "agent.schedules.entropy_cost.end=0.5",
+        "agent.hparams.entropy_cost=0.3",
+    ):
+        outcome = runs.mtrl("resume", scheduled, change)
+        assert outcome.code == 2
+        assert change.split("=")[0] in outcome.error
+    assert (scheduled / "config.yaml").read_bytes() == before
+
+
+# The scheduler alone: one member, two tasks, two updates a chunk.
+
+ALONE = {"value_cost": {**SCHEDULES["value_cost"], "tolerance": 0.0}}
+HISTORY = [
+    {"a": [1.0], "b": [np.nan]},  # b is not known: no chunk.
+    {"a": [1.0], "b": [20.0]},
+    {"a": [2.0], "b": [np.nan]},  # A rise: b is still 20.
+    {"a": [np.nan], "b": [np.nan]},  # No chunk.
+    {"a": [np.nan], "b": [20.0]},  # No rise: a is still 2.
+    {"a": [2.0], "b": [19.0]},  # No rise.
+    {"a": [4.0], "b": [np.nan]},  # A rise, because b is 19.
+    {"a": [1.0], "b": [np.nan]},  # No rise, and never heard.
+]
+MOVES = [0, 0, 0, 0, 0, 0, 1, 2, 2]  # before each chunk, two chunks later
+
+
+def _scheduler(memory=None, metric="return"):
+    tasks = (TaskSpec("a", {}, None, 0.0, 1.0), TaskSpec("b", {}, None, 0.0, 1000.0))
+    spec = EnvSpec({}, None, tasks)
+    settings = config.from_dict(
+        {
+            "tasks": [{"env": "probe/action"}],
+            "agent": {"schedules": ALONE},
+            "training": {"updates_per_chunk": CHUNK},
+        }
+    )
+    pieces = types.SimpleNamespace(spec=spec, metric=fitness.make_metric(spec, metric))
+    return scheduling.make(settings, pieces, 100, memory)
+
+
+def _hparams():
+    from mtrl_jax.agents import impala
+
+    return jax.tree.map(jnp.float32, impala.Hparams(value_cost=jnp.full(1, 0.5)))
+
+
+def _moves(scheduler, update):
+    value = scheduler.apply(_hparams(), update).value_cost
+    return (float(value[0]) - 0.5) / ALONE["value_cost"]["step"]
+
+
+def test_a_task_without_news_counts_as_before():
+    """The mean return does not jump with the tasks that have finished an episode."""
+    scheduler, moves = _scheduler(), []
+    for i, returns in enumerate(HISTORY):
+        moves.append(_moves(scheduler, CHUNK * i))
+        scheduler.tell(CHUNK * (i + 1), returns)
+    moves.append(_moves(scheduler, CHUNK * len(HISTORY)))
+    assert moves == MOVES
+
+
+@pytest.mark.parametrize("saved", range(len(HISTORY)))
+def test_a_checkpoints_memory_is_all_a_plateau_needs(saved):
+    """Through JSON after any chunk, with the row of that chunk: the same values."""
+    scheduler, moves = _scheduler(), []
+    for i, returns in enumerate(HISTORY):
+        if i == saved:
+            scheduler = _scheduler(json.loads(json.dumps(scheduler.memory())))
+        moves.append(_moves(scheduler, CHUNK * i))
+        scheduler.tell(CHUNK * (i + 1), returns)
+    assert moves == MOVES[:-1]
+
+
+def test_rows_that_come_one_chunk_behind_give_the_same_values():
+    """As the loop writes them where there is no checkpoint."""
+    scheduler, moves = _scheduler(), []
+    for i in range(len(HISTORY) + 1):
+        moves.append(_moves(scheduler, CHUNK * i))
+        if i > 0:
+            scheduler.tell(CHUNK * i, HISTORY[i - 1])
+    assert moves == MOVES
+
+
+def test_tasks_count_as_the_populations_fitness_says():
+    """Normalised returns of tasks of other scales: b's hundred is a's tenth."""
+    for metric, expected in (("return", 0), ("normalised", 1)):
+        scheduler = _scheduler(metric=metric)
+        scheduler.tell(2, {"a": [0.0], "b": [100.0]})
+        scheduler.tell(4, {"a": [-0.2], "b": [200.0]})
+        assert _moves(scheduler, 6) == expected
+
+
+def test_scheduled_leaves_keep_dtype_and_place():
+    """And the others are the very same arrays."""
+    given = _hparams()
+    device = jax.devices()[3]
+    given = given._replace(value_cost=jax.device_put(given.value_cost, device))
+    new = _scheduler().apply(given, 0)
+    assert new.value_cost.dtype == jnp.float32 and not new.value_cost.weak_type
+    assert new.value_cost.sharding == given.value_cost.sharding
+    assert new.value_cost.committed
+    others = [name for name in given._fields if name != "value_cost"]
+    assert all(getattr(new, name) is getattr(given, name) for name in others)
