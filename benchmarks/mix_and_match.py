@@ -44,13 +44,16 @@ def main() -> None:
     """Returns after running what is missing; prints the table, writes JSON and PNGs."""
     args = arguments()
     xla.prepare()
-    name = f"mix_and_match_{args.experiment}"
+    name = f"mix_and_match_{args.experiment}{'_pixels' if args.pixels else ''}"
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []
     folders: dict[str, pathlib.Path] = {}
     for arm in args.arms:
-        folder = args.runs / f"{args.experiment}-{arm}-{args.env_steps}"
-        given = arms.settings(args.experiment, arm, args.env_steps, args.seeds)
+        seen = "-pixels" if args.pixels else ""
+        folder = args.runs / f"{args.experiment}-{arm}-{args.env_steps}{seen}"
+        given = arms.settings(
+            args.experiment, arm, args.env_steps, args.seeds, args.pixels
+        )
         common.trained(config_lib.from_dict(given, where=arm), folder)
         folders[arm] = folder
         rows += read(arm, folder)
@@ -132,6 +135,9 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
     made.add_argument("--env-steps", type=int, help="of a member, all tasks together")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument(
+        "--pixels", action="store_true", help="for accelerators: see mix_and_match_arms"
+    )
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/mix_and_match")
     )

@@ -58,10 +58,18 @@ STEPS = {"actions": 1_500_000, "architecture": 3_000_000, "multitask": 3_000_000
 _PBT_MEMBERS = 8
 
 
-def settings(experiment: str, arm: str, env_steps: int, seeds: int) -> dict[str, Any]:
-    """Returns the settings of one arm, as ``config.from_dict`` takes them."""
+def settings(
+    experiment: str, arm: str, env_steps: int, seeds: int, pixels: bool = False
+) -> dict[str, Any]:
+    """Returns the settings of one arm, as ``config.from_dict`` takes them.
+
+    ``pixels`` is for accelerators: pictures of 72 x 96, a convolutional torso, eight
+    times the slots.
+    """
     change = EXPERIMENTS[experiment][arm]
     given = copy.deepcopy(_BASES[experiment])
+    if pixels:
+        _look_at_pixels(given)
     if "env" in change:
         given["tasks"] = [{"env": change["env"], "slots": 32}]
         given["agent"]["hparams"]["reward_scale"] = 1.0
@@ -88,6 +96,14 @@ def settings(experiment: str, arm: str, env_steps: int, seeds: int) -> dict[str,
     if change.get("pbt"):
         given["population"] = _population(updates)
     return given
+
+
+def _look_at_pixels(given: dict[str, Any]) -> None:
+    for task in given["tasks"]:
+        task["options"]["observation"] = "pixels"
+        task["slots"] *= 8
+    network = given["agent"]["config"]["network"]
+    network |= {"torso": "impala_shallow", "core_size": 256}
 
 
 def has_curriculum(arm: str) -> bool:

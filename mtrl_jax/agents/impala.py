@@ -36,6 +36,7 @@ class Config:
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
+    normalise_advantages: bool = False  # over a minibatch, as PPO does; the paper not
 
 
 class Hparams(NamedTuple):
@@ -49,6 +50,7 @@ class Hparams(NamedTuple):
     lambda_: Scalar = 1.0
     clip_rho: Scalar = 1.0
     clip_pg_rho: Scalar = 1.0
+    clip_epsilon: Scalar = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
     reward_scale: Scalar = 1.0  # before the transform
     max_grad_norm: Scalar = 0.5
     epsilon: Scalar = 1.6e-4  # of the optimiser
@@ -82,7 +84,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def loss_fn(params, rollout, hp):
         now = actor_critic.evaluate(network, params, rollout)
-        return vtrace.loss(now, rollout, transform, hp)
+        return vtrace.loss(now, rollout, transform, hp, config.normalise_advantages)
 
     def update(state, rollout, key, hp):
         return vtrace.update(loss_fn, config, state, rollout, key, hp)

@@ -72,6 +72,7 @@ class Config:
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
+    normalise_advantages: bool = False  # over a minibatch, as PPO does; the paper not
 
 
 class Hparams(NamedTuple):
@@ -87,6 +88,7 @@ class Hparams(NamedTuple):
     lambda_: Scalar = 1.0
     clip_rho: Scalar = 1.0
     clip_pg_rho: Scalar = 1.0
+    clip_epsilon: Scalar = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
     reward_scale: Scalar = 1.0  # before the transform
     max_grad_norm: Scalar = 0.5
     epsilon: Scalar = 1.6e-4  # of the optimiser
@@ -186,7 +188,9 @@ def make_loss(
         log_probs = mixture.log_probs(rollout.action)
         log_prob = mixing.log_mixture(mixture.weights, log_probs)
         now = actor_critic.Evaluated(log_prob, mixture.entropy(), value)
-        loss, metrics = vtrace.loss(now, rollout, transform, hp)
+        loss, metrics = vtrace.loss(
+            now, rollout, transform, hp, config.normalise_advantages
+        )
 
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)

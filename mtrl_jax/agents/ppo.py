@@ -205,8 +205,7 @@ def loss(
 
     advantage = batch.targets.advantage
     if normalise:
-        centred = advantage - mean(advantage)
-        advantage = centred / (jnp.sqrt(mean(jnp.square(centred))) + 1e-8)
+        advantage = policy_gradient.normalised(advantage, batch.live)
     policy_loss = mean(
         policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
     )

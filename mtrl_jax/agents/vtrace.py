@@ -28,17 +28,21 @@ def loss(
     rollout: types.Rollout,
     transform: Callable[[Array], Array],
     hp: Any,
+    normalise: bool = False,
 ) -> tuple[Array, Metrics]:
     """Returns (loss, metrics): policy gradient, value error and entropy of live steps.
 
     L = mean(−A log π(a)) + value_cost · mean(½ (v − V)²) − entropy_cost · mean(H), with
     V-trace's advantages A and targets v. ``hp`` has the fields of ``impala.Hparams``
     but those of the optimiser. ``rollout.extras.log_prob`` is the behaviour's.
+    ``normalise`` gives the live advantages mean 0 and variance 1; ``hp.clip_epsilon``
+    above 0 takes out the steps whose policy has moved that far already.
     """
     r_t, discount_t, first_t = actor_critic.arrivals(
         rollout, hp.reward_scale, transform, hp.discount
     )
-    rho_tm1 = jnp.exp(now.log_prob - rollout.extras.log_prob)
+    log_ratio = now.log_prob - rollout.extras.log_prob
+    rho_tm1 = jnp.exp(log_ratio)
 
     # Targets of every slot; no gradient flows through them.
     def targets_of(*slot):
@@ -57,7 +61,11 @@ def loss(
     def mean(x: Array) -> Array:
         return policy_gradient.masked_mean(x, ~first_t)
 
-    policy_loss = mean(-targets.advantage * now.log_prob)
+    advantage = targets.advantage
+    if normalise:
+        advantage = policy_gradient.normalised(advantage, ~first_t)
+    trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
+    policy_loss = mean(jnp.where(trusted, -advantage * now.log_prob, 0.0))
     value_loss = mean(0.5 * jnp.square(targets.value - v_tm1))
     entropy = mean(now.entropy)
     total = policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy

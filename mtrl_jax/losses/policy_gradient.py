@@ -103,6 +103,20 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Ar
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
+def within_trust(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Array:
+    """Returns bool [...]: where the clipped surrogate of PPO has a gradient.
+
+    False where the ratio has passed 1 + ε with A > 0, or 1 − ε with A < 0: what was to
+    be learned from the step has been. ε = 0 trusts every step.
+    """
+    left = jnp.where(
+        advantage > 0,
+        log_ratio > jnp.log1p(epsilon),
+        log_ratio < jnp.log1p(-jnp.minimum(epsilon, 0.999)),
+    )
+    return ~left | (epsilon <= 0)
+
+
 def clipped_value_error(
     value: Array, old_value: Array, target: Array, epsilon: Scalar
 ) -> Array:
@@ -114,6 +128,15 @@ def clipped_value_error(
     bound = jnp.where(epsilon > 0, epsilon, jnp.inf)
     clipped = old_value + jnp.clip(value - old_value, -bound, bound)
     return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
+
+
+def normalised(advantage: Array, live: Array) -> Array:
+    """Returns advantages with mean 0 and variance 1 over live steps.
+
+    Costs of entropy and the like then mean the same whatever rewards are worth.
+    """
+    centred = advantage - masked_mean(advantage, live)
+    return centred / (jnp.sqrt(masked_mean(jnp.square(centred), live)) + 1e-8)
 
 
 def masked_mean(x: Array, live: Array) -> Array:

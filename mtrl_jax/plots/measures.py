@@ -21,12 +21,18 @@ def of_run(run: runs.Run) -> Any:
     with figures.style():
         for panel, name in zip(panels, names):
             _measure(panel, run, run.rows.metrics[name])
-            panel.set_title(name)
+            panel.set_title(_title(name))
         figures.label(
             figure, panels, run.rows.env_steps[-1], "env steps per member", ""
         )
         figures.shared_legend(figure, panels)
     return figure
+
+
+def _title(name: str) -> str:
+    """Returns a title that fits a panel: of a task, its own name below the measure's."""
+    parts = name.split("/")
+    return name if len(parts) == 1 else f"{parts[0]}\n{parts[-1]}"
 
 
 def _measure(panel: Any, run: runs.Run, values: np.ndarray) -> None:

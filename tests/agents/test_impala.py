@@ -97,6 +97,27 @@ def test_the_reward_transform_comes_after_the_scale(kit):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+def test_normalised_advantages_make_the_policys_gradient_scale_free(kit):
+    """Rewards and values ten times as large: the same step of the policy's head."""
+    env = kit.probe("both")
+    agent = kit.small("impala", env.spec, "lstm", normalise_advantages=True)
+    one, update = kit.setup("impala", "lstm", ("both",)), jax.jit(agent.update)
+    params = jax.tree.map(jnp.copy, one.state.learner.params)
+    # Without a value the advantages are the rewards' alone.
+    params["value"] = jax.tree.map(jnp.zeros_like, params["value"])
+    state = one.state._replace(learner=one.state.learner._replace(params=params))
+    hp = one.hp._replace(value_cost=jnp.float32(0.0), max_grad_norm=jnp.float32(1e6))
+    heads = [
+        update(state, one.rollout, KEY, hp._replace(reward_scale=jnp.float32(x)))[
+            0
+        ].learner.params["policy"]["kernel"]
+        for x in (1.0, 10.0)
+    ]
+    np.testing.assert_allclose(*heads, rtol=1e-4, atol=1e-6)
+    plain = one.update(state, one.rollout, KEY, hp)[0].learner.params["policy"]
+    assert not np.allclose(plain["kernel"], heads[0], atol=1e-6)
+
+
 def test_wrong_options_are_refused_when_the_agent_is_made(kit):
     """Not at the first update: the error names field and value."""
     spec = kit.probe("both").spec

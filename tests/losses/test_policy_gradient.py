@@ -431,3 +431,35 @@ def gae_oracle(s, lambda_):
             for t in range(steps)
         ]
     )
+
+
+def test_normalised_advantages_ignore_scale_and_dead_steps():
+    """Mean 0 and variance 1 over live steps, whatever the reward's unit; 0 stays 0."""
+    live = jnp.array([True, True, False, True])
+    advantage = jnp.array([1.0, -2.0, 1e6, 4.0])
+    found = np.asarray(policy_gradient.normalised(advantage, live))[np.asarray(live)]
+    np.testing.assert_allclose([found.mean(), found.std()], [0.0, 1.0], atol=1e-6)
+    scaled = policy_gradient.normalised(100.0 * advantage, live)
+    np.testing.assert_allclose(np.asarray(scaled)[np.asarray(live)], found, rtol=1e-5)
+    nothing = policy_gradient.normalised(jnp.zeros(4), live)
+    np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_trusted_steps_are_those_with_a_gradient_in_the_clipped_surrogate():
+    """Beyond 1 ± ε in the advantage's direction there is none; ε = 0 trusts all."""
+    log_ratio, advantage = (
+        x.ravel()
+        for x in jnp.meshgrid(
+            jnp.linspace(-0.9, 0.9, 19), jnp.array([-2.0, -0.1, 0.1, 3.0])
+        )
+    )
+    slope = jax.vmap(jax.grad(policy_gradient.clipped_surrogate), (0, 0, None))
+
+    def found(epsilon):
+        return policy_gradient.within_trust(log_ratio, advantage, epsilon)
+
+    for epsilon in (0.05, 0.2, 0.5):
+        expected = np.asarray(slope(log_ratio, advantage, epsilon)) != 0
+        assert expected.any() and not expected.all()
+        np.testing.assert_array_equal(found(epsilon), expected)
+    assert np.asarray(found(0.0)).all()

@@ -1,0 +1,42 @@
+"""The benchmark's arms are settings that can be trained: a typo there costs hours."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from mtrl_jax import config, world
+from mtrl_jax.config import schema
+
+_PATH = pathlib.Path(__file__).parent.parent / "benchmarks/mix_and_match_arms.py"
+_SPEC = importlib.util.spec_from_file_location("mix_and_match_arms", _PATH)
+arms = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(arms)
+ALL = [(name, arm) for name, known in arms.EXPERIMENTS.items() for arm in known]
+
+
+@pytest.mark.parametrize(("experiment", "arm"), ALL)
+def test_every_arm_makes_an_agent(experiment, arm):
+    """Settings are valid, and the agent can be made for the arm's environments."""
+    given = arms.settings(experiment, arm, 1_000_000, 3)
+    settings = config.from_dict(given, where=arm)
+    assert isinstance(settings, schema.ExperimentConfig)
+    spec = world.make_world(settings, "0").spec
+    config.agent_module(settings).make(spec, config.agent_config(settings))
+
+
+@pytest.mark.parametrize("experiment", arms.EXPERIMENTS)
+def test_arms_can_be_seen_as_pixels(experiment):
+    """The accelerator-sized version of each experiment is valid too."""
+    given = arms.settings(experiment, "linear", 1_000_000, 3, pixels=True)
+    settings = config.from_dict(given, where=experiment)
+    spec = world.make_world(settings, "0").spec
+    assert spec.obs["image"].shape == (72, 96, 3)
+    config.agent_module(settings).make(spec, config.agent_config(settings))
+
+
+def test_arms_differ_from_each_other():
+    """No two arms of an experiment are the same run under two names."""
+    for name, known in arms.EXPERIMENTS.items():
+        made = [repr(arms.settings(name, arm, 1_000_000, 3)) for arm in known]
+        assert len(set(made)) == len(made), name
