@@ -1,0 +1,1 @@
+"""Datasets on disk and the windows that agents learn from: learning histories."""

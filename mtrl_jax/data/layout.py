@@ -1,0 +1,125 @@
+"""What a folder of learning histories holds: one file per field, and a description.
+
+``N`` histories of ``L`` time steps, history-major: a field is ``FIELD.npy``, ``[N, L,
+...]``, so a whole history is one piece of a file. A history is one slot's stream of time
+steps as its learner met them, from the first to the last. Row t of it holds
+
+    obs, first, action_mask   of time step t, that the action was chosen from
+    action                    chosen at t
+    reward, discount, last    that *arrived* with time step t + 1
+    reset                     time step t ended an episode (it was ``last``)
+
+Under next-step autoreset the action of a ``reset`` row was ignored: its observation is
+the episode's final one, its reward 0. Without the reset rows an episode of l steps is
+exactly l rows, the first with ``first``, the l-th with ``last``; that is how windows
+leave them (``rows.keep``). With them the file is the source's stream, nothing lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtrl_jax import types
+
+FORMAT = 1
+_SPACES: dict[str, Any] = {
+    "discrete": types.Discrete,
+    "factorised": types.Factorised,
+    "box": types.Box,
+}
+
+
+class Field(NamedTuple):
+    """One file of a folder."""
+
+    name: str  # of the file, without .npy; a leaf of the observation is "obs.LEAF"
+    shape: tuple[int, ...]  # of one row
+    dtype: np.dtype
+
+
+def fields(spec: types.EnvSpec, masks: bool = False) -> tuple[Field, ...]:
+    """Returns the fields of histories of ``spec``; action masks only with ``masks``."""
+    out = [
+        Field(f"obs.{name}", tuple(struct.shape), np.dtype(struct.dtype))
+        for name, struct in sorted(spec.obs.items())
+    ]
+    action = types.action_shape(spec.action)
+    out.append(Field("action", tuple(action.shape), np.dtype(action.dtype)))
+    out += [Field(name, (), np.dtype(np.float32)) for name in ("reward", "discount")]
+    out += [Field(name, (), np.dtype(bool)) for name in ("first", "last", "reset")]
+    if masks:
+        size = types.action_mask_size(spec.action)
+        out.append(Field("action_mask", (size,), np.dtype(bool)))
+    return tuple(out)
+
+
+def row_bytes(field: Field) -> int:
+    """Returns the size of one row."""
+    return int(np.prod(field.shape, dtype=np.int64)) * field.dtype.itemsize
+
+
+def plan(
+    spec: types.EnvSpec, histories: int, steps: int, *, masks: bool = False
+) -> int:
+    """Returns the bytes that N ``histories`` of L ``steps`` take on disk.
+
+    Without the description, some 10 bytes per history. Reset rows are among the steps.
+    """
+    return histories * steps * sum(map(row_bytes, fields(spec, masks)))
+
+
+def describe(
+    spec: types.EnvSpec, tasks: Sequence[str], steps: int, masks: bool, config: Any
+) -> dict[str, Any]:
+    """Returns what JSON can hold of a dataset, all that is known before its first step.
+
+    ``tasks`` names each history's task. Raises ValueError for no history or no step.
+    """
+    if not tasks or steps < 1:
+        raise ValueError(
+            f"tasks, steps: got {len(tasks)} histories of {steps} steps; "
+            "give at least 1 of each"
+        )
+    names = list(dict.fromkeys(tasks))
+    number = {name: i for i, name in enumerate(names)}
+    obs = {
+        name: {"shape": list(struct.shape), "dtype": str(np.dtype(struct.dtype))}
+        for name, struct in sorted(spec.obs.items())
+    }
+    return {
+        "format": FORMAT,
+        "obs": obs,
+        "action": _space_to_json(spec.action),
+        "masks": masks,
+        "histories": len(tasks),
+        "steps": steps,
+        "names": names,
+        "task": [number[name] for name in tasks],
+        "config": config,
+    }
+
+
+def spec_of(meta: Mapping[str, Any]) -> types.EnvSpec:
+    """Returns the EnvSpec of a described dataset: a task for each name."""
+    obs = {
+        name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+        for name, leaf in meta["obs"].items()
+    }
+    action = _space_from_json(meta["action"])
+    tasks = tuple(types.TaskSpec(name, obs, action) for name in meta["names"])
+    return types.EnvSpec(obs, action, tasks)
+
+
+def _space_to_json(space: types.ActionSpace) -> dict[str, Any]:
+    kind = next(name for name, cls in _SPACES.items() if isinstance(space, cls))
+    return {"kind": kind, **space._asdict()}
+
+
+def _space_from_json(space: Mapping[str, Any]) -> types.ActionSpace:
+    values = {k: v for k, v in space.items() if k != "kind"}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return _SPACES[space["kind"]](**values)

@@ -1,0 +1,96 @@
+"""Which rows of learning histories are learned from, worked out once on the host.
+
+    reset rows      left out, so that an episode of l steps is l rows (see ``layout``)
+    first_fraction  the beginning of a history alone: partial histories
+    last_fraction   its end alone: what expert distillation learns from
+    subsample       every k-th episode, so that what is learned improves k times as fast
+
+in this order; the rows that stay follow each other as if nothing had been between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mtrl_jax.data import histories as histories_lib
+
+
+class Kept(NamedTuple):
+    """Row ``rows[i, j]`` of history ``history[i]`` is its j-th, j < ``counts[i]``."""
+
+    history: np.ndarray  # [H] int32
+    rows: np.ndarray  # [H, M] int32; from counts on, the last one again
+    counts: np.ndarray  # [H] int32, at least 1
+
+
+def keep(
+    data: histories_lib.Histories,
+    *,
+    only: Sequence[int] | None = None,
+    first_fraction: float = 1.0,
+    last_fraction: float = 1.0,
+    subsample: int = 1,
+    resets: bool = False,
+) -> Kept:
+    """Returns the rows to learn from; a history of which none is left is left out.
+
+    Args:
+      data: as loaded.
+      only: numbers of the histories to keep (of the training tasks, say); None: all.
+      first_fraction, last_fraction: in (0, 1], of a history's steps, rounded up. At
+        most one of them is below 1. An episode that is cut stays as far as it goes.
+      subsample: k >= 1, episodes 0, k, 2k, ... of what the fractions left.
+      resets: keep reset rows: windows are then the very rollouts of the source.
+
+    Raises ValueError for a value that cannot be and where nothing is left.
+    """
+    for name, value in [
+        ("first_fraction", first_fraction),
+        ("last_fraction", last_fraction),
+    ]:
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}: {value} is no share; give one in (0, 1]")
+    if first_fraction < 1 and last_fraction < 1:
+        raise ValueError(
+            f"first_fraction={first_fraction} and last_fraction={last_fraction}: "
+            "give one of them"
+        )
+    if subsample < 1:
+        raise ValueError(f"subsample: got {subsample}, give k >= 1, every k-th episode")
+    number, steps = data.reset.shape
+    history = np.arange(number) if only is None else np.asarray(only, np.int64)
+    if history.size and not 0 <= history.min() <= history.max() < number:
+        raise ValueError(f"only: {list(history)[:8]}; give numbers below {number}")
+    start = steps - math.ceil(steps * last_fraction)
+    stop = math.ceil(steps * first_fraction)
+    found = [
+        start + _kept_of(data.reset[n, start:stop], subsample, resets) for n in history
+    ]
+    return _packed(history, found)
+
+
+def _kept_of(reset: np.ndarray, subsample: int, resets: bool) -> np.ndarray:
+    """Returns the places kept among consecutive rows, in order."""
+    # A reset row belongs to the episode that it ends.
+    episode = np.concatenate([[0], np.cumsum(reset)[:-1]])
+    # Cut right before its reset row, an episode has no step here: it is not number 0.
+    episode = episode - bool(reset[0])
+    kept = (episode % subsample == 0) & (episode >= 0)
+    return np.flatnonzero(kept if resets else kept & ~reset)
+
+
+def _packed(history: np.ndarray, found: list[np.ndarray]) -> Kept:
+    pairs = [(n, rows) for n, rows in zip(history, found) if rows.size]
+    if not pairs:
+        raise ValueError("only: no history with a step to learn from is left")
+    length = max(rows.size for _, rows in pairs)
+    padded = [np.pad(rows, (0, length - rows.size), "edge") for _, rows in pairs]
+    return Kept(
+        np.asarray([n for n, _ in pairs], np.int32),
+        np.asarray(padded, np.int32),
+        np.asarray([rows.size for _, rows in pairs], np.int32),
+    )

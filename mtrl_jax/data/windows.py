@@ -1,0 +1,229 @@
+"""Windows of learning histories: what an agent is trained on, as a Rollout.
+
+A window is ``length`` rows of one history that follow each other, episode after episode;
+all of them, of all histories, are as likely. On a device (``put``, ``sample``) drawing
+is part of the compiled program and costs one gather per field; data that do not fit are
+read from their files (``batches``), and give the same windows for the same keys.
+
+In a window ``ts[t + 1]`` has the reward, discount and ``last`` that action t led to, and
+``ts[0]`` those of the row before the window (reward 0, discount 1 at the beginning of a
+history): what was known when the first action was chosen. Since reset rows are left out,
+the ``ts`` after an episode's last action is both ``last`` (of it) and ``first`` (of the
+next, whose first observation it has). That is all that imitation asks for; an agent that
+bootstraps needs final observations: keep reset rows (``rows.keep``), and windows are
+rollouts as the source had them, dead actions and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import types
+from mtrl_jax.data import histories as histories_lib
+from mtrl_jax.data import rows as rows_lib
+from mtrl_jax.types import Array, Key, Tree
+
+
+class Data(NamedTuple):
+    """Rows of H histories, at most M of each; see ``layout`` for what a row is."""
+
+    obs: Tree  # [H, M, ...]
+    action: Any  # [H, M, ...], as all of these of jax or of numpy
+    reward: Any  # [H, M]
+    discount: Any  # [H, M]
+    first: Any  # [H, M] bool
+    last: Any  # [H, M] bool
+    action_mask: Any  # [H, M, A] bool, or [1, 1, A] where all rows have the same
+    task: Any  # [H] int32
+    counts: Any  # [H] int32, rows there are
+
+
+class Extras(NamedTuple):
+    """What windows say beside their steps."""
+
+    live: Array  # [T, B] bool, False beyond the end of a history shorter than a window
+
+
+ToExtras = Callable[[types.Rollout], Tree]
+
+
+def device_bytes(
+    data: histories_lib.Histories, kept: rows_lib.Kept | None = None
+) -> int:
+    """Returns what ``put`` needs on a device; it fits if a training step still does.
+
+    A Dark Room step takes 22 bytes (2,000 histories of 4,000 steps: 176 MB), one of an
+    84x84x4 picture 28 kB (10 histories of 50,000 steps: 14 GB).
+    """
+    counts = data.reset.shape if kept is None else kept.rows.shape
+    leaves = [*jax.tree.leaves(_fields(data)), legal_masks(data)]
+    per_row = sum(x[0, 0].nbytes for x in leaves if x.shape[:2] != (1, 1))
+    return counts[0] * counts[1] * per_row
+
+
+def put(
+    data: histories_lib.Histories,
+    kept: rows_lib.Kept | None = None,
+    device: Any = None,
+) -> Data:
+    """Returns the rows ``kept`` (default: all but resets) as arrays on a device.
+
+    ``device`` is a device or sharding (replicated), as ``jax.device_put`` takes it.
+    Raises ValueError for 2^31 rows and more.
+    """
+    kept = rows_lib.keep(data) if kept is None else kept
+    check(kept)
+
+    def packed(x: np.ndarray) -> Array:
+        out = np.empty((*kept.rows.shape, *x.shape[2:]), x.dtype)
+        for i, (n, rows) in enumerate(zip(kept.history, kept.rows)):
+            out[i] = x[n][rows]
+        return jax.device_put(out, device)
+
+    masks = legal_masks(data)
+    return Data(
+        **jax.tree.map(packed, _fields(data)),
+        action_mask=jax.device_put(masks, device)
+        if data.action_mask is None
+        else packed(masks),
+        task=jax.device_put(data.task[kept.history], device),
+        counts=jax.device_put(kept.counts, device),
+    )
+
+
+def sample(
+    key: Key,
+    data: Data,
+    batch: int,
+    length: int,
+    *,
+    extras: ToExtras | None = None,
+    carry: Tree = (),
+) -> types.Rollout:
+    """Returns ``batch`` random windows: a Rollout, ts [T + 1, B], action [T, B].
+
+    Pure; ``vmap`` over keys gives every member of a population its own windows. See
+    ``at`` for the arguments, ``draw`` for which windows there are.
+    """
+    history, start = draw(key, data.counts, batch, length)
+    return at(data, history, start, length, extras=extras, carry=carry)
+
+
+def draw(key: Key, counts: Array, batch: int, length: int) -> tuple[Array, Array]:
+    """Returns (history [B], start [B]), uniform over all windows of ``length`` rows.
+
+    A history of n rows has n - length + 1 windows; a shorter one is one window.
+    """
+    starts = jnp.maximum(counts - length, 0) + 1
+    ends = jnp.cumsum(starts)
+    number = jax.random.randint(key, (batch,), 0, ends[-1])
+    history = jnp.searchsorted(ends, number, side="right", method="scan_unrolled")
+    return history, number - (ends - starts)[history]
+
+
+def at(
+    data: Data,
+    history: Array,
+    start: Array,
+    length: int,
+    *,
+    extras: ToExtras | None = None,
+    carry: Tree = (),
+) -> types.Rollout:
+    """Returns the windows of ``length`` rows that begin at ``start`` of ``history``, [B].
+
+    Where a history ends within a window, its last row is repeated: ``extras.live`` is
+    False from there on, rewards are 0, and ``first`` is True, so that agents that skip
+    the actions before a ``first`` skip these. A window that ends with its history has
+    that row's observation again as its last ``ts``.
+
+    Args:
+      data: from ``put``.
+      history, start: [B] int32, in range.
+      length: T, static.
+      extras: from the Rollout with ``Extras``, what the agent expects in their place.
+      carry: the Rollout's carry, [B, ...].
+    """
+
+    def pick(x: Array, history: Array, place: Array) -> Array:
+        return x.at[history, place].get(mode="promise_in_bounds")
+
+    windows = assemble(jnp, data, pick, history, start, length)
+    extra = windows.extras if extras is None else extras(windows)
+    return windows._replace(extras=extra, carry=carry)
+
+
+def assemble(
+    xp: ModuleType, data: Data, pick: Callable, history: Any, start: Any, length: int
+) -> types.Rollout:
+    """Returns the windows ``at`` (history, start) [..., B] as [..., T, B].
+
+    ``xp`` is numpy or jax.numpy, what the leaves of ``data`` are; ``pick(x, history,
+    place)`` reads a field.
+    """
+    shape = (*start.shape[:-1], length + 2, start.shape[-1])
+    offset = np.arange(-1, length + 1, dtype=np.int32)
+    offset = offset.reshape((1,) * (start.ndim - 1) + (-1, 1))
+    # From the row before the window to the one after it.
+    place = start[..., None, :] + offset
+    history = xp.broadcast_to(history[..., None, :], shape)
+    count = data.counts[history]
+    row = xp.clip(place, 0, count - 1)
+    before, within, now = slice(0, -1), slice(1, -1), slice(1, None)
+
+    def rows(x: Any, when: slice) -> Any:
+        return pick(x, history[..., when, :], row[..., when, :])
+
+    def arrived(x: Any, otherwise: Any) -> Any:
+        return xp.where(
+            exists[..., before, :], rows(x, before), x.dtype.type(otherwise)
+        )
+
+    exists = (place >= 0) & (place < count)
+    beyond = place > count
+    ts = types.TimeStep(
+        obs=jax.tree.map(lambda x: rows(x, now), data.obs),
+        reward=arrived(data.reward, 0),
+        discount=arrived(data.discount, 1),
+        first=(rows(data.first, now) & exists[..., now, :]) | beyond[..., now, :],
+        last=arrived(data.last, False),
+        task=data.task[history[..., now, :]],
+        action_mask=_masks(xp, data.action_mask, lambda x: rows(x, now), shape),
+    )
+    live = exists[..., within, :]
+    return types.Rollout(ts, rows(data.action, within), Extras(live), ())
+
+
+def legal_masks(data: histories_lib.Histories) -> np.ndarray:
+    """Returns the action masks, or [1, 1, A] of True where the dataset has none."""
+    if data.action_mask is not None:
+        return data.action_mask
+    return np.ones((1, 1, types.action_mask_size(data.spec.action)), bool)
+
+
+def check(kept: rows_lib.Kept) -> None:
+    """Raises ValueError for 2^31 rows and more: windows are counted in int32."""
+    if kept.rows.size >= 2**31:
+        raise ValueError(
+            f"kept: {kept.rows.size} rows, windows are drawn from fewer than 2^31; "
+            "keep fewer histories or every k-th episode"
+        )
+
+
+def _masks(xp: ModuleType, masks: Any, read: Callable, shape: tuple[int, ...]) -> Any:
+    if masks.shape[:2] != (1, 1):
+        return read(masks)
+    every = (*shape[:-2], shape[-2] - 1, shape[-1], masks.shape[2])
+    return xp.broadcast_to(masks[0, 0], every)
+
+
+def _fields(data: histories_lib.Histories) -> dict[str, Any]:
+    """Returns the fields that windows always read, by name."""
+    names = ("obs", "action", "reward", "discount", "first", "last")
+    return {name: getattr(data, name) for name in names}

@@ -1,0 +1,133 @@
+"""Learning histories as tokens: what a step of a history is, and how it is embedded.
+
+A step is what is known when an action is to be chosen: the observation and the step
+before it (action, reward, whether an episode ended there). The action chosen *at* a step
+is therefore no input of that step, and cannot leak into its own prediction; acting and
+training read the same rows.
+
+    step    one token a step: o_t, a_{t-1}, r_{t-1}, done_{t-1} together
+    triple  three tokens: a_{t-1}; r_{t-1} and done_{t-1}; o_t. In a row they are
+            o_0, a_0, r_0, o_1, ..., and the action is predicted at the o token
+
+Episodes follow each other in one history; nothing is reset between them.
+
+Refs: Laskin et al. 2023, arXiv:2210.14215.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import tree, types
+from mtrl_jax.networks import heads, product, torsos
+from mtrl_jax.types import Array, Tree
+
+TOKENS = {"step": 1, "triple": 3}  # of a step, by encoding; the last one predicts
+
+
+class Steps(NamedTuple):
+    """Steps of learning histories, ``[T, B, ...]``, or of one moment, ``[B, ...]``.
+
+    From a TimeStep: ``Steps(ts.obs, prev_action, ts.reward, ts.first, has_prev)``, where
+    has_prev is False only at the first step of all. Rewards are read as they are.
+    """
+
+    obs: Tree  # [T, B, ...]
+    prev_action: Array  # [T, B, ...] a_{t-1}
+    prev_reward: Array  # [T, B] r_{t-1}
+    prev_done: Array  # [T, B] bool, a_{t-1} was the last action of an episode
+    has_prev: (
+        Array  # [T, B] bool, False: no step is before; the prev_ fields are unread
+    )
+    live: Array | None = (
+        None  # [T, B] bool, False: padding, as if absent; None: all live
+    )
+
+
+def from_transitions(
+    obs: Tree, action: Array, reward: Array, done: Array, live: Array | None = None
+) -> Steps:
+    """Returns the Steps [T, B] of transitions (o_t, a_t, r_t, done_t), each [T, B].
+
+    Nothing is before the first. A window from the middle of a history that is to know
+    the action before its first step: build it one step longer and drop that step,
+    ``tree.slice_axis(steps, 1, T, axis=0)``.
+    """
+    chex.assert_rank([reward, done], 2)
+    chex.assert_equal_shape_prefix([reward, done, action, *jax.tree.leaves(obs)], 2)
+
+    def before(x):
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+    known = jnp.ones(reward.shape, bool) if live is None else live
+    return Steps(obs, before(action), before(reward), before(done), before(known), live)
+
+
+def dummy(obs: dict[str, jax.ShapeDtypeStruct], space: types.ActionSpace) -> Steps:
+    """Returns Steps [1] of zeros for observations and actions of one slot."""
+
+    def zeros(struct):
+        return jnp.zeros((1, *struct.shape), struct.dtype)
+
+    action = zeros(types.action_shape(space))
+    no = jnp.zeros((1,), bool)
+    return Steps({k: zeros(v) for k, v in obs.items()}, action, jnp.zeros((1,)), no, no)
+
+
+def live_tokens(steps: Steps, encoding: str) -> Array | None:
+    """Returns which tokens exist, [B, S]; None where all do, whatever the values."""
+    if encoding == "step":
+        return None if steps.live is None else steps.live.T
+    live = jnp.ones(steps.has_prev.shape, bool) if steps.live is None else steps.live
+    before = live & steps.has_prev
+    tokens = jnp.stack([before, before, live], axis=-1)  # [T, B, 3]
+    return jnp.swapaxes(tokens, 0, 1).reshape(live.shape[1], -1)
+
+
+class Tokens(nn.Module):
+    """Returns the tokens [B, S, width] of Steps [T, B]; S = T times TOKENS[encoding]."""
+
+    encoding: str
+    width: int
+    space: types.ActionSpace
+    torso: str  # one that torsos.choose gave
+    hidden: tuple[int, ...]
+    activation: str
+    convolution: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, steps: Steps) -> Array:
+        chex.assert_rank(steps.has_prev, 2)
+        action = heads.encode(self.space, steps.prev_action)
+        outcome = jnp.stack(
+            [steps.prev_reward, steps.prev_done.astype(jnp.float32)], axis=-1
+        )
+        if self.encoding == "step":
+            last = jnp.concatenate([action, outcome], axis=-1)
+            last = tree.where(steps.has_prev, last, jnp.zeros_like(last))
+            return jnp.swapaxes(self._observation(steps.obs, last), 0, 1)
+        nothing = jnp.zeros((*steps.has_prev.shape, 0))
+        tokens = [
+            self._dense("action")(action),
+            self._dense("outcome")(outcome),
+            self._observation(steps.obs, nothing),
+        ]
+        batched = jnp.moveaxis(jnp.stack(tokens, axis=2), 0, 1)  # [B, T, 3, width]
+        return batched.reshape(batched.shape[0], -1, self.width)
+
+    def _observation(self, obs: Tree, side: Array) -> Array:
+        torso = torsos.Torso(
+            self.torso, self.hidden, self.activation, self.convolution, name="torso"
+        )
+        return self._dense("observation")(torso(obs, side))
+
+    def _dense(self, name: str) -> nn.Dense:
+        return nn.Dense(
+            self.width, dtype=self.dtype, dot_general=product.dot_general, name=name
+        )

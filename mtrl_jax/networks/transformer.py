@@ -1,0 +1,169 @@
+"""A causal transformer that reads a learning history and says the next action.
+
+    x = tokens(o, a, r, done) (+ position)               see histories
+    x = x + attention(norm(x));  x = x + W2 gelu(W1 norm(x))      ``layers`` times
+    logits_t = linear(norm(x)) at the token of o_t
+
+The window. A step attends the last ``context`` steps, itself included, in every layer.
+``unroll`` does this for a whole history at once, as a banded causal mask; a history of at
+most ``context`` steps has no band. ``step`` does it one step at a time, in one of two
+ways:
+
+    cache      keys and values of the last steps, one step costs O(context). It equals
+               ``unroll`` of everything since the cache was fresh, before and after the
+               oldest step falls out. Through the layers a step is thereby touched by up
+               to layers * (context - 1) steps before it.
+    recompute  the last ``context`` steps themselves, read anew each time. It equals
+               ``unroll`` of those steps alone: what training on windows of ``context``
+               steps trains, exactly.
+
+Learned positions count from the first step of the window, so that cached keys would be
+wrong once a step has fallen out: they recompute, and histories longer than ``context``
+are refused. Rotary positions are relative and cache. A model trained on windows of
+``context`` steps has seen each token of them with less behind it than a long cache has;
+to train what the cache does, unroll longer windows and leave the first steps of each out
+of the loss, or act with "recompute".
+
+Padding is as if absent, wherever it stands: it takes no position and no place in a
+window, nothing attends to it; what is said at it means nothing. Nothing is reset between
+episodes; ``tree.where(is_fresh, initial_cache(B), cache)`` makes slots begin anew.
+
+Refs: Laskin et al. 2023, arXiv:2210.14215 (4 layers, width 64, 4 heads, feed-forward
+2048). Pre-norm, GELU, orthogonal policy head of gain 0.01 are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import tree, types
+from mtrl_jax.networks import (
+    histories,
+    torsos,
+    transformer_config,
+    transformer_layers,
+    windows,
+)
+from mtrl_jax.types import Array, Key, Tree
+
+TransformerConfig = transformer_config.TransformerConfig
+_DEFAULT = TransformerConfig()
+
+
+class Recent(NamedTuple):
+    """The last steps as they came, newest at the end; before the first: padding."""
+
+    steps: histories.Steps  # [B, context, ...]
+
+
+class Transformer(NamedTuple):
+    """A transformer as pure functions; everything works under ``vmap`` over ``params``.
+
+    ``init(key)`` returns parameters.
+    ``unroll(params, steps, key=None, window=None)`` returns logits [T, B, M] of Steps
+    [T, B], M = action_mask_size, for ``heads.policy`` to mask; dropout needs a ``key``;
+    ``window`` (steps) in place of ``context``.
+    ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
+    ``step(params, cache, steps)`` returns (logits [B, M], cache) of Steps [B]; a slot
+    that is not live keeps its cache. No dropout.
+    """
+
+    init: Callable[[Key], Tree]
+    unroll: Callable[..., Array]
+    initial_cache: Callable[[int], Tree]
+    step: Callable[[Tree, Tree, histories.Steps], tuple[Array, Tree]]
+
+
+def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transformer:
+    """Returns the transformer for environments of ``spec``.
+
+    Raises ValueError for a config field that is unknown, out of range or does not go
+    with the others, and for an action space that is not categorical.
+    """
+    transformer_config.check(spec, config)
+    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    module = transformer_layers.Layers(config, spec.action)
+    example = histories.dummy(spec.obs, spec.action)
+
+    def init(key):
+        one = jax.tree.map(lambda x: x[None], example)
+        return module.init(key, one, config.context)["params"]
+
+    def unroll(params, steps, key=None, window=None):
+        chex.assert_rank(steps.has_prev, 2)
+        window = _window(config, window, steps.has_prev.shape[0])
+        rngs = {} if key is None else {"dropout": key}
+        variables = {"params": params}
+        logits, _ = module.apply(
+            variables, steps, window, deterministic=key is None, rngs=rngs
+        )
+        return logits
+
+    def cached(params, cache, steps):
+        one = jax.tree.map(lambda x: x[None], steps)
+        variables = {"params": params}
+        logits, cache = module.apply(variables, one, config.context, cache)
+        return logits[0], cache
+
+    def recomputed(params, cache, steps):
+        cache = _append(cache, steps)
+        last = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
+        return unroll(params, last)[-1], cache
+
+    if transformer_config.acting(config) == "cache":
+        return Transformer(init, unroll, lambda b: _empty_cache(config, b), cached)
+    return Transformer(
+        init, unroll, lambda b: _empty_recent(config, example, b), recomputed
+    )
+
+
+def _window(config: TransformerConfig, window: int | None, length: int) -> int:
+    window = config.context if window is None else window
+    if window < 1:
+        raise ValueError(f"window: {window} steps; a step sees itself, use 1 or more")
+    if config.positions == "learned" and length > config.context:
+        raise ValueError(
+            f"steps: {length} of them, but learned positions end after context="
+            f"{config.context}; cut the history into windows or use 'rotary'"
+        )
+    return window
+
+
+def _empty_cache(config: TransformerConfig, batch: int) -> windows.Cache:
+    return windows.empty(
+        layers=config.layers,
+        heads=config.heads,
+        size=config.width // config.heads,
+        window=config.context,
+        encoding=config.encoding,
+        dtype=config.dtype,
+        batch=batch,
+    )
+
+
+def _empty_recent(
+    config: TransformerConfig, one: histories.Steps, batch: int
+) -> Recent:
+    def fresh(x):
+        return jnp.zeros((batch, config.context, *x.shape[1:]), x.dtype)
+
+    return Recent(jax.tree.map(fresh, one._replace(live=one.has_prev)))
+
+
+def _append(cache: Recent, steps: histories.Steps) -> Recent:
+    """Returns the cache with Steps [B] at the end, unchanged where they are padding."""
+    live = steps.live
+    if live is None:
+        live = jnp.ones_like(steps.has_prev, bool)
+
+    def shifted(old, new):
+        return jnp.concatenate([old[:, 1:], new[:, None].astype(old.dtype)], axis=1)
+
+    longer = jax.tree.map(shifted, cache.steps, steps._replace(live=live))
+    return Recent(tree.where(live, longer, cache.steps))

@@ -1,0 +1,91 @@
+"""What a transformer is made of, and what does not go together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mtrl_jax import types
+from mtrl_jax.networks import attention, conv, histories, torsos
+
+POSITIONS = ("rotary", "learned")
+ACTING = ("auto", "cache", "recompute")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """What a transformer is made of; every field is static."""
+
+    layers: int = 4
+    width: int = 64
+    heads: int = 4
+    feedforward: int = 2048
+    context: int = 100  # in steps
+    encoding: str = "step"  # step, triple; see histories
+    positions: str = "rotary"  # rotary, learned
+    acting: str = "auto"  # cache, recompute; auto: cache where positions are rotary
+    dropout: float = 0.0  # of what a layer adds
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    torso: str = "auto"  # see torsos.choose
+    hidden: tuple[int, ...] = ()  # of the MLP that reads vectors before the embedding
+    activation: str = "gelu"  # of that MLP, see torsos.ACTIVATIONS
+    convolution: str = "auto"  # see conv.conv2d
+    attention: str = "auto"  # see attention.attend
+    dtype: str = "float32"  # of products and cache; bfloat16 pays on accelerators
+
+
+def acting(config: TransformerConfig) -> str:
+    """Returns "cache" or "recompute", with "auto" resolved."""
+    if config.acting != "auto":
+        return config.acting
+    return "cache" if config.positions == "rotary" else "recompute"
+
+
+def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
+    """Returns nothing; raises ValueError for what ``transformer.make`` refuses."""
+    for field, known in (
+        ("encoding", tuple(histories.TOKENS)),
+        ("positions", POSITIONS),
+        ("acting", ACTING),
+        ("activation", tuple(torsos.ACTIVATIONS)),
+        ("convolution", conv.IMPLEMENTATIONS),
+        ("attention", attention.IMPLEMENTATIONS),
+        ("dtype", DTYPES),
+    ):
+        if getattr(config, field) not in known:
+            raise ValueError(
+                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
+            )
+    for field in ("layers", "width", "heads", "feedforward", "context"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}: {getattr(config, field)}, use 1 or more")
+    for field in ("dropout", "attention_dropout", "embedding_dropout"):
+        if not 0 <= getattr(config, field) < 1:
+            raise ValueError(f"{field}: {getattr(config, field)}, use 0 <= rate < 1")
+    if any(size < 1 for size in config.hidden):
+        raise ValueError(f"hidden: {config.hidden}, use sizes of 1 or more, or ()")
+    _check_heads(config)
+    if config.positions == "learned" and config.acting == "cache":
+        raise ValueError(
+            "acting: 'cache' with learned positions, which shift when a step falls out "
+            "of the window; use 'recompute' or positions 'rotary'"
+        )
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            f"action: {spec.action} is continuous; logits need Discrete or Factorised"
+        )
+
+
+def _check_heads(config: TransformerConfig) -> None:
+    multiple = config.heads * (2 if config.positions == "rotary" else 1)
+    if config.width % multiple:
+        raise ValueError(
+            f"width: {config.width} is no multiple of {multiple} (heads={config.heads}, "
+            f"positions={config.positions!r}); use {-(-config.width // multiple) * multiple}"
+        )
+    if config.attention == "cudnn" and (config.attention_dropout > 0):
+        raise ValueError(
+            "attention: 'cudnn' has no attention dropout; use 'auto' or "
+            "attention_dropout 0"
+        )

@@ -1,0 +1,176 @@
+"""The layers of the transformer as flax modules; see ``transformer`` for the equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.networks import (
+    attention,
+    histories,
+    initialisers,
+    product,
+    transformer_config,
+    windows,
+)
+from mtrl_jax.types import Array
+
+
+class Layers(nn.Module):
+    """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1."""
+
+    config: transformer_config.TransformerConfig
+    space: types.ActionSpace
+
+    @nn.compact
+    def __call__(
+        self,
+        steps: histories.Steps,
+        window: int,
+        cache: windows.Cache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, windows.Cache | None]:
+        config = self.config
+        x = self._tokens()(steps)  # [B, S, width]
+        if config.positions == "learned":
+            x = x + self._positions(steps)
+        x = nn.Dropout(config.embedding_dropout)(x, deterministic=deterministic)
+        encoding, size = config.encoding, _rotary_size(config)
+        if cache is None:
+            sight = windows.of_sequence(steps, window, encoding, size)
+        else:
+            sight, cache = windows.of_ring(steps, cache, window, encoding, size)
+        keys, values = [], []
+        for i in range(config.layers):
+            is_last = i == config.layers - 1
+            block = _Block(config, is_last, deterministic, name=f"block_{i}")
+            memory = None if cache is None else (cache.keys[i], cache.values[i])
+            x, (key, value) = block(x, sight, memory)
+            keys.append(key)
+            values.append(value)
+        if cache is not None:
+            cache = cache._replace(keys=tuple(keys), values=tuple(values))
+        return jnp.swapaxes(self._policy(x), 0, 1), cache
+
+    def _tokens(self) -> histories.Tokens:
+        config = self.config
+        return histories.Tokens(
+            config.encoding,
+            config.width,
+            self.space,
+            config.torso,
+            config.hidden,
+            config.activation,
+            config.convolution,
+            config.dtype,
+            name="tokens",
+        )
+
+    def _positions(self, steps: histories.Steps) -> Array:
+        """Returns what is added to the tokens of each step, [B or 1, S, width]."""
+        config = self.config
+        shape = (config.context, config.width)
+        table = self.param("positions", nn.initializers.normal(0.02), shape)
+        position = windows.positions(steps.live, steps.has_prev.shape[0])
+        each = jnp.take(table, position, axis=0)
+        return jnp.repeat(each, histories.TOKENS[config.encoding], axis=1)
+
+    def _policy(self, x: Array) -> Array:
+        """Returns the logits [B, T, M] in float32, whatever the products were in."""
+        x = nn.LayerNorm(dtype=self.config.dtype, name="norm")(x)
+        size = types.action_mask_size(self.space)
+        gain = initialisers.orthogonal(0.01)
+        dense = _dense(size, self.config.dtype, gain, "policy")
+        return dense(x).astype(jnp.float32)
+
+
+class _Block(nn.Module):
+    """Returns (x [B, S, width], (keys, values) as attention read them).
+
+    The last block goes on only with the tokens that predict, [B, T, width].
+    """
+
+    config: transformer_config.TransformerConfig
+    is_last: bool
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Array, sight: windows.Sight, memory: tuple[Array, Array] | None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        tokens = histories.TOKENS[self.config.encoding]
+        going_on = slice(tokens - 1, None, tokens) if self.is_last else slice(None)
+        y = self._norm("attention_norm")(x)
+        query, key, value = self._query_key_value(y, going_on, sight.rotation)
+        if memory is not None and sight.written is not None:
+            key = windows.write(memory[0], key, sight.written)
+            value = windows.write(memory[1], value, sight.written)
+        y = self._attend(query, key, value, sight, going_on)
+        x = x[:, going_on] + self._drop(y)
+        y = self._linear(self.config.feedforward, "expand")(self._norm("norm")(x))
+        y = self._output("contract")(nn.gelu(y))
+        return x + self._drop(y), (key, value)
+
+    def _query_key_value(self, y: Array, going_on: slice, rotation) -> list[Array]:
+        """Returns [query, key, value], each [B, H, S, D]; queries where we go on."""
+        config = self.config
+        query = self._linear(config.width, "query")(y[:, going_on])
+        both = self._linear(2 * config.width, "key_value")(y)
+        query, key, value = (
+            jnp.swapaxes(x.reshape(*x.shape[:2], config.heads, -1), 1, 2)
+            for x in (query, *jnp.split(both, 2, axis=-1))
+        )
+        if rotation is not None:
+            key = attention.rotate(key, rotation)
+            ours = jax.tree.map(lambda x: x[:, :, going_on], rotation)
+            query = attention.rotate(query, ours)
+        return [query, key, value]
+
+    def _attend(
+        self, query: Array, key: Array, value: Array, sight: windows.Sight, going_on
+    ) -> Array:
+        """Returns what attention read, mapped back to [B, S, width]."""
+        config = self.config
+        drops = config.attention_dropout > 0 and not self.deterministic
+        y = attention.attend(
+            query,
+            key,
+            value,
+            sight.allowed[:, going_on],
+            band=sight.band,
+            dropout=config.attention_dropout,
+            dropout_key=self.make_rng("dropout") if drops else None,
+            # A few queries on a ring are too little for a fused kernel.
+            implementation="plain" if sight.written is not None else config.attention,
+        )
+        y = jnp.swapaxes(y, 1, 2)
+        return self._output("output")(y.reshape(*y.shape[:2], config.width))
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(dtype=self.config.dtype, name=name)
+
+    def _linear(self, size: int, name: str) -> nn.Dense:
+        return _dense(size, self.config.dtype, nn.initializers.lecun_normal(), name)
+
+    def _output(self, name: str) -> nn.Dense:
+        """Returns a layer whose output is added to x: small, to keep the sum's scale."""
+        scale = 1.0 / (2 * self.config.layers)
+        init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+        return _dense(self.config.width, self.config.dtype, init, name)
+
+    def _drop(self, x: Array) -> Array:
+        return nn.Dropout(self.config.dropout)(x, deterministic=self.deterministic)
+
+
+def _dense(size: int, dtype: str, init: Callable, name: str) -> nn.Dense:
+    return nn.Dense(
+        size, dtype=dtype, kernel_init=init, dot_general=product.dot_general, name=name
+    )
+
+
+def _rotary_size(config: transformer_config.TransformerConfig) -> int | None:
+    return config.width // config.heads if config.positions == "rotary" else None

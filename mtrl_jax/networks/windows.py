@@ -1,0 +1,151 @@
+"""Windows on a history: what a token sees, in a whole sequence and in a ring of the last.
+
+A step sees the ``window`` steps that end with it. In the triple encoding a_{t-1} and
+r_{t-1} arrive together with o_t but belong to step t-1: the window of o_t ends with o_t
+and begins with an observation. A ring therefore keeps one step more than the window: the
+one that only a_{t-1} and r_{t-1} still see.
+
+Each slot counts its own live steps; padding is not counted, so it is as if absent.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from mtrl_jax.networks import attention, histories
+from mtrl_jax.types import Array
+
+
+class Cache(NamedTuple):
+    """The last steps as the layers saw them: a ring of G places with n tokens a slot."""
+
+    keys: tuple[Array, ...]  # per layer [B, heads, G n, size], turned by their position
+    values: tuple[Array, ...]  # per layer [B, heads, G n, size]
+    live: Array  # [B, G n] bool
+    position: Array  # [B] int32, live steps so far; the next goes to position mod G
+
+
+class Sight(NamedTuple):
+    """Who sees whom and where everyone stands, the same in all layers."""
+
+    allowed: Array  # [B or 1, S, S], or [B, n, G n] of a ring
+    rotation: tuple[Array, Array] | None  # see attention.rotation; None: not rotary
+    band: int | None = None  # see attention.attend
+    written: Array | None = None  # [B, G] bool, the place of this step in the ring
+
+
+def empty(
+    *, layers: int, heads: int, size: int, window: int, encoding: str, dtype: str, batch
+) -> Cache:
+    """Returns the cache of ``batch`` fresh slots, heads of ``size`` numbers."""
+    tokens = histories.TOKENS[encoding]
+    length = (window + (tokens > 1)) * tokens
+
+    def ring():
+        return tuple(
+            jnp.zeros((batch, heads, length, size), dtype) for _ in range(layers)
+        )
+
+    live = jnp.zeros((batch, length), bool)
+    return Cache(ring(), ring(), live, jnp.zeros((batch,), jnp.int32))
+
+
+def positions(live: Array | None, length: int) -> Array:
+    """Returns how many live steps are before each step, [B or 1, T]; ``live`` [T, B]."""
+    if live is None:
+        return jnp.arange(length)[None]
+    # Of padding: the position of the live step before it, which it may as well have.
+    return jnp.maximum(jnp.cumsum(live.T.astype(jnp.int32), axis=1) - 1, 0)
+
+
+def of_sequence(
+    steps: histories.Steps, window: int, encoding: str, rotary_size: int | None
+) -> Sight:
+    """Returns the sight of the tokens of Steps [T, B] on each other.
+
+    ``rotary_size``: numbers per head, None where positions are not rotary.
+    """
+    length = steps.has_prev.shape[0]
+    live = histories.live_tokens(steps, encoding)
+    index = _token_index(positions(steps.live, length), encoding)
+    allowed = _in_window(index, index, window, encoding)
+    if live is not None:
+        # Padding sees itself, so that every row of the softmax has something.
+        itself = jnp.eye(index.shape[1], dtype=bool)[None]
+        allowed = (allowed & live[:, None, :]) | itself
+    band = min(window, length) if live is None else None
+    return Sight(allowed, _rotation(index, rotary_size), band)
+
+
+def of_ring(
+    steps: histories.Steps,
+    cache: Cache,
+    window: int,
+    encoding: str,
+    rotary_size: int | None,
+) -> tuple[Sight, Cache]:
+    """Returns (sight of the tokens of Steps [1, B] on the ring, cache).
+
+    The cache returned has this step's place and position; its keys and values are still
+    to be written, layer by layer.
+    """
+    tokens = histories.TOKENS[encoding]
+    places = cache.live.shape[1] // tokens
+    is_live = (
+        jnp.ones_like(cache.position, bool) if steps.live is None else steps.live[0]
+    )
+    now = cache.position[:, None]  # [B, 1]
+    place = jnp.arange(places)[None]
+    # The newest step written in each place, this one included; -1 and less: none yet.
+    held = now - (now - place) % places
+    written = (place == now % places) & is_live[:, None]
+    live_now = histories.live_tokens(steps, encoding)
+    if live_now is None:
+        live_now = is_live[:, None]
+    live = _put(cache.live, live_now, written, axis=1)
+    index, held_index = _token_index(now, encoding), _token_index(held, encoding)
+    allowed = _in_window(index, held_index, window, encoding) & live[:, None, :]
+    sight = Sight(allowed, _rotation(index, rotary_size), None, written)
+    position = cache.position + is_live
+    return sight, cache._replace(live=live, position=position)
+
+
+def write(ring: Array, new: Array, written: Array) -> Array:
+    """Returns ``ring`` [B, H, G n, D] with ``new`` [B, H, n, D] where ``written`` [B, G]."""
+    return _put(ring, new, written, axis=2)
+
+
+def _put(ring: Array, new: Array, written: Array, axis: int) -> Array:
+    """Puts the n entries of ``new`` along ``axis`` into one of the G places.
+
+    A select over the whole ring: attention reads all of it anyway, and an indexed write
+    turns into a slow loop under ``vmap``.
+    """
+    places, tokens = written.shape[1], new.shape[axis]
+    lead, rest = ring.shape[:axis], ring.shape[axis + 1 :]
+    grouped = ring.reshape(*lead, places, tokens, *rest)
+    shape = (written.shape[0], *(1 for _ in lead[1:]), places, 1, *(1 for _ in rest))
+    chosen = written.reshape(shape)
+    return jnp.where(chosen, jnp.expand_dims(new, axis), grouped).reshape(ring.shape)
+
+
+def _token_index(position: Array, encoding: str) -> Array:
+    """Returns the index of each token in its slot's row of tokens, [..., T n]."""
+    tokens = histories.TOKENS[encoding]
+    index = position[..., None] * tokens + jnp.arange(tokens)[None, None]
+    return index.reshape(position.shape[0], -1)
+
+
+def _in_window(query: Array, key: Array, window: int, encoding: str) -> Array:
+    """Returns which of the tokens ``key`` [B, S] each of ``query`` [B, T] sees, [B, T, S]."""
+    query, key = query[:, :, None], key[:, None, :]
+    # The window of a step begins with its observation, the last token of its row.
+    tokens = histories.TOKENS[encoding]
+    age = (query + 1) // tokens - (key + 1) // tokens
+    return (key <= query) & (age < window)
+
+
+def _rotation(index: Array, size: int | None) -> tuple[Array, Array] | None:
+    return None if size is None else attention.rotation(index, size)

@@ -1,0 +1,351 @@
+"""The causal transformer: what it sees, how it acts, padding, populations, dropout."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import tree, types
+from mtrl_jax.networks import histories, transformer
+
+T, B, N = 7, 2, 3
+CONFIG = transformer.TransformerConfig(
+    layers=2, width=8, heads=2, feedforward=12, context=3
+)
+ENCODINGS = ("step", "triple")
+POSITIONS = ("rotary", "learned")
+DISCRETE = types.Discrete(4)
+
+
+def _spec(space=DISCRETE, obs=None):
+    obs = obs or {"vector": jax.ShapeDtypeStruct((N,), jnp.float32)}
+    return types.EnvSpec(obs, space, (types.TaskSpec("task", obs, space),))
+
+
+def _transitions(seed=0, length=T, space=DISCRETE):
+    """Random (obs, action, reward, done), each [T, B]."""
+    rng = np.random.default_rng(seed)
+    shape = (length, B)
+    if isinstance(space, types.Discrete):
+        action = rng.integers(0, space.n, shape)
+    else:
+        action = np.stack([rng.integers(0, n, shape) for n in space.sizes], -1)
+    obs = {"vector": jnp.asarray(rng.normal(size=(*shape, N)), jnp.float32)}
+    reward = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    done = jnp.asarray(rng.random(shape) < 0.3)
+    return [obs, jnp.asarray(action, jnp.int32), reward, done]
+
+
+def _steps(**kwargs):
+    return histories.from_transitions(*_transitions(**kwargs))
+
+
+@functools.cache
+def _made(**changes):
+    """A network whose heads are large enough for logits to tell inputs apart."""
+    net = transformer.make(_spec(), dataclasses.replace(CONFIG, **changes))
+    params = jax.jit(net.init)(jax.random.key(0))
+    return net._replace(unroll=jax.jit(net.unroll, static_argnames="window")), {
+        **params,
+        "policy": jax.tree.map(lambda x: 100.0 * x, params["policy"]),
+    }
+
+
+def _act(net, params, steps):
+    """Logits [T, B, M] of one step after another."""
+    cache = net.initial_cache(B)
+
+    def one(cache, now):
+        logits, cache = net.step(params, cache, now)
+        return cache, logits
+
+    return jax.jit(lambda c, s: jax.lax.scan(one, c, s)[1])(cache, steps)
+
+
+def _change(transitions, field, t):
+    """Transitions with one field of step t changed."""
+    changed = list(transitions)
+    if field == 0:
+        changed[0] = {"vector": transitions[0]["vector"].at[t].add(1.0)}
+    elif field == 1:
+        changed[1] = transitions[1].at[t].set((transitions[1][t] + 1) % 4)
+    elif field == 2:
+        changed[2] = transitions[2].at[t].add(1.0)
+    else:
+        changed[3] = ~transitions[3].at[t].get()
+        changed[3] = transitions[3].at[t].set(changed[3])
+    return histories.from_transitions(*changed)
+
+
+def _affected(net, params, field, t, window):
+    transitions = _transitions()
+    before = net.unroll(params, histories.from_transitions(*transitions), window=window)
+    after = net.unroll(params, _change(transitions, field, t), window=window)
+    return np.abs(np.asarray(after - before)).max(axis=(1, 2)) > 1e-5
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_logits_see_all_that_came_before_and_nothing_after_the_observation(encoding):
+    """o_t reaches logits from t on; a_t, r_t and done_t from t + 1 on."""
+    net, params = _made(encoding=encoding)
+    for t in (0, 3):
+        for field, first in ((0, t), (1, t + 1), (2, t + 1), (3, t + 1)):
+            expected = np.arange(T) >= first
+            seen = _affected(net, params, field, t, window=T)
+            np.testing.assert_array_equal(seen, expected, err_msg=f"{field} {t}")
+
+
+def test_an_action_after_an_observation_never_reaches_its_own_prediction_in_triples():
+    """With a window of one step, the o token sees neither actions nor rewards."""
+    net, params = _made(encoding="triple")
+    for field in (1, 2, 3):
+        assert not _affected(net, params, field, 2, window=1).any()
+    np.testing.assert_array_equal(
+        _affected(net, params, 0, 2, window=1), np.arange(T) == 2
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_history_of_one_step_is_memoryless(encoding):
+    """Alone, a step gives what it gives in a batch of others: nothing is before it."""
+    net, params = _made(encoding=encoding)
+    transitions = _transitions()
+    alone = [jax.tree.map(lambda x, t=t: x[t : t + 1], transitions) for t in (0, 4)]
+    moved = [alone[1][0], *alone[0][1:]]  # other actions, rewards, ends
+    one = net.unroll(params, histories.from_transitions(*alone[1]))
+    other = net.unroll(params, histories.from_transitions(*moved))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_cached_acting_equals_the_banded_forward_before_and_after_eviction(
+    encoding, layers
+):
+    """step equals unroll of the whole history with a band of ``context`` steps."""
+    net, params = _made(encoding=encoding, layers=layers)
+    steps = _steps()
+    whole = net.unroll(params, steps)
+    assert np.abs(whole - net.unroll(params, steps, window=T))[3:].max() > 1e-3
+    np.testing.assert_allclose(_act(net, params, steps), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_recomputed_acting_equals_the_forward_over_the_last_steps(encoding, positions):
+    """What training on windows of ``context`` steps computes at their last step."""
+    net, params = _made(encoding=encoding, positions=positions, acting="recompute")
+    steps = _steps()
+    acted = _act(net, params, steps)
+    for t in range(T):
+        window = tree.slice_axis(steps, max(0, t - 2), t + 1, 0)
+        np.testing.assert_allclose(
+            acted[t], net.unroll(params, window)[-1], atol=1e-4, err_msg=str(t)
+        )
+
+
+def test_learned_positions_differ_and_refuse_what_they_cannot_reach():
+    """Learned positions count from the window's start and end with the context."""
+    net, params = _made(positions="learned")
+    steps = tree.slice_axis(_steps(), 0, 3, 0)
+    shifted = {**params, "positions": params["positions"][::-1]}
+    assert np.abs(net.unroll(params, steps) - net.unroll(shifted, steps)).max() > 1e-3
+    with pytest.raises(ValueError, match="learned positions end after context=3"):
+        net.unroll(params, _steps())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_padding_is_as_if_absent_wherever_it_stands(encoding, positions):
+    """Live steps give the logits of the history without padding, whatever it holds."""
+    net, params = _made(encoding=encoding, positions=positions, context=T)
+    where = jnp.asarray([1, 3, 4])
+    steps, noise = _steps(length=3), _steps(seed=1)
+    live = jnp.zeros((T, B), bool).at[where].set(True)
+    padded = jax.tree.map(
+        lambda x, y: y.at[where].set(x), steps, noise._replace(live=None)
+    )._replace(live=live)
+    expected = net.unroll(params, steps)
+    np.testing.assert_allclose(net.unroll(params, padded)[where], expected, atol=1e-5)
+    np.testing.assert_allclose(_act(net, params, padded)[where], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("acting", ["cache", "recompute"])
+def test_the_window_counts_live_steps_only(encoding, acting):
+    """Past eviction, a slot with padding in between is the slot without."""
+    net, params = _made(encoding=encoding, acting=acting)
+    steps, noise = _steps(length=5), _steps(seed=1)
+    where = jnp.asarray([0, 2, 3, 5, 6])
+    padded = jax.tree.map(lambda x, y: y.at[where].set(x), steps, noise)
+    padded = padded._replace(live=jnp.zeros((T, B), bool).at[where].set(True))
+    for run in (net.unroll, functools.partial(_act, net)):
+        np.testing.assert_allclose(
+            run(params, padded)[where], run(params, steps), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("acting", ["cache", "recompute"])
+def test_a_slot_can_begin_anew_while_others_go_on(acting):
+    """tree.where with a fresh cache forgets the slots asked for and no other."""
+    net, params = _made(acting=acting)
+    steps = _steps()
+    step = jax.jit(net.step)
+    cache = net.initial_cache(B)
+    for t in range(4):
+        cache = step(params, cache, jax.tree.map(lambda x, t=t: x[t], steps))[1]
+    renewed = tree.where(jnp.asarray([True, False]), net.initial_cache(B), cache)
+    now = jax.tree.map(lambda x: x[4], steps)
+    fresh = step(params, net.initial_cache(B), now)[0]
+    old, new = step(params, cache, now)[0], step(params, renewed, now)[0]
+    np.testing.assert_allclose(new[0], fresh[0], atol=1e-5)
+    np.testing.assert_array_equal(new[1], old[1])
+    assert np.abs(new[0] - old[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_permuting_actions_in_data_and_head_permutes_the_logits(encoding):
+    """No action is special: its number only picks a row of the kernels."""
+    net, params = _made(encoding=encoding)
+    transitions = _transitions()
+    order = np.asarray([2, 0, 3, 1])  # new action i was order[i]
+    renamed = [*transitions]
+    renamed[1] = jnp.asarray(np.argsort(order))[transitions[1]]
+    # Rows of the one-hot action: all of "action", or those after the observation.
+    name, at = ("action", 0) if encoding == "triple" else ("observation", N)
+    kernel = params["tokens"][name]["kernel"]
+    kernel = kernel.at[at : at + 4].set(kernel[at : at + 4][order])
+    tokens = {**params["tokens"], name: {**params["tokens"][name], "kernel": kernel}}
+    policy = jax.tree.map(lambda x: x[..., order], params["policy"])
+    permuted = {**params, "tokens": tokens, "policy": policy}
+    np.testing.assert_allclose(
+        net.unroll(permuted, histories.from_transitions(*renamed)),
+        net.unroll(params, histories.from_transitions(*transitions))[..., order],
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_member_of_a_population_equals_its_solo_run(encoding):
+    """vmap over parameters, keys and caches changes no member."""
+    net, _ = _made(encoding=encoding)
+    keys = jax.random.split(jax.random.key(1), 2)
+    params = jax.jit(jax.vmap(net.init))(keys)
+    steps = _steps()
+    logits = jax.jit(jax.vmap(net.unroll, (0, None)))(params, steps)
+    acted = jax.vmap(lambda p: _act(net, p, steps))(params)
+    alone = net.unroll(jax.tree.map(lambda x: x[1], params), steps)
+    np.testing.assert_allclose(logits[1], alone, atol=1e-5)
+    np.testing.assert_allclose(acted[1], alone, atol=1e-5)
+    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "embedding_dropout"])
+def test_each_dropout_acts_with_a_key_only(rate):
+    """Without a key logits are those without dropout; with one they follow the key."""
+    plain, params = _made()
+    net, _ = _made(**{rate: 0.5})
+    steps = _steps()
+    np.testing.assert_array_equal(
+        net.unroll(params, steps), plain.unroll(params, steps)
+    )
+    one, same, other = (net.unroll(params, steps, jax.random.key(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - net.unroll(params, steps)).max() > 1e-3
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gradients_are_finite_with_a_fully_padded_slot_and_reach_every_parameter(
+    encoding,
+):
+    """Padding gives neither NaN nor gradient; every kernel is learnt."""
+    net, params = _made(encoding=encoding)
+    steps = _steps()._replace(live=jnp.asarray([[True, False]] * T))
+
+    def loss(params, steps):
+        return jnp.sum(jnp.square(net.unroll(params, steps)[:, 0]))
+
+    grads = jax.jit(jax.grad(loss))(params, steps)
+    assert tree.all_finite(grads)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        # A key's bias moves all logits of a query alike, which softmax ignores.
+        assert np.abs(leaf).max() > 1e-9, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("acting", ["cache", "recompute"])
+def test_bfloat16_is_close_to_float32(acting):
+    """Products and cache in bfloat16, logits and parameters in float32."""
+    exact, params = _made(acting=acting)
+    half, _ = _made(acting=acting, dtype="bfloat16")
+    steps = _steps()
+    expected = np.asarray(exact.unroll(params, steps))
+    for logits in (half.unroll(params, steps), _act(half, params, steps)):
+        assert logits.dtype == jnp.float32
+    difference = np.abs(half.unroll(params, steps) - expected).max()
+    assert 0 < difference < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_images_and_factorised_actions_are_read(encoding):
+    """A convolutional torso and several groups of actions; logits of all choices."""
+    space = types.Factorised((3, 2))
+    obs = {"image": jax.ShapeDtypeStruct((5, 5, 2), jnp.uint8)}
+    config = dataclasses.replace(CONFIG, encoding=encoding)
+    net = transformer.make(_spec(space, obs), config)
+    image = np.random.default_rng(0).integers(0, 255, (T, B, 5, 5, 2))
+    steps = histories.from_transitions(
+        {"image": jnp.asarray(image, jnp.uint8)}, *_transitions(space=space)[1:]
+    )
+    params = jax.jit(net.init)(jax.random.key(0))
+    logits = jax.jit(net.unroll)(params, steps)
+    assert logits.shape == (T, B, 5)
+    np.testing.assert_allclose(_act(net, params, steps), logits, atol=1e-5)
+
+
+def test_transitions_become_steps_without_leak_over_padding():
+    """Each step knows the one before it; after padding there is none."""
+    obs, action, reward, done = _transitions()
+    live = jnp.ones((T, B), bool).at[2].set(False)
+    steps = histories.from_transitions(obs, action, reward, done, live)
+    np.testing.assert_array_equal(steps.prev_action[1:], action[:-1])
+    np.testing.assert_array_equal(steps.prev_reward[1:], reward[:-1])
+    np.testing.assert_array_equal(steps.prev_done[1:], done[:-1])
+    expected = [False, True, True, False, True, True, True]
+    np.testing.assert_array_equal(steps.has_prev[:, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("encoding", "pairs"),
+        ("positions", "sinusoidal"),
+        ("acting", "guess"),
+        ("attention", "flash"),
+        ("dtype", "float16"),
+        ("layers", 0),
+        ("context", 0),
+        ("dropout", 1.0),
+        ("hidden", (0,)),
+        ("width", 6),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(field, value):
+    """One line that names the field and what was given."""
+    config = dataclasses.replace(CONFIG, **{field: value})
+    with pytest.raises(
+        ValueError, match=rf"^{field}: .*{value if field != 'hidden' else '0'}"
+    ):
+        transformer.make(_spec(), config)
+
+
+def test_combinations_that_cannot_work_are_refused():
+    """A cache under learned positions, and continuous actions."""
+    config = dataclasses.replace(CONFIG, positions="learned", acting="cache")
+    with pytest.raises(ValueError, match="acting: 'cache' with learned positions"):
+        transformer.make(_spec(), config)
+    with pytest.raises(ValueError, match="is continuous"):
+        transformer.make(_spec(types.Box((-1.0,), (1.0,))), CONFIG)
