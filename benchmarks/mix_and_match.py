@@ -1,7 +1,7 @@
 """Mix&Match against its own parts: curricula over action sets, architectures, tasks.
 
     actions       nine actions lead to 756 on laser tag
-    architecture  feed-forward leads to LSTM: find the goal, and a level without memory
+    architecture  feed-forward leads to LSTM on a maze of apples; control: MinAtar
     multitask     an expert a task leads one agent for three tasks of unequal rewards
 
 Every arm is a run of its own under --runs (a population of seeds) and is gone on with if
@@ -73,8 +73,7 @@ def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
     for task, found in summary["tasks"].items():
         final = np.asarray([member["mean"] for member in found["members"]], float)
         low, high = estimates.bootstrap_interval(final, statistic=estimates.iqm)
-        random, best = found.get("random_score"), found.get("reference_score")
-        known = random is not None and best is not None
+        scale = arms.scale(task, found)
         returns = log.returns[task]
         first = returns[: max(1, len(returns) // 5)]
         early = np.nanmean(first, axis=0)
@@ -90,7 +89,7 @@ def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "seeds": final.tolist(),
-                "normalised": (iqm - random) / (best - random) if known else None,
+                "normalised": scale and (iqm - scale[0]) / (scale[1] - scale[0]),
                 "alpha": log.hparams["alpha"][-1].tolist()
                 if "alpha" in log.hparams
                 else None,

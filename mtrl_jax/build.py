@@ -8,18 +8,17 @@ config is found out here, before a run folder exists. The environments come from
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from mtrl_jax import checks, judging, random, reporters, types
 from mtrl_jax import config as config_lib
-from mtrl_jax import judging, random, types
 from mtrl_jax import world as world_lib
 from mtrl_jax.config import schema
 from mtrl_jax.engine import (
-    evaluate,
     fitness,
     fused_runner,
     host_runner,
@@ -29,51 +28,95 @@ from mtrl_jax.engine import (
 from mtrl_jax.types import Tree
 
 
+class Pace(NamedTuple):
+    """How long a run is and when what is due; the loop counts in updates."""
+
+    updates: int  # of the run, whole chunks
+    per_chunk: int  # updates
+    steps: int  # of one member in one update
+    test_every: int  # updates; 0: at the end alone
+    save_every: int
+
+
+class Recorder(NamedTuple):
+    """Where the steps of a run go; ``write(history, update)`` after each chunk.
+
+    ``history`` is ChunkOutput.history of the chunk that ended at ``update``. When it
+    returns they are on disk for good, so a checkpoint that follows is never ahead.
+    """
+
+    write: Callable[[types.Rollout, int], None]
+    close: Callable[[], None]
+
+
+class Record(NamedTuple):
+    """A recorder to be opened in a run's folder, and what to say before."""
+
+    told: str
+    size: int  # bytes on disk
+    open: Callable[[pathlib.Path], Recorder]
+
+
 class Pieces(NamedTuple):
-    """What a run is made of; functions compile when first called."""
+    """What a run is made of; functions compile when first called.
+
+    Where a run has no environments to be tested in, ``evaluate`` measures something
+    else, or is None, and there is no ``metric`` of returns.
+    """
 
     spec: types.EnvSpec
     agent: types.Agent
     batch: tuple[int, int]  # (P, B)
     pure: bool
-    runner: str  # "fused" or "host"
+    pace: Pace
+    reporter: reporters.Reporter
     hparams: Tree  # [P] initial values, on their devices
     lineage: pbt.PbtState  # of generation 0, on its devices
-    init: Callable[[Tree], fused_runner.RunState]
-    chunk: Callable[[fused_runner.RunState, Tree], tuple]
-    evaluate: Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]
+    init: Callable[[Tree], Any]
+    chunk: Callable[[Any, Tree], tuple]
+    evaluate: Callable[[Any, Tree], Any] | None
     pbt_round: Callable[..., tuple] | None
-    metric: fitness.Metric
+    metric: fitness.Metric | None
     close: Callable[[], None]
+    record: Record | None = None
 
 
-def pieces(config: schema.ExperimentConfig, restart: int = 0) -> Pieces:
+def pieces(
+    config: schema.ExperimentConfig,
+    restart: int = 0,
+    *,
+    world: world_lib.World | None = None,
+    record: Record | None = None,
+) -> Pieces:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
     (envpool) get other seeds, so that they do not repeat the episodes already seen.
+    ``world`` replaces the mixture that the config describes; with ``record`` every step
+    is given out and goes there.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
-    world = world_lib.make_world(config, f"{config.seed}/{restart}")
+    if world is None:
+        world = world_lib.make_world(config, f"{config.seed}/{restart}")
     spec, batch = world.spec, world.batch
     with config_lib.errors_at("agent.config"):
         agent = config_lib.agent_module(config).make(
             spec, config_lib.agent_config(config)
         )
-        check_agent(agent, spec, batch[1], config)
+        length = config.training.unroll_length
+        checks.check_agent(agent, config, spec, batch[1], length)
     choice = config.population.fitness
     with config_lib.errors_at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
     members = config.population.size
     keys = random.roots(config.seed, members)
     mesh = sharding.make_mesh(members, batch[1], devices(members, world.pure))
-    hparams, lineage = (
-        jax.device_put(x, sharding.shardings(x, mesh, members))
-        for x in (initial_hparams(config, keys), pbt.init(members))
+    hparams, lineage = on_devices(
+        (initial_hparams(config, keys), pbt.init(members)), mesh, members
     )
-    runner = make_runner(config, agent, world, mesh)
+    runner = make_runner(config, agent, world, mesh, record is not None)
 
     def init(hp: Tree) -> fused_runner.RunState:
         build = jax.jit(runner.init) if world.pure else runner.init
@@ -87,19 +130,40 @@ def pieces(config: schema.ExperimentConfig, restart: int = 0) -> Pieces:
         agent=agent,
         batch=batch,
         pure=world.pure,
-        runner=world.kind,
+        pace=pace_of(config, batch[1]),
+        reporter=reporters.of_returns(config, spec, metric, world.kind),
         hparams=hparams,
         lineage=lineage,
         init=init,
-        chunk=runner.chunk if world.kind == "host" else _keeping_layout(runner.chunk),
+        chunk=runner.chunk if world.kind == "host" else keeping_layout(runner.chunk),
         evaluate=judging.make_evaluate(config, agent, world),
         pbt_round=judging.make_round(config, agent, spec, batch, metric),
         metric=metric,
         close=world.close,
+        record=record,
     )
 
 
-def initial_hparams(config: schema.ExperimentConfig, keys: types.Key) -> Tree:
+def pace_of(config: schema.ExperimentConfig, slots: int) -> Pace:
+    """Returns the pace of a run: ``env_steps`` per member, up to whole chunks."""
+    t = config.training
+    steps = t.unroll_length * slots
+    chunks = math.ceil(t.env_steps / (t.updates_per_chunk * steps))
+    return Pace(
+        updates=chunks * t.updates_per_chunk,
+        per_chunk=t.updates_per_chunk,
+        steps=steps,
+        test_every=config.evaluation.every_updates,
+        save_every=config.checkpoint.every_updates,
+    )
+
+
+def on_devices(trees: Any, mesh: sharding.Mesh, members: int) -> Any:
+    """Returns the trees with leaves that start with P split over the mesh's members."""
+    return jax.device_put(trees, sharding.shardings(trees, mesh, members))
+
+
+def initial_hparams(config: Any, keys: types.Key) -> Tree:
     """Returns the members' hyperparameters ``[P]``: drawn where there is a range."""
     with config_lib.errors_at("population.search"):
         return pbt.sample_initial(
@@ -114,6 +178,7 @@ def make_runner(
     agent: types.Agent,
     world: world_lib.World,
     mesh: sharding.Mesh,
+    record: bool = False,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
     slots_per_task = world.batch[1] / len(world.spec.tasks)
@@ -125,7 +190,7 @@ def make_runner(
     }
     if world.kind == "host":
         return host_runner.make(agent, world.train, **options)
-    return fused_runner.make(agent, world.train, mesh=mesh, **options)
+    return fused_runner.make(agent, world.train, mesh=mesh, record=record, **options)
 
 
 def devices(members: int, pure: bool) -> list[jax.Device]:
@@ -154,71 +219,20 @@ def members_at_once(mesh: sharding.Mesh) -> int | None:
     return 1 if alone else None
 
 
-def check_agent(
-    agent: types.Agent,
-    spec: types.EnvSpec,
-    slots: int,
-    config: schema.ExperimentConfig,
-) -> None:
-    """Returns nothing if the agent can act and learn on rollouts of the config's sizes.
-
-    One update is traced, nothing is compiled: what an agent finds out about its sizes
-    when it is traced is found out here, and not when the run folder exists.
-
-    Raises:
-      ValueError: whatever the agent has against them.
-    """
-    length = config.training.unroll_length
-
-    def update(key, hp, ts, unroll):
-        state, carry = agent.init(key, hp), agent.carry(slots)
-        action, _, extras = agent.act(state, carry, ts, key, hp)
-        action, extras = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (length, *x.shape)), (action, extras)
-        )
-        rollout = types.Rollout(unroll, action, extras, carry)
-        return agent.update(state, rollout, key, hp)
-
-    jax.eval_shape(
-        update,
-        jax.random.key(0),
-        jax.tree.map(jnp.float32, config_lib.agent_hparams(config)),
-        _time_step_shapes(spec, slots),
-        _time_step_shapes(spec, length + 1, slots),
-    )
-
-
-def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
-    """Returns the ShapeDtypeStructs of time steps ``[*leading, ...]``."""
-
-    def leaf(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((*leading, *shape), dtype)
-
-    return types.TimeStep(
-        obs={name: leaf(x.dtype, *x.shape) for name, x in spec.obs.items()},
-        reward=leaf(jnp.float32),
-        discount=leaf(jnp.float32),
-        first=leaf(jnp.bool_),
-        last=leaf(jnp.bool_),
-        task=leaf(jnp.int32),
-        action_mask=leaf(jnp.bool_, types.action_mask_size(spec.action)),
-    )
-
-
-def _keeping_layout(chunk: Callable) -> Callable:
+def keeping_layout(chunk: Callable) -> Callable:
     """Returns ``chunk`` jitted so that its result lies on the devices its input did.
 
-    The input is donated. Without fixed layouts the second call could see others than
+    ``chunk(state, hp, *more)``; the state is donated. Without fixed layouts the second call could see others than
     the first and be compiled again.
     """
     compiled: list[Callable] = []
 
-    def run(state, hp):
+    def run(state, hp, *more):
         if not compiled:
             layout = jax.tree.map(lambda x: x.sharding, state)
             compiled.append(
                 jax.jit(chunk, donate_argnums=0, out_shardings=(layout, None))
             )
-        return compiled[0](state, hp)
+        return compiled[0](state, hp, *more)
 
     return run

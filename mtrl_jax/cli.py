@@ -37,22 +37,22 @@ def train(
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax import config as config_lib
-    from mtrl_jax import experiment
+    from mtrl_jax import stages
 
     settings = config_lib.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
-    code = experiment.train(settings, folder, where=str(config))
+    code = stages.train(settings, folder, where=str(config))
     typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
 
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Go on with a run from its newest checkpoint."""
-    from mtrl_jax import experiment
+    """Go on with a run from its newest checkpoint, at the stage it was in."""
+    from mtrl_jax import stages
 
-    code = experiment.resume(run, overrides)
+    code = stages.resume(run, overrides)
     typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
@@ -91,14 +91,16 @@ def plot(
     ] = pathlib.Path("comparison.png"),
 ) -> None:
     """Draw a run's pictures; with several runs, one picture that compares them."""
-    from mtrl_jax import experiment, plots
+    from mtrl_jax import experiment, plots, stages
 
-    for run in runs:
+    folders = runs if len(runs) > 1 else stages.parts(runs[0])
+    for run in folders:
         experiment.check_drawable(run)
     if len(runs) > 1:
         typer.echo(plots.compare(runs, out))
-    else:
-        for path in plots.draw(runs[0]):
+        return
+    for run in folders:
+        for path in plots.draw(run):
             typer.echo(path)
 
 
@@ -174,6 +176,7 @@ def _known(error: Exception) -> int | None:
         "RunLockedError": 2,
         "RunError": 1,
         "CheckpointError": 1,
+        "DatasetError": 1,
     }
     if isinstance(error, OSError) and not isinstance(error, ImportError):
         return 1

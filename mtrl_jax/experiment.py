@@ -12,20 +12,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from mtrl_jax import build, checkpoint, loop, metrics, report, session, world
+from mtrl_jax import (
+    build,
+    checkpoint,
+    collecting,
+    folders,
+    loop,
+    metrics,
+    report,
+    session,
+)
 from mtrl_jax import config as config_lib
+from mtrl_jax import saved as saved_lib
 from mtrl_jax.config import schema
 from mtrl_jax.metrics import locks
 
-CONFIG = "config.yaml"
-CHECKPOINTS = "checkpoints"
+CONFIG = folders.CONFIG
 
 
 def train(
@@ -40,15 +48,25 @@ def train(
         nothing was written.
       RunError, CheckpointError: the run could not go on; what was saved is kept.
     """
-    check_new_folder(folder)
+    folders.check_new(folder)
     check_logging(config)
     with config_lib.errors_in(where):
         pieces = build.pieces(config)
+    return begin(config, folder, pieces)
+
+
+def begin(
+    config: Any, folder: pathlib.Path, pieces: build.Pieces, label: str = ""
+) -> int:
+    """Returns the exit code of a new run made of ``pieces``, as ``train`` does.
+
+    ``config`` may be a stage's settings; ``label`` begins the progress line.
+    """
     with _folder(folder, config) as manager, contextlib.closing(pieces):
-        check_new_folder(folder)  # Another process may have been as fast.
-        _write_config(folder, config)
-        report.write_tasks(folder, pieces.spec, world.describe(config))
-        return loop.run(session.begin(config, folder, pieces, manager))
+        folders.check_new(folder)  # Another process may have been as fast.
+        folders.write_config(folder, config)
+        metrics.write_summary(folder, pieces.reporter.begin())
+        return loop.run(session.begin(config, folder, pieces, manager, label=label))
 
 
 def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
@@ -65,21 +83,36 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     """
     old = load_config(folder)
     changes = config_lib.override(config_lib.to_dict(old), overrides or [])
-    config = config_lib.from_dict(changes, where=str(folder / CONFIG))
+    config = config_lib.from_dict(changes, where=str(folder / folders.CONFIG))
     config_lib.check_resumable(old, config)
     check_logging(config)
+    return go_on(config, folder, lambda restart: build.pieces(config, restart))
+
+
+def go_on(
+    config: Any,
+    folder: pathlib.Path,
+    make: Callable[[int], build.Pieces],
+    label: str = "",
+) -> int:
+    """Returns the exit code of a run that goes on with ``config``, as ``resume`` does.
+
+    ``make(restart)`` gives its pieces, ``restart`` being the update it goes on from.
+    """
     with _folder(folder, config) as manager:
         latest = checkpoint.latest_step(manager)
         if latest is None:
-            _check_untrained(folder)
-        pieces = build.pieces(config, restart=latest or 0)
+            folders.check_untrained(folder)
+        pieces = make(latest or 0)
         with contextlib.closing(pieces):
             if latest is None:
-                begun = session.begin(config, folder, pieces, manager, resume_after=-1)
+                begun = session.begin(
+                    config, folder, pieces, manager, resume_after=-1, label=label
+                )
             else:
-                begun = session.go_on(config, folder, pieces, manager)
+                begun = session.go_on(config, folder, pieces, manager, label=label)
             # Only now is it certain that the run goes on with it.
-            _write_config(folder, config)
+            folders.write_config(folder, config)
             return loop.run(begun)
 
 
@@ -92,47 +125,72 @@ def evaluate(
       ConfigError: no run there, or none of its checkpoints.
       CheckpointError: there is no sound checkpoint.
     """
-    config = load_config(folder)
+    config, make = with_environments(folder)
     if episodes is not None:
         given = {**config_lib.to_dict(config)}
         given["evaluation"] = {**given["evaluation"], "episodes": episodes}
         config = config_lib.from_dict(given, where="--episodes")
-    with restored(folder, config) as (update, pieces, saved):
+    with restored(folder, config, make) as (update, pieces, saved):
+        assert pieces.evaluate is not None
         result = jax.device_get(pieces.evaluate(saved.run, saved.hparams))
         return update, report.evaluation_table(pieces.spec, result)
 
 
 @contextlib.contextmanager
 def restored(
-    folder: pathlib.Path, config: schema.ExperimentConfig
-) -> Iterator[tuple[int, build.Pieces, session.Saved]]:
+    folder: pathlib.Path,
+    config: Any,
+    make: Callable[[Any, int], build.Pieces] = build.pieces,
+) -> Iterator[tuple[int, build.Pieces, saved_lib.Saved]]:
     """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
-    if not (folder / CHECKPOINTS).is_dir():
-        raise _no_checkpoint(folder)
+    if not (folder / folders.CHECKPOINTS).is_dir():
+        raise folders.no_checkpoint(folder)
     manager = checkpoint.open_manager(
-        folder / CHECKPOINTS, config.checkpoint.keep, read_only=True
+        folder / folders.CHECKPOINTS, config.checkpoint.keep, read_only=True
     )
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.close, manager)
         if checkpoint.latest_step(manager) is None:
-            raise _no_checkpoint(folder)
-        pieces = build.pieces(config, restart=-1)
+            raise folders.no_checkpoint(folder)
+        pieces = make(config, -1)
         stack.callback(pieces.close)
         update, saved, _ = session.read(pieces, manager)
         yield update, pieces, saved
 
 
-def load_config(folder: pathlib.Path) -> schema.ExperimentConfig:
-    """Returns the settings of the run in ``folder``.
+def with_environments(
+    folder: pathlib.Path, kinds: tuple[str, ...] = ("online", "collect")
+) -> tuple[Any, Callable]:
+    """Returns (settings, what makes the pieces) of a run that trains in environments.
+
+    ``kinds`` are the stages that will do.
+
+    Raises:
+      ConfigError: there is no run, or it is of stages, or a stage of another kind.
+    """
+    config = load_config(folder)
+    kind = "stages" if hasattr(config, "stages") else getattr(config, "kind", "online")
+    makers = {"online": build.pieces, "collect": collecting.pieces}
+    if kind not in kinds:
+        what = "is in stages" if kind == "stages" else f"is a stage of kind {kind}"
+        raise config_lib.ConfigError(
+            f"{folder}: the run {what}; give the folder of one that trains in "
+            f"environments, RUN/stages/NAME of a stage of kind {' or '.join(kinds)}"
+        )
+    return config, makers[kind]
+
+
+def load_config(folder: pathlib.Path) -> Any:
+    """Returns the settings of the run in ``folder``; of stages, or a stage, if it is one.
 
     Raises:
       ConfigError: there is no run.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / folders.CONFIG).is_file():
         raise config_lib.ConfigError(
-            f"{folder}: no run here (there is no {CONFIG}); give the folder of a run"
+            f"{folder}: no run here (there is no {folders.CONFIG}); give the folder of a run"
         )
-    return config_lib.load(folder / CONFIG)
+    return config_lib.load(folder / folders.CONFIG)
 
 
 def check_drawable(folder: pathlib.Path) -> None:
@@ -141,41 +199,17 @@ def check_drawable(folder: pathlib.Path) -> None:
     Raises:
       ConfigError: there is no run, or not a row of it.
     """
-    load_config(folder)
+    if hasattr(load_config(folder), "stages"):
+        raise config_lib.ConfigError(
+            f"{folder}: a run in stages; give the folders of stages, RUN/stages/NAME"
+        )
     try:
         metrics.read_metrics(folder)
     except ValueError as error:
         raise config_lib.ConfigError(str(error)) from None
 
 
-def check_new_folder(folder: pathlib.Path) -> None:
-    """Returns nothing if a run may begin in ``folder``.
-
-    Raises:
-      ConfigError: it is a file, holds a run already, or holds something else.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise config_lib.ConfigError(
-            f"--run-dir {folder}: {there} is a file; give a folder"
-        )
-    if not folder.exists():
-        return
-    if (folder / CONFIG).exists():
-        raise config_lib.ConfigError(
-            f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
-            "give another folder"
-        )
-    # A process that did not get as far as a run leaves its lock and an empty folder.
-    found = {path.name for path in folder.iterdir()} - {locks.LOCK, CHECKPOINTS}
-    saves = folder / CHECKPOINTS
-    if found or (saves.exists() and any(saves.iterdir())):
-        raise config_lib.ConfigError(
-            f"--run-dir {folder}: not empty and no run; give a new or empty folder"
-        )
-
-
-def check_logging(config: schema.ExperimentConfig) -> None:
+def check_logging(config: Any) -> None:
     """Returns nothing if what the run should report to is there.
 
     Raises:
@@ -201,7 +235,7 @@ def _folder(
     try:
         with locks.lock(folder):
             manager = checkpoint.open_manager(
-                folder / CHECKPOINTS, config.checkpoint.keep
+                folder / folders.CHECKPOINTS, config.checkpoint.keep
             )
             try:
                 yield manager
@@ -212,24 +246,3 @@ def _folder(
             f"{folder}: the run stops: {error.strerror or error}; its checkpoints are "
             "as they were"
         ) from error
-
-
-def _write_config(folder: pathlib.Path, config: schema.ExperimentConfig) -> None:
-    """Writes config.yaml, or leaves it as it was: a run without it is lost."""
-    temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(config_lib.dump(config))
-    os.replace(temporary, folder / CONFIG)
-
-
-def _check_untrained(folder: pathlib.Path) -> None:
-    """Raises ConfigError if a run without checkpoints ever had one."""
-    rows = folder / metrics.METRICS
-    if rows.exists() and rows.stat().st_size:
-        raise _no_checkpoint(folder)
-
-
-def _no_checkpoint(folder: pathlib.Path) -> config_lib.ConfigError:
-    return config_lib.ConfigError(
-        f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
-        "has one"
-    )

@@ -8,7 +8,7 @@ recent training episodes, and copies what is learned from the better to the wors
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,33 +110,51 @@ def make_round(
             "population.pbt with population.axis='population': members on different "
             "tasks cannot replace each other; leave one of them out"
         )
-    settings = population_config.pbt
-    ranges = population_config.search
     agents = population.population(agent, batch[0])
+
+    def judge(state, evaluation, finite: Array) -> pbt.Fitness:
+        if choice.source == "evaluation":
+            return fitness.of_evaluation(metric, evaluation, finite)
+        return fitness.of_training(metric, state.stats, state.ts.task, finite)
+
+    def forget(state, replaced: Array, finite: Array):
+        # The memory of a member that was not finite may not be either.
+        carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
+        stats = statistics.forget(state.stats, replaced)
+        return state._replace(carry=carry, stats=stats)
+
+    return round_of(population_config, judge, forget)
+
+
+def round_of(
+    settings: schema.PopulationConfig,
+    judge: Callable[[Any, Any, Array], pbt.Fitness],
+    forget: Callable[[Any, Array, Array], Any],
+) -> Callable[..., tuple]:
+    """Returns a round as ``make_round`` does, of a population judged in any way.
+
+    ``judge(state, evaluation, finite)`` says what members are worth; ``forget(state,
+    replaced, finite)`` returns the state without what is known of replaced members. A
+    state has ``agent``, ``key`` and ``step``.
+    """
+    assert settings.pbt is not None
+    config = settings.pbt
 
     def round_(state, hp, pbt_state, evaluation):
         finite = tree.all_finite(state.agent.learner, axes=1)
-        if choice.source == "evaluation":
-            judged = fitness.of_evaluation(metric, evaluation, finite)
-        else:
-            judged = fitness.of_training(metric, state.stats, state.ts.task, finite)
+        judged = judge(state, evaluation, finite)
         source, new_hp, pbt_state = pbt.round(
             random.at(state.key, state.step, random.PBT),
             state.step,
             judged,
             hp,
             pbt_state,
-            ranges=ranges,
-            config=settings,
+            ranges=settings.search,
+            config=config,
         )
-        replaced = source != jnp.arange(batch[0])
-        # The memory of a member that was not finite may not be either.
-        carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
-        state = state._replace(
-            agent=pbt.apply(state.agent, source),
-            carry=carry,
-            stats=statistics.forget(state.stats, replaced),
-        )
+        replaced = source != jnp.arange(settings.size)
+        state = forget(state, replaced, finite)
+        state = state._replace(agent=pbt.apply(state.agent, source))
         record = RoundRecord(
             score=judged.score,
             episodes=judged.episodes,

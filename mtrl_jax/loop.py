@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, judging, metrics, report, world
+from mtrl_jax import checkpoint, judging, metrics, report
 from mtrl_jax import session as session_lib
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.types import Tree
@@ -43,7 +43,7 @@ def run(session: session_lib.Session) -> int:
                 checkpoint.wait(session.manager)
                 session.bar.note(
                     f"stopped at update {session.update}; go on with "
-                    f"`mtrl resume {session.folder}`"
+                    f"`mtrl resume {session.run_folder}`"
                 )
             else:
                 _finish(session)
@@ -51,36 +51,37 @@ def run(session: session_lib.Session) -> int:
     finally:
         session.bar.close()
         session.writer.close()
+        if session.recorder is not None:
+            session.recorder.close()
         problem = report.draw(session.folder)
         if problem:
             session.bar.note(problem)
 
 
 def _loop(session: session_lib.Session, caught: list[int]) -> None:
-    settings = session.config
-    total = session_lib.total_updates(settings, session.pieces.batch[1])
-    source = settings.population.fitness.source
+    settings, pace = session.config.population, session.pieces.pace
+    source = settings.fitness.source
     pending = None
-    if session.update < total and settings.evaluation.every_updates:
+    if session.update < pace.updates and pace.test_every:
         # Of a resumed run the result is dropped: nothing is compiled later on.
         test = _test(session)
         if session.update == 0:
             pending = Pending(0, None, session.hparams, test)
-    while session.update < total and not caught:
+    while session.update < pace.updates and not caught:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
         hparams = session.hparams
         session.state, output = session.programs.chunk(session.state, hparams)
-        session.update += settings.training.updates_per_chunk
+        session.update += pace.per_chunk
         due = _due(before, session.update)
-        round_due = settings.population.pbt and due(settings.population.pbt.interval)
+        round_due = settings.pbt and due(settings.pbt.interval)
         by_test = round_due and source == "evaluation"
-        tested = by_test or due(settings.evaluation.every_updates)
+        tested = by_test or due(pace.test_every)
         test = _test(session) if tested else None
         record = _round(session, test if by_test else None) if round_due else None
         _write(session, pending)
         pending = Pending(session.update, output, hparams, test, record)
-        if due(settings.checkpoint.every_updates):
+        if due(pace.save_every):
             _write(session, pending)
             pending = None
             session_lib.save(session)
@@ -88,6 +89,8 @@ def _loop(session: session_lib.Session, caught: list[int]) -> None:
 
 
 def _test(session: session_lib.Session) -> Any:
+    if session.programs.evaluate is None:
+        return None
     return session.programs.evaluate(session.state, session.hparams)
 
 
@@ -104,11 +107,12 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
     if pending is None:
         return
     pending = jax.device_get(pending)
-    spec, slots = session.pieces.spec, session.pieces.batch[1]
-    row = report.row(spec, pending.output, pending.evaluation)
+    reporter, per_update = session.pieces.reporter, session.pieces.pace.steps
+    row = reporter.row(pending.output, pending.evaluation)
     session.scheduler.tell(pending.update, row["returns"])
+    if session.recorder is not None and pending.output is not None:
+        session.recorder.write(pending.output.history, pending.update)
     now = time.monotonic()
-    per_update = session.config.training.unroll_length * slots
     when, update = session.logged
     trained = (pending.update - update) * per_update * session.pieces.batch[0]
     rate = trained / max(now - when, 1e-9)
@@ -127,8 +131,8 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
     session.bar.update(
         pending.update * per_update * session.pieces.batch[0],
         rate,
-        row["returns"] or row.get("evaluation", {}),
-        report.best_member(session.pieces.metric, spec, row),
+        reporter.shown(row),
+        reporter.best(row),
     )
     if pending.output is not None:
         _check_finite(session, pending)
@@ -172,29 +176,21 @@ def _check_finite(session: session_lib.Session, pending: Pending) -> None:
 def _finish(session: session_lib.Session) -> None:
     """Saves, tests every member once more and writes the summary."""
     session_lib.save(session)
-    session.bar.note("final evaluation …")
+    if session.programs.evaluate is not None:
+        session.bar.note("final evaluation …")
     result = jax.device_get(_test(session))
     checkpoint.wait(session.manager)
-    spec = session.pieces.spec
-    score, _ = judging.recent_score(session.pieces.metric, session.state)
-    summary = report.summary(
-        spec,
-        session.pieces.metric,
-        result,
-        selection=np.asarray(score),
-        totals={
-            "updates": session.update,
-            "env_steps_per_member": session.update
-            * session.config.training.unroll_length
-            * session.pieces.batch[1],
-            "population": session.pieces.batch[0],
-            "wall_s": session.wall_s + time.monotonic() - session.started,
-            "runner": session.pieces.runner,
-        },
-        environment=world.describe(session.config, session.restart),
+    totals = {
+        "updates": session.update,
+        "env_steps_per_member": session.update * session.pieces.pace.steps,
+        "population": session.pieces.batch[0],
+        "wall_s": session.wall_s + time.monotonic() - session.started,
+    }
+    summary, told = session.pieces.reporter.finish(
+        session.state, result, totals, session.restart
     )
     metrics.write_summary(session.folder, summary)
-    session.bar.note(report.table(summary))
+    session.bar.note(told)
 
 
 def _due(before: int, after: int) -> Callable[[int], bool]:

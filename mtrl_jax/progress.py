@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 
 class Progress:
-    """A live bar on a terminal, a line every ``every_s`` seconds elsewhere."""
+    """A live bar on a terminal, a line every ``every_s`` seconds elsewhere.
 
-    def __init__(self, total_steps: int, every_s: float = 10.0):
+    ``label`` begins every line: the stage, where there are several.
+    """
+
+    def __init__(self, total_steps: int, every_s: float = 10.0, label: str = ""):
         from rich import console, progress
 
         self._console = console.Console(stderr=True, highlight=False, soft_wrap=True)
         self._total = total_steps
+        self._label = label and f"{label} "
         self._every_s = every_s
         self._last = -float("inf")
         self._bar = progress.Progress(
@@ -24,13 +29,13 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("compiling", total=total_steps)
+        self._task = self._bar.add_task(f"{self._label}compiling", total=total_steps)
         self._bar.start()
 
     def update(
         self, steps: int, rate: float, returns: Mapping[str, np.ndarray], best: int
     ) -> None:
-        """Shows environment steps of the population, their rate, and returns per task."""
+        """Shows steps of the population, their rate, and returns per task, or losses."""
         line = self._line(steps, rate, returns, best)
         self._bar.update(self._task, completed=steps, description=line)
         now = time.monotonic()
@@ -47,13 +52,22 @@ class Progress:
         """Ends the live bar."""
         self._bar.stop()
 
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Ends the live bar if what is done inside fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     def _line(self, steps, rate, returns, best) -> str:
         left = max(self._total - steps, 0) / rate if rate else float("nan")
         shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
         if len(shown) > 6:
             shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
         return (
-            f"{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
+            f"{self._label}{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
             f"{si(rate)}/s  ETA {duration(left)}  best #{best}  " + "  ".join(shown)
         )
 

@@ -20,6 +20,7 @@ EVALUATE = 4
 PBT = 5
 SEARCH = 6
 CURRICULUM = 7
+DATA = 8
 
 
 def roots(seed: int, population: int) -> Key:

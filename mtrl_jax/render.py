@@ -69,7 +69,8 @@ def render_run(
       ConfigError: no run, no such member, or a path that is no .gif.
       CheckpointError: there is no sound checkpoint.
     """
-    config = experiment.load_config(folder)
+    # In a collect stage each member has a task of its own, which is not dealt again.
+    config, make = experiment.with_environments(folder, ("online",))
     _check_out(out)
     size = config.population.size
     if member is None:
@@ -78,7 +79,7 @@ def render_run(
         raise config_lib.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    with experiment.restored(folder, config) as (_, pieces, saved):
+    with experiment.restored(folder, config, make) as (_, pieces, saved):
         frames = play(config, pieces, saved, member, steps)
     save_gif(frames, out)
     return out

@@ -125,14 +125,10 @@ def summary(
     }
 
 
-def write_tasks(
-    folder: pathlib.Path, spec: types.EnvSpec, environment: Mapping[str, Any]
-) -> None:
-    """Returns after writing a first summary: the tasks, so that plots know their scores."""
-    tasks = {t.name: _reference(t) for t in spec.tasks}
-    metrics.write_summary(
-        folder, {"tasks": tasks, "environments": dict(environment), "complete": False}
-    )
+def tasks(spec: types.EnvSpec, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a first summary: the tasks, so that plots know their scores."""
+    known = {t.name: _reference(t) for t in spec.tasks}
+    return {"tasks": known, "environments": dict(environment), "complete": False}
 
 
 def table(values: Mapping[str, Any]) -> str:

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from mtrl_jax import build, report
-from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness, schedules
 from mtrl_jax.types import Tree
 
@@ -29,7 +28,7 @@ class Scheduler:
     given: Mapping[str, schedules.Schedule]
     updates: int  # of the run
     chunk: int  # updates of a chunk
-    metric: fitness.Metric
+    metric: fitness.Metric | None  # None where there are no returns: nothing listens
     tasks: list[str]
     latest: list[float]  # mean returns over members of the tasks, NaN before the first
     waiting: list[tuple[int, float]]  # (update, mean return), not to be heard yet
@@ -83,6 +82,7 @@ class Scheduler:
         does not jump with the tasks at hand. NaN where no task has news, and until every
         task has had some.
         """
+        assert self.metric is not None
         counted = [weight > 0 for weight in self.metric.weight]
         news = [_mean(returns.get(task, ())) for task in self.tasks]
         pairs = zip(news, self.latest)
@@ -94,20 +94,17 @@ class Scheduler:
 
 
 def make(
-    config: schema.ExperimentConfig,
-    pieces: build.Pieces,
-    updates: int,
-    memory: Mapping[str, Any] | None = None,
+    config: Any, pieces: build.Pieces, memory: Mapping[str, Any] | None = None
 ) -> Scheduler:
-    """Returns the schedules of a run of ``updates``, new or with a checkpoint's memory."""
+    """Returns the schedules of a run, new or with a checkpoint's memory."""
     given = config.agent.schedules
     memory = memory or {}
     tasks = [task.name for task in pieces.spec.tasks]
     plateaus = memory.get("plateaus", {})
     return Scheduler(
         given=given,
-        updates=updates,
-        chunk=config.training.updates_per_chunk,
+        updates=pieces.pace.updates,
+        chunk=pieces.pace.per_chunk,
         metric=pieces.metric,
         tasks=tasks,
         latest=[_or_nan(x) for x in memory.get("latest", [None] * len(tasks))],

@@ -1,6 +1,7 @@
 """Settings of the whole suite: strict promotion, 8 virtual CPU devices, fast compiles."""
 
 import os
+import subprocess
 
 # Before jax is imported anywhere: sharding tests need several devices; nearly all of the
 # suite's time is compilation, which takes 0.6 of it without LLVM's optimisations.
@@ -11,6 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
+import staged_runs  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -35,3 +37,25 @@ def _finished(tmp_path_factory, programs):
     with runs.cached_programs(programs):
         runs.train(folder)
     return folder
+
+
+@pytest.fixture(name="staged", scope="session")
+def _staged(tmp_path_factory, programs):
+    """A run through all stages; do not change it."""
+    folder = tmp_path_factory.mktemp("staged") / "run"
+    with runs.cached_programs(programs):
+        outcome = runs.mtrl(
+            "train",
+            staged_runs.write(folder.with_name("tiny.yaml")),
+            "--run-dir",
+            folder,
+        )
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(name="staged_copy")
+def _staged_copy(tmp_path, staged):
+    """A copy of the run that may be changed."""
+    subprocess.run(["cp", "-r", staged, tmp_path / "run"], check=True)
+    return tmp_path / "run"

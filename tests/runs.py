@@ -190,17 +190,22 @@ def assert_same(run: pathlib.Path, other: pathlib.Path) -> None:
         assert results[0][name] == results[1][name]
 
 
-def bits(run: pathlib.Path) -> dict[str, bytes]:
-    """Returns every array of a run's newest checkpoint by name, as bytes."""
-    from mtrl_jax import experiment
+def bits(
+    run: pathlib.Path, config: Any = None, make: Callable | None = None
+) -> dict[str, bytes]:
+    """Returns every array of a run's newest checkpoint by name, as bytes.
+
+    ``config`` and ``make(config, restart)`` give its pieces if it is a stage.
+    """
+    from mtrl_jax import build, experiment
 
     def plain(x) -> bytes:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(x).tobytes()
 
-    config = experiment.load_config(run)
-    with experiment.restored(run, config) as (update, _, saved):
+    config, make = config or experiment.load_config(run), make or build.pieces
+    with experiment.restored(run, config, make) as (update, _, saved):
         leaves = jax.tree_util.tree_leaves_with_path(saved)
         named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}
     return {"update": str(update).encode(), **named}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, config, envs, metrics, random, tree, world
+from mtrl_jax import build, checks, config, envs, metrics, random, tree, world
 
 CARTPOLE = {
     **runs.TINY,
@@ -103,7 +103,7 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
     monkeypatch.setattr(envs, "make", noted)
     # As where nothing is pure: keys decide there, seeds do not.
     monkeypatch.setattr(envs, "pure_task", lambda *_: None)
-    monkeypatch.setattr(build, "check_agent", lambda *_: None)
+    monkeypatch.setattr(checks, "check_agent", lambda *_: None)
     for seed in (0, 1):
         for restart in (0, 20):
             build.pieces(_settings(f"seed={seed}"), restart)

@@ -25,16 +25,27 @@ ALLOWED = {
 # The only modules that know agents, environments and files at the same time.
 COMPOSITION_ROOT = {
     "build",
+    "checks",
     "cli",
+    "collecting",
     "config",
+    "contexts",
+    "curves",
     "experiment",
+    "folders",
     "judging",
     "listing",
     "loop",
+    "offline",
     "render",
     "report",
+    "reporters",
+    "saved",
     "scheduling",
     "session",
+    "spreads",
+    "stages",
+    "staging",
     "world",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -185,8 +185,12 @@ def _scheduler(memory=None, metric="return"):
             "training": {"updates_per_chunk": CHUNK},
         }
     )
-    pieces = types.SimpleNamespace(spec=spec, metric=fitness.make_metric(spec, metric))
-    return scheduling.make(settings, pieces, 100, memory)
+    pieces = types.SimpleNamespace(
+        spec=spec,
+        metric=fitness.make_metric(spec, metric),
+        pace=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
+    )
+    return scheduling.make(settings, pieces, memory)
 
 
 def _hparams():

@@ -44,6 +44,27 @@ def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransfo
     )
 
 
+def adamw(hp: Any) -> optax.GradientTransformation:
+    """Returns clip-by-global-norm, then AdamW under a warm-up and a cosine.
+
+    ``hp`` has ``learning_rate, warmup_updates, decay_updates, weight_decay,
+    max_grad_norm, epsilon``. Over W ``warmup_updates`` the rate rises linearly, and from
+    there to update D = ``decay_updates`` it falls to 0 as half a cosine; W = 0 starts at
+    the whole rate, D = 0 keeps it. Weights fall by rate · weight_decay · weight. Moments
+    decay at (0.9, 0.99): runs are short, and so is the memory.
+    """
+
+    def rate(count):
+        return hp.learning_rate * _warm_cosine(count, hp)
+
+    return optax.chain(
+        optax.clip_by_global_norm(hp.max_grad_norm),
+        optax.scale_by_adam(b2=0.99, eps=hp.epsilon),
+        optax.add_decayed_weights(hp.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
 def check(kind: str) -> None:
     """Returns nothing; for agents to call when they are made.
 
@@ -57,3 +78,13 @@ def check(kind: str) -> None:
 def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:
     left = jnp.clip(1.0 - updates / jnp.maximum(horizon, 1.0), 0.0, 1.0)
     return jnp.where(horizon > 0, left, 1.0)
+
+
+def _warm_cosine(updates: Scalar, hp: Any) -> Scalar:
+    warmup = hp.warmup_updates
+    # The first update already moves.
+    rising = jnp.minimum((updates + 1.0) / jnp.maximum(warmup, 1.0), 1.0)
+    left = jnp.maximum(hp.decay_updates - warmup, 1.0)
+    angle = jnp.pi * jnp.clip((updates - warmup) / left, 0.0, 1.0)
+    falling = jnp.where(hp.decay_updates > 0, 0.5 * (1.0 + jnp.cos(angle)), 1.0)
+    return rising * falling

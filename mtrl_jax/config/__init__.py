@@ -8,7 +8,6 @@ also before anything is written.
 from __future__ import annotations
 
 import contextlib
-import math
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +16,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from mtrl_jax.config import schema, strict
-from mtrl_jax.envs import errors
+from mtrl_jax.config import completion, schema, strict
 
 
 class ConfigError(ValueError):
@@ -33,10 +31,26 @@ RESUMABLE = (
     "checkpoint",
     "logging",
 )
+# And in a stage that is not online, by its kind.
+_OF_KIND = {
+    "offline": (
+        "agent.hparams",
+        "training.updates",
+        "evaluation.every_updates",
+        "evaluation.hparams",
+        "checkpoint",
+        "logging",
+    ),
+    # Of another number of steps or episodes it would be another dataset, or result.
+    "collect": tuple(x for x in RESUMABLE if x != "training.env_steps"),
+    "evaluate": ("checkpoint", "logging"),
+}
 
 
-def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> schema.ExperimentConfig:
+def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
+
+    An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
@@ -44,12 +58,19 @@ def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> schema.Experiment
     return from_dict(override(read_yaml(path), overrides), where=str(path))
 
 
-def from_dict(values: dict, where: str = "config") -> schema.ExperimentConfig:
+def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
+
+    An ExperimentConfig; of values with ``stages`` a ``stages.Staged``, of values with a
+    ``kind`` the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
+    if "stages" in values or "kind" in values:
+        from mtrl_jax.config import stages
+
+        return stages.from_dict(values, where)
     try:
         config = schema.ExperimentConfig.model_validate(values)
     except pydantic.ValidationError as error:
@@ -57,19 +78,19 @@ def from_dict(values: dict, where: str = "config") -> schema.ExperimentConfig:
             f"{where}: {strict.explain(error, schema.ExperimentConfig)}"
         ) from None
     try:
-        config = _complete(config)
-        _check_numbers(values, config)
+        config = completion.complete(config)
+        completion.check_numbers(values, config)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
 
 
-def dump(config: schema.ExperimentConfig) -> str:
+def dump(config: Any) -> str:
     """Returns the YAML of the resolved settings; loading it gives them back."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def to_dict(config: schema.ExperimentConfig) -> dict:
+def to_dict(config: Any) -> dict:
     """Returns the settings as plain dicts, lists and numbers."""
     return config.model_dump(mode="json")
 
@@ -115,11 +136,9 @@ def override(values: dict, overrides: Iterable[str]) -> dict:
     return values
 
 
-def differences(
-    old: schema.ExperimentConfig, new: schema.ExperimentConfig
-) -> dict[str, tuple]:
+def differences(old: Any, new: Any) -> dict[str, tuple]:
     """Returns {dotted name: (old, new)} of the settings that differ."""
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    before, after = strict.flat(to_dict(old)), strict.flat(to_dict(new))
     names = sorted(before.keys() | after.keys())
     return {
         name: (before.get(name), after.get(name))
@@ -128,20 +147,19 @@ def differences(
     }
 
 
-def check_resumable(
-    old: schema.ExperimentConfig, new: schema.ExperimentConfig
-) -> dict[str, tuple]:
+def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
     """Returns the differences if a run may continue with them.
 
     Raises:
       ConfigError: naming the first setting that would need another program or state.
     """
     changed = differences(old, new)
+    may_change = _OF_KIND.get(getattr(new, "kind", "online"), RESUMABLE)
     for name, (was, now) in changed.items():
-        if not any(name == ok or name.startswith(ok + ".") for ok in RESUMABLE):
+        if not any(name == ok or name.startswith(ok + ".") for ok in may_change):
             raise ConfigError(
                 f"{name}: the run has {was!r}, {now!r} given; a running experiment "
-                f"keeps it (changeable: {', '.join(RESUMABLE)})"
+                f"keeps it (changeable: {', '.join(may_change)})"
             )
     return changed
 
@@ -168,98 +186,23 @@ def errors_at(field: str) -> Iterator[None]:
         raise ConfigError(named) from error
 
 
-def agent_module(config: schema.ExperimentConfig):
+def agent_module(config: Any):
     """Returns the module of the configured agent."""
     from mtrl_jax import agents
 
     return agents.get(config.agent.name)
 
 
-def agent_config(config: schema.ExperimentConfig):
+def agent_config(config: Any):
     """Returns the agent's frozen static Config."""
     return strict.build(
         agent_module(config).Config, config.agent.config, "agent.config"
     )
 
 
-def agent_hparams(config: schema.ExperimentConfig):
+def agent_hparams(config: Any):
     """Returns the agent's Hparams as Python floats."""
     return agent_module(config).Hparams(**config.agent.hparams)
-
-
-def _complete(config: schema.ExperimentConfig) -> schema.ExperimentConfig:
-    """Checks what one section says of another and fills in the agent's defaults."""
-    from mtrl_jax import agents
-    from mtrl_jax.engine import pbt_config
-
-    if config.agent.name not in agents.AGENTS:
-        hint = errors.suggest(config.agent.name, agents.AGENTS)
-        raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
-    module = agents.get(config.agent.name)
-    static = strict.build(module.Config, config.agent.config, "agent.config")
-    fields = module.Hparams._fields  # type: ignore[attr-defined]
-    for path, given in (
-        ("agent.hparams", config.agent.hparams),
-        ("agent.schedules", config.agent.schedules),
-        ("evaluation.hparams", config.evaluation.hparams),
-        ("population.search", config.population.search),
-    ):
-        for name in given:
-            if name not in fields:
-                hint = errors.suggest(name, fields)
-                raise ValueError(f"{path}.{name} is unknown{hint}")
-    population = config.population
-    if population.pbt is not None:
-        try:
-            pbt_config.validate(
-                population.pbt, population.search, fields, population.size
-            )
-        except ValueError as error:
-            raise ValueError(f"population.size={population.size}: {error}") from None
-    if (
-        population.fitness.source == "evaluation"
-        and not config.evaluation.every_updates
-    ):
-        raise ValueError(
-            "evaluation.every_updates=0 with population.fitness.source='evaluation': "
-            "members are judged by evaluations, give their interval"
-        )
-    starts = _starts(config)
-    hparams = {**module.Hparams()._asdict(), **config.agent.hparams, **starts}  # type: ignore[attr-defined]
-    agent = config.agent.model_copy(
-        update={"config": strict.plain(static), "hparams": hparams}
-    )
-    return config.model_copy(update={"agent": agent})
-
-
-def _starts(config: schema.ExperimentConfig) -> dict[str, float]:
-    """Returns where the scheduled hyperparameters start, if nothing else sets them."""
-    schedules = config.agent.schedules
-    for name, schedule in schedules.items():
-        if name in config.population.search:
-            raise ValueError(
-                f"agent.schedules.{name}: population.search.{name} draws the same "
-                "hyperparameter; leave one of them out"
-            )
-        given = config.agent.hparams.get(name, schedule.low)
-        if given != schedule.low:
-            raise ValueError(
-                f"agent.hparams.{name}={given}: agent.schedules.{name} sets it, from "
-                f"low={schedule.low} on; leave it out"
-            )
-    return {name: schedule.low for name, schedule in schedules.items()}
-
-
-def _check_numbers(given: dict, config: schema.ExperimentConfig) -> None:
-    """Raises ValueError for NaN, and for yes or no where Python would make it 1 or 0."""
-    said = _flat(given)
-    for name, value in _flat(to_dict(config)).items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{name}=nan: must be a number")
-        if isinstance(said.get(name), bool) and not isinstance(value, bool):
-            raise ValueError(
-                f"{name}={said[name]}: must be a number, not true or false"
-            )
 
 
 def _set(values: Any, path: list[str], value: Any, item: str) -> None:
@@ -287,16 +230,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _copied(v) for k, v in value.items()}
     return [_copied(v) for v in value] if isinstance(value, list) else value
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, (dict, list)) or not value:
-        return {prefix: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 class _Loader(yaml.SafeLoader):

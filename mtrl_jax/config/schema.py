@@ -15,11 +15,13 @@ from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
 from mtrl_jax.engine.schedules import Schedule
 
 
-class _Section(pydantic.BaseModel):
+class Section(pydantic.BaseModel):
+    """A mapping of the settings: unknown names are refused, nothing changes later."""
+
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """One environment, or every environment of a suite, with its share of the slots."""
 
     env: str | None = None
@@ -34,7 +36,7 @@ class TaskConfig(_Section):
         return self
 
 
-class AgentConfig(_Section):
+class AgentConfig(Section):
     """Which algorithm, its static config and its traced hyperparameters.
 
     A hyperparameter in ``schedules`` moves in training, the same for all members.
@@ -46,7 +48,7 @@ class AgentConfig(_Section):
     schedules: dict[str, Schedule] = {}
 
 
-class FitnessConfig(_Section):
+class FitnessConfig(Section):
     """What PBT judges a member by.
 
     ``return`` is the mean over tasks of the mean recent return, ``normalised`` maps each
@@ -61,7 +63,7 @@ class FitnessConfig(_Section):
     window: PositiveInt = 30  # training episodes per member and task
 
 
-class PopulationConfig(_Section):
+class PopulationConfig(Section):
     """Members, what differs between them, and how they compete."""
 
     size: PositiveInt = 1
@@ -72,7 +74,7 @@ class PopulationConfig(_Section):
     at_once: PositiveInt | None = None  # updated together; see build.members_at_once
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How long and in what pieces. ``env_steps`` is per member."""
 
     env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
@@ -81,7 +83,7 @@ class TrainingConfig(_Section):
     runner: Literal["auto", "fused", "host"] = "auto"
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """When and how long members are tested. ``episodes`` is per member and task."""
 
     every_updates: NonNegativeInt = 500  # 0: only at the end
@@ -90,21 +92,21 @@ class EvaluationConfig(_Section):
     hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """How often a run is saved and how many of the saves are kept."""
 
     every_updates: PositiveInt = 500
     keep: PositiveInt = 3
 
 
-class LoggingConfig(_Section):
+class LoggingConfig(Section):
     """Where numbers go beside metrics.jsonl."""
 
     tensorboard: bool = True
     wandb: str | None = None  # project name
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """A whole run."""
 
     seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above

@@ -61,6 +61,17 @@ def explain(error: pydantic.ValidationError, model: type | None) -> str:
     return f"{path}{shown}: {needs}{message}{rest}"
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted name: value} of nested mappings and lists; empty ones as they are."""
+    if not isinstance(value, (dict, list)) or not value:
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
 def _known_fields(cls: type, values: dict, path: str) -> None:
     fields = {f.name for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)

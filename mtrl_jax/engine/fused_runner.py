@@ -38,6 +38,9 @@ class ChunkOutput(NamedTuple):
     metrics: dict[str, Array]  # [P] means over the chunk's updates
     episodes: dict[str, Array]  # [P, K] sums over its finished episodes
     finite: Array  # [P] bool, all learner floats finite at the end
+    # With ``record``, all the chunk's steps as one Rollout [T K + 1, P, B, ...] (its last
+    # ts is the next one's first); extras and carry are ().
+    history: Any = ()
 
 
 class Runner(NamedTuple):
@@ -57,12 +60,14 @@ def make(
     curriculum: Any = None,
     at_once: int | None = None,
     mesh: Mesh | None = None,
+    record: bool = False,
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
 
     ``unroll_length`` is T in environment steps per slot, ``updates_per_chunk`` is K,
     ``window`` the returns kept per slot for PBT. ``curriculum`` is a Curriculum (see
-    ``envs/curriculum.py``) or None for the environment's own parameters.
+    ``envs/curriculum.py``) or None for the environment's own parameters. ``record``
+    gives every step out with the chunk's output.
     """
     members, slots = env.batch
     agents = population_lib.population(agent, members, at_once, mesh)
@@ -82,7 +87,7 @@ def make(
             key=key,
         )
 
-    def train_step(state: RunState, hp: Tree) -> tuple[RunState, dict[str, Array]]:
+    def train_step(state: RunState, hp: Tree) -> tuple[RunState, tuple]:
         params = (
             env.params if curriculum is None else curriculum.params(state.curriculum)
         )
@@ -95,7 +100,7 @@ def make(
             state = state._replace(
                 curriculum=update_curriculum(curriculum, state, before.chunk)
             )
-        return state, metrics
+        return state, (metrics, (rollout.ts, rollout.action) if record else ())
 
     def unroll(
         state: RunState, hp: Tree, params: Tree
@@ -123,10 +128,11 @@ def make(
 
     def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
         state = state._replace(stats=statistics.start_chunk(state.stats))
-        state, metrics = jax.lax.scan(
+        state, (metrics, steps) = jax.lax.scan(
             lambda s, _: train_step(s, hp), state, None, length=updates_per_chunk
         )
-        return state, summarise(state, metrics)
+        output = summarise(state, metrics)
+        return state, output._replace(history=one_rollout(*steps)) if record else output
 
     return Runner(init, chunk)
 
@@ -134,6 +140,17 @@ def make(
 def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
     """Returns ``[T+1, ...]`` from ``[T, ...]`` and the step that follows."""
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, last)
+
+
+def one_rollout(ts: types.TimeStep, action: Array) -> types.Rollout:
+    """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1]."""
+
+    def flat(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    steps = jax.tree.map(lambda x: flat(x[:, :-1]), ts)
+    last = jax.tree.map(lambda x: x[-1, -1], ts)
+    return types.Rollout(append(steps, last), flat(action), (), ())
 
 
 def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:

@@ -5,10 +5,12 @@
     hyperparameters.png  one panel per searched hyperparameter: every member's schedule
     metrics.png          one panel per measure of training: losses, entropies, ...
     tasks.png            the final evaluation, a bar a task
+    in_context.png       of an evaluate stage, the return per episode of frozen weights
     lineage.png          who copied whom, coloured by the ancestor in generation 0
 
 A folder without any PBT round has no lineage.png, one without a search or schedule no
-hyperparameters.png, one of a single task or without its evaluation no tasks.png.
+hyperparameters.png, one of a single task or without its evaluation no tasks.png, one
+that learned from a dataset no returns.png.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from mtrl_jax.plots import figures, hyperparameters, lineage, measures, returns, tasks
+from mtrl_jax.plots import (
+    figures,
+    hyperparameters,
+    in_context,
+    lineage,
+    measures,
+    returns,
+    tasks,
+)
 from mtrl_jax.plots import runs as runs_lib
 
 
@@ -35,6 +45,7 @@ def draw(run: str | os.PathLike) -> list[pathlib.Path]:
         "hyperparameters.png": hyperparameters.of_run(data),
         "metrics.png": measures.of_run(data),
         "tasks.png": tasks.of_run(data),
+        "in_context.png": in_context.of_run(data),
         "lineage.png": lineage.of_run(data),
     }
     return [

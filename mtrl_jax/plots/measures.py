@@ -22,9 +22,9 @@ def of_run(run: runs.Run) -> Any:
         for panel, name in zip(panels, names):
             _measure(panel, run, run.rows.metrics[name])
             panel.set_title(_title(name))
-        figures.label(
-            figure, panels, run.rows.env_steps[-1], "env steps per member", ""
-        )
+        # Of a run that learns from a dataset, steps are what it was given to learn from.
+        what = "env steps per member" if run.rows.returns else "steps learned from"
+        figures.label(figure, panels, run.rows.env_steps[-1], what, "")
         figures.shared_legend(figure, panels)
     return figure
 

@@ -12,7 +12,12 @@ from mtrl_jax.plots import figures, runs
 
 
 def of_run(run: runs.Run) -> Any:
-    """Returns the figure of one run: members' spread, median, best member and scores."""
+    """Returns the figure of one run: members' spread, median, best member and scores.
+
+    None where there are no returns: it learned from a dataset.
+    """
+    if not run.rows.returns:
+        return None
     P = next(iter(run.rows.returns.values())).shape[1]
     figure, panels = figures.panels_of(len(run.rows.returns))
     with figures.style():

@@ -22,6 +22,7 @@ class Run(NamedTuple):
     schedules: Mapping[str, Any]  # agent.schedules of config.yaml
     tasks: Mapping[str, Any]  # of summary.json
     best: int
+    compared: Mapping[str, Any]  # of summary.json: curves of other stages
 
 
 def load(run: str | os.PathLike) -> Run:
@@ -51,6 +52,7 @@ def load(run: str | os.PathLike) -> Run:
         schedules,
         _by_task(summary.get("tasks")),
         _best(rows) if best is None else int(best),
+        summary.get("compared") or {},
     )
 
 
@@ -115,7 +117,12 @@ def _by_task(tasks: Any) -> Mapping[str, Any]:
 
 
 def _best(rows: metrics.Metrics) -> int:
-    """Returns the member with the best mean rank over tasks in the last tenth."""
+    """Returns the member with the best mean rank over tasks in the last tenth.
+
+    The first one of a run without returns that has not said itself.
+    """
+    if not rows.returns:
+        return 0
     placed = []
     for returns in rows.returns.values():
         last = returns[-max(1, len(returns) // 10) :]

@@ -15,6 +15,7 @@ import pytest
 from mtrl_jax import agents, envs, random, tree, types
 from mtrl_jax.envs import mixture
 from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import transformer
 
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
@@ -22,6 +23,11 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
+    "algorithm_distillation": {
+        "transformer": transformer.TransformerConfig(
+            layers=2, width=8, heads=2, feedforward=16, context=8
+        )
+    },
 }
 # Traced settings under which a small agent learns a probe quickly.
 QUICK = {
@@ -31,6 +37,7 @@ QUICK = {
     "max_grad_norm": 1.0,
     "epsilon": 1e-5,
     "epsilon_start": 0.05,
+    "warmup_updates": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")
@@ -45,11 +52,13 @@ class Claims(NamedTuple):
     has_carry: bool = True
     learns: bool = True  # in update; else in its carry alone, and update only counts
     drawn: int = 3  # leaves of a fresh learner that are drawn, at least
+    forgets: bool = True  # at an episode's first step; else it learns across episodes
 
 
 CLAIMS = {
     "tabular": Claims(("both_factorised", "both_box"), has_carry=False, drawn=0),
     "bandit": Claims(("both_factorised", "both_box"), learns=False, drawn=0),
+    "algorithm_distillation": Claims(("both_box",), forgets=False),
 }
 
 

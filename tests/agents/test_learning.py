@@ -32,6 +32,9 @@ UNCLAIMED: dict[str, tuple[str, ...]] = {
     ),
     # Learns within an episode of many pulls and forgets it after.
     "bandit": tuple(SOLO),
+    # Learns from actions and never from a reward: online, it imitates itself.
+    "behaviour_cloning": tuple(SOLO),
+    "algorithm_distillation": tuple(SOLO),
 }  # fmt: skip
 CLAIMED = [
     (name, task)

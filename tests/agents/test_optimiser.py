@@ -74,3 +74,33 @@ def test_an_unknown_optimiser_is_refused_by_name():
     """The error says what was given and what would work."""
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'; one of adam, rmsp"):
         optimiser.make("sgd", hparams())
+
+
+def test_adamw_is_optax_with_a_warm_up_and_half_a_cosine():
+    """Rates 1/2, 1, then (1 + cos)/2 down to 0; weights decay with the rate."""
+    from mtrl_jax.agents import algorithm_distillation
+
+    hp = algorithm_distillation.Hparams(
+        learning_rate=0.1,
+        warmup_updates=2.0,
+        decay_updates=6.0,
+        weight_decay=0.3,
+        max_grad_norm=1e9,
+        epsilon=1e-3,
+    )
+    rates = 0.1 * np.array([0.5, 1, 1, 0.853553, 0.5, 0.146447, 0, 0])
+    oracle = optax.adamw(
+        lambda count: jnp.asarray(rates)[count], b2=0.99, eps=1e-3, weight_decay=0.3
+    )
+    x = y = jnp.asarray([1.0, -2.0])
+    mine, theirs = optimiser.adamw(hp).init(x), oracle.init(y)
+    for i in range(8):
+        grad = jnp.asarray(GRADS[i % 3], jnp.float32)
+        change, mine = optimiser.adamw(hp).update(grad, mine, x)
+        x = optax.apply_updates(x, change)
+        change, theirs = oracle.update(grad, theirs, y)
+        y = optax.apply_updates(y, change)
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+    constant = hp._replace(decay_updates=0.0, warmup_updates=0.0)
+    change, _ = optimiser.adamw(constant).update(grad, mine, x)
+    assert float(jnp.abs(change).max()) > 0.01

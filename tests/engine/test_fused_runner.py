@@ -208,3 +208,30 @@ def test_append_joins_the_last_step_to_those_before():
     last = types.TimeStep(*(jnp.int32(10 + i) for i in range(7)))
     out = fused_runner.append(ts, last)
     np.testing.assert_array_equal(out.reward, [1, 2, 3, 11])
+
+
+def test_recording_gives_out_every_step_and_changes_none(tiny):
+    """One Rollout of the whole chunk, which the next one's continues; the same bits."""
+    plain, state, hp = tiny.start(updates_per_chunk=4)
+    recording, other, _ = tiny.start(updates_per_chunk=2, record=True)
+    state, out = jax.jit(plain.chunk)(state, hp)
+    assert out.history == ()
+    parts = []
+    for _ in range(2):
+        before = other.ts
+        other, out = jax.jit(recording.chunk)(other, hp)
+        parts.append(out.history)
+        assert out.history.ts.first.shape == (11, 2, 8)  # 2 updates of 5 steps
+        assert out.history.action.shape[:3] == (10, 2, 8)
+        assert not tiny.differs(jax.tree.map(lambda x: x[0], out.history.ts), before)
+        assert not tiny.differs(jax.tree.map(lambda x: x[-1], out.history.ts), other.ts)
+    assert not tiny.differs(state.agent, other.agent)
+    # The environment, given the recorded actions, gives the recorded steps.
+    env = tiny.env()
+    env_state, ts = env.reset(random.at(other.key, 0, random.ENV), env.params)
+    step = jax.jit(env.step)
+    for t in range(20):
+        history, at = parts[t // 10], t % 10
+        recorded = jax.tree.map(lambda x, at=at: x[at], history.ts)
+        assert not tiny.differs(ts, recorded)
+        env_state, ts = step(env_state, history.action[at], env.params)

@@ -697,3 +697,18 @@ def test_a_mixture_compiles_levels_of_one_kind_once():
     ]
     alone = core.join([(labyrinth.task(names[0]), (2, 4)), parts[0]][:1], "population")
     assert alone[0].batch == (2, 4)
+
+
+def test_the_joint_set_is_the_native_one_by_number():
+    """Number n is row n of all native actions; both sets name the small one alike."""
+    joint = jnp.arange(actions.JOINT)
+    np.testing.assert_array_equal(actions.native(joint, "joint"), actions.all_native())
+    rows = np.asarray(actions.SETS["joint"]["small"])[:, 0]
+    np.testing.assert_array_equal(actions.all_native()[rows], actions.SMALL)
+    np.testing.assert_array_equal(actions.SETS["native"]["small"], actions.SMALL)
+    native, joint = (
+        envs.make("labyrinth/seekavoid_arena_01", (1, 1), {"actions": name}).spec
+        for name in ("native", "joint")
+    )
+    assert list(native.action_sets) == list(joint.action_sets) == ["small"]
+    assert joint.action == types.Discrete(756)

@@ -278,3 +278,17 @@ def test_closing_a_host_mixture_closes_every_part():
             [*parts, base._replace(close=lambda: closed.append(2))]
         ).close()
     assert sorted(closed) == [0, 2]
+
+
+def test_a_mixture_names_the_action_sets_that_all_its_tasks_have():
+    """Alike and in the same space; padding or another table leaves none."""
+    rows = {"few": ((0,), (1,)), "one": ((1,),)}
+    task = types.TaskSpec("a", {}, DISCRETE(3), action_sets=rows)
+    other = task._replace(name="b", action_sets={**rows, "one": ((2,),)})
+    assert actions.common_sets([task, task]) == rows
+    assert actions.common_sets([task, other]) == {"few": rows["few"]}
+    assert actions.common_sets([task, other._replace(action=DISCRETE(4))]) == {}
+    native = envs.make("labyrinth/seekavoid_arena_01", (1, 1)).spec
+    probe = envs.make("probe/both_factorised", (1, 1))
+    assert list(native.action_sets) == ["small"]
+    assert mixture.make([probe, probe]).spec.action_sets == {}

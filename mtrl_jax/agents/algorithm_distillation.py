@@ -1,0 +1,224 @@
+"""Algorithm Distillation: a transformer that imitates how a learner gets better.
+
+    loss = - mean over live steps of  log P(a_t | h_{t-1}, o_t)
+
+over windows of whole learning histories, episode after episode. Who predicts the actions
+of a learner from what it has seen so far has to do what it does: with frozen weights the
+agent then learns a new task within its context, which is why nothing is reset between
+episodes. Expert distillation, the paper's baseline, is this agent on the last part of the
+histories; a ``context`` below an episode is another.
+
+Acting and training read the same rows: one for each action that was chosen. The reward
+and the end of an episode stand in the row of the next one's first observation; the step
+that is ``last``, whose action is ignored, is as if absent. So are the rows of windows of
+either kind (see ``data/windows.py``). A window's first row knows nothing before it, as
+the first step of all when acting.
+
+Windows of ``context`` rows train every length of history up to it. A cache reaches
+further back through its layers (see ``networks/transformer.py``): windows of 2 context
+rows train that too. Rewards are the only sign of what to do: ``rewards`` transforms them.
+
+Ref: Laskin et al. 2023, "In-context Reinforcement Learning with Algorithm Distillation"
+(arXiv:2210.14215). Label smoothing is over the legal actions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import tree, types
+from mtrl_jax.agents import actor_critic, optimiser
+from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.networks import heads, histories, transformer
+from mtrl_jax.types import Array, Scalar, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program: the transformer, and how it reads rewards."""
+
+    transformer: transformer.TransformerConfig = dataclasses.field(
+        default_factory=transformer.TransformerConfig
+    )
+    rewards: str = "none"  # see losses/rewards.py
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every field is traced. See ``optimiser.adamw``."""
+
+    learning_rate: Scalar = 3e-4
+    warmup_updates: Scalar = 100.0
+    decay_updates: Scalar = 0.0  # to the end of the cosine, 0: constant
+    weight_decay: Scalar = 0.0
+    max_grad_norm: Scalar = 1.0
+    epsilon: Scalar = 1e-8  # of the optimiser
+    label_smoothing: Scalar = 0.0  # share of the target that is uniform
+    temperature: Scalar = 1.0  # of acting; 0 is greedy
+
+
+class Carry(NamedTuple):
+    """What acting remembers of a slot, across episodes."""
+
+    cache: Tree  # of the transformer
+    action: Array  # [B, ...] the last that was chosen
+    reward: Array  # [B] of an episode that has just ended, raw; else 0
+    done: Array  # [B] bool, an episode has just ended
+    has_prev: Array  # [B] bool, an action was chosen before
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the distilling agent for environments of ``spec``.
+
+    ``update`` takes windows of histories, no carry. Metrics, means over live steps:
+    ``loss`` (nats a step, without label smoothing), ``accuracy`` (the most probable
+    action is the data's), ``entropy``; and ``grad_norm``.
+
+    Raises:
+      ValueError: actions that are not categorical, an unknown reward transform or
+        transformer option.
+    """
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            f"action: algorithm_distillation says which choice, and cannot act in "
+            f"{spec.action}; give tasks with Discrete or Factorised actions"
+        )
+    transform = rewards.get(config.rewards)
+    network = transformer.make(spec, config.transformer)
+
+    def init(key, hp):
+        params = network.init(key)
+        opt = optimiser.adamw(hp).init(params)
+        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
+        return types.AgentState(learner, local=())
+
+    def carry(batch):
+        action = types.action_shape(spec.action)
+        return Carry(
+            cache=network.initial_cache(batch),
+            action=jnp.zeros((batch, *action.shape), action.dtype),
+            reward=jnp.zeros(batch),
+            done=jnp.zeros(batch, bool),
+            has_prev=jnp.zeros(batch, bool),
+        )
+
+    def act(state, carry, ts, key, hp):
+        steps = step_of(carry, ts)
+        steps = steps._replace(prev_reward=transform(steps.prev_reward))
+        logits, cache = network.step(state.learner.params, carry.cache, steps)
+        policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
+        action, log_prob = policy.sample_and_log_prob(key)
+        return action, _remember(carry, cache, ts, action), log_prob
+
+    def update(state, rollout, key, hp):
+        params, opt, updates = state.learner
+        steps = steps_of(rollout)
+        steps = steps._replace(prev_reward=transform(steps.prev_reward))
+
+        def smoothed(params):
+            logits = network.unroll(params, steps, key)
+            mask = rollout.ts.action_mask[:-1]
+            policy = heads.policy(spec.action, logits, mask)
+            uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
+            return loss(policy, uniform, rollout.action, _live(rollout), hp)
+
+        (_, metrics), grads = jax.value_and_grad(smoothed, has_aux=True)(params)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        changes, opt = optimiser.adamw(hp).update(grads, opt, params)
+        params = optax.apply_updates(params, changes)
+        learner = actor_critic.Learner(params, opt, updates + 1)
+        return types.AgentState(learner, state.local), metrics
+
+    return types.Agent(init, carry, act, update)
+
+
+def loss(
+    policy: heads.Policy,
+    uniform: heads.Policy,
+    action: Array,
+    live: Array,
+    hp: Hparams,
+) -> tuple[Array, dict[str, Array]]:
+    """Returns (loss, metrics) of the actions ``[T, B]`` that a learner chose.
+
+    The cross-entropy of ``policy`` to the action with probability 1 - label_smoothing,
+    else to one of ``uniform``; mean over the ``live`` steps.
+    """
+
+    def mean(x: Array) -> Array:
+        return policy_gradient.masked_mean(x, live)
+
+    nats = mean(-policy.log_prob(action))
+    spread = mean(uniform.kl(policy) + uniform.entropy())
+    same = policy.mode() == action
+    # Of a factorised action, all choices.
+    same = same.reshape(*live.shape, -1).all(axis=-1)
+    metrics = {
+        "loss": nats,
+        "accuracy": mean(same.astype(jnp.float32)),
+        "entropy": mean(policy.entropy()),
+    }
+    return nats + hp.label_smoothing * (spread - nats), metrics
+
+
+def steps_of(rollout: types.Rollout) -> histories.Steps:
+    """Returns the Steps [T, B] of a rollout; live where an action was chosen.
+
+    Of a stream with its resets, the step that ends an episode is not live, and its
+    reward goes to the next one's first.
+    """
+    ts, live = jax.tree.map(lambda x: x[:-1], rollout.ts), _live(rollout)
+    ended = _before(_ends(ts))
+    action, reward = _before(rollout.action), _before(ts.reward)
+    return histories.Steps(
+        obs=ts.obs,
+        prev_action=tree.where(ended, _before(action), action),
+        prev_reward=jnp.where(ended, reward, ts.reward),
+        prev_done=ts.last | ended,
+        has_prev=_before(jnp.cumsum(live, axis=0) > 0),
+        live=live,
+    )
+
+
+def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
+    """Returns the Steps [B] of one moment of acting: a row of ``steps_of``."""
+    return histories.Steps(
+        obs=ts.obs,
+        prev_action=carry.action,
+        prev_reward=jnp.where(carry.done, carry.reward, ts.reward),
+        prev_done=ts.last | carry.done,
+        has_prev=carry.has_prev,
+        live=~_ends(ts),
+    )
+
+
+def _remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry after ``action``, which counts where no episode ends."""
+    ends = _ends(ts)
+    return Carry(
+        cache=cache,
+        action=tree.where(ends, carry.action, action),
+        reward=jnp.where(ends, ts.reward, 0.0),
+        done=ends,
+        has_prev=carry.has_prev | ~ends,
+    )
+
+
+def _live(rollout: types.Rollout) -> Array:
+    """Returns where an action [T, B] is a learner's choice; a dataset says which exist."""
+    exists = getattr(rollout.extras, "live", True)
+    return ~_ends(jax.tree.map(lambda x: x[:-1], rollout.ts)) & exists
+
+
+def _ends(ts: types.TimeStep) -> Array:
+    """Returns where an action is ignored. A step that is first too is one to act in."""
+    return ts.last & ~ts.first
+
+
+def _before(x: Array) -> Array:
+    """Returns what was one row earlier; zeros before the first."""
+    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])

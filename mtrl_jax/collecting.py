@@ -1,0 +1,75 @@
+"""A collect stage: a run of learners whose every step goes to disk, history by history.
+
+Member p's slot b is one history: a learner's stream of steps on one task, from its first
+random action to its last. The file says where every step belongs, so a process that was
+killed after its last checkpoint writes the same steps to the same places again.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from mtrl_jax import build, progress, spreads, types
+from mtrl_jax import config as config_lib
+from mtrl_jax.config import stage_schema
+from mtrl_jax.data import histories, layout
+
+FOLDER = "histories"
+
+
+def pieces(config: stage_schema.CollectStage, restart: int = 0) -> build.Pieces:
+    """Returns the pieces of a collect stage; see ``build.pieces``.
+
+    Raises:
+      ConfigError: a setting that does not fit the environments, agent or machine.
+    """
+    world, names, masks = spreads.collecting(config)
+    record = _record(config, world.spec, names, masks, world.batch[1])
+    return build.pieces(config, restart, world=world, record=record)
+
+
+def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
+    """Returns the spec that the stage's dataset will have: a task for each name."""
+    world, names, masks = spreads.collecting(config)
+    return layout.spec_of(layout.describe(world.spec, names, 1, masks, None))
+
+
+def _record(
+    config: stage_schema.CollectStage,
+    spec: types.EnvSpec,
+    names: list[str],
+    masks: bool,
+    slots: int,
+) -> build.Record:
+    length = config.training.unroll_length
+    steps = build.pace_of(config, slots).updates * length
+    size = histories.plan(spec, len(names), steps, masks=masks)
+    told = (
+        f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
+        f"{progress.si(size)}B on disk"
+    )
+    # What makes the steps. More of the settings would forbid changes that do not.
+    made_by = {
+        name: value
+        for name, value in config_lib.to_dict(config).items()
+        if name in ("seed", "tasks", "name")
+    }
+
+    def open_(folder: pathlib.Path) -> build.Recorder:
+        try:
+            writer = histories.Writer(
+                folder / FOLDER, spec, names, steps, masks=masks, config=made_by
+            )
+        except ValueError as error:
+            raise histories.DatasetError(str(error)) from error
+
+        def write(history: types.Rollout, update: int) -> None:
+            try:
+                at = update * length - history.action.shape[0]
+                writer.write((history.ts, history.action), at=at)
+            except ValueError as error:
+                raise histories.DatasetError(f"{folder / FOLDER}: {error}") from error
+
+        return build.Recorder(write, writer.close)
+
+    return build.Record(told, size, open_)

@@ -1,0 +1,92 @@
+"""What is filled in once the settings are read, and what one says of another."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mtrl_jax.config import strict
+from mtrl_jax.envs import errors
+
+
+def complete(config: Any) -> Any:
+    """Returns the settings with the agent's defaults filled in.
+
+    Raises:
+      ValueError: a section says what cannot be with what another says.
+    """
+    from mtrl_jax import agents
+    from mtrl_jax.engine import pbt_config
+
+    if config.agent.name not in agents.AGENTS:
+        hint = errors.suggest(config.agent.name, agents.AGENTS)
+        raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
+    module = agents.get(config.agent.name)
+    static = strict.build(module.Config, config.agent.config, "agent.config")
+    fields = module.Hparams._fields  # type: ignore[attr-defined]
+    for path, given in (
+        ("agent.hparams", config.agent.hparams),
+        ("agent.schedules", config.agent.schedules),
+        ("evaluation.hparams", config.evaluation.hparams),
+        ("population.search", config.population.search),
+    ):
+        for name in given:
+            if name not in fields:
+                hint = errors.suggest(name, fields)
+                raise ValueError(f"{path}.{name} is unknown{hint}")
+    population = config.population
+    if population.pbt is not None:
+        try:
+            pbt_config.validate(
+                population.pbt, population.search, fields, population.size
+            )
+        except ValueError as error:
+            raise ValueError(f"population.size={population.size}: {error}") from None
+    if (
+        population.fitness.source == "evaluation"
+        and not config.evaluation.every_updates
+    ):
+        raise ValueError(
+            "evaluation.every_updates=0 with population.fitness.source='evaluation': "
+            "members are judged by evaluations, give their interval"
+        )
+    starts = _starts(config)
+    hparams = {**module.Hparams()._asdict(), **config.agent.hparams, **starts}  # type: ignore[attr-defined]
+    agent = config.agent.model_copy(
+        update={"config": strict.plain(static), "hparams": hparams}
+    )
+    return config.model_copy(update={"agent": agent})
+
+
+def _starts(config: Any) -> dict[str, float]:
+    """Returns where the scheduled hyperparameters start, if nothing else sets them."""
+    schedules = config.agent.schedules
+    for name, schedule in schedules.items():
+        if name in config.population.search:
+            raise ValueError(
+                f"agent.schedules.{name}: population.search.{name} draws the same "
+                "hyperparameter; leave one of them out"
+            )
+        given = config.agent.hparams.get(name, schedule.low)
+        if given != schedule.low:
+            raise ValueError(
+                f"agent.hparams.{name}={given}: agent.schedules.{name} sets it, from "
+                f"low={schedule.low} on; leave it out"
+            )
+    return {name: schedule.low for name, schedule in schedules.items()}
+
+
+def check_numbers(given: dict, config: Any) -> None:
+    """Returns nothing for numbers that are.
+
+    Raises:
+      ValueError: NaN, and yes or no where Python would make it 1 or 0.
+    """
+    said = strict.flat(given)
+    for name, value in strict.flat(config.model_dump(mode="json")).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name}=nan: must be a number")
+        if isinstance(said.get(name), bool) and not isinstance(value, bool):
+            raise ValueError(
+                f"{name}={said[name]}: must be a number, not true or false"
+            )

@@ -1,0 +1,145 @@
+"""What each kind of stage can be told; which they are, see ``stages``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from mtrl_jax.config import schema
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # of a folder
+Name = Annotated[str, Field(pattern=_NAME)]
+Seed = Annotated[NonNegativeInt, Field(lt=2**32)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class StageTask(schema.TaskConfig):
+    """An environment; one that stands for many tasks has ``slots`` for each of them."""
+
+    slots: PositiveInt = 1
+
+
+class OnlineStage(schema.ExperimentConfig):
+    """A run like any other."""
+
+    name: Name
+    kind: Literal["online"]
+
+
+class CollectStage(schema.ExperimentConfig):
+    """Learners with a task each, whose whole histories are kept."""
+
+    name: Name
+    kind: Literal["collect"]
+    tasks: list[StageTask] = Field(min_length=1)  # type: ignore[assignment]
+
+
+class OfflineFitness(schema.Section):
+    """What PBT judges a member by: minus ``metric`` of its updates.
+
+    ``training``: the mean over the latest chunk; ``evaluation``: of held-out histories.
+    """
+
+    metric: str = "loss"
+    source: Literal["training", "evaluation"] = "training"
+
+
+class OfflinePopulation(schema.PopulationConfig):
+    """Members, what differs between them, and how they compete."""
+
+    fitness: OfflineFitness = OfflineFitness()  # type: ignore[assignment]
+
+
+class OfflineTraining(schema.Section):
+    """How long, and what an update is given: ``batch`` windows of ``unroll_length``."""
+
+    updates: PositiveInt = 10_000  # rounded up to whole chunks
+    unroll_length: PositiveInt = 20  # T
+    batch: PositiveInt = 64
+    updates_per_chunk: PositiveInt = 50
+
+
+class Keep(schema.Section):
+    """What of the histories is learned from; see data/rows.py."""
+
+    subsample: PositiveInt = 1  # k: every k-th episode
+    first_fraction: Share = 1.0  # the beginning alone
+    last_fraction: Share = 1.0  # the end alone
+    resets: bool = False  # with the steps that reset: what bootstrapping asks for
+
+
+class OfflineEvaluation(schema.Section):
+    """When and on what updates are measured without being kept."""
+
+    every_updates: NonNegativeInt = 500  # 0: only at the end
+    # Share of the tasks (of one task: histories) that are not trained on.
+    held_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    hparams: dict[str, float] = Field(default_factory=dict)
+
+
+class OfflineStage(schema.Section):
+    """Learning from a dataset. ``data`` is a collect stage's name or a folder's path."""
+
+    name: Name
+    kind: Literal["offline"]
+    seed: Seed = 0
+    data: str
+    agent: schema.AgentConfig
+    population: OfflinePopulation = OfflinePopulation()
+    training: OfflineTraining = OfflineTraining()
+    keep: Keep = Keep()
+    evaluation: OfflineEvaluation = OfflineEvaluation()
+    checkpoint: schema.CheckpointConfig = schema.CheckpointConfig()
+    logging: schema.LoggingConfig = schema.LoggingConfig()
+
+
+class ContextEvaluation(schema.Section):
+    """How many episodes each slot plays, one after the other."""
+
+    episodes: PositiveInt = 50
+    episodes_per_chunk: PositiveInt = 10  # of the longest kind; a row and a save each
+    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
+    hparams: dict[str, float] = Field(
+        default_factory=dict
+    )  # e.g. temperature: 0 for greedy
+
+
+class EvaluateStage(schema.Section):
+    """The weights of stage ``of`` on ``tasks``, frozen, the carry never reset."""
+
+    name: Name
+    kind: Literal["evaluate"]
+    seed: Seed = 0
+    of: str
+    tasks: list[StageTask] = Field(min_length=1)
+    compare: list[str] = Field(
+        default_factory=list
+    )  # stages whose curves are drawn beside
+    evaluation: ContextEvaluation = ContextEvaluation()
+    checkpoint: schema.CheckpointConfig = schema.CheckpointConfig()
+    logging: schema.LoggingConfig = schema.LoggingConfig()
+    # Those of the stage ``of``, filled in here.
+    agent: schema.AgentConfig
+    population: schema.PopulationConfig
+
+
+Stage = OnlineStage | CollectStage | OfflineStage | EvaluateStage
+KINDS: dict[str, Any] = {
+    "online": OnlineStage,
+    "collect": CollectStage,
+    "offline": OfflineStage,
+    "evaluate": EvaluateStage,
+}
+
+
+class Staged(schema.Section):
+    """A whole experiment of several stages."""
+
+    seed: Seed = 0
+    stages: list[Annotated[Stage, Field(discriminator="kind")]] = Field(min_length=1)
+
+
+def is_name(data: str) -> bool:
+    """Returns whether ``data`` names a stage; anything with a / is a folder."""
+    return "/" not in data

@@ -1,0 +1,185 @@
+"""An experiment as a list of stages: what each kind can be told, and who names whom.
+
+    online    a run like any other
+    collect   a run of learners with a task each; every step they make goes to disk
+    offline   learning from what a collect stage, or another folder, has on disk
+    evaluate  the frozen weights of a stage on other tasks, episode after episode
+
+Stages run in the order of the list and name earlier ones only, so that there are no
+cycles. A stage's settings are complete in themselves: seeds are derived and agents
+filled in here, and what is written down is read back as the same.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from typing import Any
+
+import pydantic
+
+from mtrl_jax import config as config_lib
+from mtrl_jax.config import completion, schema, stage_schema, strict
+from mtrl_jax.envs import errors
+
+
+def from_dict(values: dict, where: str) -> stage_schema.Staged | stage_schema.Stage:
+    """Returns the checked settings of an experiment with ``stages``, or of one stage.
+
+    Raises:
+      ConfigError: naming ``where``, the stage, the field, what was given, what would work.
+    """
+    try:
+        return _staged(values) if "stages" in values else _stage(values, "", {})
+    except ValueError as error:
+        raise config_lib.ConfigError(f"{where}: {error}") from None
+
+
+def _staged(values: dict) -> stage_schema.Staged:
+    for name in values:
+        if name not in stage_schema.Staged.model_fields:
+            raise ValueError(
+                f"{name} is unknown beside stages (there: seed, stages); a stage has its "
+                f"own, give stages.0.{name}"
+            )
+    given = values["stages"]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"stages={given!r}: give a list of at least one stage")
+    seed = _validated(stage_schema.Staged, {**values, "stages": [_ANY]}, "").seed
+    stages: dict[str, stage_schema.Stage] = {}
+    for i, stage in enumerate(given):
+        at = f"stages.{i}"
+        if not isinstance(stage, dict):
+            raise ValueError(f"{at}={stage!r}: must be a mapping of names to values")
+        own = {"seed": zlib.crc32(f"{seed}/{stage.get('name')}".encode()), **stage}
+        made = _stage(own, f"{at}.", stages, [x for x in given if isinstance(x, dict)])
+        if made.name in stages:
+            raise ValueError(
+                f"{at}.name={made.name!r} is taken by another stage; give each its own"
+            )
+        stages[made.name] = made
+    return stage_schema.Staged(seed=seed, stages=list(stages.values()))
+
+
+def _stage(
+    values: dict,
+    at: str,
+    earlier: dict[str, stage_schema.Stage],
+    all_: list[dict] | None = None,
+) -> stage_schema.Stage:
+    """Returns one stage; ``all_`` are the whole list's, None where it is on its own."""
+    kind = values.get("kind")
+    if kind not in stage_schema.KINDS:
+        given = f"={kind!r} is unknown" if "kind" in values else " is missing"
+        hint = errors.suggest(str(kind), stage_schema.KINDS)
+        raise ValueError(f"{at}kind{given}{hint}")
+    if all_ is not None:
+        values = _resolved(values, at, earlier, all_)
+    config: Any = _validated(stage_schema.KINDS[kind], values, at)
+    try:
+        _check(config)
+        config = completion.complete(config)
+        completion.check_numbers(values, config)
+    except ValueError as error:
+        raise ValueError(f"{at}{error}") from None
+    return config
+
+
+def _resolved(
+    values: dict, at: str, earlier: dict[str, stage_schema.Stage], all_: list[dict]
+) -> dict:
+    """Returns the values with what they take from earlier stages filled in."""
+    named = {"data": ["collect"], "of": ["online", "collect", "offline"]}
+    for field, kinds in named.items():
+        name = values.get(field)
+        if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
+            name, str
+        ):
+            if field == "of" or stage_schema.is_name(name):
+                _check_named(name, f"{at}{field}", kinds, earlier, all_)
+            else:
+                # Wherever the run is resumed from.
+                values = {**values, field: str(pathlib.Path(name).absolute())}
+    compared = values.get("compare", [])
+    for name in compared if isinstance(compared, list) else []:
+        kinds = ["online", "collect", "evaluate"]
+        _check_named(name, f"{at}compare", kinds, earlier, all_)
+    if values["kind"] == "evaluate" and values.get("of") in earlier:
+        values = {**values, **_agent_of(earlier[values["of"]], values, at)}
+    return values
+
+
+def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
+    """Returns agent and population of an evaluate stage: its source's, without search."""
+    agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
+    population = schema.PopulationConfig(size=source.population.size)
+    filled = {"agent": agent, "population": population.model_dump(mode="json")}
+    for name, value in filled.items():
+        if values.get(name, value) != value:
+            raise ValueError(
+                f"{at}{name}: is that of stage {source.name!r}; leave it out"
+            )
+    return filled
+
+
+def _check_named(
+    name: Any,
+    at: str,
+    kinds: list[str],
+    earlier: dict[str, stage_schema.Stage],
+    all_: list[dict],
+) -> None:
+    if name in earlier and earlier[name].kind in kinds:
+        return
+    fitting = [x for x, stage in earlier.items() if stage.kind in kinds]
+    works = f"give one of {', '.join(fitting)}" if fitting else "there is none yet"
+    what = f"{at}={name!r}: no earlier stage of kind {' or '.join(kinds)}"
+    if name in earlier:
+        what += f" (it is of kind {earlier[name].kind})"
+    elif any(stage.get("name") == name for stage in all_):
+        what += " (stages run in the order of the list)"
+    raise ValueError(f"{what}; {works}")
+
+
+def _check(config: Any) -> None:
+    """Raises ValueError for what does not go with the kind of stage."""
+    if config.kind == "collect" and config.population.pbt is not None:
+        raise ValueError(
+            "population.pbt with kind='collect': a history is that of one learner, "
+            "which a copy would end; leave it out"
+        )
+    if config.kind != "offline":
+        return
+    if config.keep.first_fraction < 1.0 and config.keep.last_fraction < 1.0:
+        raise ValueError("keep.last_fraction: with first_fraction; give one of them")
+    for name, schedule in config.agent.schedules.items():
+        if schedule.kind == "plateau":
+            raise ValueError(
+                f"agent.schedules.{name}.kind='plateau' with kind='offline': there are "
+                "no returns to listen to; give linear, cosine or step"
+            )
+    pbt = config.population.pbt
+    if pbt is not None and pbt.exploit == "t_test":
+        raise ValueError(
+            "population.pbt.exploit='t_test' with kind='offline': there are no episodes "
+            "to test; give truncation, tournament, fixed_margin or none"
+        )
+    judged_by_test = (
+        pbt is not None and config.population.fitness.source == "evaluation"
+    )
+    if judged_by_test and not config.evaluation.held_out:
+        raise ValueError(
+            "evaluation.held_out=0.0 with population.fitness.source='evaluation': "
+            "members are judged by held-out histories, give their share"
+        )
+
+
+def _validated(model: Any, values: dict, at: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{at}{strict.explain(error, model)}") from None
+
+
+# Any stage that is one, to check what is beside the list.
+_ANY = {"name": "x", "kind": "online", "tasks": [{"env": "x"}]}

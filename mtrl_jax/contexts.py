@@ -1,0 +1,181 @@
+"""An evaluate stage: the weights of another stage, frozen, on tasks of their own.
+
+Nothing is learned but in the carry. The summary has the return of every episode, what
+the weights hashed to before and after, and the curves of the stages to compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import (
+    build,
+    curves,
+    random,
+    report,
+    reporters,
+    session,
+    spreads,
+    tree,
+    types,
+)
+from mtrl_jax import config as config_lib
+from mtrl_jax.config import stage_schema
+from mtrl_jax.engine import in_context, pbt, sharding
+from mtrl_jax.types import Tree
+
+# The weights and hyperparameters [P] of the stage that is evaluated.
+Source = tuple[types.AgentState, Tree]
+
+
+def pieces(
+    config: stage_schema.EvaluateStage,
+    spec: types.EnvSpec,
+    source: Source | None,
+    compared: Callable[[], dict[str, Any]] = dict,
+) -> build.Pieces:
+    """Returns the pieces of an evaluate stage.
+
+    ``spec`` is what the agent was built for; without its ``source`` they are good for
+    finding mistakes alone. ``compared()`` returns the curves of other stages.
+
+    Raises:
+      ConfigError: tasks that the agent cannot see or act in, or without an end.
+    """
+    env, agent = spreads.testing(config), _agent(config, spec)
+    _check_fits(env.spec, spec, config)
+    (members, slots), settings = env.batch, config.evaluation
+    steps = _steps_per_chunk(config, env.spec)
+    runner = in_context.make(
+        agent, env, episodes=settings.episodes, steps_per_chunk=steps
+    )
+    mesh = sharding.make_mesh(members, slots, build.devices(members, True))
+    keys = random.roots(config.seed, members)
+    weights, hp = source or (None, build.initial_hparams(config, keys))
+    hp = hp._replace(
+        **{n: jnp.full_like(getattr(hp, n), x) for n, x in settings.hparams.items()}
+    )
+    hparams, lineage = build.on_devices((hp, pbt.init(members)), mesh, members)
+
+    def init(_: Tree) -> in_context.ContextState:
+        # Copied, because the runner donates its state.
+        state = jax.jit(runner.init)(keys, tree.copy(weights))
+        return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
+
+    chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
+    before = "" if weights is None else fingerprint(weights)
+    return build.Pieces(
+        spec=env.spec,
+        agent=agent,
+        batch=(members, slots),
+        pure=True,
+        pace=build.Pace(
+            updates=chunks * steps,
+            per_chunk=steps,
+            steps=slots,
+            test_every=0,
+            save_every=config.checkpoint.every_updates,
+        ),
+        reporter=_reporter(config, env.spec, before, compared),
+        hparams=hparams,
+        lineage=lineage,
+        init=init,
+        chunk=build.keeping_layout(runner.chunk),
+        evaluate=None,
+        pbt_round=None,
+        metric=None,
+        close=lambda: None,
+    )
+
+
+def fingerprint(state: types.AgentState) -> str:
+    """Returns the SHA-256 of every leaf of the agents' states, names included."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        x = np.ascontiguousarray(jax.device_get(leaf))
+        name = f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}"
+        found.update(name.encode() + x.tobytes())
+    return found.hexdigest()
+
+
+def _agent(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> types.Agent:
+    with config_lib.errors_at("agent.config"):
+        return config_lib.agent_module(config).make(
+            spec, config_lib.agent_config(config)
+        )
+
+
+def _check_fits(
+    test: types.EnvSpec, trained: types.EnvSpec, config: stage_schema.EvaluateStage
+) -> None:
+    def shapes(spec: types.EnvSpec) -> dict[str, Any]:
+        return {name: (list(x.shape), str(x.dtype)) for name, x in spec.obs.items()}
+
+    for what, given, known in (
+        ("observe", shapes(test), shapes(trained)),
+        ("act in", test.action, trained.action),
+    ):
+        if given != known:
+            raise config_lib.ConfigError(
+                f"tasks: they {what} {given}, stage {config.of!r} learned with {known}; "
+                "give tasks with the same options"
+            )
+
+
+def _steps_per_chunk(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
+    settings = config.evaluation
+    limits = [settings.max_steps or task.max_steps for task in spec.tasks]
+    for task, limit in zip(spec.tasks, limits):
+        if limit is None:
+            raise config_lib.ConfigError(
+                f"evaluation.max_steps: episodes of {task.name} may be of any length; "
+                "say how long"
+            )
+    # The longest episode, and the step that resets.
+    return settings.episodes_per_chunk * (max(x or 0 for x in limits) + 1)
+
+
+def _reporter(
+    config: stage_schema.EvaluateStage,
+    spec: types.EnvSpec,
+    before: str,
+    compared: Callable[[], dict[str, Any]],
+) -> reporters.Reporter:
+    numbers = [spread.number for spread in spreads.entries(config)]
+
+    def finish(state, evaluation, totals, restart):
+        after = fingerprint(state.agent)
+        if after != before:
+            raise session.RunError(
+                f"the weights of stage {config.of!r} hashed to {before[:12]} before "
+                f"and to {after[:12]} after the evaluation, which must not change them"
+            )
+        returns, task = jax.device_get((state.returns, state.ts.task))
+        summary = {
+            **curves.summarise(spec, returns, task, numbers),
+            "parameters": {"before": before, "after": after},
+            "compared": compared(),
+            "totals": dict(totals),
+            "versions": report.versions(),
+            "machine": report.machine(),
+        }
+        return summary, curves.table(summary)
+
+    return reporters.Reporter(
+        row=lambda output, evaluation: report.row(spec, output, evaluation),
+        shown=lambda row: row["returns"],
+        best=lambda row: reporters.lowest(
+            -np.mean(list(row["returns"].values()), axis=0)
+        ),
+        begin=lambda: report.tasks(spec, {}),
+        finish=finish,
+    )

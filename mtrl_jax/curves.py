@@ -1,0 +1,97 @@
+"""Returns by episode, the numbers behind an evaluate stage's summary and picture."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax import metrics, reporters, spreads, types
+from mtrl_jax.metrics import estimates
+
+
+def summarise(
+    spec: types.EnvSpec, returns: np.ndarray, task: np.ndarray, numbers: list[int]
+) -> dict[str, Any]:
+    """Returns best_member, score [P] and, by task of the spec, the return per episode.
+
+    ``returns`` [P, B, E] with NaN of episodes that did not end, ``task`` [P, B];
+    ``numbers`` [K] are the tasks N that an entry of the spec stands for. ``mean`` [E] is
+    over members and slots; ``interval`` [E, 2] is its 95 % bootstrap interval over the N
+    tasks, or over members and slots where N = 1. ``returns`` is [P, N, E].
+    """
+    tasks, of_members = {}, []
+    for k, (one, number) in enumerate(zip(spec.tasks, numbers)):
+        mine = returns[:, task[0] == k]  # The same slots in every member.
+        # Slot b plays task b mod N.
+        by_task = mine.reshape(len(mine), -1, number, mine.shape[-1])
+        samples = (
+            _mean(by_task, (0, 1)) if number > 1 else mine.reshape(-1, mine.shape[-1])
+        )
+        tasks[one.name] = {
+            "random_score": one.random_score,
+            "reference_score": one.reference_score,
+            "in_context": {
+                "mean": _mean(mine, (0, 1)),
+                "interval": [estimates.bootstrap_interval(x) for x in samples.T],
+                "returns": _mean(by_task, 1),
+                "unfinished": int(np.isnan(mine).sum()),
+            },
+        }
+        of_members.append(_mean(mine[..., -_last(mine.shape[-1]) :], (1, 2)))
+    score = np.mean(of_members, axis=0)
+    return {
+        "best_member": reporters.lowest(-score),
+        "selected_by": "evaluation",
+        "score": score,
+        "tasks": tasks,
+    }
+
+
+def curve_of(folder: pathlib.Path, config: Any) -> dict[str, list[float]]:
+    """Returns {"episode", "mean"}: a stage's return by the episodes a slot has played.
+
+    Of a stage that trains, the mean return of the episodes of each chunk, over members
+    and tasks; a slot has played as many as its steps, resets included, have room for.
+    """
+    if config.kind == "evaluate":
+        found = metrics.read_summary(folder)["tasks"].values()
+        mean = np.mean([task["in_context"]["mean"] for task in found], axis=0)
+        return {"episode": list(range(1, len(mean) + 1)), "mean": list(mean)}
+    rows = metrics.read_metrics(folder)
+    returns = np.concatenate(list(rows.returns.values()), axis=1)
+    lengths = [rows.metrics[f"length/{task}"] for task in rows.returns]
+    with np.errstate(invalid="ignore"):
+        trained = np.isfinite(returns).any(axis=1)
+        length = np.nanmean(np.concatenate(lengths, axis=1)[trained], axis=1)
+        mean = np.nanmean(returns[trained], axis=1)
+    slots = sum(spread.task.slots for spread in spreads.entries(config))
+    steps = np.diff(rows.env_steps[trained], prepend=0.0) / slots
+    return {"episode": list(np.cumsum(steps / (length + 1))), "mean": list(mean)}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Returns the returns of the first and the last episodes as lines of text."""
+    lines = [f"{'task':32s} {'first':>8s} {'last':>8s}  95 % interval"]
+    for name, task in summary["tasks"].items():
+        curve = task["in_context"]
+        mean, (low, high) = np.asarray(curve["mean"]), curve["interval"][-1]
+        lines.append(
+            f"{name:32s} {mean[0]:8.3f} {mean[-1]:8.3f}  [{low:.3f}, {high:.3f}] "
+            f"after {len(mean)} episodes"
+        )
+    return "\n".join(lines)
+
+
+def _last(episodes: int) -> int:
+    """Returns how many episodes are the last tenth."""
+    return max(1, episodes // 10)
+
+
+def _mean(x: np.ndarray, axis: Any) -> np.ndarray:
+    """Returns the mean of what is known, NaN where nothing is."""
+    known = np.isfinite(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, x, 0.0).sum(axis) / known.sum(axis)

@@ -1,0 +1,67 @@
+"""What is in a run's folder, and whether it is one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import metrics
+from mtrl_jax.metrics import locks
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Returns nothing if a run may begin in ``folder``.
+
+    Raises:
+      ConfigError: it is a file, holds a run already, or holds something else.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise config_lib.ConfigError(
+            f"--run-dir {folder}: {there} is a file; give a folder"
+        )
+    if not folder.exists():
+        return
+    if (folder / CONFIG).exists():
+        raise config_lib.ConfigError(
+            f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
+            "give another folder"
+        )
+    # A process that did not get as far as a run leaves its lock and an empty folder.
+    found = {path.name for path in folder.iterdir()} - {locks.LOCK, CHECKPOINTS}
+    saves = folder / CHECKPOINTS
+    if found or (saves.exists() and any(saves.iterdir())):
+        raise config_lib.ConfigError(
+            f"--run-dir {folder}: not empty and no run; give a new or empty folder"
+        )
+
+
+def write_config(folder: pathlib.Path, config: Any) -> None:
+    """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
+    temporary = folder / f".{CONFIG}.tmp"
+    temporary.write_text(config_lib.dump(config))
+    os.replace(temporary, folder / CONFIG)
+
+
+def check_untrained(folder: pathlib.Path) -> None:
+    """Returns nothing if a run without checkpoints never had one.
+
+    Raises:
+      ConfigError: it has rows, which no run has before its first checkpoint.
+    """
+    rows = folder / metrics.METRICS
+    if rows.exists() and rows.stat().st_size:
+        raise no_checkpoint(folder)
+
+
+def no_checkpoint(folder: pathlib.Path) -> config_lib.ConfigError:
+    """Returns the error that there is no checkpoint."""
+    return config_lib.ConfigError(
+        f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
+        "has one"
+    )

@@ -1,0 +1,227 @@
+"""An offline stage: the data put on the devices, an agent that learns from them.
+
+Every so often updates are measured on histories that none is trained on: whole tasks are
+held out where the data have several.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import build, checks, judging, progress, random, reporters, session, types
+from mtrl_jax import config as config_lib
+from mtrl_jax.config import stage_schema
+from mtrl_jax.data import files, histories, layout, rows, windows
+from mtrl_jax.engine import offline_runner, pbt, sharding
+from mtrl_jax.types import Tree
+
+# How much of a device's memory a dataset may take; a training step needs some too.
+_SHARE = 0.7
+
+
+def spec_in(folder: pathlib.Path) -> types.EnvSpec:
+    """Returns the spec of the dataset in ``folder``.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    try:
+        return layout.spec_of(files.read_meta(folder))
+    except histories.DatasetError as error:
+        raise config_lib.ConfigError(f"data: {error}") from None
+
+
+def pieces(
+    config: stage_schema.OfflineStage, spec: types.EnvSpec, folder: pathlib.Path
+) -> build.Pieces:
+    """Returns the pieces of an offline stage on the dataset of ``spec`` in ``folder``.
+
+    The data are read when the first chunk is trained.
+
+    Raises:
+      ConfigError: an agent that cannot learn from a dataset, or settings it has not.
+    """
+    agent = make_agent(config, spec)
+    training, members = config.training, config.population.size
+    keys = random.roots(config.seed, members)
+    mesh = sharding.make_mesh(members, 1, build.devices(members, True))
+    hparams, lineage = build.on_devices(
+        (build.initial_hparams(config, keys), pbt.init(members)), mesh, members
+    )
+    score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
+
+    def sample(key: types.Key, data: windows.Data) -> types.Rollout:
+        return windows.sample(key, data, training.batch, training.unroll_length)
+
+    runner = offline_runner.make(
+        agent,
+        sample,
+        members=members,
+        updates_per_chunk=training.updates_per_chunk,
+        metric=score,
+        at_once=config.population.at_once or build.members_at_once(mesh),
+        mesh=mesh,
+    )
+
+    def init(hp: Tree) -> offline_runner.OfflineState:
+        state = jax.jit(runner.init)(keys, hp)
+        return build.on_devices(state, mesh, members)
+
+    @functools.cache
+    def data() -> tuple[windows.Data, windows.Data | None]:
+        return load(config, folder, mesh)
+
+    chunk, measure = build.keeping_layout(runner.chunk), jax.jit(runner.measure)
+
+    def evaluate(state, hp: Tree) -> dict[str, types.Array]:
+        given = config.evaluation.hparams
+        changed = {n: jnp.full_like(getattr(hp, n), x) for n, x in given.items()}
+        return measure(state, hp._replace(**changed), data()[1])
+
+    return build.Pieces(
+        spec=spec,
+        agent=agent,
+        batch=(members, training.batch),
+        pure=True,
+        pace=_pace(config),
+        reporter=reporters.of_losses(score, held_out),
+        hparams=hparams,
+        lineage=lineage,
+        init=init,
+        chunk=lambda state, hp: chunk(state, hp, data()[0]),
+        evaluate=evaluate if held_out else None,
+        pbt_round=_make_round(config),
+        metric=None,
+        close=data.cache_clear,
+    )
+
+
+def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.Agent:
+    """Returns the stage's agent, which one update on windows was traced of.
+
+    Raises:
+      ConfigError: it refuses the spec or the sizes, needs what no dataset has, or has
+        no such metric as members are judged by.
+    """
+    module, training = config_lib.agent_module(config), config.training
+    with config_lib.errors_at("agent.config"):
+        agent = module.make(spec, config_lib.agent_config(config))
+        extras = windows.Extras(
+            jnp.ones((training.unroll_length, training.batch), bool)
+        )
+        try:
+            metrics = checks.check_agent(
+                agent, config, spec, training.batch, training.unroll_length, extras
+            )
+        except AttributeError as error:
+            if windows.Extras.__name__ not in str(error):
+                raise
+            raise config_lib.ConfigError(
+                f"agent.name={config.agent.name!r} learns from what its own acting noted "
+                f"down, which no dataset has ({error}); give an agent that imitates, such "
+                "as behaviour_cloning"
+            ) from None
+    score = config.population.fitness.metric
+    if score not in metrics:
+        raise config_lib.ConfigError(
+            f"population.fitness.metric={score!r} is none of what {config.agent.name} "
+            f"measures: {', '.join(metrics)}"
+        )
+    return agent
+
+
+def load(
+    config: stage_schema.OfflineStage, folder: pathlib.Path, mesh: sharding.Mesh
+) -> tuple[windows.Data, windows.Data | None]:
+    """Returns (data to train on, held-out data or None), on every device of the mesh.
+
+    Raises:
+      RunError: there is no sound dataset, nothing is left of it, or it does not fit.
+    """
+    try:
+        found = histories.load(folder)
+        train, held_out = split(found.task, config.evaluation.held_out, config.seed)
+        kept = [
+            rows.keep(found, only=part.tolist(), **config.keep.model_dump())
+            for part in (train, held_out)
+            if part.size
+        ]
+    except (histories.DatasetError, ValueError) as error:
+        raise session.RunError(f"{folder}: {error}") from None
+    need = sum(windows.device_bytes(found, part) for part in kept)
+    room = _SHARE * _memory(mesh.devices.ravel()[0]) / _copies(mesh)
+    if need > room:
+        raise session.RunError(
+            f"{folder}: {progress.si(need)}B do not fit a device, which has room for "
+            f"{progress.si(room)}B; give keep.subsample, or a smaller fraction"
+        )
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    data = [windows.put(found, part, everywhere) for part in kept]
+    return data[0], data[1] if len(data) > 1 else None
+
+
+def split(task: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (histories to train on, histories held out) of histories with ``task`` [N].
+
+    About ``share`` of the tasks are held out with all their histories, at least one; of
+    a single task, of its histories. Raises ValueError where none would be left to train.
+    """
+    tasks = np.unique(task)
+    group = task if len(tasks) > 1 else np.arange(len(task))
+    groups = np.unique(group)
+    number = math.ceil(share * len(groups)) if share else 0
+    if number >= len(groups):
+        raise ValueError(
+            f"evaluation.held_out={share}: of {len(groups)} histories or tasks none is "
+            "left to train on"
+        )
+    chosen = np.random.default_rng(seed).permutation(groups)[:number]
+    is_held_out = np.isin(group, chosen)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def _pace(config: stage_schema.OfflineStage) -> build.Pace:
+    t = config.training
+    return build.Pace(
+        updates=math.ceil(t.updates / t.updates_per_chunk) * t.updates_per_chunk,
+        per_chunk=t.updates_per_chunk,
+        steps=t.batch * t.unroll_length,
+        test_every=config.evaluation.every_updates if config.evaluation.held_out else 0,
+        save_every=config.checkpoint.every_updates,
+    )
+
+
+def _make_round(config: stage_schema.OfflineStage) -> Any:
+    choice, members = config.population.fitness, config.population.size
+    if config.population.pbt is None:
+        return None
+
+    def judge(state: Any, evaluation: Any, finite: types.Array) -> pbt.Fitness:
+        by_test = choice.source == "evaluation"
+        loss = evaluation[choice.metric] if by_test else state.recent
+        # Not so many episodes, but as much as there is to know.
+        enough = jnp.full(members, jnp.iinfo(jnp.int32).max)
+        return pbt.Fitness(-loss, finite & jnp.isfinite(loss), enough)
+
+    return judging.round_of(config.population, judge, lambda state, *_: state)
+
+
+def _memory(device: jax.Device) -> int:
+    """Returns the bytes of a device; of a CPU, of the machine."""
+    known = device.memory_stats() or {}
+    if "bytes_limit" in known:
+        return known["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _copies(mesh: sharding.Mesh) -> int:
+    """Returns how many copies of the data share one memory: CPU devices are cores."""
+    return mesh.size if mesh.devices.ravel()[0].platform == "cpu" else 1

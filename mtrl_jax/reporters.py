@@ -1,0 +1,118 @@
+"""What the loop writes down of a run, by what the run is measured with.
+
+A run with environments of its own has returns; learning from a dataset has losses;
+frozen weights have a return for each episode of their one long life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtrl_jax import judging, metrics, report, types, world
+from mtrl_jax.config import schema
+from mtrl_jax.engine import fitness
+
+
+class Reporter(NamedTuple):
+    """``row(output, evaluation)`` gives metrics, returns and maybe evaluation of a row.
+
+    ``shown(row)`` is what the progress line shows, ``best(row)`` the member it names.
+    ``begin()`` is the summary of a run that has begun. ``finish(state, evaluation,
+    totals, restart)`` gives (summary, lines of text) of one that has ended; ``restart``
+    is the update that its last process began at.
+    """
+
+    row: Callable[[Any, Any], dict[str, Any]]
+    shown: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    best: Callable[[Mapping[str, Any]], int]
+    begin: Callable[[], dict[str, Any]]
+    finish: Callable[[Any, Any, Mapping[str, Any], int], tuple[dict[str, Any], str]]
+
+
+def of_returns(
+    config: schema.ExperimentConfig,
+    spec: types.EnvSpec,
+    metric: fitness.Metric,
+    runner: str,
+) -> Reporter:
+    """Returns the Reporter of a run with environments; ``runner`` is fused or host."""
+
+    def begin() -> dict[str, Any]:
+        return report.tasks(spec, world.describe(config))
+
+    def finish(state, evaluation, totals, restart):
+        score, _ = judging.recent_score(metric, state)
+        summary = report.summary(
+            spec,
+            metric,
+            evaluation,
+            selection=np.asarray(score),
+            totals={**totals, "runner": runner},
+            environment=world.describe(config, restart),
+        )
+        return summary, report.table(summary)
+
+    return Reporter(
+        row=lambda output, evaluation: report.row(spec, output, evaluation),
+        shown=lambda row: row["returns"] or row.get("evaluation", {}),
+        best=lambda row: report.best_member(metric, spec, row),
+        begin=begin,
+        finish=finish,
+    )
+
+
+def of_losses(score: str, held_out: bool) -> Reporter:
+    """Returns the Reporter of learning from a dataset; the lower ``score``, the better.
+
+    What held-out histories gave is called "held_out/METRIC" and, where there are any,
+    decides which member is best.
+    """
+    judged = f"held_out/{score}" if held_out else score
+
+    def row(output, evaluation) -> dict[str, Any]:
+        measured = {} if output is None else dict(output.metrics)
+        if evaluation is not None:
+            measured |= {f"held_out/{name}": x for name, x in evaluation.items()}
+        return {"metrics": measured, "returns": {}}
+
+    def shown(row) -> dict[str, Any]:
+        names = dict.fromkeys((score, judged))
+        found = {x: row["metrics"][x] for x in names if x in row["metrics"]}
+        return {name.replace("held_out/", "held-out "): x for name, x in found.items()}
+
+    def best(row) -> int:
+        loss = row["metrics"].get(judged, row["metrics"].get(score))
+        return 0 if loss is None else lowest(loss)
+
+    def finish(state, evaluation, totals, restart):
+        losses = np.asarray(evaluation[score] if held_out else state.recent, np.float64)
+        measured = {} if evaluation is None else evaluation
+        summary = {
+            "best_member": lowest(losses),
+            "selected_by": judged,
+            "score": -losses,
+            "held_out": dict(measured),
+            "totals": dict(totals),
+            "versions": report.versions(),
+            "machine": report.machine(),
+        }
+        text = f"{judged}: mean {losses.mean():.4g}, best #{lowest(losses)} "
+        return summary, text + f"{np.nanmin(losses) if losses.size else 0:.4g}"
+
+    return Reporter(row, shown, best, lambda: {"complete": False}, finish)
+
+
+def lowest(loss: Any) -> int:
+    """Returns the member with the lowest finite value; 0 if there is none."""
+    loss = np.asarray(loss, np.float64)
+    known = np.isfinite(loss)
+    return int(np.argmin(np.where(known, loss, np.inf))) if known.any() else 0
+
+
+def is_done(folder: Any) -> bool:
+    """Returns whether the summary in ``folder`` is that of a run that has ended."""
+    summary = metrics.read_summary(folder)
+    return bool(summary) and summary.get("complete", True)

@@ -1,0 +1,125 @@
+"""The environments of stages: every task of a family at once, each with its own place.
+
+An entry that stands for many tasks (a dark room, a bandit) is spread: in a collect stage
+each member has one of them for good, in an evaluate stage each slot. An entry that is
+one task is as in any run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+from mtrl_jax import config as config_lib
+from mtrl_jax import envs, types
+from mtrl_jax.config import stage_schema
+from mtrl_jax.envs import core, mixture
+from mtrl_jax.world import World
+
+
+class Spread(NamedTuple):
+    """An entry of ``tasks``: its code and, where there are many, all that it stands for."""
+
+    task: stage_schema.StageTask
+    pure: core.PureTask
+    many: types.Tree | None  # params [N, ...]
+
+    @property
+    def number(self) -> int:
+        """N, the tasks that the entry stands for."""
+        return 1 if self.many is None else len(jax.tree.leaves(self.many)[0])
+
+
+def entries(config: Any) -> list[Spread]:
+    """Returns the entries of a stage's ``tasks``, suites expanded.
+
+    Raises:
+      ConfigError: an unknown environment or option, or one outside the program.
+    """
+    found = []
+    for i, entry in enumerate(config.tasks):
+        with config_lib.errors_at(f"tasks.{i}"):
+            for name in envs.suite(entry.suite) if entry.suite else [entry.env]:
+                found.append(_entry(entry, name))
+    return found
+
+
+def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], bool]:
+    """Returns (world, task name of each history, whether actions may be illegal).
+
+    Raises:
+      ConfigError: a task or size that cannot be; several tasks where one is a family.
+    """
+    if config.training.runner == "host":
+        raise config_lib.ConfigError(
+            "training.runner='host' with kind='collect': steps are kept by the compiled "
+            "program; give auto or fused"
+        )
+    found, members = entries(config), config.population.size
+    if all(spread.many is None for spread in found):
+        return _mixture(config, found)
+    if len(found) > 1:
+        raise config_lib.ConfigError(
+            f"tasks: {len(found)} given, and among them a family of tasks; a collect "
+            "stage spreads one family over its members, give it a stage of its own"
+        )
+    (one,) = found
+    train, test = (
+        core.spread(one.pure, one.many, (members, slots))
+        for slots in (one.task.slots, config.evaluation.episodes)
+    )
+    world = World("fused", train, test, train.spec, train.batch, True, lambda: None)
+    names = [
+        f"{one.pure.spec.name} {p % one.number}"
+        for p in range(members)
+        for _ in range(one.task.slots)
+    ]
+    return world, names, one.pure.action_mask is not None
+
+
+def testing(config: stage_schema.EvaluateStage) -> types.Env:
+    """Returns all tasks of all entries as slots of every member, one Env.
+
+    Slot b of an entry's N x ``slots`` plays its task b mod N.
+
+    Raises:
+      ConfigError: tasks that cannot be, or not be together.
+    """
+    members, parts = config.population.size, []
+    for spread in entries(config):
+        batch = (members, spread.number * spread.task.slots)
+        if spread.many is None:
+            parts.append(core.vectorise(spread.pure, batch))
+        else:
+            parts.append(core.spread(spread.pure, spread.many, batch, "slot"))
+    with config_lib.errors_at("tasks"):
+        return mixture.make(parts) if len(parts) > 1 else parts[0]
+
+
+def _mixture(
+    config: stage_schema.CollectStage, found: list[Spread]
+) -> tuple[World, list[str], bool]:
+    from mtrl_jax import world as world_lib
+
+    world = world_lib.make_world(config, f"{config.seed}/0")
+    members, by_member = config.population.size, config.population.axis == "population"
+    each = members // len(found) if by_member else 1
+    # In the order of members, then slots.
+    names = [x.pure.spec.name for x in found for _ in range(each * x.task.slots)]
+    names = names if by_member else names * members
+    # Padded to each other, some actions are illegal in some tasks.
+    masks = len(found) > 1 or found[0].pure.action_mask is not None
+    return world, names, masks
+
+
+def _entry(entry: stage_schema.StageTask, name: str) -> Spread:
+    pure = envs.pure_task(name, entry.options)
+    if pure is None:
+        raise ValueError(
+            f"env: {name} runs outside the program, where a stage cannot go on with the "
+            "same bits; give one that is pure"
+        )
+    family = envs.ENVS[name.partition("/")[0]].load()
+    many = envs.tasks_of(name, entry.options) if hasattr(family, "tasks_of") else None
+    return Spread(entry, pure, many)

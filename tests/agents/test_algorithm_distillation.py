@@ -1,0 +1,232 @@
+"""What Algorithm Distillation promises beside the contract of every agent."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import types
+from mtrl_jax.agents import algorithm_distillation as ad
+from mtrl_jax.data import windows
+from mtrl_jax.networks import heads, transformer
+
+KEY = jax.random.key(2)
+ACTIONS = 3
+SMALL = transformer.TransformerConfig(
+    layers=2, width=16, heads=2, feedforward=32, context=16
+)
+
+
+def spec_of():
+    space = types.Discrete(ACTIONS)
+    obs = {"vector": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    return types.EnvSpec(obs, space, (types.TaskSpec("x", obs, space),))
+
+
+def hparams(**fields):
+    given = {"warmup_updates": 1.0, "learning_rate": 1e-2} | fields
+    return jax.tree.map(jnp.float32, ad.Hparams(**given))
+
+
+@functools.cache
+def made(**changes):
+    """Returns (agent, state, update); the head is sharp, so that inputs can be told."""
+    config = dataclasses.replace(SMALL, **changes)
+    agent = ad.make(spec_of(), ad.Config(config))
+    state = jax.jit(agent.init)(KEY, hparams())
+    params = state.learner.params
+    head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
+    learner = state.learner._replace(params={**params, "policy": head})
+    return agent, state._replace(learner=learner), jax.jit(agent.update)
+
+
+def stream(lengths, slots=2, seed=0):
+    """Returns a Rollout of episodes of these lengths, with the steps that reset."""
+    rng = np.random.default_rng(seed)
+    rows = sum(lengths) + len(lengths)
+    last = np.zeros((rows + 1, slots), bool)
+    last[np.cumsum(np.asarray(lengths) + 1) - 1] = True
+    first = np.roll(last, 1, axis=0)
+    first[0] = True
+    reward = np.where(first, 0, rng.integers(1, 9, last.shape)).astype(np.float32)
+    ts = types.TimeStep(
+        obs={"vector": rng.normal(size=(*last.shape, 2)).astype(np.float32)},
+        reward=reward,
+        discount=np.ones(last.shape, np.float32),
+        first=first,
+        last=last,
+        task=np.zeros(last.shape, np.int32),
+        action_mask=np.ones((*last.shape, ACTIONS), bool),
+    )
+    action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
+    return jax.tree.map(jnp.asarray, types.Rollout(ts, action, (), ()))
+
+
+def without_resets(rollout):
+    """Returns the same choices as windows have them: a row each, ends and firsts one."""
+    ts = jax.tree.map(np.asarray, rollout.ts)
+    keep = np.flatnonzero(~ts.last[:-1, 0])
+    rows = [*keep, len(ts.last) - 1]
+    # What arrived: of a first step, with the row before it that was left out.
+    arrived = [r - 1 if r and ts.first[r, 0] else r for r in rows]
+    merged = jax.tree.map(lambda x: x[rows], ts)
+    merged = merged._replace(reward=ts.reward[arrived], last=ts.last[arrived])
+    live = np.ones((len(keep), merged.last.shape[1]), bool)
+    made = types.Rollout(merged, rollout.action[keep], windows.Extras(live), ())
+    return jax.tree.map(jnp.asarray, made)
+
+
+def log_probs(state, rollout):
+    """Returns log P(a_t | history) [T, B] of a whole rollout at once."""
+    steps = ad.steps_of(rollout)
+    logits = transformer.make(spec_of(), SMALL).unroll(state.learner.params, steps)
+    mask = rollout.ts.action_mask[:-1]
+    return heads.policy(types.Discrete(ACTIONS), logits, mask).log_prob(rollout.action)
+
+
+def close(x, y):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), x, y)
+
+
+def test_a_row_has_the_action_and_reward_before_it_and_ends_have_none():
+    """Episodes of 2 and 1: the last reward stands in the row of the next first step."""
+    rollout = stream([2, 1], slots=1)
+    a, r = rollout.action[:, 0], rollout.ts.reward[:, 0]
+    steps = jax.tree.map(lambda x: np.asarray(x)[:, 0], ad.steps_of(rollout))
+    np.testing.assert_array_equal(steps.live, [1, 1, 0, 1, 0])
+    np.testing.assert_array_equal(steps.has_prev, [0, 1, 1, 1, 1])
+    rows = [1, 3]  # Live, and something is before them.
+    np.testing.assert_array_equal(steps.prev_action[rows], [a[0], a[1]])
+    np.testing.assert_array_equal(steps.prev_reward[rows], [r[1], r[2]])
+    np.testing.assert_array_equal(steps.prev_done[rows], [False, True])
+
+
+def test_windows_with_and_without_the_steps_that_reset_teach_the_same():
+    """The step that ends an episode is as if absent, whatever was sent into it."""
+    _, state, update = made()
+    rollout = stream([3, 1, 2])
+    one = update(state, rollout, KEY, hparams())
+    close(one, update(state, without_resets(rollout), KEY, hparams()))
+    dead = np.asarray(rollout.ts.last)[:-1]
+    other = jnp.where(dead, (rollout.action + 1) % ACTIONS, rollout.action)
+    close(one, update(state, rollout._replace(action=other), KEY, hparams()))
+
+
+def test_rows_beyond_the_end_of_a_history_do_not_count():
+    """A window longer than its history is the history."""
+    _, state, update = made()
+    whole = without_resets(stream([3, 4, 2]))
+    live = np.arange(9)[:, None] < np.array([[5, 5]])
+    longer = whole._replace(extras=windows.Extras(jnp.asarray(live)))
+    ts = jax.tree.map(lambda x: x[:6], whole.ts)
+    shorter = types.Rollout(
+        ts, whole.action[:5], windows.Extras(jnp.ones((5, 2), bool)), ()
+    )
+    close(*(update(state, x, KEY, hparams()) for x in (longer, shorter)))
+
+
+def test_acting_step_by_step_gives_what_training_reads_at_every_step():
+    """Across episodes, with nothing of the future: act has not seen it."""
+    agent, state, _ = made()
+    rollout = stream([3, 1, 4])
+    act = jax.jit(agent.act)
+    carry, actions, said = agent.carry(2), [], []
+    for t in range(len(rollout.action)):
+        ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+        action, carry, log_prob = act(state, carry, ts, jax.random.key(t), hparams())
+        actions.append(action)
+        said.append(log_prob)
+    live = ~np.asarray(rollout.ts.last)[:-1]
+    read = log_probs(state, rollout._replace(action=jnp.stack(actions)))
+    np.testing.assert_allclose(np.stack(said)[live], read[live], atol=1e-4)
+    assert np.std(np.stack(said)[live]) > 0.1
+
+
+def test_the_reward_of_an_episodes_last_action_is_known_in_the_next_one():
+    """What happened at the end of an episode is often all there is to learn from."""
+    _, state, _ = made()
+    rollout = stream([2, 3])
+    reward = rollout.ts.reward.at[2].add(5.0)  # Arrived with the step that is last.
+    changed = rollout._replace(ts=rollout.ts._replace(reward=reward))
+    difference = np.abs(log_probs(state, changed) - log_probs(state, rollout)).max(1)
+    assert (difference[:2] < 1e-6).all() and difference[3] > 1e-3
+
+
+def test_a_context_of_one_step_is_memoryless():
+    """The past beyond the row itself changes nothing; with more context it does."""
+    rollout = stream([6])
+
+    def last_said(context, obs):
+        agent, state, _ = made(context=context)
+        carry = agent.carry(2)
+        for t in range(3):
+            ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+            if t == 0:
+                ts = ts._replace(obs={"vector": ts.obs["vector"] + obs})
+            action, carry, said = agent.act(state, carry, ts, KEY, hparams())
+            carry = carry._replace(action=jnp.zeros_like(action))
+        return np.asarray(said)
+
+    np.testing.assert_array_equal(last_said(1, 0.0), last_said(1, 3.0))
+    assert not np.allclose(last_said(4, 0.0), last_said(4, 3.0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("context", "floor"), [(16, 0.0), (1, float(np.log(2)))])
+def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
+    """Known by heart with memory; without, two actions in turn are a coin's tosses."""
+    agent, state, _ = made(context=context)
+    rollout = without_resets(stream([8], slots=1))
+    # Rows that all look alike, also by what is before them.
+    ts = jax.tree.map(lambda x: jnp.broadcast_to(x[1:2], x.shape), rollout.ts)
+    blank = jnp.zeros_like(rollout.action)
+    action = blank + jnp.asarray([0, 1, 1, 0, 1, 0, 0, 1])[:, None]
+    if context == 1:
+        # Eight histories of one step instead of one of eight.
+        flat = jax.tree.map(lambda x: jnp.swapaxes(x[:8], 0, 1), ts)
+        ts = jax.tree.map(lambda x: jnp.concatenate([x, x]), flat)
+        action = action.T
+    rollout = types.Rollout(
+        ts, action, windows.Extras(jnp.ones(action.shape, bool)), ()
+    )
+    hp = hparams()
+
+    def learn(state, i):
+        return agent.update(state, rollout, jax.random.fold_in(KEY, i), hp)
+
+    _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(state)
+    assert abs(float(metrics["loss"][-1]) - floor) < 0.02
+    np.testing.assert_allclose(metrics["accuracy"][-1], 1.0 if floor == 0 else 0.5)
+
+
+def test_label_smoothing_is_over_the_legal_actions_and_not_in_the_reported_loss():
+    """(1 - s)(-log p_a) + s mean over legal actions of -log p, by hand."""
+    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25]], [[0.7, 0.2, 0.1]]]))
+    mask = jnp.asarray([[[True, True, False]], [[True, True, True]]])
+    policy, uniform = (
+        heads.policy(types.Discrete(ACTIONS), x, mask)
+        for x in (logits, jnp.zeros_like(logits))
+    )
+    action, live = jnp.asarray([[0], [2]]), jnp.asarray([[True], [False]])
+    total, metrics = ad.loss(
+        policy, uniform, action, live, hparams(label_smoothing=0.1)
+    )
+    p = np.array([2 / 3, 1 / 3])
+    nats = -np.log(p[0])
+    np.testing.assert_allclose(metrics["loss"], nats, rtol=1e-5)
+    smooth = 0.9 * nats + 0.1 * -np.log(p).mean()
+    np.testing.assert_allclose(total, smooth, rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], -(p * np.log(p)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], 1.0)
+
+
+def test_dropout_draws_from_the_updates_key():
+    """Another key, another update; without dropout, the same."""
+    rollout = stream([5, 4])
+    keys = jax.random.split(KEY)
+    for rate, same in ((0.0, True), (0.5, False)):
+        _, state, update = made(dropout=rate)
+        norms = [update(state, rollout, k, hparams())[1]["grad_norm"] for k in keys]
+        assert bool(norms[0] == norms[1]) is same

@@ -1,0 +1,98 @@
+"""Behaviour cloning: what it learns is who acted in the data, and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.data import windows
+
+KEY = jax.random.key(0)
+T, B = 8, 16
+SIZES = (2, 3)
+
+
+def dataset(kit, task, action, live=None):
+    """Returns (agent, state, hp, jitted update, Rollout) with actions [T, B, ...]."""
+    one = kit.setup("behaviour_cloning", "none", (task,))
+    ts = kit.member(one.rollout.ts)
+    ts = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (T + 1, B, *x.shape[1:])), ts)
+    ts = ts._replace(first=jnp.zeros((T + 1, B), bool))
+    live = jnp.ones((T, B), bool) if live is None else live
+    rollout = one.rollout._replace(
+        ts=ts, action=action, extras=windows.Extras(live), carry=one.agent.carry(B)
+    )
+    return one, rollout
+
+
+def fitted(one, rollout, updates=300):
+    """Returns (state, metrics) after many updates on the same data."""
+    hp = one.hp._replace(learning_rate=jnp.float32(0.03))
+
+    @jax.jit
+    def fit(state):
+        def step(s, _):
+            s, metrics = one.agent.update(s, rollout, KEY, hp)
+            return s, metrics
+
+        state, metrics = jax.lax.scan(step, state, None, updates)
+        return state, jax.tree.map(lambda x: x[-1], metrics)
+
+    return fit(one.state)
+
+
+def test_the_loss_falls_to_the_entropy_of_who_acted(kit):
+    """Three quarters chose 0: ln-loss of that, and the policy acts alike."""
+    action = jnp.where(jnp.arange(T * B).reshape(T, B) % 4 == 0, 1, 0)
+    one, rollout = dataset(kit, "action", action)
+    # The same sight at every step: the action before must not give it away.
+    rollout = rollout._replace(ts=rollout.ts._replace(first=jnp.ones((T + 1, B), bool)))
+    state, metrics = fitted(one, rollout)
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    np.testing.assert_allclose(metrics["loss"], entropy, atol=1e-3)
+    np.testing.assert_allclose(metrics["entropy"], entropy, atol=1e-2)
+    assert float(metrics["accuracy"]) == 0.75
+    keys = jax.random.split(KEY, 100)
+    ts = kit.member(rollout.ts)
+    drawn = [
+        one.agent.act(state, one.agent.carry(B), ts, k, one.hp)[0] for k in keys[:20]
+    ]
+    assert abs(np.mean(drawn) - 0.25) < 0.08
+
+
+def test_a_dataset_says_which_steps_there_are(kit):
+    """What is not live teaches nothing; an episode's last action does, reset or not."""
+    action = jnp.zeros((T, B), jnp.int32)
+    live = jnp.arange(T)[:, None] < jnp.full((1, B), T - 2)
+    one, rollout = dataset(kit, "action", action, live)
+    first = jnp.zeros((T + 1, B), bool).at[3].set(True)
+    rollout = rollout._replace(ts=rollout.ts._replace(first=first))
+
+    def loss(changed):
+        other = rollout._replace(action=jnp.where(changed, 1, action))
+        return float(one.agent.update(one.state, other, KEY, one.hp)[1]["loss"])
+
+    step = jnp.arange(T)[:, None] * jnp.ones((1, B), jnp.int32)
+    same = loss(step < 0)
+    # The last one: an action that is not live is no input to a live step either.
+    assert loss(step == T - 1) == same
+    assert loss(step == 2) != same
+
+
+@pytest.mark.parametrize("task", ["both_factorised", "both_box"])
+def test_joint_choices_and_real_actions_are_imitated(kit, task):
+    """All groups of a factorised action, the mean and width of a Gaussian."""
+    draws = np.random.default_rng(0).normal(0.25, 0.05, (T, B, 2)).astype(np.float32)
+    choices = np.broadcast_to(np.array([1, 2], np.int32), (T, B, 2))
+    action = jnp.asarray(choices if task == "both_factorised" else draws)
+    one, rollout = dataset(kit, task, action)
+    state, metrics = fitted(one, rollout, updates=600)
+    greedy = one.hp._replace(temperature=jnp.float32(0.0))
+    ts = kit.member(rollout.ts)
+    done, _, _ = one.agent.act(state, one.agent.carry(B), ts, KEY, greedy)
+    if task == "both_factorised":
+        assert float(metrics["accuracy"]) == 1.0 and float(metrics["loss"]) < 0.01
+        np.testing.assert_array_equal(done, choices[0])
+    else:
+        assert "accuracy" not in metrics
+        np.testing.assert_allclose(done, 0.25, atol=0.05)

@@ -1,0 +1,144 @@
+"""Frozen weights, episode after episode: what is kept, what is written down."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import random, types
+from mtrl_jax.engine import in_context
+from mtrl_jax.envs import core
+
+MEMBERS, ARMS, EPISODES = 2, 4, 6
+LENGTH = 2  # steps of an episode, and one more to reset
+
+
+class Memory(NamedTuple):
+    guess: jax.Array  # [B] int32
+    steps: jax.Array  # [B] int32
+
+
+def guessing():
+    """Returns the task of which one guess of four pays 1, each of two steps."""
+
+    def observe():
+        return {"vector": jnp.zeros(1)}
+
+    def reset(key, params):
+        return jnp.int32(0), observe()
+
+    def step(key, time, action, params):
+        paid = (action == params).astype(jnp.float32)
+        return time + 1, observe(), paid, False, time + 1 >= LENGTH
+
+    return core.task(
+        "guess", reset, step, types.Discrete(ARMS), jnp.int32(0), max_steps=LENGTH
+    )
+
+
+def env():
+    """Returns every member on all four tasks, a slot each."""
+    return core.spread(guessing(), jnp.arange(ARMS), (MEMBERS, ARMS), "slot")
+
+
+def stubborn(*, forgets):
+    """Returns an agent that tries the next arm until one pays, or forgets at ``first``."""
+
+    def init(key, hp):
+        return types.AgentState({"w": jax.random.normal(key, (3,))}, ())
+
+    def carry(batch):
+        return Memory(jnp.zeros(batch, jnp.int32), jnp.zeros(batch, jnp.int32))
+
+    def act(state, memory, ts, key, hp):
+        # What a first step brings is no answer to a guess.
+        wrong = (memory.steps > 0) & ~ts.first & (ts.reward == 0)
+        guess = (memory.guess + wrong) % ARMS
+        guess = jnp.where(ts.first & forgets, 0, guess)
+        return guess, Memory(guess, memory.steps + 1), ()
+
+    def update(state, rollout, key, hp):
+        raise AssertionError("frozen weights are not updated")
+
+    return types.Agent(init, carry, act, update)
+
+
+def start(forgets=False, episodes=EPISODES, steps=6):
+    """Returns (runner, fresh state)."""
+    agent = stubborn(forgets=forgets)
+    runner = in_context.make(agent, env(), episodes=episodes, steps_per_chunk=steps)
+    keys = random.roots(0, MEMBERS)
+    weights = jax.vmap(agent.init, (0, None))(random.at(keys, 0, random.INIT), ())
+    return runner, jax.jit(runner.init)(keys, weights)
+
+
+@pytest.fixture(name="played", scope="module")
+def _played():
+    """(state before, state after three chunks, their outputs)."""
+    runner, before = start()
+    state, outputs = before, []
+    for _ in range(3):
+        state, out = jax.jit(runner.chunk)(state, ())
+        outputs.append(out)
+    return before, state, outputs
+
+
+def test_what_was_found_out_is_kept_over_episodes(played):
+    """Task k pays nothing for k guesses and 1 from then on: exactly these returns."""
+    _, state, _ = played
+    pays = np.arange(LENGTH * EPISODES)[None] >= np.arange(ARMS)[:, None]
+    returns = pays.reshape(ARMS, EPISODES, LENGTH).sum(-1)
+    np.testing.assert_array_equal(state.returns, np.stack([returns] * MEMBERS))
+
+
+def test_an_agent_that_forgets_plays_every_episode_as_its_first():
+    """Its mask by ``first`` is what decides: the runner resets nothing itself."""
+    runner, state = start(forgets=True)
+    for _ in range(3):
+        state, _ = jax.jit(runner.chunk)(state, ())
+    returns = np.asarray(state.returns)
+    np.testing.assert_array_equal(
+        returns, np.broadcast_to(returns[..., :1], returns.shape)
+    )
+    assert (returns[:, 0] == 2).all() and (returns[:, 3] == 0).all()
+    # It counted on, though.
+    np.testing.assert_array_equal(state.carry.steps, np.full((MEMBERS, ARMS), 18))
+
+
+def test_the_weights_are_the_same_bits(played, tiny):
+    """``update`` is not called, and nothing else writes to the agent's state."""
+    before, after, _ = played
+    assert not tiny.differs(before.agent, after.agent)
+
+
+def test_two_chunks_are_one_of_twice_the_length(played, tiny):
+    """Also where an episode begins in one and ends in the next: 6 steps are 2 of 3."""
+    longer, state = start(steps=18)
+    state, _ = jax.jit(longer.chunk)(state, ())
+    different = tiny.differs(played[1], state)
+    assert {path.split("[")[0] for path in different} <= {".stats.chunk"}
+
+
+def test_episodes_beyond_the_last_are_not_written_down():
+    """Slots play on; returns hold the first E episodes, NaN until they have ended."""
+    runner, state = start(episodes=1, steps=4)
+    assert np.isnan(state.returns).all()
+    state, _ = jax.jit(runner.chunk)(state, ())
+    first = np.asarray(state.returns)
+    assert np.isfinite(first).all()
+    state, _ = jax.jit(runner.chunk)(state, ())
+    np.testing.assert_array_equal(state.returns, first)
+    assert (np.asarray(state.episode) == 3).all()
+
+
+def test_a_chunk_tells_of_its_own_episodes(played):
+    """Sums per member and task over the episodes that ended in it: rows are made of them."""
+    _, state, outputs = played
+    for i, out in enumerate(outputs):
+        assert (np.asarray(out.episodes["episodes"]) == 2 * ARMS).all()
+        own = np.asarray(state.returns)[..., 2 * i : 2 * i + 2]
+        np.testing.assert_array_equal(
+            out.episodes["return"][:, 0], own.sum(axis=(1, 2))
+        )

@@ -1,0 +1,123 @@
+"""A tiny experiment in stages, and how tests look at what it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import runs
+import yaml
+
+ROOM = {"one_hot": True, "size": 3, "length": 4, "start": [0, 0]}
+QUIET = {"tensorboard": False}
+# 60 updates of 3 learners, 2 tasks; 8 updates of 4 members on their steps; 4 episodes.
+TINY = {
+    "stages": [
+        {
+            "name": "source",
+            "kind": "collect",
+            "tasks": [
+                {"env": "dark/room", "options": {**ROOM, "tasks": "train", "number": 2}}
+            ],
+            "agent": {"name": "tabular", "hparams": {"decay_updates": 40}},
+            "population": {"size": 3},
+            "training": {"env_steps": 60, "unroll_length": 1, "updates_per_chunk": 10},
+            "evaluation": {"every_updates": 0, "episodes": 2},
+            "checkpoint": {"every_updates": 20},
+            "logging": QUIET,
+        },
+        {
+            "name": "model",
+            "kind": "offline",
+            "data": "source",
+            "agent": {
+                "name": "behaviour_cloning",
+                "config": {"network": {"hidden": [8]}},
+            },
+            "population": {
+                "size": 4,
+                "search": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
+                "pbt": {"interval": 4},
+            },
+            "training": {
+                "updates": 8,
+                "unroll_length": 5,
+                "batch": 4,
+                "updates_per_chunk": 2,
+            },
+            "evaluation": {"every_updates": 4, "held_out": 0.3},
+            "checkpoint": {"every_updates": 4},
+            "logging": QUIET,
+        },
+        {
+            "name": "in_context",
+            "kind": "evaluate",
+            "of": "model",
+            "compare": ["source"],
+            "tasks": [{"env": "dark/room", "options": {**ROOM, "tasks": "test"}}],
+            "evaluation": {"episodes": 4, "episodes_per_chunk": 1},
+            "checkpoint": {"every_updates": 10},
+            "logging": QUIET,
+        },
+    ]
+}
+NAMES = ["source", "model", "in_context"]
+
+
+def write(path, *changes, settings=TINY):
+    """Returns the path of a YAML file with the tiny stages."""
+    from mtrl_jax import config
+
+    path.write_text(yaml.safe_dump(config.override(settings, changes)))
+    return path
+
+
+def stage_of(run, name):
+    """Returns the folder of a stage."""
+    return run / "stages" / name
+
+
+def without(run, *names):
+    """Returns the run as it is before the stages ``names`` have begun."""
+    for name in names:
+        shutil.rmtree(stage_of(run, name))
+    (run / "summary.json").unlink()
+    return run
+
+
+def steps_on_disk(folder):
+    """Returns how many steps of a collect stage's histories are complete."""
+    return json.loads((folder / "histories" / "meta.json").read_text())["complete"]
+
+
+def state_of(run, name):
+    """Returns every array of a stage's newest checkpoint by name, as bytes."""
+    from mtrl_jax import experiment, staging
+
+    settings = experiment.load_config(run)
+    stage = next(stage for stage in settings.stages if stage.name == name)
+
+    def make(one, restart):
+        return staging.pieces_of(settings, one, run, restart)
+
+    return runs.bits(stage_of(run, name), stage, make)
+
+
+def assert_same(run, other):
+    """Fails where two runs differ in a row, a bit of state, of data, or a result."""
+    from mtrl_jax import metrics
+
+    for name in NAMES:
+        own, others = stage_of(run, name), stage_of(other, name)
+        assert runs.rows(own) == runs.rows(others)
+        assert (own / "lineage.jsonl").read_text() == (
+            others / "lineage.jsonl"
+        ).read_text()
+        assert state_of(run, name) == state_of(other, name)
+        results = [metrics.read_summary(folder) for folder in (own, others)]
+        for field in ("score", "best_member", "tasks", "held_out", "parameters"):
+            assert results[0].get(field) == results[1].get(field)
+    for path in sorted(stage_of(run, "source").glob("histories/*.npy")):
+        there = stage_of(other, "source") / "histories" / path.name
+        assert path.read_bytes() == there.read_bytes(), path.name
+    assert metrics.read_summary(run)["complete"]
