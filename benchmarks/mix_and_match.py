@@ -124,7 +124,8 @@ def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None
                 if values is not None and arms.has_curriculum(arm):
                     common.curve(ax, log.env_steps, values, arm)
             ax.set(xlabel="env steps")
-        axes[0].legend()
+        if axes[0].lines:
+            axes[0].legend()
 
 
 def arguments() -> argparse.Namespace:

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import types
+from mtrl_jax import random, types
 from mtrl_jax.agents import algorithm_distillation as ad
-from mtrl_jax.data import windows
+from mtrl_jax.data import demonstrations, histories, windows
+from mtrl_jax.engine import in_context, offline_runner
+from mtrl_jax.envs import core, dark
 from mtrl_jax.networks import heads, transformer
 
 KEY = jax.random.key(2)
@@ -230,3 +232,74 @@ def test_dropout_draws_from_the_updates_key():
         _, state, update = made(dropout=rate)
         norms = [update(state, rollout, k, hparams())[1]["grad_norm"] for k in keys]
         assert bool(norms[0] == norms[1]) is same
+
+
+@pytest.mark.slow
+def test_frozen_weights_learn_goals_that_were_never_trained_on():
+    """Returns grow from episode to episode; without the past episodes they do not."""
+    options = {"size": 5, "length": 10}
+    env = spread({**options, "tasks": "train"}, members=20, slots=20)
+    data = demonstrations_on(env, episodes=12, steps=12 * 11)
+    finite, returns = {}, {}
+    for context in (40, 5):
+        config = dataclasses.replace(SMALL, width=32, hidden=(64,), context=context)
+        agent = ad.make(env.spec, ad.Config(config))
+        hp = hparams(learning_rate=3e-3, warmup_updates=50.0, decay_updates=400.0)
+        hp = jax.tree.map(lambda x: x[None], hp)
+        runner = offline_runner.make(
+            agent,
+            lambda key, data, t=context: windows.sample(key, data, 2560 // t, t),
+            members=1,
+            updates_per_chunk=100,
+        )
+        state, chunk = runner.init(random.roots(0, 1), hp), jax.jit(runner.chunk)
+        for _ in range(4):
+            state, out = chunk(state, hp, data)
+        test = spread({**options, "tasks": "test"}, members=1, slots=80)
+        evaluation = in_context.make(agent, test, episodes=30, steps_per_chunk=330)
+        tested, _ = jax.jit(evaluation.chunk)(
+            evaluation.init(random.roots(1, 1), state.agent), hp
+        )
+        finite[context] = bool(out.finite.all())
+        returns[context] = np.asarray(tested.returns)[0].mean(0)
+    assert all(finite.values())
+    first, last = returns[40][0], returns[40][-5:].mean()
+    assert first < 2.0 and last > max(4.0, 2.0 * first), returns
+    assert returns[5][-5:].mean() < 0.7 * last, returns
+
+
+def spread(options, members, slots):
+    """Returns dark rooms of many goals: of members, or of the slots of a single one."""
+    axis = "population" if members > 1 else "slot"
+    goals = dark.tasks_of("room", options)
+    return core.spread(dark.task("room", options), goals, (members, slots), axis)
+
+
+def demonstrations_on(env, episodes, steps):
+    """Returns ``windows.Data`` of demonstrators of less and less noise, resets left out."""
+
+    def optimal(state):
+        return dark.optimal_action(state.params, state.inner)
+
+    maker = demonstrations.make(env, optimal, episodes=episodes, steps_per_chunk=steps)
+    _, (ts, action) = jax.jit(maker.chunk)(maker.init(random.roots(0, env.batch[0])))
+
+    def by_history(x):
+        return np.moveaxis(np.asarray(x), 0, 2).reshape(-1, x.shape[0], *x.shape[3:])
+
+    ts, action = jax.tree.map(by_history, (ts, action))
+    return windows.put(
+        histories.Histories(
+            obs={name: x[:, :-1] for name, x in ts.obs.items()},
+            action=action,
+            reward=ts.reward[:, 1:],
+            discount=ts.discount[:, 1:],
+            first=ts.first[:, :-1],
+            last=ts.last[:, 1:],
+            reset=ts.last[:, :-1],
+            action_mask=None,
+            task=ts.task[:, 0],
+            spec=env.spec,
+            config=None,
+        )
+    )
