@@ -235,6 +235,24 @@ def test_a_linear_core_takes_the_place_of_a_memory(kit):
     assert memory["torso/core_0"] == () and jax.tree.leaves(memory["torso/core_1"])
 
 
+def test_a_deep_torso_may_follow_a_shallow_one(kit):
+    """Two torsos of their own and one linear core of one size: both policies act."""
+    spec = kit.setup("impala", "none", ("both",)).env.spec
+    image = jax.ShapeDtypeStruct((24, 24, 3), jnp.uint8)
+    spec = spec._replace(obs={"image": image})
+    parts = (Component(torso="impala_shallow"), Component(torso="impala_deep"))
+    network = components.make(
+        spec,
+        networks.NetworkConfig(core="lstm", core_size=8),
+        parts,
+        ("core", "policy", "value"),
+    )
+    shapes = jax.eval_shape(network.init, KEY)
+    assert set(shapes) == {"torso_0", "torso_1", "core", "policy", "value"}
+    # One set of parameters, but a memory each: they have seen different features.
+    assert set(network.initial_state(2)) == {"torso_0/core", "torso_1/core"}
+
+
 EXPERTS = {"experts": True, "share": ("torso",)}
 
 
