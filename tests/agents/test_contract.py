@@ -11,6 +11,7 @@ from mtrl_jax.engine import population
 CORES = ("none", "lstm")
 # Changed values of fields for which halving, or 1 for 0, would not bite.
 OTHER = {"decay_updates": 4.0, "warmup_updates": 4.0, "max_grad_norm": 0.01}
+OTHER |= {"clip_epsilon": 0.5}  # ratios lie between 1e-3 and 0.5 away from 1
 # Where a field bites only if it starts from this value.
 REGIME = {"epsilon": 1e-2, "clip_epsilon": 1e-3, "clip_value": 1e-2}
 

@@ -703,6 +703,7 @@ def test_the_joint_set_is_the_native_one_by_number():
     """Number n is row n of all native actions; both sets name the small one alike."""
     joint = jnp.arange(actions.JOINT)
     np.testing.assert_array_equal(actions.native(joint, "joint"), actions.all_native())
+    np.testing.assert_array_equal(actions.number(actions.native(joint, "joint")), joint)
     rows = np.asarray(actions.SETS["joint"]["small"])[:, 0]
     np.testing.assert_array_equal(actions.all_native()[rows], actions.SMALL)
     np.testing.assert_array_equal(actions.SETS["native"]["small"], actions.SMALL)

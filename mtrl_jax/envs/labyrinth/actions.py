@@ -88,6 +88,11 @@ def native(action: Array, name: str) -> Array:
     return jnp.asarray({"small": SMALL, "joint": all_native()}[name])[action]
 
 
+def number(choices: Array) -> Array:
+    """Returns the number int32 [...] in the set "joint" of native choices [..., 6]."""
+    return choices @ jnp.asarray(_STRIDES, jnp.int32)
+
+
 def command(choices: Array) -> Command:
     """Returns what native choices ``[6]`` mean."""
     rotation, pitch, strafe, move, fire, jump = choices

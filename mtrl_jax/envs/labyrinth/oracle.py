@@ -40,16 +40,16 @@ _TRIED = {"native": _motions(), "small": actions.SMALL}
 
 
 def act(key: Key, state: world.State, params: world.Params, action_set: str) -> Array:
-    """Returns the oracle's action of the set "native" (int32 [6]) or "small" (int32 []).
+    """Returns the oracle's action of a set: int32 [6] of "native", int32 [] of others.
 
     Of one slot, pure. ``key`` is not used: the oracle leaves nothing to chance. Raises
     ValueError for another set.
     """
     del key
     errors.check("action_set", action_set, actions.SPACES)
-    jumps = action_set == "native"
+    jumps = action_set != "small"
     way = waypoint(state, _targets(state, params, jumps), _costs(state, params))
-    tried = jnp.asarray(_TRIED[action_set])
+    tried = jnp.asarray(_TRIED["native" if jumps else "small"])
     command = jax.vmap(actions.command)(tried)
     body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
     best = jnp.argmax(_score(state, body, command, way))
@@ -58,7 +58,8 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     melon = state.things.there & (state.things.kind == world.MELON)
     near = jnp.sum(jnp.square(state.things.position - state.body.position[None]), 1)
     jump = jnp.any(melon & (near < _JUMPS**2))
-    return tried[best].at[5].set(jump.astype(jnp.int32))
+    choices = tried[best].at[5].set(jump.astype(jnp.int32))
+    return actions.number(choices) if action_set == "joint" else choices
 
 
 def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
