@@ -222,8 +222,8 @@ def members_at_once(mesh: sharding.Mesh) -> int | None:
 def keeping_layout(chunk: Callable) -> Callable:
     """Returns ``chunk`` jitted so that its result lies on the devices its input did.
 
-    ``chunk(state, hp, *more)``; the state is donated. Without fixed layouts the second call could see others than
-    the first and be compiled again.
+    ``chunk(state, hp, *more)``; the state is donated. Without fixed layouts the second
+    call could see others than the first and be compiled again.
     """
     compiled: list[Callable] = []
 

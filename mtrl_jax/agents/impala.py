@@ -19,7 +19,7 @@ import dataclasses
 from typing import NamedTuple
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, vtrace
+from mtrl_jax.agents import actor_critic, optimiser, vtrace
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Scalar
@@ -67,7 +67,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: an unknown optimiser, reward transform or network option; at trace
         time, slots that do not divide into the minibatches.
     """
-    vtrace.check(config)
+    optimiser.check_passes(config)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
 

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, vtrace
+from mtrl_jax.agents import actor_critic, optimiser, vtrace
 from mtrl_jax.agents import control as control_lib
 from mtrl_jax.agents.mixture import Mixture, matching_loss
 from mtrl_jax.losses import mixing, policy_gradient, rewards
@@ -241,7 +241,7 @@ def _listed(config: Config, spec: types.EnvSpec) -> tuple:
 
 
 def _check(config: Config, spec: types.EnvSpec) -> None:
-    vtrace.check(config)
+    optimiser.check_passes(config)
     for field, known in (
         ("control", control_lib.CONTROLS),
         ("matching", control_lib.MATCHINGS),

@@ -75,6 +75,18 @@ def check(kind: str) -> None:
         raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
 
 
+def check_passes(config: Any) -> None:
+    """Returns nothing if ``optimiser``, ``epochs`` and ``minibatches`` of it can be.
+
+    Raises:
+      ValueError: an unknown optimiser, or a number below 1.
+    """
+    for name in ("epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+    check(config.optimiser)
+
+
 def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:
     left = jnp.clip(1.0 - updates / jnp.maximum(horizon, 1.0), 0.0, 1.0)
     return jnp.where(horizon > 0, left, 1.0)

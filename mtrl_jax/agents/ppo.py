@@ -81,7 +81,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose
         rows do not divide into the minibatches.
     """
-    _check(config)
+    optimiser.check_passes(config)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
     steps = config.epochs * config.minibatches
@@ -226,13 +226,6 @@ def loss(
             (jnp.abs(jnp.expm1(log_ratio)) > hp.clip_epsilon).astype(jnp.float32)
         ),
     }
-
-
-def _check(config: Config) -> None:
-    for name in ("epochs", "minibatches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
-    optimiser.check(config.optimiser)
 
 
 def _minibatch_size(rows: int, minibatches: int) -> int:

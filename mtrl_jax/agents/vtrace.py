@@ -133,18 +133,6 @@ def take_slots(rollout: types.Rollout, slots: Array) -> types.Rollout:
     return timed._replace(carry=jax.tree.map(lambda x: x[slots], rollout.carry))
 
 
-def check(config: Any) -> None:
-    """Returns nothing if ``optimiser``, ``epochs`` and ``minibatches`` can be.
-
-    Raises:
-      ValueError: an unknown optimiser, or a number below 1.
-    """
-    optimiser.check(config.optimiser)
-    for name in ("epochs", "minibatches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
-
-
 def _groups(key: Key, config: Any, slots: int) -> Array:
     """Returns int32 [epochs · minibatches, slots / minibatches]."""
     if slots % config.minibatches:
