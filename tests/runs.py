@@ -154,6 +154,29 @@ def train(folder: pathlib.Path, *changes: str) -> Outcome:
     return outcome
 
 
+class Ended(Exception):
+    """Stands for the end of the process in tests that stay in one."""
+
+
+def mtrl_ending_at(update: int, *arguments: Any) -> None:
+    """Runs a command that ends before it logs ``update``; fails if it does not."""
+    from mtrl_jax import metrics
+
+    write = metrics.MetricsWriter.write
+
+    def end(self, **row):
+        if row["update"] == update:
+            raise Ended
+        write(self, **row)
+
+    with mock.patch.object(metrics.MetricsWriter, "write", end):
+        try:
+            mtrl(*arguments)
+        except Ended:
+            return
+    raise AssertionError(f"the command never came to update {update}")
+
+
 def rows(run: pathlib.Path, *without: str) -> list[dict]:
     """Returns metrics.jsonl without what depends on the process, and ``without``."""
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -21,10 +21,6 @@ CHANGES = [
 ]
 
 
-class Ended(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture(name="whole", scope="module")
 def _whole(tmp_path_factory, programs):
     """A run from the first to the last update; do not change it."""
@@ -66,21 +62,9 @@ def test_its_measures_are_logged_and_drawn(whole):
     assert len(summary["tasks"]) == 2
 
 
-def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(
-    tmp_path, whole, cached, monkeypatch
-):
+def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, whole, cached):
     """Memories of all components, alpha, rounds: ended at update 20, nothing differs."""
-    write = metrics.MetricsWriter.write
-
-    def end(self, **row):
-        if row["update"] == 20:
-            raise Ended
-        write(self, **row)
-
     settings = runs.write(tmp_path / "run.yaml", *CHANGES)
-    with monkeypatch.context() as patch:
-        patch.setattr(metrics.MetricsWriter, "write", end)
-        with pytest.raises(Ended):
-            runs.mtrl("train", settings, "--run-dir", tmp_path / "run")
+    runs.mtrl_ending_at(20, "train", settings, "--run-dir", tmp_path / "run")
     assert runs.mtrl("resume", tmp_path / "run").code == 0
     runs.assert_same(tmp_path / "run", whole)

@@ -32,22 +32,9 @@ class Ended(Exception):
 
 
 @pytest.fixture
-def interrupt(cached, monkeypatch):
+def interrupt(cached):
     """Returns a function that runs a command which ends before it logs ``update``."""
-    write = metrics.MetricsWriter.write
-
-    def run_command(update, *command):
-        def end(self, **row):
-            if row["update"] == update:
-                raise Ended
-            write(self, **row)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(metrics.MetricsWriter, "write", end)
-            with pytest.raises(Ended):
-                runs.mtrl(*command)
-
-    return run_command
+    return runs.mtrl_ending_at
 
 
 @pytest.fixture

@@ -26,10 +26,6 @@ SCHEDULES = {
 CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items()]
 
 
-class Ended(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture(name="scheduled", scope="module")
 def _scheduled(tmp_path_factory, programs):
     """A run with both schedules from the first to the last update; do not change it."""
@@ -40,21 +36,12 @@ def _scheduled(tmp_path_factory, programs):
 
 
 @pytest.fixture
-def interrupt(cached, monkeypatch):
+def interrupt(cached):
     """Returns a function that trains until it would log ``update``."""
-    write = metrics.MetricsWriter.write
 
     def train(run, update):
-        def end(self, **row):
-            if row["update"] == update:
-                raise Ended
-            write(self, **row)
-
         settings = runs.write(run.with_suffix(".yaml"), *CHANGES)
-        with monkeypatch.context() as patch:
-            patch.setattr(metrics.MetricsWriter, "write", end)
-            with pytest.raises(Ended):
-                runs.mtrl("train", settings, "--run-dir", run)
+        runs.mtrl_ending_at(update, "train", settings, "--run-dir", run)
 
     return train
 

@@ -74,7 +74,7 @@ def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:
     errors.check("options.observation", observation, _OBSERVATIONS)
     if observation == "rays":
         return rays.observer(
-            params_lib.integer("rays", static.get("rays", 24), 1, 512), kind
+            errors.integer("options.rays", static.get("rays", 24), 1, 512), kind
         )
     return pixels.observer(_size(static), kind)
 

@@ -48,16 +48,6 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
     return world.Params(**{name: jnp.asarray(value) for name, value in new.items()})
 
 
-def integer(name: str, value: Any, low: int, high: int) -> int:
-    """Returns an option that is an integer from low to high, or raises ValueError."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise ValueError(
-            f"options.{name}: got {value!r}, give an integer from {low} to {high}"
-        )
-    return value
-
-
 def _value(name: str, value: Any, default: Any) -> np.ndarray:
     like = np.asarray(default)
     # Of a list of unequal lengths numpy makes no array.
