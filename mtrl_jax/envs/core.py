@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import random, tree, types
-from mtrl_jax.envs import actions, dtypes, observations
+from mtrl_jax import tree, types
+from mtrl_jax.envs import actions, dtypes, observations, slots
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -56,18 +56,6 @@ _CODE = (
     *("reset", "step", "action_mask", "info"),
     *("wants_renewal", "renew", "group", "deal"),
 )
-# In the place of the number of a draw: no slot ever comes to its 2^32nd step.
-_DEALING = 2**32 - 1
-
-
-class EnvState(NamedTuple):
-    """The state of a vectorised task; every leaf starts with ``[P, B]``."""
-
-    key: Key  # constant for the life of the slot
-    draws: Array  # uint32, keys drawn so far
-    last: Array  # bool, the next step resets this slot
-    params: Tree  # of the episode in progress
-    inner: Tree  # the task's own state
 
 
 def task(
@@ -136,14 +124,14 @@ def stack(
     parts, ids = [], []
     for k, (one, size) in enumerate(zip(tasks, sizes)):
         part = (size, batch[1]) if dim == 0 else (batch[0], size)
-        parts.append(_broadcast(one.params, part))
+        parts.append(slots.broadcast(one.params, part))
         ids.append(jnp.full(part, k, jnp.int32))
     first = tasks[0].spec
     specs = tuple(one.spec for one in tasks)
     spec = types.EnvSpec(first.obs, first.action, specs, actions.common_sets(specs))
     default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
-    env = _env(tasks[0], spec, batch, default, task_id, first_slot)
-    return env._replace(render=_renderer(tasks, sizes, dim))
+    env = slots.make(tasks[0], spec, batch, default, task_id, first_slot)
+    return env._replace(render=slots.renderer(tasks, sizes, dim))
 
 
 def spread(
@@ -165,7 +153,7 @@ def spread(
             f"tasks: leading axes {sorted(counts)}, give one N >= 1 to all"
         )
     number = counts.pop()
-    tasks = _like(tasks, _broadcast(one, (number,)))
+    tasks = slots.like(tasks, slots.broadcast(one, (number,)))
     dealt = tree.take(tasks, jnp.arange(batch[dim]) % number)
     default = jax.tree.map(
         lambda x: jnp.broadcast_to(jnp.expand_dims(x, 1 - dim), (*batch, *x.shape[1:])),
@@ -178,8 +166,8 @@ def spread(
         actions.common_sets([task.spec]),
     )
     task_id = jnp.zeros(batch, jnp.int32)
-    env = _env(task._replace(deal=None), spec, batch, default, task_id, 0)
-    return env._replace(render=_renderer([task], [batch[1]], 1))
+    env = slots.make(task._replace(deal=None), spec, batch, default, task_id, 0)
+    return env._replace(render=slots.renderer([task], [batch[1]], 1))
 
 
 def join(
@@ -218,181 +206,6 @@ def same_code(x: PureTask, y: PureTask) -> bool:
     same = all(getattr(x, name) == getattr(y, name) for name in _CODE)
     params = [[(p.shape, p.dtype) for p in _leaves(t)] for t in (x, y)]
     return same and x.spec[1:3] == y.spec[1:3] and params[0] == params[1]
-
-
-def _env(
-    task: PureTask,
-    spec: types.EnvSpec,
-    batch: tuple[int, int],
-    default: Tree,
-    task_id: Array,
-    first_slot: int,
-) -> types.Env:
-    reset_slots, step_slots, renew_slots = (
-        jax.vmap(jax.vmap(slot)) for slot in dtypes.fixed(task)
-    )
-
-    def reset(key: Key, params: Tree) -> tuple[EnvState, types.TimeStep]:
-        slots = first_slot + jnp.arange(batch[1])
-        keys = random.fold(key[:, None], slots[None])
-        # A copy, because the runner donates its state and keeps Env.params.
-        params = tree.copy(dealt(keys, jnp.uint32(0), _like(params, default)))
-        # Copied as well: a task may return its params or state as something else.
-        inner, obs = tree.copy(reset_slots(random.fold(keys, 0), params))
-        state = EnvState(
-            keys, jnp.ones(batch, jnp.uint32), jnp.zeros(batch, bool), params, inner
-        )
-        reward, discount = jnp.zeros(batch), jnp.ones(batch)
-        return state, timestep(state, obs, reward, discount, jnp.ones(batch, bool))
-
-    def step(
-        state: EnvState, action: Array, params: Tree
-    ) -> tuple[EnvState, types.TimeStep]:
-        action = actions.sanitise(task.spec.action, action, batch)
-        keys = random.fold(state.key, state.draws)
-        inner, obs, reward, terminated, truncated = step_slots(
-            keys, state.inner, action, state.params
-        )
-        first = state.last
-
-        # The keys of resetting slots are used twice, but their step is thrown away.
-        def restart(keys, slot_keys, draws, fresh):
-            fresh = dealt(slot_keys, draws, fresh)
-            return (*reset_slots(keys, fresh), fresh)
-
-        inner, obs, current = _replace(
-            first,
-            restart,
-            (keys, state.key, state.draws, _like(params, default)),
-            (inner, obs, state.params),
-            task.group,
-        )
-        if task.wants_renewal is not None:
-            wanted = jax.vmap(jax.vmap(task.wants_renewal))(inner)
-            inner, obs = _replace(
-                wanted,
-                renew_slots,
-                (random.fold(keys, 1), inner, current),
-                (inner, obs),
-                task.group,
-            )
-        last = (terminated | truncated) & ~first
-        state = EnvState(state.key, state.draws + 1, last, current, inner)
-        reward = jnp.where(first, 0.0, reward)
-        discount = jnp.where(terminated & ~first, 0.0, 1.0)
-        return state, timestep(state, obs, reward, discount, first)
-
-    def dealt(slot_keys: Key, draws: Array, params: Tree) -> Tree:
-        """Returns the params of the episodes that begin at these draws."""
-        if task.deal is None:
-            return params
-        dealing = jnp.uint32(_DEALING)
-        root = random.fold(slot_keys, dealing)
-        of_slot, of_episode = random.fold(root, dealing), random.fold(root, draws)
-        drawn = jax.vmap(jax.vmap(task.deal))(of_slot, of_episode, params)
-        return _like(drawn, params)
-
-    def timestep(state, obs, reward, discount, first):
-        return types.TimeStep(
-            obs=obs,
-            reward=reward.astype(jnp.float32),
-            discount=discount.astype(jnp.float32),
-            first=first,
-            # Not the state's own buffer: a runner may donate both.
-            last=jnp.copy(state.last),
-            task=jnp.copy(task_id),
-            action_mask=mask(state),
-        )
-
-    def mask(state: EnvState) -> Array:
-        if task.action_mask is None:
-            size = types.action_mask_size(task.spec.action)
-            return jnp.ones((*batch, size), bool)
-        return jax.vmap(jax.vmap(task.action_mask))(state.inner, state.params)
-
-    def info(state: EnvState) -> dict[str, Array]:
-        if task.info is None:
-            return {}
-        measures = jax.vmap(jax.vmap(task.info))(state.inner, state.params)
-        return {name: x.astype(jnp.float32) for name, x in measures.items()}
-
-    return types.Env(spec, batch, reset, step, default, pure=True, info=info)
-
-
-def _renderer(
-    tasks: Sequence[PureTask], sizes: Sequence[int], dim: int
-) -> Callable[[EnvState, int, int], Any]:
-    """Returns Env.render: that of the task that owns the slot."""
-    owner = [one for one, size in zip(tasks, sizes) for _ in range(size)]
-
-    def render(state: EnvState, member: int, slot: int) -> Any:
-        draw = owner[(member, slot)[dim]].render
-        if draw is None:
-            return None
-        one = (state.inner, state.params)
-        return draw(*jax.tree.map(lambda x: x[member, slot], one))
-
-    return render
-
-
-def _replace(
-    pending: Array, make: Callable, args: tuple, current: Tree, group: int | None
-) -> Tree:
-    """Returns ``current`` with ``make(*args)`` in the pending slots ``[P, B]``.
-
-    Steps in which nothing is pending do not pay for it: the predicate is unbatched.
-    With a group, only pending slots are made, that many of every member at a time.
-    """
-    slots = pending.shape[1]
-    if group is None or group >= slots:
-        return jax.lax.cond(
-            jnp.any(pending),
-            lambda current: tree.where(pending, make(*args), current),
-            lambda current: current,
-            current,
-        )
-
-    @jax.vmap
-    def place(x, index, y):
-        # Where fewer are pending than fit, the index is out of bounds and dropped.
-        return x.at[index].set(y, mode="drop")
-
-    def some(carry):
-        pending, current = carry
-        index = jax.vmap(lambda p: jnp.nonzero(p, size=group, fill_value=slots)[0])(
-            pending
-        )
-        picked = jax.tree.map(jax.vmap(lambda x, i: x[i]), args, _each(args, index))
-        current = jax.tree.map(place, current, _each(current, index), make(*picked))
-        return place(pending, index, jnp.zeros(index.shape, bool)), current
-
-    return jax.lax.while_loop(lambda c: jnp.any(c[0]), some, (pending, current))[1]
-
-
-def _each(tree_: Tree, x: Array) -> Tree:
-    """Returns a tree like ``tree_`` with ``x`` at every leaf."""
-    return jax.tree.map(lambda _: x, tree_)
-
-
-def _broadcast(params: Tree, batch: tuple[int, ...]) -> Tree:
-    return jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), dtypes.as_arrays(params)
-    )
-
-
-def _like(params: Tree, default: Tree) -> Tree:
-    """Returns ``params`` with the types of ``default``; ValueError if shapes differ."""
-
-    def leaf(path, like, x):
-        x = jnp.asarray(x)
-        if x.shape != like.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise ValueError(
-                f"params: {name} is {list(x.shape)}, this Env takes {list(like.shape)}"
-            )
-        return dtypes.astype(x, like.dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, default, params)
 
 
 def _check_batch(batch: tuple[int, int]) -> None:
