@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import (
+    agents,
     build,
     curves,
     random,
@@ -28,7 +29,9 @@ from mtrl_jax import (
 )
 from mtrl_jax import config as config_lib
 from mtrl_jax.config import stage_schema
+from mtrl_jax.data import demonstrations
 from mtrl_jax.engine import in_context, pbt, sharding
+from mtrl_jax.envs import trials
 from mtrl_jax.types import Tree
 
 # The weights and hyperparameters [P] of the stage that is evaluated.
@@ -50,11 +53,20 @@ def pieces(
       ConfigError: tasks that the agent cannot see or act in, or without an end.
     """
     env, agent = spreads.testing(config), _agent(config, spec)
-    _check_fits(env.spec, spec, config)
     (members, slots), settings = env.batch, config.evaluation
-    steps = _steps_per_chunk(config, env.spec)
+    _check_trials(env.spec, settings.episodes)
+    _check_fits(env.spec, spec, config)
+    told = trials.per_episode(env.spec)
+    longest = _longest(config, told)
+    # With the step that resets.
+    steps = settings.episodes_per_chunk * (longest + 1)
     runner = in_context.make(
-        agent, env, episodes=settings.episodes, steps_per_chunk=steps
+        agent,
+        env,
+        episodes=settings.episodes,
+        steps_per_chunk=steps,
+        longest=longest,
+        prompt=_prompt(config, env.spec),
     )
     mesh = sharding.make_mesh(members, slots, build.devices(members, True))
     keys = random.roots(config.seed, members)
@@ -72,7 +84,7 @@ def pieces(
     chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
     return build.Pieces(
-        spec=env.spec,
+        spec=told,
         agent=agent,
         batch=(members, slots),
         pure=True,
@@ -83,7 +95,7 @@ def pieces(
             test_every=0,
             save_every=config.checkpoint.every_updates,
         ),
-        reporter=_reporter(config, env.spec, before, compared),
+        reporter=_reporter(config, told, before, compared),
         hparams=hparams,
         lineage=lineage,
         init=init,
@@ -131,7 +143,17 @@ def _check_fits(
             )
 
 
-def _steps_per_chunk(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
+def _check_trials(test: types.EnvSpec, episodes: int) -> None:
+    for task in test.tasks:
+        if 1 < task.trial < episodes:
+            raise config_lib.ConfigError(
+                f"evaluation.episodes={episodes}: a trial of {task.name} is over after "
+                f"{task.trial}, and what was found out in it; give at most {task.trial}, "
+                "or the tasks a longer trial"
+            )
+
+
+def _longest(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
     settings = config.evaluation
     limits = [settings.max_steps or task.max_steps for task in spec.tasks]
     for task, limit in zip(spec.tasks, limits):
@@ -140,8 +162,39 @@ def _steps_per_chunk(config: stage_schema.EvaluateStage, spec: types.EnvSpec) ->
                 f"evaluation.max_steps: episodes of {task.name} may be of any length; "
                 "say how long"
             )
-    # The longest episode, and the step that resets.
-    return settings.episodes_per_chunk * (max(x or 0 for x in limits) + 1)
+    return max(x or 0 for x in limits)
+
+
+def _prompt(
+    config: stage_schema.EvaluateStage, spec: types.EnvSpec
+) -> in_context.Prompt | None:
+    """Returns the demonstration of a stage that begins with one.
+
+    Raises:
+      ConfigError: the agent cannot watch, or nobody knows what is best.
+    """
+    if config.prompt is None:
+        return None
+    for task in spec.tasks:
+        if task.trial > 1:
+            raise config_lib.ConfigError(
+                f"prompt: an episode of {task.name} is {task.trial} of them, and nobody "
+                "shows how to play that; leave options.trial out"
+            )
+    told = getattr(config_lib.agent_module(config), "told", None)
+    if told is None:
+        can = [name for name in agents.AGENTS if hasattr(agents.get(name), "told")]
+        raise config_lib.ConfigError(
+            f"prompt: {config.agent.name} learns nothing from watching others; agents "
+            f"that do: {', '.join(can)}"
+        )
+    best, epsilon = spreads.optimal(config), config.prompt.epsilon
+
+    def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
+        action = best(state)
+        return demonstrations.noisy(key, action, jnp.full(action.shape, epsilon), legal)
+
+    return in_context.Prompt(config.prompt.episodes, play, told)
 
 
 def _reporter(
@@ -159,9 +212,12 @@ def _reporter(
                 f"the weights of stage {config.of!r} hashed to {before[:12]} before "
                 f"and to {after[:12]} after the evaluation, which must not change them"
             )
-        returns, task = jax.device_get((state.returns, state.ts.task))
+        returns, rewards, task = jax.device_get(
+            (state.returns, state.rewards, state.ts.task)
+        )
+        watched = config.prompt.episodes if config.prompt else 0
         summary = {
-            **curves.summarise(spec, returns, task, numbers),
+            **curves.summarise(spec, returns, rewards, task, numbers, watched),
             "parameters": {"before": before, "after": after},
             "compared": compared(),
             "totals": dict(totals),

@@ -13,16 +13,24 @@ from mtrl_jax.metrics import estimates
 
 
 def summarise(
-    spec: types.EnvSpec, returns: np.ndarray, task: np.ndarray, numbers: list[int]
+    spec: types.EnvSpec,
+    returns: np.ndarray,
+    rewards: Any,
+    task: np.ndarray,
+    numbers: list[int],
+    watched: int = 0,
 ) -> dict[str, Any]:
     """Returns best_member, score [P] and, by task of the spec, the return per episode.
 
     ``returns`` [P, B, E] with NaN of episodes that did not end, ``task`` [P, B];
     ``numbers`` [K] are the tasks N that an entry of the spec stands for. ``mean`` [E] is
     over members and slots; ``interval`` [E, 2] is its 95 % bootstrap interval over the N
-    tasks, or over members and slots where N = 1. ``returns`` is [P, N, E].
+    tasks, or over members and slots where N = 1. ``returns`` is [P, N, E]. ``prompt`` are
+    the episodes ``watched``, if any; of a single episode ``rewards``, [P, B, L] or (), give
+    the mean ``rewards`` [L] of its steps.
     """
     tasks, of_members = {}, []
+    last = min(max(1, returns.shape[-1] // 10), returns.shape[-1] - watched)
     for k, (one, number) in enumerate(zip(spec.tasks, numbers)):
         mine = returns[:, task[0] == k]  # The same slots in every member.
         # Slot b plays task b mod N.
@@ -38,9 +46,11 @@ def summarise(
                 "interval": [estimates.bootstrap_interval(x) for x in samples.T],
                 "returns": _mean(by_task, 1),
                 "unfinished": int(np.isnan(mine).sum()),
+                **({"prompt": watched} if watched else {}),
+                **_of_steps(rewards, task[0] == k),
             },
         }
-        of_members.append(_mean(mine[..., -_last(mine.shape[-1]) :], (1, 2)))
+        of_members.append(_mean(mine[..., -last:], (1, 2)))
     score = np.mean(of_members, axis=0)
     return {
         "best_member": reporters.lowest(-score),
@@ -50,26 +60,38 @@ def summarise(
     }
 
 
-def curve_of(folder: pathlib.Path, config: Any) -> dict[str, list[float]]:
+def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
     """Returns {"episode", "mean"}: a stage's return by the episodes a slot has played.
 
     Of a stage that trains, the mean return of the episodes of each chunk, over members
     and tasks; a slot has played as many as its steps, resets included, have room for.
+    A trial counts as the episodes that it is made of.
+    Of an evaluation of one episode also {"rewards": {task: the mean of its steps}}.
     """
     if config.kind == "evaluate":
-        found = metrics.read_summary(folder)["tasks"].values()
-        mean = np.mean([task["in_context"]["mean"] for task in found], axis=0)
-        return {"episode": list(range(1, len(mean) + 1)), "mean": list(mean)}
+        found = metrics.read_summary(folder)["tasks"]
+        own = {name: task["in_context"] for name, task in found.items()}
+        mean = np.mean([curve["mean"] for curve in own.values()], axis=0)
+        steps = {name: x["rewards"] for name, x in own.items() if "rewards" in x}
+        return {
+            "episode": list(range(1, len(mean) + 1)),
+            "mean": list(mean),
+            **({"rewards": steps} if steps else {}),
+        }
     rows = metrics.read_metrics(folder)
-    returns = np.concatenate(list(rows.returns.values()), axis=1)
+    parts = spreads.entries(config)
+    trials = [part.pure.spec.trial for part in parts]
+    pairs = zip(rows.returns.values(), trials)
+    returns = np.concatenate([x / trial for x, trial in pairs], axis=1)
     lengths = [rows.metrics[f"length/{task}"] for task in rows.returns]
     with np.errstate(invalid="ignore"):
         trained = np.isfinite(returns).any(axis=1)
         length = np.nanmean(np.concatenate(lengths, axis=1)[trained], axis=1)
         mean = np.nanmean(returns[trained], axis=1)
-    slots = sum(spread.task.slots for spread in spreads.entries(config))
+    slots = sum(part.task.slots for part in parts)
     steps = np.diff(rows.env_steps[trained], prepend=0.0) / slots
-    return {"episode": list(np.cumsum(steps / (length + 1))), "mean": list(mean)}
+    episode = np.cumsum(steps / (length + 1)) * np.mean(trials)
+    return {"episode": list(episode), "mean": list(mean)}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -78,16 +100,24 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, task in summary["tasks"].items():
         curve = task["in_context"]
         mean, (low, high) = np.asarray(curve["mean"]), curve["interval"][-1]
+        watched = curve.get("prompt", 0)
+        played = f"after {len(mean)} episode{'s' if len(mean) > 1 else ''}"
+        if watched:
+            played += f", {watched} of them watched ({mean[:watched].mean():.3f})"
         lines.append(
-            f"{name:32s} {mean[0]:8.3f} {mean[-1]:8.3f}  [{low:.3f}, {high:.3f}] "
-            f"after {len(mean)} episodes"
+            f"{name:32s} {mean[watched]:8.3f} {mean[-1]:8.3f}  [{low:.3f}, {high:.3f}] "
+            f"{played}"
         )
     return "\n".join(lines)
 
 
-def _last(episodes: int) -> int:
-    """Returns how many episodes are the last tenth."""
-    return max(1, episodes // 10)
+def _of_steps(rewards: Any, mine: np.ndarray) -> dict[str, Any]:
+    """Returns ``rewards`` [L] over members and the slots ``mine`` [B]; {} of ()."""
+    if isinstance(rewards, tuple):
+        return {}
+    found = _mean(rewards[:, mine], (0, 1))
+    # As far as any episode of the task went.
+    return {"rewards": found[np.isfinite(found)]}
 
 
 def _mean(x: np.ndarray, axis: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ PBT = 5
 SEARCH = 6
 CURRICULUM = 7
 DATA = 8
+PROMPT = 9
 
 
 def roots(seed: int, population: int) -> Key:

@@ -7,12 +7,13 @@ one task is as in any run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import envs, types
+from mtrl_jax import envs, tree, types
 from mtrl_jax.config import stage_schema
 from mtrl_jax.envs import core, mixture
 from mtrl_jax.world import World
@@ -40,8 +41,7 @@ def entries(config: Any) -> list[Spread]:
     found = []
     for i, entry in enumerate(config.tasks):
         with config_lib.errors_at(f"tasks.{i}"):
-            for name in envs.suite(entry.suite) if entry.suite else [entry.env]:
-                found.append(_entry(entry, name))
+            found += [_entry(entry, name) for name in _names(entry)]
     return found
 
 
@@ -97,6 +97,25 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env:
         return mixture.make(parts) if len(parts) > 1 else parts[0]
 
 
+def optimal(config: stage_schema.EvaluateStage) -> Callable[[types.Tree], types.Array]:
+    """Returns what is best to do in ``testing(config)``: env state -> actions [P, B].
+
+    Raises:
+      ConfigError: a task of which that is not known.
+    """
+    best = []
+    for i, entry in enumerate(config.tasks):
+        with config_lib.errors_at(f"tasks.{i}"):
+            best += [envs.optimal_action(name) for name in _names(entry)]
+
+    def actions(state: types.Tree) -> types.Array:
+        parts = [state] if len(best) == 1 else state
+        found = [f(x.params, x.inner) for f, x in zip(best, parts)]
+        return tree.concatenate(found, axis=1)
+
+    return actions
+
+
 def _mixture(
     config: stage_schema.CollectStage, found: list[Spread]
 ) -> tuple[World, list[str], bool]:
@@ -113,6 +132,10 @@ def _mixture(
     return world, names, masks
 
 
+def _names(entry: stage_schema.StageTask) -> list[str]:
+    return envs.suite(entry.suite) if entry.suite else [str(entry.env)]
+
+
 def _entry(entry: stage_schema.StageTask, name: str) -> Spread:
     pure = envs.pure_task(name, entry.options)
     if pure is None:
@@ -120,6 +143,5 @@ def _entry(entry: stage_schema.StageTask, name: str) -> Spread:
             f"env: {name} runs outside the program, where a stage cannot go on with the "
             "same bits; give one that is pure"
         )
-    family = envs.ENVS[name.partition("/")[0]].load()
-    many = envs.tasks_of(name, entry.options) if hasattr(family, "tasks_of") else None
-    return Spread(entry, pure, many)
+    many = envs.is_many(name, entry.options)
+    return Spread(entry, pure, envs.tasks_of(name, entry.options) if many else None)

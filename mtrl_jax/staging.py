@@ -14,6 +14,7 @@ from mtrl_jax import (
     experiment,
     offline,
     spreads,
+    tree,
     types,
     world,
 )
@@ -51,16 +52,23 @@ def pieces_of(
         return {n: curves.curve_of(folder_of(folder, n), x) for n, x in names.items()}
 
     of = _named(staged, stage.of)
-    source = None if for_check else _weights(staged, of, folder)
+    source = None if for_check else _weights(staged, stage, of, folder)
     return contexts.pieces(stage, _spec_of(staged, of, folder), source, compared)
 
 
-def _weights(staged, of: stage_schema.Stage, folder: pathlib.Path) -> contexts.Source:
+def _weights(
+    staged,
+    stage: stage_schema.EvaluateStage,
+    of: stage_schema.Stage,
+    folder: pathlib.Path,
+) -> contexts.Source:
     def make(config: Any, restart: int) -> build.Pieces:
         return pieces_of(staged, config, folder, restart)
 
     with experiment.restored(folder_of(folder, of), of, make) as (_, _, saved):
-        return saved.run.agent, saved.hparams
+        return tree.slice_axis(
+            (saved.run.agent, saved.hparams), 0, stage.population.size, axis=0
+        )
 
 
 def _spec_of(staged, stage: stage_schema.Stage, folder: pathlib.Path) -> types.EnvSpec:

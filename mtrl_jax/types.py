@@ -75,6 +75,8 @@ class TaskSpec(NamedTuple):
     max_steps: int | None = None
     # Subsets of the actions that are worth a name ("small"), for action curricula.
     action_sets: Mapping[str, ActionSet] = {}
+    # Episodes of one task that an episode is made of, see envs/trials.py.
+    trial: int = 1
 
 
 class EnvSpec(NamedTuple):

@@ -52,6 +52,8 @@ BAD = [
     ("stages.2.of=nobody", "stages.2.of 'nobody' source, model"),
     ("stages.2.compare=[model]", "stages.2.compare 'model' kind offline source"),
     ("stages.2.agent={name: ppo}", "stages.2.agent model leave it out"),
+    ("stages.2.members=5", "stages.2.members 5 'model' 1 to 4"),
+    ("stages.2.members=0", "stages.2.members 0 greater"),
     # What does not fit.
     ("stages.1.agent={name: impala}", "stages.1 agent.name 'impala' dataset imitates"),
     ("stages.1.population.fitness.metric=los", "stages.1 'los' accuracy, loss"),
@@ -64,7 +66,11 @@ BAD = [
     ("stages.2.tasks.0.options.one_hot=false", "stages.2 tasks observe 'model' options"),
     ("stages.2.tasks=[{env: probe/action}]", "stages.2 tasks observe 'model'"),
     ("stages.2.evaluation.episodes=0", "stages.2.evaluation.episodes 0 greater"),
+    ("stages.2.tasks.0.options.trial=3", "stages.2 evaluation.episodes=4 at most 3"),
     ("stages.2.evaluation.hparams.temp=0", "stages.2 evaluation.hparams.temp"),
+    ("stages.2.prompt={episodes: 4}", "stages.2 prompt.episodes=4 fewer than 4"),
+    ("stages.2.prompt={epsilon: 2}", "stages.2.prompt.epsilon 2 less than"),
+    ("stages.2.prompt={}", "stages.2 prompt behaviour_cloning algorithm_distillation"),
 ]  # fmt: skip
 
 
@@ -133,6 +139,25 @@ def test_a_stage_can_be_made_longer_and_a_later_one_changed(staged_copy, cached)
     assert runs.rows(staged_runs.stage_of(staged_copy, "model"))[-1]["update"] == 10
     summary = metrics.read_summary(staged_runs.stage_of(staged_copy, "in_context"))
     assert len(summary["tasks"]["dark/room"]["in_context"]["mean"]) == 2
+
+
+def test_the_first_members_can_be_tested_alone(staged):
+    """Their weights and hyperparameters, and no others'; what is said is of them."""
+    every = experiment.load_config(staged)
+    values = config.to_dict(every)
+    for name in ("population", "agent"):
+        del values["stages"][2][name]
+    values["stages"][2]["members"] = 2
+    weights, hparams, summaries = [], [], []
+    for settings in (every, config.from_dict(values)):
+        pieces = staging.pieces_of(settings, settings.stages[2], staged)
+        state = pieces.init(pieces.hparams)
+        weights.append(jax.device_get(state.agent))
+        hparams.append(jax.device_get(pieces.hparams))
+        summaries.append(pieces.reporter.finish(state, None, {}, 0)[0])
+    for all_, few in (weights, hparams):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:2], y), all_, few)
+    assert [len(summary["score"]) for summary in summaries] == [4, 2]
 
 
 def test_weights_that_moved_are_found_out(staged):

@@ -196,6 +196,14 @@ def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
     )
 
 
+def told(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry [B] that ``act`` returned, as if it had chosen ``action``.
+
+    Who watches somebody else play at ``ts`` goes on from there.
+    """
+    return carry._replace(action=tree.where(_ends(ts), carry.action, action))
+
+
 def _remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> Carry:
     """Returns the carry after ``action``, which counts where no episode ends."""
     ends = _ends(ts)

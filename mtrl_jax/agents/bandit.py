@@ -137,6 +137,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update)
 
 
+def told(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry [B] that ``act`` returned, as if it had pulled ``action``."""
+    del ts
+    return carry._replace(action=action)
+
+
 def observe(carry: Carry, reward: Array, first: Array) -> tuple[Array, Array]:
     """Returns (pulls, total) ``[B, A]`` with the reward of the last pull counted.
 

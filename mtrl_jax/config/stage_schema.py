@@ -105,6 +105,13 @@ class ContextEvaluation(schema.Section):
     )  # e.g. temperature: 0 for greedy
 
 
+class Prompt(schema.Section):
+    """A demonstration at the beginning: optimal with probability 1 - epsilon."""
+
+    episodes: PositiveInt = 1  # of every slot; the agent watches
+    epsilon: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # share of random actions
+
+
 class EvaluateStage(schema.Section):
     """The weights of stage ``of`` on ``tasks``, frozen, the carry never reset."""
 
@@ -112,10 +119,12 @@ class EvaluateStage(schema.Section):
     kind: Literal["evaluate"]
     seed: Seed = 0
     of: str
+    members: PositiveInt | None = None  # the first so many of its population; all
     tasks: list[StageTask] = Field(min_length=1)
     compare: list[str] = Field(
         default_factory=list
     )  # stages whose curves are drawn beside
+    prompt: Prompt | None = None  # who plays the first episodes, if not the agent
     evaluation: ContextEvaluation = ContextEvaluation()
     checkpoint: schema.CheckpointConfig = schema.CheckpointConfig()
     logging: schema.LoggingConfig = schema.LoggingConfig()

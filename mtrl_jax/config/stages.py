@@ -112,7 +112,13 @@ def _resolved(
 def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
     """Returns agent and population of an evaluate stage: its source's, without search."""
     agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
-    population = schema.PopulationConfig(size=source.population.size)
+    size = source.population.size
+    members = values.get("members") or size
+    if isinstance(members, int) and members > size:
+        raise ValueError(
+            f"{at}members={members}: stage {source.name!r} has {size}; give 1 to {size}"
+        )
+    population = schema.PopulationConfig(size=members)
     filled = {"agent": agent, "population": population.model_dump(mode="json")}
     for name, value in filled.items():
         if values.get(name, value) != value:
@@ -148,6 +154,13 @@ def _check(config: Any) -> None:
             "population.pbt with kind='collect': a history is that of one learner, "
             "which a copy would end; leave it out"
         )
+    if config.kind == "evaluate" and config.prompt is not None:
+        watched, played = config.prompt.episodes, config.evaluation.episodes
+        if watched >= played:
+            raise ValueError(
+                f"prompt.episodes={watched}: evaluation.episodes are {played}, of which "
+                f"none would be the agent's own; give fewer than {played}"
+            )
     if config.kind != "offline":
         return
     if config.keep.first_fraction < 1.0 and config.keep.last_fraction < 1.0:

@@ -3,7 +3,11 @@
 The environments reset themselves at the end of an episode; the agent's carry is never
 touched, and ``update`` is never called. An agent that masks its memory by ``ts.first``
 plays every episode as its first; one that learns in context gets better, and the return
-per episode is how fast.
+per episode is how fast. Where there is but one episode, so is the reward per step. Of a
+trial (envs/trials.py) every episode within counts, and ``ts.first`` comes but once.
+
+With a prompt somebody else plays each slot's first episodes, and the agent watches: its
+carry advances as if it had chosen those actions, and is where it goes on from.
 """
 
 from __future__ import annotations
@@ -29,9 +33,21 @@ class ContextState(NamedTuple):
     ts: types.TimeStep  # [P, B, ...]
     stats: statistics.EpisodeStats
     returns: Array  # [P, B, E] float32, NaN of episodes that have not ended
+    rewards: Tree  # [P, B, L] of the one episode, NaN of what is not yet; () of several
     episode: Array  # [P, B] int32, episodes that have ended
     step: Array  # [] int32, environment steps
     key: Key  # [P] root keys, constant
+
+
+class Prompt(NamedTuple):
+    """Who plays first, and how the agent takes it."""
+
+    episodes: int  # of every slot, at its beginning
+    # (key [P], env state, action_mask [P, B, A]) -> actions [P, B, ...]
+    play: Callable[[Key, Tree, Array], Array]
+    # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
+    # chosen this action
+    told: Callable[[Tree, types.TimeStep, Array], Tree]
 
 
 class Runner(NamedTuple):
@@ -42,16 +58,24 @@ class Runner(NamedTuple):
 
 
 def make(
-    agent: types.Agent, env: types.Env, *, episodes: int, steps_per_chunk: int
+    agent: types.Agent,
+    env: types.Env,
+    *,
+    episodes: int,
+    steps_per_chunk: int,
+    longest: int = 0,
+    prompt: Prompt | None = None,
 ) -> Runner:
     """Returns the Runner of E ``episodes`` in every slot; neither function is jitted yet.
 
     ``init(key, agent_state)`` resets the environments, once. ``chunk(state, hp)`` acts
     for ``steps_per_chunk`` environment steps, a reset counting as one; after a slot's
-    E-th episode it plays on and nothing is written down.
+    E-th episode it plays on and nothing is written down. Of a single episode the rewards
+    of its first ``longest`` steps are, too.
     """
     members, slots = env.batch
     agents = population_lib.population(agent, members)
+    single = episodes == 1 and longest > 0
 
     def init(key: Key, agent_state: types.AgentState) -> ContextState:
         env_state, ts = env.reset(random.at(key, 0, random.ENV), env.params)
@@ -62,27 +86,48 @@ def make(
             ts=ts,
             stats=statistics.init(env, env_state, window=1),
             returns=jnp.full((members, slots, episodes), jnp.nan),
+            rewards=jnp.full((members, slots, longest), jnp.nan) if single else (),
             episode=jnp.zeros((members, slots), jnp.int32),
             step=jnp.zeros((), jnp.int32),
             key=key,
         )
 
-    def act_and_step(state: ContextState, hp: Tree) -> ContextState:
+    def act(state: ContextState, hp: Tree) -> tuple[Array, Tree]:
         key = random.at(state.key, state.step, random.ACT)
         action, carry, _ = agents.act(state.agent, state.carry, state.ts, key, hp)
+        if prompt is None:
+            return action, carry
+        key = random.at(state.key, state.step, random.PROMPT)
+        shown = prompt.play(key, state.env, state.ts.action_mask)
+        action = tree.where(state.episode < prompt.episodes, shown, action)
+        return action, jax.vmap(prompt.told)(carry, state.ts, action)
+
+    def act_and_step(state: ContextState, hp: Tree) -> ContextState:
+        action, carry = act(state, hp)
         env_state, ts = env.step(state.env, action, env.params)
-        stats = statistics.update(state.stats, ts, env.info(env_state))
+        ended = _ended(env, state.env, env_state, ts)
+        stats = statistics.update(
+            state.stats, ts._replace(last=ended), env.info(env_state)
+        )
         # Out of range, and so nowhere, from the slot's E-th episode on.
-        ended = ts.last[..., None] & (
+        written = ended[..., None] & (
             jnp.arange(episodes)[None, None] == state.episode[..., None]
+        )
+        # The first step of an episode brings no reward, and is written nowhere.
+        now = (state.episode == 0) & ~ts.first
+        now = now[..., None] & (
+            jnp.arange(longest)[None, None] == stats.partial_length[..., None] - 1
         )
         return state._replace(
             carry=carry,
             env=env_state,
             ts=ts,
-            stats=stats,
-            returns=jnp.where(ended, stats.partial_return[..., None], state.returns),
-            episode=state.episode + ts.last,
+            stats=_begun(stats, ended & ~ts.last),
+            returns=jnp.where(written, stats.partial_return[..., None], state.returns),
+            rewards=jax.tree.map(
+                lambda old: jnp.where(now, ts.reward[..., None], old), state.rewards
+            ),
+            episode=state.episode + ended,
             step=state.step + 1,
         )
 
@@ -95,3 +140,20 @@ def make(
         return state, fused_runner.ChunkOutput({}, state.stats.chunk, finite)
 
     return Runner(init, chunk)
+
+
+def _ended(env: types.Env, before: Tree, after: Tree, ts: types.TimeStep) -> Array:
+    """Returns where an episode has ended, bool [P, B]: of a trial, each of its own."""
+    trial = [task.trial > 1 for task in env.spec.tasks]
+    if not any(trial):
+        return ts.last
+    count, counted = (env.info(x)["trial_episode"] for x in (after, before))
+    return jnp.where(jnp.asarray(trial)[ts.task], count > counted, ts.last)
+
+
+def _begun(stats: statistics.EpisodeStats, within: Array) -> statistics.EpisodeStats:
+    """Returns the statistics where in a trial the next episode begins without a reset."""
+    return stats._replace(
+        partial_return=jnp.where(within, 0.0, stats.partial_return),
+        partial_length=jnp.where(within, 0, stats.partial_length),
+    )

@@ -8,7 +8,7 @@ Nothing is imported before it is asked for: gymnax and envpool take seconds.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mtrl_jax import types
@@ -21,8 +21,9 @@ class Family(NamedTuple):
 
     A module offers ``names()`` and, of pure environments, ``task(name, options) ->
     core.PureTask`` and, of families of many tasks, ``tasks_of(name, options)`` -> params
-    stacked [N, ...]; any other ``make(name, batch, options, seed) -> Env`` and
-    ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
+    stacked [N, ...], None where options leave one task, and, where it is known,
+    ``optimal_action(params, state)``; any other ``make(name, batch, options, seed) ->
+    Env`` and ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
     """
 
     module: str
@@ -114,12 +115,38 @@ def tasks_of(name: str, options: Options = None) -> types.Tree:
     """
     family, rest = _split(name)
     module = family.load()
-    if not hasattr(module, "tasks_of"):
+    found = module.tasks_of(rest, options) if hasattr(module, "tasks_of") else None
+    if found is None:
         having = [key for key in ENVS if hasattr(ENVS[key].load(), "tasks_of")]
         raise ValueError(
             f"env: {name} is one task; families of many: {', '.join(having)}"
         )
-    return module.tasks_of(rest, options)
+    return found
+
+
+def is_many(name: str, options: Options = None) -> bool:
+    """Returns whether ``tasks_of`` has tasks to return. Raises ValueError as ``make``."""
+    family, rest = _split(name)
+    module = family.load()
+    return hasattr(module, "tasks_of") and module.tasks_of(rest, options) is not None
+
+
+def optimal_action(name: str) -> Callable[[types.Tree, types.Tree], types.Array]:
+    """Returns what is best to do in environments of the family of ``family/name``.
+
+    A function of an episode's params and the task's own state (``params`` and ``inner``
+    of an env state), leading axes alike, to actions [...]. Raises ValueError for a family
+    in which nobody knows.
+    """
+    family, _ = _split(name)
+    module = family.load()
+    if not hasattr(module, "optimal_action"):
+        having = [key for key in ENVS if hasattr(ENVS[key].load(), "optimal_action")]
+        raise ValueError(
+            f"env: of {name} no optimal action is known; families of which it is: "
+            f"{', '.join(having)}"
+        )
+    return module.optimal_action
 
 
 def make_host(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.envs import core, dark_rooms, dark_scores, deals
+from mtrl_jax.envs import core, dark_rooms, dark_scores, deals, trials
 from mtrl_jax.types import Array, Key
 
 NOOP, UP, RIGHT, DOWN, LEFT = range(5)
@@ -66,6 +66,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
       key), among ``tasks`` "all" (default), "train" or "test": ``train_fraction`` (0.8)
       of all, shuffled by ``split_seed`` (0), or the others; of those the first
       ``number``.
+    trial: so many episodes of one task are played as one, see trials.py.
 
     Random and reference score are exact means over the tasks of a uniform and of the
     optimal policy. Raises ValueError for an unknown name or option and for a value that
@@ -76,7 +77,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     code = _code(room)
     random_score, optimal_score = dark_scores.scores(room, goals)
     dealt = dark_rooms.given(room, options) is None
-    return core.task(
+    made = core.task(
         f"dark/{name}",
         code.reset,
         code.step,
@@ -89,6 +90,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         render=functools.partial(_render, size=room.size),
         deal=_deal(room, options) if dealt else None,
     )
+    return trials.of(made, options["trial"]) if "trial" in options else made
 
 
 def tasks_of(name: str, options: Mapping[str, Any] | None = None) -> Params:
@@ -103,7 +105,7 @@ def optimal_action(params: Params, state: State) -> Array:
     """Returns the action of a shortest way, [...] int32: along x first, then along y.
 
     Noop where the goal is reached, which gathers reward in ``room``. ``params`` and
-    ``state`` have the same leading axes, as in a ``core.EnvState`` (``params``, ``inner``).
+    ``state`` have the same leading axes, as in a ``slots.EnvState`` (``params``, ``inner``).
     """
     goal = jnp.minimum(state.found, params.goals.shape[-2] - 1)[..., None, None]
     target = jnp.take_along_axis(params.goals, goal, axis=-2)[..., 0, :]

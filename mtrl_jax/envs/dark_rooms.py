@@ -44,7 +44,8 @@ def room_of(name: str, options: Mapping[str, Any]) -> Room:
     """
     errors.check("env", name, ROOMS)
     room = ROOMS[name]
-    known = ["size", "length", "start", "one_hot", *_DEALT, *_FIXED[room.goals]]
+    known = ["size", "length", "start", "one_hot", "trial"]
+    known += [*_DEALT, *_FIXED[room.goals]]
     known += ["has_key"] if room.goals > 1 else []
     errors.check_options(f"dark/{name}", options, known)
     _check_given(room, options)

@@ -70,8 +70,14 @@ def shared_legend(figure: Any, panels: list[Any]) -> None:
         entries.values(),
         entries.keys(),
         loc="outside upper center",
-        ncols=min(len(entries), 6),
+        # A narrow picture has no room for more in a line.
+        ncols=min(len(entries), 6, max(2, int(figure.get_figwidth() / 1.3))),
     )
+
+
+def line_of(rows: int) -> dict[str, Any]:
+    """Returns how a curve of so many points is drawn: a single one is a dot."""
+    return {"marker": ".", "clip_on": False} if rows == 1 else {}
 
 
 def colours(count: int) -> list[Any]:

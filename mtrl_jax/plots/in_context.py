@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,51 +14,87 @@ def of_run(run: runs.Run) -> Any:
     """Returns the figure of a finished evaluate stage, one panel a task; else None.
 
     The mean over slots with its 95 % interval, the scores of a random and of the best
-    policy, and the curves of the stages it is compared with, by episodes played.
+    policy, and the curves of the stages it is compared with, by episodes played; those
+    that the agent only watched are shaded. Where there is but one episode, the reward of
+    its steps takes the place of the return.
     """
     tested = {k: t["in_context"] for k, t in run.tasks.items() if "in_context" in t}
     if not tested:
         return None
+    by_step = all("rewards" in curve for curve in tested.values())
+    draw = _steps if by_step else _episodes
     figure, panels = figures.panels_of(len(tested))
-    longest = 1.0
-    # The first of the fixed ten is much like the curve's own.
-    colours = figures.colours(len(run.compared) + 1)[1:]
     with figures.style():
-        for panel, (name, curve) in zip(panels, tested.items()):
-            longest = max(longest, _curve(panel, curve))
-            for (other, beside), colour in zip(run.compared.items(), colours):
-                longest = max(longest, beside["episode"][-1])
-                values = _floats(beside["mean"])
-                panel.plot(
-                    beside["episode"], values, color=colour, ls="--", label=other
-                )
-            _scores(panel, run.tasks[name])
-            panel.set_title(name)
-        figures.label(figure, panels, longest, "episode", "return")
+        longest = max(
+            draw(panel, name, curve, run)
+            for panel, (name, curve) in zip(panels, tested.items())
+        )
+        names = ("step", "reward") if by_step else ("episode", "return")
+        figures.label(figure, panels, longest, *names)
         figures.shared_legend(figure, panels)
     return figure
 
 
-def _curve(panel: Any, curve: Any) -> int:
+def _episodes(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) -> float:
+    """Returns the last episode after drawing the return of each."""
     mean, interval = _floats(curve["mean"]), _floats(curve["interval"])
     episode = np.arange(1, len(mean) + 1)
     panel.fill_between(
         episode, *interval.T, color=figures.MEDIAN, alpha=0.18, lw=0, label="95 %"
     )
-    marker = "." if len(mean) == 1 else None
-    panel.plot(episode, mean, marker=marker, color=figures.MEDIAN, label="in context")
-    return len(mean)
+    panel.plot(episode, mean, color=figures.MEDIAN, label="in context")
+    if curve.get("prompt"):
+        watched = (0.5, curve["prompt"] + 0.5)
+        panel.axvspan(*watched, color=figures.BEST, alpha=0.25, lw=0, label="watched")
+    ends = [episode[-1]]
+    for other, beside, colour in _compared(run):
+        if len(beside["episode"]) > 1:
+            ends.append(beside["episode"][-1])
+            values = _floats(beside["mean"])
+            panel.plot(beside["episode"], values, color=colour, ls="--", label=other)
+    _scores(panel, run.tasks[name], 1)
+    panel.set_title(name)
+    return max(ends)
 
 
-def _scores(panel: Any, task: Any) -> None:
+def _steps(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) -> float:
+    """Returns the last step after drawing the reward of each, and the return."""
+    rewards = _floats(curve["rewards"])
+    panel.plot(*_smooth(rewards), color=figures.MEDIAN, label="in context")
+    for other, beside, colour in _compared(run):
+        if name in beside.get("rewards", {}):
+            values = _smooth(_floats(beside["rewards"][name]))
+            panel.plot(*values, color=colour, ls="--", label=other)
+    _scores(panel, run.tasks[name], len(rewards))
+    (mean,), ((low, high),) = _floats(curve["mean"]), _floats(curve["interval"])
+    panel.set_title(f"{name}\nreturn {mean:.3g} [{low:.3g}, {high:.3g}]")
+    return len(rewards)
+
+
+def _compared(run: runs.Run) -> list[tuple[str, Mapping[str, Any], Any]]:
+    # The first of the fixed ten is much like the curve's own.
+    colours = figures.colours(len(run.compared) + 1)[1:]
+    return [
+        (name, x, colour) for (name, x), colour in zip(run.compared.items(), colours)
+    ]
+
+
+def _scores(panel: Any, task: Mapping[str, Any], steps: int) -> None:
+    """Draws the scores of a random and of the best policy, each shared out to steps."""
     for name, key, dashes in (
         ("random", "random_score", (2, 2)),
         ("optimal", "reference_score", (6, 2)),
     ):
         if task.get(key) is not None:
-            panel.axhline(
-                task[key], color=figures.REFERENCE, lw=1, dashes=dashes, label=name
-            )
+            value, colour = task[key] / steps, figures.REFERENCE
+            panel.axhline(value, color=colour, lw=1, dashes=dashes, label=name)
+
+
+def _smooth(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (steps from 1, means over 5 % of them): a step is one throw a slot."""
+    width = max(1, len(values) // 20)
+    mean = np.convolve(values, np.ones(width) / width, "valid")
+    return np.arange(len(mean)) + (width + 1) / 2, mean
 
 
 def _floats(values: Any) -> np.ndarray:

@@ -48,4 +48,5 @@ def _measure(panel: Any, run: runs.Run, values: np.ndarray) -> None:
             steps, np.nanmedian(values, axis=1), color=figures.MEDIAN, label="median"
         )
     name = f"best member ({run.best})" if values.shape[1] > 1 else "value"
-    panel.plot(steps, values[:, run.best], color=figures.BEST, label=name)
+    shown = figures.line_of(len(steps))
+    panel.plot(steps, values[:, run.best], color=figures.BEST, label=name, **shown)

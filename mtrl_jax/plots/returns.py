@@ -29,7 +29,10 @@ def of_run(run: runs.Run) -> Any:
                 median = np.nanmedian(returns, axis=1)
                 panel.plot(steps, median, color=figures.MEDIAN, label="median")
             name = f"best member ({run.best})" if P > 1 else "return"
-            panel.plot(steps, returns[:, run.best], color=figures.BEST, label=name)
+            shown = figures.line_of(len(steps))
+            panel.plot(
+                steps, returns[:, run.best], color=figures.BEST, label=name, **shown
+            )
             _scores(panel, run.tasks.get(task, {}))
             panel.set_title(task)
         figures.label(

@@ -130,8 +130,10 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
     close(*(update(state, x, KEY, hparams()) for x in (longer, shorter)))
 
 
-def test_acting_step_by_step_gives_what_training_reads_at_every_step():
-    """Across episodes, with nothing of the future: act has not seen it."""
+@pytest.mark.parametrize("watched", [0, 6])
+def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched):
+    """Across episodes, with nothing of the future: act has not seen it. Also after steps
+    of somebody else, which it is told of."""
     agent, state, _ = made()
     rollout = stream([3, 1, 4])
     act = jax.jit(agent.act)
@@ -139,9 +141,13 @@ def test_acting_step_by_step_gives_what_training_reads_at_every_step():
     for t in range(len(rollout.action)):
         ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
         action, carry, log_prob = act(state, carry, ts, jax.random.key(t), hparams())
+        if t < watched:
+            action = rollout.action[t]
+            carry = ad.told(carry, ts, action)
         actions.append(action)
         said.append(log_prob)
     live = ~np.asarray(rollout.ts.last)[:-1]
+    live[:watched] = False
     read = log_probs(state, rollout._replace(action=jnp.stack(actions)))
     np.testing.assert_allclose(np.stack(said)[live], read[live], atol=1e-4)
     assert np.std(np.stack(said)[live]) > 0.1

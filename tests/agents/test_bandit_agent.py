@@ -59,6 +59,20 @@ def test_ucb1_pulls_every_arm_once_in_an_order_of_its_own():
     assert len({tuple(order) for order in actions.T}) > 30
 
 
+def test_what_it_is_told_of_counts_as_its_own_pull():
+    """Shown every arm but one, it pulls that one; the reward is of the arm shown."""
+    agent, hp = made(), hparams()
+    state, carry, reward = agent.init(KEY, hp), agent.carry(2), jnp.zeros(2)
+    for t in range(ARMS):
+        ts = step(reward, t == 0)
+        action, carry, _ = agent.act(state, carry, ts, KEY, hp)
+        if t < ARMS - 1:
+            shown = jnp.asarray([t, ARMS - 1 - t])
+            carry, reward = bandit.told(carry, ts, shown), 1.0 + shown
+    np.testing.assert_array_equal(action, [ARMS - 1, 0])
+    np.testing.assert_array_equal(carry.total, [[1, 2, 3, 4, 0], [0, 2, 3, 4, 5]])
+
+
 @pytest.mark.parametrize("c", [1.0, 0.3, 0.0])
 def test_ucb1_pulls_the_arm_of_the_highest_upper_bound(c):
     """mean + c·√(2 ln t / n) in float64, t and n of the pulls before."""

@@ -9,7 +9,7 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import in_context
-from mtrl_jax.envs import core
+from mtrl_jax.envs import core, trials
 
 MEMBERS, ARMS, EPISODES = 2, 4, 6
 LENGTH = 2  # steps of an episode, and one more to reset
@@ -65,10 +65,12 @@ def stubborn(*, forgets):
     return types.Agent(init, carry, act, update)
 
 
-def start(forgets=False, episodes=EPISODES, steps=6):
+def start(forgets=False, episodes=EPISODES, steps=6, **options):
     """Returns (runner, fresh state)."""
     agent = stubborn(forgets=forgets)
-    runner = in_context.make(agent, env(), episodes=episodes, steps_per_chunk=steps)
+    runner = in_context.make(
+        agent, env(), episodes=episodes, steps_per_chunk=steps, **options
+    )
     keys = random.roots(0, MEMBERS)
     weights = jax.vmap(agent.init, (0, None))(random.at(keys, 0, random.INIT), ())
     return runner, jax.jit(runner.init)(keys, weights)
@@ -122,15 +124,42 @@ def test_two_chunks_are_one_of_twice_the_length(played, tiny):
 
 
 def test_episodes_beyond_the_last_are_not_written_down():
-    """Slots play on; returns hold the first E episodes, NaN until they have ended."""
-    runner, state = start(episodes=1, steps=4)
-    assert np.isnan(state.returns).all()
+    """Slots play on; returns hold the first E episodes, NaN until they have ended. Of a
+    single one, the reward of every step is kept: task k pays from guess k on."""
+    runner, state = start(episodes=1, steps=4, longest=3)
+    assert np.isnan(state.returns).all() and np.isnan(state.rewards).all()
     state, _ = jax.jit(runner.chunk)(state, ())
     first = np.asarray(state.returns)
     assert np.isfinite(first).all()
-    state, _ = jax.jit(runner.chunk)(state, ())
-    np.testing.assert_array_equal(state.returns, first)
-    assert (np.asarray(state.episode) == 3).all()
+    pays = np.arange(LENGTH)[None] >= np.arange(ARMS)[:, None]
+    for _ in range(2):
+        np.testing.assert_array_equal(state.rewards[..., :LENGTH], [pays] * MEMBERS)
+        assert np.isnan(state.rewards[..., LENGTH:]).all()
+        np.testing.assert_array_equal(state.returns, first)
+        state, _ = jax.jit(runner.chunk)(state, ())
+    assert (np.asarray(state.episode) == 4).all()
+
+
+def test_an_agent_goes_on_from_the_episodes_that_it_watched():
+    """Shown the paying arm of each task for two episodes, it never guesses wrong; left
+    untold, it begins to guess where it would have. Illegal actions are known to all."""
+
+    def shows(key, state, legal):
+        assert key.shape == (MEMBERS,) and legal.shape == (MEMBERS, ARMS, ARMS)
+        return state.params
+
+    def told(memory, ts, action):
+        assert action.shape == (ARMS,)
+        return memory._replace(guess=action)
+
+    for watch, after in ((told, 2), (lambda memory, ts, action: memory, 0)):
+        prompt = in_context.Prompt(2, shows, watch)
+        runner, state = start(episodes=4, steps=12, prompt=prompt)
+        state, _ = jax.jit(runner.chunk)(state, ())
+        returns = np.asarray(state.returns)
+        assert (returns[..., :2] == LENGTH).all()
+        # Whoever watched every guess pay has learned to guess that.
+        assert (returns[:, ARMS - 1, 2] == after).all()
 
 
 def test_a_chunk_tells_of_its_own_episodes(played):
@@ -142,3 +171,40 @@ def test_a_chunk_tells_of_its_own_episodes(played):
         np.testing.assert_array_equal(
             out.episodes["return"][:, 0], own.sum(axis=(1, 2))
         )
+
+
+# Trials.
+
+
+@pytest.fixture(name="tried", scope="module")
+def _tried():
+    """The state after four episodes of two trials of three, and what the chunk told."""
+    agent = stubborn(forgets=True)
+    of_trials = core.spread(
+        trials.of(guessing(), 3), jnp.arange(ARMS), (MEMBERS, ARMS), "slot"
+    )
+    # A trial is six steps, and its next one's first episode ends at the ninth.
+    runner = in_context.make(agent, of_trials, episodes=4, steps_per_chunk=9)
+    keys = random.roots(0, MEMBERS)
+    weights = jax.vmap(agent.init, (0, None))(random.at(keys, 0, random.INIT), ())
+    return jax.jit(runner.chunk)(jax.jit(runner.init)(keys, weights), ())
+
+
+def test_every_episode_of_a_trial_is_written_down(tried):
+    """Memory lasts for a trial, even of an agent that forgets by ``first``, and no longer."""
+    state, _ = tried
+    pays = np.arange(LENGTH * 3)[None] >= np.arange(ARMS)[:, None]
+    returns = pays.reshape(ARMS, 3, LENGTH).sum(-1)
+    again = np.concatenate([returns, returns[:, :1]], axis=1)
+    np.testing.assert_array_equal(state.returns, np.stack([again] * MEMBERS))
+    assert (np.asarray(state.episode) == 4).all()
+
+
+def test_a_chunk_tells_of_the_episodes_within_trials(tried):
+    """Their number, mean length and return, as of episodes that are nobody's trial."""
+    state, out = tried
+    assert (np.asarray(out.episodes["episodes"]) == 4 * ARMS).all()
+    assert (np.asarray(out.episodes["length"]) == 4 * ARMS * LENGTH).all()
+    np.testing.assert_array_equal(
+        out.episodes["return"][:, 0], np.asarray(state.returns).sum(axis=(1, 2))
+    )

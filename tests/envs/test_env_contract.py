@@ -34,6 +34,7 @@ CASES = {
     "dark": [
         ("room", {"one_hot": True}),
         ("room_hard", {"task": "slot", "tasks": "train"}),
+        ("room_hard", {"trial": 3, "length": 6, "size": 3}),
         ("key_to_door", {"length": 15, "has_key": True}),
     ],
     "bandit": [

@@ -713,3 +713,62 @@ def test_the_joint_set_is_the_native_one_by_number():
     )
     assert list(native.action_sets) == list(joint.action_sets) == ["small"]
     assert joint.action == types.Discrete(756)
+
+
+# Tasks that are places.
+
+
+def test_a_pool_is_as_many_tasks_as_it_has_cells_and_they_are_split():
+    """Every free cell of the map that is dealt, once; train and test share none."""
+    found = {
+        tasks: labyrinth.tasks_of("rooms_watermaze", {"tasks": tasks}).places
+        for tasks in ("all", "train", "test")
+    }
+    cells = {t: {tuple(p) for p in np.asarray(x)[:, 0]} for t, x in found.items()}
+    solid = np.asarray(world.bits(first("rooms_watermaze").walls.rows))
+    assert cells["all"] == {tuple(cell) for cell in np.argwhere(~solid)}
+    assert len(cells["all"]) == len(found["all"])
+    assert cells["train"] | cells["test"] == cells["all"]
+    assert not cells["train"] & cells["test"]
+    # There is no second thing.
+    assert (np.asarray(found["all"])[:, 1] == -1).all()
+    assert labyrinth.tasks_of("rooms_watermaze", {"length": 9}) is None
+
+
+def test_each_learner_has_a_platform_for_good_and_other_episodes_one_of_the_split():
+    """Spread over members, and dealt by the reset where nothing is spread."""
+    options = {"tasks": "test", "number": 3, "length": 2}
+    task = labyrinth.task("rooms_watermaze", options)
+    tasks = labyrinth.tasks_of("rooms_watermaze", options)
+    centres = np.asarray(tasks.places)[:, 0, ::-1] + 0.5
+    assert task.deal is labyrinth.task("rooms_watermaze", options).deal
+    for env, changes in (
+        (core.spread(task, tasks, (3, 2)), False),
+        (core.vectorise(task, (1, 24)), True),
+    ):
+        state, _ = jax.jit(env.reset)(random.roots(0, env.batch[0]), env.params)
+        lie = np.asarray(state.inner.things.position)[..., 0, :]
+        if changes:
+            assert {tuple(p) for p in lie[0]} == {tuple(c) for c in centres}
+        else:
+            np.testing.assert_array_equal(lie, np.repeat(centres[:, None], 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("level", "options", "words"),
+    [
+        ("nav_maze_static_01", {"tasks": "train"}, "rooms is 4, give 1"),
+        ("seekavoid_arena_01", {"number": 2}, "maze_seed is -1, give a seed"),
+        ("rooms_watermaze", {"tasks": "tset"}, "did you mean test"),
+        ("rooms_watermaze", {"tasks": "test", "number": 99}, "has 14"),
+        (
+            "rooms_watermaze",
+            {"tasks": "all", "places": [[3, 3], [-1, -1]]},
+            "places is cells, give none",
+        ),
+    ],
+)
+def test_places_that_cannot_be_dealt_are_refused(level, options, words):
+    """One line that names what is in the way and what would work."""
+    with pytest.raises(ValueError, match=words):
+        labyrinth.task(level, options)

@@ -50,6 +50,15 @@ def test_a_wrong_option_is_named(name, options, message):
         envs.make(name, (1, 1), options)
 
 
+def test_who_is_asked_for_the_best_action_knows_it_or_says_who_does():
+    """A family's own function; of others, one line with the families that have one."""
+    from mtrl_jax.envs import bandits
+
+    assert envs.optimal_action("bandit/odd") is bandits.optimal_action
+    with pytest.raises(ValueError, match=r"probe/action no optimal .* dark, bandit"):
+        envs.optimal_action("probe/action")
+
+
 @pytest.mark.parametrize("batch", [(0, 1), (1, 0), (1, -2)])
 def test_a_batch_has_positive_sizes(batch):
     """A batch of nothing is refused by name."""

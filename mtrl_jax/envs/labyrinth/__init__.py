@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from mtrl_jax.envs import core, errors
 from mtrl_jax.envs.labyrinth import (
     actions,
     game,
     levels,
     pixels,
+    places,
     rays,
     scores,
     topdown,
@@ -39,18 +43,17 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
 
     Options: ``observation`` "rays" (default) or "pixels"; ``rays`` their number (24);
     ``size`` [height, width] of the picture ([72, 96]); ``actions`` "native" (default,
-    six choices), "joint" (one of 756) or "small" (one of nine); and every field of ``world.Params``. Raises ValueError for an unknown
-    name or option and for a value that cannot be.
+    six choices), "joint" (one of 756) or "small" (one of nine); and every field of
+    ``world.Params``. In one open room things can be dealt to the places of a split:
+    ``tasks`` "all", "train" or "test", ``train_fraction``, ``split_seed``, ``number``, and
+    ``task`` "episode" or "slot", as in ``dark``. Raises ValueError for an unknown name or
+    option and for a value that cannot be.
     """
-    errors.check("env", name, levels.LEVELS)
-    level, given = levels.LEVELS[name], dict(options or {})
-    errors.check_options(f"labyrinth/{name}", given, (*_OPTIONS, *world.Params._fields))
-    static = {key: given.pop(key) for key in _OPTIONS if key in given}
+    level, params, static, given, dealt = _described(name, options)
     action_set = static.get("actions", "native")
     errors.check("options.actions", action_set, actions.SPACES)
-    params = params_lib.params(level, given)
     # Scores of the level as it is: with other parameters it is another.
-    stored = None if given else scores.TABLE.get(name)
+    stored = None if given or dealt else scores.TABLE.get(name)
     code = game.code(level.kind, _observer(level.kind, static), action_set)
     return core.task(
         f"labyrinth/{name}",
@@ -66,7 +69,36 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         renew=code.renew,
         group=_GROUP,
         render=topdown.renderer(_size(static), level.kind),
+        deal=places.dealer(params, dealt) if dealt else None,
     )
+
+
+def tasks_of(
+    name: str, options: Mapping[str, Any] | None = None
+) -> world.Params | None:
+    """Returns every task that options of a split stand for, stacked [N, ...], else None.
+
+    Tasks differ in ``places`` alone. Raises ValueError as ``task``.
+    """
+    _, params, _, _, dealt = _described(name, options)
+    if not dealt:
+        return None
+    found = places.among(params, dealt)
+    every = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(found), *x.shape)), params)
+    return every._replace(places=jnp.asarray(found))
+
+
+def _described(
+    name: str, options: Mapping[str, Any] | None
+) -> tuple[levels.Level, world.Params, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns (level, its parameters, options of code, of parameters, of a split)."""
+    errors.check("env", name, levels.LEVELS)
+    level, given = levels.LEVELS[name], dict(options or {})
+    known = (*_OPTIONS, *places.OPTIONS, *world.Params._fields)
+    errors.check_options(f"labyrinth/{name}", given, known)
+    static = {key: given.pop(key) for key in _OPTIONS if key in given}
+    dealt = {key: given.pop(key) for key in places.OPTIONS if key in given}
+    return level, params_lib.params(level, given), static, given, dealt
 
 
 def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:

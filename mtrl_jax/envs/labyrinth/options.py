@@ -48,6 +48,14 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
     return world.Params(**{name: jnp.asarray(value) for name, value in new.items()})
 
 
+def open_cells(pitch: int, round_: bool) -> np.ndarray:
+    """Returns the free cells (row, column) of a map of one room, int32 [N, 2]."""
+    size = pitch + 1
+    from_middle = np.square(np.arange(1, size - 1) + 0.5 - size / 2)
+    within = from_middle[None] + from_middle[:, None] < (size / 2 - 1) ** 2
+    return np.argwhere(within | (not round_)).astype(np.int32) + 1
+
+
 def _value(name: str, value: Any, default: Any) -> np.ndarray:
     like = np.asarray(default)
     # Of a list of unequal lengths numpy makes no array.
@@ -100,7 +108,4 @@ def _floor(rooms: int, pitch: int, round_: bool) -> int:
     """Returns the free cells of the smallest map of that size: a tree of rooms."""
     if not round_:
         return rooms**2 * (pitch - 1) ** 2 + rooms**2 - 1
-    size = rooms * pitch + 1
-    from_middle = np.square(np.arange(1, size - 1) + 0.5 - size / 2)
-    within = from_middle[None] + from_middle[:, None] < (size / 2 - 1) ** 2
-    return int(within.sum()) if rooms == 1 else 0
+    return len(open_cells(pitch, True)) if rooms == 1 else 0

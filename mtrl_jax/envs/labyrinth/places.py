@@ -1,0 +1,87 @@
+"""Levels that stand for many tasks: where in an open room the things lie.
+
+The pool of rooms_watermaze has one hidden platform, and a task is where; of
+dark_key_to_door_3d it is where key and door are. The room and its looks are always the
+same, so that who has learned to swim to one place knows its way about the others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.envs import deals
+from mtrl_jax.envs.labyrinth import options as params_lib
+from mtrl_jax.envs.labyrinth import world
+
+OPTIONS = ("task", *deals.Split._fields)
+_MOST = len(world.Params().places)
+
+
+def are_dealt(options: Mapping[str, Any]) -> bool:
+    """Returns whether options ask for places of a split, instead of the level's own."""
+    return any(name in options for name in OPTIONS)
+
+
+def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
+    """Returns ``Params.places`` of every task of a split, int32 [N, 2, 2].
+
+    A task is a cell (row, column) for each thing, in the order of ``counts``; the split
+    is as ``deals.split_of`` says. Raises ValueError for a level in which that is not all
+    there is to know: several rooms, another map each episode, bots, many things, or
+    places that are given.
+    """
+    things = int(np.sum(params.counts))
+    for name, value, wanted, works in (
+        ("rooms", int(params.rooms), params.rooms == 1, "1"),
+        ("maze_seed", int(params.maze_seed), params.maze_seed >= 0, "a seed"),
+        ("bots", int(params.bots), params.bots == 0, "0"),
+        ("counts", things, 1 <= things <= _MOST, f"1 to {_MOST} things"),
+        ("places", "cells", (np.asarray(params.places) < 0).all(), "none"),
+    ):
+        if not wanted:
+            raise ValueError(
+                f"options.tasks: tasks are places in one open room that stays; {name} is "
+                f"{value}, give {works}"
+            )
+    return _among(
+        int(params.pitch), bool(params.round), things, deals.split_of(options)
+    )
+
+
+def dealer(
+    params: world.Params, options: Mapping[str, Any]
+) -> Callable[..., world.Params]:
+    """Returns PureTask.deal, the same function where tasks deal alike; raises as among."""
+    among(params, options)
+    things, split = int(np.sum(params.counts)), deals.split_of(options)
+    return _dealer(
+        int(params.pitch), bool(params.round), things, split, deals.how_of(options)
+    )
+
+
+@functools.cache
+def _among(pitch: int, round_: bool, things: int, split: deals.Split) -> np.ndarray:
+    cells = params_lib.open_cells(pitch, round_)
+    chosen = deals.indices(split, len(cells) ** things)
+    index = np.unravel_index(chosen, (len(cells),) * things)
+    found = np.full((len(chosen), _MOST, 2), -1, np.int32)
+    found[:, :things] = np.stack([cells[i] for i in index], axis=1)
+    return found
+
+
+@functools.cache
+def _dealer(
+    pitch: int, round_: bool, things: int, split: deals.Split, how: str
+) -> Callable[..., world.Params]:
+    draw = deals.one_of(_among(pitch, round_, things, split))
+
+    def deal(slot_key, episode_key, params):
+        key = slot_key if how == "slot" else episode_key
+        return params._replace(places=jnp.asarray(draw(key)))
+
+    return deal
