@@ -62,8 +62,7 @@ def main() -> None:
                 print(common.line(row, COLUMNS), flush=True)
         result = {"machine": common.environment(), "rows": rows}
         common.write(args.out, name, result)
-    draw_returns(folders, args.out / f"{name}.png")
-    draw_mechanics(folders, args.out / f"{name}_alpha.png")
+    draw(args.experiment, folders, args.out / name)
 
 
 def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -99,17 +98,30 @@ def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
+def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
+    """Returns after drawing PATH.png, PATH_alpha.png and those of ablations, control."""
+    for suffix, chosen in arms.pictures(experiment, folders).items():
+        some = {arm: folders[arm] for arm in chosen}
+        draw_returns(some, path.with_name(f"{path.name}{suffix}.png"))
+        if any(arms.has_curriculum(arm) for arm in some):
+            draw_mechanics(some, path.with_name(f"{path.name}{suffix}_alpha.png"))
+
+
 def draw_returns(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
     """Returns after drawing training returns, a panel a task, a band over seeds."""
     logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
     tasks = list(dict.fromkeys(t for log in logs.values() for t in log.returns))
-    with common.figure(path, [t.removeprefix("labyrinth/") for t in tasks]) as axes:
+    titles = [task.removeprefix("labyrinth/") for task in tasks]
+    with common.figure(path, titles, (8 if len(tasks) == 1 else 5, 4)) as axes:
         for ax, task in zip(axes, tasks):
             for arm, log in logs.items():
                 if task in log.returns:
                     common.curve(ax, log.env_steps, log.returns[task], arm)
             ax.set(xlabel="env steps", ylabel="return of the control policy")
-        axes[0].legend()
+        # Beside the last panel: many curves leave no room within.
+        axes[0].figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside center right"
+        )
 
 
 def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
@@ -125,7 +137,8 @@ def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None
                     common.curve(ax, log.env_steps, values, arm)
             ax.set(xlabel="env steps")
         if axes[0].lines:
-            axes[0].legend()
+            told = axes[0].get_legend_handles_labels()
+            axes[0].figure.legend(*told, loc="outside center right")
 
 
 def arguments() -> argparse.Namespace:

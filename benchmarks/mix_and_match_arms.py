@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from mtrl_jax.envs.labyrinth import scores
@@ -42,6 +43,9 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "lstm": {"components": [{"core": "lstm"}]},
         "linear": {"alpha": LINEAR},
         "pbt": {"pbt": True},
+        # As large a population, copying weights alike: what selection brings by itself.
+        "feed_forward_selected": {"components": [{"core": "linear"}], "pbt": True},
+        "lstm_selected": {"components": [{"core": "lstm"}], "pbt": True},
         "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
         "control_feed_forward": {
             "components": [{"core": "linear"}],
@@ -121,6 +125,26 @@ def _look_at_pixels(given: dict[str, Any]) -> None:
         task["slots"] *= 8
     network = given["agent"]["config"]["network"]
     network |= {"torso": "impala_shallow", "core_size": 256}
+
+
+def pictures(experiment: str, chosen: Iterable[str]) -> dict[str, list[str]]:
+    """Returns {suffix: arms} of the pictures that ``chosen`` arms are drawn in.
+
+    The curriculum and its parts; what is left of it without one of its ideas, beside it;
+    the control on another environment.
+    """
+    made: dict[str, list[str]] = {"": [], "_ablations": [], "_control": []}
+    for arm in chosen:
+        change = EXPERIMENTS[experiment][arm]
+        if "env" in change:
+            made["_control"].append(arm)
+        elif arm in ("linear", "pbt") or "components" in change:
+            made[""].append(arm)
+        else:
+            made["_ablations"].append(arm)
+    if made["_ablations"] and "linear" in made[""]:
+        made["_ablations"].insert(0, "linear")
+    return {suffix: found for suffix, found in made.items() if found}
 
 
 def has_curriculum(arm: str) -> bool:

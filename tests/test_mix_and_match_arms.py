@@ -40,3 +40,11 @@ def test_arms_differ_from_each_other():
     for name, known in arms.EXPERIMENTS.items():
         made = [repr(arms.settings(name, arm, 1_000_000, 3)) for arm in known]
         assert len(set(made)) == len(made), name
+
+
+@pytest.mark.parametrize("experiment", arms.EXPERIMENTS)
+def test_every_arm_is_in_a_picture(experiment):
+    """No measured arm is left out; the curriculum itself stands beside its ablations."""
+    drawn = arms.pictures(experiment, arms.EXPERIMENTS[experiment])
+    assert set().union(*drawn.values()) == set(arms.EXPERIMENTS[experiment])
+    assert "linear" in drawn[""] and drawn["_ablations"][0] == "linear"
