@@ -72,3 +72,27 @@ def test_a_renewal_does_not_use_the_key_of_its_step():
     state, ts = jax.jit(env.step)(state, jnp.zeros((1, 4), jnp.int32), env.params)
     np.testing.assert_array_less(10.0, ts.obs["vector"][..., 0])
     assert not np.isclose(ts.obs["vector"][..., 0] - 10.0, ts.reward).any()
+
+
+def test_a_renewal_meets_no_key_that_its_step_may_split_off():
+    """A step that splits its key, and draws from the parts, shares nothing with renewal."""
+
+    def step(key, state, action, params):
+        parts = jax.random.split(key, 8)
+        return state, jax.vmap(jax.random.uniform)(parts), 0.0, False, False
+
+    def renew(key, state, params):
+        return state, jnp.full(8, jax.random.uniform(key))
+
+    def drawn(wants):
+        pure = core.task(
+            "splits", lambda key, params: (jnp.int32(0), jnp.zeros(8)), step,
+            types.Discrete(2), wants_renewal=lambda state: jnp.bool_(wants), renew=renew,
+        )  # fmt: skip
+        env = core.vectorise(pure, (1, 2))
+        state, _ = env.reset(random.roots(0, 1), env.params)
+        return env.step(state, jnp.zeros((1, 2), jnp.int32), env.params)[1].obs[
+            "vector"
+        ]
+
+    assert not np.isclose(drawn(True), drawn(False)).any()
