@@ -120,7 +120,7 @@ def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any
                 "task": task,
                 "first": mean[watched],
                 "demo": float(mean[:watched].mean()) if watched else None,
-                "at_50": float(mean[45:55].mean()) if len(mean) > 50 else None,
+                "at_50": float(mean[45:55].mean()) if len(mean) >= 50 else None,
                 "last": float(mean[last].mean()),
                 "low": float(low),
                 "high": float(high),

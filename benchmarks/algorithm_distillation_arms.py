@@ -8,6 +8,7 @@ goals_N         as many histories, of N goals instead of 65
 sharp, greedy   ad, acting at temperature 0.5, or with its most probable action
 prompt_ad, prompt_ed, prompt_60_ad, prompt_60_ed
                 ad and ed after watching episodes worth some 30 % (60 %) of the optimum
+rl2             recurrent PPO, trained online on trials of several episodes
 ucb1, thompson  what made the bandits' histories, and its usual rival
 """
 
@@ -33,6 +34,7 @@ class Arm:
     weights: str = ""  # of which arm it acts with, if not its own
     source: Stage = dataclasses.field(default_factory=dict)  # of the collect stage
     learner: Stage | None = None  # instead of all three: an agent without histories
+    config: str = ""  # instead of all four: another config's learner and evaluation
 
 
 class Experiment(NamedTuple):
@@ -81,13 +83,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
             "sharp": Arm(acting={"evaluation.hparams.temperature": 0.5}, weights="ad"),
             "greedy": Arm(acting={"evaluation.hparams.temperature": 0.0}, weights="ad"),
+            "rl2": Arm(config="rl2_dark_room"),
             "prompt_ad": _prompted("ad", _THIRTY),
             "prompt_ed": _prompted("ed", _THIRTY),
             "prompt_60_ad": _prompted("ad", _SIXTY),
             "prompt_60_ed": _prompted("ed", _SIXTY),
         },
         (
-            *("ad", "ed", "context_10", "sharp", "greedy"),
+            *("ad", "ed", "context_10", "sharp", "greedy", "rl2"),
             *("prompt_ad", "prompt_ed", "prompt_60_ad", "prompt_60_ed"),
         ),
         12.0,
@@ -158,6 +161,8 @@ def stages_of(experiment: str, arm: str) -> tuple[str, str]:
 
 def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
     known = EXPERIMENTS[experiment].arms[arm]
+    if known.config:
+        return _of_config(known.config, *stages_of(experiment, arm))
     stages = {stage["name"]: stage for stage in base["stages"]}
     trained, own = stages_of(experiment, arm)
     if arm in stages:
@@ -175,6 +180,12 @@ def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
         tested |= {"compare": [source["name"]]}
     training = {**stages["distilled"], "name": trained, "data": source["name"]}
     return [source, *beside, changed(training, known.training), tested]
+
+
+def _of_config(config: str, trained: str, own: str) -> list[Stage]:
+    """Returns a config's two stages under other names: who learns, and how it is tested."""
+    learner, tested = config_lib.read_yaml(CONFIGS / f"{config}.yaml")["stages"]
+    return [{**learner, "name": trained}, {**tested, "name": own, "of": trained}]
 
 
 def _untrained(name: str, agent: dict[str, Any], stages: dict[str, Stage]) -> Stage:
