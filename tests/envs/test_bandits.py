@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import playing
 import pytest
 
 from mtrl_jax import envs, random
@@ -11,20 +12,8 @@ from mtrl_jax.envs import bandits, core
 
 def run(env, steps, choose, seed=0):
     """Returns time steps, measures and probabilities ``[T, P, B, ...]``."""
-
-    @jax.jit
-    def rollout(key):
-        state, first = env.reset(random.at(key, 0, random.ENV), env.params)
-
-        def step(carry, t):
-            state, _ = carry
-            action = choose(random.at(key[0], t, random.ACT), state)
-            state, ts = env.step(state, action, env.params)
-            return (state, ts), (ts, env.info(state), state.params.probabilities)
-
-        return jax.lax.scan(step, (state, first), jnp.arange(steps))[1]
-
-    return jax.device_get(rollout(random.roots(seed, env.batch[0])))
+    ts, measures, params = playing.played(env, steps, choose, seed)
+    return ts, measures, params.probabilities
 
 
 def best(key, state):

@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import playing
 import pytest
 
 from mtrl_jax import envs, random
@@ -15,21 +16,9 @@ N, U, R, D, L = dark.NOOP, dark.UP, dark.RIGHT, dark.DOWN, dark.LEFT
 
 
 def run(env, steps, choose, seed=0):
-    """Returns time steps, actions and goals ``[T, ...]`` of ``choose(key, state)``."""
-
-    @jax.jit
-    def rollout(key):
-        state, first = env.reset(random.at(key, 0, random.ENV), env.params)
-
-        def step(carry, t):
-            state, _ = carry
-            action = choose(random.at(key[0], t, random.ACT), state)
-            state, ts = env.step(state, action, env.params)
-            return (state, ts), (ts, env.info(state), state.params.goals)
-
-        return jax.lax.scan(step, (state, first), jnp.arange(steps))[1]
-
-    return jax.device_get(rollout(random.roots(seed, env.batch[0])))
+    """Returns time steps, measures and goals ``[T, ...]`` of ``choose(key, state)``."""
+    ts, measures, params = playing.played(env, steps, choose, seed)
+    return ts, measures, params.goals
 
 
 def at_random(env):
