@@ -175,5 +175,5 @@ def test_families_of_many_tasks_list_them_by_name():
     goals = envs.tasks_of("dark/room", {"tasks": "test"}).goals
     assert goals.shape == (16, 1, 2)
     assert envs.tasks_of("bandit/odd", {"number": 5}).probabilities.shape == (5, 10)
-    with pytest.raises(ValueError, match="families of many: dark, bandit"):
+    with pytest.raises(ValueError, match="families of many: labyrinth, dark, bandit"):
         envs.tasks_of("probe/memory")
