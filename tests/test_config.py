@@ -122,6 +122,27 @@ def test_settings_cannot_be_changed_by_accident():
         settings.seed = 3
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("agent.hparams.discount=1.5", "agent.hparams.discount=1.5: must be from 0"),
+        ("evaluation.hparams.temperature=-1", "evaluation.hparams.temperature=-1: "),
+        (
+            "population.search.lambda_={low: 0.5, high: 1.5}",
+            "population.search.lambda_.high=1.5: must be from 0 to 1",
+        ),
+        (
+            "agent.schedules.entropy_cost={kind: linear, low: 0.1, high: -0.1}",
+            "agent.schedules.entropy_cost.high=-0.1: must be at least 0",
+        ),
+    ],
+)
+def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
+    """Wherever it is said, by its path: a discount above 1 trains, into nothing."""
+    with pytest.raises(config.ConfigError, match=message):
+        config.from_dict(config.override(PLAIN, [change]))
+
+
 # Schedules.
 
 LINEAR = {"kind": "linear", "low": 0.02, "high": 0.0}

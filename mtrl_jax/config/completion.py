@@ -24,16 +24,7 @@ def complete(config: Any) -> Any:
     module = agents.get(config.agent.name)
     static = strict.build(module.Config, config.agent.config, "agent.config")
     fields = module.Hparams._fields  # type: ignore[attr-defined]
-    for path, given in (
-        ("agent.hparams", config.agent.hparams),
-        ("agent.schedules", config.agent.schedules),
-        ("evaluation.hparams", config.evaluation.hparams),
-        ("population.search", config.population.search),
-    ):
-        for name in given:
-            if name not in fields:
-                hint = errors.suggest(name, fields)
-                raise ValueError(f"{path}.{name} is unknown{hint}")
+    _check_hparams(config, fields)
     population = config.population
     if population.pbt is not None:
         try:
@@ -56,6 +47,30 @@ def complete(config: Any) -> Any:
         update={"config": strict.plain(static), "hparams": hparams}
     )
     return config.model_copy(update={"agent": agent})
+
+
+def _check_hparams(config: Any, fields: tuple[str, ...]) -> None:
+    """Raises ValueError for a hyperparameter that is none, or beyond its bounds."""
+    from mtrl_jax.agents import bounds
+
+    for path, given in (
+        ("agent.hparams", config.agent.hparams),
+        ("agent.schedules", config.agent.schedules),
+        ("evaluation.hparams", config.evaluation.hparams),
+        ("population.search", config.population.search),
+    ):
+        for name, value in given.items():
+            if name not in fields:
+                hint = errors.suggest(name, fields)
+                raise ValueError(f"{path}.{name} is unknown{hint}")
+            ends = {"": value}
+            if not isinstance(value, float):  # a range or a schedule
+                ends = {".low": value.low, ".high": value.high}
+            for end, number in ends.items():
+                try:
+                    bounds.check(name, number)
+                except ValueError as error:
+                    raise ValueError(f"{path}.{name}{end}{error}") from None
 
 
 def _starts(config: Any) -> dict[str, float]:
