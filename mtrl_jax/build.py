@@ -116,7 +116,9 @@ def pieces(
     hparams, lineage = on_devices(
         (initial_hparams(config, keys), pbt.init(members)), mesh, members
     )
-    runner = make_runner(config, agent, world, mesh, record is not None)
+    runner = make_runner(
+        config, agent, world, mesh, judged=metric.measure, record=record is not None
+    )
 
     def init(hp: Tree) -> fused_runner.RunState:
         build = jax.jit(runner.init) if world.pure else runner.init
@@ -178,7 +180,9 @@ def make_runner(
     agent: types.Agent,
     world: world_lib.World,
     mesh: sharding.Mesh,
-    record: bool = False,
+    *,
+    judged: str,
+    record: bool,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
     slots_per_task = world.batch[1] / len(world.spec.tasks)
@@ -187,6 +191,7 @@ def make_runner(
         "updates_per_chunk": config.training.updates_per_chunk,
         "window": math.ceil(config.population.fitness.window / slots_per_task),
         "at_once": config.population.at_once or members_at_once(mesh),
+        "judged": judged,
     }
     if world.kind == "host":
         return host_runner.make(agent, world.train, **options)

@@ -109,7 +109,9 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
     pending = jax.device_get(pending)
     reporter, per_update = session.pieces.reporter, session.pieces.pace.steps
     row = reporter.row(pending.output, pending.evaluation)
-    session.scheduler.tell(pending.update, row["returns"])
+    metric = session.pieces.metric
+    heard = row["returns"] if metric is None else report.judged(metric, row)
+    session.scheduler.tell(pending.update, heard)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
     now = time.monotonic()

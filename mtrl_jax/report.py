@@ -57,7 +57,7 @@ def row(
                 else:
                     fields["metrics"][f"{name}/{task}"] = means[:, k]
     if evaluation is not None:
-        means = _nan_mean_per_task(evaluation, len(names))
+        means = _nan_mean_per_task(evaluation, evaluation.returns, len(names))
         fields["evaluation"] = {task: means[:, k] for k, task in enumerate(names)}
     return fields
 
@@ -66,10 +66,22 @@ def best_member(
     metric: fitness.Metric, spec: types.EnvSpec, fields: Mapping[str, Any]
 ) -> int:
     """Returns the member with the highest score in a row; 0 while there is none."""
-    returns = fields["returns"] or fields.get("evaluation", {})
-    means = np.stack([np.asarray(returns[t.name], float) for t in spec.tasks], 1)
+    judged_by = judged(metric, fields) or fields.get("evaluation", {})
+    means = np.stack([np.asarray(judged_by[t.name], float) for t in spec.tasks], 1)
     of_members = scores(metric, means)
     return int(np.nanargmax(of_members)) if np.isfinite(of_members).any() else 0
+
+
+def judged(
+    metric: fitness.Metric, fields: Mapping[str, Any]
+) -> Mapping[str, np.ndarray]:
+    """Returns {task: [P]} of what ``metric`` judges by in a row: returns, a measure."""
+    if metric.measure == "return":
+        return fields["returns"]
+    return {
+        task: fields["metrics"][f"{metric.measure}/{task}"]
+        for task in fields["returns"]
+    }
 
 
 def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
@@ -109,7 +121,10 @@ def summary(
     reported by the evaluation, which had no part in the choice; where training says
     nothing, by the evaluation itself, and ``selected_by`` says so.
     """
-    tested = scores(metric, _nan_mean_per_task(evaluation, len(spec.tasks)))
+    values = evaluation.returns
+    if metric.measure != "return":
+        values = evaluation.info[metric.measure]
+    tested = scores(metric, _nan_mean_per_task(evaluation, values, len(spec.tasks)))
     by_training = bool(np.isfinite(selection).any())
     choice = selection if by_training else tested
     best = int(np.nanargmax(choice)) if np.isfinite(choice).any() else 0
@@ -219,14 +234,14 @@ def _reference(task: types.TaskSpec) -> dict[str, Any]:
     return {"random_score": task.random_score, "reference_score": task.reference_score}
 
 
-def _nan_mean_per_task(evaluation: Evaluation, tasks: int) -> np.ndarray:
-    """Returns mean returns [P, K] over complete episodes, NaN where there is none."""
-    returns = np.asarray(evaluation.returns, np.float64)
+def _nan_mean_per_task(evaluation: Evaluation, values: Any, tasks: int) -> np.ndarray:
+    """Returns means [P, K] of ``values`` of complete episodes, NaN without any."""
+    values = np.asarray(values, np.float64)
     columns = []
     for k in range(tasks):
         mine = evaluation.complete & (evaluation.task == k)
         with np.errstate(invalid="ignore", divide="ignore"):
-            columns.append(np.where(mine, returns, 0.0).sum(1) / mine.sum(1))
+            columns.append(np.where(mine, values, 0.0).sum(1) / mine.sum(1))
     return np.stack(columns, axis=1)
 
 

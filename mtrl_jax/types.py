@@ -77,6 +77,8 @@ class TaskSpec(NamedTuple):
     action_sets: Mapping[str, ActionSet] = {}
     # Episodes of one task that an episode is made of, see envs/trials.py.
     trial: int = 1
+    # What Env.info measures of it beside the return ("success").
+    measures: tuple[str, ...] = ()
 
 
 class EnvSpec(NamedTuple):

@@ -158,6 +158,32 @@ def test_pbt_can_judge_by_evaluations(tmp_path, cached):
         np.testing.assert_allclose(row["score"], means, rtol=1e-6)
 
 
+def test_pbt_can_judge_by_what_else_the_environments_measure(tmp_path, cached):
+    """Members compete for success, whatever their returns; the summary says so too."""
+    run = tmp_path / "run"
+    runs.train(
+        run,
+        "tasks=[{env: dark/room, slots: 4}]",
+        "population.fitness={metric: success, window: 4}",
+        "population.pbt.interval=8",
+        "training={env_steps: 2048, unroll_length: 32, updates_per_chunk: 4}",
+        "evaluation={every_updates: 0, episodes: 32}",
+    )
+    scores = np.array([row["score"] for row in metrics.read_lineage(run)])
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert scores.any()
+    summary = metrics.read_summary(run)
+    (task,) = summary["tasks"].values()
+    success = [member["success"] for member in task["members"]]
+    np.testing.assert_allclose(summary["score"], success)
+    assert success != [member["mean"] for member in task["members"]]
+    outcome = runs.mtrl(
+        "train", run / "config.yaml", "population.fitness.metric=sucess"
+    )
+    assert outcome.code == 2
+    assert "return, normalised, capped, success" in outcome.error
+
+
 def test_members_can_have_a_task_each(tmp_path, cached):
     """population.axis=population: a member sees its own task and no other."""
     run = tmp_path / "run"

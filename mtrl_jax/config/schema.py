@@ -53,11 +53,12 @@ class FitnessConfig(Section):
 
     ``return`` is the mean over tasks of the mean recent return, ``normalised`` maps each
     task's return to 0 for a random policy and 1 for the reference first, ``capped``
-    limits that to 1; ``task`` looks at one task only. ``evaluation`` judges by the
+    limits that to 1; any other is a measure of the environments, such as the share of
+    episodes with ``success``. ``task`` looks at one task only. ``evaluation`` judges by the
     latest evaluation (with ``evaluation.hparams``) instead of by training episodes.
     """
 
-    metric: Literal["return", "normalised", "capped"] = "return"
+    metric: str = "return"
     task: str | None = None
     source: Literal["training", "evaluation"] = "training"
     window: PositiveInt = 30  # training episodes per member and task

@@ -26,31 +26,33 @@ class Metric(NamedTuple):
     high: tuple[float, ...]  # [K]
     cap: float
     weight: tuple[float, ...]  # [K], 0 for tasks that do not count
+    measure: str = "return"  # or what else of an episode takes the return's place
 
 
 def make_metric(spec: types.EnvSpec, name: str, task: str | None = None) -> Metric:
     """Returns the metric ``return``, ``normalised`` or ``capped`` over the spec's tasks.
 
+    Or a measure that the environments take of an episode (``success``), as it is.
     ``task`` restricts it to the tasks of that name.
 
     Raises:
       ValueError: no such metric or task, or a task without the two different reference
         scores it would need.
     """
-    if name not in METRICS:
-        raise ValueError(
-            f"population.fitness.metric={name!r} is none of {', '.join(METRICS)}"
-        )
     names = [t.name for t in spec.tasks]
     if task is not None and task not in names:
         raise ValueError(
             f"population.fitness.task={task!r} is none of the tasks: {', '.join(names)}"
         )
     counted = [t for t in spec.tasks if task in (None, t.name)]
+    measures = set.intersection(*(set(t.measures) for t in counted))
+    if name not in METRICS and name not in measures:
+        known = ", ".join([*METRICS, *sorted(measures)])
+        raise ValueError(f"population.fitness.metric={name!r} is none of {known}")
     weight = tuple(1.0 if task in (None, t.name) else 0.0 for t in spec.tasks)
-    if name == "return":
+    if name not in ("normalised", "capped"):
         zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
-        return Metric(zeros, ones, float("inf"), weight)
+        return Metric(zeros, ones, float("inf"), weight, name)
     for t in counted:
         if t.random_score is None or t.reference_score is None:
             raise ValueError(
@@ -95,12 +97,15 @@ def of_training(
 
 def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitness:
     """Returns the fitness by the complete episodes of an evaluation."""
+    values = result.returns
+    if metric.measure != "return":
+        values = result.info[metric.measure]
     tasks = jnp.arange(len(metric.weight))[None, None]
     counted = result.complete[..., None] & (result.task[..., None] == tasks)
     number = jnp.sum(counted, axis=1)
-    mean = jnp.sum(jnp.where(counted, result.returns[..., None], 0.0), axis=1) / number
+    mean = jnp.sum(jnp.where(counted, values[..., None], 0.0), axis=1) / number
     low, high = _per_slot(metric.low, result.task), _per_slot(metric.high, result.task)
-    samples = jnp.minimum((result.returns - low) / (high - low), metric.cap)
+    samples = jnp.minimum((values - low) / (high - low), metric.cap)
     return pbt.Fitness(
         score=_score(metric, mean),
         finite=finite,
@@ -112,7 +117,9 @@ def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitn
 
 def _score(metric: Metric, mean: Array) -> Array:
     """Returns [P] from mean returns [P, K]; NaN of tasks that do not count is ignored."""
-    low, high, weight = (jnp.asarray(x)[None] for x in metric[:2] + metric[3:])
+    low, high, weight = (
+        jnp.asarray(x)[None] for x in (metric.low, metric.high, metric.weight)
+    )
     value = jnp.minimum((mean - low) / (high - low), metric.cap)
     return jnp.sum(jnp.where(weight > 0, value * weight, 0.0), 1) / jnp.sum(weight)
 

@@ -61,11 +61,13 @@ def make(
     at_once: int | None = None,
     mesh: Mesh | None = None,
     record: bool = False,
+    judged: str = "return",
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
 
     ``unroll_length`` is T in environment steps per slot, ``updates_per_chunk`` is K,
-    ``window`` the returns kept per slot for PBT. ``curriculum`` is a Curriculum (see
+    ``window`` the returns kept per slot for PBT, or what else of an episode is
+    ``judged`` (a measure of ``env.info``). ``curriculum`` is a Curriculum (see
     ``envs/curriculum.py``) or None for the environment's own parameters. ``record``
     gives every step out with the chunk's output.
     """
@@ -113,7 +115,7 @@ def make(
                 state.agent, carry, ts, random.fold(key, t), hp
             )
             env_state, next_ts = env.step(env_state, action, params)
-            stats = statistics.update(stats, next_ts, env.info(env_state))
+            stats = statistics.update(stats, next_ts, env.info(env_state), judged)
             return (carry, env_state, next_ts, stats), (ts, action, extras)
 
         scanned = (state.carry, state.env, state.ts, state.stats)

@@ -45,6 +45,7 @@ def make(
     updates_per_chunk: int,
     window: int = 8,
     at_once: int | None = None,
+    judged: str = "return",
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``halves``, with the fused runner's signature.
 
@@ -61,7 +62,7 @@ def make(
     agents = population_lib.population(agent, halves[0].batch[0], at_once)
     begin = _make_begin(agents, halves, window)
     unroll = _make_unroll(agents, halves, unroll_length)
-    learn = jax.jit(_make_learn(agents), donate_argnums=0)
+    learn = jax.jit(_make_learn(agents, judged), donate_argnums=0)
     start_chunk = jax.jit(
         lambda s: s._replace(stats=statistics.start_chunk(s.stats)), donate_argnums=0
     )
@@ -163,7 +164,7 @@ def _make_act(agents: types.Agent, halves: int) -> Callable:
     return of_half
 
 
-def _make_learn(agents: types.Agent) -> Callable:
+def _make_learn(agents: types.Agent, judged: str) -> Callable:
     """Returns ``learn(state, pieces, carries, ts, hp) -> (state, metrics[P])``.
 
     It joins the halves to the rollout, counts its episodes and updates every member.
@@ -174,7 +175,7 @@ def _make_learn(agents: types.Agent) -> Callable:
         ts = fused_runner.append(whole.ts, _join(last))
         rollout = types.Rollout(ts, whole.action, whole.extras, state.carry)
         stats, _ = jax.lax.scan(
-            lambda stats, arrived: (statistics.update(stats, *arrived), None),
+            lambda stats, arrived: (statistics.update(stats, *arrived, judged), None),
             state.stats,
             (jax.tree.map(lambda x: x[1:], ts), whole.measures),
         )

@@ -2,7 +2,7 @@
 
 Two views of the same episodes: sums over the current chunk (what is logged), and a ring
 of each slot's latest returns since the member's weights were last replaced (what PBT
-judges a member by). A slot has its own ring, so short episodes do not crowd out long
+judges a member by; or of another measure of episodes in their place). A slot has its own ring, so short episodes do not crowd out long
 ones and nothing has to be scattered.
 """
 
@@ -49,9 +49,15 @@ def start_chunk(stats: EpisodeStats) -> EpisodeStats:
 
 
 def update(
-    stats: EpisodeStats, ts: types.TimeStep, info: dict[str, Array]
+    stats: EpisodeStats,
+    ts: types.TimeStep,
+    info: dict[str, Array],
+    judged: str = "return",
 ) -> EpisodeStats:
-    """Returns the statistics after arriving at ``ts`` (``[P, B]``)."""
+    """Returns the statistics after arriving at ``ts`` (``[P, B]``).
+
+    ``judged`` is what goes to the ring: "return", or one of the measures ``info``.
+    """
     total = jnp.where(ts.first, 0.0, stats.partial_return + ts.reward)
     length = jnp.where(ts.first, 0, stats.partial_length + 1)
     stale = stats.stale & ~ts.first
@@ -70,7 +76,9 @@ def update(
     write = ts.last & ~stale
     window = stats.recent.shape[-1]
     position = jnp.arange(window)[None, None] == stats.recent_count[..., None] % window
-    recent = jnp.where(write[..., None] & position, total[..., None], stats.recent)
+    recent = jnp.where(
+        write[..., None] & position, values[judged][..., None], stats.recent
+    )
     return EpisodeStats(total, length, stale, recent, stats.recent_count + write, chunk)
 
 

@@ -76,12 +76,25 @@ def task(
     ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
     """
 
-    def first_observation(key, params):
-        return observations.canonical(reset(key, params)[1])
+    info: Callable = optional.get("info") or (lambda state, params: {})
 
-    obs = jax.eval_shape(first_observation, jax.random.key(0), dtypes.as_arrays(params))
-    scores = (random_score, reference_score)
-    spec = types.TaskSpec(name, obs, action, *scores, max_steps, action_sets or {})
+    def first_sight(key, params):
+        state, obs = reset(key, params)
+        return observations.canonical(obs), info(state, params)
+
+    obs, measures = jax.eval_shape(
+        first_sight, jax.random.key(0), dtypes.as_arrays(params)
+    )
+    spec = types.TaskSpec(
+        name,
+        obs,
+        action,
+        random_score,
+        reference_score,
+        max_steps,
+        action_sets or {},
+        measures=tuple(measures),
+    )
     return PureTask(spec, reset, step, params, **optional)
 
 

@@ -46,7 +46,7 @@ def adapter(pool: envpool_pool.Pool) -> Adapter:
     keys = [leaf.key for leaf in leaves] + ["reward", "done", "trunc", "elapsed_step"]
     return Adapter(
         batch=pool.batch,
-        spec=_env_spec(pool, specs, leaves),
+        spec=_env_spec(pool, specs, leaves, ("success",) if success else ()),
         leaves=leaves,
         keys=tuple(keys + extra + ([success] if success else [])),
         success=success,
@@ -147,6 +147,7 @@ def _env_spec(
     pool: envpool_pool.Pool,
     specs: dict[str, Any],
     leaves: tuple[observations.Leaf, ...],
+    measures: tuple[str, ...],
 ) -> types.EnvSpec:
     obs = observations.structs(leaves, specs)
     random_score, reference_score = envpool_scores.scores(pool.family, pool.task)
@@ -157,5 +158,6 @@ def _env_spec(
         random_score=random_score,
         reference_score=reference_score,
         max_steps=envpool_pool.max_steps(pool),
+        measures=measures,
     )
     return types.EnvSpec(obs, task.action, (task,))

@@ -60,6 +60,7 @@ def of(task: PureTask, n: int) -> PureTask:
         reference_score=_times(spec.reference_score, n),
         max_steps=_times(spec.max_steps, n),
         trial=n,
+        measures=(*spec.measures, "episode_return", "trial_episode"),
     )
     return task._replace(
         spec=spec,

@@ -124,3 +124,19 @@ def test_a_metric_of_another_name_is_refused():
         ValueError, match=r"metric='median'.*return, normalised, capped"
     ):
         fitness.make_metric(TWO, "median")
+
+
+def test_a_measure_of_the_environments_can_be_the_metric():
+    """Success as it is, weighted as returns are; only where all tasks that count have it."""
+    tasks = tuple(task._replace(measures=("success",)) for task in TWO.tasks)
+    metric = fitness.make_metric(TWO._replace(tasks=tasks), "success")
+    success = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    result = evaluation()._replace(info={"success": success})
+    judged = fitness.of_evaluation(metric, result, jnp.array([True, True]))
+    # Member 1 has not finished slot 1.
+    np.testing.assert_allclose(judged.score, [(0.5 + 1.0) / 2, (0.0 + 1.0) / 2])
+    np.testing.assert_array_equal(judged.returns[judged.valid], [1, 0, 1, 0, 1])
+    half = TWO._replace(tasks=(tasks[0], TWO.tasks[1]))
+    assert fitness.make_metric(half, "success", "t0").measure == "success"
+    with pytest.raises(ValueError, match=r"'success' is none of return, norm.*capped$"):
+        fitness.make_metric(half, "success")

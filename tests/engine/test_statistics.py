@@ -35,6 +35,11 @@ def env():
 
 @pytest.fixture(name="run", scope="module")
 def _run():
+    return played("return")
+
+
+def played(judged):
+    """Returns (statistics at the end, what happened)."""
     reward, first, last, success = stream()
     task = jnp.asarray(TASK)
 
@@ -43,7 +48,7 @@ def _run():
         def step(stats, x):
             t, reward, first, last, success = x
             ts = types.TimeStep((), reward, 1.0 - last, first, last, task, ())
-            stats = statistics.update(stats, ts, {"success": success})
+            stats = statistics.update(stats, ts, {"success": success}, judged)
             forgotten = jnp.asarray(FORGOTTEN) & (t == FORGET_AT)
             return statistics.forget(stats, forgotten), stats.recent_count
 
@@ -53,8 +58,8 @@ def _run():
     return run(start, (reward, first, last, success)), (reward, first, last, success)
 
 
-def reference(reward, first, last, success):
-    """Returns (sums [P, K], returns of each slot since the member was replaced)."""
+def reference(reward, first, last, success, judged="return"):
+    """Returns (sums [P, K], what is judged in each slot since the replacement)."""
     sums = {n: np.zeros((P, K)) for n in ("episodes", "return", "length", "success")}
     kept = {(p, b): [] for p in range(P) for b in range(B)}
     for p, b in kept:
@@ -72,7 +77,8 @@ def reference(reward, first, last, success):
                 ):  # fmt: skip
                     sums[name][p, k] += x
                 if not FORGOTTEN[p] or begun > FORGET_AT:
-                    kept[p, b].append(total)
+                    value = {"return": total, "success": success[t, p, b]}[judged]
+                    kept[p, b].append(value)
     return sums, kept
 
 
@@ -88,10 +94,11 @@ def test_sums_per_member_and_task_are_those_of_a_loop(run):
         )
 
 
-def test_the_ring_holds_each_slots_latest_returns(run):
-    """W of them, and none begun by weights that were replaced."""
-    stats, arrays = run
-    _, kept = reference(*arrays)
+@pytest.mark.parametrize("judged", ["return", "success"])
+def test_the_ring_holds_each_slots_latest_returns(run, judged):
+    """Or another measure: W of them, none begun by weights that were replaced."""
+    stats, arrays = run if judged == "return" else played(judged)
+    _, kept = reference(*arrays, judged)
     valid = np.asarray(statistics.recent_valid(stats))
     assert any(len(x) > W for x in kept.values())
     for (p, b), returns in kept.items():

@@ -112,6 +112,8 @@ def test_time_steps_have_the_shapes_and_types_of_the_spec(case, played):
     assert (ts.action_mask.shape, ts.action_mask.dtype) == ((*lead, size), "bool")
     assert all(x.shape[1:] == BATCH and x.dtype == "float32" for x in infos.values())
     assert set(env.spec.obs) <= {"vector", "image"}
+    named = {name for task in env.spec.tasks for name in task.measures}
+    assert set(infos) == named, "PBT finds a measure by the spec's names"
 
 
 @every_env
