@@ -156,6 +156,8 @@ def curve(ax: Any, steps: Any, returns: Any, label: str) -> None:
     # Chunks in which no episode ended have nothing to show.
     known = ~np.isnan(returns).all(1)
     steps, returns = np.asarray(steps)[known], np.asarray(returns)[known]
-    (line,) = ax.plot(steps, np.nanmean(returns, 1), label=label)
+    # There are ten colours.
+    style = ("-", "--", ":")[len(ax.lines) // 10 % 3]
+    (line,) = ax.plot(steps, np.nanmean(returns, 1), style, label=label)
     low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
     ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
