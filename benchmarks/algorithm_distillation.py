@@ -107,9 +107,12 @@ def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any
         for name in arms_lib.stages_of(experiment_, arm)
     )
     wanted, totals = arms_lib.EXPERIMENTS[experiment_].reached, trained["totals"]
+    known = arms_lib.EXPERIMENTS[experiment_].arms[arm]
     rows = []
     for task, found in own["tasks"].items():
         curve = found["in_context"]
+        if known.group:
+            curve = of_member(curve, known.member)
         mean, watched = np.asarray(curve["mean"], float), curve.get("prompt", 0)
         last = slice(-max(1, len(mean) // 10), None)
         of_tasks = np.nanmean(np.asarray(curve["returns"], float)[..., last], (0, 2))
@@ -137,6 +140,17 @@ def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any
             }
         )
     return rows
+
+
+def of_member(curve: dict[str, Any], member: int) -> dict[str, Any]:
+    """Returns the curve of one member of a population."""
+    returns = np.asarray(curve["returns"], float)[member]
+    return {
+        **curve,
+        "mean": np.nanmean(returns, axis=0),
+        "interval": [estimates.bootstrap_interval(x) for x in returns.T],
+        "returns": returns[None],
+    }
 
 
 def against(rows: list[dict[str, Any]], arm: str) -> None:

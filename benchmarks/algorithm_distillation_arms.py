@@ -2,12 +2,13 @@
 
 ad              the config as it is
 ed              expert distillation: the last tenth of the histories alone
-context_N       N steps of context, and not a step more (200: of the cache)
+context_N       N steps of context, and not a step more: members of one population
 subsample_4     every fourth episode instead of every eighth
 goals_N         as many histories, of N goals instead of 65
 sharp, greedy   ad, acting at temperature 0.5, or with its most probable action
 prompt_ad, prompt_ed, prompt_60_ad, prompt_60_ed
                 ad and ed after watching episodes worth some 30 % (60 %) of the optimum
+epsilon         ad on the histories of demonstrators less and less noisy (AD^eps)
 rl2             recurrent PPO, trained online on trials of several episodes
 ucb1, thompson  what made the bandits' histories, and its usual rival
 """
@@ -34,7 +35,11 @@ class Arm:
     weights: str = ""  # of which arm it acts with, if not its own
     source: Stage = dataclasses.field(default_factory=dict)  # of the collect stage
     learner: Stage | None = None  # instead of all three: an agent without histories
-    config: str = ""  # instead of all four: another config's learner and evaluation
+    config: str = ""  # instead of all four: the stages of another config
+    # Of which arms' population it is a member, and which one; it is trained and tested
+    # with all the others.
+    group: str = ""
+    member: int = 0
 
 
 class Experiment(NamedTuple):
@@ -46,17 +51,20 @@ class Experiment(NamedTuple):
     quick: dict[str, dict[str, Any]]  # of which stage, what
 
 
-def _context(steps: int) -> Arm:
-    """Returns the arm of a shorter context that trains on as many steps."""
-    return Arm(
-        {
-            "agent.config.transformer.context": steps,
-            # A cache would see further, through the layers.
-            "agent.config.transformer.acting": "recompute" if steps < 100 else "auto",
-            "training.unroll_length": steps,
-            "training.batch": 6400 // steps,
-        }
-    )
+def _contexts(*steps: int) -> dict[str, Arm]:
+    """Returns arms of one population, in which each member sees so many steps."""
+    dealt = {"low": min(steps), "high": max(steps), "initial": list(steps)}
+    training = {
+        # A cache would see further, through the layers.
+        "agent.config.transformer.acting": "recompute",
+        "population": {"size": len(steps), "search": {"horizon": dealt}},
+    }
+    # To read the whole context anew at every step is slow: fewer slots.
+    acting = {"tasks.0.slots": 2}
+    return {
+        f"context_{n}": Arm(training, acting, group="contexts", member=i)
+        for i, n in enumerate(steps)
+    }
 
 
 def _prompted(weights: str, epsilon: float) -> Arm:
@@ -66,6 +74,7 @@ def _prompted(weights: str, epsilon: float) -> Arm:
     )
 
 
+_CONTEXTS = _contexts(5, 10, 20, 50, 100)
 _EXPERT = Arm({"keep.last_fraction": 0.1, "keep.subsample": 1})
 # Noise with which a demonstrator earns some 30 and 60 % of what is there to earn.
 _THIRTY, _SIXTY = 0.58, 0.35
@@ -75,7 +84,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         {
             "ad": Arm(),
             "ed": _EXPERT,
-            **{f"context_{n}": _context(n) for n in (5, 10, 20, 50, 200)},
+            **_CONTEXTS,
             "subsample_4": Arm({"keep.subsample": 4}),
             **{
                 f"goals_{n}": Arm(source={"tasks.0.options.number": n})
@@ -83,6 +92,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
             "sharp": Arm(acting={"evaluation.hparams.temperature": 0.5}, weights="ad"),
             "greedy": Arm(acting={"evaluation.hparams.temperature": 0.0}, weights="ad"),
+            "epsilon": Arm(config="algorithm_distillation_epsilon"),
             "rl2": Arm(config="rl2_dark_room"),
             "prompt_ad": _prompted("ad", _THIRTY),
             "prompt_ed": _prompted("ed", _THIRTY),
@@ -90,7 +100,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "prompt_60_ed": _prompted("ed", _SIXTY),
         },
         (
-            *("ad", "ed", "context_10", "sharp", "greedy", "rl2"),
+            *("ad", "ed", *_CONTEXTS, "sharp", "greedy", "epsilon", "rl2"),
             *("prompt_ad", "prompt_ed", "prompt_60_ad", "prompt_60_ed"),
         ),
         12.0,
@@ -156,13 +166,14 @@ def stages_of(experiment: str, arm: str) -> tuple[str, str]:
         return "source", arm
     if known.weights:
         return stages_of(experiment, known.weights)[0], arm
-    return f"train_{arm}", arm
+    name = known.group or arm
+    return f"train_{name}", name
 
 
 def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
     known = EXPERIMENTS[experiment].arms[arm]
     if known.config:
-        return _of_config(known.config, *stages_of(experiment, arm))
+        return _of_config(known.config, arm, stages_of(experiment, arm))
     stages = {stage["name"]: stage for stage in base["stages"]}
     trained, own = stages_of(experiment, arm)
     if arm in stages:
@@ -182,10 +193,22 @@ def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
     return [source, *beside, changed(training, known.training), tested]
 
 
-def _of_config(config: str, trained: str, own: str) -> list[Stage]:
-    """Returns a config's two stages under other names: who learns, and how it is tested."""
-    learner, tested = config_lib.read_yaml(CONFIGS / f"{config}.yaml")["stages"]
-    return [{**learner, "name": trained}, {**tested, "name": own, "of": trained}]
+def _of_config(config: str, arm: str, names: tuple[str, str]) -> list[Stage]:
+    """Returns a config's stages under other names, the last two under ``names``."""
+    stages = config_lib.read_yaml(CONFIGS / f"{config}.yaml")["stages"]
+    own = {stage["name"]: f"{stage['name']}_{arm}" for stage in stages[:-2]}
+    own |= {stage["name"]: name for stage, name in zip(stages[-2:], names)}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own.get(x, x) for x in value]
+        return own.get(value, value)
+
+    named = ("name", "data", "of", "compare")
+    return [
+        {k: renamed(x) if k in named else x for k, x in stage.items()}
+        for stage in stages
+    ]
 
 
 def _untrained(name: str, agent: dict[str, Any], stages: dict[str, Stage]) -> Stage:

@@ -13,6 +13,7 @@ from mtrl_jax import build, progress, spreads, types
 from mtrl_jax import config as config_lib
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories, layout
+from mtrl_jax.envs import advice
 
 FOLDER = "histories"
 
@@ -24,14 +25,15 @@ def pieces(config: stage_schema.CollectStage, restart: int = 0) -> build.Pieces:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
     world, names, masks = spreads.collecting(config)
-    record = _record(config, world.spec, names, masks, world.batch[1])
+    record = _record(config, advice.without(world.spec), names, masks, world.batch[1])
     return build.pieces(config, restart, world=world, record=record)
 
 
 def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
     """Returns the spec that the stage's dataset will have: a task for each name."""
     world, names, masks = spreads.collecting(config)
-    return layout.spec_of(layout.describe(world.spec, names, 1, masks, None))
+    spec = advice.without(world.spec)
+    return layout.spec_of(layout.describe(spec, names, 1, masks, None))
 
 
 def _record(

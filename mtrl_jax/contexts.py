@@ -28,8 +28,8 @@ from mtrl_jax import (
     types,
 )
 from mtrl_jax import config as config_lib
+from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import stage_schema
-from mtrl_jax.data import demonstrations
 from mtrl_jax.engine import in_context, pbt, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.types import Tree
@@ -66,7 +66,7 @@ def pieces(
         episodes=settings.episodes,
         steps_per_chunk=steps,
         longest=longest,
-        prompt=_prompt(config, env.spec),
+        prompt=_prompt(config),
     )
     mesh = sharding.make_mesh(members, slots, build.devices(members, True))
     keys = random.roots(config.seed, members)
@@ -165,9 +165,7 @@ def _longest(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
     return max(x or 0 for x in limits)
 
 
-def _prompt(
-    config: stage_schema.EvaluateStage, spec: types.EnvSpec
-) -> in_context.Prompt | None:
+def _prompt(config: stage_schema.EvaluateStage) -> in_context.Prompt | None:
     """Returns the demonstration of a stage that begins with one.
 
     Raises:
@@ -175,12 +173,6 @@ def _prompt(
     """
     if config.prompt is None:
         return None
-    for task in spec.tasks:
-        if task.trial > 1:
-            raise config_lib.ConfigError(
-                f"prompt: an episode of {task.name} is {task.trial} of them, and nobody "
-                "shows how to play that; leave options.trial out"
-            )
     told = getattr(config_lib.agent_module(config), "told", None)
     if told is None:
         can = [name for name in agents.AGENTS if hasattr(agents.get(name), "told")]
@@ -189,10 +181,10 @@ def _prompt(
             f"that do: {', '.join(can)}"
         )
     best, epsilon = spreads.optimal(config), config.prompt.epsilon
+    noisy = jax.vmap(lambda *x: demonstrator.noisy(x[0], x[1], epsilon, x[2]))
 
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
-        action = best(state)
-        return demonstrations.noisy(key, action, jnp.full(action.shape, epsilon), legal)
+        return noisy(key, best(state), legal)
 
     return in_context.Prompt(config.prompt.episodes, play, told)
 

@@ -15,7 +15,7 @@ import jax
 from mtrl_jax import config as config_lib
 from mtrl_jax import envs, tree, types
 from mtrl_jax.config import stage_schema
-from mtrl_jax.envs import core, mixture
+from mtrl_jax.envs import advice, core, mixture
 from mtrl_jax.world import World
 
 
@@ -57,6 +57,7 @@ def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], boo
             "program; give auto or fused"
         )
     found, members = entries(config), config.population.size
+    advised = _advice(config)
     if all(spread.many is None for spread in found):
         return _mixture(config, found)
     if len(found) > 1:
@@ -66,7 +67,7 @@ def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], boo
         )
     (one,) = found
     train, test = (
-        core.spread(one.pure, one.many, (members, slots))
+        advised(core.spread(one.pure, one.many, (members, slots)))
         for slots in (one.task.slots, config.evaluation.episodes)
     )
     world = World("fused", train, test, train.spec, train.batch, True, lambda: None)
@@ -93,12 +94,13 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env:
             parts.append(core.vectorise(spread.pure, batch))
         else:
             parts.append(core.spread(spread.pure, spread.many, batch, "slot"))
+    advised = _advice(config)
     with config_lib.errors_at("tasks"):
-        return mixture.make(parts) if len(parts) > 1 else parts[0]
+        return advised(mixture.make(parts) if len(parts) > 1 else parts[0])
 
 
-def optimal(config: stage_schema.EvaluateStage) -> Callable[[types.Tree], types.Array]:
-    """Returns what is best to do in ``testing(config)``: env state -> actions [P, B].
+def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
+    """Returns what is best to do in a stage's environments: env state -> actions [P, B].
 
     Raises:
       ConfigError: a task of which that is not known.
@@ -107,6 +109,11 @@ def optimal(config: stage_schema.EvaluateStage) -> Callable[[types.Tree], types.
     for i, entry in enumerate(config.tasks):
         with config_lib.errors_at(f"tasks.{i}"):
             best += [envs.optimal_action(name) for name in _names(entry)]
+        if entry.options.get("trial", 1) > 1:
+            raise config_lib.ConfigError(
+                f"tasks.{i}.options.trial={entry.options['trial']}: an episode is so "
+                "many of them, and nobody shows how to play that; leave it out"
+            )
 
     def actions(state: types.Tree) -> types.Array:
         parts = [state] if len(best) == 1 else state
@@ -114,6 +121,14 @@ def optimal(config: stage_schema.EvaluateStage) -> Callable[[types.Tree], types.
         return tree.concatenate(found, axis=1)
 
     return actions
+
+
+def _advice(config: Any) -> Callable[[types.Env], types.Env]:
+    """Returns what makes environments say what is best, if the stage's agent asks."""
+    if not getattr(config_lib.agent_module(config), "ADVISED", False):
+        return lambda env: env
+    best = optimal(config)
+    return lambda env: advice.give(env, best)
 
 
 def _mixture(

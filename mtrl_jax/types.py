@@ -39,6 +39,9 @@ class Box(NamedTuple):
     high: tuple[float, ...]
 
 
+# The leaf of an observation, int32 [], that tells a demonstrator what is best to do.
+OPTIMAL = "optimal"
+
 ActionSpace = Discrete | Factorised | Box
 
 # Some joint actions of a discrete space: a row holds the choice in each of its groups.
@@ -53,7 +56,7 @@ class TimeStep(NamedTuple):
     reward 0; the action that led to it was ignored.
     """
 
-    obs: Tree  # dict with "vector" [..., N] and/or "image" [..., H, W, C]
+    obs: Tree  # dict with "vector" [..., N] and/or "image" [..., H, W, C]; OPTIMAL
     reward: Array  # [...] float32, raw: clipping and scaling are the agent's choice
     discount: Array  # [...] float32, 0 iff terminal, 1 otherwise (also on truncation)
     first: Array  # [...] bool, first step of an episode

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mtrl_jax import config, spreads
+from mtrl_jax import build, config, random, spreads
 from mtrl_jax.config import stage_schema
 
 _PATH = (
@@ -62,8 +62,27 @@ def test_what_an_arm_changes_is_there_to_be_changed():
             for stage in chain:
                 for field in ("name", "seed", "data", "of", "compare"):
                     stage.pop(field, None)
-            made[arm] = repr(chain)
+            # Members of one population are trained and tested by the same stages.
+            made[arm] = repr((chain, one.arms[arm].member))
         assert len(set(made.values())) == len(made), name
+
+
+def test_arms_of_one_population_are_its_members():
+    """Each arm's number of steps is what its member is dealt."""
+    known = {
+        int(name.removeprefix("context_")): arm.member
+        for name, arm in arms.EXPERIMENTS["dark_room"].arms.items()
+        if arm.group == "contexts"
+    }
+    staged = settings("dark_room", [f"context_{min(known)}"])
+    trained = next(x for x in staged.stages if x.name == "train_contexts")
+    keys = random.roots(0, trained.population.size)
+    horizon = build.initial_hparams(trained, keys).horizon
+    assert {int(horizon[member]): member for member in known.values()} == known
+    assert (
+        len(horizon) == len(known)
+        and max(known) == (trained.agent.config["transformer"]["context"])
+    )
 
 
 def test_bandits_are_tested_on_others_than_they_were_learned_from():

@@ -64,6 +64,19 @@ def test_what_is_not_given_is_written_down(name):
     assert resolved["config"].keys() == module.Config.__dataclass_fields__.keys()
 
 
+def test_members_may_be_given_their_first_values():
+    """A list of a search is read, written down and read back; else a word, or neither."""
+    search = {"learning_rate": {"low": 0.0, "high": 1.0, "initial": [0.1, 0.2]}}
+    given = {**PLAIN, "population": {"size": 2, "search": search}}
+    settings = config.from_dict(given)
+    assert settings.population.search["learning_rate"].initial == (0.1, 0.2)
+    assert config.from_dict(_parsed(config.dump(settings))) == settings
+    search["learning_rate"]["initial"] = "zero"
+    told = r"search\.learning_rate\.initial='zero': must be 'draw' or 'default'"
+    with pytest.raises(config.ConfigError, match=told):
+        config.from_dict(given)
+
+
 def test_infinity_is_a_value_that_is_read_back():
     """A bound that is switched off survives the file."""
     given = {**PLAIN, "agent": {"hparams": {"max_grad_norm": math.inf}}}

@@ -14,6 +14,7 @@ AGENTS = {
     "ppo": "proximal policy optimisation (Schulman et al. 2017)",
     "tabular": "Q-learning with a table (Watkins and Dayan 1992)",
     "bandit": "UCB1 (Auer et al. 2002) and Thompson sampling (Thompson 1933)",
+    "demonstrator": "what is optimal, with less and less noise (Zisman et al. 2024)",
     "behaviour_cloning": "imitation of a dataset's actions (Pomerleau 1991)",
     "algorithm_distillation": "in-context learning from histories (Laskin et al. 2023)",
 }

@@ -16,7 +16,9 @@ the first step of all when acting.
 
 Windows of ``context`` rows train every length of history up to it. A cache reaches
 further back through its layers (see ``networks/transformer.py``): windows of 2 context
-rows train that too. Rewards are the only sign of what to do: ``rewards`` transforms them.
+rows train that too. A member's ``horizon`` is a shorter context of its own: it trains on
+pieces of windows, and acting with "recompute" sees no further. Rewards are the only sign
+of what to do: ``rewards`` transforms them.
 
 Ref: Laskin et al. 2023, "In-context Reinforcement Learning with Algorithm Distillation"
 (arXiv:2210.14215). Label smoothing is over the legal actions.
@@ -36,6 +38,8 @@ from mtrl_jax.agents import actor_critic, optimiser
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import heads, histories, transformer
 from mtrl_jax.types import Array, Scalar, Tree
+
+_ALL = 2**20  # steps, as good as any number; exact in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Hparams(NamedTuple):
     epsilon: Scalar = 1e-8  # of the optimiser
     label_smoothing: Scalar = 0.0  # share of the target that is uniform
     temperature: Scalar = 1.0  # of acting; 0 is greedy
+    horizon: Scalar = 0.0  # steps that are seen, whole ones; 0: all of the context
 
 
 class Carry(NamedTuple):
@@ -109,7 +114,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def act(state, carry, ts, key, hp):
         steps = step_of(carry, ts)
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
-        logits, cache = network.step(state.learner.params, carry.cache, steps)
+        seen = horizon_of(hp)
+        logits, cache = network.step(state.learner.params, carry.cache, steps, seen)
         policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(key)
         return action, _remember(carry, cache, ts, action), log_prob
@@ -120,7 +126,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
 
         def smoothed(params):
-            logits = network.unroll(params, steps, key)
+            logits = network.unroll(params, steps, key, horizon=horizon_of(hp))
             mask = rollout.ts.action_mask[:-1]
             policy = heads.policy(spec.action, logits, mask)
             uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
@@ -194,6 +200,12 @@ def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
         has_prev=carry.has_prev,
         live=~_ends(ts),
     )
+
+
+def horizon_of(hp: Hparams) -> Array:
+    """Returns the steps that are seen as an int32 scalar; more than any context for 0."""
+    steps = jnp.maximum(jnp.floor(jnp.asarray(hp.horizon)), 1.0)
+    return jnp.where(hp.horizon > 0, jnp.minimum(steps, _ALL), _ALL).astype(jnp.int32)
 
 
 def told(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:

@@ -26,6 +26,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "epsilon_end": _SHARE,
     "epsilon_start": _SHARE,
     "exploration": _AMOUNT,
+    "horizon": _AMOUNT,
     "label_smoothing": _SHARE,
     "lambda_": _SHARE,
     "learning_rate": _AMOUNT,

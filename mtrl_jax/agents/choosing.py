@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from mtrl_jax import types
@@ -32,6 +34,13 @@ def best(score: Array, allowed: Array) -> tuple[Array, Array]:
 def entry(x: Array, action: Array) -> Array:
     """Returns the entry ``[...]`` of ``x`` ``[..., A]`` that each action names."""
     return jnp.take_along_axis(x, action[..., None], axis=-1)[..., 0]
+
+
+def epsilon_at(updates: Array, hp: Any) -> Array:
+    """Returns ε after ``updates`` updates; ``hp`` as in tabular.Hparams."""
+    done = jnp.clip(updates / jnp.maximum(hp.decay_updates, 1.0), 0.0, 1.0)
+    done = jnp.where(hp.decay_updates > 0, done, 0.0)
+    return hp.epsilon_start + done * (hp.epsilon_end - hp.epsilon_start)
 
 
 def number_of_actions(space: types.ActionSpace, agent: str) -> int:

@@ -111,7 +111,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def act(state, carry, ts, key, hp):
         q = _look_up(state.learner.table, rows(ts))
         greedy, value = choosing.best(q, ts.action_mask)
-        epsilon = epsilon_at(state.learner.updates, hp)
+        epsilon = choosing.epsilon_at(state.learner.updates, hp)
         u = jax.random.uniform(key, (2, *value.shape))
         among = jnp.where((u[0] < epsilon)[..., None], ts.action_mask, greedy)
         action = choosing.uniform_from(among, u[1])
@@ -128,7 +128,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             "value": policy_gradient.masked_mean(
                 rollout.extras.value, ~rollout.ts.first[1:]
             ),
-            "epsilon": epsilon_at(updates, hp),
+            "epsilon": choosing.epsilon_at(updates, hp),
         }
         return types.AgentState(Learner(table, updates + 1), state.local), metrics
 
@@ -148,13 +148,6 @@ def row_of(vector: Array, config: Config) -> Array:
         place = jnp.clip(jnp.round(place * (size - 1)).astype(jnp.int32), 0, size - 1)
         row = row * size + place
     return row
-
-
-def epsilon_at(updates: Array, hp: Hparams) -> Array:
-    """Returns ε after ``updates`` updates."""
-    done = jnp.clip(updates / jnp.maximum(hp.decay_updates, 1.0), 0.0, 1.0)
-    done = jnp.where(hp.decay_updates > 0, done, 0.0)
-    return hp.epsilon_start + done * (hp.epsilon_end - hp.epsilon_start)
 
 
 def probability(action: Array, greedy: Array, legal: Array, epsilon: Array) -> Array:

@@ -40,7 +40,8 @@ def plain(value: Any) -> Any:
 def explain(error: pydantic.ValidationError, model: type | None) -> str:
     """Returns one line for the first of pydantic's errors."""
     first, *more = error.errors()
-    path = ".".join(str(part) for part in first["loc"])
+    # Without pydantic's names for the types of a union, literal['draw','default'].
+    path = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     rest = f" (and {len(more)} more)" if more else ""
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _fields_at(model, first["loc"][:-1])

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 Exploit = Literal["none", "truncation", "tournament", "t_test", "fixed_margin"]
 Rule = Literal["auto", "multiply", "add", "normal", "resample", "none"]
 Alternative = Literal["two-sided", "greater"]
-Initial = Literal["draw", "default"]
+Initial = Literal["draw", "default"] | tuple[float, ...]
 
 # Truncation needs a bottom and a top that differ, and a middle worth having.
 _SMALLEST = {"none": 1, "truncation": 4}
@@ -78,7 +78,8 @@ class SearchRange:
     discount or of λ near one. ``factor``, ``step`` (absolute) and
     ``resample_probability`` override the defaults of ``PbtConfig``. ``initial`` "default"
     starts every member at the hyperparameter's own value instead of at a draw, as what
-    PBT is to move from one end (Mix&Match's alpha, from 0) has to.
+    PBT is to move from one end (Mix&Match's alpha, from 0) has to. A list deals its values
+    to the members in turn, so that a population is a sweep over them.
 
     Raises:
         ValueError: naming the field, what was given and what would work.
@@ -115,9 +116,24 @@ class SearchRange:
             _within("factor", self.factor, 1.0, math.inf, open_low=True)
         if self.step is not None:
             _within("step", self.step, 0.0, math.inf, open_low=True)
-        _one_of("initial", self.initial, get_args(Initial))
+        if isinstance(self.initial, str):
+            _one_of("initial", self.initial, ("draw", "default"))
+        else:
+            self._check_values(self.initial)
         if self.resample_probability is not None:
             _within("resample_probability", self.resample_probability, 0.0, 1.0)
+
+    def _check_values(self, values: tuple[float, ...]) -> None:
+        if not values:
+            raise ValueError("initial=() is empty; give a value or more")
+        for value in values:
+            if not self.low <= value <= self.high:
+                raise ValueError(
+                    f"initial={value} is not between low={self.low} and "
+                    f"high={self.high}; give it a wider range"
+                )
+            if self.integer and value != round(value):
+                raise ValueError(f"initial={value} with integer: give a whole number")
 
     def resolve(self, config: PbtConfig) -> SearchRange:
         """Returns this range with nothing left to a default."""

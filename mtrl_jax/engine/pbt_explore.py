@@ -30,7 +30,8 @@ def sample_initial(key: Key, hparams: Tree, ranges: Ranges) -> Tree:
     """Returns ``hparams`` with leaves [P]: drawn where there is a range, else repeated.
 
     Uniform in [low, high], or log-uniform; whole numbers where the range is of integers.
-    A range with ``initial`` "default" leaves the default to every member.
+    A range with ``initial`` "default" leaves the default to every member; one with a
+    list gives member p the value p mod n.
     Leaves become float32 unless they are of another dtype already (bool, int).
 
     Args:
@@ -52,6 +53,9 @@ def sample_initial(key: Key, hparams: Tree, ranges: Ranges) -> Tree:
             )
         if name not in ranges or ranges[name].initial == "default":
             return jnp.array(jnp.broadcast_to(value, (P, *value.shape)))
+        if not isinstance(ranges[name].initial, str):
+            values = jnp.asarray(ranges[name].initial, value.dtype)
+            return values[jnp.arange(P) % len(values)]
         draw = jax.vmap(lambda k: _draw(k, ranges[name]))(_own(key, name))
         return draw.astype(value.dtype)
 

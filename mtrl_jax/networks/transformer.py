@@ -24,6 +24,13 @@ are refused. Rotary positions are relative and cache. A model trained on windows
 to train what the cache does, unroll longer windows and leave the first steps of each out
 of the loss, or act with "recompute".
 
+The horizon, a traced number of steps, is a shorter context without another program:
+members of a population may each have their own. ``unroll`` cuts a history into pieces of
+so many steps that know nothing of each other, which trains every length up to it;
+recomputed, ``step`` reads the last so many alone, and says what ``unroll`` says of them.
+A cache sees so many steps back in every layer, and further through the layers: to see no
+further, act with "recompute". A horizon of ``context`` or more changes nothing.
+
 Padding is as if absent, wherever it stands: it takes no position and no place in a
 window, nothing attends to it; what is said at it means nothing. Nothing is reset between
 episodes; ``tree.where(is_fresh, initial_cache(B), cache)`` makes slots begin anew.
@@ -66,18 +73,19 @@ class Transformer(NamedTuple):
     """A transformer as pure functions; everything works under ``vmap`` over ``params``.
 
     ``init(key)`` returns parameters.
-    ``unroll(params, steps, key=None, window=None)`` returns logits [T, B, M] of Steps
-    [T, B], M = action_mask_size, for ``heads.policy`` to mask; dropout needs a ``key``;
-    ``window`` (steps) in place of ``context``.
+    ``unroll(params, steps, key=None, window=None, horizon=None)`` returns logits [T, B,
+    M] of Steps [T, B], M = action_mask_size, for ``heads.policy`` to mask; dropout needs
+    a ``key``; ``window`` (steps) in place of ``context``.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
-    ``step(params, cache, steps)`` returns (logits [B, M], cache) of Steps [B]; a slot
-    that is not live keeps its cache. No dropout.
+    ``step(params, cache, steps, horizon=None)`` returns (logits [B, M], cache) of Steps
+    [B]; a slot that is not live keeps its cache. No dropout.
+    A ``horizon`` is an int32 scalar of at least 1.
     """
 
     init: Callable[[Key], Tree]
     unroll: Callable[..., Array]
     initial_cache: Callable[[int], Tree]
-    step: Callable[[Tree, Tree, histories.Steps], tuple[Array, Tree]]
+    step: Callable[..., tuple[Array, Tree]]
 
 
 def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transformer:
@@ -95,26 +103,32 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
         one = jax.tree.map(lambda x: x[None], example)
         return module.init(key, one, config.context)["params"]
 
-    def unroll(params, steps, key=None, window=None):
+    def unroll(params, steps, key=None, window=None, horizon=None):
         chex.assert_rank(steps.has_prev, 2)
         window = _window(config, window, steps.has_prev.shape[0])
-        rngs = {} if key is None else {"dropout": key}
-        variables = {"params": params}
         logits, _ = module.apply(
-            variables, steps, window, deterministic=key is None, rngs=rngs
+            {"params": params},
+            steps,
+            window,
+            deterministic=key is None,
+            horizon=_horizon(config, horizon),
+            rngs={} if key is None else {"dropout": key},
         )
         return logits
 
-    def cached(params, cache, steps):
+    def cached(params, cache, steps, horizon=None):
         one = jax.tree.map(lambda x: x[None], steps)
-        variables = {"params": params}
-        logits, cache = module.apply(variables, one, config.context, cache)
+        variables, window = {"params": params}, config.context
+        logits, cache = module.apply(variables, one, window, cache, horizon=horizon)
         return logits[0], cache
 
-    def recomputed(params, cache, steps):
+    def recomputed(params, cache, steps, horizon=None):
         cache = _append(cache, steps)
-        last = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
-        return unroll(params, last)[-1], cache
+        read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
+        read = read if horizon is None else windows.last(read, horizon)
+        variables = {"params": params}
+        logits, _ = module.apply(variables, read, config.context, newest=True)
+        return logits[0], cache
 
     if transformer_config.acting(config) == "cache":
         return Transformer(init, unroll, lambda b: _empty_cache(config, b), cached)
@@ -133,6 +147,13 @@ def _window(config: TransformerConfig, window: int | None, length: int) -> int:
             f"{config.context}; cut the history into windows or use 'rotary'"
         )
     return window
+
+
+def _horizon(config: TransformerConfig, horizon: Array | None) -> Array | None:
+    """Returns the horizon, endless from ``context`` on: longer histories have a band."""
+    if horizon is None:
+        return None
+    return jnp.where(horizon < config.context, horizon, jnp.iinfo(jnp.int32).max)
 
 
 def _empty_cache(config: TransformerConfig, batch: int) -> windows.Cache:

@@ -21,7 +21,11 @@ from mtrl_jax.types import Array
 
 
 class Layers(nn.Module):
-    """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1."""
+    """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1.
+
+    With a ``horizon`` the Steps are seen in pieces (see ``windows.cut``), and a ring no
+    further than that. ``newest``: logits [1, B, M] of the last step alone.
+    """
 
     config: transformer_config.TransformerConfig
     space: types.ActionSpace
@@ -33,23 +37,32 @@ class Layers(nn.Module):
         window: int,
         cache: windows.Cache | None = None,
         deterministic: bool = True,
+        horizon: Array | None = None,
+        newest: bool = False,
     ) -> tuple[Array, windows.Cache | None]:
         config = self.config
+        if horizon is not None and cache is None:
+            steps = windows.cut(steps, horizon)
         x = self._tokens()(steps)  # [B, S, width]
         if config.positions == "learned":
-            x = x + self._positions(steps)
+            x = x + self._positions(steps, horizon)
         x = nn.Dropout(config.embedding_dropout)(x, deterministic=deterministic)
         encoding, size = config.encoding, _rotary_size(config)
         if cache is None:
-            sight = windows.of_sequence(steps, window, encoding, size)
+            sight = windows.of_sequence(steps, window, encoding, size, horizon)
         else:
-            sight, cache = windows.of_ring(steps, cache, window, encoding, size)
+            seen = window if horizon is None else jnp.minimum(window, horizon)
+            sight, cache = windows.of_ring(steps, cache, seen, encoding, size)
         keys, values = [], []
         for i in range(config.layers):
             is_last = i == config.layers - 1
-            block = _Block(config, is_last, deterministic, name=f"block_{i}")
+            tokens = histories.TOKENS[encoding]
+            goes_on = slice(tokens - 1, None, tokens) if is_last else slice(None)
+            if is_last and newest:
+                goes_on, sight = slice(-1, None), sight._replace(band=None)
+            block = _Block(config, deterministic, name=f"block_{i}")
             memory = None if cache is None else (cache.keys[i], cache.values[i])
-            x, (key, value) = block(x, sight, memory)
+            x, (key, value) = block(x, sight, memory, goes_on)
             keys.append(key)
             values.append(value)
         if cache is not None:
@@ -70,12 +83,13 @@ class Layers(nn.Module):
             name="tokens",
         )
 
-    def _positions(self, steps: histories.Steps) -> Array:
+    def _positions(self, steps: histories.Steps, horizon: Array | None) -> Array:
         """Returns what is added to the tokens of each step, [B or 1, S, width]."""
         config = self.config
         shape = (config.context, config.width)
         table = self.param("positions", nn.initializers.normal(0.02), shape)
         position = windows.positions(steps.live, steps.has_prev.shape[0])
+        position = position if horizon is None else position % horizon
         each = jnp.take(table, position, axis=0)
         return jnp.repeat(each, histories.TOKENS[config.encoding], axis=1)
 
@@ -91,19 +105,21 @@ class Layers(nn.Module):
 class _Block(nn.Module):
     """Returns (x [B, S, width], (keys, values) as attention read them).
 
-    The last block goes on only with the tokens that predict, [B, T, width].
+    Of the tokens only those ``going_on`` are returned: of the last block, those that
+    predict.
     """
 
     config: transformer_config.TransformerConfig
-    is_last: bool
     deterministic: bool
 
     @nn.compact
     def __call__(
-        self, x: Array, sight: windows.Sight, memory: tuple[Array, Array] | None
+        self,
+        x: Array,
+        sight: windows.Sight,
+        memory: tuple[Array, Array] | None,
+        going_on: slice,
     ) -> tuple[Array, tuple[Array, Array]]:
-        tokens = histories.TOKENS[self.config.encoding]
-        going_on = slice(tokens - 1, None, tokens) if self.is_last else slice(None)
         y = self._norm("attention_norm")(x)
         query, key, value = self._query_key_value(y, going_on, sight.rotation)
         if memory is not None and sight.written is not None:

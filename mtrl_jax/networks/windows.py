@@ -60,29 +60,62 @@ def positions(live: Array | None, length: int) -> Array:
     return jnp.maximum(jnp.cumsum(live.T.astype(jnp.int32), axis=1) - 1, 0)
 
 
+def cut(steps: histories.Steps, horizon: Array) -> histories.Steps:
+    """Returns Steps [T, B] in which a piece of ``horizon`` live steps begins anew.
+
+    What was before the first step of a piece is unread, as before the first of all.
+    """
+    place = positions(steps.live, steps.has_prev.shape[0]).T
+    begins = (place % horizon == 0) & (place > 0)
+    return steps._replace(has_prev=steps.has_prev & ~begins)
+
+
+def last(steps: histories.Steps, horizon: Array) -> histories.Steps:
+    """Returns Steps [T, B] of which the last ``horizon`` are there, the others padding.
+
+    Of the T steps all are live, or the first are not. Where any is left out, what was
+    before the first of the others is unread.
+    """
+    length = steps.has_prev.shape[0]
+    age = (length - 1 - jnp.arange(length))[:, None]
+    live = age < horizon if steps.live is None else steps.live & (age < horizon)
+    begins = (age == horizon - 1) & (age < length - 1)
+    return steps._replace(live=live, has_prev=steps.has_prev & ~begins)
+
+
 def of_sequence(
-    steps: histories.Steps, window: int, encoding: str, rotary_size: int | None
+    steps: histories.Steps,
+    window: int,
+    encoding: str,
+    rotary_size: int | None,
+    horizon: Array | None = None,
 ) -> Sight:
     """Returns the sight of the tokens of Steps [T, B] on each other.
 
-    ``rotary_size``: numbers per head, None where positions are not rotary.
+    ``rotary_size``: numbers per head, None where positions are not rotary. With a
+    ``horizon`` the steps are those of ``cut``, and the pieces do not see each other.
     """
     length = steps.has_prev.shape[0]
     live = histories.live_tokens(steps, encoding)
-    index = _token_index(positions(steps.live, length), encoding)
+    place = positions(steps.live, length)
+    index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
+    if horizon is not None:
+        piece = jnp.repeat(place // horizon, histories.TOKENS[encoding], axis=1)
+        allowed &= piece[:, :, None] == piece[:, None, :]
     if live is not None:
         # Padding sees itself, so that every row of the softmax has something.
         itself = jnp.eye(index.shape[1], dtype=bool)[None]
         allowed = (allowed & live[:, None, :]) | itself
-    band = min(window, length) if live is None else None
+    is_band = live is None and horizon is None
+    band = min(window, length) if is_band else None
     return Sight(allowed, _rotation(index, rotary_size), band)
 
 
 def of_ring(
     steps: histories.Steps,
     cache: Cache,
-    window: int,
+    window: int | Array,
     encoding: str,
     rotary_size: int | None,
 ) -> tuple[Sight, Cache]:
@@ -138,7 +171,7 @@ def _token_index(position: Array, encoding: str) -> Array:
     return index.reshape(position.shape[0], -1)
 
 
-def _in_window(query: Array, key: Array, window: int, encoding: str) -> Array:
+def _in_window(query: Array, key: Array, window: int | Array, encoding: str) -> Array:
     """Returns which of the tokens ``key`` [B, S] each of ``query`` [B, T] sees, [B, T, S]."""
     query, key = query[:, :, None], key[:, None, :]
     # The window of a step begins with its observation, the last token of its row.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from mtrl_jax import agents, envs, random, tree, types
-from mtrl_jax.envs import mixture
+from mtrl_jax.envs import advice, mixture
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import transformer
 
@@ -53,11 +53,19 @@ class Claims(NamedTuple):
     learns: bool = True  # in update; else in its carry alone, and update only counts
     drawn: int = 3  # leaves of a fresh learner that are drawn, at least
     forgets: bool = True  # at an episode's first step; else it learns across episodes
+    advised: bool = False  # reads what is best, which probes do not say by themselves
 
 
 CLAIMS = {
     "tabular": Claims(("both_factorised", "both_box"), has_carry=False, drawn=0),
     "bandit": Claims(("both_factorised", "both_box"), learns=False, drawn=0),
+    "demonstrator": Claims(
+        ("both_factorised", "both_box"),
+        has_carry=False,
+        learns=False,
+        drawn=0,
+        advised=True,
+    ),
     "algorithm_distillation": Claims(("both_box",), forgets=False),
 }
 
@@ -115,16 +123,17 @@ def arrays(hp, members=None):
     return jax.tree.map(lambda x: jnp.full(shape, x, jnp.float32), hp)
 
 
-def probe(*names, batch=(1, SLOTS)):
-    """Returns a probe, or the mixture of several."""
+def probe(*names, batch=(1, SLOTS), advised=False):
+    """Returns a probe, or the mixture of several; ``advised`` says that 1 is best."""
     parts = [envs.make(f"probe/{name}", batch) for name in names]
-    return parts[0] if len(parts) == 1 else mixture.make(parts)
+    env = parts[0] if len(parts) == 1 else mixture.make(parts)
+    return advice.give(env, lambda _: jnp.ones(env.batch)) if advised else env
 
 
 @functools.cache
-def player(*names):
+def player(names, advised):
     """Returns (env, jitted reset, jitted step) of a member of its own."""
-    env = probe(*names)
+    env = probe(*names, advised=advised)
 
     def reset(root):
         state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
@@ -140,7 +149,7 @@ def player(*names):
 @functools.cache
 def setup(name, core="none", tasks=TASKS):
     """Returns the Setup of an agent on a mixture of probes."""
-    env, *_ = player(*tasks)
+    env, *_ = player(tasks, claims(name).advised)
     agent, traces = small(name, env.spec, core), collections.Counter()
 
     def compiled(function):
@@ -163,7 +172,7 @@ def fresh(made, seed):
 
 def collect(made, *, state, seed=0, steps=T, tasks=TASKS, hp=None):
     """Returns the rollout that ``state`` collects: ``[T + 1, B]``, ``carry [B]``."""
-    _, reset, step = player(*tasks)
+    _, reset, step = player(tasks, types.OPTIMAL in made.env.spec.obs)
     root = random.roots(seed, 1)[0]
     env_state, ts = reset(root)
     start = carry = made.agent.carry(made.env.batch[1])

@@ -10,9 +10,10 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.agents import algorithm_distillation as ad
-from mtrl_jax.data import demonstrations, histories, windows
-from mtrl_jax.engine import in_context, offline_runner
-from mtrl_jax.envs import core, dark
+from mtrl_jax.agents import demonstrator
+from mtrl_jax.data import histories, windows
+from mtrl_jax.engine import fused_runner, in_context, offline_runner
+from mtrl_jax.envs import advice, core, dark
 from mtrl_jax.networks import heads, transformer
 
 KEY = jax.random.key(2)
@@ -182,6 +183,46 @@ def test_a_context_of_one_step_is_memoryless():
     assert not np.allclose(last_said(4, 0.0), last_said(4, 3.0), atol=1e-4)
 
 
+def test_a_members_horizon_is_a_shorter_window_of_its_own():
+    """In one population: 0 is the whole window, 3 are windows of three rows, and all
+    are what they are alone."""
+    agent, state, update = made(layers=1)
+    whole = without_resets(stream([3, 4, 2]))
+    horizons = jnp.asarray([0.0, 3.0, 16.0])
+    # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
+    plain = hparams(epsilon=1e-2)
+    hps = jax.vmap(lambda x: plain._replace(horizon=x))(horizons)
+    several = jax.jit(jax.vmap(agent.update, (None, None, None, 0)))
+    together = several(state, whole, KEY, hps)
+    for i in range(3):
+        hp, own = (jax.tree.map(lambda x, i=i: x[i], x) for x in (hps, together))
+        close(own, update(state, whole, KEY, hp))
+
+    def pieces(x):
+        """[9, B, ...] as three windows of [3, B, ...] beside each other."""
+        return jnp.concatenate([x[i : i + 3] for i in (0, 3, 6)], axis=1)
+
+    rows = types.Rollout(
+        jax.tree.map(lambda x: pieces(x[:9]), whole.ts),
+        *(jax.tree.map(pieces, x) for x in (whole.action, whole.extras)),
+        (),
+    )
+    # A last row, of which nothing is read.
+    ts = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), rows.ts)
+    short = update(state, rows._replace(ts=ts), KEY, plain)
+    close(jax.tree.map(lambda x: x[1], together), short)
+    losses = np.asarray(together[1]["loss"])
+    assert losses[0] == losses[2] and abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_a_horizon_is_whole_steps_and_at_least_one():
+    """0 is as far as anything reaches, and so is infinity."""
+    given = {0.0: ad._ALL, 0.1: 1, 1.0: 1, 2.9: 2, 100.0: 100, np.inf: ad._ALL}
+    for value, expected in given.items():
+        steps = ad.horizon_of(hparams(horizon=value))
+        assert (int(steps), steps.dtype) == (expected, jnp.int32)
+
+
 @pytest.mark.parametrize(("context", "floor"), [(16, 0.0), (1, float(np.log(2)))])
 def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     """Known by heart with memory; without, two actions in turn are a coin's tosses."""
@@ -245,7 +286,7 @@ def test_frozen_weights_learn_goals_that_were_never_trained_on():
     """Returns grow from episode to episode; without the past episodes they do not."""
     options = {"size": 5, "length": 10}
     env = spread({**options, "tasks": "train"}, members=20, slots=20)
-    data = demonstrations_on(env, episodes=12, steps=12 * 11)
+    data = demonstrations_on(env, episodes=12, steps=11)
     finite, returns = {}, {}
     for context in (40, 5):
         config = dataclasses.replace(SMALL, width=32, hidden=(64,), context=context)
@@ -283,12 +324,18 @@ def spread(options, members, slots):
 
 def demonstrations_on(env, episodes, steps):
     """Returns ``windows.Data`` of demonstrators of less and less noise, resets left out."""
-
-    def optimal(state):
-        return dark.optimal_action(state.params, state.inner)
-
-    maker = demonstrations.make(env, optimal, episodes=episodes, steps_per_chunk=steps)
-    _, (ts, action) = jax.jit(maker.chunk)(maker.init(random.roots(0, env.batch[0])))
+    told = advice.give(env, lambda x: dark.optimal_action(x.params, x.inner))
+    maker = fused_runner.make(
+        demonstrator.make(told.spec),
+        told,
+        unroll_length=steps,
+        updates_per_chunk=episodes,
+        record=True,
+    )
+    hp = demonstrator.Hparams(decay_updates=0.9 * episodes)
+    hp = jax.tree.map(lambda x: jnp.full(env.batch[0], x), hp)
+    state = maker.init(random.roots(0, env.batch[0]), hp)
+    ts, action, *_ = jax.jit(maker.chunk)(state, hp)[1].history
 
     def by_history(x):
         return np.moveaxis(np.asarray(x), 0, 2).reshape(-1, x.shape[0], *x.shape[3:])
@@ -296,7 +343,7 @@ def demonstrations_on(env, episodes, steps):
     ts, action = jax.tree.map(by_history, (ts, action))
     return windows.put(
         histories.Histories(
-            obs={name: x[:, :-1] for name, x in ts.obs.items()},
+            obs={name: ts.obs[name][:, :-1] for name in env.spec.obs},
             action=action,
             reward=ts.reward[:, 1:],
             discount=ts.discount[:, 1:],

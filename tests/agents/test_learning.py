@@ -35,6 +35,8 @@ UNCLAIMED: dict[str, tuple[str, ...]] = {
     # Learns from actions and never from a reward: online, it imitates itself.
     "behaviour_cloning": tuple(SOLO),
     "algorithm_distillation": tuple(SOLO),
+    # Is told and does not learn.
+    "demonstrator": tuple(SOLO),
 }  # fmt: skip
 CLAIMED = [
     (name, task)
@@ -79,7 +81,8 @@ def test_without_memory_the_memory_probe_cannot_be_learned(name, kit):
 @functools.cache
 def train(name, tasks, core, updates, kit):
     """Returns returns ``[P, K]`` of the last chunk and two steps with their values."""
-    env = kit.probe(*tasks, batch=(MEMBERS, SLOTS))
+    advised = kit.claims(name).advised
+    env = kit.probe(*tasks, batch=(MEMBERS, SLOTS), advised=advised)
     network = networks.NetworkConfig(
         hidden=(32,),
         core=core,

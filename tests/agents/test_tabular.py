@@ -138,9 +138,9 @@ def test_a_choice_from_a_set_is_a_member_and_any_of_them():
 def test_epsilon_falls_linearly_in_updates():
     """From start to end over decay_updates, then stays; 0 keeps the start."""
     hp = hparams(epsilon_start=0.9, epsilon_end=0.1, decay_updates=8.0)
-    found = [float(tabular.epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
+    found = [float(choosing.epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
     np.testing.assert_allclose(found, [0.9, 0.7, 0.5, 0.1, 0.1], rtol=1e-6)
-    constant = tabular.epsilon_at(jnp.int32(5), hp._replace(decay_updates=0.0))
+    constant = choosing.epsilon_at(jnp.int32(5), hp._replace(decay_updates=0.0))
     np.testing.assert_allclose(constant, 0.9, rtol=1e-6)
 
 

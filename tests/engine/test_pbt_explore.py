@@ -72,6 +72,22 @@ def test_whole_numbers_are_equally_likely_to_their_ends():
     np.testing.assert_allclose(share, 0.25, atol=0.04)
 
 
+def test_a_list_of_values_is_dealt_to_the_members_in_turn():
+    """Member p begins with value p mod n, whatever its key; the type stays."""
+    dealt = pbt.SearchRange(1, 9, integer=True, initial=(1, 4, 9))
+    hp = pbt.sample_initial(_keys(population=5), Hparams(), {"lag": dealt})
+    np.testing.assert_array_equal(hp.lag, [1, 4, 9, 1, 4])
+    assert hp.lag.dtype == jnp.int32
+    for values, words in (
+        ((), "initial=.* empty"),
+        ((1, 10), "initial=10 is not between low=1 and high=9"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pbt.SearchRange(1, 9, initial=values)
+    with pytest.raises(ValueError, match=r"initial=1\.5 with integer"):
+        pbt.SearchRange(1, 9, initial=(1.5,), integer=True)
+
+
 def test_what_is_not_searched_keeps_its_default():
     """No range: the default, repeated, in its own type, strongly typed."""
     hp = pbt.sample_initial(_keys(population=3), Hparams(), {})

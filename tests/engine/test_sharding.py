@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from mtrl_jax import agents, random
 from mtrl_jax.engine import fused_runner, sharding
+from mtrl_jax.envs import advice
 from mtrl_jax.networks import actor_critic
 
 DEVICES = 8
@@ -110,6 +111,8 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     env = tiny.env(members, slots)
     network = actor_critic.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     module = agents.get(name)
+    if getattr(module, "ADVISED", False):
+        env = advice.give(env, lambda _: jnp.zeros(env.batch))
     fields = module.Config.__dataclass_fields__
     given = {"network": network} if "network" in fields else {}
     agent = module.make(env.spec, module.Config(**given))

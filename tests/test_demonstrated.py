@@ -1,0 +1,128 @@
+"""Histories without reinforcement learning: a collect stage whose agent is told."""
+
+import numpy as np
+import pytest
+import runs
+import staged_runs
+
+from mtrl_jax import config, metrics, offline, spreads, staging
+from mtrl_jax.config import stage_schema
+from mtrl_jax.data import histories
+
+# 12 episodes of 4 steps and a reset, an update each.
+SOURCE = (
+    "stages.0.agent={name: demonstrator, hparams: {decay_updates: 10}}",
+    "stages.0.training={env_steps: 60, unroll_length: 5, updates_per_chunk: 2}",
+    "stages.0.checkpoint.every_updates=4",
+)
+ALONE = {"stages": staged_runs.TINY["stages"][:1]}
+
+
+def written(path, *changes):
+    """Returns the path of a config whose only stage is a demonstrator's."""
+    return staged_runs.write(path, *SOURCE, *changes, settings=ALONE)
+
+
+@pytest.fixture(name="demonstrated", scope="module")
+def _demonstrated(tmp_path_factory):
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("demonstrated")
+    outcome = runs.mtrl(
+        "train", written(folder / "x.yaml"), "--run-dir", folder / "run"
+    )
+    assert outcome.code == 0, outcome.err
+    return folder / "run"
+
+
+def test_demonstrations_are_histories_like_any_other(demonstrated):
+    """Same files, same split by task, from noise to the optimum, and no advice in them."""
+    folder = staged_runs.stage_of(demonstrated, "source")
+    data = histories.load(folder / "histories")
+    assert data.reward.shape == (3, 60) and data.task.tolist() == [0, 1, 0]
+    assert set(data.obs) == set(data.spec.obs) == {"vector"}
+    assert (data.first == (np.arange(60) % 5 == 0)).all()
+    settings = config.load(demonstrated / "config.yaml")
+    (stage,) = settings.stages
+    assert staging.pieces_of(settings, stage, demonstrated).spec.obs.keys() == {
+        "vector",
+        "optimal",
+    }
+    assert offline.spec_in(folder / "histories") == data.spec
+    goals = np.asarray(spreads.entries(stage)[0].many.goals)[data.task, 0]
+    optimum = 4 - np.maximum(goals.sum(-1) - 1, 0)
+    last = data.reward.reshape(3, 12, 5)[:, -1].sum(-1)
+    np.testing.assert_array_equal(last, optimum)
+    # A test at the end has no noise left.
+    members = metrics.read_summary(folder)["tasks"]["dark/room"]["members"]
+    np.testing.assert_array_equal([member["mean"] for member in members], optimum)
+    noise = metrics.read_metrics(folder).metrics["epsilon"][:, 0]
+    np.testing.assert_allclose(noise, [0.95, 0.75, 0.55, 0.35, 0.15, 0], atol=1e-6)
+
+
+def test_demonstrations_go_on_where_they_were_stopped(
+    tmp_path, demonstrated, monkeypatch
+):
+    """Ended beyond a checkpoint and resumed: the same bytes."""
+
+    class Ended(Exception):
+        pass
+
+    write_row = metrics.MetricsWriter.write
+
+    def end(self, **row):
+        if row["update"] == 6:
+            raise Ended
+        write_row(self, **row)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.MetricsWriter, "write", end)
+        with pytest.raises(Ended):
+            runs.mtrl("train", written(tmp_path / "x.yaml"), "--run-dir", run)
+    own, other = (staged_runs.stage_of(x, "source") for x in (run, demonstrated))
+    assert runs.checkpoints(own)[-1] == 4
+    assert staged_runs.steps_on_disk(own) == 30  # Ahead of the checkpoint.
+    assert runs.mtrl("resume", run).code == 0
+    for path in sorted(other.glob("histories/*.npy")):
+        assert path.read_bytes() == (own / "histories" / path.name).read_bytes()
+    assert runs.rows(own) == runs.rows(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("stages.0.tasks=[{env: probe/action}]", "stages.0 tasks.0 optimal dark"),
+        ("stages.0.tasks.0.options.trial=2", "stages.0 tasks.0.options.trial=2 leave"),
+        ("stages.0.kind=online", "stages.0 agent.config obs optimal collect"),
+    ],
+)
+def test_where_nobody_knows_what_is_best_there_are_no_demonstrations(
+    tmp_path, change, words
+):
+    """One line, before anything is written."""
+    run = tmp_path / "run"
+    outcome = runs.mtrl("train", written(tmp_path / "x.yaml", change), "--run-dir", run)
+    assert outcome.code == 2 and not run.exists()
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+
+
+def test_a_demonstrator_can_be_watched_on_other_tasks():
+    """An evaluate stage of one tells it what is best there; of no other agent."""
+    values = {
+        "name": "x",
+        "kind": "evaluate",
+        "of": "source",
+        "tasks": [
+            {"env": "dark/room", "options": {"tasks": "test", "size": 4}},
+            {"env": "dark/room", "options": {"tasks": "test", "size": 4, "length": 9}},
+        ],
+        "population": {"size": 1},
+    }
+    seen = {
+        name: spreads.testing(
+            stage_schema.EvaluateStage(**values, agent={"name": name})
+        ).spec.obs.keys()
+        for name in ("demonstrator", "tabular")
+    }
+    assert seen["demonstrator"] - seen["tabular"] == {"optimal"}
