@@ -4,6 +4,9 @@
     h_t, state_t = core(features_t, state_tm1)
     policy_t = linear(h_t), value_t = linear(h_t)
 
+With ``skip`` the heads read [features_t, h_t], so that what takes no memory need not be
+learned through it.
+
 Everything is time-major ``[T, B]``; acting is an unroll of one step. Nothing here knows
 of populations: all of it works under ``vmap`` over ``params``.
 
@@ -36,6 +39,7 @@ class NetworkConfig:
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru
     core_size: int = 128
+    skip: bool = False  # the heads read the torso's features beside the core's output
     last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
     task_embedding: bool = False  # one-hot task as input
     separate_value: bool = False  # a torso of its own for the value; needs core "none"
@@ -121,6 +125,8 @@ class _ActorCritic(nn.Module):
         features = torso(config, "torso")(ts.obs, side)  # [T, B, F]
         core = cores.Core(config.core, config.core_size, name="core")
         hidden, state = core(features, state, ts.first)
+        if config.skip:
+            hidden = jnp.concatenate([features, hidden], axis=-1)
         policy = policy_head(self, self.space, hidden)
         if config.separate_value:
             hidden = torso(config, "value_torso")(ts.obs, side)
@@ -228,4 +234,9 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     if config.separate_value and config.core != "none":
         raise ValueError(
             f"separate_value: does not go with core {config.core!r}, use core 'none'"
+        )
+    if config.skip and config.core == "none":
+        raise ValueError(
+            "skip: there is no core to pass by with core 'none', use one of "
+            f"{cores.CORES[1:]} or leave it out"
         )

@@ -135,8 +135,9 @@ def plan(
             raise ValueError(
                 f"share: {piece!r} is not known, use some of {', '.join(PIECES)}"
             )
-    if config.separate_value:
-        raise ValueError("network.separate_value: does not go with components")
+    for field in ("separate_value", "skip"):
+        if getattr(config, field):
+            raise ValueError(f"network.{field}: does not go with components")
     if not components:
         raise ValueError("components: none given, give at least one")
     parts = []

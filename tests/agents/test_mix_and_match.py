@@ -408,6 +408,11 @@ def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
             {"experts": True, "share": ("torso",), "control": "slot"},
             "experts: does not go with control 'slot'",
         ),
+        (
+            FACTORISED,
+            {"network": networks.NetworkConfig(core="lstm", skip=True)},
+            r"network\.skip: does not go with components",
+        ),
     ],
 )
 def test_wrong_options_are_refused(tasks, config, message, kit):

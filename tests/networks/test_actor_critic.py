@@ -232,6 +232,26 @@ def test_a_separate_value_shares_no_parameter_with_the_policy():
     assert touched("value") == {"value_torso", "value"}
 
 
+def test_with_a_skip_the_heads_read_features_and_memory():
+    """With the memory's output shut off by the heads, the features still decide."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    ts, action = _steps(spec)
+    other = ts._replace(obs={"vector": ts.obs["vector"].at[-1].add(1.0)})
+    for skip in (True, False):
+        network, params, state = _network(spec, core="lstm", core_size=8, skip=skip)
+        for head in ("policy", "value"):
+            # The last rows of a head's kernel are those of the core's output.
+            kernel = params[head]["kernel"]
+            params[head]["kernel"] = kernel.at[-8:].set(0.0)
+            assert kernel.shape[0] == (64 + 8 if skip else 8)
+        unroll = jax.jit(network.unroll)
+        a, _ = unroll(params, state, ts, action)
+        b, _ = unroll(params, state, other, action)
+        np.testing.assert_array_equal(a.value[:-1], b.value[:-1])
+        assert np.all((a.value[-1] != b.value[-1]) == skip)
+        assert np.all((a.policy[-1] != b.policy[-1]) == skip)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -243,6 +263,7 @@ def test_a_separate_value_shares_no_parameter_with_the_policy():
         ({"core_size": 0}, "core_size: got 0"),
         ({"torso": "vit"}, "torso: 'vit'"),
         ({"core": "gru", "separate_value": True}, "separate_value: does not go"),
+        ({"skip": True}, "skip: there is no core.*lstm"),
     ],
 )
 def test_config_fields_that_cannot_work_are_named(change, message):
