@@ -52,7 +52,7 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     tried = jnp.asarray(_TRIED["native" if jumps else "small"])
     command = jax.vmap(actions.command)(tried)
     body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
-    best = jnp.argmax(_score(state, body, command, way))
+    best = jnp.argmax(score(state, body, command, way))
     if not jumps:
         return best.astype(jnp.int32)
     melon = state.things.there & (state.things.kind == world.MELON)
@@ -152,7 +152,7 @@ def _costs(state, params):
     return jnp.where(cells, FAR, costs)
 
 
-def _score(state, body, command, way):
+def score(state, body, command, way):
     """Returns [N] how good it is to be each of N bodies after a decision."""
     stops = body.position + _DRIFT * body.velocity
     left = way[None] - stops
