@@ -68,8 +68,8 @@ ROWS = {
     "explore-small": Row(_EXPLORE, "small", "lstm", "small batches", 3_000_000),
     "explore-native": Row(_EXPLORE, "native", "lstm", "small batches", 2_000_000),
     "avoid-small": Row(_AVOID, "small", "lstm", "small batches", 3_000_000),
-    "goal-lstm": Row(_GOAL, "small", "lstm", "large batches", 6_000_000),
-    "goal-feedforward": Row(_GOAL, "small", "none", "large batches", 6_000_000),
+    "goal-lstm": Row(_GOAL, "small", "lstm", "large batches", 12_000_000),
+    "goal-feedforward": Row(_GOAL, "small", "none", "large batches", 12_000_000),
     "lasertag-small": Row(_LASERTAG, "small", "lstm", "small batches", 2_000_000),
     "lasertag-native": Row(_LASERTAG, "native", "lstm", "small batches", 2_000_000),
 }
