@@ -9,6 +9,7 @@ sharp, greedy   ad, acting at temperature 0.5, or with its most probable action
 prompt_ad, prompt_ed, prompt_60_ad, prompt_60_ed
                 ad and ed after watching episodes worth some 30 % (60 %) of the optimum
 epsilon         ad on the histories of demonstrators less and less noisy (AD^eps)
+dpt             told what had been best at every step of these (DPT)
 rl2             recurrent PPO, trained online on trials of several episodes
 ucb1, thompson  what made the bandits' histories, and its usual rival
 """
@@ -93,6 +94,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "sharp": Arm(acting={"evaluation.hparams.temperature": 0.5}, weights="ad"),
             "greedy": Arm(acting={"evaluation.hparams.temperature": 0.0}, weights="ad"),
             "epsilon": Arm(config="algorithm_distillation_epsilon"),
+            "dpt": Arm(config="decision_pretrained"),
             "rl2": Arm(config="rl2_dark_room"),
             "prompt_ad": _prompted("ad", _THIRTY),
             "prompt_ed": _prompted("ed", _THIRTY),
@@ -100,7 +102,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "prompt_60_ed": _prompted("ed", _SIXTY),
         },
         (
-            *("ad", "ed", *_CONTEXTS, "sharp", "greedy", "epsilon", "rl2"),
+            *("ad", "ed", *_CONTEXTS, "sharp", "greedy", "epsilon", "dpt", "rl2"),
             *("prompt_ad", "prompt_ed", "prompt_60_ad", "prompt_60_ed"),
         ),
         12.0,

@@ -11,6 +11,7 @@ import pathlib
 
 from mtrl_jax import build, progress, spreads, types
 from mtrl_jax import config as config_lib
+from mtrl_jax import world as world_lib
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import advice
@@ -25,15 +26,33 @@ def pieces(config: stage_schema.CollectStage, restart: int = 0) -> build.Pieces:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
     world, names, masks = spreads.collecting(config)
-    record = _record(config, advice.without(world.spec), names, masks, world.batch[1])
+    record = _record(config, _written(config, world), names, masks, world.batch[1])
     return build.pieces(config, restart, world=world, record=record)
 
 
 def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
     """Returns the spec that the stage's dataset will have: a task for each name."""
     world, names, masks = spreads.collecting(config)
-    spec = advice.without(world.spec)
+    spec = _written(config, world)
     return layout.spec_of(layout.describe(spec, names, 1, masks, None))
+
+
+def _written(
+    config: stage_schema.CollectStage, world: world_lib.World
+) -> types.EnvSpec:
+    """Returns the spec of what is written: with labels, what is best is an observation.
+
+    Raises:
+      ConfigError: labels of a stage whose environments do not say what is best.
+    """
+    if not config.labels:
+        return advice.without(world.spec)
+    if types.OPTIMAL not in world.spec.obs:
+        raise config_lib.ConfigError(
+            f"labels=True: what is best is told to demonstrators alone, not to "
+            f"{config.agent.name}; give agent.name=demonstrator"
+        )
+    return world.spec
 
 
 def _record(

@@ -21,6 +21,7 @@ from mtrl_jax import config as config_lib
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
+from mtrl_jax.envs import advice
 from mtrl_jax.types import Tree
 
 # How much of a device's memory a dataset may take; a training step needs some too.
@@ -44,7 +45,8 @@ def pieces(
 ) -> build.Pieces:
     """Returns the pieces of an offline stage on the dataset of ``spec`` in ``folder``.
 
-    The data are read when the first chunk is trained.
+    The data are read when the first chunk is trained. Labels, where there are any, are
+    among the observations of ``spec``; the agent has them as extras.
 
     Raises:
       ConfigError: an agent that cannot learn from a dataset, or settings it has not.
@@ -87,7 +89,7 @@ def pieces(
         return measure(state, hp._replace(**changed), data()[1])
 
     return build.Pieces(
-        spec=spec,
+        spec=advice.without(spec),
         agent=agent,
         batch=(members, training.batch),
         pure=True,
@@ -112,10 +114,13 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
         no such metric as members are judged by.
     """
     module, training = config_lib.agent_module(config), config.training
+    shape = (training.unroll_length, training.batch)
+    label, spec = spec.obs.get(types.OPTIMAL), advice.without(spec)
     with config_lib.errors_at("agent.config"):
         agent = module.make(spec, config_lib.agent_config(config))
         extras = windows.Extras(
-            jnp.ones((training.unroll_length, training.batch), bool)
+            jnp.ones(shape, bool),
+            None if label is None else jnp.zeros((*shape, *label.shape), label.dtype),
         )
         try:
             metrics = checks.check_agent(

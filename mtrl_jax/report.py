@@ -121,9 +121,7 @@ def summary(
     reported by the evaluation, which had no part in the choice; where training says
     nothing, by the evaluation itself, and ``selected_by`` says so.
     """
-    values = evaluation.returns
-    if metric.measure != "return":
-        values = evaluation.info[metric.measure]
+    values = fitness.values_of(metric, evaluation)
     tested = scores(metric, _nan_mean_per_task(evaluation, values, len(spec.tasks)))
     by_training = bool(np.isfinite(selection).any())
     choice = selection if by_training else tested

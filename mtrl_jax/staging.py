@@ -19,6 +19,7 @@ from mtrl_jax import (
     world,
 )
 from mtrl_jax.config import stage_schema
+from mtrl_jax.envs import advice
 
 FOLDER = "stages"
 
@@ -74,7 +75,7 @@ def _weights(
 def _spec_of(staged, stage: stage_schema.Stage, folder: pathlib.Path) -> types.EnvSpec:
     """Returns the spec that the agent of a stage was built for."""
     if isinstance(stage, stage_schema.OfflineStage):
-        return _data_of(staged, stage, folder)[0]
+        return advice.without(_data_of(staged, stage, folder)[0])
     if isinstance(stage, stage_schema.CollectStage):
         return spreads.collecting(stage)[0].spec
     assert isinstance(stage, stage_schema.OnlineStage)

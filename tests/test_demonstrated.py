@@ -88,6 +88,42 @@ def test_demonstrations_go_on_where_they_were_stopped(
     assert runs.rows(own) == runs.rows(other)
 
 
+def test_what_is_best_can_be_written_down_as_a_label_and_learned_from(tmp_path):
+    """Of every step; the agent that learns to predict it sees it in no observation, and
+    plays where nobody says what it is."""
+    learner = (
+        "stages.1.agent={name: algorithm_distillation, config: {target: optimal, "
+        "transformer: {layers: 1, width: 8, heads: 1, feedforward: 8, context: 5, "
+        "encoding: set, positions: none}}}",
+        "stages.1.population={size: 2}",
+    )
+    labelled = staged_runs.write(
+        tmp_path / "x.yaml", *SOURCE, *learner, "stages.0.labels=true"
+    )
+    run = tmp_path / "run"
+    outcome = runs.mtrl("train", labelled, "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    data = histories.load(staged_runs.stage_of(run, "source") / "histories")
+    assert set(data.obs) == {"vector", "optimal"}
+    # Without noise, as in the last two episodes, the best is what is done.
+    done = slice(50, 60)
+    live = ~data.reset[:, done]
+    best = np.asarray(data.obs["optimal"])[:, done]
+    np.testing.assert_array_equal(best[live], data.action[:, done][live])
+    assert (data.obs["optimal"][:, :5] != data.action[:, :5]).any()
+    tested = metrics.read_summary(staged_runs.stage_of(run, "in_context"))
+    assert set(tested["tasks"]) == {"dark/room"}
+    plain = staged_runs.write(tmp_path / "y.yaml", *SOURCE, *learner)
+    refused = runs.mtrl("train", plain, "--run-dir", tmp_path / "other")
+    assert refused.code == 2 and not (tmp_path / "other").exists()
+    assert "stages.1: agent.config: target: 'optimal', but nothing" in refused.error
+    learning = "stages.0.agent={name: tabular}"
+    alone = written(tmp_path / "z.yaml", learning, "stages.0.labels=true")
+    refused = runs.mtrl("train", alone, "--run-dir", tmp_path / "other")
+    assert refused.code == 2 and not (tmp_path / "other").exists()
+    assert "labels=True" in refused.error and "demonstrator" in refused.error
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

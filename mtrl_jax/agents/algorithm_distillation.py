@@ -20,8 +20,15 @@ rows train that too. A member's ``horizon`` is a shorter context of its own: it 
 pieces of windows, and acting with "recompute" sees no further. Rewards are the only sign
 of what to do: ``rewards`` transforms them.
 
-Ref: Laskin et al. 2023, "In-context Reinforcement Learning with Algorithm Distillation"
-(arXiv:2210.14215). Label smoothing is over the legal actions.
+The Decision-Pretrained Transformer is the same agent with another target: the action
+that had been best, a label of the data, in place of the one that was taken (``target``).
+Who predicts it knows the task as well as the steps seen so far allow: its policy is
+posterior sampling. With ``encoding: set`` these have no order.
+
+Refs: Laskin et al. 2023, "In-context Reinforcement Learning with Algorithm Distillation"
+(arXiv:2210.14215). Label smoothing is over the legal actions. Lee et al. 2023,
+"Supervised Pretraining Can Learn In-Context Reinforcement Learning" (arXiv:2306.14892);
+there, states to ask for are drawn from all there are, here they are those of the history.
 """
 
 from __future__ import annotations
@@ -39,6 +46,7 @@ from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import heads, histories, transformer
 from mtrl_jax.types import Array, Scalar, Tree
 
+TARGETS = ("taken", "optimal")
 _ALL = 2**20  # steps, as good as any number; exact in float32
 
 
@@ -50,6 +58,7 @@ class Config:
         default_factory=transformer.TransformerConfig
     )
     rewards: str = "none"  # see losses/rewards.py
+    target: str = "taken"  # what is imitated: the actions "taken", or the "optimal"
 
 
 class Hparams(NamedTuple):
@@ -69,6 +78,7 @@ class Hparams(NamedTuple):
 class Carry(NamedTuple):
     """What acting remembers of a slot, across episodes."""
 
+    obs: Tree  # [B, ...] that the last action was chosen from
     cache: Tree  # of the transformer
     action: Array  # [B, ...] the last that was chosen
     reward: Array  # [B] of an episode that has just ended, raw; else 0
@@ -84,9 +94,14 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     action is the data's), ``entropy``; and ``grad_norm``.
 
     Raises:
-      ValueError: actions that are not categorical, an unknown reward transform or
-        transformer option.
+      ValueError: actions that are not categorical, an unknown target, reward transform
+        or transformer option; at the first update, windows without labels of what is
+        optimal where that is the target.
     """
+    if config.target not in TARGETS:
+        raise ValueError(
+            f"target: {config.target!r} is not known, use one of {TARGETS}"
+        )
     if isinstance(spec.action, types.Box):
         raise ValueError(
             f"action: algorithm_distillation says which choice, and cannot act in "
@@ -104,6 +119,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def carry(batch):
         action = types.action_shape(spec.action)
         return Carry(
+            obs={k: jnp.zeros((batch, *x.shape), x.dtype) for k, x in spec.obs.items()},
             cache=network.initial_cache(batch),
             action=jnp.zeros((batch, *action.shape), action.dtype),
             reward=jnp.zeros(batch),
@@ -122,7 +138,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def update(state, rollout, key, hp):
         params, opt, updates = state.learner
-        steps = steps_of(rollout)
+        steps, target = steps_of(rollout), _target(rollout, config.target)
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
 
         def smoothed(params):
@@ -130,7 +146,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             mask = rollout.ts.action_mask[:-1]
             policy = heads.policy(spec.action, logits, mask)
             uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
-            return loss(policy, uniform, rollout.action, _live(rollout), hp)
+            return loss(policy, uniform, target, _live(rollout), hp)
 
         (_, metrics), grads = jax.value_and_grad(smoothed, has_aux=True)(params)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -149,7 +165,7 @@ def loss(
     live: Array,
     hp: Hparams,
 ) -> tuple[Array, dict[str, Array]]:
-    """Returns (loss, metrics) of the actions ``[T, B]`` that a learner chose.
+    """Returns (loss, metrics) of the actions ``[T, B]`` to imitate.
 
     The cross-entropy of ``policy`` to the action with probability 1 - label_smoothing,
     else to one of ``uniform``; mean over the ``live`` steps.
@@ -180,8 +196,10 @@ def steps_of(rollout: types.Rollout) -> histories.Steps:
     ts, live = jax.tree.map(lambda x: x[:-1], rollout.ts), _live(rollout)
     ended = _before(_ends(ts))
     action, reward = _before(rollout.action), _before(ts.reward)
+    obs = jax.tree.map(_before, ts.obs)
     return histories.Steps(
         obs=ts.obs,
+        prev_obs=tree.where(ended, jax.tree.map(_before, obs), obs),
         prev_action=tree.where(ended, _before(action), action),
         prev_reward=jnp.where(ended, reward, ts.reward),
         prev_done=ts.last | ended,
@@ -194,6 +212,7 @@ def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
     """Returns the Steps [B] of one moment of acting: a row of ``steps_of``."""
     return histories.Steps(
         obs=ts.obs,
+        prev_obs=carry.obs,
         prev_action=carry.action,
         prev_reward=jnp.where(carry.done, carry.reward, ts.reward),
         prev_done=ts.last | carry.done,
@@ -220,12 +239,26 @@ def _remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> C
     """Returns the carry after ``action``, which counts where no episode ends."""
     ends = _ends(ts)
     return Carry(
+        obs=tree.where(ends, carry.obs, ts.obs),
         cache=cache,
         action=tree.where(ends, carry.action, action),
         reward=jnp.where(ends, ts.reward, 0.0),
         done=ends,
         has_prev=carry.has_prev | ~ends,
     )
+
+
+def _target(rollout: types.Rollout, target: str) -> Array:
+    """Returns the actions [T, B] to imitate."""
+    if target == "taken":
+        return rollout.action
+    best = getattr(rollout.extras, "optimal", None)
+    if best is None:
+        raise ValueError(
+            "target: 'optimal', but nothing says what was; give a dataset that was "
+            "collected with labels: true, or target 'taken'"
+        )
+    return best
 
 
 def _live(rollout: types.Rollout) -> Array:

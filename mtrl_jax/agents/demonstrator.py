@@ -8,7 +8,7 @@ of reinforcement learning. Where ``unroll_length`` is an episode and its reset, 
 is an episode, and ε is the same within it.
 
 What is best the environments have to say (``types.OPTIMAL``, an observation); stages
-give it to agents that are ADVISED and write it down nowhere.
+give it to agents that are ADVISED, and write it down only as a label.
 
 Ref: Zisman et al. 2024, "Emergence of In-Context Reinforcement Learning from Noise
 Distillation" (arXiv:2312.12275).

@@ -33,6 +33,7 @@ class CollectStage(schema.ExperimentConfig):
     name: Name
     kind: Literal["collect"]
     tasks: list[StageTask] = Field(min_length=1)  # type: ignore[assignment]
+    labels: bool = False  # write down what is best at every step, too
 
 
 class OfflineFitness(schema.Section):

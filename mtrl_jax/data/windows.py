@@ -33,7 +33,7 @@ from mtrl_jax.types import Array, Key, Tree
 class Data(NamedTuple):
     """Rows of H histories, at most M of each; see ``layout`` for what a row is."""
 
-    obs: Tree  # [H, M, ...]
+    obs: dict[str, Any]  # [H, M, ...], labels (types.OPTIMAL) among them
     action: Any  # [H, M, ...], as all of these of jax or of numpy
     reward: Any  # [H, M]
     discount: Any  # [H, M]
@@ -48,6 +48,7 @@ class Extras(NamedTuple):
     """What windows say beside their steps."""
 
     live: Array  # [T, B] bool, False beyond the end of a history shorter than a window
+    optimal: Array | None = None  # [T, B] what had been best to do, where that is known
 
 
 ToExtras = Callable[[types.Rollout], Tree]
@@ -165,7 +166,7 @@ def assemble(
     """Returns the windows ``at`` (history, start) [..., B] as [..., T, B].
 
     ``xp`` is numpy or jax.numpy, what the leaves of ``data`` are; ``pick(x, history,
-    place)`` reads a field.
+    place)`` reads a field. Labels are no observations: they go to the extras.
     """
     shape = (*start.shape[:-1], length + 2, start.shape[-1])
     offset = np.arange(-1, length + 1, dtype=np.int32)
@@ -187,8 +188,9 @@ def assemble(
 
     exists = (place >= 0) & (place < count)
     beyond = place > count
+    obs = {k: x for k, x in data.obs.items() if k != types.OPTIMAL}
     ts = types.TimeStep(
-        obs=jax.tree.map(lambda x: rows(x, now), data.obs),
+        obs=jax.tree.map(lambda x: rows(x, now), obs),
         reward=arrived(data.reward, 0),
         discount=arrived(data.discount, 1),
         first=(rows(data.first, now) & exists[..., now, :]) | beyond[..., now, :],
@@ -196,8 +198,11 @@ def assemble(
         task=data.task[history[..., now, :]],
         action_mask=_masks(xp, data.action_mask, lambda x: rows(x, now), shape),
     )
-    live = exists[..., within, :]
-    return types.Rollout(ts, rows(data.action, within), Extras(live), ())
+    best = data.obs.get(types.OPTIMAL)
+    extras = Extras(
+        exists[..., within, :], None if best is None else rows(best, within)
+    )
+    return types.Rollout(ts, rows(data.action, within), extras, ())
 
 
 def legal_masks(data: histories_lib.Histories) -> np.ndarray:

@@ -95,11 +95,15 @@ def of_training(
     )
 
 
+def values_of(metric: Metric, result: Evaluation) -> Array:
+    """Returns what ``metric`` judges by of each episode [P, N]: returns, or a measure."""
+    by_return = metric.measure == "return"
+    return result.returns if by_return else result.info[metric.measure]
+
+
 def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitness:
     """Returns the fitness by the complete episodes of an evaluation."""
-    values = result.returns
-    if metric.measure != "return":
-        values = result.info[metric.measure]
+    values = values_of(metric, result)
     tasks = jnp.arange(len(metric.weight))[None, None]
     counted = result.complete[..., None] & (result.task[..., None] == tasks)
     number = jnp.sum(counted, axis=1)

@@ -2,8 +2,8 @@
 
 Two views of the same episodes: sums over the current chunk (what is logged), and a ring
 of each slot's latest returns since the member's weights were last replaced (what PBT
-judges a member by; or of another measure of episodes in their place). A slot has its own ring, so short episodes do not crowd out long
-ones and nothing has to be scattered.
+judges a member by; or of another measure of episodes in their place). A slot has its own
+ring, so short episodes do not crowd out long ones and nothing has to be scattered.
 """
 
 from __future__ import annotations

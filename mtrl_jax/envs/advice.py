@@ -1,7 +1,8 @@
 """Environments that say what is best to do, for an agent that demonstrates it.
 
 The observation gets one leaf more, ``types.OPTIMAL``. Who collects histories leaves it
-out of what is written down: those who learn from them must not see it.
+out of what is written down, unless it is asked for as a label: those who learn from them
+must not see it.
 """
 
 from __future__ import annotations

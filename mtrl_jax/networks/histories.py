@@ -8,10 +8,15 @@ training read the same rows.
     step    one token a step: o_t, a_{t-1}, r_{t-1}, done_{t-1} together
     triple  three tokens: a_{t-1}; r_{t-1} and done_{t-1}; o_t. In a row they are
             o_0, a_0, r_0, o_1, ..., and the action is predicted at the o token
+    set     two tokens: the transition (o_{t-1}, a_{t-1}, r_{t-1}, done_{t-1}, o_t),
+            which sees nothing else, and o_t, which sees the transitions and predicts.
+            In what order they came makes no difference
 
 Episodes follow each other in one history; nothing is reset between them.
 
-Refs: Laskin et al. 2023, arXiv:2210.14215.
+Refs: Laskin et al. 2023, arXiv:2210.14215; for "set", Lee et al. 2023, "Supervised
+Pretraining Can Learn In-Context Reinforcement Learning" (arXiv:2306.14892). There the
+transitions see those before them, so that their order does make a difference.
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ from mtrl_jax import tree, types
 from mtrl_jax.networks import heads, product, torsos
 from mtrl_jax.types import Array, Tree
 
-TOKENS = {"step": 1, "triple": 3}  # of a step, by encoding; the last one predicts
+# Of a step, by encoding; the last one predicts.
+TOKENS = {"step": 1, "triple": 3, "set": 2}
 
 
 class Steps(NamedTuple):
@@ -47,6 +53,7 @@ class Steps(NamedTuple):
     live: Array | None = (
         None  # [T, B] bool, False: padding, as if absent; None: all live
     )
+    prev_obs: Tree = None  # [T, B, ...] o_{t-1}; read where steps are a "set"
 
 
 def from_transitions(
@@ -65,18 +72,44 @@ def from_transitions(
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
 
     known = jnp.ones(reward.shape, bool) if live is None else live
-    return Steps(obs, before(action), before(reward), before(done), before(known), live)
+    return Steps(
+        obs,
+        before(action),
+        before(reward),
+        before(done),
+        before(known),
+        live,
+        jax.tree.map(before, obs),
+    )
 
 
-def dummy(obs: dict[str, jax.ShapeDtypeStruct], space: types.ActionSpace) -> Steps:
-    """Returns Steps [1] of zeros for observations and actions of one slot."""
+def dummy(
+    obs: dict[str, jax.ShapeDtypeStruct], space: types.ActionSpace, encoding: str
+) -> Steps:
+    """Returns Steps [1] of zeros, with all that an encoding reads, for one slot."""
 
     def zeros(struct):
         return jnp.zeros((1, *struct.shape), struct.dtype)
 
     action = zeros(types.action_shape(space))
     no = jnp.zeros((1,), bool)
-    return Steps({k: zeros(v) for k, v in obs.items()}, action, jnp.zeros((1,)), no, no)
+    seen = {k: zeros(v) for k, v in obs.items()}
+    made = Steps(seen, action, jnp.zeros((1,)), no, no, prev_obs=seen)
+    return read(made, encoding)
+
+
+def read(steps: Steps, encoding: str) -> Steps:
+    """Returns Steps without what an encoding does not read.
+
+    Raises ValueError where what it reads is not there.
+    """
+    if encoding != "set":
+        return steps._replace(prev_obs=None)
+    if steps.prev_obs is None:
+        raise ValueError(
+            "prev_obs: None, but the encoding 'set' reads it; give o_{t-1} of each step"
+        )
+    return steps
 
 
 def live_tokens(steps: Steps, encoding: str) -> Array | None:
@@ -85,7 +118,7 @@ def live_tokens(steps: Steps, encoding: str) -> Array | None:
         return None if steps.live is None else steps.live.T
     live = jnp.ones(steps.has_prev.shape, bool) if steps.live is None else steps.live
     before = live & steps.has_prev
-    tokens = jnp.stack([before, before, live], axis=-1)  # [T, B, 3]
+    tokens = jnp.stack([before] * (TOKENS[encoding] - 1) + [live], axis=-1)
     return jnp.swapaxes(tokens, 0, 1).reshape(live.shape[1], -1)
 
 
@@ -111,21 +144,27 @@ class Tokens(nn.Module):
         if self.encoding == "step":
             last = jnp.concatenate([action, outcome], axis=-1)
             last = tree.where(steps.has_prev, last, jnp.zeros_like(last))
-            return jnp.swapaxes(self._observation(steps.obs, last), 0, 1)
+            one = self._dense("observation")(self._torso()(steps.obs, last))
+            return jnp.swapaxes(one, 0, 1)
         nothing = jnp.zeros((*steps.has_prev.shape, 0))
-        tokens = [
-            self._dense("action")(action),
-            self._dense("outcome")(outcome),
-            self._observation(steps.obs, nothing),
-        ]
-        batched = jnp.moveaxis(jnp.stack(tokens, axis=2), 0, 1)  # [B, T, 3, width]
+        torso = self._torso()
+        seen = torso(steps.obs, nothing)
+        if self.encoding == "set":
+            # What follows the end of an episode is no part of it.
+            after = tree.where(steps.prev_done, jnp.zeros_like(seen), seen)
+            before = torso(steps.prev_obs, nothing)
+            transition = jnp.concatenate([before, action, outcome, after], axis=-1)
+            tokens = [self._dense("transition")(transition)]
+        else:
+            tokens = [self._dense("action")(action), self._dense("outcome")(outcome)]
+        tokens.append(self._dense("observation")(seen))
+        batched = jnp.moveaxis(jnp.stack(tokens, axis=2), 0, 1)  # [B, T, n, width]
         return batched.reshape(batched.shape[0], -1, self.width)
 
-    def _observation(self, obs: Tree, side: Array) -> Array:
-        torso = torsos.Torso(
+    def _torso(self) -> torsos.Torso:
+        return torsos.Torso(
             self.torso, self.hidden, self.activation, self.convolution, name="torso"
         )
-        return self._dense("observation")(torso(obs, side))
 
     def _dense(self, name: str) -> nn.Dense:
         return nn.Dense(

@@ -19,10 +19,12 @@ ways:
 
 Learned positions count from the first step of the window, so that cached keys would be
 wrong once a step has fallen out: they recompute, and histories longer than ``context``
-are refused. Rotary positions are relative and cache. A model trained on windows of
+are refused. Rotary positions are relative and cache; without positions ("none") the
+causal mask alone tells what came before. A model trained on windows of
 ``context`` steps has seen each token of them with less behind it than a long cache has;
 to train what the cache does, unroll longer windows and leave the first steps of each out
-of the loss, or act with "recompute".
+of the loss, or act with "recompute". Of a "set" nothing is read through the layers, and
+both are the same.
 
 The horizon, a traced number of steps, is a shorter context without another program:
 members of a population may each have their own. ``unroll`` cuts a history into pieces of
@@ -97,7 +99,8 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
     transformer_config.check(spec, config)
     config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
     module = transformer_layers.Layers(config, spec.action)
-    example = histories.dummy(spec.obs, spec.action)
+    encoding = config.encoding
+    example = histories.dummy(spec.obs, spec.action, encoding)
 
     def init(key):
         one = jax.tree.map(lambda x: x[None], example)
@@ -105,6 +108,7 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
 
     def unroll(params, steps, key=None, window=None, horizon=None):
         chex.assert_rank(steps.has_prev, 2)
+        steps = histories.read(steps, encoding)
         window = _window(config, window, steps.has_prev.shape[0])
         logits, _ = module.apply(
             {"params": params},
@@ -117,13 +121,13 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
         return logits
 
     def cached(params, cache, steps, horizon=None):
-        one = jax.tree.map(lambda x: x[None], steps)
+        one = jax.tree.map(lambda x: x[None], histories.read(steps, encoding))
         variables, window = {"params": params}, config.context
         logits, cache = module.apply(variables, one, window, cache, horizon=horizon)
         return logits[0], cache
 
     def recomputed(params, cache, steps, horizon=None):
-        cache = _append(cache, steps)
+        cache = _append(cache, histories.read(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         read = read if horizon is None else windows.last(read, horizon)
         variables = {"params": params}

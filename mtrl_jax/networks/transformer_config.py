@@ -7,7 +7,7 @@ import dataclasses
 from mtrl_jax import types
 from mtrl_jax.networks import attention, conv, histories, torsos
 
-POSITIONS = ("rotary", "learned")
+POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")
 DTYPES = ("float32", "bfloat16")
 
@@ -21,9 +21,9 @@ class TransformerConfig:
     heads: int = 4
     feedforward: int = 2048
     context: int = 100  # in steps
-    encoding: str = "step"  # step, triple; see histories
-    positions: str = "rotary"  # rotary, learned
-    acting: str = "auto"  # cache, recompute; auto: cache where positions are rotary
+    encoding: str = "step"  # step, triple, set; see histories
+    positions: str = "rotary"  # rotary, learned, none
+    acting: str = "auto"  # cache, recompute; auto: cache, unless positions are learned
     dropout: float = 0.0  # of what a layer adds
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
@@ -39,7 +39,7 @@ def acting(config: TransformerConfig) -> str:
     """Returns "cache" or "recompute", with "auto" resolved."""
     if config.acting != "auto":
         return config.acting
-    return "cache" if config.positions == "rotary" else "recompute"
+    return "recompute" if config.positions == "learned" else "cache"
 
 
 def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
@@ -70,6 +70,11 @@ def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
         raise ValueError(
             "acting: 'cache' with learned positions, which shift when a step falls out "
             "of the window; use 'recompute' or positions 'rotary'"
+        )
+    if config.encoding == "set" and config.positions != "none":
+        raise ValueError(
+            f"positions: {config.positions!r} with encoding 'set', which has no order; "
+            "use 'none'"
         )
     if isinstance(spec.action, types.Box):
         raise ValueError(

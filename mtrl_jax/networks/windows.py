@@ -3,7 +3,7 @@
 A step sees the ``window`` steps that end with it. In the triple encoding a_{t-1} and
 r_{t-1} arrive together with o_t but belong to step t-1: the window of o_t ends with o_t
 and begins with an observation. A ring therefore keeps one step more than the window: the
-one that only a_{t-1} and r_{t-1} still see.
+one that only a_{t-1} and r_{t-1} still see. So does a transition of a "set".
 
 Each slot counts its own live steps; padding is not counted, so it is as if absent.
 """
@@ -177,7 +177,12 @@ def _in_window(query: Array, key: Array, window: int | Array, encoding: str) -> 
     # The window of a step begins with its observation, the last token of its row.
     tokens = histories.TOKENS[encoding]
     age = (query + 1) // tokens - (key + 1) // tokens
-    return (key <= query) & (age < window)
+    seen = (key <= query) & (age < window)
+    if encoding != "set":
+        return seen
+    # Transitions come first in their row, observations last; only these see others.
+    of_transition = (key % tokens == 0) & (query % tokens != 0)
+    return seen & (of_transition | (key == query))
 
 
 def _rotation(index: Array, size: int | None) -> tuple[Array, Array] | None:

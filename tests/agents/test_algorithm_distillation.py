@@ -34,11 +34,14 @@ def hparams(**fields):
     return jax.tree.map(jnp.float32, ad.Hparams(**given))
 
 
+SET = {"encoding": "set", "positions": "none"}
+
+
 @functools.cache
-def made(**changes):
+def made(target="taken", **changes):
     """Returns (agent, state, update); the head is sharp, so that inputs can be told."""
     config = dataclasses.replace(SMALL, **changes)
-    agent = ad.make(spec_of(), ad.Config(config))
+    agent = ad.make(spec_of(), ad.Config(config, target=target))
     state = jax.jit(agent.init)(KEY, hparams())
     params = state.learner.params
     head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
@@ -82,10 +85,11 @@ def without_resets(rollout):
     return jax.tree.map(jnp.asarray, made)
 
 
-def log_probs(state, rollout):
+def log_probs(state, rollout, **changes):
     """Returns log P(a_t | history) [T, B] of a whole rollout at once."""
     steps = ad.steps_of(rollout)
-    logits = transformer.make(spec_of(), SMALL).unroll(state.learner.params, steps)
+    network = transformer.make(spec_of(), dataclasses.replace(SMALL, **changes))
+    logits = network.unroll(state.learner.params, steps)
     mask = rollout.ts.action_mask[:-1]
     return heads.policy(types.Discrete(ACTIONS), logits, mask).log_prob(rollout.action)
 
@@ -105,17 +109,22 @@ def test_a_row_has_the_action_and_reward_before_it_and_ends_have_none():
     np.testing.assert_array_equal(steps.prev_action[rows], [a[0], a[1]])
     np.testing.assert_array_equal(steps.prev_reward[rows], [r[1], r[2]])
     np.testing.assert_array_equal(steps.prev_done[rows], [False, True])
+    obs = np.asarray(rollout.ts.obs["vector"])[:, 0]
+    np.testing.assert_array_equal(steps.prev_obs["vector"][rows], obs[[0, 1]])
 
 
-def test_windows_with_and_without_the_steps_that_reset_teach_the_same():
+@pytest.mark.parametrize("changes", [{}, SET], ids=["step", "set"])
+def test_windows_with_and_without_the_steps_that_reset_teach_the_same(changes):
     """The step that ends an episode is as if absent, whatever was sent into it."""
-    _, state, update = made()
+    _, state, update = made(**changes)
     rollout = stream([3, 1, 2])
-    one = update(state, rollout, KEY, hparams())
-    close(one, update(state, without_resets(rollout), KEY, hparams()))
+    # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
+    hp = hparams(epsilon=1e-2)
+    one = update(state, rollout, KEY, hp)
+    close(one, update(state, without_resets(rollout), KEY, hp))
     dead = np.asarray(rollout.ts.last)[:-1]
     other = jnp.where(dead, (rollout.action + 1) % ACTIONS, rollout.action)
-    close(one, update(state, rollout._replace(action=other), KEY, hparams()))
+    close(one, update(state, rollout._replace(action=other), KEY, hp))
 
 
 def test_rows_beyond_the_end_of_a_history_do_not_count():
@@ -131,11 +140,13 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
     close(*(update(state, x, KEY, hparams()) for x in (longer, shorter)))
 
 
-@pytest.mark.parametrize("watched", [0, 6])
-def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched):
+@pytest.mark.parametrize(
+    ("watched", "changes"), [(0, {}), (6, {}), (6, SET)], ids=["0", "6", "6-set"]
+)
+def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, changes):
     """Across episodes, with nothing of the future: act has not seen it. Also after steps
     of somebody else, which it is told of."""
-    agent, state, _ = made()
+    agent, state, _ = made(**changes)
     rollout = stream([3, 1, 4])
     act = jax.jit(agent.act)
     carry, actions, said = agent.carry(2), [], []
@@ -149,7 +160,7 @@ def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched):
         said.append(log_prob)
     live = ~np.asarray(rollout.ts.last)[:-1]
     live[:watched] = False
-    read = log_probs(state, rollout._replace(action=jnp.stack(actions)))
+    read = log_probs(state, rollout._replace(action=jnp.stack(actions)), **changes)
     np.testing.assert_allclose(np.stack(said)[live], read[live], atol=1e-4)
     assert np.std(np.stack(said)[live]) > 0.1
 
@@ -248,6 +259,25 @@ def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(state)
     assert abs(float(metrics["loss"][-1]) - floor) < 0.02
     np.testing.assert_allclose(metrics["accuracy"][-1], 1.0 if floor == 0 else 0.5)
+
+
+def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
+    """The labels are learned and the actions are not; without labels nothing can be."""
+    agent, state, update = made("optimal", **SET)
+    rollout = without_resets(stream([3, 4, 2]))
+    best = (rollout.action + 1 + jnp.arange(2)[None]) % ACTIONS
+    told = rollout._replace(extras=rollout.extras._replace(optimal=best))
+
+    def learn(state, i):
+        return agent.update(state, told, jax.random.fold_in(KEY, i), hparams())
+
+    learnt, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(200)))(state)
+    assert metrics["accuracy"][-1] == 1.0 and metrics["loss"][-1] < 0.05
+    assert np.exp(log_probs(learnt, rollout, **SET)).max() < 0.1
+    with pytest.raises(ValueError, match=r"^target: 'optimal', but nothing says"):
+        update(state, rollout, KEY, hparams())
+    with pytest.raises(ValueError, match=r"^target: 'best' is not known, use one of"):
+        made("best")
 
 
 def test_label_smoothing_is_over_the_legal_actions_and_not_in_the_reported_loss():

@@ -238,6 +238,28 @@ def test_agents_get_the_extras_and_the_carry_they_ask_for(data):
     assert ro.extras["live"].shape == (5, 4) and ro.carry.shape == (4, 3)
 
 
+def test_labels_are_no_observations(tmp_path):
+    """What is stored of what had been best goes to the extras, a row for each action."""
+    ts, action = whole()
+    best = (np.arange(ts.reward.size).reshape(ts.reward.shape) % 3).astype(np.int32)
+    label = {types.OPTIMAL: jax.ShapeDtypeStruct((), np.int32)}
+    spec = streams.SPEC._replace(obs={**streams.OBS, **label})
+    told = ts._replace(obs={**ts.obs, types.OPTIMAL: best})
+    writer = histories.Writer(tmp_path, spec, TASKS, STEPS)
+    writer.write((told, action))
+    writer.close()
+    data = histories.load(tmp_path)
+    key, kept = jax.random.key(0), rows.keep(data)
+    on_device = sample(key, windows.put(data), 8, 5)
+    from_files = prefetch.gather(key, data, kept, 8, 5)
+    for found in map(host, (on_device, from_files)):
+        assert set(found.ts.obs) == set(streams.OBS)
+        history, time = found.ts.obs["vector"][:-1].astype(int).transpose(2, 0, 1)
+        expected = best[time, history // 2, history % 2]
+        np.testing.assert_array_equal(found.extras.optimal, expected)
+    assert windows.at(windows.put(data), history[0], time[0], 5).extras.live.all()
+
+
 def test_windows_from_files_are_those_of_the_device(data):
     """The same keys give the same bits, whether the data fit or not."""
     kept = rows.keep(data, subsample=3, only=[3, 1])
