@@ -9,7 +9,8 @@ The arms are told of in algorithm_distillation_arms.py. All are stages of one ru
 stay as they were. A return is the mean over the held-out tasks with its 95 % interval
 over tasks; ``last`` is of the last tenth of the episodes, ``demo`` of those that an arm
 only watched. The source's are those of its own tasks while it learned. The speed of
-making histories is that of all learners at once, and of one after the other.
+making histories is that of all learners at once, and of one after the other. Another
+``--seed`` is another run, with the same tasks held out and results of its own.
 
     python benchmarks/algorithm_distillation.py --experiment dark_room
     python benchmarks/algorithm_distillation.py --experiment bandit --arms ad ed
@@ -63,8 +64,11 @@ def main() -> None:
     """Returns after running what is missing; prints the table, writes JSON and a PNG."""
     args = arguments()
     xla.prepare()
-    folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
+    which = args.experiment if args.seed is None else f"{args.experiment}_{args.seed}"
+    folder = args.runs / f"{which}{'-quick' if args.quick else ''}"
     settings = arms_lib.settings(args.experiment, args.arms, args.quick)
+    if args.seed is not None:
+        settings["seed"] = args.seed
     given = run(folder, settings)
     rows = [row for arm in args.arms for row in read(folder, args.experiment, arm)]
     against(rows, "ucb1")
@@ -77,7 +81,7 @@ def main() -> None:
         f"making histories: {speed['together']:.3g} steps/s of {speed['members']} learners "
         f"together, {speed['alone']:.3g} of one: {speed['ratio']:.0f} times as fast"
     )
-    name = f"algorithm_distillation_{args.experiment}"
+    name = f"algorithm_distillation_{which}"
     result = {"machine": common.environment(), "arms": rows, "source": source}
     common.write(args.out, name, result | {"speed": speed})
     pictures.draw(rows, source, args.out / f"{name}.png")
@@ -235,6 +239,7 @@ def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "one arm, 130 learners, 20 updates")
     made.add_argument("--experiment", choices=arms_lib.EXPERIMENTS, default="dark_room")
+    made.add_argument("--seed", type=int, help="by default the config's, 0")
     made.add_argument(
         "--arms", nargs="+", help="by default the experiment's usual ones"
     )

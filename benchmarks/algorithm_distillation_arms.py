@@ -9,7 +9,7 @@ sharp, greedy   ad, acting at temperature 0.5, or with its most probable action
 prompt_ad, prompt_ed, prompt_60_ad, prompt_60_ed
                 ad and ed after watching episodes worth some 30 % (60 %) of the optimum
 epsilon         ad on the histories of demonstrators less and less noisy (AD^eps)
-dpt             told what had been best at every step of these (DPT)
+dpt             told what had been best at every step of these, or of random pulls (DPT)
 rl2             recurrent PPO, trained online on trials of several episodes
 ucb1, thompson  what made the bandits' histories, and its usual rival
 """
@@ -77,6 +77,10 @@ def _prompted(weights: str, epsilon: float) -> Arm:
 
 _CONTEXTS = _contexts(5, 10, 20, 50, 100)
 _EXPERT = Arm({"keep.last_fraction": 0.1, "keep.subsample": 1})
+_RANDOM = {
+    "name": "demonstrator",
+    "hparams": {"epsilon_start": 1.0, "epsilon_end": 1.0},
+}
 # Noise with which a demonstrator earns some 30 and 60 % of what is there to earn.
 _THIRTY, _SIXTY = 0.58, 0.35
 
@@ -133,12 +137,20 @@ EXPERIMENTS: dict[str, Experiment] = {
                     "training.batch": 640,
                 }
             ),
+            "dpt": Arm(
+                {
+                    "agent.config.target": "optimal",
+                    "agent.config.transformer.encoding": "set",
+                    "agent.config.transformer.positions": "none",
+                },
+                source={"agent": _RANDOM, "labels": True},
+            ),
             "ucb1": Arm(),
             "thompson": Arm(
                 learner={"name": "bandit", "config": {"algorithm": "thompson"}}
             ),
         },
-        ("ad", "ed", "ucb1", "thompson"),
+        ("ad", "ed", "dpt", "ucb1", "thompson"),
         None,
         {
             "source": {"population.size": 128},
@@ -190,7 +202,8 @@ def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
     source = stages["source"]
     if known.source:
         source = changed({**source, "name": f"source_{arm}"}, known.source)
-        tested |= {"compare": [source["name"]]}
+        own_source = [source["name"]] * ("source" in tested.get("compare", []))
+        tested, beside = tested | {"compare": own_source}, []
     training = {**stages["distilled"], "name": trained, "data": source["name"]}
     return [source, *beside, changed(training, known.training), tested]
 

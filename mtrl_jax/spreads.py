@@ -108,7 +108,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
     best = []
     for i, entry in enumerate(config.tasks):
         with config_lib.errors_at(f"tasks.{i}"):
-            best += [envs.optimal_action(name) for name in _names(entry)]
+            best += [envs.optimal_action(x, entry.options) for x in _names(entry)]
         if entry.options.get("trial", 1) > 1:
             raise config_lib.ConfigError(
                 f"tasks.{i}.options.trial={entry.options['trial']}: an episode is so "

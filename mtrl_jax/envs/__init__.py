@@ -22,7 +22,7 @@ class Family(NamedTuple):
     A module offers ``names()`` and, of pure environments, ``task(name, options) ->
     core.PureTask`` and, of families of many tasks, ``tasks_of(name, options)`` -> params
     stacked [N, ...], None where options leave one task, and, where it is known,
-    ``optimal_action(params, state)``; any other ``make(name, batch, options, seed) ->
+    ``optimal_action_in(name, options)`` -> see ``optimal_action`` below; any other ``make(name, batch, options, seed) ->
     Env`` and ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
     """
 
@@ -131,22 +131,24 @@ def is_many(name: str, options: Options = None) -> bool:
     return hasattr(module, "tasks_of") and module.tasks_of(rest, options) is not None
 
 
-def optimal_action(name: str) -> Callable[[types.Tree, types.Tree], types.Array]:
-    """Returns what is best to do in environments of the family of ``family/name``.
+def optimal_action(
+    name: str, options: Options = None
+) -> Callable[[types.Tree, types.Tree], types.Array]:
+    """Returns what is best to do in the environments ``family/name`` with ``options``.
 
     A function of an episode's params and the task's own state (``params`` and ``inner``
-    of an env state), leading axes alike, to actions [...]. Raises ValueError for a family
-    in which nobody knows.
+    of an env state), leading axes [P, B], to actions [P, B]. Raises ValueError for those
+    of which nobody knows.
     """
-    family, _ = _split(name)
+    family, rest = _split(name)
     module = family.load()
-    if not hasattr(module, "optimal_action"):
-        having = [key for key in ENVS if hasattr(ENVS[key].load(), "optimal_action")]
+    if not hasattr(module, "optimal_action_in"):
+        having = [key for key in ENVS if hasattr(ENVS[key].load(), "optimal_action_in")]
         raise ValueError(
             f"env: of {name} no optimal action is known; families of which it is: "
             f"{', '.join(having)}"
         )
-    return module.optimal_action
+    return module.optimal_action_in(rest, options)
 
 
 def make_host(

@@ -111,6 +111,14 @@ def tasks_of(name: str, options: Mapping[str, Any] | None = None) -> Params:
     return Params(jnp.asarray(fixed))
 
 
+def optimal_action_in(
+    name: str, options: Mapping[str, Any] | None = None
+) -> Callable[[Params, Any], Array]:
+    """Returns what is best to do, whatever the name and options: ``optimal_action``."""
+    del name, options
+    return optimal_action
+
+
 def optimal_action(params: Params, state: Any = None) -> Array:
     """Returns the best arm, [...] int32; of equal ones the first. ``state`` is not read."""
     del state

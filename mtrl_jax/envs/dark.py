@@ -101,6 +101,14 @@ def tasks_of(name: str, options: Mapping[str, Any] | None = None) -> Params:
     return Params(jnp.asarray(_described(name, dict(options or {}))[1]))
 
 
+def optimal_action_in(
+    name: str, options: Mapping[str, Any] | None = None
+) -> Callable[[Params, Any], Array]:
+    """Returns what is best to do, whatever the name and options: ``optimal_action``."""
+    del name, options
+    return optimal_action
+
+
 def optimal_action(params: Params, state: State) -> Array:
     """Returns the action of a shortest way, [...] int32: along x first, then along y.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax import envs
 from mtrl_jax.envs import core, labyrinth, reference_scores
 from mtrl_jax.envs.labyrinth import actions, doors, levels, oracle, scores, world
 
@@ -32,9 +33,10 @@ def _play(level, player):
 
 
 @functools.cache
-def _watch(action_set, level=LASERTAG[1], steps=150, slots=4):
+def _watch(action_set, level=LASERTAG[1], steps=150, slots=4, dealt=""):
     """(actions [T, slots, ...], states [T, 1, slots, ...], rewards) of the oracle."""
-    env = core.vectorise(labyrinth.task(level, {"actions": action_set}), (1, slots))
+    options = {"actions": action_set} | ({"tasks": dealt} if dealt else {})
+    env = core.vectorise(labyrinth.task(level, options), (1, slots))
     act = functools.partial(oracle.act, action_set=action_set)
 
     @jax.jit
@@ -73,6 +75,30 @@ def _dijkstra(goals, costs):
             if onward < far[a, b]:
                 heapq.heappush(queue, (onward, (a, b)))
     return far
+
+
+@pytest.mark.parametrize(
+    "level",
+    ["rooms_watermaze", pytest.param("dark_key_to_door_3d", marks=pytest.mark.slow)],
+)
+def test_in_one_open_room_a_line_is_what_the_oracle_walks(level):
+    """What demonstrators are told is what the oracle does, but for a corner grazed; and
+    where there are walls, or other actions, nobody says what is best."""
+    options = {"actions": "small", "tasks": "test"}
+    taken, states, rewards = _watch("small", level, dealt="test")
+    params = labyrinth.task(level, options).params
+    best = envs.optimal_action(f"labyrinth/{level}", options)
+    every = jax.tree.map(lambda x: jnp.broadcast_to(x, (150, 4, *x.shape)), params)
+    told = jax.jit(best)(every, jax.tree.map(lambda x: x[:, 0], states))
+    # The states are those after the action.
+    same = np.asarray(told)[:-1] == taken[1:]
+    fresh = np.asarray(states.time)[:-1, 0] == 0
+    assert same[~fresh].mean() > 0.9 and rewards.sum() > 4
+    for wrong in ({"actions": "small"}, {"actions": "joint", "tasks": "test"}):
+        with pytest.raises(
+            ValueError, match=rf"^options: .*{level} with actions=small"
+        ):
+            envs.optimal_action(f"labyrinth/{level}", wrong)
 
 
 @pytest.mark.parametrize("seed", range(6))

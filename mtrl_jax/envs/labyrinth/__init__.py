@@ -7,7 +7,7 @@ rule (``levels.py``); a mixture of levels of one kind is one program.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from mtrl_jax.envs.labyrinth import (
     actions,
     game,
     levels,
+    oracle,
     pixels,
     places,
     rays,
@@ -26,6 +27,7 @@ from mtrl_jax.envs.labyrinth import (
     world,
 )
 from mtrl_jax.envs.labyrinth import options as params_lib
+from mtrl_jax.types import Array
 
 _OBSERVATIONS = ("rays", "pixels")
 _OPTIONS = ("observation", "size", "rays", "actions")
@@ -86,6 +88,25 @@ def tasks_of(
     found = places.among(params, dealt)
     every = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(found), *x.shape)), params)
     return every._replace(places=jnp.asarray(found))
+
+
+def optimal_action_in(
+    name: str, options: Mapping[str, Any] | None = None
+) -> Callable[[world.Params, world.State], Array]:
+    """Returns what is best to do, int32 [P, B] of ``actions: small``, where it is known.
+
+    That is in one open room (the tasks of ``places``): a line to the platform, or to the
+    key and then the door. Of a body that turns in steps and slides, it is the best within
+    the next decision. Raises ValueError for other tasks and actions.
+    """
+    _, _, static, _, dealt = _described(name, options)
+    if not dealt or static.get("actions") != "small":
+        raise ValueError(
+            f"options: what is best is known of {name} with actions=small and tasks=all, "
+            "train or test, places in one open room; give both"
+        )
+    each = jax.vmap(jax.vmap(oracle.straight))
+    return lambda params, state: each(state, params)
 
 
 def _described(

@@ -50,9 +50,7 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     jumps = action_set != "small"
     way = waypoint(state, _targets(state, params, jumps), _costs(state, params))
     tried = jnp.asarray(_TRIED["native" if jumps else "small"])
-    command = jax.vmap(actions.command)(tried)
-    body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
-    best = jnp.argmax(score(state, body, command, way))
+    best = _best(state, tried, way)
     if not jumps:
         return best.astype(jnp.int32)
     melon = state.things.there & (state.things.kind == world.MELON)
@@ -60,6 +58,19 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     jump = jnp.any(melon & (near < _JUMPS**2))
     choices = tried[best].at[5].set(jump.astype(jnp.int32))
     return actions.number(choices) if action_set == "joint" else choices
+
+
+def straight(state: world.State, params: world.Params) -> Array:
+    """Returns what ``act`` does of the set "small" where no wall is in the way, int32 [].
+
+    It goes to the nearest thing worth taking in a line: in one open room the shortest
+    way, found in a tenth of the time.
+    """
+    here, worth = state.body.position, _worth(state, params, jumps=False)
+    far = jnp.linalg.norm(state.things.position - here[None], axis=1)
+    nearest = jnp.argmin(jnp.where(worth, far, jnp.inf))
+    way = jnp.where(worth.any(), state.things.position[nearest], here)
+    return _best(state, jnp.asarray(_TRIED["small"]), way).astype(jnp.int32)
 
 
 def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
@@ -119,8 +130,15 @@ def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
     return jax.lax.while_loop(unfinished, relax, begin)[0]
 
 
-def _targets(state, params, jumps):
-    """Returns [SIZE, SIZE] what a way that ends there lacks; FAR where nothing is."""
+def _best(state, tried, way):
+    """Returns which of the choices ``tried`` [N, 6] is the best on the way there."""
+    command = jax.vmap(actions.command)(tried)
+    body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
+    return jnp.argmax(score(state, body, command, way))
+
+
+def _worth(state, params, jumps):
+    """Returns [THINGS] which things are worth a way, as things are now."""
     things = state.things
     reward = params.rewards[things.kind]
     colour = jnp.arange(world.DOORS)
@@ -130,7 +148,13 @@ def _targets(state, params, jumps):
     goal = things.kind == world.GOAL
     barred = goal & params.locked & ~state.keys[0]
     hangs = (things.kind == world.MELON) & (not jumps)
-    worth = things.there & ((reward > 0) | needed) & ~barred & ~hangs
+    return things.there & ((reward > 0) | needed) & ~barred & ~hangs
+
+
+def _targets(state, params, jumps):
+    """Returns [SIZE, SIZE] what a way that ends there lacks; FAR where nothing is."""
+    things, worth = state.things, _worth(state, params, jumps)
+    goal = things.kind == world.GOAL
     # Where the goal comes back, time is worth more than an apple out of the way.
     missed = jnp.where(goal.any() & params.teleports & ~goal, _DEAR, 0.0)
     none = jnp.full((world.SIZE, world.SIZE), FAR)
