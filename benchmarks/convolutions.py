@@ -99,7 +99,7 @@ def milliseconds(case: Case, implementation: str, repeats: int) -> float:
 
     def descend(params, image):
         def loss(params):
-            return jnp.mean(torso.apply(params, {"image": image}, side))
+            return jnp.mean(jnp.asarray(torso.apply(params, {"image": image}, side)))
 
         return jax.tree.map(lambda p, g: p - 1e-3 * g, params, jax.grad(loss)(params))
 

@@ -134,10 +134,8 @@ def _roll(
     A call makes ``case.steps`` decisions in every slot.
     """
     env = envs.make(case.env, (1, case.slots), case.options)
-    if env.pure:
-        reset = jax.jit(env.reset)
-    else:
-        reset = env.reset
+    reset: Callable[..., Any] = jax.jit(env.reset) if env.pure else env.reset
+    if not env.pure:
         stack.callback(envpool.close, env)
     ((name, obs),) = env.spec.obs.items()
     state, ts = reset(random.roots(0, 1), env.params)

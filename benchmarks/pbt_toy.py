@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ _TOURNAMENT = {"exploit": "tournament", "min_episodes": 0}
 _ALWAYS = {"perturb_probability": 1.0, "resample_probability": 0.0}
 
 # name: (steps between rounds, std of the noise, what else the configuration says)
-VARIANTS = {
+VARIANTS: dict[str, tuple[int, float, dict[str, Any]]] = {
     "grid search": (10, 0.1, {"exploit": "none"}),
     "PBT, every 10, std 0.1": (10, 0.1, _TOURNAMENT),
     "PBT, every 5, std 0.2": (5, 0.2, _TOURNAMENT),
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, help="folder for JSON and PNG")
     args = parser.parse_args()
     seeds = 20 if args.quick else args.seeds
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'variant':34}{'mean best Q':>12}{'min':>9}{'max':>9}{'expected':>10}")
     for name in VARIANTS:
         best = final_best(name, seeds)

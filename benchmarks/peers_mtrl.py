@@ -24,6 +24,7 @@ def main() -> None:
     xla.prepare()
     pieces = build.pieces(experiment(settings))
     state = pieces.init(pieces.hparams)
+    assert pieces.evaluate is not None
     for line in sys.stdin:
         match line.strip():
             case "train":

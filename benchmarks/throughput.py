@@ -304,14 +304,15 @@ def _actions(space: types.ActionSpace, lead: tuple[int, ...]) -> jax.Array:
         case types.Discrete(n):
             return jax.random.randint(key, shape, 0, n)
         case types.Factorised(sizes):
-            sizes = jnp.broadcast_to(jnp.asarray(sizes), shape)
-            return jax.random.randint(key, shape, 0, sizes)
+            choices = jnp.broadcast_to(jnp.asarray(sizes), shape)
+            return jax.random.randint(key, shape, 0, choices)
         case types.Box(low, high):
-            low, high = (jnp.broadcast_to(jnp.asarray(x), shape) for x in (low, high))
-            return jax.random.uniform(key, shape, minval=low, maxval=high)
+            least, most = (jnp.broadcast_to(jnp.asarray(x), shape) for x in (low, high))
+            return jax.random.uniform(key, shape, minval=least, maxval=most)
+    raise AssertionError(space)
 
 
-def _lengths(case: Case) -> dict[str, int]:
+def _lengths(case: Case) -> dict[str, Any]:
     return {"unroll_length": case.unroll, "updates_per_chunk": case.updates}
 
 

@@ -128,8 +128,9 @@ def check(trainer: Trainer, settings: dict[str, Any]) -> dict[str, Any]:
         "done": rollout.ts.last[1:],
         "logits": logits,
     }
-    batched = {name: np.swapaxes(x, 0, 1) for name, x in fields.items()}
-    np.savez(settings["check"], **batched, **in_torch(jax.device_get(params)))
+    arrays: dict[str, Any] = {k: np.swapaxes(x, 0, 1) for k, x in fields.items()}
+    arrays |= in_torch(jax.device_get(params))
+    np.savez(settings["check"], **arrays)
     update, key = jax.jit(trainer.agent.update), jax.random.key(3)
     said = []
     for _ in range(settings["check_updates"]):
