@@ -22,8 +22,10 @@ of what to do: ``rewards`` transforms them.
 
 The Decision-Pretrained Transformer is the same agent with another target: the action
 that had been best, a label of the data, in place of the one that was taken (``target``).
-Who predicts it knows the task as well as the steps seen so far allow: its policy is
-posterior sampling. With ``encoding: set`` these have no order.
+Who predicts it knows the task as well as the steps seen so far allow, and to act with
+these probabilities is posterior sampling, step by step. With ``encoding: set`` the steps
+have no order. The data should be of behaviour that knew nothing, such as random actions:
+of demonstrators it learns to see in an action what they knew, and believes its own.
 
 Refs: Laskin et al. 2023, "In-context Reinforcement Learning with Algorithm Distillation"
 (arXiv:2210.14215). Label smoothing is over the legal actions. Lee et al. 2023,

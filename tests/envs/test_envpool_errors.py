@@ -152,6 +152,15 @@ def test_a_pool_that_steps_in_parts_cannot_be_compiled():
         envpool_xla.step(engine, ("reward",))
 
 
+@pytest.fixture(name="short_collections")
+def _short_collections():
+    """What other tests left behind is not looked at in every collection."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("short_collections")
 def test_pools_of_other_tasks_at_the_same_address_do_not_mix():
     """A freed pool's address is used again: targets must not be named after it."""
     for task in ("CartPole-v1", "FrozenLake-v1", "Pendulum-v1") * 10:
