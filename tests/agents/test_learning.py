@@ -91,7 +91,10 @@ def train(name, tasks, core, updates, kit):
         last_action_reward="memory" not in tasks,
     )
     module = agents.get(name)
-    settings = {"network": network, "optimiser": "adam", **kit.table(env.spec)}
+    # Normalised over a few steps of a minibatch, the advantages of what is all learned
+    # are noise.
+    settings = {"network": network, "optimiser": "adam", "minibatches": 1}
+    settings |= kit.table(env.spec)
     config = {
         k: v for k, v in settings.items() if k in module.Config.__dataclass_fields__
     }

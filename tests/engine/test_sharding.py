@@ -62,8 +62,8 @@ def test_leaves_are_split_by_their_leading_axes():
     assert by_member["slots"].spec == PartitionSpec("pop")
 
 
-def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None):
-    """Runs both ways; returns the sharded state after asserting equality to 1e-6."""
+def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None, close=1e-6):
+    """Runs both ways; returns the sharded state after asserting equality to ``close``."""
     mesh = sharding.make_mesh(members, slots, devices)
     layout = sharding.run_state_shardings(state, mesh, members)
     split = jax.device_put(state, layout)
@@ -75,7 +75,7 @@ def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None):
         state, expected = alone(state, hp)
     x, y = tiny.leaves((split, out)), tiny.leaves((state, expected))
     for path in x:
-        np.testing.assert_allclose(x[path], y[path], 1e-6, 1e-6, err_msg=path)
+        np.testing.assert_allclose(x[path], y[path], close, 1e-6, err_msg=path)
     return split
 
 
@@ -122,4 +122,5 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     hp = hp._replace(epsilon=1e-2) if "epsilon" in hp._fields else hp
     hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), hp)
     state = jax.jit(runner.init)(random.roots(0, members), hp)
-    compare(tiny, runner.chunk, state, hp, members, 2 * slots, chunks=1)
+    # The norm of a large gradient is a sum of thousands of squares, in another order.
+    compare(tiny, runner.chunk, state, hp, members, 2 * slots, chunks=1, close=1e-5)
