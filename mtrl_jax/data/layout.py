@@ -9,6 +9,9 @@ steps as its learner met them, from the first to the last. Row t of it holds
     reward, discount, last    that *arrived* with time step t + 1
     reset                     time step t ended an episode (it was ``last``)
 
+A label, what had been best to do at t, is stored as one more observation (and windows
+keep it apart from those, see ``windows.Extras``).
+
 Under next-step autoreset the action of a ``reset`` row was ignored: its observation is
 the episode's final one, its reward 0. Without the reset rows an episode of l steps is
 exactly l rows, the first with ``first``, the l-th with ``last``; that is how windows

@@ -22,8 +22,9 @@ class Family(NamedTuple):
     A module offers ``names()`` and, of pure environments, ``task(name, options) ->
     core.PureTask`` and, of families of many tasks, ``tasks_of(name, options)`` -> params
     stacked [N, ...], None where options leave one task, and, where it is known,
-    ``optimal_action_in(name, options)`` -> see ``optimal_action`` below; any other ``make(name, batch, options, seed) ->
-    Env`` and ``make_host(name, batch, options, seed, first_slot) -> HostEnv``.
+    ``optimal_action_in(name, options)`` -> what ``optimal_action`` returns; any other
+    ``make(name, batch, options, seed) -> Env`` and ``make_host(name, batch, options,
+    seed, first_slot) -> HostEnv``.
     """
 
     module: str
