@@ -1,5 +1,6 @@
 """Settings of the whole suite: strict promotion, 8 virtual CPU devices, fast compiles."""
 
+import gc
 import os
 import subprocess
 
@@ -19,6 +20,8 @@ import runs  # noqa: E402
 import staged_runs  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing leaves millions of objects, hardly any of them garbage.
+gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(name="programs", scope="session")
