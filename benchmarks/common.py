@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import pathlib
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,13 @@ def parser(doc: str, quick: str) -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help=f"{quick}: under 1 min")
     made.add_argument("--out", type=pathlib.Path, default=RESULTS, help="for JSON, PNG")
     return made
+
+
+def pip_install(python: pathlib.Path, *arguments: str) -> None:
+    """Returns after the venv of ``python`` has what ``arguments`` of pip ask for."""
+    quietly = ("--quiet", "--disable-pip-version-check")
+    command = [str(python), "-m", "pip", "install", *quietly, *arguments]
+    subprocess.run(command, check=True)
 
 
 def environment() -> dict[str, Any]:

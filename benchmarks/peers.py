@@ -132,15 +132,7 @@ def install(venv: pathlib.Path) -> pathlib.Path:
         return python
     print(f"installing {', '.join(wanted.split())} into {venv}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
-    pip: list[Any] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
-    subprocess.run([*pip, *wanted.split()], check=True)
+    common.pip_install(python, *wanted.split())
     done.write_text(wanted)
     return python
 

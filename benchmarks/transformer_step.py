@@ -120,15 +120,7 @@ def install(venv: pathlib.Path) -> pathlib.Path:
         return python
     print(f"installing {', '.join(REQUIREMENTS)} into {venv}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    pip: list[Any] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
-    subprocess.run([*pip, "--extra-index-url", INDEX, *REQUIREMENTS], check=True)
+    common.pip_install(python, "--extra-index-url", INDEX, *REQUIREMENTS)
     return python
 
 

@@ -80,7 +80,7 @@ class Hparams(NamedTuple):
 class Carry(NamedTuple):
     """What acting remembers of a slot, across episodes."""
 
-    obs: Tree  # [B, ...] that the last action was chosen from
+    obs: Tree  # [B, ...] that the last action was chosen from; {} if it is not read
     cache: Tree  # of the transformer
     action: Array  # [B, ...] the last that was chosen
     reward: Array  # [B] of an episode that has just ended, raw; else 0
@@ -120,8 +120,9 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def carry(batch):
         action = types.action_shape(spec.action)
+        before = spec.obs if config.transformer.encoding == "set" else {}
         return Carry(
-            obs={k: jnp.zeros((batch, *x.shape), x.dtype) for k, x in spec.obs.items()},
+            obs={k: jnp.zeros((batch, *x.shape), x.dtype) for k, x in before.items()},
             cache=network.initial_cache(batch),
             action=jnp.zeros((batch, *action.shape), action.dtype),
             reward=jnp.zeros(batch),
@@ -214,7 +215,7 @@ def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
     """Returns the Steps [B] of one moment of acting: a row of ``steps_of``."""
     return histories.Steps(
         obs=ts.obs,
-        prev_obs=carry.obs,
+        prev_obs=carry.obs or None,
         prev_action=carry.action,
         prev_reward=jnp.where(carry.done, carry.reward, ts.reward),
         prev_done=ts.last | carry.done,
@@ -241,7 +242,7 @@ def _remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> C
     """Returns the carry after ``action``, which counts where no episode ends."""
     ends = _ends(ts)
     return Carry(
-        obs=tree.where(ends, carry.obs, ts.obs),
+        obs=tree.where(ends, carry.obs, {name: ts.obs[name] for name in carry.obs}),
         cache=cache,
         action=tree.where(ends, carry.action, action),
         reward=jnp.where(ends, ts.reward, 0.0),

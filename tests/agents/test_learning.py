@@ -91,10 +91,11 @@ def train(name, tasks, core, updates, kit):
         last_action_reward="memory" not in tasks,
     )
     module = agents.get(name)
-    # Normalised over a few steps of a minibatch, the advantages of what is all learned
-    # are noise.
-    settings = {"network": network, "optimiser": "adam", "minibatches": 1}
-    settings |= kit.table(env.spec)
+    settings = {"network": network, "optimiser": "adam", **kit.table(env.spec)}
+    if len(tasks) == 1:
+        # Of one task a minibatch is 12 steps: once all is learned, their advantages,
+        # normalised, are noise.
+        settings["minibatches"] = 1
     config = {
         k: v for k, v in settings.items() if k in module.Config.__dataclass_fields__
     }

@@ -143,9 +143,7 @@ def test_an_unknown_action_set_is_refused_in_a_line():
         oracle.act(None, None, None, "smal")
 
 
-@pytest.mark.parametrize(
-    "action_set", ["native", "small", pytest.param("joint", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("action_set", actions.SPACES)
 def test_it_fires_when_the_shot_will_tag_and_only_then(action_set):
     """The aim is predicted with the game's own rule: each shot is a point."""
     _, states, rewards = _watch(action_set)
@@ -236,6 +234,7 @@ def test_aim_and_jumps_are_worth_what_the_small_set_lacks():
     [
         (PUZZLE, "oracle"),
         ("explore_object_locations_small", "random"),
+        ("explore_object_locations_small", "oracle_small"),
     ],
 )
 def test_the_table_holds(level, player):

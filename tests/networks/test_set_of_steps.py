@@ -1,5 +1,6 @@
 """Steps as a set: what a query sees of transitions, whose order makes no difference."""
 
+import dataclasses
 import functools
 
 import jax
@@ -24,7 +25,7 @@ def spec_of(space, obs):
 def made(context=CONTEXT, **changes):
     """Returns (unroll, act), jitted functions of steps, of one and the same network."""
     obs = {"vector": jax.ShapeDtypeStruct((N,), jnp.float32)}
-    config = CONFIG.__class__(**{**vars(CONFIG), "context": context, **changes})
+    config = dataclasses.replace(CONFIG, context=context, **changes)
     net = transformer.make(spec_of(types.Discrete(4), obs), config)
     params = jax.jit(net.init)(jax.random.key(0))
     # Large enough for logits to tell inputs apart.
