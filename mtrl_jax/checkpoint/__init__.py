@@ -14,24 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import pathlib
-import re
 import shutil
 import warnings
 from typing import Any
 
 import jax
 
-from mtrl_jax.checkpoint import trees
+from mtrl_jax.checkpoint import errors, trees
+from mtrl_jax.checkpoint.errors import CheckpointError
 from mtrl_jax.types import Tree
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message is one line."""
 
 
 @dataclasses.dataclass
@@ -65,8 +60,7 @@ def open_manager(
         _prepare(directory)
     import orbax.checkpoint as ocp
 
-    # Orbax logs a page of tracebacks for what is raised as one CheckpointError.
-    logging.getLogger("absl").addFilter(_is_not_orbax)
+    errors.quieten()
     _write_one_replica()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else keep,
@@ -74,7 +68,7 @@ def open_manager(
         create=False,
         enable_async_checkpointing=not read_only,
     )
-    with _one_line(f"could not open the checkpoints in {directory}"):
+    with errors.one_line(f"could not open the checkpoints in {directory}"):
         return Manager(
             directory, ocp.CheckpointManager(directory, options=options), set()
         )
@@ -155,7 +149,7 @@ def restore(
         CheckpointError: there is no (sound) checkpoint, or the saved tree has another
             structure, shape or dtype than ``abstract_state``; names the first leaf.
     """
-    with _one_line("the last checkpoint could not be written"):
+    with errors.one_line("the last checkpoint could not be written"):
         manager.orbax.wait_until_finished()
     steps = sorted(_steps(manager), reverse=True) if step is None else [step]
     if not steps or (step is not None and step not in _steps(manager)):
@@ -170,7 +164,7 @@ def restore(
             # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
             manager.damaged.add(candidate)
             rest = steps[index + 1 :]
-            told = f"checkpoint {candidate} is damaged ({_first_line(error)})"
+            told = f"checkpoint {candidate} is damaged ({errors.first_line(error)})"
             if not rest:
                 raise CheckpointError(f"{told}; no older one is left") from error
             warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=2)
@@ -221,7 +215,7 @@ def _is_saved(manager: Manager, step: int, record: dict[str, Any]) -> bool:
 
 def _prepare(directory: pathlib.Path) -> None:
     probe = directory / f".writable-{os.getpid()}"
-    with _one_line(f"cannot write to {directory}"):
+    with errors.one_line(f"cannot write to {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         # More than a few bytes: an inode alone may still fit on a full disk.
         probe.write_bytes(bytes(1 << 16))
@@ -257,7 +251,7 @@ def _steps(manager: Manager) -> list[int]:
 def _move_aside(manager: Manager, steps: list[int]) -> None:
     if not steps:
         return
-    with _one_line(f"could not move checkpoints {steps} aside"):
+    with errors.one_line(f"could not move checkpoints {steps} aside"):
         aside = manager.directory / "superseded"
         aside.mkdir(exist_ok=True)
         for step in steps:
@@ -267,26 +261,7 @@ def _move_aside(manager: Manager, steps: list[int]) -> None:
     manager.orbax.reload()
 
 
-class _one_line:
-    """Turns whatever is raised inside into a CheckpointError of one line."""
-
-    def __init__(self, what: str):
-        self._what = what
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            self.clean()
-            raise CheckpointError(f"{self._what}: {_first_line(error)}") from error
-        return False
-
-    def clean(self):
-        pass
-
-
-class _failed_save(_one_line):
+class _failed_save(errors.one_line):
     """The same, and frees the space of what was written of the step."""
 
     def __init__(self, manager: Manager, step: int | None):
@@ -297,18 +272,3 @@ class _failed_save(_one_line):
     def clean(self):
         _remove_temporary(self._manager.directory)
         self._manager.orbax.reload()
-
-
-def _first_line(error: BaseException) -> str:
-    """Returns what went wrong, without tensorstore's tale of where."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code is not None:
-        return os.strerror(int(code[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}".rstrip(": ")
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in pathlib.Path(record.pathname).parts

@@ -15,16 +15,14 @@ which the readers and ``MetricsWriter`` forgive; nothing is rewritten but by ren
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax.metrics import boards
+from mtrl_jax.metrics import boards, files
 
 METRICS = "metrics.jsonl"
 LINEAGE = "lineage.jsonl"
@@ -112,8 +110,8 @@ class MetricsWriter:
         }
         if evaluation is not None:
             fields["evaluation"] = evaluation
-        row = _plain(fields)
-        _append(self._files[METRICS], row)
+        row = files.plain(fields)
+        files.append(self._files[METRICS], row)
         scalars = boards.scalars(row)
         if self._board is not None:
             for name, value in scalars.items():
@@ -140,7 +138,7 @@ class MetricsWriter:
             "hparams_before": hparams_before,
             "hparams_after": hparams_after,
         }
-        _append(self._files[LINEAGE], _plain(row))
+        files.append(self._files[LINEAGE], files.plain(row))
 
     def flush(self) -> None:
         """Returns once all rows are on disk: call it before saving a checkpoint.
@@ -179,10 +177,10 @@ def truncate_after(run: str | os.PathLike, update: int) -> None:
         if not path.exists():
             continue
         old = path.read_bytes()
-        kept = [line for line, row in _rows(path, old) if row["update"] <= update]
+        kept = [line for line, row in files.rows(path, old) if row["update"] <= update]
         new = b"".join(line + b"\n" for line in kept)
         if new != old:
-            _replace(path, new)
+            files.replace(path, new)
 
 
 def read_metrics(run: str | os.PathLike) -> Metrics:
@@ -191,19 +189,19 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
     Raises:
         ValueError: the folder has no metrics.jsonl, or there is no row in it.
     """
-    rows = _read(pathlib.Path(run) / METRICS)
+    rows = files.read(pathlib.Path(run) / METRICS)
     if not rows:
         raise ValueError(
             f"{pathlib.Path(run) / METRICS} has no rows: nothing was logged"
         )
 
     def scalar(name):
-        return np.array([_number(row.get(name)) for row in rows])
+        return np.array([files.number(row.get(name)) for row in rows])
 
     def table(group):
         names = dict.fromkeys(name for row in rows for name in row.get(group, {}))
         return {
-            name: _columns([row.get(group, {}).get(name) for row in rows])
+            name: files.columns([row.get(group, {}).get(name) for row in rows])
             for name in names
         }
 
@@ -214,17 +212,17 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
 def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns a run's PBT rounds in order, [] if there was none; null as NaN in arrays."""
     path = pathlib.Path(run) / LINEAGE
-    return [_arrays(row) for row in _read(path)] if path.exists() else []
+    return [files.arrays(row) for row in files.read(path)] if path.exists() else []
 
 
 def write_summary(run: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Returns after summary.json holds ``summary``; readers see the old or the new one."""
-    _replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
+    files.replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
 
 
 def to_json(values: Mapping[str, Any]) -> str:
     """Returns indented JSON of nested values; arrays as lists, NaN as null."""
-    return json.dumps(_plain(values), indent=2, allow_nan=False)
+    return json.dumps(files.plain(values), indent=2, allow_nan=False)
 
 
 def read_summary(run: str | os.PathLike) -> dict[str, Any]:
@@ -235,77 +233,5 @@ def read_summary(run: str | os.PathLike) -> dict[str, Any]:
 
 def _next_step(run: pathlib.Path) -> int:
     """Returns the first env step that no row has reached; what is later is made again."""
-    rows = _read(run / METRICS) if (run / METRICS).exists() else []
+    rows = files.read(run / METRICS) if (run / METRICS).exists() else []
     return rows[-1]["env_steps"] + 1 if rows else 0
-
-
-def _append(file: IO[bytes], row: Any) -> None:
-    # One write call: a kill leaves a whole line or the beginning of one.
-    file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-    file.flush()
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise ValueError(f"there is no {path}: not a run folder, or nothing logged yet")
-    return [row for _, row in _rows(path, path.read_bytes())]
-
-
-def _rows(path: pathlib.Path, content: bytes) -> list[tuple[bytes, dict[str, Any]]]:
-    """Returns (line, row) of every line that is a whole row."""
-    lines = content.split(b"\n")
-    rows = []
-    # What follows the last newline is nothing, or the beginning of a row.
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-            row["update"] + 0
-        except (ValueError, KeyError, TypeError):
-            warnings.warn(f"{path}:{number} is no row of a run; skipped", stacklevel=3)
-        else:
-            rows.append((line, row))
-    return rows
-
-
-def _plain(x: Any) -> Any:
-    """Returns what JSON can hold: arrays as lists, what is not finite as None."""
-    if isinstance(x, Mapping):
-        return {str(name): _plain(value) for name, value in x.items()}
-    if isinstance(x, str | bool) or x is None:
-        return x
-    if isinstance(x, list | tuple):
-        return [_plain(value) for value in x]
-    if hasattr(x, "shape"):
-        return _plain(np.asarray(x).tolist())
-    if isinstance(x, float) and not math.isfinite(x):
-        return None
-    return x
-
-
-def _arrays(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {name: _arrays(value) for name, value in x.items()}
-    return np.array([_number(v) for v in x]) if isinstance(x, list) else x
-
-
-def _number(x: Any) -> float:
-    return math.nan if x is None else float(x)
-
-
-def _columns(cells: list[list | None]) -> np.ndarray:
-    """Returns [N, P], with rows of NaN where there was none."""
-    P = max(len(cell) for cell in cells if cell is not None)
-    blank = [None] * P
-    return np.array([[_number(x) for x in (cell or blank)] for cell in cells])
