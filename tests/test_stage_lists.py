@@ -141,6 +141,20 @@ def test_a_stage_can_be_made_longer_and_a_later_one_changed(staged_copy, cached)
     assert len(summary["tasks"]["dark/room"]["in_context"]["mean"]) == 2
 
 
+def test_a_run_of_an_older_version_lacks_what_has_come_since(staged_copy, cached):
+    """Its settings are those they were made with: the defaults of now."""
+    path = staged_copy / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    source, model, in_context = written["stages"]
+    del source["labels"], model["agent"]["config"]["network"]["convolution"]
+    del in_context["agent"]["config"]["network"]["convolution"]
+    path.write_text(yaml.safe_dump(written))
+    shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
+    outcome = runs.mtrl("resume", staged_copy)
+    assert outcome.code == 0, outcome.err
+    assert (staged_runs.stage_of(staged_copy, "in_context") / "summary.json").exists()
+
+
 def test_the_first_members_can_be_tested_alone(staged):
     """Their weights and hyperparameters, and no others'; what is said is of them."""
     every = experiment.load_config(staged)

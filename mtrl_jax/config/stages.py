@@ -121,11 +121,21 @@ def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
     population = schema.PopulationConfig(size=members)
     filled = {"agent": agent, "population": population.model_dump(mode="json")}
     for name, value in filled.items():
-        if values.get(name, value) != value:
+        if not _agrees(values.get(name, value), value):
             raise ValueError(
                 f"{at}{name}: is that of stage {source.name!r}; leave it out"
             )
     return filled
+
+
+def _agrees(given: Any, own: Any) -> bool:
+    """Returns whether all that is given is so in ``own``.
+
+    What an older version wrote down lacks the settings that have come since.
+    """
+    if isinstance(given, dict) and isinstance(own, dict):
+        return all(name in own and _agrees(x, own[name]) for name, x in given.items())
+    return given == own
 
 
 def _check_named(
