@@ -5,7 +5,8 @@
     goal       explore_goal_locations_small, with an LSTM and without memory
     lasertag   lasertag_one_opponent_small
 
-Seen as 24 rays, learned by PPO with one of two ``RECIPES``. A score is the mean return of
+Seen as 24 rays, learned with one of two ``RECIPES`` by PPO or (``…-vtrace``) by V-trace
+with PPO's passes and trust region. A score is the mean return of
 a seed's final evaluation; normalised, 0 is random and 1 the scripted oracle that sees the
 map (labyrinth_scores.py). Intervals are over seeds. Every row is a run of its own under
 --runs and is gone on with if it exists.
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     core: str
     recipe: str
     env_steps: int  # of a member
+    agent: str = "ppo"
 
 
 class Recipe(NamedTuple):
@@ -70,6 +72,15 @@ ROWS = {
     "avoid-small": Row(_AVOID, "small", "lstm", "small batches", 3_000_000),
     "goal-lstm": Row(_GOAL, "small", "lstm", "large batches", 12_000_000),
     "goal-feedforward": Row(_GOAL, "small", "none", "large batches", 12_000_000),
+    "goal-lstm-vtrace": Row(
+        _GOAL, "small", "lstm", "large batches", 12_000_000, "impala"
+    ),
+    "goal-feedforward-vtrace": Row(
+        _GOAL, "small", "none", "large batches", 12_000_000, "impala"
+    ),
+    "explore-small-vtrace": Row(
+        _EXPLORE, "small", "lstm", "large batches", 3_000_000, "impala"
+    ),
     "lasertag-small": Row(_LASERTAG, "small", "lstm", "small batches", 2_000_000),
     "lasertag-native": Row(_LASERTAG, "native", "lstm", "small batches", 2_000_000),
 }
@@ -122,22 +133,7 @@ def settings(
                     "options": {"actions": row.actions},
                 }
             ],
-            "agent": {
-                "name": "ppo",
-                "config": {
-                    "epochs": recipe.epochs,
-                    "minibatches": recipe.minibatches,
-                    "network": network(row.core, recipe),
-                },
-                "hparams": {
-                    "learning_rate": 1e-3,
-                    "decay_updates": float(env_steps // update),
-                    "entropy_cost": recipe.entropy_cost,
-                    # A goal is worth 10, everything else 1.
-                    "reward_scale": 0.1 if "goal" in row.level else 1.0,
-                    "discount": 0.98,
-                },
-            },
+            "agent": agent(row, recipe, decay_updates=float(env_steps // update)),
             "population": {"size": seeds},
             "training": {
                 "env_steps": env_steps,
@@ -149,6 +145,28 @@ def settings(
         },
         where=name,
     )
+
+
+def agent(row: Row, recipe: Recipe, decay_updates: float) -> dict[str, Any]:
+    """Returns the settings of a row's agent."""
+    config = {
+        "epochs": recipe.epochs,
+        "minibatches": recipe.minibatches,
+        "network": network(row.core, recipe),
+    }
+    hparams = {
+        "learning_rate": 1e-3,
+        "decay_updates": decay_updates,
+        "entropy_cost": recipe.entropy_cost,
+        # A goal is worth 10, everything else 1.
+        "reward_scale": 0.1 if "goal" in row.level else 1.0,
+        "discount": 0.98,
+    }
+    if row.agent == "impala":
+        # What PPO has by default.
+        config |= {"optimiser": "adam", "normalise_advantages": True}
+        hparams |= {"lambda_": 0.95, "clip_epsilon": 0.2, "epsilon": 1e-5}
+    return {"name": row.agent, "config": config, "hparams": hparams}
 
 
 def network(core: str, recipe: Recipe) -> dict[str, Any]:
