@@ -79,7 +79,7 @@ ROWS = {
         _GOAL, "small", "none", "large batches", 12_000_000, "impala"
     ),
     "explore-small-vtrace": Row(
-        _EXPLORE, "small", "lstm", "large batches", 3_000_000, "impala"
+        _EXPLORE, "small", "lstm", "small batches", 3_000_000, "impala"
     ),
     "lasertag-small": Row(_LASERTAG, "small", "lstm", "small batches", 2_000_000),
     "lasertag-native": Row(_LASERTAG, "native", "lstm", "small batches", 2_000_000),
