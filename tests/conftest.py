@@ -26,14 +26,8 @@ gc.set_threshold(50_000, 20, 50)
 
 @pytest.fixture(name="programs", scope="session")
 def _programs(tmp_path_factory):
-    """The folder where the session's runs keep their compiled programs.
-
-    All workers share it: pytest-xdist gives each a folder of its own in a common one.
-    """
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """The folder where the session's runs keep their compiled programs."""
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture(name="cached", scope="module")
