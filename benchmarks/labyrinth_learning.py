@@ -6,10 +6,10 @@
     lasertag   lasertag_one_opponent_small
 
 Seen as 24 rays, learned with one of two ``RECIPES`` by PPO or (``…-vtrace``) by V-trace
-with PPO's passes and trust region. A score is the mean return of
-a seed's final evaluation; normalised, 0 is random and 1 the scripted oracle that sees the
-map (labyrinth_scores.py). Intervals are over seeds. Every row is a run of its own under
---runs and is gone on with if it exists.
+with PPO's passes and trust region. A score is the mean return of a seed's final
+evaluation; normalised, 0 is random and 1 the scripted oracle that sees the map
+(labyrinth_scores.py). Intervals are over seeds. Every row is a run of its own under --runs
+and is gone on with if it exists.
 
     python benchmarks/labyrinth_learning.py                     # some 10 minutes a row
     python benchmarks/labyrinth_learning.py --rows goal-lstm goal-feedforward

@@ -76,6 +76,26 @@ def test_whole_histories_are_on_disk_and_split_by_task(staged):
     assert not tasks[0] & tasks[1]
 
 
+def test_the_source_may_be_an_actor_critic(tmp_path, cached):
+    """V-trace learners with a task each leave their histories."""
+    path = staged_runs.write(
+        tmp_path / "tiny.yaml",
+        "stages.0.agent={name: impala, config: {network: {hidden: [8]}}}",
+        "stages.0.training.unroll_length=5",
+        "stages.0.training.updates_per_chunk=4",
+        settings={"stages": staged_runs.TINY["stages"][:1]},
+    )
+    outcome = runs.mtrl("train", path, "--run-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    folder = staged_runs.stage_of(tmp_path / "run", "source")
+    data = histories.load(folder / "histories")
+    assert data.reward.shape == (3, 60)
+    assert data.task.tolist() == [0, 1, 0]
+    learned = np.array([row["metrics"]["grad_norm"] for row in runs.rows(folder)])
+    assert np.all(learned > 0)
+    assert metrics.read_summary(tmp_path / "run")["complete"]
+
+
 def test_the_offline_stage_measures_selects_and_competes(staged):
     """Losses in rows, held-out ones when due, PBT by minus the loss."""
     folder = staged_runs.stage_of(staged, "model")
