@@ -24,6 +24,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(50_000, 20, 50)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Compiled programs are forgotten with their file: jax keeps 2,048, over which every
+    further compilation searches, and which take gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture(name="programs", scope="session")
 def _programs(tmp_path_factory):
     """The folder where the session's runs keep their compiled programs."""
