@@ -60,9 +60,9 @@ class Recipe(NamedTuple):
 # variance 1, and the policy drifts on noise: with an LSTM two seeds of three stayed at
 # 7 points for 8 M steps. Eight times the slots hold goals in every minibatch, and more
 # passes make up for the fewer of them. The skip is there to spare the LSTM what takes no
-# memory. "searched" has the values of the best member of a random search over four
-# hyperparameters: small batches of labyrinth_explore_search.yaml, large batches of the
-# same on explore_goal_locations_small.
+# memory. "searched" lies near the best member of a random search over rate, entropy cost,
+# discount and λ: small batches of labyrinth_explore_search.yaml, large batches of a like
+# one for the LSTM on explore_goal_locations_small.
 RECIPES = {
     "small batches": Recipe(32, 2, 4, 5e-3, hidden=128, skip=False),
     "large batches": Recipe(256, 4, 4, 2e-3, hidden=64, skip=True),
