@@ -2,9 +2,11 @@
 
 A scripted player walks to the nearest thing worth taking that it has seen, else to the
 nearest free cell it has not seen yet. It moves as the oracle with nine actions does, sees
-the 90 degrees of the rays, forgets nothing, and is told the map of every maze, though not
-where things lie. That is about what memory and exploring can give: greed (the nearest
-first) costs it something, and making an unseen cell dearer or not changes little.
+the 90 degrees of the rays, and is told the map of every maze, though not where things lie.
+What it saw longer ago than its memory lasts is unseen again. With a memory of the whole
+episode that is about what exploring can give: greed (the nearest first) costs it
+something, and making an unseen cell dearer or not changes little. The shorter memories say
+what remembering is worth, and so what a policy that does not learn to is held at.
 
     python benchmarks/labyrinth_explorer.py                     # some minutes
 """
@@ -12,6 +14,7 @@ first) costs it something, and making an unseen cell dearer or not changes littl
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,12 +43,14 @@ from mtrl_jax.types import Array, Key
 LEVELS = ("explore_object_locations_small",)
 COLUMNS = {
     "level": "<31",
+    "memory": ">7d",
     "mean": ">8.2f",
     "low": ">8.2f",
     "high": ">8.2f",
     "normalised": ">11.2f",
 }
 _CELLS = np.stack(np.divmod(np.arange(world.SIZE**2), world.SIZE)[::-1], 1) + 0.5
+_NEVER = 1 << 20  # decisions, more than an episode has
 _UNSEEN = 1.0  # cells of detour that a known apple is worth more than an unseen cell
 
 
@@ -54,15 +59,16 @@ def main() -> None:
     args = arguments()
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []
-    for name in LEVELS:
+    for name, memory in itertools.product(LEVELS, args.memory):
         keys = jax.random.split(jax.random.key(5), args.episodes)
-        found = np.asarray(jax.jit(jax.vmap(player(name)))(keys))
+        found = np.asarray(jax.jit(jax.vmap(player(name, memory)))(keys))
         low, high = estimates.bootstrap_interval(found)
         known = scores.TABLE[name]
         span = known.oracle.mean - known.random.mean
         rows.append(
             {
                 "level": name,
+                "memory": memory,
                 "mean": float(found.mean()),
                 "low": low,
                 "high": high,
@@ -74,23 +80,26 @@ def main() -> None:
     common.write(args.out, "labyrinth_explorer", result)
 
 
-def player(name: str) -> Callable[[Key], Array]:
-    """Returns ``play(key) -> return`` of one episode of a level of apples."""
+def player(name: str, memory: int) -> Callable[[Key], Array]:
+    """Returns ``play(key) -> return`` of one episode of a level of apples.
+
+    ``memory`` is in decisions; with 0 only what is in view now counts as seen.
+    """
     level = levels.LEVELS[name]
     params = options.params(level, {})
 
     def play(key):
         deal_key, key = jax.random.split(key)
         state = deal.deal(deal_key, params)
-        seen = jnp.zeros((world.SIZE, world.SIZE), bool)
+        since = jnp.full((world.SIZE, world.SIZE), _NEVER)  # decisions ago
         keys = jax.random.split(key, int(params.length))
-        _, reward = jax.lax.scan(step, (state, seen), keys)
+        _, reward = jax.lax.scan(step, (state, since), keys)
         return reward.sum()
 
     def step(carry, key):
-        state, seen = carry
-        seen = seen | in_view(state)
-        command = actions.command(act(state, seen))
+        state, since = carry
+        since = jnp.where(in_view(state), 0, since + 1)
+        command = actions.command(act(state, since <= memory))
         state, events = game.decide(level.kind, key, state, command, params)
         reward, _ = game.collect(state, events, params)
         fresh = deal.deal(key, params)._replace(time=state.time)
@@ -98,7 +107,7 @@ def player(name: str) -> Callable[[Key], Array]:
             jax.tree.map(lambda x, y: jnp.where(state.used_up, x, y), fresh, state),
             state.used_up,
         )
-        return (state, seen & ~renews), reward
+        return (state, jnp.where(renews, _NEVER, since)), reward
 
     return play
 
@@ -132,9 +141,12 @@ def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "two episodes")
     made.add_argument("--episodes", type=int, default=128)
+    made.add_argument(
+        "--memory", type=int, nargs="+", default=[0, 15, 60, 240, 900], help="decisions"
+    )
     args = made.parse_args()
     if args.quick:
-        args.episodes = 2
+        args.episodes, args.memory = 2, [900]
     return args
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from mtrl_jax.types import Array, Tree
+
+SLOT_AXIS = "slot"  # the mesh axis of the devices that share one member's slots
 
 
 def where(condition: Array, on_true: Tree, on_false: Tree) -> Tree:
@@ -53,6 +57,25 @@ def pad_to(x: Array, shape: Sequence[int], axes: int) -> Array:
     trailing = x.shape[axes:]
     widths = [(0, 0)] * axes + [(0, n - m) for n, m in zip(shape, trailing)]
     return jnp.pad(x, widths)
+
+
+def shard(tree: Tree, axis: int = 0) -> Tree:
+    """Returns the tree, its values as they were, ``axis`` split over a member's devices.
+
+    It is for what is put together from all slots, such as the rows of a minibatch: left
+    to itself the compiler has every device that shares the member work on all of them.
+    A leaf whose size does not divide, or that is on one device, stays as it is.
+    """
+    devices = dict(jax.sharding.get_abstract_mesh().shape).get(SLOT_AXIS, 1)
+
+    def split(x: Array) -> Array:
+        if devices == 1 or x.shape[axis] % devices:
+            return x
+        spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+        spec[axis] = SLOT_AXIS
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+    return jax.tree.map(split, tree)
 
 
 def copy(tree: Tree) -> Tree:

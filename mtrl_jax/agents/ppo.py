@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import types
+from mtrl_jax import tree, types
 from mtrl_jax.agents import actor_critic, optimiser, shuffling
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
@@ -108,7 +108,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
         def epoch(carry, epoch_key):
             index = shuffling.shuffled(epoch_key, size * config.minibatches)
-            index = index.reshape(config.minibatches, size)
+            index = tree.shard(index.reshape(config.minibatches, size), axis=1)
             return jax.lax.scan(minibatch, carry, index)
 
         def minibatch(carry, index):

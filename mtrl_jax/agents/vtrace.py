@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import types
+from mtrl_jax import tree, types
 from mtrl_jax.agents import actor_critic, optimiser, shuffling
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Key, Tree
@@ -111,6 +111,7 @@ def update(
         carry, metrics = step(carry, rollout)
     else:
         groups = _groups(key, config, rollout.ts.first.shape[1])
+        groups = tree.shard(groups, axis=1)
         carry, metrics = jax.lax.scan(
             lambda carry, slots: step(carry, take_slots(rollout, slots)), carry, groups
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mtrl_jax import types
+from mtrl_jax import tree, types
 
 
 def population(
@@ -23,7 +24,8 @@ def population(
     ``extras`` are ``[T, P, B, ...]``, ``carry`` is ``[P, B, ...]``. With ``at_once``
     below P, members are updated that many at a time (one after the other for 1) on each
     device of the axis ``pop`` of ``mesh``, which trades time for memory; the numbers are
-    the same to rounding.
+    the same to rounding. Where several devices of ``mesh`` share a member's slots, each
+    does its part of what the agent shards (``tree.shard``).
     """
 
     def carry(batch: int) -> types.Tree:
@@ -31,6 +33,10 @@ def population(
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), one)
 
     def update(state, rollout, key, hp):
+        with _known(mesh):
+            return update_all(state, rollout, key, hp)
+
+    def update_all(state, rollout, key, hp):
         rollout_axes = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
         if at_once is None or at_once >= size:
             return jax.vmap(agent.update, (0, rollout_axes, 0, 0))(
@@ -49,6 +55,13 @@ def population(
     return types.Agent(
         init=jax.vmap(agent.init), carry=carry, act=jax.vmap(agent.act), update=update
     )
+
+
+def _known(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Returns the context in which agents may split their rows, see ``tree.shard``."""
+    if mesh is None or mesh.shape.get(tree.SLOT_AXIS, 1) == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def _in_turn(update: Callable, at_once: int) -> Callable:

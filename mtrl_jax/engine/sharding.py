@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mtrl_jax.tree import SLOT_AXIS
 from mtrl_jax.types import Tree
 
 
@@ -25,7 +26,7 @@ def make_mesh(population: int, slots: int, devices: list | None = None) -> Mesh:
     pop = math.gcd(population, len(devices))
     slot = math.gcd(slots, len(devices) // pop)
     grid = np.asarray(devices[: pop * slot]).reshape(pop, slot)
-    return Mesh(grid, ("pop", "slot"), axis_types=(AxisType.Auto, AxisType.Auto))
+    return Mesh(grid, ("pop", SLOT_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def shardings(tree: Tree, mesh: Mesh, population: int, slots: bool = False) -> Tree:
@@ -39,8 +40,8 @@ def shardings(tree: Tree, mesh: Mesh, population: int, slots: bool = False) -> T
         shape = leaf.shape
         if not shape or shape[0] != population:
             return NamedSharding(mesh, PartitionSpec())
-        if slots and len(shape) > 1 and shape[1] % mesh.shape["slot"] == 0:
-            return NamedSharding(mesh, PartitionSpec("pop", "slot"))
+        if slots and len(shape) > 1 and shape[1] % mesh.shape[SLOT_AXIS] == 0:
+            return NamedSharding(mesh, PartitionSpec("pop", SLOT_AXIS))
         return NamedSharding(mesh, PartitionSpec("pop"))
 
     return jax.tree.map(of, tree)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from mtrl_jax import agents, random
 from mtrl_jax.engine import fused_runner, sharding
 from mtrl_jax.envs import advice
-from mtrl_jax.networks import actor_critic, transformer
+from mtrl_jax.networks import actor_critic, product, transformer
 
 DEVICES = 8
 # With learned positions: tokens of nothing but zeros, as the tiny environment's first ones
@@ -67,21 +67,29 @@ def test_leaves_are_split_by_their_leading_axes():
     assert by_member["slots"].spec == PartitionSpec("pop")
 
 
-def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None):
-    """Runs both ways; returns the sharded state after asserting equality to 1e-6."""
+def compare(tiny, chunk, state, hp, members, slots, chunks=2, devices=None, alone=None):
+    """Runs both ways; returns the sharded state after asserting equality to 1e-6.
+
+    ``alone`` is the chunk to run on one device, ``chunk`` unless given.
+    """
     mesh = sharding.make_mesh(members, slots, devices)
     layout = sharding.run_state_shardings(state, mesh, members)
     split = jax.device_put(state, layout)
     split_hp = jax.device_put(hp, sharding.shardings(hp, mesh, members))
     compiled = jax.jit(chunk, out_shardings=(layout, None))
-    alone = jax.jit(chunk)
+    alone = jax.jit(alone or chunk)
     for _ in range(chunks):
         split, out = compiled(split, split_hp)
         state, expected = alone(state, hp)
-    x, y = tiny.leaves((split, out)), tiny.leaves((state, expected))
+    assert_close(tiny, (split, out), (state, expected))
+    return split
+
+
+def assert_close(tiny, actual, expected):
+    """Asserts that every leaf is the same to 1e-6."""
+    x, y = tiny.leaves(actual), tiny.leaves(expected)
     for path in x:
         np.testing.assert_allclose(x[path], y[path], 1e-6, 1e-6, err_msg=path)
-    return split
 
 
 @pytest.mark.parametrize(("members", "slots"), [(8, 2), (2, 4)])
@@ -108,6 +116,38 @@ def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
     assert "all-gather" not in program
 
 
+@pytest.mark.parametrize("name", ["ppo", "impala"])
+def test_the_devices_of_a_member_share_its_minibatches(name, tiny, monkeypatch):
+    """Four devices do a fourth of the arithmetic each, and the numbers are the same.
+
+    Every one of them would else work on all the rows gathered for a minibatch (1.1 times
+    less arithmetic than alone). What they cannot share is small: the optimiser's step.
+    """
+    # What accelerators run; the product for CPUs is for members on a core each.
+    monkeypatch.setattr(product, "_product", product._plain)
+    env, module = tiny.env(1, 16), agents.get(name)
+    network = actor_critic.NetworkConfig(hidden=(32, 32))
+    agent = module.make(env.spec, module.Config(network=network, minibatches=4))
+    hp = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), module.Hparams())
+    hp = hp._replace(epsilon=jnp.full(1, 1e-2))
+    mesh = sharding.make_mesh(1, 32, jax.devices()[:4])
+    assert mesh.shape["slot"] == 4
+    lengths = {"unroll_length": 8, "updates_per_chunk": 1}
+    shared = fused_runner.make(agent, env, mesh=mesh, **lengths)
+    runner = fused_runner.make(agent, env, **lengths)
+    state = jax.jit(runner.init)(random.roots(0, 1), hp)
+    layout = sharding.run_state_shardings(state, mesh, 1)
+    split = jax.device_put(state, layout)
+    split_hp = jax.device_put(hp, sharding.shardings(hp, mesh, 1))
+    alone = jax.jit(runner.chunk).lower(state, hp).compile()
+    jitted = jax.jit(shared.chunk, out_shardings=(layout, None))
+    together = jitted.lower(split, split_hp).compile()
+    assert_close(tiny, together(split, split_hp), alone(state, hp))
+    # Of a loop's body once, on one device.
+    flops = [program.cost_analysis()["flops"] for program in (alone, together)]
+    assert flops[0] > 2.5 * flops[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(agents.AGENTS))
 @pytest.mark.parametrize(("members", "slots"), [(8, 2), (2, 4)])
@@ -122,10 +162,13 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     known = {"network": network, "transformer": _TRANSFORMER}
     given = {name: x for name, x in known.items() if name in fields}
     agent = module.make(env.spec, module.Config(**given))
-    runner = fused_runner.make(agent, env, unroll_length=6, updates_per_chunk=2)
+    mesh = sharding.make_mesh(members, 2 * slots)
+    lengths = {"unroll_length": 6, "updates_per_chunk": 2}
+    shared = fused_runner.make(agent, env, mesh=mesh, **lengths)
+    runner = fused_runner.make(agent, env, **lengths)
     # Plain steps: an adaptive one divides rounding by rounding where gradients are 0.
     hp = module.Hparams()
     hp = hp._replace(epsilon=1e-2) if "epsilon" in hp._fields else hp
     hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), hp)
     state = jax.jit(runner.init)(random.roots(0, members), hp)
-    compare(tiny, runner.chunk, state, hp, members, 2 * slots, chunks=1)
+    compare(tiny, shared.chunk, state, hp, members, 2 * slots, 1, alone=runner.chunk)
