@@ -83,7 +83,7 @@ def main() -> None:
 def player(name: str, memory: int) -> Callable[[Key], Array]:
     """Returns ``play(key) -> return`` of one episode of a level of apples.
 
-    ``memory`` is in decisions; with 0 only what is in view now counts as seen.
+    What left its view more than ``memory`` decisions ago counts as unseen.
     """
     level = levels.LEVELS[name]
     params = options.params(level, {})
@@ -142,7 +142,7 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "two episodes")
     made.add_argument("--episodes", type=int, default=128)
     made.add_argument(
-        "--memory", type=int, nargs="+", default=[0, 15, 60, 240, 900], help="decisions"
+        "--memory", type=int, nargs="+", default=[15, 60, 240, 900], help="decisions"
     )
     args = made.parse_args()
     if args.quick:

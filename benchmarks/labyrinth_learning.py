@@ -5,13 +5,13 @@
     goal       explore_goal_locations_small, with an LSTM and without memory
     lasertag   lasertag_one_opponent_small
 
-Seen as 24 rays, learned with one of two ``RECIPES`` by PPO or (``…-vtrace``) by V-trace
+Seen as 24 rays, learned with one of ``RECIPES`` by PPO or (``…-vtrace``) by V-trace
 with PPO's passes and trust region. A score is the mean return of a seed's final
 evaluation; normalised, 0 is random and 1 the scripted oracle that sees the map
 (labyrinth_scores.py). Intervals are over seeds. Every row is a run of its own under --runs
 and is gone on with if it exists.
 
-    python benchmarks/labyrinth_learning.py                     # some 10 minutes a row
+    python benchmarks/labyrinth_learning.py                     # 5 to 50 minutes a row
     python benchmarks/labyrinth_learning.py --rows goal-lstm goal-feedforward
 """
 
@@ -88,12 +88,6 @@ ROWS = {
     ),
     "goal-lstm-vtrace": Row(
         _GOAL, "small", "lstm", "large batches", 12_000_000, "impala"
-    ),
-    "goal-feedforward-vtrace": Row(
-        _GOAL, "small", "none", "large batches", 12_000_000, "impala"
-    ),
-    "explore-small-vtrace": Row(
-        _EXPLORE, "small", "lstm", "small batches", 3_000_000, "impala"
     ),
     "lasertag-small": Row(_LASERTAG, "small", "lstm", "small batches", 2_000_000),
     "lasertag-native": Row(_LASERTAG, "native", "lstm", "small batches", 2_000_000),

@@ -110,6 +110,7 @@ def pieces(
     choice = config.population.fitness
     with config_lib.errors_at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
+        checks.check_rounds(config)
     members = config.population.size
     keys = random.roots(config.seed, members)
     mesh = sharding.make_mesh(members, batch[1], devices(members, world.pure))
@@ -185,11 +186,11 @@ def make_runner(
     record: bool,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
-    slots_per_task = world.batch[1] / len(world.spec.tasks)
+    fewest = min(task.slots for task in world_lib.tasks_of(config))
     options: dict[str, Any] = {
         "unroll_length": config.training.unroll_length,
         "updates_per_chunk": config.training.updates_per_chunk,
-        "window": math.ceil(config.population.fitness.window / slots_per_task),
+        "window": math.ceil(config.population.fitness.window / fewest),
         "at_once": config.population.at_once or members_at_once(mesh),
         "judged": judged,
     }

@@ -1,4 +1,4 @@
-"""What can be found out about an agent without compiling anything."""
+"""What can be found out about an agent and PBT without compiling anything."""
 
 from __future__ import annotations
 
@@ -49,6 +49,26 @@ def check_agent(
         _time_step_shapes(spec, slots),
         _time_step_shapes(spec, length + 1, slots),
     )
+
+
+def check_rounds(config: Any) -> None:
+    """Returns nothing if members can ever have the episodes that PBT asks of them.
+
+    Raises:
+      ValueError: they are judged by fewer than ``min_episodes``, so none would be copied.
+    """
+    settings, choice = config.population.pbt, config.population.fitness
+    if settings is None or settings.exploit == "none":
+        return
+    where, known = "population.fitness.window", choice.window
+    if choice.source == "evaluation":
+        where, known = "evaluation.episodes", config.evaluation.episodes
+    if settings.min_episodes > known:
+        raise ValueError(
+            f"population.pbt.min_episodes={settings.min_episodes}: members are judged by "
+            f"{known} episodes of a task ({where}), so none would ever be copied; give "
+            f"at most {known}, or more of these"
+        )
 
 
 def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import metrics, reporters, spreads, types
+from mtrl_jax import metrics, reporters, types, world
 from mtrl_jax.metrics import estimates
 
 
@@ -71,7 +71,8 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
     if config.kind == "evaluate":
         found = metrics.read_summary(folder)["tasks"]
         own = {name: task["in_context"] for name, task in found.items()}
-        mean = np.mean([curve["mean"] for curve in own.values()], axis=0)
+        # JSON has null for the episodes that did not end.
+        mean = np.mean([np.array(x["mean"], float) for x in own.values()], axis=0)
         steps = {name: x["rewards"] for name, x in own.items() if "rewards" in x}
         return {
             "episode": list(range(1, len(mean) + 1)),
@@ -79,8 +80,8 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
             **({"rewards": steps} if steps else {}),
         }
     rows = metrics.read_metrics(folder)
-    parts = spreads.entries(config)
-    trials = [part.pure.spec.trial for part in parts]
+    parts = world.tasks_of(config)
+    trials = [part.options.get("trial", 1) for part in parts]
     pairs = zip(rows.returns.values(), trials)
     returns = np.concatenate([x / trial for x, trial in pairs], axis=1)
     lengths = [rows.metrics[f"length/{task}"] for task in rows.returns]
@@ -88,7 +89,9 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
         trained = np.isfinite(returns).any(axis=1)
         length = np.nanmean(np.concatenate(lengths, axis=1)[trained], axis=1)
         mean = np.nanmean(returns[trained], axis=1)
-    slots = sum(part.task.slots for part in parts)
+    slots = sum(part.slots for part in parts)
+    if config.population.axis == "population":
+        slots = parts[0].slots  # Of its one task; all have as many.
     steps = np.diff(rows.env_steps[trained], prepend=0.0) / slots
     episode = np.cumsum(steps / (length + 1)) * np.mean(trials)
     return {"episode": list(episode), "mean": list(mean)}

@@ -112,7 +112,8 @@ def go_on(
             else:
                 begun = session.go_on(config, folder, pieces, manager, label=label)
             # Only now is it certain that the run goes on with it.
-            folders.write_config(folder, config)
+            with begun.bar.closed_on_error():
+                folders.write_config(folder, config)
             return loop.run(begun)
 
 

@@ -12,6 +12,7 @@ from mtrl_jax.metrics import locks
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_TEMPORARY = f".{CONFIG}.tmp"
 
 
 def check_new(folder: pathlib.Path) -> None:
@@ -32,8 +33,10 @@ def check_new(folder: pathlib.Path) -> None:
             f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
             "give another folder"
         )
-    # A process that did not get as far as a run leaves its lock and an empty folder.
-    found = {path.name for path in folder.iterdir()} - {locks.LOCK, CHECKPOINTS}
+    # A process that did not get as far as a run leaves its lock, an empty folder and
+    # perhaps half of its settings.
+    ours = {locks.LOCK, CHECKPOINTS, _TEMPORARY}
+    found = {path.name for path in folder.iterdir()} - ours
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):
         raise config_lib.ConfigError(
@@ -43,7 +46,7 @@ def check_new(folder: pathlib.Path) -> None:
 
 def write_config(folder: pathlib.Path, config: Any) -> None:
     """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
-    temporary = folder / f".{CONFIG}.tmp"
+    temporary = folder / _TEMPORARY
     temporary.write_text(config_lib.dump(config))
     os.replace(temporary, folder / CONFIG)
 

@@ -151,12 +151,15 @@ def table(values: Mapping[str, Any]) -> str:
         f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"
     ]
     for name, task in values["tasks"].items():
-        member = task["members"][best]
-        low, high = member["interval"]
-        lines.append(
-            f"{name:32s} {task['mean']:12.3f} {member['mean']:12.3f}  "
-            f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
-        )
+        line = f"{name:32s} {task['mean']:12.3f} "
+        # Where members have a task each, the best has no score in the others.
+        for member in (m for m in task["members"] if m["member"] == best):
+            low, high = member["interval"]
+            line += (
+                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] over "
+                f"{member['episodes']} episodes"
+            )
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 

@@ -82,8 +82,9 @@ def begin(
         config, folder, pieces, manager, fresh, resume_after=resume_after, label=label
     )
     # Complete before the first row: rows without a checkpoint are of no run.
-    save(session)
-    checkpoint.wait(manager)
+    with session.bar.closed_on_error():
+        save(session)
+        checkpoint.wait(manager)
     return session
 
 

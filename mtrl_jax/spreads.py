@@ -109,7 +109,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
     for i, entry in enumerate(config.tasks):
         with config_lib.errors_at(f"tasks.{i}"):
             best += [envs.optimal_action(x, entry.options) for x in _names(entry)]
-        if entry.options.get("trial", 1) > 1:
+        if "trial" in entry.options:
             raise config_lib.ConfigError(
                 f"tasks.{i}.options.trial={entry.options['trial']}: an episode is so "
                 "many of them, and nobody shows how to play that; leave it out"
@@ -140,7 +140,8 @@ def _mixture(
     members, by_member = config.population.size, config.population.axis == "population"
     each = members // len(found) if by_member else 1
     # In the order of members, then slots.
-    names = [x.pure.spec.name for x in found for _ in range(each * x.task.slots)]
+    named = zip(world.spec.tasks, found)
+    names = [task.name for task, x in named for _ in range(each * x.task.slots)]
     names = names if by_member else names * members
     # Padded to each other, some actions are illegal in some tasks.
     masks = len(found) > 1 or found[0].pure.action_mask is not None

@@ -105,12 +105,14 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
 
 
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders of the stages that have begun, of any other run its own."""
+    """Returns the folders of the stages with rows, of any other run its own."""
     config = experiment.load_config(folder)
     if not isinstance(config, stage_schema.Staged):
         return [folder]
     found = [staging.folder_of(folder, stage) for stage in config.stages]
-    return [path for path in found if (path / folders.CONFIG).exists()]
+    begun = [path for path in found if (path / folders.CONFIG).exists()]
+    # One that has only just begun has nothing to show; if all have, that is the error.
+    return [path for path in begun if metrics.has_rows(path)] or begun
 
 
 def _run(staged: stage_schema.Staged, folder: pathlib.Path) -> int:

@@ -39,6 +39,7 @@ class Task(NamedTuple):
     env: str
     slots: int
     options: dict[str, Any]
+    first_slot: int = 0  # of the environment's own, where it is the other half of one
 
 
 def make_world(config: schema.ExperimentConfig, seed: str) -> World:
@@ -107,9 +108,10 @@ def make_env(
     """
     axis = config.population.axis
 
-    def part(name, batch, options, pool_seed):
-        pure = envs.pure_task(name, options)
-        return (pure, batch) if pure else envs.make(name, batch, options, pool_seed)
+    def part(task, batch, pool_seed):
+        given = task.env, batch, task.options, pool_seed
+        pure = envs.pure_task(task.env, task.options)
+        return (pure, batch) if pure else envs.make(*given)
 
     parts = _parts(config, tasks, seed, slots, part)
     with config_lib.errors_at("tasks"):
@@ -123,7 +125,12 @@ def make_host_env(
     slots: int | None = None,
 ) -> types.HostEnv:
     """Returns the mixture ``[P, B]`` driven from Python; arguments as for make_env."""
-    parts = _parts(config, tasks, seed, slots, envs.make_host)
+
+    def part(task, batch, pool_seed):
+        given = task.env, batch, task.options, pool_seed
+        return envs.make_host(*given, task.first_slot)
+
+    parts = _parts(config, tasks, seed, slots, part)
     with config_lib.errors_at("tasks"):
         return mixture.make_host(parts, config.population.axis)
 
@@ -132,6 +139,8 @@ def make_halves(
     config: schema.ExperimentConfig, tasks: list[Task], seed: str
 ) -> list[types.HostEnv]:
     """Returns two host-driven mixtures that hold half of every task's slots each.
+
+    Together their slots are those of the mixture ``[P, B]``, with the same seeds.
 
     Raises:
       ConfigError: as ``make_env``, or a task with an odd number of slots.
@@ -142,8 +151,14 @@ def make_halves(
                 f"{t.field}.slots={t.slots} with the host runner: it steps two halves, "
                 "give an even number"
             )
-    own = [t._replace(slots=t.slots // 2) for t in tasks]
-    return [make_host_env(config, own, f"{seed}/{half}") for half in range(2)]
+    halves = []
+    for half in range(2):
+        own = [
+            t._replace(slots=t.slots // 2, first_slot=half * (t.slots // 2))
+            for t in tasks
+        ]
+        halves.append(make_host_env(config, own, seed))
+    return halves
 
 
 def describe(config: schema.ExperimentConfig, restart: int = 0) -> dict[str, Any]:
@@ -161,7 +176,7 @@ def _parts(config, tasks, seed, slots, make) -> list:
     parts = []
     for k, (task, batch) in enumerate(_batches(config, tasks, slots)):
         with config_lib.errors_at(task.field):
-            parts.append(make(task.env, batch, task.options, _pool_seed(seed, k)))
+            parts.append(make(task, batch, _pool_seed(seed, k)))
     return parts
 
 

@@ -7,6 +7,7 @@ import pytest
 import runs
 
 from mtrl_jax import build, checks, config, envs, metrics, random, tree, world
+from mtrl_jax.envs import envpool_pool
 
 CARTPOLE = {
     **runs.TINY,
@@ -21,6 +22,25 @@ def _settings(*changes, base=runs.TINY):
 
 
 # Environments.
+
+
+def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
+    """Slot by slot: what a run folder says is enough to make the same pools again."""
+    calls, real = [], envs.make_host
+
+    def make_host(name, batch, options, seed, first_slot):
+        calls.append((batch, seed, first_slot))
+        return real(name, batch, options, seed, first_slot)
+
+    monkeypatch.setattr(envs, "make_host", make_host)
+    settings = _settings("training.runner=host", base=CARTPOLE)
+    world.make_world(settings, f"{settings.seed}/0").close()
+    halves = [
+        np.reshape(envpool_pool.seeds("CartPole-v1", *call), call[0])
+        for call in calls[:2]
+    ]
+    (record,) = world.describe(settings).values()
+    assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
 
 
 @pytest.mark.parametrize("runner", ["fused", "host"])

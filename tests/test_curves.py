@@ -1,12 +1,24 @@
 """What an evaluate stage says of its episodes: curves, prompts, rewards of steps."""
 
+import contextlib
+import types as types_lib
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import staged_runs
 
-from mtrl_jax import build, config, contexts, curves, random, spreads, types
+from mtrl_jax import (
+    build,
+    config,
+    contexts,
+    curves,
+    metrics,
+    random,
+    spreads,
+    types,
+)
 from mtrl_jax.config import stage_schema
 from mtrl_jax.plots import in_context, runs
 
@@ -57,6 +69,47 @@ def test_rewards_of_one_episode_are_means_over_slots_as_far_as_any_went():
     tasks = summary(rewards[..., :1], rewards, names=names, number=2)["tasks"]
     found = [tasks[name]["in_context"]["rewards"].tolist() for name in names]
     assert found == [[0.5, 0.5, 1.0], [3.0] * 4]
+
+
+def test_an_episode_that_did_not_end_leaves_a_gap_in_the_curve(tmp_path):
+    """JSON has no NaN: what comes back as null is a gap, in the mean over tasks too."""
+    returns = np.ones((P, 2 * N, 4))
+    returns[:, :N, 3] = np.nan
+    metrics.write_summary(tmp_path, summary(returns, names=("a/x", "a/y")))
+    curve = curves.curve_of(tmp_path, types_lib.SimpleNamespace(kind="evaluate"))
+    assert curve["mean"][:3] == [1.0] * 3 and np.isnan(curve["mean"][3])
+
+
+@pytest.mark.parametrize("axis", ["slot", "population"])
+def test_a_training_curve_counts_the_episodes_of_a_slot(tmp_path, axis):
+    """Ten steps and a reset each; of members with a task each, the slots of one task.
+
+    The environments are not made: they may be endless (a bandit for each episode).
+    """
+    tasks = [{"env": "bandit/uniform", "slots": 2}, {"env": "bandit/odd", "slots": 2}]
+    slots = 4 if axis == "slot" else 2
+    row = dict(wall_s=1.0, steps_per_s=1.0, compiles=1, hparams={})
+    with contextlib.closing(metrics.MetricsWriter(tmp_path)) as writer:
+        for update in (1, 2, 3):
+            writer.write(
+                update=update,
+                env_steps=update * 22 * slots,
+                returns={name: np.ones(2) for name in ("a", "b")},
+                metrics={f"length/{name}": np.full(2, 10.0) for name in ("a", "b")},
+                **row,
+            )
+    stage = config.from_dict(
+        {
+            "name": "x",
+            "kind": "online",
+            "tasks": tasks,
+            "agent": {"name": "bandit"},
+            "population": {"size": 2, "axis": axis},
+        }
+    )
+    curve = curves.curve_of(tmp_path, stage)
+    np.testing.assert_allclose(curve["episode"], [2.0, 4.0, 6.0])
+    np.testing.assert_allclose(curve["mean"], 1.0)
 
 
 @pytest.mark.parametrize(("episodes", "axis"), [(20, "episode"), (1, "step")])

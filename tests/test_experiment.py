@@ -3,12 +3,15 @@
 import json
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import runs
 
 from mtrl_jax import config, experiment, metrics, report, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
+from mtrl_jax.plots import runs as runs_lib
+from mtrl_jax.plots import tasks as tasks_lib
 
 TASKS = ["probe/action", "probe/memory"]
 
@@ -259,6 +262,28 @@ def test_the_best_member_is_chosen_by_training(selection, best, by):
     lines = report.table(summary).splitlines()
     assert len(lines) == 3
     assert f"best #{best}" in lines[0]
+
+
+def test_a_best_member_without_the_task_has_no_score_in_the_table():
+    """Where members have a task each: its own row has its own number, the other none."""
+    evaluation = _evaluation()._replace(task=np.array([[0] * 4, [1] * 4]))
+    for best, selection in enumerate(([9.0, 1.0], [1.0, 9.0])):
+        summary = report.summary(
+            SPEC,
+            fitness.make_metric(SPEC, "return"),
+            evaluation,
+            selection=np.array(selection),
+            totals={},
+            environment={},
+        )
+        assert summary["best_member"] == best
+        rows = [line.split() for line in report.table(summary).splitlines()[1:]]
+        assert [len(row) > 2 for row in rows] == [best == 0, best == 1]
+        assert rows[best][1] == rows[best][2] == ("3.667", "5.000")[best]
+        drawn = runs_lib.Run("x", None, [], None, {}, summary["tasks"], best, {})
+        figure = tasks_lib.of_run(drawn)
+        assert figure is not None
+        plt.close(figure)
 
 
 def test_a_row_has_means_over_the_chunks_episodes():

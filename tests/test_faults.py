@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, checkpoint, experiment, loop, metrics
+from mtrl_jax import build, checkpoint, experiment, folders, loop, metrics
+from mtrl_jax import config as config_lib
 from mtrl_jax.metrics import locks
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
@@ -79,6 +80,15 @@ BAD = [
         "population.size=3 not divisible 2 tasks try 4",
     ),
     ("population.axis=population", "population.pbt population.axis different tasks"),
+    (
+        "population.pbt.min_episodes=50",
+        "population.pbt.min_episodes=50 30 population.fitness.window none at most 30",
+    ),
+    (
+        "population.pbt.min_episodes=50 population.fitness.source=evaluation "
+        "evaluation.episodes=20",
+        "population.pbt.min_episodes=50 evaluation.episodes at most 20",
+    ),
     (
         "agent={name: ppo, config: {minibatches: 3}}",
         "agent.config minibatches 3 16 rows",
@@ -170,6 +180,17 @@ def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypat
 
 
 # Folders.
+
+
+def test_what_a_killed_start_leaves_does_not_block_the_folder(tmp_path):
+    """Its lock, an empty folder for checkpoints, half of its settings."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in (locks.LOCK, ".config.yaml.tmp"):
+        (tmp_path / name).write_text("")
+    folders.check_new(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(config_lib.ConfigError, match="holds a run"):
+        folders.check_new(tmp_path)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):

@@ -244,13 +244,18 @@ def test_histories_of_single_tasks_are_named_by_their_slots(axis):
                 for k in ("kind", "agent", "training")
             },
             "name": "x",
-            "tasks": [{"env": f"probe/{t}", "slots": 2} for t in ("action", "masked")],
+            "tasks": [
+                {"env": f"probe/{name}", "slots": 2}
+                for name in ("action", "masked", "action")
+            ],
             "agent": {"name": "bandit"},
-            "population": {"size": 2, "axis": axis},
+            "population": {"size": 3, "axis": axis},
         }
     )
     world, names, masks = spreads.collecting(settings)
-    keys = random.roots(0, 2)
+    keys = random.roots(0, 3)
     _, ts = jax.jit(world.train.reset)(keys, world.train.params)
     played = [world.spec.tasks[k].name for k in np.asarray(ts.task).ravel()]
     assert names == played and masks
+    # What is listed twice is two tasks.
+    assert len(set(names)) == 3

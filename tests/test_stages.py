@@ -15,6 +15,7 @@ from mtrl_jax import (
     checkpoint,
     config,
     metrics,
+    stages,
 )
 from mtrl_jax.data import histories
 
@@ -304,6 +305,18 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
     assert returns.shape == (1, 1, 3)
     # Greedy, every slot and episode is the same.
     assert len(np.unique(returns)) == 1
+
+
+def test_a_stage_that_has_only_begun_is_not_drawn(staged, tmp_path):
+    """While it compiles, plot draws those before it; alone, it is the one to complain of."""
+    run, names = tmp_path / "run", staged_runs.NAMES[:2]
+    for folder in (pathlib.Path(), *(pathlib.Path("stages", name) for name in names)):
+        (run / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(staged / folder / "config.yaml", run / folder)
+    assert [path.name for path in stages.parts(run)] == names
+    rows = pathlib.Path("stages", names[0], "metrics.jsonl")
+    shutil.copy(staged / rows, run / rows)
+    assert [path.name for path in stages.parts(run)] == names[:1]
 
 
 def test_commands_for_runs_know_stages(staged, tmp_path):

@@ -99,9 +99,10 @@ def loss(
     )
     policy, mask = jax.tree.map(lambda x: x[:-1], (out.policy, rollout.ts.action_mask))
     distribution = network.distribution(policy, mask)
-    # A dataset says which steps there are. Of a runner's, the action that was sent into
-    # a reset was nobody's choice.
-    live = getattr(rollout.extras, "live", ~rollout.ts.first[1:])
+    # The action that was sent into a reset was nobody's choice, and a dataset says which
+    # steps there are.
+    ends = rollout.ts.last[:-1] & ~rollout.ts.first[:-1]
+    live = ~ends & getattr(rollout.extras, "live", True)
 
     def mean(x: Array) -> Array:
         return policy_gradient.masked_mean(x, live)

@@ -16,17 +16,20 @@ import numpy as np
 
 from mtrl_jax.types import Array, Key
 
+_MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
+
 
 def shuffled(key: Key, rows: int) -> Array:
     """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
 
     Up to 256 rows it is any permutation: few rows have few multipliers, and the slots
-    of a mixture lie side by side, so that minibatches would be of one task.
+    of a mixture lie side by side, so that minibatches would be of one task. So it is
+    above 2^24, where the multiplication would overflow.
     ``a`` is drawn from numbers coprime to ``rows`` that spread any run of i evenly over
     the rows: a minibatch is a stratified sample of the rollout, another one each pass,
     at the price of a multiplication instead of a sort.
     """
-    if rows <= 256:
+    if not 256 < rows <= _MOST:
         return jax.random.permutation(key, rows).astype(jnp.int32)
     coprime = multipliers(rows)
     multiplier_key, offset_key = jax.random.split(key)

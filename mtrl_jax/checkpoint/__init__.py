@@ -217,9 +217,11 @@ def _prepare(directory: pathlib.Path) -> None:
     probe = directory / f".writable-{os.getpid()}"
     with errors.one_line(f"cannot write to {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
-        # More than a few bytes: an inode alone may still fit on a full disk.
-        probe.write_bytes(bytes(1 << 16))
-        probe.unlink()
+        try:
+            # More than a few bytes: an inode alone may still fit on a full disk.
+            probe.write_bytes(bytes(1 << 16))
+        finally:
+            probe.unlink(missing_ok=True)
     _remove_temporary(directory)
 
 

@@ -209,6 +209,12 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
     return Metrics(*scalars, *(table(group) for group in Metrics._fields[5:]))
 
 
+def has_rows(run: str | os.PathLike) -> bool:
+    """Returns whether anything was logged of a run, so that it can be read."""
+    path = pathlib.Path(run) / METRICS
+    return path.exists() and bool(files.read(path))
+
+
 def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns a run's PBT rounds in order, [] if there was none; null as NaN in arrays."""
     path = pathlib.Path(run) / LINEAGE

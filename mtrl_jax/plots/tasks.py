@@ -42,10 +42,11 @@ def _bar(panel: Any, at: int, task: Any, best: int, normalised: bool) -> None:
     )
     spread = at + np.linspace(-0.2, 0.2, len(means)) if len(means) > 1 else [at]
     panel.plot(spread, means, ".", color=figures.MEDIAN, label="members")
-    if len(means) > 1 and best < len(means):
+    members = [member["member"] for member in task["members"]]
+    if len(means) > 1 and best in members:
         panel.plot(
-            spread[best],
-            means[best],
+            spread[members.index(best)],
+            means[members.index(best)],
             "D",
             ms=5,
             color=figures.BEST,

@@ -77,6 +77,10 @@ def test_a_dataset_says_which_steps_there_are(kit):
     # The last one: an action that is not live is no input to a live step either.
     assert loss(step == T - 1) == same
     assert loss(step == 2) != same
+    # Where the rows of resets are kept, what was sent into one was nobody's choice.
+    last = jnp.zeros((T + 1, B), bool).at[2].set(True)
+    rollout = rollout._replace(ts=rollout.ts._replace(last=last))
+    assert loss(step == 2) == loss(step < 0)
 
 
 @pytest.mark.parametrize("task", ["both_factorised", "both_box"])

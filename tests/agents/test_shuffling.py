@@ -18,6 +18,14 @@ def test_the_shuffle_is_a_bijection(rows):
         np.testing.assert_array_equal(np.sort(index), np.arange(rows))
 
 
+@pytest.mark.slow
+def test_the_shuffle_of_more_rows_than_can_be_multiplied_is_a_bijection():
+    """Above 2^24 rows the affine map would overflow and leave out one in twenty."""
+    rows = 17_825_792
+    index = np.asarray(shuffling.shuffled(KEY, rows))
+    np.testing.assert_array_equal(np.sort(index), np.arange(rows))
+
+
 def test_no_two_passes_have_the_same_minibatches():
     """Multiplier and offset are drawn anew for each."""
     passes = [

@@ -192,6 +192,12 @@ def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
     np.testing.assert_array_equal(
         states.things.position[:, 0], np.tile([5.5, 3.5], (32, 1))
     )
+    # In a small room the place given is nobody else's.
+    crowded = dict(rooms=1, pitch=4, counts=(6, 0, 0, 0, 0, 0, 0))
+    states = dealt("nav_maze_static_03", places=((2, 2), (-1, -1)), **crowded)
+    for cells in np.asarray(states.things.position)[:, :6]:
+        assert tuple(cells[0]) == (2.5, 2.5)
+        assert len({tuple(cell) for cell in cells}) == 6
 
 
 def test_random_cells_are_free_and_all_alike_likely():
@@ -668,6 +674,17 @@ def test_levels_of_one_kind_are_one_program():
         ("rooms_watermaze", {"loops": "many"}, "options.loops: got 'many'"),
         ("rooms_watermaze", {"counts": [1, 2]}, "options.counts"),
         ("rooms_watermaze", {"counts": [17, 0, 0, 0, 0, 0, 0]}, "options.counts"),
+        # A pool's corner, a wall between rooms, half of a place.
+        ("rooms_watermaze", {"places": [[1, 1], [-1, -1]]}, r"places: \[1, 1\] may"),
+        (
+            "explore_goal_locations_small",
+            {"places": [[2, 3], [-1, -1]]},
+            r"places: \[2, 3\] may be a wall.*such as \[1, 1\]",
+        ),
+        ("rooms_watermaze", {"places": [[5, -1], [-1, -1]]}, "options.places"),
+        ("explore_goal_locations_small", {"locked": True}, "options.locked.*red key"),
+        ("lasertag_one_opponent_small", {"renews": True}, "options.renews"),
+        ("rooms_keys_doors_puzzle", {"locked": True}, "options.locked: got True"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(name, options, message):

@@ -42,7 +42,10 @@ def scatter(key: Key, cells: Array, params: world.Params) -> world.Things:
     """Returns things of the counted kinds at distinct free cells of a map."""
     slot = jnp.arange(world.THINGS)
     kind = jnp.sum(slot[:, None] >= jnp.cumsum(params.counts)[None], axis=1)
-    cell = random_cells(key, ~cells, world.THINGS)
+    row, column = jnp.where(params.places >= 0, params.places, world.SIZE).T
+    cell = random_cells(
+        key, ~cells.at[row, column].set(True, mode="drop"), world.THINGS
+    )
     given = (
         jnp.full((world.THINGS, 2), -1)
         .at[: len(params.places)]
@@ -89,7 +92,7 @@ def _start(key, cells, things, params):
     ).all(-1)
     free = ~cells & ~occupied.any(0)
     # Full maps: better on top of something than inside a wall.
-    free = jnp.where(free.sum() > world.BOTS, free, ~cells)
+    free = jnp.where(free.sum() > params.bots, free, ~cells)
     found = random_cells(cell_key, free, 1 + world.BOTS)
     yaw = jax.random.uniform(yaw_key, (), minval=0.0, maxval=2 * jnp.pi)
     plays = jnp.arange(world.BOTS) < params.bots

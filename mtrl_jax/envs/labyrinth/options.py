@@ -23,7 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "length": (1, world.MAX_LENGTH),
 }
 # What doors.deal decides by itself.
-_NOT_OF_DOORS = ("loops", "maze_seed", "counts", "places")
+_NOT_OF_DOORS = ("loops", "maze_seed", "counts", "places", "round", "locked")
 
 
 def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
@@ -31,8 +31,9 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
 
     Raises:
       ValueError: a value of another kind or out of range, a map that is too large or
-        too small for what is to lie in it, bots in a level without, an option that a
-        puzzle of doors does not read.
+        too small for what is to lie in it, a place in a wall, a goal that nothing
+        unlocks, a map that would be new at every step, bots in a level without, an
+        option that a puzzle of doors does not read.
     """
     for name in _NOT_OF_DOORS if level.kind.doors else ():
         if name in given:
@@ -96,12 +97,37 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
         raise ValueError(
             f"options.counts: {new['counts'].sum()} things, give {world.THINGS} at most"
         )
+    if new["locked"] and not new["counts"][world.KEY_RED]:
+        raise ValueError(
+            "options.locked: the goal takes a red key and there is none; give counts one"
+        )
+    if new["renews"] and not (new["counts"] * new["rewards"] > 0).any():
+        raise ValueError(
+            "options.renews: a new map when nothing worth taking is left, and there is "
+            "nothing from the start; give counts some, or leave it out"
+        )
+    _check_places(new)
     floor = _floor(int(new["rooms"]), int(new["pitch"]), bool(new["round"]))
     if floor < wanted:
         raise ValueError(
             f"options.counts: {wanted} of things, agent and bots on {floor} free cells; "
             "give fewer or a larger map"
         )
+
+
+def _check_places(new: dict[str, Any]) -> None:
+    """Returns nothing if every place is a cell that is free in every maze, or none."""
+    rooms, pitch = int(new["rooms"]), int(new["pitch"])
+    inside = [i for i in range(rooms * pitch) if i % pitch]
+    free = {(i, j) for i in inside for j in inside}
+    if rooms == 1:
+        free = {tuple(cell) for cell in open_cells(pitch, bool(new["round"])).tolist()}
+    for place in map(tuple, new["places"].tolist()):
+        if place not in free and place != (-1, -1):
+            raise ValueError(
+                f"options.places: {list(place)} may be a wall; give a cell (row, column) "
+                f"inside of a room, such as {list(min(free))}, or [-1, -1] for any"
+            )
 
 
 def _floor(rooms: int, pitch: int, round_: bool) -> int:
