@@ -138,7 +138,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return Carry(
             network.initial_state(batch),
             jnp.zeros((batch, *action.shape), action.dtype),
-            jnp.arange(batch, dtype=jnp.int32) * len(listed) // batch,
+            # In turn, as the slots of a mixture's tasks lie side by side.
+            jnp.arange(batch, dtype=jnp.int32) % len(listed),
         )
 
     def act(state, carry, ts, key, hp):

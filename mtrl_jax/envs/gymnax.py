@@ -38,7 +38,8 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """Returns the gymnax environment ``name`` as a PureTask called ``gymnax/name``.
 
     ``options`` are fields of its EnvParams (traced, a curriculum may write them) and
-    arguments of its constructor (static sizes, such as DeepSea's ``size``). Raises
+    arguments of its constructor (static sizes, such as DeepSea's ``size``). With another
+    length of episodes there are no reference scores. Raises
     ValueError for an unknown name or option and for a value of another type.
     """
     import gymnax
@@ -61,6 +62,9 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
 
     full_name = f"gymnax/{name}"
     random_score, reference_score = reference_scores.lookup(full_name)
+    if "max_steps_in_episode" in (options or {}):
+        # They are of episodes of the usual length.
+        random_score = reference_score = None
     return core.task(
         full_name,
         reset,

@@ -37,7 +37,7 @@ GYMNAX: dict[str, Scores] = {
     "MemoryChain-bsuite": (0.0, 1.0),
     "UmbrellaChain-bsuite": (0.0, 1.0),
     "DiscountingChain-bsuite": (1.02, 1.1),
-    "SimpleBandit-bsuite": (0.5, 1.0),
+    "SimpleBandit-bsuite": (0.5, None),  # new arms each step: nothing can be learned
     "FourRooms-misc": (0.41, 1.0),
     "FrozenLake-misc": (0.008, 0.7),
 }

@@ -330,6 +330,8 @@ def test_a_component_that_is_drawn_acts_and_learns_alone(control, kit):
     assert set(np.unique(choice)) == {0, 1}
     if control == "slot":
         assert not changes.any()
+        # Of every task an equal share.
+        np.testing.assert_array_equal(choice[0], np.arange(choice.shape[1]) % 2)
     if control == "episode":
         assert changes.any() and not changes[~first[1:-1]].any()
     if control == "step":

@@ -95,3 +95,5 @@ def test_minatar_planes_stay_binary_and_small():
     spec = adapter.task("Breakout-MinAtar").spec
     assert spec.obs["image"].dtype == jnp.bool_
     assert (spec.random_score, spec.reference_score) == (0.38, 28.0)
+    short = adapter.task("Breakout-MinAtar", {"max_steps_in_episode": 9}).spec
+    assert (short.random_score, short.reference_score) == (None, None)
