@@ -91,9 +91,7 @@ def _labels(figure):
 def finished(run, population=8):
     """Returns the run with the members' final scores in its summary."""
     scores = {"random_score": 0.0, "reference_score": 10.0}
-    members = [
-        {"member": p, "mean": 2.0 + p, "episodes": 4} for p in range(population)
-    ]
+    members = [{"member": p, "mean": 2.0 + p, "episodes": 4} for p in range(population)]
     tasks = {n: {**scores, "members": members} for n in ("Catch", "suite/Breakout")}
     metrics.write_summary(run, {"tasks": tasks, "best_member": 3})
     return run
