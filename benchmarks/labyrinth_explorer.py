@@ -6,7 +6,7 @@ the 90 degrees of the rays, and is told the map of every maze, though not where 
 What it saw longer ago than its memory lasts is unseen again. With a memory of the whole
 episode that is about what exploring can give: greed (the nearest first) costs it
 something, and making an unseen cell dearer or not changes little. The shorter memories say
-what remembering is worth, and so what a policy that does not learn to is held at.
+what remembering is worth to it.
 
     python benchmarks/labyrinth_explorer.py                     # some minutes
 """
