@@ -1,7 +1,7 @@
 """Labyrinth: what is left of the oracle's score without seeing through walls.
 
-A scripted player walks to the nearest thing worth taking that it has seen, else to the
-nearest free cell it has not seen yet. It moves as the oracle with nine actions does, sees
+A scripted player walks to the nearest apple or goal that it has seen, else to the nearest
+free cell it has not seen yet. It moves as the oracle with nine actions does, sees
 the 90 degrees of the rays, and is told the map of every maze, though not where things lie.
 What it saw longer ago than its memory lasts is unseen again. With a memory of the whole
 episode that is about what exploring can give: greed (the nearest first) costs it
@@ -39,8 +39,8 @@ from mtrl_jax.envs.labyrinth import (
 from mtrl_jax.metrics import estimates
 from mtrl_jax.types import Array, Key
 
-# Levels of apples alone: nine actions do not reach melons.
-LEVELS = ("explore_object_locations_small",)
+# Levels without melons: nine actions do not reach them.
+LEVELS = ("explore_object_locations_small", "explore_goal_locations_small")
 COLUMNS = {
     "level": "<31",
     "memory": ">7d",
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def player(name: str, memory: int) -> Callable[[Key], Array]:
-    """Returns ``play(key) -> return`` of one episode of a level of apples.
+    """Returns ``play(key) -> return`` of one episode of a level of apples or a goal.
 
     What left its view more than ``memory`` decisions ago counts as unseen.
     """
@@ -142,7 +142,7 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "two episodes")
     made.add_argument("--episodes", type=int, default=128)
     made.add_argument(
-        "--memory", type=int, nargs="+", default=[15, 60, 240, 900], help="decisions"
+        "--memory", type=int, nargs="+", default=[1, 15, 60, 240, 900], help="decisions"
     )
     args = made.parse_args()
     if args.quick:

@@ -53,6 +53,8 @@ class Recipe(NamedTuple):
     learning_rate: float = 1e-3
     discount: float = 0.98
     lambda_: float = 0.95
+    unroll: int = 64
+    memory: int = 0  # steps that an LSTM's gates start out for
 
 
 # In small batches a minibatch is 8 slots. Where a goal is met once in thousands of steps
@@ -63,13 +65,18 @@ class Recipe(NamedTuple):
 # memory. "searched" lies near the best member of a random search over rate, entropy cost,
 # discount and λ: small batches of labyrinth_explore_search.yaml, large batches of a like
 # one for the LSTM on explore_goal_locations_small.
+# A scripted player of that level needs 240 steps of memory to score more than these agents
+# (labyrinth_explorer.py): "long unrolls" carries gradients over 256, starts gates out for
+# as many, and weighs goals that are some hundred steps away; the batch is as large.
 RECIPES = {
     "small batches": Recipe(32, 2, 4, 5e-3, hidden=128, skip=False),
     "large batches": Recipe(256, 4, 4, 2e-3, hidden=64, skip=True),
     "small, searched": Recipe(32, 2, 4, 2.5e-3, 128, False, 1.5e-3, 0.986, 0.9),
     "large, searched": Recipe(256, 4, 4, 4e-3, 64, True, 8e-4, 0.972, 0.92),
+    "long unrolls": Recipe(
+        64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
+    ),
 }
-_UNROLL = 64
 
 _EXPLORE, _GOAL = "explore_object_locations_small", "explore_goal_locations_small"
 _AVOID, _LASERTAG = "seekavoid_arena_01", "lasertag_one_opponent_small"
@@ -86,6 +93,8 @@ ROWS = {
     "goal-feedforward-searched": Row(
         _GOAL, "small", "none", "large, searched", 12_000_000
     ),
+    "goal-lstm-long": Row(_GOAL, "small", "lstm", "long unrolls", 12_000_000),
+    "goal-feedforward-long": Row(_GOAL, "small", "none", "long unrolls", 12_000_000),
     "goal-lstm-vtrace": Row(
         _GOAL, "small", "lstm", "large batches", 12_000_000, "impala"
     ),
@@ -130,7 +139,7 @@ def settings(
     """Returns the settings of one row."""
     row = ROWS[name]
     recipe = RECIPES[row.recipe]
-    update = recipe.slots * _UNROLL  # steps
+    update = recipe.slots * recipe.unroll  # steps
     return config_lib.from_dict(
         {
             "seed": 0,
@@ -145,7 +154,7 @@ def settings(
             "population": {"size": seeds},
             "training": {
                 "env_steps": env_steps,
-                "unroll_length": _UNROLL,
+                "unroll_length": recipe.unroll,
                 "updates_per_chunk": max(51_200 // update, 1),
             },
             "evaluation": {"every_updates": 0, "episodes": 64},
@@ -186,6 +195,7 @@ def network(core: str, recipe: Recipe) -> dict[str, Any]:
     return {
         "core": core,
         "core_size": 64,
+        "core_memory": recipe.memory,
         "hidden": [recipe.hidden],
         "activation": "relu",
         "skip": recipe.skip,

@@ -39,6 +39,7 @@ class NetworkConfig:
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru
     core_size: int = 128
+    core_memory: int = 0  # steps that a core's gates start out for, see cores; 0: few
     skip: bool = False  # the heads read the torso's features beside the core's output
     last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
     task_embedding: bool = False  # one-hot task as input
@@ -123,7 +124,9 @@ class _ActorCritic(nn.Module):
         config = self.config
         side = side_inputs(config, self.space, self.num_tasks, ts, prev_action)
         features = torso(config, "torso")(ts.obs, side)  # [T, B, F]
-        core = cores.Core(config.core, config.core_size, name="core")
+        core = cores.Core(
+            config.core, config.core_size, config.core_memory, name="core"
+        )
         hidden, state = core(features, state, ts.first)
         if config.skip:
             hidden = jnp.concatenate([features, hidden], axis=-1)
@@ -227,6 +230,15 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
         )
     if config.core_size < 1:
         raise ValueError(f"core_size: got {config.core_size}, give a positive size")
+    if config.core_memory != 0 and config.core_memory < 2:
+        raise ValueError(
+            f"core_memory: got {config.core_memory}, give 0, or 2 steps on"
+        )
+    if config.core_memory and not cores.has_memory(config.core):
+        raise ValueError(
+            f"core_memory: core {config.core!r} has no memory, use 'lstm' or 'gru' or "
+            "leave it out"
+        )
     if num_values is not None and num_values < 1:
         raise ValueError(
             f"num_values: got {num_values}, give None or a positive number"

@@ -141,12 +141,16 @@ def plan(
     if not components:
         raise ValueError("components: none given, give at least one")
     parts = []
+    # Of a memory's settings those without one take no notice, if there is one at all.
+    remembers = any(cores.has_memory(x.core or config.core) for x in components)
     for i, component in enumerate(components):
-        own = {
+        own: dict[str, Any] = {
             name: getattr(component, name)
             for name in ("torso", "hidden", "core", "core_size")
             if getattr(component, name) is not None
         }
+        if remembers and not cores.has_memory(component.core or config.core):
+            own["core_memory"] = 0
         resolved = dataclasses.replace(config, **own)
         actor_critic.check(resolved)
         resolved = dataclasses.replace(
@@ -220,7 +224,8 @@ def _torso(part: Part, name: str) -> nn.Module:
 
 
 def _core(part: Part, name: str) -> nn.Module:
-    return cores.Core(part.config.core, part.config.core_size, name=name)
+    config = part.config
+    return cores.Core(config.core, config.core_size, config.core_memory, name=name)
 
 
 def _once(answers: dict[str, Any], name: str, function: Callable, *args: Any) -> Any:

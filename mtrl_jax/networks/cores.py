@@ -5,7 +5,12 @@ episode before reaches it. The product with the inputs does not depend on the st
 is done for all steps at once, outside the loop; the numbers are those of flax's
 ``LSTMCell`` and ``GRUCell`` with their kernels joined (a test).
 
-Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code.
+Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code, which
+forgets half in two steps. Told how many steps T to remember, gates start as in "chrono
+initialisation" instead: b_f = log u, u uniform in [1, T - 1] for each unit, b_i = -b_f;
+the GRU's update gate has b_f (its z keeps the old state).
+
+Ref: Tallec & Ollivier 2018 (arXiv:1804.11188), section 3, equation 16.
 """
 
 from __future__ import annotations
@@ -41,10 +46,12 @@ class Core(nn.Module):
 
     Parameters: input_kernel [F, G H], hidden_kernel [H, G H], bias [G H]; gates
     i, f, g, o of the LSTM, r, z, n of the GRU (which adds hidden_bias [H] of n).
+    ``memory`` is the time in steps that gates are initialised for, 0: see above.
     """
 
     kind: str
     size: int
+    memory: int = 0
 
     @nn.compact
     def __call__(self, x: Array, state: Tree, first: Array) -> tuple[Array, Tree]:
@@ -77,11 +84,18 @@ class Core(nn.Module):
         return self.param(name, stacked)
 
     def _bias(self, gates: int) -> Array:
-        """Returns [gates * H]: 1 for the LSTM's forget gate, 0 otherwise."""
+        """Returns [gates * H]: what keeps the state open, 0 for the other gates."""
 
-        def init(_key):
+        def init(key):
             bias = jnp.zeros((gates, self.size))
-            return (bias.at[1].set(1.0) if self.kind == "lstm" else bias).reshape(-1)
+            if self.memory:
+                last = max(self.memory - 1.0, 1.0)
+                keep = jnp.log(
+                    jax.random.uniform(key, (self.size,), minval=1, maxval=last)
+                )
+                bias = bias.at[1].set(keep)  # f, z
+                return (bias.at[0].set(-keep) if gates == 4 else bias).reshape(-1)
+            return (bias.at[1].set(1.0) if gates == 4 else bias).reshape(-1)
 
         return self.param("bias", init)
 

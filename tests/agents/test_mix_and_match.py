@@ -235,6 +235,19 @@ def test_a_linear_core_takes_the_place_of_a_memory(kit):
     assert memory["torso/core_0"] == () and jax.tree.leaves(memory["torso/core_1"])
 
 
+def test_how_long_to_remember_is_for_those_with_a_memory(kit):
+    """``core_memory`` beside a feed-forward component: the LSTM's gates alone have it."""
+    spec = kit.setup("impala", "none", ("both",)).env.spec
+    config = networks.NetworkConfig(hidden=(8,), core_size=8, core_memory=100)
+    parts = (Component(core="linear"), Component(core="lstm"))
+    share = ("torso", "policy", "value")
+    params = components.make(spec, config, parts, share).init(KEY)
+    keep = params["core_1"]["bias"][8:16]
+    assert keep.max() > 1.5 and keep.min() >= 0
+    with pytest.raises(ValueError, match="core_memory: core 'linear' has no memory"):
+        components.make(spec, config, parts[:1], share)
+
+
 def test_a_deep_torso_may_follow_a_shallow_one(kit):
     """Two torsos of their own and one linear core of one size: both policies act."""
     spec = kit.setup("impala", "none", ("both",)).env.spec

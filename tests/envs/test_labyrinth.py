@@ -204,11 +204,11 @@ def test_random_cells_are_free_and_all_alike_likely():
     """The rank of a free cell, by its bits, counts what a loop over cells counts."""
     cells = np.random.default_rng(0).random((world.SIZE, world.SIZE)) < 0.6
     cells[0] = cells[-1] = cells[:, 0] = cells[:, -1] = True
-    walls, free = world.words(jnp.asarray(cells)), np.argwhere(~cells)
+    rows, free = world.words(jnp.asarray(~cells)).rows, np.argwhere(~cells)
     uniform = (np.arange(len(free)) + 0.5) / len(free)
-    found = jax.vmap(world.random_cell, (None, 0))(walls, jnp.float32(uniform))
+    found = jax.vmap(world.random_cell, (None, 0))(rows, jnp.float32(uniform))
     np.testing.assert_array_equal(found, free[:, ::-1])
-    edges = jax.vmap(world.random_cell, (None, 0))(walls, jnp.float32([0.0, 0.9999999]))
+    edges = jax.vmap(world.random_cell, (None, 0))(rows, jnp.float32([0.0, 0.9999999]))
     np.testing.assert_array_equal(edges, free[[0, -1], ::-1])
 
 
@@ -495,6 +495,23 @@ def test_the_goal_teleports_and_stays_where_it_is():
         for s in range(6)
     }
     assert len(places) > 2
+
+
+def test_who_is_moved_lands_on_any_cell_but_those_of_things():
+    """On the goal again it would be paid for standing still; a taken apple bars none."""
+    state = first("nav_maze_static_01")
+    state = state._replace(
+        things=state.things._replace(there=state.things.there.at[0].set(False))
+    )
+    free = world.free_rows(state.walls, state.things)
+    many = jnp.linspace(0.0, 1.0, 4001)[:-1]
+    landed = jax.vmap(world.random_cell, (None, 0))(free, many)
+    cells = ~np.asarray(world.bits(state.walls.rows))
+    for (x, y), there in zip(state.things.position, state.things.there):
+        cells[int(y), int(x)] &= not there
+    assert cells.sum() == (~np.asarray(world.bits(state.walls.rows))).sum() - 5
+    expected = {tuple(cell) for cell in np.argwhere(cells)[:, ::-1]}
+    assert {tuple(cell) for cell in np.asarray(landed)} == expected
 
 
 def test_the_dark_door_opens_to_the_key_alone():

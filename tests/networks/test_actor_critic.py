@@ -261,6 +261,8 @@ def test_with_a_skip_the_heads_read_features_and_memory():
         ({"hidden": ()}, r"hidden: got \(\)"),
         ({"hidden": (64, 0)}, r"hidden: got \(64, 0\)"),
         ({"core_size": 0}, "core_size: got 0"),
+        ({"core": "lstm", "core_memory": 1}, "core_memory: got 1.*2 steps"),
+        ({"core_memory": 100}, "core_memory: core 'none' has no memory.*'lstm'"),
         ({"torso": "vit"}, "torso: 'vit'"),
         ({"core": "gru", "separate_value": True}, "separate_value: does not go"),
         ({"skip": True}, "skip: there is no core.*lstm"),

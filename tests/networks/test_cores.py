@@ -126,6 +126,37 @@ def test_forget_gate_starts_open():
         np.testing.assert_allclose(kernel @ kernel.T, np.eye(H), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gates_told_how_long_to_remember_start_so(kind):
+    """Chrono initialisation: what keeps has bias log u, u in [1, T - 1]; T - 1 is met."""
+    x, first, _ = _inputs()
+    size, steps = 256, 240
+    state = cores.initial_state(kind, size, B)
+    make = cores.Core(kind, size, steps)
+    bias = make.init(jax.random.key(1), x, state, first)["params"]["bias"]
+    gates = bias.reshape(-1, size)
+    u = np.exp(gates[1])
+    assert 1 - 1e-5 <= u.min() < 5 and 230 < u.max() <= 239 * (1 + 1e-5)
+    assert abs(u.mean() - 120) < 15
+    np.testing.assert_array_equal(gates[0], -gates[1] if kind == "lstm" else 0)
+    np.testing.assert_array_equal(gates[2:], 0)
+
+
+def test_a_memory_of_many_steps_lasts_them():
+    """By default nothing is left after 100 steps; told 1000, the most of it is."""
+
+    def left(memory: int) -> float:
+        x, first = jnp.zeros((100, B, 1)), jnp.zeros((100, B), bool)
+        state = cores.LSTMState(jnp.ones((B, H)), jnp.zeros((B, H)))
+        core = cores.Core("lstm", H, memory)
+        params = core.init(jax.random.key(0), x, state, first)
+        _, end = core.apply(params, x, state, first)
+        return float(jnp.median(end.cell))
+
+    assert abs(left(0)) < 0.05
+    assert left(1000) > 0.5
+
+
 def test_unknown_core_is_named():
     """An error says what was given and what would work."""
     with pytest.raises(ValueError, match=r"core: 'rnn'.*'gru'"):

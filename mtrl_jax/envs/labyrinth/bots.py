@@ -81,7 +81,8 @@ def act(
     reload = jnp.where(shoots, RELOAD, jnp.maximum(bots.reload - 1, 0))
 
     returns = bots.away == 1
-    fresh = jax.vmap(world.random_cell, (None, 0))(state.walls, back)
+    free = world.free_rows(state.walls, state.things)
+    fresh = jax.vmap(world.random_cell, (None, 0))(free, back)
     target = jnp.where(returns[:, None], fresh, target)
     position = jnp.where(returns[:, None], world.centre(fresh), position)
     away = jnp.where(bots.away < world.NEVER, jnp.maximum(bots.away - 1, 0), bots.away)

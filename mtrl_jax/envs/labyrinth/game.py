@@ -164,8 +164,12 @@ def _open_doors(state):
 
 
 def _elsewhere(state, moves, uniform, stuns):
-    """Returns the state with the agent at a random cell where ``moves``."""
-    cell = world.random_cell(state.walls, uniform[0])
+    """Returns the state with the agent at a random cell without things where ``moves``.
+
+    Put on a goal it would be paid for nothing.
+    """
+    free = world.free_rows(state.walls, state.things)
+    cell = world.random_cell(free, uniform[0])
     fresh = deal.new_body(cell, uniform[1] * 2 * jnp.pi)
     fresh = fresh._replace(stunned=jnp.where(stuns, _STUNNED, 0))
     return state._replace(body=tree.where(moves, fresh, state.body))

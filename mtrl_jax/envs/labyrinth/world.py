@@ -162,9 +162,17 @@ def centre(cell: Array) -> Array:
     return cell.astype(jnp.float32) + 0.5
 
 
-def random_cell(walls: Walls, uniform: Array) -> Array:
-    """Returns int32 (x, y) of a free cell, all alike likely for uniform in [0, 1)."""
-    free = ~walls.rows & jnp.uint32(2**SIZE - 1)
+def free_rows(walls: Walls, things: Things) -> Array:
+    """Returns uint32 [SIZE]: bit j of row i, cell (i, j) is free and nothing lies there."""
+    column, row = jnp.floor(things.position).astype(jnp.uint32).T
+    bit = jnp.where(things.there, jnp.uint32(1) << column, 0)
+    here = row[:, None] == jnp.arange(SIZE, dtype=jnp.uint32)[None]
+    taken = jnp.bitwise_or.reduce(jnp.where(here, bit[:, None], 0), axis=0)
+    return ~(walls.rows | taken) & jnp.uint32(2**SIZE - 1)
+
+
+def random_cell(free: Array, uniform: Array) -> Array:
+    """Returns int32 (x, y) of a cell of ``free_rows``, alike likely, uniform in [0, 1)."""
     total = jnp.cumsum(_popcount(free))
     rank = jnp.minimum((uniform * total[-1]).astype(jnp.int32), total[-1] - 1)
     row = jnp.sum(total <= rank)
