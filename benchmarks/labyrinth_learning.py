@@ -74,7 +74,7 @@ RECIPES = {
     "small, searched": Recipe(32, 2, 4, 2.5e-3, 128, False, 1.5e-3, 0.986, 0.9),
     "large, searched": Recipe(256, 4, 4, 4e-3, 64, True, 8e-4, 0.972, 0.92),
     "long unrolls": Recipe(
-        64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
+        64, 4, 4, 1e-3, 64, True, 1e-3, discount=0.99, unroll=256, memory=256
     ),
 }
 

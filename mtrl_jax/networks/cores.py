@@ -1,9 +1,10 @@
 """Cores: memory over time, unrolled over ``[T, B]`` and reset where an episode begins.
 
 Before a step with ``first`` the state is set to the initial one, so that nothing of the
-episode before reaches it. The product with the inputs does not depend on the state and
-is done for all steps at once, outside the loop; the numbers are those of flax's
-``LSTMCell`` and ``GRUCell`` with their kernels joined (a test).
+episode before reaches it. What does not depend on the state is done for all steps at
+once, outside the loop: the product with the inputs, and the gradients of both kernels;
+the numbers are those of flax's ``LSTMCell`` and ``GRUCell`` with their kernels joined (a
+test). There is no forward-mode derivative (``jax.jvp``) of a memory.
 
 Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code, which
 forgets half in two steps. Told how many steps T to remember, gates start as in "chrono
@@ -62,17 +63,17 @@ class Core(nn.Module):
             dense = nn.Dense(self.size, dot_general=product.dot_general, name="linear")
             return dense(x), state
         gates = {"lstm": 4, "gru": 3}[self.kind]
-        projected = x @ self._kernel("input_kernel", x.shape[-1], gates, _lecun)
-        projected = projected + self._bias(gates).reshape(1, 1, -1)
+        kernel = self._kernel("input_kernel", x.shape[-1], gates, _lecun)
+        x = product.product(x, kernel) + self._bias(gates).reshape(1, 1, -1)
         recurrent = self._kernel("hidden_kernel", self.size, gates, _orthogonal)
-        step: Callable[..., tuple[Tree, Array]]
         if self.kind == "lstm":
-            step = functools.partial(_lstm_step, recurrent)
-        else:
-            zeros = nn.initializers.zeros_init()
-            hidden_bias = self.param("hidden_bias", zeros, (self.size,))
-            step = functools.partial(_gru_step, recurrent, hidden_bias)
-        return unroll(step, projected, state, first)
+            return unroll(_lstm_step, recurrent, (x,), state, first)
+        zeros = nn.initializers.zeros_init()
+        bias = self.param("hidden_bias", zeros, (self.size,))
+        # What is added to the product with the state: nothing for r and z.
+        added = jnp.concatenate([jnp.zeros(2 * self.size), bias])
+        added = jnp.broadcast_to(added.reshape(1, 1, -1), x.shape)
+        return unroll(_gru_step, recurrent, (x, added), state, first)
 
     def _kernel(self, name: str, inputs: int, gates: int, init: Callable) -> Array:
         """Returns [inputs, gates * H], every gate initialised as its own matrix."""
@@ -119,28 +120,60 @@ def has_memory(kind: str) -> bool:
     return kind in ("lstm", "gru")
 
 
-def unroll(
-    step: Callable[[Tree, Array], tuple[Tree, Array]],
-    x: Array,
-    state: Tree,
-    first: Array,
-) -> tuple[Array, Tree]:
-    """Returns (outputs [T, ...], state): ``step`` over time from masked states.
+# (kernel, state, inputs of a step) -> (state, its hidden part [B, H]).
+Step = Callable[[Array, Tree, tuple[Array, ...]], tuple[Tree, Array]]
 
-    state_t, y_t = step(0 where first_t else state_tm1, x_t)
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def unroll(
+    step: Step, kernel: Array, inputs: tuple[Array, ...], state: Tree, first: Array
+) -> tuple[Array, Tree]:
+    """Returns (outputs [T, B, H], state): ``step`` over time from masked states.
+
+    state_t, y_t = step(kernel, 0 where first_t else state_tm1, inputs_t)
+
+    The step reads the kernel in h·kernel alone and adds the last of ``inputs`` to it, so
+    that this one's cotangent is the product's too: Σ_t h_tm1ᵀ·ct_t, the kernel's gradient,
+    is one product after the loop instead of a small one in each of its steps.
     """
 
-    def masked_step(state, inputs):
-        x_t, first_t = inputs
-        fresh = jax.tree.map(jnp.zeros_like, state)
-        return step(tree.where(first_t, fresh, state), x_t)
+    return _scan(step, kernel, inputs, state, first)
 
-    state, outputs = jax.lax.scan(masked_step, state, (x, first))
+
+def _scan(step, kernel, inputs, state, first):
+    def masked_step(state, now):
+        inputs_t, first_t = now
+        fresh = jax.tree.map(jnp.zeros_like, state)
+        return step(kernel, tree.where(first_t, fresh, state), inputs_t)
+
+    state, outputs = jax.lax.scan(masked_step, state, (inputs, first))
     return outputs, state
 
 
-def _lstm_step(kernel: Array, state: LSTMState, x_t: Array) -> tuple[LSTMState, Array]:
+def _forward(step, kernel, inputs, state, first):
+    def of_data(inputs, state):
+        return _scan(step, kernel, inputs, state, first)
+
+    (outputs, end), back = jax.vjp(of_data, inputs, state)
+    hidden = state.hidden if isinstance(state, LSTMState) else state
+    before = jnp.concatenate([hidden[None], outputs[:-1]])
+    return (outputs, end), (back, jnp.where(first[..., None], 0.0, before))
+
+
+def _backward(step, residuals, cotangents):
+    back, before = residuals
+    inputs, state = back(cotangents)
+    return product.weight_gradient(before, inputs[-1]), inputs, state, None
+
+
+unroll.defvjp(_forward, _backward)
+
+
+def _lstm_step(
+    kernel: Array, state: LSTMState, inputs: tuple[Array]
+) -> tuple[LSTMState, Array]:
     """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c')."""
+    (x_t,) = inputs
     i, f, g, o = jnp.split(x_t + state.hidden @ kernel, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
     hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
@@ -148,13 +181,14 @@ def _lstm_step(kernel: Array, state: LSTMState, x_t: Array) -> tuple[LSTMState, 
 
 
 def _gru_step(
-    kernel: Array, hidden_bias: Array, state: Array, x_t: Array
+    kernel: Array, state: Array, inputs: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     """n = tanh(x_n + σ(r) (h W_n + b)), h' = (1 - σ(z)) n + σ(z) h."""
+    x_t, added_t = inputs
     x_r, x_z, x_n = jnp.split(x_t, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(state @ kernel, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(state @ kernel + added_t, 3, axis=-1)
     reset, update = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-    new = jnp.tanh(x_n + reset * (h_n + hidden_bias.reshape(1, -1)))
+    new = jnp.tanh(x_n + reset * h_n)
     state = (1.0 - update) * new + update * state
     return state, state
 

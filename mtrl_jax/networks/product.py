@@ -41,6 +41,15 @@ def dot_general(
     return product(x, weight)
 
 
+def weight_gradient(x: Array, g: Array) -> Array:
+    """Returns the gradient [K, M] by W of x·W, from x [..., K] and its cotangent [..., M].
+
+    That is xᵀ·g, summed over all leading axes.
+    """
+    x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return _weight_gradient(x, g) if jax.default_backend() == "cpu" else x.T @ g
+
+
 def _plain(x: Array, weight: Array) -> Array:
     return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
 
@@ -56,9 +65,7 @@ def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, weight = residuals
-    return _plain(g, weight.T), _weight_gradient(
-        x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    )
+    return _plain(g, weight.T), weight_gradient(x, g)
 
 
 def _weight_gradient(x: Array, g: Array) -> Array:

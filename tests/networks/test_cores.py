@@ -83,6 +83,39 @@ def test_core_equals_the_flax_cell_stepped_by_hand(kind):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_gradient_after_the_loop_is_that_of_the_loop(kind):
+    """By kernel, inputs and first state, of outputs and last state; each member's own."""
+    members = 2
+    keys = jax.random.split(jax.random.key(0), 6)
+    gates = {"lstm": 4, "gru": 3}[kind] * H
+    step = {"lstm": cores._lstm_step, "gru": cores._gru_step}[kind]
+    kernel = jax.random.normal(keys[0], (members, H, gates))
+    shape = (members, T, B, gates)
+    inputs = [jax.random.normal(key, shape) for key in keys[1:3]]
+    inputs = tuple(inputs[: {"lstm": 1, "gru": 2}[kind]])
+    state = jax.tree.map(
+        lambda x: jax.random.normal(keys[3], (members, *x.shape)),
+        cores.initial_state(kind, H, B),
+    )
+    first = jax.random.bernoulli(keys[4], 0.3, (members, T, B))
+
+    def gradients(unroll):
+        def loss(kernel, inputs, state, first):
+            outputs, end = unroll(step, kernel, inputs, state, first)
+            return sum(jnp.sum(jnp.sin(x)) for x in (outputs, *jax.tree.leaves(end)))
+
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2))))(
+            kernel, inputs, state, first
+        )
+
+    ours, plain = gradients(cores.unroll), gradients(cores._scan)
+    assert jax.tree.structure(ours) == jax.tree.structure(plain)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain
+    )
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_core_starts_anew_where_first_says_so(kind):
     """What came before a first step, state and inputs, changes nothing after it."""
     x, _, key = _inputs()
