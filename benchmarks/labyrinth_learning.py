@@ -76,6 +76,9 @@ RECIPES = {
     "long unrolls": Recipe(
         64, 4, 4, 1e-3, 64, True, 1e-3, discount=0.99, unroll=256, memory=256
     ),
+    "long unrolls, far goals": Recipe(
+        64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
+    ),
 }
 
 _EXPLORE, _GOAL = "explore_object_locations_small", "explore_goal_locations_small"
@@ -94,7 +97,9 @@ ROWS = {
         _GOAL, "small", "none", "large, searched", 12_000_000
     ),
     "goal-lstm-long": Row(_GOAL, "small", "lstm", "long unrolls", 12_000_000),
-    "goal-feedforward-long": Row(_GOAL, "small", "none", "long unrolls", 12_000_000),
+    "goal-feedforward-far": Row(
+        _GOAL, "small", "none", "long unrolls, far goals", 12_000_000
+    ),
     "goal-lstm-vtrace": Row(
         _GOAL, "small", "lstm", "large batches", 12_000_000, "impala"
     ),
@@ -227,18 +232,28 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
 
 
 def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
-    """Returns after drawing return against steps, a panel a level, a band over seeds."""
+    """Returns after drawing return against steps, a panel a level, a line a seed."""
     panels = list(dict.fromkeys(ROWS[name].level for name in curves))
     with common.figure(path, panels) as axes:
         for ax, level in zip(axes, panels):
             mine = {name: c for name, c in curves.items() if ROWS[name].level == level}
-            for name, (steps, returns, _, _) in mine.items():
-                common.curve(ax, steps, returns, name)
+            for number, (name, (steps, returns, _, _)) in enumerate(mine.items()):
+                known = ~np.isnan(returns).any(1)  # an episode of each seed ended
+                steps, returns = np.asarray(steps)[known], smoothed(returns[known])
+                lines = ax.plot(steps, returns, color=f"C{number}", lw=0.8)
+                lines[0].set_label(name)
             *_, random, oracle = next(iter(mine.values()))
             ax.axhline(random, color="grey", ls=":")
-            ax.axhline(oracle, color="grey", ls="--")
-            ax.set(xlabel="env steps", ylabel="return")
+            ax.set(xlabel=f"env steps (random {random:.3g}, oracle {oracle:.3g})")
+            ax.set(ylabel="return")
             ax.legend()
+
+
+def smoothed(returns: np.ndarray) -> np.ndarray:
+    """Returns means over about a fortieth of the run before each point, [points, P]."""
+    width = max(len(returns) // 40, 1)
+    ends = range(1, len(returns) + 1)
+    return np.asarray([returns[max(i - width, 0) : i].mean(axis=0) for i in ends])
 
 
 def arguments() -> argparse.Namespace:
