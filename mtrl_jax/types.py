@@ -91,6 +91,9 @@ class EnvSpec(NamedTuple):
     action: ActionSpace
     tasks: tuple[TaskSpec, ...]
     action_sets: Mapping[str, ActionSet] = {}  # that all tasks have in common
+    # The task of each slot [B], the same in every member; () where members have a task
+    # each (``axis="population"``), or slots change theirs.
+    slot_tasks: tuple[int, ...] = ()
 
 
 class Env(NamedTuple):
@@ -145,37 +148,77 @@ class Rollout(NamedTuple):
     carry: Tree  # [B, ...] the memory before ts[0] was seen
 
 
-class AgentState(NamedTuple):
-    """``learner`` is what PBT copies to another member; ``local`` stays with its own."""
+class Replay(NamedTuple):
+    """What stays with its member: experience that never travels. Pure functions.
 
-    learner: Tree
-    local: Tree
+    ``init(slots)`` returns the empty memory of one member.
+    ``observe(memory, rollout, key, hp, step)`` returns ``(memory, batch)``: it adds the
+    rollout, then draws the batches of all gradient steps of the update at once. ``step``
+    [] int32 counts updates, is the same for all members and is not batched, so that a
+    position in the memory, or a ``lax.cond``, may depend on it.
+    ``feedback(memory, feedback)`` returns the memory after what ``update`` found out
+    about the batch (new priorities).
+
+    The engine maps all three over members together and donates the memory, so it is
+    written in place and never copied. Acting, evaluation, rendering, frozen weights and
+    offline learning do not see it.
+    """
+
+    init: Callable[[int], Tree]
+    observe: Callable[[Tree, Rollout, Key, Tree, Array], tuple[Tree, Tree]]
+    feedback: Callable[[Tree, Tree], Tree] = lambda memory, feedback: memory
 
 
 class Agent(NamedTuple):
     """A learning algorithm as four pure functions, without a population axis.
 
-    ``init(key, hp)`` returns an ``AgentState`` whose leaves do not alias.
+    ``init(key, hp)`` returns the learner: parameters, optimiser, target networks,
+    statistics; what PBT copies, and all that ``act`` needs. Its leaves do not alias.
     ``carry(batch)`` returns the memory of ``batch`` fresh slots; the runner never
     resets it, ``act`` and ``update`` mask it by ``ts.first``.
-    ``act(state, carry, ts, key, hp)`` returns ``(action, carry, extras)``, all ``[B]``.
-    ``update(state, rollout, key, hp)`` returns ``(state, metrics)``; metrics are a flat
-    dict of float32 scalars.
+    ``act(learner, carry, ts, key, hp)`` returns ``(action, carry, extras)``, all ``[B]``.
+    ``update(learner, batch, key, hp, step)`` returns ``(learner, metrics, feedback)``.
+    ``batch`` is what ``replay.observe`` drew, or the Rollout where there is no replay;
+    metrics are a flat dict of float32 scalars; ``feedback`` is for ``replay.feedback``
+    and () of an agent without one. ``step`` [] int32 counts updates, as for Replay.
+    ``replay`` is what stays with the member, None where nothing does.
     """
 
-    init: Callable[[Key, Tree], AgentState]
+    init: Callable[[Key, Tree], Tree]
     carry: Callable[[int], Tree]
-    act: Callable[[AgentState, Tree, TimeStep, Key, Tree], tuple[Array, Tree, Tree]]
+    act: Callable[[Tree, Tree, TimeStep, Key, Tree], tuple[Array, Tree, Tree]]
     update: Callable[
-        [AgentState, Rollout, Key, Tree], tuple[AgentState, dict[str, Array]]
+        [Tree, Tree, Key, Tree, Array], tuple[Tree, dict[str, Array], Tree]
     ]
+    replay: Replay | None = None
+
+
+class AgentInfo(NamedTuple):
+    """What an agent's file says of it, so that nobody has to know its name."""
+
+    summary: str  # one line, with the paper
+    # update() reads what its own acting noted down (log-probabilities), which no dataset
+    # of another's play has: the agent cannot learn offline.
+    needs_extras: bool = False
+    # It is told the environment's optimal action as an observation, ``types.OPTIMAL``.
+    reads_expert_labels: bool = False
+    # Its carry outlives episodes: what it learns in one it knows in the next.
+    learns_across_episodes: bool = False
+    # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
+    # chosen ``action``: who has it can watch others play.
+    observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
+    # The action spaces it acts in.
+    actions: tuple[type, ...] = (Discrete, Factorised, Box)
+    # The probe tasks that it promises to learn (envs/probes.py, without "probe/").
+    learns: tuple[str, ...] = ()
 
 
 class AgentModule(Protocol):
-    """What a file in ``agents/`` offers: static Config, traced Hparams, make."""
+    """What a file in ``agents/`` offers: static Config, traced Hparams, INFO, make."""
 
     Config: type
     Hparams: type
+    INFO: AgentInfo
 
     @staticmethod
     def make(spec: EnvSpec, config: Any) -> Agent: ...

@@ -1,0 +1,124 @@
+"""Hyperparameters: groups of traced scalars that read as one flat list of names.
+
+An agent's ``Hparams`` is a NamedTuple of scalars and of other such NamedTuples, the
+groups that it has in common with other agents (the optimiser's, V-trace's):
+
+    class Hparams(NamedTuple):
+        optimiser: optimiser.Hparams = optimiser.Hparams(learning_rate=6e-4)
+        alpha: Share = 0.0
+
+Settings, searches, schedules and rows name a leaf alone ("learning_rate"); no two leaves
+of one Hparams have the same name. A leaf's type says between which values it means
+something, so bounds stand beside the field.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.types import Scalar, Tree
+
+
+class Bounds(NamedTuple):
+    """The values that mean something; both ends count."""
+
+    low: float
+    high: float
+
+
+Share = Annotated[Scalar, Bounds(0.0, 1.0)]
+Amount = Annotated[Scalar, Bounds(0.0, math.inf)]
+Real = Annotated[Scalar, Bounds(-math.inf, math.inf)]
+
+
+def names(hparams: Tree) -> tuple[str, ...]:
+    """Returns the leaves' names in order, of a tuple of values or of its class."""
+    if isinstance(hparams, type):
+        hparams = hparams()
+    return tuple(name for name, _ in _leaves(hparams))
+
+
+def flatten(hparams: Tree) -> dict[str, Any]:
+    """Returns {name: value} of every leaf."""
+    return dict(_leaves(hparams))
+
+
+def override(hparams: Tree, values: Mapping[str, Any]) -> Tree:
+    """Returns the hyperparameters with the leaves named in ``values`` set.
+
+    A new value is broadcast to the shape and dtype of an array that it replaces, which
+    sets it for all members.
+
+    >>> class Group(typing.NamedTuple):
+    ...     learning_rate: Amount = 1e-3
+    >>> class Hparams(typing.NamedTuple):
+    ...     group: Group = Group()
+    ...     alpha: Share = 0.0
+    >>> override(Hparams(), {"learning_rate": 0.5})
+    Hparams(group=Group(learning_rate=0.5), alpha=0.0)
+
+    Raises:
+      KeyError: a name that is no leaf's.
+    """
+    unknown = set(values) - set(names(hparams))
+    if unknown:
+        raise KeyError(f"{sorted(unknown)} are none of {names(hparams)}")
+    return _overridden(hparams, values)
+
+
+def bounds(hparams: type) -> dict[str, Bounds]:
+    """Returns {name: Bounds} of every leaf of a class of hyperparameters."""
+    found: dict[str, Bounds] = {}
+    default = hparams()
+    for field, hint in typing.get_type_hints(hparams, include_extras=True).items():
+        if _is_group(getattr(default, field)):
+            found |= bounds(type(getattr(default, field)))
+        else:
+            given = [x for x in getattr(hint, "__metadata__", ()) if type(x) is Bounds]
+            found[field] = given[0] if given else Bounds(-math.inf, math.inf)
+    return found
+
+
+def check_bounds(hparams: type, name: str, value: float) -> None:
+    """Raises ValueError unless ``value`` is within the bounds of the leaf ``name``.
+
+    The message goes on after the field's path.
+    """
+    low, high = bounds(hparams)[name]
+    if math.isnan(value) or low <= value <= high:
+        return
+    allowed = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
+    raise ValueError(f"={value:g}: must be {allowed}")
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _leaves(hparams: Any) -> Iterator[tuple[str, Any]]:
+    for field, value in zip(hparams._fields, hparams):
+        if _is_group(value):
+            yield from _leaves(value)
+        else:
+            yield field, value
+
+
+def _overridden(hparams: Any, values: Mapping[str, Any]) -> Any:
+    new = {}
+    for field, value in zip(hparams._fields, hparams):
+        if _is_group(value):
+            new[field] = _overridden(value, values)
+        elif field in values:
+            new[field] = _like(value, values[field])
+    return hparams._replace(**new)
+
+
+def _like(old: Any, value: Any) -> Any:
+    """Returns ``value`` in the shape and dtype of ``old`` where that is an array."""
+    return jnp.full_like(old, value) if isinstance(old, jax.Array) else value
