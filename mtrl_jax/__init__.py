@@ -14,13 +14,13 @@ _xla.set_flags()
 
 _PUBLIC = {
     "Agent": "mtrl_jax.types",
-    "AgentState": "mtrl_jax.types",
     "Box": "mtrl_jax.types",
     "Discrete": "mtrl_jax.types",
     "Env": "mtrl_jax.types",
     "EnvSpec": "mtrl_jax.types",
     "Factorised": "mtrl_jax.types",
     "HostEnv": "mtrl_jax.types",
+    "Replay": "mtrl_jax.types",
     "Rollout": "mtrl_jax.types",
     "TaskSpec": "mtrl_jax.types",
     "TimeStep": "mtrl_jax.types",

@@ -22,7 +22,7 @@ def check_agent(
     """Returns the metrics' shapes if the agent can act and learn on rollouts ``[T, B]``.
 
     ``length`` is T, ``slots`` is B; ``extras`` [T, B, ...] stand in the place of what
-    its own acting gives, as those of a dataset do.
+    its own acting gives, as those of a dataset do: then it learns without its replay.
 
     One update is traced, nothing is compiled: what an agent finds out about its sizes
     when it is traced is found out here, and not when the run folder exists.
@@ -31,23 +31,44 @@ def check_agent(
       ValueError: whatever the agent has against them.
     """
 
-    def update(key, hp, ts, unroll):
-        state, carry = agent.init(key, hp), agent.carry(slots)
-        action, _, own = agent.act(state, carry, ts, key, hp)
-        action, own = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (length, *x.shape)), (action, own)
-        )
-        rollout = types.Rollout(
-            unroll, action, own if extras is None else extras, carry
-        )
-        return agent.update(state, rollout, key, hp)[1]
+    def update(key, hp, step, ts, unroll):
+        learner = agent.init(key, hp)
+        batch = _acted(agent, learner, key, hp, ts, unroll)
+        if extras is not None:
+            batch = batch._replace(extras=extras)
+        elif agent.replay is not None:
+            memory = agent.replay.init(slots)
+            memory, batch = agent.replay.observe(memory, batch, key, hp, step)
+        learner, metrics, feedback = agent.update(learner, batch, key, hp, step)
+        if extras is None and agent.replay is not None:
+            agent.replay.feedback(memory, feedback)
+        return metrics
 
-    return jax.eval_shape(
-        update,
-        jax.random.key(0),
-        jax.tree.map(jnp.float32, config_lib.agent_hparams(config)),
-        _time_step_shapes(spec, slots),
-        _time_step_shapes(spec, length + 1, slots),
+    return jax.eval_shape(update, *_arguments(config, spec, slots, length))
+
+
+def check_learns_from_rollouts(
+    agent: types.Agent, config: Any, spec: types.EnvSpec, slots: int, length: int
+) -> None:
+    """Raises ConfigError unless the agent's ``update`` takes rollouts as a dataset has.
+
+    It does without a replay, and with one that draws a single Rollout ``[T, B]``.
+    """
+    replay = agent.replay
+    if replay is None:
+        return
+
+    def observed(key, hp, step, ts, unroll):
+        rollout = _acted(agent, agent.init(key, hp), key, hp, ts, unroll)
+        return replay.observe(replay.init(slots), rollout, key, hp, step)[1]
+
+    batch = jax.eval_shape(observed, *_arguments(config, spec, slots, length))
+    if isinstance(batch, types.Rollout) and len(batch.ts.reward.shape) == 2:
+        return
+    raise config_lib.ConfigError(
+        f"agent.name={config.agent.name!r} learns from batches that its replay draws, a "
+        "dataset gives plain windows; give an agent that learns from these, such as "
+        "behaviour_cloning"
     )
 
 
@@ -69,6 +90,35 @@ def check_rounds(config: Any) -> None:
             f"{known} episodes of a task ({where}), so none would ever be copied; give "
             f"at most {known}, or more of these"
         )
+
+
+def _arguments(config: Any, spec: types.EnvSpec, slots: int, length: int) -> tuple:
+    """Returns shapes (key, hp, step, ts ``[B]``, ts ``[T + 1, B]``) to trace with."""
+    return (
+        jax.random.key(0),
+        jax.tree.map(jnp.float32, config_lib.agent_hparams(config)),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        _time_step_shapes(spec, slots),
+        _time_step_shapes(spec, length + 1, slots),
+    )
+
+
+def _acted(
+    agent: types.Agent,
+    learner: types.Tree,
+    key: types.Key,
+    hp: types.Tree,
+    ts: types.TimeStep,
+    unroll: types.TimeStep,
+) -> types.Rollout:
+    """Returns a rollout over ``unroll`` [T + 1, B] of what the agent does at ``ts``."""
+    length, slots = unroll.reward.shape[0] - 1, unroll.reward.shape[1]
+    carry = agent.carry(slots)
+    action, _, extras = agent.act(learner, carry, ts, key, hp)
+    action, extras = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (length, *x.shape)), (action, extras)
+    )
+    return types.Rollout(unroll, action, extras, carry)
 
 
 def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import (
     agents,
     build,
     curves,
+    hparams,
     random,
     report,
     reporters,
@@ -34,8 +34,8 @@ from mtrl_jax.engine import in_context, pbt, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.types import Tree
 
-# The weights and hyperparameters [P] of the stage that is evaluated.
-Source = tuple[types.AgentState, Tree]
+# The learners and hyperparameters [P] of the stage that is evaluated.
+Source = tuple[Tree, Tree]
 
 
 def pieces(
@@ -71,10 +71,8 @@ def pieces(
     mesh = sharding.make_mesh(members, slots, build.devices(members, True))
     keys = random.roots(config.seed, members)
     weights, hp = source or (None, build.initial_hparams(config, keys))
-    hp = hp._replace(
-        **{n: jnp.full_like(getattr(hp, n), x) for n, x in settings.hparams.items()}
-    )
-    hparams, lineage = build.on_devices((hp, pbt.init(members)), mesh, members)
+    hp = hparams.override(hp, settings.hparams)
+    hp, lineage = build.on_devices((hp, pbt.init(members)), mesh, members)
 
     def init(_: Tree) -> in_context.ContextState:
         # Copied, because the runner donates its state.
@@ -96,7 +94,7 @@ def pieces(
             save_every=config.checkpoint.every_updates,
         ),
         reporter=_reporter(config, told, before, compared),
-        hparams=hparams,
+        hparams=hp,
         lineage=lineage,
         init=init,
         chunk=build.keeping_layout(runner.chunk),
@@ -107,10 +105,10 @@ def pieces(
     )
 
 
-def fingerprint(state: types.AgentState) -> str:
-    """Returns the SHA-256 of every leaf of the agents' states, names included."""
+def fingerprint(learner: Tree) -> str:
+    """Returns the SHA-256 of every leaf of the learners, names included."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learner):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         x = np.ascontiguousarray(jax.device_get(leaf))
@@ -173,9 +171,9 @@ def _prompt(config: stage_schema.EvaluateStage) -> in_context.Prompt | None:
     """
     if config.prompt is None:
         return None
-    told = getattr(config_lib.agent_module(config), "told", None)
-    if told is None:
-        can = [name for name in agents.AGENTS if hasattr(agents.get(name), "told")]
+    observe_action = config_lib.agent_module(config).INFO.observe_action
+    if observe_action is None:
+        can = [x for x in agents.AGENTS if agents.get(x).INFO.observe_action]
         raise config_lib.ConfigError(
             f"prompt: {config.agent.name} learns nothing from watching others; agents "
             f"that do: {', '.join(can)}"
@@ -186,7 +184,7 @@ def _prompt(config: stage_schema.EvaluateStage) -> in_context.Prompt | None:
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
         return noisy(key, best(state), legal)
 
-    return in_context.Prompt(config.prompt.episodes, play, told)
+    return in_context.Prompt(config.prompt.episodes, play, observe_action)
 
 
 def _reporter(
@@ -198,7 +196,7 @@ def _reporter(
     numbers = [spread.number for spread in spreads.entries(config)]
 
     def finish(state, evaluation, totals, restart):
-        after = fingerprint(state.agent)
+        after = fingerprint(state.learner)
         if after != before:
             raise session.RunError(
                 f"the weights of stage {config.of!r} hashed to {before[:12]} before "

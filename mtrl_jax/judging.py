@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import random, tree, types
+from mtrl_jax import hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
 from mtrl_jax.types import Array, Tree
@@ -45,20 +45,19 @@ def make_evaluate(
     steps = settings.max_steps or max(limits)
 
     def tested(hp: Tree) -> Tree:
-        given = settings.hparams
-        return hp._replace(
-            **{name: jnp.full_like(getattr(hp, name), x) for name, x in given.items()}
-        )
+        return hparams.override(hp, settings.hparams)
 
     if world.kind == "host":
         hosted = evaluate.make_host(agent, env, steps)
-        return lambda state, hp: hosted(state.agent, tested(hp), evaluation_key(state))
+        return lambda state, hp: hosted(
+            state.learner, tested(hp), evaluation_key(state)
+        )
 
     run = evaluate.make(agent, env, steps)
 
     @jax.jit
-    def evaluate_from(agent_state, hp, key, start):
-        return run(agent_state, tested(hp), random.fold(key, 1), *start)
+    def evaluate_from(learner, hp, key, start):
+        return run(learner, tested(hp), random.fold(key, 1), *start)
 
     # Outside the program where a reset acts on the world.
     reset = jax.jit(env.reset) if env.pure else env.reset
@@ -66,7 +65,7 @@ def make_evaluate(
     def evaluate_state(state, hp):
         key = evaluation_key(state)
         start = reset(random.fold(key, 0), env.params)
-        return evaluate_from(state.agent, hp, key, start)
+        return evaluate_from(state.learner, hp, key, start)
 
     return evaluate_state
 
@@ -135,13 +134,13 @@ def round_of(
 
     ``judge(state, evaluation, finite)`` says what members are worth; ``forget(state,
     replaced, finite)`` returns the state without what is known of replaced members. A
-    state has ``agent``, ``key`` and ``step``.
+    state has ``learner``, ``key`` and ``step``; a ``memory`` stays where it is.
     """
     assert settings.pbt is not None
     config = settings.pbt
 
     def round_(state, hp, pbt_state, evaluation):
-        finite = tree.all_finite(state.agent.learner, axes=1)
+        finite = tree.all_finite(state.learner, axes=1)
         judged = judge(state, evaluation, finite)
         source, new_hp, pbt_state = pbt.round(
             random.at(state.key, state.step, random.PBT),
@@ -154,7 +153,7 @@ def round_of(
         )
         replaced = source != jnp.arange(settings.size)
         state = forget(state, replaced, finite)
-        state = state._replace(agent=pbt.apply(state.agent, source))
+        state = state._replace(learner=pbt.apply(state.learner, source))
         record = RoundRecord(
             score=judged.score,
             episodes=judged.episodes,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, judging, metrics, report
+from mtrl_jax import checkpoint, hparams, judging, metrics, report
 from mtrl_jax import session as session_lib
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.types import Tree
@@ -70,8 +70,8 @@ def _loop(session: session_lib.Session, caught: list[int]) -> None:
     while session.update < pace.updates and not caught:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
-        hparams = session.hparams
-        session.state, output = session.programs.chunk(session.state, hparams)
+        used = session.hparams
+        session.state, output = session.programs.chunk(session.state, used)
         session.update += pace.per_chunk
         due = _due(before, session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
@@ -80,7 +80,7 @@ def _loop(session: session_lib.Session, caught: list[int]) -> None:
         test = _test(session) if tested else None
         record = _round(session, test if by_test else None) if round_due else None
         _write(session, pending)
-        pending = Pending(session.update, output, hparams, test, record)
+        pending = Pending(session.update, output, used, test, record)
         if due(pace.save_every):
             _write(session, pending)
             pending = None
@@ -125,7 +125,7 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
         wall_s=round(session.wall_s + now - session.started, 3),
         steps_per_s=round(rate, 1),
         compiles=_compilations(),
-        hparams=pending.hparams._asdict(),
+        hparams=hparams.flatten(pending.hparams),
         **row,
     )
     if pending.record is not None:
@@ -148,8 +148,8 @@ def _write_round(session: session_lib.Session, pending: Pending) -> None:
         score=record.score,
         source=record.source,
         ancestor=record.ancestor,
-        hparams_before=record.before._asdict(),
-        hparams_after=record.after._asdict(),
+        hparams_before=hparams.flatten(record.before),
+        hparams_after=hparams.flatten(record.after),
     )
     for member in np.flatnonzero(~record.finite):
         session.bar.note(

@@ -16,7 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import build, checks, judging, progress, random, reporters, session, types
+from mtrl_jax import (
+    build,
+    checks,
+    hparams,
+    judging,
+    progress,
+    random,
+    reporters,
+    session,
+    types,
+)
 from mtrl_jax import config as config_lib
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
@@ -55,7 +65,7 @@ def pieces(
     training, members = config.training, config.population.size
     keys = random.roots(config.seed, members)
     mesh = sharding.make_mesh(members, 1, build.devices(members, True))
-    hparams, lineage = build.on_devices(
+    initial, lineage = build.on_devices(
         (build.initial_hparams(config, keys), pbt.init(members)), mesh, members
     )
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
@@ -84,9 +94,9 @@ def pieces(
     chunk, measure = build.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
-        given = config.evaluation.hparams
-        changed = {n: jnp.full_like(getattr(hp, n), x) for n, x in given.items()}
-        return measure(state, hp._replace(**changed), data()[1])
+        return measure(
+            state, hparams.override(hp, config.evaluation.hparams), data()[1]
+        )
 
     return build.Pieces(
         spec=advice.without(spec),
@@ -95,7 +105,7 @@ def pieces(
         pure=True,
         pace=_pace(config),
         reporter=reporters.of_losses(score, held_out),
-        hparams=hparams,
+        hparams=initial,
         lineage=lineage,
         init=init,
         chunk=lambda state, hp: chunk(state, hp, data()[0]),
@@ -115,25 +125,25 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
     """
     module, training = config_lib.agent_module(config), config.training
     shape = (training.unroll_length, training.batch)
+    if module.INFO.needs_extras:
+        raise config_lib.ConfigError(
+            f"agent.name={config.agent.name!r} learns from what its own acting noted "
+            "down, which no dataset has; give an agent that imitates, such as "
+            "behaviour_cloning"
+        )
     label, spec = spec.obs.get(types.OPTIMAL), advice.without(spec)
     with config_lib.errors_at("agent.config"):
         agent = module.make(spec, config_lib.agent_config(config))
+        checks.check_learns_from_rollouts(
+            agent, config, spec, training.batch, training.unroll_length
+        )
         extras = windows.Extras(
             jnp.ones(shape, bool),
             None if label is None else jnp.zeros((*shape, *label.shape), label.dtype),
         )
-        try:
-            metrics = checks.check_agent(
-                agent, config, spec, training.batch, training.unroll_length, extras
-            )
-        except AttributeError as error:
-            if windows.Extras.__name__ not in str(error):
-                raise
-            raise config_lib.ConfigError(
-                f"agent.name={config.agent.name!r} learns from what its own acting noted "
-                f"down, which no dataset has ({error}); give an agent that imitates, such "
-                "as behaviour_cloning"
-            ) from None
+        metrics = checks.check_agent(
+            agent, config, spec, training.batch, training.unroll_length, extras
+        )
     score = config.population.fitness.metric
     if score not in metrics:
         raise config_lib.ConfigError(

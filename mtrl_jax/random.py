@@ -22,6 +22,7 @@ SEARCH = 6
 CURRICULUM = 7
 DATA = 8
 PROMPT = 9
+REPLAY = 10
 
 
 def roots(seed: int, population: int) -> Key:

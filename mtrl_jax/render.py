@@ -151,7 +151,7 @@ def play(
             if done.all():
                 break
             action, carry, _ = act(
-                saved.run.agent, carry, ts, random.fold(key, step), saved.hparams
+                saved.run.learner, carry, ts, random.fold(key, step), saved.hparams
             )
             env.send(action)
             ts = env.recv()

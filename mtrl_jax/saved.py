@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from mtrl_jax import hparams
 from mtrl_jax.engine import pbt, statistics
 from mtrl_jax.types import Tree
 
@@ -19,14 +19,12 @@ class Saved(NamedTuple):
     pbt: pbt.PbtState
 
 
-def with_changes(hparams: Tree, changed: dict[str, tuple], like: Tree) -> Tree:
+def with_changes(hp: Tree, changed: dict[str, tuple], like: Tree) -> Tree:
     """Returns the hyperparameters with what was changed set for all members."""
     given = {n.removeprefix("agent.hparams."): new for n, (_, new) in changed.items()}
-    own = {n: v for n, v in given.items() if n in hparams._fields}
-    hparams = hparams._replace(
-        **{n: jnp.full_like(getattr(hparams, n), v) for n, v in own.items()}
-    )
-    return jax.tree.map(lambda new, x: jax.device_put(new, x.sharding), hparams, like)
+    own = {n: v for n, v in given.items() if n in hparams.names(hp)}
+    hp = hparams.override(hp, own)
+    return jax.tree.map(lambda new, x: jax.device_put(new, x.sharding), hp, like)
 
 
 def without_world(saved: Saved, pure: bool) -> Saved:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import build, report
+from mtrl_jax import build, hparams, report
 from mtrl_jax.engine import fitness, schedules
 from mtrl_jax.types import Tree
 
@@ -34,18 +34,17 @@ class Scheduler:
     waiting: list[tuple[int, float]]  # (update, mean return), not to be heard yet
     plateaus: dict[str, schedules.Plateau]
 
-    def apply(self, hparams: Tree, update: int) -> Tree:
-        """Returns ``hparams`` for the chunk that starts at ``update``.
+    def apply(self, hp: Tree, update: int) -> Tree:
+        """Returns ``hp`` for the chunk that starts at ``update``.
 
         Scheduled leaves ``[P]`` are new, of the same dtype and on the same devices.
         """
         self._listen(update - self.chunk)
-        return hparams._replace(
-            **{
-                name: _filled(getattr(hparams, name), self._value(name, update))
-                for name in self.given
-            }
-        )
+        old = hparams.flatten(hp)
+        new = {
+            name: _filled(old[name], self._value(name, update)) for name in self.given
+        }
+        return hparams.override(hp, new)
 
     def tell(self, update: int, returns: Mapping[str, Any]) -> None:
         """Takes in a row: mean returns ``[P]`` per task, NaN where no episode ended."""

@@ -125,7 +125,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
 
 def _advice(config: Any) -> Callable[[types.Env], types.Env]:
     """Returns what makes environments say what is best, if the stage's agent asks."""
-    if not getattr(config_lib.agent_module(config), "ADVISED", False):
+    if not config_lib.agent_module(config).INFO.reads_expert_labels:
         return lambda env: env
     best = optimal(config)
     return lambda env: advice.give(env, best)

@@ -68,7 +68,7 @@ def _weights(
 
     with experiment.restored(folder_of(folder, of), of, make) as (_, _, saved):
         return tree.slice_axis(
-            (saved.run.agent, saved.hparams), 0, stage.population.size, axis=0
+            (saved.run.learner, saved.hparams), 0, stage.population.size, axis=0
         )
 
 

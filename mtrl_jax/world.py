@@ -58,7 +58,9 @@ def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     slots = sum(half.batch[1] for half in halves)
     batch = (config.population.size, slots)
     close = _closer([*halves, hosted])
-    return World("host", halves, hosted, hosted.spec, batch, False, close)
+    own = tuple(task for half in halves for task in half.spec.slot_tasks)
+    spec = hosted.spec._replace(slot_tasks=own)
+    return World("host", halves, hosted, spec, batch, False, close)
 
 
 def tasks_of(config: schema.ExperimentConfig) -> list[Task]:

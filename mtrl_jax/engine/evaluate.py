@@ -1,6 +1,6 @@
 """How good a population is right now, on environments of its own.
 
-Evaluation takes the agents and gives numbers: it has its own slots and its own keys, so
+Evaluation takes the learners and gives numbers: it has its own slots and its own keys, so
 doing it more often, or not at all, leaves training bit for bit as it was.
 """
 
@@ -37,8 +37,8 @@ class _Loop(NamedTuple):
 
 def make(
     agent: types.Agent, env: types.Env, max_steps: int
-) -> Callable[[types.AgentState, Tree, Key, Tree, types.TimeStep], Evaluation]:
-    """Returns ``evaluate(agent_state[P], hp[P], key[P], env_state, ts) -> Evaluation``.
+) -> Callable[[Tree, Tree, Key, Tree, types.TimeStep], Evaluation]:
+    """Returns ``evaluate(learner[P], hp[P], key[P], env_state, ts) -> Evaluation``.
 
     It acts with ``hp`` (temperature 0 is greedy where an agent has one) from a fresh
     reset ``(env_state, ts)`` until every slot has finished an episode, or for
@@ -47,10 +47,10 @@ def make(
     members, slots = env.batch
     agents = population_lib.population(agent, members)
 
-    def evaluate(agent_state, hp, key, env_state, ts):
+    def evaluate(learner, hp, key, env_state, ts):
         def body(loop: _Loop) -> _Loop:
             action, carry, _ = agents.act(
-                agent_state, loop.carry, loop.ts, random.fold(key, loop.step), hp
+                learner, loop.carry, loop.ts, random.fold(key, loop.step), hp
             )
             env_state, ts = env.step(loop.env, action, env.params)
             result = _record(loop.result, ts, env.info(env_state))
@@ -70,8 +70,8 @@ def make(
 
 def make_host(
     agent: types.Agent, env: types.HostEnv, max_steps: int
-) -> Callable[[types.AgentState, Tree, Key], Evaluation]:
-    """Returns ``evaluate(agent_state[P], hp[P], key[P]) -> Evaluation``, run by Python.
+) -> Callable[[Tree, Tree, Key], Evaluation]:
+    """Returns ``evaluate(learner[P], hp[P], key[P]) -> Evaluation``, run by Python.
 
     The numbers are those of ``make`` over the same environment. ``env`` is reset by
     every call, and belongs to the evaluation: training needs one of its own.
@@ -80,10 +80,8 @@ def make_host(
     agents = population_lib.population(agent, members)
 
     @jax.jit
-    def act(agent_state, carry, ts, step, key, hp):
-        action, carry, _ = agents.act(
-            agent_state, carry, ts, random.fold(key, step), hp
-        )
+    def act(learner, carry, ts, step, key, hp):
+        action, carry, _ = agents.act(learner, carry, ts, random.fold(key, step), hp)
         return action, carry
 
     @jax.jit
@@ -91,12 +89,12 @@ def make_host(
         result = _record(result, ts, info)
         return result, jnp.all(result.complete)
 
-    def evaluate(agent_state, hp, key):
+    def evaluate(learner, hp, key):
         ts = jax.device_put(env.reset())
         result = jax.jit(_empty)(ts, env.info())
         carry = agents.carry(slots)
         for step in range(max_steps):
-            action, carry = act(agent_state, carry, ts, step, key, hp)
+            action, carry = act(learner, carry, ts, step, key, hp)
             env.send(action)
             ts = jax.device_put(env.recv())
             result, finished = record(result, ts, env.info())

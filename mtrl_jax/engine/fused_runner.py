@@ -1,7 +1,8 @@
 """Acting, environments and learning of a whole population as one compiled program.
 
-``chunk`` scans K training steps; a training step is T times act-and-step followed by one
-update. Python is not involved until the chunk ends.
+``chunk`` scans K training steps; a training step is T times act-and-step, then, where the
+agent has a replay, adding to it and drawing from it, then one update. Python is not
+involved until the chunk ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from mtrl_jax.types import Array, Key, Tree
 class RunState(NamedTuple):
     """Everything a run is, beside its hyperparameters. Leading axis P, then B."""
 
-    agent: types.AgentState  # [P, ...]
+    learner: Tree  # [P, ...] what acting needs and PBT copies
+    memory: Tree  # [P, ...] the members' replays, which never travel; () without one
     carry: Tree  # [P, B, ...]
     env: Tree
     ts: types.TimeStep  # [P, B, ...]
@@ -79,7 +81,8 @@ def make(
         params = env.params if curriculum is None else curriculum.params(course)
         env_state, ts = env.reset(random.at(key, 0, random.ENV), params)
         return RunState(
-            agent=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+            learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+            memory=init_memory(agents, slots),
             carry=agents.carry(slots),
             env=env_state,
             ts=ts,
@@ -95,9 +98,8 @@ def make(
         )
         before = state.stats
         state, rollout = unroll(state, hp, params)
-        key = random.at(state.key, state.step, random.UPDATE)
-        agent_state, metrics = agents.update(state.agent, rollout, key, hp)
-        state = state._replace(agent=agent_state, step=state.step + 1)
+        learner, memory, metrics = learn(agents, state, rollout, hp)
+        state = state._replace(learner=learner, memory=memory, step=state.step + 1)
         if curriculum is not None:
             state = state._replace(
                 curriculum=update_curriculum(curriculum, state, before.chunk)
@@ -112,7 +114,7 @@ def make(
         def act_and_step(scanned, t):
             carry, env_state, ts, stats = scanned
             action, carry, extras = agents.act(
-                state.agent, carry, ts, random.fold(key, t), hp
+                state.learner, carry, ts, random.fold(key, t), hp
             )
             env_state, next_ts = env.step(env_state, action, params)
             stats = statistics.update(stats, next_ts, env.info(env_state), judged)
@@ -139,6 +141,33 @@ def make(
     return Runner(init, chunk)
 
 
+def init_memory(agents: types.Agent, slots: int) -> Tree:
+    """Returns the empty memories ``[P, ...]`` of a population, () without a replay."""
+    replay = agents.replay
+    return () if replay is None else jax.jit(lambda: replay.init(slots))()
+
+
+def learn(
+    agents: types.Agent, state: RunState, rollout: types.Rollout, hp: Tree
+) -> tuple[Tree, Tree, dict[str, Array]]:
+    """Returns (learner, memory, metrics ``[P]``) after one update of a population.
+
+    observe, update, feedback: the memory is written before it is read and nothing but
+    ``observe`` and ``feedback`` touches it, so it stays in place.
+    """
+    batch, memory, replay = rollout, state.memory, agents.replay
+    if replay is not None:
+        key = random.at(state.key, state.step, random.REPLAY)
+        memory, batch = replay.observe(memory, rollout, key, hp, state.step)
+    key = random.at(state.key, state.step, random.UPDATE)
+    learner, metrics, feedback = agents.update(
+        state.learner, batch, key, hp, state.step
+    )
+    if replay is not None:
+        memory = replay.feedback(memory, feedback)
+    return learner, memory, metrics
+
+
 def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
     """Returns ``[T+1, ...]`` from ``[T, ...]`` and the step that follows."""
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, last)
@@ -160,7 +189,7 @@ def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:
     return ChunkOutput(
         metrics=jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics),
         episodes=state.stats.chunk,
-        finite=tree.all_finite(state.agent.learner, axes=1),
+        finite=tree.all_finite(state.learner, axes=1),
     )
 
 

@@ -104,7 +104,8 @@ def _make_begin(
         ts = [jax.device_put(half.reset()) for half in halves]
         measures = _join([_measures(half) for half in halves])
         return RunState(
-            agent=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+            learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+            memory=fused_runner.init_memory(agents, slots),
             carry=tree.copy(agents.carry(slots)),
             env=jnp.asarray(steps_taken, jnp.uint32),
             ts=jax.jit(_join)(ts),
@@ -152,14 +153,14 @@ def _make_unroll(
 
 def _make_act(agents: types.Agent, halves: int) -> Callable:
     @jax.jit
-    def act(agent_state, root, step, carry, ts, t, half, hp):
+    def act(learner, root, step, carry, ts, t, half, hp):
         key = random.fold(random.at(root, step, random.ACT), t)
         if halves > 1:
             key = random.fold(key, half)
-        return agents.act(agent_state, carry, ts, key, hp)
+        return agents.act(learner, carry, ts, key, hp)
 
     def of_half(state: RunState, carry: Tree, ts: types.TimeStep, t: int, h: int, hp):
-        return act(state.agent, state.key, state.step, carry, ts, t, h, hp)
+        return act(state.learner, state.key, state.step, carry, ts, t, h, hp)
 
     return of_half
 
@@ -179,11 +180,11 @@ def _make_learn(agents: types.Agent, judged: str) -> Callable:
             state.stats,
             (jax.tree.map(lambda x: x[1:], ts), whole.measures),
         )
-        key = random.at(state.key, state.step, random.UPDATE)
-        agent_state, metrics = agents.update(state.agent, rollout, key, hp)
+        learner, memory, metrics = fused_runner.learn(agents, state, rollout, hp)
         steps = whole.action.shape[0]
         state = state._replace(
-            agent=agent_state,
+            learner=learner,
+            memory=memory,
             carry=_join(carries),
             env=state.env + jnp.asarray(steps, jnp.uint32),
             ts=_join(last),
@@ -217,7 +218,8 @@ def _check(halves: Sequence[types.HostEnv]) -> None:
     members = [half.batch[0] for half in halves]
     if len(set(members)) > 1:
         raise ValueError(f"halves: they have {members} members, give all the same")
-    if any(half.spec != halves[0].spec for half in halves):
+    specs = [half.spec._replace(slot_tasks=()) for half in halves]
+    if any(spec != specs[0] for spec in specs):
         raise ValueError("halves: their specs differ, give halves of the same tasks")
 
 

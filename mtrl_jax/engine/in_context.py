@@ -27,7 +27,7 @@ from mtrl_jax.types import Array, Key, Tree
 class ContextState(NamedTuple):
     """Everything such an evaluation is, beside hyperparameters. Leading axes P, B."""
 
-    agent: types.AgentState  # [P, ...], the same from the first step to the last
+    learner: Tree  # [P, ...], the same from the first step to the last
     carry: Tree  # [P, B, ...]
     env: Tree
     ts: types.TimeStep  # [P, B, ...]
@@ -47,13 +47,13 @@ class Prompt(NamedTuple):
     play: Callable[[Key, Tree, Array], Array]
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
     # chosen this action
-    told: Callable[[Tree, types.TimeStep, Array], Tree]
+    observe_action: Callable[[Tree, types.TimeStep, Array], Tree]
 
 
 class Runner(NamedTuple):
-    """``init(key[P], agent_state[P])`` and ``chunk(state, hp[P])``; see make."""
+    """``init(key[P], learner[P])`` and ``chunk(state, hp[P])``; see make."""
 
-    init: Callable[[Key, types.AgentState], ContextState]
+    init: Callable[[Key, Tree], ContextState]
     chunk: Callable[[ContextState, Tree], tuple]
 
 
@@ -68,7 +68,7 @@ def make(
 ) -> Runner:
     """Returns the Runner of E ``episodes`` in every slot; neither function is jitted yet.
 
-    ``init(key, agent_state)`` resets the environments, once. ``chunk(state, hp)`` acts
+    ``init(key, learner)`` resets the environments, once. ``chunk(state, hp)`` acts
     for ``steps_per_chunk`` environment steps, a reset counting as one; after a slot's
     E-th episode it plays on and nothing is written down. Of a single episode the rewards
     of its first ``longest`` steps are, too.
@@ -77,10 +77,10 @@ def make(
     agents = population_lib.population(agent, members)
     single = episodes == 1 and longest > 0
 
-    def init(key: Key, agent_state: types.AgentState) -> ContextState:
+    def init(key: Key, learner: Tree) -> ContextState:
         env_state, ts = env.reset(random.at(key, 0, random.ENV), env.params)
         return ContextState(
-            agent=agent_state,
+            learner=learner,
             carry=agents.carry(slots),
             env=env_state,
             ts=ts,
@@ -94,13 +94,13 @@ def make(
 
     def act(state: ContextState, hp: Tree) -> tuple[Array, Tree]:
         key = random.at(state.key, state.step, random.ACT)
-        action, carry, _ = agents.act(state.agent, state.carry, state.ts, key, hp)
+        action, carry, _ = agents.act(state.learner, state.carry, state.ts, key, hp)
         if prompt is None:
             return action, carry
         key = random.at(state.key, state.step, random.PROMPT)
         shown = prompt.play(key, state.env, state.ts.action_mask)
         action = tree.where(state.episode < prompt.episodes, shown, action)
-        return action, jax.vmap(prompt.told)(carry, state.ts, action)
+        return action, jax.vmap(prompt.observe_action)(carry, state.ts, action)
 
     def act_and_step(state: ContextState, hp: Tree) -> ContextState:
         action, carry = act(state, hp)
@@ -136,7 +136,7 @@ def make(
         state, _ = jax.lax.scan(
             lambda s, _: (act_and_step(s, hp), None), state, None, steps_per_chunk
         )
-        finite = tree.all_finite(state.agent.learner, axes=1)
+        finite = tree.all_finite(state.learner, axes=1)
         return state, fused_runner.ChunkOutput({}, state.stats.chunk, finite)
 
     return Runner(init, chunk)

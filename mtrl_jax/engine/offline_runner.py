@@ -1,10 +1,11 @@
 """Learning of a whole population from a dataset as one compiled program.
 
     windows [T, P, B] = sample(key[P], data)      every member draws its own
-    state'            = update(state, windows)    K times in a scan: one chunk
+    learner'          = update(learner, windows)  K times in a scan: one chunk
 
 Whatever agent there is, ``update`` is all that is asked of it: behaviour cloning, policy
-distillation and Algorithm Distillation are the same to the runner. The data are an
+distillation and Algorithm Distillation are the same to the runner. A replay stays out
+of it: what there is to learn from is all in the data. These are an
 argument of the program and lie on its devices; nothing is read while a chunk runs.
 """
 
@@ -30,7 +31,7 @@ Sample = Callable[[Key, Tree], types.Rollout]
 class OfflineState(NamedTuple):
     """Everything an offline run is, beside hyperparameters and data. Leading axis P."""
 
-    agent: types.AgentState  # [P, ...]
+    learner: Tree  # [P, ...]
     recent: Array  # [P] float32, the score's metric, mean of the last chunk
     step: Array  # [] int32, updates done
     key: Key  # [P] root keys, constant for the whole run
@@ -62,8 +63,10 @@ def make(
     was given. They are the same for all members and at every call, so that neither
     members nor updates differ by what they were measured on.
     """
-    agents = population_lib.population(agent, members, at_once, mesh)
-    axes = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
+    agents = population_lib.population(
+        agent._replace(replay=None), members, at_once, mesh
+    )
+    axes = population_lib.ROLLOUT_AXES
     draw = jax.vmap(sample, in_axes=(0, None), out_axes=axes)
 
     def windows(key: Key, data: Tree) -> types.Rollout:
@@ -74,7 +77,7 @@ def make(
 
     def init(key: Key, hp: Tree) -> OfflineState:
         return OfflineState(
-            agent=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+            learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
             recent=jnp.full(members, jnp.nan),
             step=jnp.zeros((), jnp.int32),
             key=key,
@@ -83,15 +86,15 @@ def make(
     def train_step(state: OfflineState, hp: Tree, data: Tree):
         drawn = windows(random.at(state.key, state.step, random.DATA), data)
         key = random.at(state.key, state.step, random.UPDATE)
-        agent_state, metrics = agents.update(state.agent, drawn, key, hp)
-        return state._replace(agent=agent_state, step=state.step + 1), metrics
+        learner, metrics, _ = agents.update(state.learner, drawn, key, hp, state.step)
+        return state._replace(learner=learner, step=state.step + 1), metrics
 
     def chunk(state: OfflineState, hp: Tree, data: Tree):
         state, metrics = jax.lax.scan(
             lambda s, _: train_step(s, hp, data), state, None, length=updates_per_chunk
         )
         means = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-        finite = tree.all_finite(state.agent.learner, axes=1)
+        finite = tree.all_finite(state.learner, axes=1)
         output = fused_runner.ChunkOutput(means, episodes={}, finite=finite)
         return state._replace(recent=means[metric]), output
 
@@ -99,6 +102,7 @@ def make(
         same = jnp.broadcast_to(state.key[:1], state.key.shape)
         key = random.at(same, 0, random.EVALUATE)
         drawn = windows(random.fold(key, 0), data)
-        return agents.update(state.agent, drawn, random.fold(key, 1), hp)[1]
+        key = random.fold(key, 1)
+        return agents.update(state.learner, drawn, key, hp, state.step)[1]
 
     return Runner(init, chunk, measure)

@@ -8,7 +8,7 @@ goes on with, and perturbs the hyperparameters of the copies:
     hparams_i'  = explore(hparams_{source_i})               only where source_i != i
 
 Weights, optimiser, target networks and statistics travel together (``learner``); replay,
-counters, random keys and environment slots stay (``local`` and all the rest). Nothing
+random keys and environment slots stay (``memory`` and all the rest). Nothing
 here knows an agent or an environment. Random search and a fixed population are the same
 code with ``exploit="none"``.
 
@@ -28,7 +28,7 @@ from mtrl_jax import random, tree
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange, validate
 from mtrl_jax.engine.pbt_exploit import Fitness, exploit, welch_p_value
 from mtrl_jax.engine.pbt_explore import Ranges, explore, names, sample_initial
-from mtrl_jax.types import AgentState, Array, Key, Tree
+from mtrl_jax.types import Array, Key, Tree
 
 __all__ = [
     "Fitness",
@@ -114,9 +114,9 @@ def round(
     return source, hparams, state
 
 
-def apply(agent_state: AgentState, source: Array) -> AgentState:
-    """Returns the population after the copies: learner row i is old row ``source[i]``.
+def apply(learner: Tree, source: Array) -> Tree:
+    """Returns the learners after the copies: row i is the old row ``source[i]``.
 
-    ``local`` stays with its member, as do keys and slots, which are not in here.
+    A member's memory, keys and slots stay with it: they are not in here.
     """
-    return agent_state._replace(learner=tree.take(agent_state.learner, source))
+    return tree.take(learner, source)

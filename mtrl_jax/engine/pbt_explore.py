@@ -1,7 +1,7 @@
 """Where hyperparameters come from and how a copy's are changed.
 
 ``hparams`` is any pytree whose leaves are scalars or, once sampled, arrays [P]; a leaf's
-name is its path joined by dots ("learning_rate", "curriculum.difficulty"). Noise is drawn
+name is the last part of its path ("learning_rate", in whatever group it is). Noise is drawn
 from one key per hyperparameter *and* member: a key shared between them would move all of
 them together. The key depends on the name alone, so searching one hyperparameter more
 leaves the draws of the others as they were.
@@ -99,7 +99,7 @@ def explore(
 
 
 def names(hparams: Tree) -> tuple[str, ...]:
-    """Returns the name of every leaf: its path, joined by dots."""
+    """Returns the name of every leaf: the last part of its path."""
     return tuple(
         _name(path) for path, _ in jax.tree_util.tree_leaves_with_path(hparams)
     )
@@ -190,4 +190,4 @@ def _map_named(function, hparams: Tree) -> Tree:
 
 
 def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    return jax.tree_util.keystr(path[-1:], simple=True)

@@ -11,6 +11,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mtrl_jax import tree, types
 
+# Where the members lie in a rollout, as a scan over time leaves it.
+ROLLOUT_AXES = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
+
 
 def population(
     agent: types.Agent,
@@ -18,43 +21,77 @@ def population(
     at_once: int | None = None,
     mesh: Mesh | None = None,
 ) -> types.Agent:
-    """Returns the Agent whose states, hyperparameters, keys and data start with ``[P]``.
+    """Returns the Agent whose learners, hyperparameters and keys start with ``[P]``.
 
-    ``update`` takes the rollout as a scan over time leaves it: ``ts``, ``action`` and
-    ``extras`` are ``[T, P, B, ...]``, ``carry`` is ``[P, B, ...]``. With ``at_once``
-    below P, members are updated that many at a time (one after the other for 1) on each
-    device of the axis ``pop`` of ``mesh``, which trades time for memory; the numbers are
-    the same to rounding. Where several devices of ``mesh`` share a member's slots, each
-    does its part of what the agent shards (``tree.shard``).
+    Memories and what is drawn from them do, too. A rollout is as a scan over time leaves
+    it: ``ts``, ``action`` and ``extras`` are ``[T, P, B, ...]``, ``carry`` is
+    ``[P, B, ...]``. ``update`` takes such a rollout of an agent without a replay, of
+    others the batches ``[P, ...]`` that ``replay.observe`` drew. ``step`` is one number
+    for all members.
+
+    With ``at_once`` below P, members are updated that many at a time (one after the
+    other for 1) on each device of the axis ``pop`` of ``mesh``, which trades time for
+    memory; the numbers are the same to rounding. A replay's functions always work on all
+    members together: mapped over members in turn, each memory would be copied. Where
+    several devices of ``mesh`` share a member's slots, each does its part of what the
+    agent shards (``tree.shard``).
     """
 
     def carry(batch: int) -> types.Tree:
-        one = agent.carry(batch)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), one)
+        return _repeated(agent.carry(batch), size)
 
-    def update(state, rollout, key, hp):
+    def update(learner, batch, key, hp, step):
         with _known(mesh):
-            return update_all(state, rollout, key, hp)
+            return update_all(learner, batch, key, hp, step)
 
-    def update_all(state, rollout, key, hp):
-        rollout_axes = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
+    def update_all(learner, batch, key, hp, step):
+        axes = ROLLOUT_AXES if agent.replay is None else 0
         if at_once is None or at_once >= size:
-            return jax.vmap(agent.update, (0, rollout_axes, 0, 0))(
-                state, rollout, key, hp
+            return jax.vmap(agent.update, (0, axes, 0, 0, None))(
+                learner, batch, key, hp, step
             )
         in_turn = _in_turn(agent.update, at_once)
         if mesh is not None and mesh.shape["pop"] > 1:
             # Left to itself the compiler would gather all members on every device.
-            own = PartitionSpec("pop")
+            own, same = PartitionSpec("pop"), PartitionSpec()
             in_turn = jax.shard_map(
-                in_turn, mesh=mesh, in_specs=own, out_specs=own, axis_names={"pop"},
-                check_vma=False,
+                in_turn, mesh=mesh, in_specs=(own, own, own, own, same), out_specs=own,
+                axis_names={"pop"}, check_vma=False,
             )  # fmt: skip
-        return in_turn(state, _members_first(rollout), key, hp)
+        batch = _members_first(batch) if agent.replay is None else batch
+        return in_turn(learner, batch, key, hp, step)
 
     return types.Agent(
-        init=jax.vmap(agent.init), carry=carry, act=jax.vmap(agent.act), update=update
+        init=jax.vmap(agent.init),
+        carry=carry,
+        act=jax.vmap(agent.act),
+        update=update,
+        replay=None if agent.replay is None else _replay(agent.replay, size, mesh),
     )
+
+
+def _replay(replay: types.Replay, size: int, mesh: Mesh | None) -> types.Replay:
+    """Returns the Replay of all members' memories ``[P, ...]``."""
+
+    def init(slots: int) -> types.Tree:
+        return _repeated(replay.init(slots), size)
+
+    def observe(memory, rollout, key, hp, step):
+        with _known(mesh):
+            return jax.vmap(replay.observe, (0, ROLLOUT_AXES, 0, 0, None))(
+                memory, rollout, key, hp, step
+            )
+
+    def feedback(memory, found):
+        with _known(mesh):
+            return jax.vmap(replay.feedback)(memory, found)
+
+    return types.Replay(init, observe, feedback)
+
+
+def _repeated(one: types.Tree, size: int) -> types.Tree:
+    """Returns one member's tree for each of them, leaves ``[P, ...]``."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), one)
 
 
 def _known(mesh: Mesh | None) -> contextlib.AbstractContextManager:
@@ -65,14 +102,24 @@ def _known(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 
 def _in_turn(update: Callable, at_once: int) -> Callable:
-    """Returns ``update`` of ``[P, ...]`` arguments, ``at_once`` members at a time."""
+    """Returns ``update`` of ``[P, ...]`` arguments, ``at_once`` members at a time.
+
+    Its last argument, ``step``, is the same for all of them.
+    """
     batch_size = None if at_once == 1 else at_once
-    return lambda *args: jax.lax.map(lambda x: update(*x), args, batch_size=batch_size)
+
+    def in_turn(*args):
+        *members, step = args
+        return jax.lax.map(
+            lambda one: update(*one, step), tuple(members), batch_size=batch_size
+        )
+
+    return in_turn
 
 
 def _members_first(rollout: types.Rollout) -> types.Rollout:
-    def swap(tree):
-        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+    def swap(steps: types.Tree) -> types.Tree:
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
 
     return rollout._replace(
         ts=swap(rollout.ts), action=swap(rollout.action), extras=swap(rollout.extras)

@@ -48,9 +48,13 @@ def shardings(tree: Tree, mesh: Mesh, population: int, slots: bool = False) -> T
 
 
 def run_state_shardings(state: Tree, mesh: Mesh, population: int) -> Tree:
-    """Returns shardings of a RunState: agents over ``pop``, the rest over both axes."""
+    """Returns shardings of a RunState: the rest over both axes, but over ``pop`` alone
+    the learners, memories (where there are any) and keys.
+    """
     both = shardings(state, mesh, population, slots=True)
-    return both._replace(
-        agent=shardings(state.agent, mesh, population),
-        key=shardings(state.key, mesh, population),
-    )
+    own = {
+        name: shardings(getattr(state, name), mesh, population)
+        for name in ("learner", "memory", "key")
+        if name in state._fields
+    }
+    return both._replace(**own)

@@ -141,7 +141,13 @@ def stack(
         ids.append(jnp.full(part, k, jnp.int32))
     first = tasks[0].spec
     specs = tuple(one.spec for one in tasks)
-    spec = types.EnvSpec(first.obs, first.action, specs, actions.common_sets(specs))
+    owners = [k for k, size in enumerate(sizes) for _ in range(size)]
+    if dim == 0:
+        # Members have a task each: no slot has one, unless all have the same.
+        owners = [] if len(tasks) > 1 else [0] * batch[1]
+    spec = types.EnvSpec(
+        first.obs, first.action, specs, actions.common_sets(specs), tuple(owners)
+    )
     default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
     env = slots.make(tasks[0], spec, batch, default, task_id, first_slot)
     return env._replace(render=slots.renderer(tasks, sizes, dim))
@@ -177,6 +183,7 @@ def spread(
         task.spec.action,
         (task.spec,),
         actions.common_sets([task.spec]),
+        slot_tasks=(0,) * batch[1],
     )
     task_id = jnp.zeros(batch, jnp.int32)
     env = slots.make(task._replace(deal=None), spec, batch, default, task_id, 0)

@@ -160,4 +160,5 @@ def _env_spec(
         max_steps=envpool_pool.max_steps(pool),
         measures=measures,
     )
-    return types.EnvSpec(obs, task.action, (task,))
+    slot_tasks = (0,) * pool.batch[1]
+    return types.EnvSpec(obs, task.action, (task,), slot_tasks=slot_tasks)

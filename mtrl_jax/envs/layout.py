@@ -57,7 +57,7 @@ def make(envs: Sequence[types.Env | types.HostEnv], axis: str) -> Layout:
     stops = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     total = (stops[-1], others.pop())
     return Layout(
-        spec=combine_specs(parts),
+        spec=combine_specs(parts)._replace(slot_tasks=_slot_tasks(parts, axis)),
         batch=total if dim == 0 else (total[1], total[0]),
         axis=dim,
         bounds=tuple((stop - size, stop) for size, stop in zip(sizes, stops)),
@@ -84,6 +84,20 @@ def combine_specs(specs: Sequence[types.EnvSpec]) -> types.EnvSpec:
         tuple(tasks),
         actions.common_sets(tasks),
     )
+
+
+def _slot_tasks(parts: Sequence[types.EnvSpec], axis: str) -> tuple[int, ...]:
+    """Returns the task of each slot [B], () where not all members have it there."""
+    if len(parts) == 1:
+        return parts[0].slot_tasks
+    if axis != "slot" or not all(part.slot_tasks for part in parts):
+        return ()
+    found: list[int] = []
+    first = 0
+    for part in parts:
+        found += [first + task for task in part.slot_tasks]
+        first += len(part.tasks)
+    return tuple(found)
 
 
 def owner(layout: Layout, member: int, slot: int) -> tuple[int, tuple[int, int]]:
