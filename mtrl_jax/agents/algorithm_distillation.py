@@ -115,8 +115,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def init(key, hp):
         params = network.init(key)
         opt = optimiser.adamw(hp).init(params)
-        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
-        return types.AgentState(learner, local=())
+        return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -130,17 +129,18 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             has_prev=jnp.zeros(batch, bool),
         )
 
-    def act(state, carry, ts, key, hp):
+    def act(learner, carry, ts, key, hp):
         steps = step_of(carry, ts)
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
         seen = horizon_of(hp)
-        logits, cache = network.step(state.learner.params, carry.cache, steps, seen)
+        logits, cache = network.step(learner.params, carry.cache, steps, seen)
         policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(key)
         return action, _remember(carry, cache, ts, action), log_prob
 
-    def update(state, rollout, key, hp):
-        params, opt, updates = state.learner
+    def update(learner, rollout, key, hp, step):
+        del step
+        params, opt, updates = learner
         steps, target = steps_of(rollout), _target(rollout, config.target)
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
 
@@ -156,7 +156,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         changes, opt = optimiser.adamw(hp).update(grads, opt, params)
         params = optax.apply_updates(params, changes)
         learner = actor_critic.Learner(params, opt, updates + 1)
-        return types.AgentState(learner, state.local), metrics
+        return learner, metrics, ()
 
     return types.Agent(init, carry, act, update)
 

@@ -93,7 +93,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def init(key, hp):
         del key, hp
-        return types.AgentState(Learner(jnp.zeros((), jnp.int32)), local=())
+        return Learner(jnp.zeros((), jnp.int32))
 
     def carry(batch):
         return Carry(
@@ -102,8 +102,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             jnp.zeros(batch, jnp.int32),
         )
 
-    def act(state, carry, ts, key, hp):
-        del state
+    def act(learner, carry, ts, key, hp):
+        del learner
         reward = jnp.clip(ts.reward, 0.0, 1.0) if thompson else ts.reward
         pulls, total = observe(carry, reward, ts.first)
         tie_key, sample_key = jax.random.split(key)
@@ -119,20 +119,20 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         estimate = choosing.entry(total / jnp.maximum(pulls, 1.0), action)
         return action, Carry(pulls, total, action), Extras(highest, estimate)
 
-    def update(state, rollout, key, hp):
-        del key, hp
+    def update(learner, rollout, key, hp, step):
+        del key, hp, step
         live = ~rollout.ts.first[1:]
 
         def mean(x: Array) -> Array:
             return policy_gradient.masked_mean(x, live)
 
         score, estimate = rollout.extras
-        learner = Learner(state.learner.updates + 1)
-        return types.AgentState(learner, state.local), {
+        metrics = {
             "reward": mean(rollout.ts.reward[1:]),
             "estimate": mean(estimate),
             "optimism": mean(score - estimate),
         }
+        return Learner(learner.updates + 1), metrics, ()
 
     return types.Agent(init, carry, act, update)
 

@@ -63,21 +63,20 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def init(key, hp):
         params = network.init(key)
         opt = optimiser.make(config.optimiser, hp).init(params)
-        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
-        return types.AgentState(learner, local=())
+        return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
 
     def carry(batch):
         return actor_critic.initial_carry(network, spec.action, batch)
 
-    def act(state, carry, ts, key, hp):
+    def act(learner, carry, ts, key, hp):
         action, carry, extras = actor_critic.act(
-            network, state.learner.params, carry, ts, key, hp.temperature
+            network, learner.params, carry, ts, key, hp.temperature
         )
         return action, carry, extras.log_prob
 
-    def update(state, rollout, key, hp):
-        del key  # The update is deterministic.
-        params, opt, updates = state.learner
+    def update(learner, rollout, key, hp, step):
+        del key, step  # The update is deterministic.
+        params, opt, updates = learner
         (_, metrics), grads = jax.value_and_grad(loss, argnums=1, has_aux=True)(
             network, params, rollout
         )
@@ -85,7 +84,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         changes, opt = optimiser.make(config.optimiser, hp).update(grads, opt)
         params = optax.apply_updates(params, changes)
         learner = actor_critic.Learner(params, opt, updates + 1)
-        return types.AgentState(learner, state.local), metrics
+        return learner, metrics, ()
 
     return types.Agent(init, carry, act, update)
 

@@ -77,11 +77,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def init(key, hp):
         del key, hp
-        return types.AgentState(Learner(jnp.zeros((), jnp.int32)), local=())
+        return Learner(jnp.zeros((), jnp.int32))
 
-    def act(state, carry, ts, key, hp):
+    def act(learner, carry, ts, key, hp):
         best = ts.obs[types.OPTIMAL]
-        epsilon = choosing.epsilon_at(state.learner.updates, hp)
+        epsilon = choosing.epsilon_at(learner.updates, hp)
         # What is illegal cannot be best, whoever says so.
         epsilon = jnp.where(choosing.entry(ts.action_mask, best), epsilon, 1.0)
         action = noisy(key, best, epsilon, ts.action_mask)
@@ -89,14 +89,15 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         likely = jnp.where(action == best, 1.0 - epsilon + other, other)
         return action, carry, Extras(jnp.log(likely))
 
-    def update(state, rollout, key, hp):
-        del key
-        updates, ts = state.learner.updates, rollout.ts
+    def update(learner, rollout, key, hp, step):
+        del key, step
+        updates, ts = learner.updates, rollout.ts
         agrees = (rollout.action == ts.obs[types.OPTIMAL][:-1]).astype(jnp.float32)
-        return types.AgentState(Learner(updates + 1), state.local), {
+        metrics = {
             "epsilon": choosing.epsilon_at(updates, hp),
             "optimal": policy_gradient.masked_mean(agrees, ~ts.first[1:]),
         }
+        return Learner(updates + 1), metrics, ()
 
     return types.Agent(init, lambda batch: (), act, update)
 

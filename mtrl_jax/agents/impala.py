@@ -77,16 +77,15 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def carry(batch):
         return actor_critic.initial_carry(network, spec.action, batch)
 
-    def act(state, carry, ts, key, hp):
-        return actor_critic.act(
-            network, state.learner.params, carry, ts, key, hp.temperature
-        )
+    def act(learner, carry, ts, key, hp):
+        return actor_critic.act(network, learner.params, carry, ts, key, hp.temperature)
 
     def loss_fn(params, rollout, hp):
         now = actor_critic.evaluate(network, params, rollout)
         return vtrace.loss(now, rollout, transform, hp, config.normalise_advantages)
 
-    def update(state, rollout, key, hp):
-        return vtrace.update(loss_fn, config, state, rollout, key, hp)
+    def update(learner, rollout, key, hp, step):
+        del step
+        return vtrace.update(loss_fn, config, learner, rollout, key, hp)
 
     return types.Agent(init, carry, act, update)

@@ -142,9 +142,9 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             jnp.arange(batch, dtype=jnp.int32) % len(listed),
         )
 
-    def act(state, carry, ts, key, hp):
+    def act(learner, carry, ts, key, hp):
         time = jax.tree.map(lambda x: x[None], (ts, carry.action))
-        outputs, core = network.unroll(state.learner.params, carry.core, *time)
+        outputs, core = network.unroll(learner.params, carry.core, *time)
         outputs = jax.tree.map(lambda x: x[0], outputs)
         policies = network.policies(outputs, ts.action_mask, hp.temperature)
         choice_key, action_key = jax.random.split(key)
@@ -156,8 +156,9 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         value = mixing.mixed_value(control.baseline(planned, choice), _values(outputs))
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
-    def update(state, rollout, key, hp):
-        return vtrace.update(loss_fn, config, state, rollout, key, hp)
+    def update(learner, rollout, key, hp, step):
+        del step
+        return vtrace.update(loss_fn, config, learner, rollout, key, hp)
 
     loss_fn = make_loss(spec, config, network, control)
     return types.Agent(init, carry, act, update)

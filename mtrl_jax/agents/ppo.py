@@ -89,19 +89,16 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def init(key, hp):
         params = network.init(key)
         opt = optimiser.make(config.optimiser, hp, steps).init(params)
-        learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
-        return types.AgentState(learner, local=())
+        return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
 
     def carry(batch):
         return actor_critic.initial_carry(network, spec.action, batch)
 
-    def act(state, carry, ts, key, hp):
-        return actor_critic.act(
-            network, state.learner.params, carry, ts, key, hp.temperature
-        )
+    def act(learner, carry, ts, key, hp):
+        return actor_critic.act(network, learner.params, carry, ts, key, hp.temperature)
 
-    def update(state, rollout, key, hp):
-        learner = state.learner
+    def update(learner, rollout, key, hp, step):
+        del step
         rows = rows_of(network, transform, learner.params, rollout, hp)
         size = _minibatch_size(rows[0].live.shape[0], config.minibatches)
         loss_fn = functools.partial(loss, network, config.normalise_advantages)
@@ -125,7 +122,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             epoch, (learner.params, learner.opt), jax.random.split(key, config.epochs)
         )
         learner = actor_critic.Learner(params, opt, learner.updates + 1)
-        return types.AgentState(learner, state.local), jax.tree.map(jnp.mean, metrics)
+        return learner, jax.tree.map(jnp.mean, metrics), ()
 
     return types.Agent(init, carry, act, update)
 

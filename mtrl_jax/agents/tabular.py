@@ -106,21 +106,21 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def init(key, hp):
         del key, hp
         table = jnp.zeros((tasks * states, actions))
-        return types.AgentState(Learner(table, jnp.zeros((), jnp.int32)), local=())
+        return Learner(table, jnp.zeros((), jnp.int32))
 
-    def act(state, carry, ts, key, hp):
-        q = _look_up(state.learner.table, rows(ts))
+    def act(learner, carry, ts, key, hp):
+        q = _look_up(learner.table, rows(ts))
         greedy, value = choosing.best(q, ts.action_mask)
-        epsilon = choosing.epsilon_at(state.learner.updates, hp)
+        epsilon = choosing.epsilon_at(learner.updates, hp)
         u = jax.random.uniform(key, (2, *value.shape))
         among = jnp.where((u[0] < epsilon)[..., None], ts.action_mask, greedy)
         action = choosing.uniform_from(among, u[1])
         log_prob = jnp.log(probability(action, greedy, ts.action_mask, epsilon))
         return action, carry, Extras(log_prob, value)
 
-    def update(state, rollout, key, hp):
-        del key  # The update is deterministic.
-        table, updates = state.learner
+    def update(learner, rollout, key, hp, step):
+        del key, step  # The update is deterministic.
+        table, updates = learner
         steps = transitions(rollout, rows(rollout.ts))
         table, error = q_learning(table, steps, hp.learning_rate, hp.discount)
         metrics = {
@@ -130,7 +130,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             ),
             "epsilon": choosing.epsilon_at(updates, hp),
         }
-        return types.AgentState(Learner(table, updates + 1), state.local), metrics
+        return Learner(table, updates + 1), metrics, ()
 
     return types.Agent(init, lambda batch: (), act, update)
 

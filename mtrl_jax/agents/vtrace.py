@@ -82,12 +82,12 @@ def loss(
 def update(
     loss_fn: Callable[[Tree, types.Rollout, Any], tuple[Array, Metrics]],
     config: Any,
-    state: types.AgentState,
+    learner: actor_critic.Learner,
     rollout: types.Rollout,
     key: Key,
     hp: Any,
-) -> tuple[types.AgentState, Metrics]:
-    """Returns (state, metrics) after the gradient steps on one rollout.
+) -> tuple[actor_critic.Learner, Metrics, tuple[()]]:
+    """Returns (learner, metrics, ()) after the gradient steps on one rollout.
 
     ``config`` has ``optimiser, epochs, minibatches``: every epoch takes all slots once,
     in ``minibatches`` random groups of whole unrolls; metrics are means over the steps.
@@ -105,7 +105,6 @@ def update(
         updates, opt = optimise.update(grads, opt)
         return (optax.apply_updates(params, updates), opt), metrics
 
-    learner = state.learner
     carry = (learner.params, learner.opt)
     if steps == 1:
         carry, metrics = step(carry, rollout)
@@ -117,15 +116,14 @@ def update(
         )
         metrics = jax.tree.map(jnp.mean, metrics)
     learner = actor_critic.Learner(*carry, learner.updates + 1)
-    return types.AgentState(learner, state.local), metrics
+    return learner, metrics, ()
 
 
-def init(params: Tree, config: Any, hp: Any) -> types.AgentState:
-    """Returns the state of a learner that has made no update."""
+def init(params: Tree, config: Any, hp: Any) -> actor_critic.Learner:
+    """Returns a learner that has made no update."""
     steps = config.epochs * config.minibatches
     opt = optimiser.make(config.optimiser, hp, steps).init(params)
-    learner = actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
-    return types.AgentState(learner, local=())
+    return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
 
 
 def take_slots(rollout: types.Rollout, slots: Array) -> types.Rollout:
