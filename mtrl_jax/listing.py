@@ -19,7 +19,8 @@ def lines(what: str) -> Iterator[str]:
       ConfigError: any other word.
     """
     if what == "agents":
-        return (f"{name:20s} {text}" for name, text in agents.AGENTS.items())
+        found = ((name, agents.get(name).INFO) for name in agents.AGENTS)
+        return (f"{name:24s} {info.summary}" for name, info in found)
     if what == "envs":
         return iter(envs.names())
     if what == "configs":

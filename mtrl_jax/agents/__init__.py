@@ -1,4 +1,4 @@
-"""The algorithms: one file each, with Config (static), Hparams (traced) and make."""
+"""The algorithms: one file each, with Config (static), Hparams (traced), INFO and make."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import cast
 
 from mtrl_jax.types import AgentModule
 
-# Name in a config file -> what one line says of it. The module has the same name.
+# Name in a config file -> module.
 AGENTS = {
-    "impala": "V-trace actor-critic (Espeholt et al. 2018)",
-    "mix_and_match": "agent curricula on V-trace (Czarnecki et al. 2018)",
-    "ppo": "proximal policy optimisation (Schulman et al. 2017)",
-    "tabular": "Q-learning with a table (Watkins and Dayan 1992)",
-    "bandit": "UCB1 (Auer et al. 2002) and Thompson sampling (Thompson 1933)",
-    "demonstrator": "what is optimal, with less and less noise (Zisman et al. 2024)",
-    "behaviour_cloning": "imitation of a dataset's actions (Pomerleau 1991)",
-    "algorithm_distillation": "in-context learning from histories (Laskin et al. 2023)",
+    "impala": "mtrl_jax.agents.impala",
+    "mix_and_match": "mtrl_jax.agents.mix_and_match",
+    "ppo": "mtrl_jax.agents.ppo",
+    "tabular": "mtrl_jax.agents.tabular",
+    "bandit": "mtrl_jax.agents.bandit",
+    "demonstrator": "mtrl_jax.agents.demonstrator",
+    "behaviour_cloning": "mtrl_jax.agents.behaviour_cloning",
+    "algorithm_distillation": "mtrl_jax.agents.algorithm_distillation",
 }
 
 
@@ -28,4 +28,4 @@ def get(name: str) -> AgentModule:
     """
     if name not in AGENTS:
         raise ValueError(f"agent.name: unknown {name!r}; one of {', '.join(AGENTS)}")
-    return cast(AgentModule, importlib.import_module(f"mtrl_jax.agents.{name}"))
+    return cast(AgentModule, importlib.import_module(AGENTS[name]))

@@ -11,6 +11,12 @@ from mtrl_jax import types
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
+# The probe tasks that an actor-critic learns: all of them, memory with a recurrent core.
+LEARNS = (
+    "constant", "observation", "delayed", "action", "both", "masked", "memory",
+    "action_factorised", "both_factorised", "action_box", "both_box", "both_image",
+)  # fmt: skip
+
 
 class Carry(NamedTuple):
     """What acting remembers of a slot."""

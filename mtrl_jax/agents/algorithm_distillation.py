@@ -230,11 +230,8 @@ def horizon_of(hp: Hparams) -> Array:
     return jnp.where(hp.horizon > 0, jnp.minimum(steps, _ALL), _ALL).astype(jnp.int32)
 
 
-def told(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
-    """Returns the carry [B] that ``act`` returned, as if it had chosen ``action``.
-
-    Who watches somebody else play at ``ts`` goes on from there.
-    """
+def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry as if ``act`` had chosen ``action`` at ``ts``; all are [B]."""
     return carry._replace(action=tree.where(_ends(ts), carry.action, action))
 
 
@@ -278,3 +275,11 @@ def _ends(ts: types.TimeStep) -> Array:
 def _before(x: Array) -> Array:
     """Returns what was one row earlier; zeros before the first."""
     return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+
+INFO = types.AgentInfo(
+    "in-context learning from histories (Laskin et al. 2023)",
+    learns_across_episodes=True,
+    observe_action=observe_action,
+    actions=(types.Discrete, types.Factorised),
+)

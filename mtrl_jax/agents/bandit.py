@@ -137,8 +137,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update)
 
 
-def told(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
-    """Returns the carry [B] that ``act`` returned, as if it had pulled ``action``."""
+def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry as if ``act`` had chosen ``action``; all are [B]."""
     del ts
     return carry._replace(action=action)
 
@@ -172,3 +172,11 @@ def thompson_scores(key: Key, pulls: Array, total: Array, hp: Hparams) -> Array:
     a, b = hp.prior_a + total, hp.prior_b + pulls - total
     mean = a / (a + b)
     return mean + hp.exploration * (jax.random.beta(key, a, b) - mean)
+
+
+INFO = types.AgentInfo(
+    "UCB1 (Auer et al. 2002) and Thompson sampling (Thompson 1933)",
+    needs_extras=True,
+    observe_action=observe_action,
+    actions=(types.Discrete,),
+)

@@ -26,6 +26,8 @@ from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Scalar, Tree
 
+INFO = types.AgentInfo("imitation of a dataset's actions (Pomerleau 1991)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

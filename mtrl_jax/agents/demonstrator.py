@@ -8,7 +8,7 @@ of reinforcement learning. Where ``unroll_length`` is an episode and its reset, 
 is an episode, and ε is the same within it.
 
 What is best the environments have to say (``types.OPTIMAL``, an observation); stages
-give it to agents that are ADVISED, and write it down only as a label.
+give it to agents that read expert labels, and write it down only as a label.
 
 Ref: Zisman et al. 2024, "Emergence of In-Context Reinforcement Learning from Noise
 Distillation" (arXiv:2312.12275).
@@ -27,7 +27,11 @@ from mtrl_jax.agents import choosing
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Key, Scalar
 
-ADVISED = True  # reads types.OPTIMAL
+INFO = types.AgentInfo(
+    "the optimal action, with less and less noise (Zisman et al. 2024)",
+    reads_expert_labels=True,
+    actions=(types.Discrete,),
+)
 
 
 @dataclasses.dataclass(frozen=True)

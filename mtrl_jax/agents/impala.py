@@ -24,6 +24,12 @@ from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Scalar
 
+INFO = types.AgentInfo(
+    "V-trace actor-critic (Espeholt et al. 2018)",
+    needs_extras=True,
+    learns=actor_critic.LEARNS,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -40,6 +40,11 @@ from mtrl_jax.networks import components as components_lib
 from mtrl_jax.networks import subsets
 from mtrl_jax.types import Array, Scalar, Tree
 
+INFO = types.AgentInfo(
+    "agent curricula on V-trace (Czarnecki et al. 2018)",
+    needs_extras=True,
+    learns=actor_critic.LEARNS,
+)
 _MOST_ACTIONS = 10_000
 
 

@@ -28,6 +28,12 @@ from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Scalar, Tree
 
+INFO = types.AgentInfo(
+    "proximal policy optimisation (Schulman et al. 2017)",
+    needs_extras=True,
+    learns=actor_critic.LEARNS,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -30,6 +30,14 @@ from mtrl_jax.agents import choosing
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Scalar
 
+INFO = types.AgentInfo(
+    "Q-learning with a table (Watkins and Dayan 1992)",
+    needs_extras=True,
+    actions=(types.Discrete,),
+    # Without memory and pictures.
+    learns=("constant", "observation", "delayed", "action", "both", "masked"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
