@@ -32,8 +32,8 @@ class Tiny(NamedTuple):
 def make(spec):
     """Returns a linear policy-gradient agent that remembers its last action.
 
-    Everything of the contract is in use: learner and local state, a carry masked by
-    ``first``, action masks, both keys, extras and metrics.
+    Everything of the contract but a replay is in use: a carry masked by ``first``,
+    action masks, both keys, extras and metrics.
     """
     inputs = spec.obs["vector"].shape[0] + 1
     choices = types.action_mask_size(spec.action)
@@ -41,7 +41,7 @@ def make(spec):
     def init(key, hp):
         learner = {"w": 0.1 * jax.random.normal(key, (inputs, choices))}
         learner["rate"] = 0.0 * learner["w"][0] + hp.learning_rate
-        return types.AgentState(learner, {"updates": jnp.zeros((), jnp.int32)})
+        return learner | {"updates": jnp.zeros((), jnp.int32)}
 
     def carry(batch):
         return jnp.zeros(batch)
@@ -50,9 +50,9 @@ def make(spec):
         x = jnp.concatenate([ts.obs["vector"], last[..., None]], -1)
         return jnp.where(ts.action_mask, x @ learner["w"], -1e9)
 
-    def act(state, last, ts, key, hp):
+    def act(learner, last, ts, key, hp):
         last = jnp.where(ts.first, 0.0, last)
-        logits = logits_of(state.learner, last, ts)
+        logits = logits_of(learner, last, ts)
         warm = jnp.maximum(hp.temperature, 1e-3)
         drawn = jax.random.categorical(key, logits / warm)
         action = jnp.where(hp.temperature > 0, drawn, jnp.argmax(logits, -1))
@@ -65,13 +65,12 @@ def make(spec):
         taken = jnp.take_along_axis(log_p, rollout.action[..., None], -1)[..., 0]
         return -jnp.mean(jnp.where(after.first, 0.0, taken * after.reward))
 
-    def update(state, rollout, key, hp):
-        value, grads = jax.value_and_grad(loss)(state.learner, rollout)
+    def update(learner, rollout, key, hp, step):
+        value, grads = jax.value_and_grad(loss, allow_int=True)(learner, rollout)
         noise = 1e-2 * jax.random.normal(key, grads["w"].shape)
-        w = state.learner["w"] - hp.learning_rate * (grads["w"] + noise)
-        local = {"updates": state.local["updates"] + 1}
-        learner = {"w": w, "rate": state.learner["rate"]}
-        return types.AgentState(learner, local), {"loss": value}
+        w = learner["w"] - hp.learning_rate * (grads["w"] + noise)
+        updates = learner["updates"] + 1
+        return learner | {"w": w, "updates": updates}, {"loss": value}, ()
 
     return types.Agent(init, carry, act, update)
 

@@ -13,15 +13,15 @@ from mtrl_jax.envs import mixture
 def script(choose):
     """Returns an agent that acts by ``choose(ts, memory, w) -> (action, memory)``."""
 
-    def act(state, memory, ts, key, hp):
-        action, memory = choose(ts, memory, state.learner)
+    def act(learner, memory, ts, key, hp):
+        action, memory = choose(ts, memory, learner)
         return action, memory, ()
 
     return types.Agent(
-        init=lambda key, hp: types.AgentState(jnp.zeros(()), ()),
+        init=lambda key, hp: jnp.zeros(()),
         carry=lambda batch: jnp.zeros(batch),
         act=act,
-        update=lambda state, rollout, key, hp: (state, {}),
+        update=lambda learner, rollout, key, hp, step: (learner, {}, ()),
     )
 
 
@@ -36,9 +36,9 @@ def play(agent, env, learner, max_steps=20, seed=0):
     members = env.batch[0]
     key = random.at(random.roots(seed, members), 0, random.EVALUATE)
     start = env.reset(random.fold(key, 0), env.params)
-    state = types.AgentState(jnp.asarray(learner, jnp.float32), ())
+    learner = jnp.asarray(learner, jnp.float32)
     run = jax.jit(evaluate.make(agent, env, max_steps))
-    return run(state, {}, random.fold(key, 1), *start)
+    return run(learner, {}, random.fold(key, 1), *start)
 
 
 def test_returns_are_the_analytic_ones_of_each_task_and_member():

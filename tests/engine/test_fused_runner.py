@@ -37,7 +37,7 @@ def test_one_long_chunk_is_two_short_ones_bit_for_bit(run, tiny):
     # Metrics are means over the chunk's updates.
     mean = (first.metrics["loss"] + second.metrics["loss"]) / 2
     np.testing.assert_allclose(out.metrics["loss"], mean, rtol=1e-5, atol=1e-7)
-    assert "agent" in str(tiny.differs(keep(whole), keep(half)))
+    assert "learner" in str(tiny.differs(keep(whole), keep(half)))
 
 
 def test_evaluating_does_not_change_the_next_chunk(run, tiny):
@@ -50,7 +50,7 @@ def test_evaluating_does_not_change_the_next_chunk(run, tiny):
     key = random.at(state.key, state.step, random.EVALUATE)
     start = env.reset(random.fold(key, 0), env.params)
     before = tiny.leaves(state)
-    result = run_episodes(state.agent, hp, random.fold(key, 1), *start)
+    result = run_episodes(state.learner, hp, random.fold(key, 1), *start)
     assert np.asarray(result.complete).all()
     for path, leaf in tiny.leaves(state).items():
         np.testing.assert_array_equal(leaf, before[path])
@@ -80,14 +80,12 @@ def test_nothing_is_traced_again_after_the_first_chunk(tiny):
 def test_a_member_that_is_not_finite_is_named_and_harms_no_other(run, tiny):
     """`finite` is per member; the others go on with the same bits."""
     chunk, state, hp = run
-    w = state.agent.learner["w"].at[1, 0, 0].set(jnp.nan)
-    broken = state._replace(
-        agent=state.agent._replace(learner=state.agent.learner | {"w": w})
-    )
+    w = state.learner["w"].at[1, 0, 0].set(jnp.nan)
+    broken = state._replace(learner=state.learner | {"w": w})
     (after, out), (expected, good) = chunk(broken, hp), chunk(state, hp)
     np.testing.assert_array_equal(out.finite, [True, False])
     np.testing.assert_array_equal(good.finite, [True, True])
-    x, y = (s.agent.learner["w"][0] for s in (after, expected))
+    x, y = (s.learner["w"][0] for s in (after, expected))
     np.testing.assert_array_equal(x, y)
 
 
@@ -98,13 +96,13 @@ def _recorded(tiny):
     base, steps = tiny.make(env.spec), 5
 
     def init(key, hp):
-        state = base.init(key, hp)
+        learner = base.init(key, hp)
         carry = base.carry(env.batch[1])
         ts = jax.eval_shape(
             lambda k: env.reset(k, env.params)[1], random.roots(0, env.batch[0])
         )
         one = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), ts)
-        act = base.act(state, carry, one, key, hp)
+        act = base.act(learner, carry, one, key, hp)
         repeat = lambda x, n: jnp.zeros((n, *x.shape), x.dtype)  # noqa: E731
         empty = types.Rollout(
             jax.tree.map(lambda x: repeat(x, steps + 1), one),
@@ -112,15 +110,15 @@ def _recorded(tiny):
             (repeat(act[2], steps), repeat(jax.random.key_data(key), steps)),
             carry,
         )
-        return state._replace(local=(empty, jax.random.key_data(key)))
+        return learner | {"seen": (empty, jax.random.key_data(key))}
 
-    def act(state, carry, ts, key, hp):
-        action, carry, extras = base.act(state, carry, ts, key, hp)
+    def act(learner, carry, ts, key, hp):
+        action, carry, extras = base.act(learner, carry, ts, key, hp)
         bits = jnp.broadcast_to(jax.random.key_data(key), (1, 2))
         return action, carry, (extras, bits[0])
 
-    def update(state, rollout, key, hp):
-        return state._replace(local=(rollout, jax.random.key_data(key))), {}
+    def update(learner, rollout, key, hp, step):
+        return learner | {"seen": (rollout, jax.random.key_data(key))}, {}, ()
 
     agent = types.Agent(init, base.carry, act, update)
     runner, state, hp = tiny.start(
@@ -135,7 +133,7 @@ def _recorded(tiny):
 def test_a_rollout_is_what_the_environment_did(recorded):
     """ts[t + 1] is what action[t] led to, from the state and carry of its start."""
     env, (state, one, _) = recorded
-    rollout, _ = one.agent.local
+    rollout, _ = one.learner["seen"]
     env_state = state.env
     for t in range(rollout.action.shape[1]):
         env_state, ts = env.step(env_state, rollout.action[:, t], env.params)
@@ -148,7 +146,7 @@ def test_a_rollout_is_what_the_environment_did(recorded):
 def test_rollouts_follow_each_other_without_a_gap(recorded):
     """The last step of one is the first of the next, with the carry of that moment."""
     _, (state, one, two) = recorded
-    first, second = one.agent.local[0], two.agent.local[0]
+    first, second = one.learner["seen"][0], two.learner["seen"][0]
     for x, y in zip(jax.tree.leaves(first.ts), jax.tree.leaves(second.ts)):
         np.testing.assert_array_equal(x[:, -1], y[:, 0])
     np.testing.assert_array_equal(first.carry, state.carry)
@@ -161,7 +159,7 @@ def test_no_key_is_used_twice_and_roots_stay(recorded):
     _, (state, one, two) = recorded
     used = []
     for run in (one, two):
-        rollout, update_key = run.agent.local
+        rollout, update_key = run.learner["seen"]
         used += [*np.asarray(rollout.extras[1]).reshape(-1, 2), *np.asarray(update_key)]
     used += [*np.asarray(jax.random.key_data(state.key))]
     assert len(np.unique(used, axis=0)) == len(used) == 2 * 2 * (5 + 1) + 2
@@ -225,7 +223,7 @@ def test_recording_gives_out_every_step_and_changes_none(tiny):
         assert out.history.action.shape[:3] == (10, 2, 8)
         assert not tiny.differs(jax.tree.map(lambda x: x[0], out.history.ts), before)
         assert not tiny.differs(jax.tree.map(lambda x: x[-1], out.history.ts), other.ts)
-    assert not tiny.differs(state.agent, other.agent)
+    assert not tiny.differs(state.learner, other.learner)
     # The environment, given the recorded actions, gives the recorded steps.
     env = tiny.env()
     env_state, ts = env.reset(random.at(other.key, 0, random.ENV), env.params)

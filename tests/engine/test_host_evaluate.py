@@ -17,15 +17,17 @@ def counting_agent(spec):
     """Acts at random, by weights, hyperparameters, memory and key; learns nothing."""
     n = spec.action.n
 
-    def act(state, carry, ts, key, hp):
+    def act(learner, carry, ts, key, hp):
         carry = jnp.where(ts.first, 0.0, carry) + 1.0
-        logits = (carry[:, None] + state.learner[None]) * hp
+        logits = (carry[:, None] + learner[None]) * hp
         return jax.random.categorical(key, logits).astype(jnp.int32), carry, ()
 
     def init(key, hp):
-        return types.AgentState(jax.random.normal(key, (n,)), ())
+        return jax.random.normal(key, (n,))
 
-    return types.Agent(init, lambda batch: jnp.zeros(batch), act, lambda s, *_: (s, {}))
+    return types.Agent(
+        init, lambda batch: jnp.zeros(batch), act, lambda s, *_: (s, {}, ())
+    )
 
 
 def environment():

@@ -29,14 +29,14 @@ def linear_agent(spec, sampled=True):
         x = jnp.concatenate([ts.obs["vector"], count[..., None]], -1)
         return x @ weights, count
 
-    def act(state, carry, ts, key, hp):
-        values, carry = logits(state.learner, carry, ts)
+    def act(learner, carry, ts, key, hp):
+        values, carry = logits(learner[0], carry, ts)
         if not sampled:
             return jnp.argmax(values, -1).astype(jnp.int32), carry, carry
         action = jax.random.categorical(key, values).astype(jnp.int32)
         return action, carry, carry
 
-    def update(state, rollout, key, hp):
+    def update(learner, rollout, key, hp, step):
         def loss(weights):
             def step(carry, ts):
                 values, carry = logits(weights, carry, ts)
@@ -49,14 +49,14 @@ def linear_agent(spec, sampled=True):
             advantage = rollout.ts.reward[1:] * live * rollout.ts.discount[1:].mean()
             return -jnp.mean(chosen.sum(-1) * advantage) + jnp.mean(rollout.extras)
 
-        value, gradient = jax.value_and_grad(loss)(state.learner)
+        value, gradient = jax.value_and_grad(loss)(learner[0])
         noise = 0.01 * jax.random.normal(key, gradient.shape)
-        learner = state.learner - hp.learning_rate * (gradient + noise)
-        return types.AgentState(learner, state.local + 1), {"loss": value}
+        weights = learner[0] - hp.learning_rate * (gradient + noise)
+        return (weights, learner[1] + 1), {"loss": value}, ()
 
     def init(key, hp):
         weights = jax.random.normal(key, (inputs, n))
-        return types.AgentState(weights, jnp.zeros((), jnp.int32))
+        return weights, jnp.zeros((), jnp.int32)
 
     return types.Agent(init, lambda batch: jnp.zeros(batch), act, update)
 

@@ -47,19 +47,19 @@ def stubborn(*, forgets):
     """Returns an agent that tries the next arm until one pays, or forgets at ``first``."""
 
     def init(key, hp):
-        return types.AgentState({"w": jax.random.normal(key, (3,))}, ())
+        return {"w": jax.random.normal(key, (3,))}
 
     def carry(batch):
         return Memory(jnp.zeros(batch, jnp.int32), jnp.zeros(batch, jnp.int32))
 
-    def act(state, memory, ts, key, hp):
+    def act(learner, memory, ts, key, hp):
         # What a first step brings is no answer to a guess.
         wrong = (memory.steps > 0) & ~ts.first & (ts.reward == 0)
         guess = (memory.guess + wrong) % ARMS
         guess = jnp.where(ts.first & forgets, 0, guess)
         return guess, Memory(guess, memory.steps + 1), ()
 
-    def update(state, rollout, key, hp):
+    def update(learner, rollout, key, hp, step):
         raise AssertionError("frozen weights are not updated")
 
     return types.Agent(init, carry, act, update)
@@ -112,7 +112,7 @@ def test_an_agent_that_forgets_plays_every_episode_as_its_first():
 def test_the_weights_are_the_same_bits(played, tiny):
     """``update`` is not called, and nothing else writes to the agent's state."""
     before, after, _ = played
-    assert not tiny.differs(before.agent, after.agent)
+    assert not tiny.differs(before.learner, after.learner)
 
 
 def test_two_chunks_are_one_of_twice_the_length(played, tiny):
@@ -148,11 +148,11 @@ def test_an_agent_goes_on_from_the_episodes_that_it_watched():
         assert key.shape == (MEMBERS,) and legal.shape == (MEMBERS, ARMS, ARMS)
         return state.params
 
-    def told(memory, ts, action):
+    def watched(memory, ts, action):
         assert action.shape == (ARMS,)
         return memory._replace(guess=action)
 
-    for watch, after in ((told, 2), (lambda memory, ts, action: memory, 0)):
+    for watch, after in ((watched, 2), (lambda memory, ts, action: memory, 0)):
         prompt = in_context.Prompt(2, shows, watch)
         runner, state = start(episodes=4, steps=12, prompt=prompt)
         state, _ = jax.jit(runner.chunk)(state, ())

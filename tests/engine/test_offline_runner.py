@@ -23,23 +23,22 @@ def regression():
 
     def init(key, hp):
         w = jax.random.normal(key, (3,))
-        return types.AgentState({"w": w}, {"updates": jnp.zeros((), jnp.int32)})
+        return {"w": w, "updates": jnp.zeros((), jnp.int32)}
 
-    def act(state, carry, ts, key, hp):
-        return ts.obs["vector"] @ state.learner["w"], carry, ()
+    def act(learner, carry, ts, key, hp):
+        return ts.obs["vector"] @ learner["w"], carry, ()
 
-    def update(state, rollout, key, hp):
+    def update(learner, rollout, key, hp, step):
         assert rollout.carry.shape == (B,)  # A fresh one, as the data have none.
 
         def loss(w):
             predicted = rollout.ts.obs["vector"][:-1] @ w
             return jnp.mean(jnp.square(predicted - rollout.action))
 
-        value, grad = jax.value_and_grad(loss)(state.learner["w"])
+        value, grad = jax.value_and_grad(loss)(learner["w"])
         noise = 1e-3 * jax.random.normal(key, grad.shape)
-        learner = {"w": state.learner["w"] - hp.rate * (grad + noise)}
-        local = {"updates": state.local["updates"] + 1}
-        return types.AgentState(learner, local), {"loss": value}
+        w = learner["w"] - hp.rate * (grad + noise)
+        return {"w": w, "updates": learner["updates"] + 1}, {"loss": value}, ()
 
     return types.Agent(init, jnp.zeros, act, update)
 
@@ -85,7 +84,7 @@ def test_two_chunks_are_one_of_twice_the_length(tiny):
     longer, other, _ = start(k=2 * K)
     other, _ = jax.jit(longer.chunk)(other, hp, data())
     assert int(state.step) == 2 * K
-    assert not tiny.differs(state.agent, other.agent)
+    assert not tiny.differs(state.learner, other.learner)
     np.testing.assert_array_equal(state.recent, out.metrics["loss"])
 
 
@@ -95,14 +94,14 @@ def test_every_update_is_the_agents_own_on_windows_of_its_member():
     after, _ = jax.jit(runner.chunk)(state, hp, data())
     agent, drawn = regression(), []
     for p in range(MEMBERS):
-        own = jax.tree.map(lambda x, p=p: x[p], state.agent)
+        own = jax.tree.map(lambda x, p=p: x[p], state.learner)
         for step in range(K):
             keys = (random.at(state.key[p], step, tag) for tag in (8, random.UPDATE))
             rollout = sample(next(keys), data())._replace(carry=jnp.zeros(B))
             drawn.append(np.asarray(rollout.action).tobytes())
-            own, _ = agent.update(own, rollout, next(keys), Hparams(0.1))
+            own, *_ = agent.update(own, rollout, next(keys), Hparams(0.1), step)
         np.testing.assert_allclose(
-            after.agent.learner["w"][p], own.learner["w"], rtol=1e-5
+            after.learner["w"][p], own["w"], rtol=1e-5
         )
     assert random.DATA == 8  # A number that saved runs stand on.
     assert len(set(drawn)) == MEMBERS * K  # No two updates saw the same windows.
@@ -113,15 +112,15 @@ def test_it_learns_what_the_data_say():
     runner, state, hp = start(k=100)
     state, out = jax.jit(runner.chunk)(state, hp, data())
     expected = np.broadcast_to(WEIGHTS, (MEMBERS, 3))
-    np.testing.assert_allclose(state.agent.learner["w"], expected, atol=0.02)
+    np.testing.assert_allclose(state.learner["w"], expected, atol=0.02)
     assert np.asarray(out.finite).all() and out.episodes == {}
 
 
 def test_measuring_is_fair():
     """The same windows for all members at every update: only weights make a difference."""
     runner, state, hp = start()
-    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.agent)
-    twins = state._replace(agent=same)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.learner)
+    twins = state._replace(learner=same)
     measure = jax.jit(runner.measure)
     first = measure(twins, hp, data(1))["loss"]
     assert first[0] == first[1]
@@ -142,7 +141,7 @@ def test_data_are_no_part_of_the_program():
         return runner.chunk(*args)
 
     jitted = jax.jit(chunk)
-    results = [jitted(state, hp, data(seed))[0].agent.learner["w"] for seed in (0, 1)]
+    results = [jitted(state, hp, data(seed))[0].learner["w"] for seed in (0, 1)]
     assert len(traces) == 1
     assert (results[0] != results[1]).any()
 
@@ -158,5 +157,5 @@ def test_members_on_several_devices_learn_the_same(at_once):
     state, hp = jax.device_put((state, hp), tuple(place))
     several, _ = jax.jit(split.chunk)(state, hp, data())
     np.testing.assert_allclose(
-        several.agent.learner["w"], alone.agent.learner["w"], rtol=1e-6, atol=1e-6
+        several.learner["w"], alone.learner["w"], rtol=1e-6, atol=1e-6
     )

@@ -223,14 +223,23 @@ def test_auto_multiplies_what_is_positive_and_adds_elsewhere():
     assert pbt.SearchRange(0.0, 2.0).resolve(config).step == pytest.approx(0.2)
 
 
-def test_nested_hyperparameters_have_dotted_names():
-    """Curricula keep theirs in a tree of their own."""
-    tree = {"agent": Hparams(), "curriculum": {"level": 0.5}}
-    assert "curriculum.level" in pbt.names(tree) and "agent.alpha" in pbt.names(tree)
-    hp = pbt.sample_initial(
-        _keys(population=4), tree, {"curriculum.level": pbt.SearchRange(0, 1)}
+def test_a_group_changes_neither_a_hyperparameters_name_nor_its_draws():
+    """A leaf is named by the last part of its path, and its noise comes from the name."""
+    ranges = {"alpha": RANGES["alpha"], "level": pbt.SearchRange(0, 1)}
+    groups = {"agent": Hparams(), "curriculum": {"level": 0.5}}
+    assert set(pbt.names(groups)) == {*pbt.names(Hparams()), "level"}
+    hp = pbt.sample_initial(_keys(population=4), groups, ranges)
+    flat = pbt.sample_initial(
+        _keys(population=4), Hparams()._asdict() | {"level": 0.5}, ranges
     )
     assert len(np.unique(hp["curriculum"]["level"])) == 4
+    np.testing.assert_array_equal(hp["curriculum"]["level"], flat["level"])
+    np.testing.assert_array_equal(hp["agent"].alpha, flat["alpha"])
+    moved = [
+        pbt.explore(_keys(1, 4), x, ranges, jnp.ones(4, bool), pbt.PbtConfig())
+        for x in (hp, flat)
+    ]
+    np.testing.assert_array_equal(moved[0]["agent"].alpha, moved[1]["alpha"])
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,15 @@ def test_a_population_of_one_is_a_member_of_a_larger_one(run, tiny):
     (one, alone), (three, out) = run(1), run(3)
     first = jax.tree.map(lambda x: x[:1] if x.ndim else x, (three, out))
     assert_close(tiny, (one, alone), first)
-    assert not np.allclose(three.agent.learner["w"][0], three.agent.learner["w"][1])
+    assert not np.allclose(three.learner["w"][0], three.learner["w"][1])
 
 
 def test_a_populations_functions_have_one_more_leading_axis(tiny):
     """init, carry and act of [P]; carry is the same for every member."""
     spec = tiny.env(3).spec
     agent = population.population(tiny.make(spec), 3)
-    state = agent.init(random.roots(0, 3), tiny.hparams(3))
-    assert state.learner["w"].shape == (3, 3, 2)
-    assert state.local["updates"].shape == (3,)
+    learner = agent.init(random.roots(0, 3), tiny.hparams(3))
+    assert learner["w"].shape == (3, 3, 2)
+    assert learner["updates"].shape == (3,)
+    assert agent.replay is None
     assert agent.carry(5).shape == (3, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mtrl_jax import agents, random
+from mtrl_jax import agents, hparams, random
 from mtrl_jax.engine import fused_runner, sharding
 from mtrl_jax.envs import advice
 from mtrl_jax.networks import actor_critic, product, transformer
@@ -92,13 +92,23 @@ def assert_close(tiny, actual, expected):
         np.testing.assert_allclose(x[path], y[path], 1e-6, 1e-6, err_msg=path)
 
 
+def plain_steps(hp):
+    """Returns hyperparameters of an optimiser that hardly adapts.
+
+    One that does divides rounding by rounding where gradients are 0.
+    """
+    given = {name: 1e-2 for name in ("adam_eps", "rmsprop_eps")}
+    own = {name: x for name, x in given.items() if name in hparams.names(hp)}
+    return hparams.override(hp, own)
+
+
 @pytest.mark.parametrize(("members", "slots"), [(8, 2), (2, 4)])
 def test_a_sharded_run_is_the_unsharded_one(members, slots, tiny):
     """P = 8 over 8 devices; P = 2 with the slots over 4: the same to 1e-6."""
     assert len(jax.devices()) == DEVICES
     runner, state, hp = tiny.start(members, slots)
     split = compare(tiny, runner.chunk, state, hp, members, 2 * slots)
-    weights, reward = split.agent.learner["w"], split.ts.reward
+    weights, reward = split.learner["w"], split.ts.reward
     assert len(weights.sharding.device_set) == DEVICES
     assert weights.sharding.shard_shape(weights.shape)[0] == members // min(members, 8)
     assert np.prod(reward.sharding.shard_shape(reward.shape)) == reward.size // DEVICES
@@ -111,7 +121,7 @@ def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
     mesh = sharding.make_mesh(8, 4, devices)
     runner, state, hp = tiny.start(8, 4, at_once=at_once, mesh=mesh)
     split = compare(tiny, runner.chunk, state, hp, 8, 4, devices=devices)
-    assert split.agent.learner["w"].sharding.device_set == set(devices)
+    assert split.learner["w"].sharding.device_set == set(devices)
     program = jax.jit(runner.chunk).lower(split, hp).compile().as_text()
     assert "all-gather" not in program
 
@@ -128,8 +138,8 @@ def test_the_devices_of_a_member_share_its_minibatches(name, tiny, monkeypatch):
     env, module = tiny.env(1, 16), agents.get(name)
     network = actor_critic.NetworkConfig(hidden=(32, 32))
     agent = module.make(env.spec, module.Config(network=network, minibatches=4))
-    hp = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), module.Hparams())
-    hp = hp._replace(epsilon=jnp.full(1, 1e-2))
+    hp = plain_steps(module.Hparams())
+    hp = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), hp)
     mesh = sharding.make_mesh(1, 32, jax.devices()[:4])
     assert mesh.shape["slot"] == 4
     lengths = {"unroll_length": 8, "updates_per_chunk": 1}
@@ -156,7 +166,7 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     env = tiny.env(members, slots)
     network = actor_critic.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     module = agents.get(name)
-    if getattr(module, "ADVISED", False):
+    if module.INFO.reads_expert_labels:
         env = advice.give(env, lambda _: jnp.zeros(env.batch))
     fields = module.Config.__dataclass_fields__
     known = {"network": network, "transformer": _TRANSFORMER}
@@ -166,9 +176,7 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     lengths = {"unroll_length": 6, "updates_per_chunk": 2}
     shared = fused_runner.make(agent, env, mesh=mesh, **lengths)
     runner = fused_runner.make(agent, env, **lengths)
-    # Plain steps: an adaptive one divides rounding by rounding where gradients are 0.
-    hp = module.Hparams()
-    hp = hp._replace(epsilon=1e-2) if "epsilon" in hp._fields else hp
+    hp = plain_steps(module.Hparams())
     hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), hp)
     state = jax.jit(runner.init)(random.roots(0, members), hp)
     compare(tiny, shared.chunk, state, hp, members, 2 * slots, 1, alone=runner.chunk)
