@@ -100,9 +100,7 @@ def test_every_update_is_the_agents_own_on_windows_of_its_member():
             rollout = sample(next(keys), data())._replace(carry=jnp.zeros(B))
             drawn.append(np.asarray(rollout.action).tobytes())
             own, *_ = agent.update(own, rollout, next(keys), Hparams(0.1), step)
-        np.testing.assert_allclose(
-            after.learner["w"][p], own["w"], rtol=1e-5
-        )
+        np.testing.assert_allclose(after.learner["w"][p], own["w"], rtol=1e-5)
     assert random.DATA == 8  # A number that saved runs stand on.
     assert len(set(drawn)) == MEMBERS * K  # No two updates saw the same windows.
 

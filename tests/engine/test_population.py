@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import replay_probe
 
-from mtrl_jax import random
+from mtrl_jax import random, types
 from mtrl_jax.engine import population
 
 
@@ -57,3 +58,22 @@ def test_a_populations_functions_have_one_more_leading_axis(tiny):
     assert learner["updates"].shape == (3,)
     assert agent.replay is None
     assert agent.carry(5).shape == (3, 5)
+
+
+def test_memories_and_their_batches_have_one_more_leading_axis_too(tiny):
+    """observe takes the rollout as the scan leaves it, and gives [P, ...] for update."""
+    spec = tiny.env(3).spec
+    agents = population.population(replay_probe.make(spec, 8), 3, at_once=1)
+    memory = agents.replay.init(4)
+    assert memory.rows.shape == (3, 8, 4, 8)
+    env = tiny.env(3, 2)
+    keys, hp = random.roots(0, 3), replay_probe.Hparams(jnp.full(3, 0.1))
+    _, ts = env.reset(keys, env.params)
+    unroll = jax.tree.map(lambda x: jnp.stack([x] * 5), ts)
+    rollout = types.Rollout(unroll, jnp.zeros((4, 3, 4), jnp.int32), (), ())
+    memory, batch = agents.replay.observe(memory, rollout, keys, hp, jnp.int32(0))
+    assert batch.x.shape == (3, replay_probe.DRAWS, 8)
+    learner = agents.init(keys, hp)
+    _, metrics, found = agents.update(learner, batch, keys, hp, jnp.int32(5))
+    assert metrics["loss"].shape == (3,)
+    assert agents.replay.feedback(memory, found).error.shape == (3, 8, 4)

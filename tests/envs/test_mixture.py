@@ -292,3 +292,33 @@ def test_a_mixture_names_the_action_sets_that_all_its_tasks_have():
     probe = envs.make("probe/both_factorised", (1, 1))
     assert list(native.action_sets) == ["small"]
     assert mixture.make([probe, probe]).spec.action_sets == {}
+
+
+def test_a_spec_says_which_slots_belong_to_which_task():
+    """As TimeStep.task does of every member: parts alone, stacked and side by side."""
+    base = probes.task("delayed")
+    parts = [(base._replace(params=probes.Length(n)), (2, n)) for n in (1, 3)]
+    parts = [*core.join(parts), envs.make("probe/masked", (2, 2))]
+    assert len(parts) == 2 and parts[0].spec.slot_tasks == (0, 1, 1, 1)
+    for env in (*parts, mixture.make(parts), mixture.make(parts[:1])):
+        _, ts = env.reset(random.roots(0, 2), env.params)
+        expected = np.broadcast_to(env.spec.slot_tasks, env.batch)
+        np.testing.assert_array_equal(ts.task, expected)
+    assert mixture.make(parts).spec.slot_tasks == (0, 1, 1, 1, 2, 2)
+    hosted = [mixture.host_from_pure(env, random.roots(0, 2)) for env in parts]
+    assert mixture.make_host(hosted).spec.slot_tasks == (0, 1, 1, 1, 2, 2)
+
+
+def test_slots_have_no_task_where_members_have_one_each():
+    """Along the population only one task for all is a slot's."""
+    base = probes.task("delayed")
+    tasks = [(base._replace(params=probes.Length(n)), (1, 3)) for n in (1, 2)]
+    (stacked,) = core.join(tasks, "population")
+    assert stacked.batch == (2, 3) and stacked.spec.slot_tasks == ()
+    other = envs.make("probe/both", (1, 3))
+    assert mixture.make([stacked], "population").spec.slot_tasks == ()
+    assert mixture.make([other, other], "population").spec.slot_tasks == ()
+    assert mixture.make([other], "population").spec.slot_tasks == (0, 0, 0)
+    assert mixture.make([stacked, stacked]).spec.slot_tasks == ()
+    one = core.spread(base, probes.Length(jnp.array([1, 2])), (4, 3))
+    assert one.spec.slot_tasks == (0, 0, 0)
