@@ -37,6 +37,7 @@ import numpy as np
 from mtrl_jax import agents, config, envs, random, tree, types, xla
 from mtrl_jax.engine import fused_runner, host_runner, population
 from mtrl_jax.envs import mixture
+from mtrl_jax.types import Tree
 
 PARTS = ("env", "act", "learn")
 RATES = (*PARTS, "bound", "whole")  # in a row as "env_steps_per_s" and so on
@@ -83,7 +84,7 @@ class Loop(NamedTuple):
 
     name: str  # fused or host
     spec: types.EnvSpec
-    agent: types.AgentState  # [P], fresh
+    learner: Tree  # [P], fresh
     play: Callable[[], types.TimeStep]  # env only; returns ts [T+1, P, B]
     train: Callable[[], None]  # the whole
     close: Callable[[], None]
@@ -219,10 +220,10 @@ def _host(case: Case) -> Loop:
 
 def _trainer(
     init: Callable, chunk: Callable, hp: Any
-) -> tuple[types.AgentState, Callable[[], None]]:
-    """Returns (fresh agents [P], a call that trains them for one measurement)."""
+) -> tuple[Tree, Callable[[], None]]:
+    """Returns (fresh learners [P], a call that trains them for one measurement)."""
     state = init(random.roots(0, jax.tree.leaves(hp)[0].shape[0]), hp)
-    fresh = tree.copy(state.agent)
+    fresh = tree.copy(state.learner)
 
     def train() -> None:
         nonlocal state
@@ -234,7 +235,7 @@ def _trainer(
 
 def _learner(case: Case, loop: Loop) -> tuple[Callable, Callable]:
     """Returns (act, learn) of the loop's agents on TimeSteps that it played."""
-    ts, state = jax.device_put(loop.play()), loop.agent
+    ts, fresh = jax.device_put(loop.play()), loop.learner
     agent, hp = _agent(case, loop.spec)
     members = population.population(agent, case.population)
     key = random.roots(1, case.population)
@@ -242,35 +243,35 @@ def _learner(case: Case, loop: Loop) -> tuple[Callable, Callable]:
     before = jax.tree.map(lambda x: x[:-1], ts)
 
     @jax.jit
-    def act_unroll(agent_state, carry, count):
+    def act_unroll(learner, carry, count):
         def step(carry, xs):
             ts, t = xs
             now = random.fold(random.at(key, count, random.ACT), t)
-            action, carry, extras = members.act(agent_state, carry, ts, now, hp)
+            action, carry, extras = members.act(learner, carry, ts, now, hp)
             return carry, (action, extras)
 
         return jax.lax.scan(step, carry, (before, jnp.arange(case.unroll)))
 
-    _, (action, extras) = act_unroll(state, carry, 0)
+    _, (action, extras) = act_unroll(fresh, carry, 0)
     rollout = types.Rollout(ts, action, extras, carry)
     # Two, used in turn: on one and the same, part of the work would leave the loop.
     rollouts = jax.tree.map(lambda x: jnp.stack([x, x]), rollout)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def updates(agent_state, rollouts):
-        def one(agent_state, count):
+    def updates(learner, rollouts):
+        def one(learner, count):
             rollout = jax.tree.map(lambda x: x[count % 2], rollouts)
             now = random.at(key, count, random.UPDATE)
-            return members.update(agent_state, rollout, now, hp)
+            return members.update(learner, rollout, now, hp, count)[:2]
 
-        return jax.lax.scan(one, agent_state, jnp.arange(case.updates))
+        return jax.lax.scan(one, learner, jnp.arange(case.updates))
 
-    learning = tree.copy(state)
+    learning = tree.copy(fresh)
 
     def act() -> None:
         out = carry
         for count in range(case.updates):
-            out, taken = act_unroll(state, out, count)
+            out, taken = act_unroll(fresh, out, count)
         jax.block_until_ready((out, taken))
 
     def learn() -> None:

@@ -81,7 +81,7 @@ class Trainer:
 
     def parameters(self) -> int:
         """Returns how many there are."""
-        learner = self.state.agent.learner
+        learner = self.state.learner
         return sum(x.size for x in jax.tree.leaves(learner.params))
 
 
@@ -113,9 +113,9 @@ def check(trainer: Trainer, settings: dict[str, Any]) -> dict[str, Any]:
     Writes what it needs to ``settings["check"]``: parameters in the peer's names, windows
     and the logits. To have something to compare, the parameters are made large enough.
     """
-    state = trainer.agent.init(jax.random.key(1), trainer.hparams)
-    params = _louder(state.learner.params)
-    state = state._replace(learner=state.learner._replace(params=params))
+    learner = trainer.agent.init(jax.random.key(1), trainer.hparams)
+    params = _louder(learner.params)
+    learner = learner._replace(params=params)
     length = settings["model"]["context"]
     batch = settings["check_batch"]
     rollout = windows.sample(jax.random.key(2), trainer.data, batch, length)
@@ -133,8 +133,8 @@ def check(trainer: Trainer, settings: dict[str, Any]) -> dict[str, Any]:
     np.savez(settings["check"], **arrays)
     update, key = jax.jit(trainer.agent.update), jax.random.key(3)
     said = []
-    for _ in range(settings["check_updates"]):
-        state, metrics = update(state, rollout, key, trainer.hparams)
+    for step in range(settings["check_updates"]):
+        learner, metrics, _ = update(learner, rollout, key, trainer.hparams, step)
         said.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     losses, norms = zip(*said)
     return {"losses": losses, "grad_norms": norms}

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, checks, config, envs, metrics, random, tree, world
+from mtrl_jax import (
+    build,
+    checks,
+    config,
+    envs,
+    hparams,
+    metrics,
+    random,
+    tree,
+    world,
+)
 from mtrl_jax.envs import envpool_pool
 
 CARTPOLE = {
@@ -172,26 +182,32 @@ def test_a_members_state_does_not_depend_on_the_others(pieces, state):
     """Member p's keys, hyperparameters and weights are those of a smaller population."""
     small = build.pieces(_settings("population.size=2", "population.pbt=null"))
     fewer = small.init(small.hparams)
-    for few, many in zip(jax.tree.leaves(fewer.agent), jax.tree.leaves(state.agent)):
+    for few, many in zip(
+        jax.tree.leaves(fewer.learner), jax.tree.leaves(state.learner)
+    ):
         np.testing.assert_allclose(few, many[:2], rtol=1e-6)
     np.testing.assert_array_equal(
         jax.random.key_data(fewer.key), jax.random.key_data(state.key)[:2]
     )
     np.testing.assert_allclose(
-        small.hparams.learning_rate, pieces.hparams.learning_rate[:2], rtol=1e-6
+        hparams.flatten(small.hparams)["learning_rate"],
+        hparams.flatten(pieces.hparams)["learning_rate"][:2],
+        rtol=1e-6,
     )
 
 
 def test_evaluation_hparams_act_in_evaluations_alone(pieces, state):
     """They replace the members' values there: temperature 0 makes the policy greedy."""
     greedy = build.pieces(_settings("evaluation.hparams.temperature=0"))
-    cold = pieces.hparams._replace(temperature=jnp.zeros(4))
+    cold = hparams.override(pieces.hparams, {"temperature": 0.0})
     expected = pieces.evaluate(state, cold)
     given = greedy.evaluate(state, greedy.hparams)
     np.testing.assert_array_equal(given.returns, expected.returns)
     warm = pieces.evaluate(state, pieces.hparams)
     assert np.any(np.asarray(warm.returns) != np.asarray(expected.returns))
-    np.testing.assert_array_equal(greedy.hparams.temperature, np.ones(4))
+    np.testing.assert_array_equal(
+        hparams.flatten(greedy.hparams)["temperature"], np.ones(4)
+    )
 
 
 def test_evaluations_draw_from_keys_of_their_own(pieces, state):
@@ -208,19 +224,19 @@ def test_a_replaced_member_takes_nothing_broken_with_it(pieces, state):
     """Weights come from a finite member, the memory is fresh, keys and slots stay."""
     poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
     broken = state._replace(
-        agent=jax.tree.map(poison, state.agent),
+        learner=jax.tree.map(poison, state.learner),
         carry=jax.tree.map(jnp.ones_like, state.carry),
     )
-    after, hparams, lineage, record = jax.jit(pieces.pbt_round)(
+    after, hp, lineage, record = jax.jit(pieces.pbt_round)(
         broken, pieces.hparams, pieces.lineage, None
     )
     assert record.finite.tolist() == [True, False, True, True]
     source = int(record.source[1])
     assert source != 1
-    assert bool(tree.all_finite((after.agent, hparams)))
+    assert bool(tree.all_finite((after.learner, hp)))
     for memory in jax.tree.leaves(after.carry):
         assert np.asarray(memory).reshape(4, -1).any(1).tolist() == [1, 0, 1, 1]
-    for old, new in zip(jax.tree.leaves(state.agent), jax.tree.leaves(after.agent)):
+    for old, new in zip(jax.tree.leaves(state.learner), jax.tree.leaves(after.learner)):
         np.testing.assert_array_equal(new[1], old[source])
     kept = [(s.key, s.env, s.ts) for s in (state, after)]
     for old, new in zip(*map(jax.tree.leaves, kept)):

@@ -182,7 +182,7 @@ def _prompted_stage(prompt, task=None):
 
 
 def _fresh(stage, spec):
-    """Returns (agent states, hyperparameters) of the stage's members, untrained."""
+    """Returns (learners, hyperparameters) of the stage's members, untrained."""
     agent = config.agent_module(stage).make(spec, config.agent_config(stage))
     keys = random.roots(0, stage.population.size)
     hp = build.initial_hparams(stage, keys)

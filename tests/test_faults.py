@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import build, checkpoint, experiment, folders, loop, metrics
+from mtrl_jax import build, checkpoint, experiment, folders, hparams, loop, metrics
 from mtrl_jax import config as config_lib
 from mtrl_jax.metrics import locks
 
@@ -287,7 +287,8 @@ def lost_member(monkeypatch):
 
     def broken(config, keys):
         hp = initial(config, keys)
-        return hp._replace(learning_rate=hp.learning_rate.at[2].set(np.nan))
+        rate = hparams.flatten(hp)["learning_rate"]
+        return hparams.override(hp, {"learning_rate": rate.at[2].set(np.nan)})
 
     monkeypatch.setattr(build, "initial_hparams", broken)
 
@@ -318,7 +319,7 @@ def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
     assert "Traceback" not in outcome.err
     with experiment.restored(run, experiment.load_config(run)) as (update, _, saved):
         assert update == 0
-        learner = saved.run.agent.learner
+        learner = saved.run.learner
         assert all(np.isfinite(x).all() for x in _floats(learner))
 
 

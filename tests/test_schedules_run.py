@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import runs
 
-from mtrl_jax import config, metrics, scheduling
+from mtrl_jax import config, hparams, metrics, scheduling
 from mtrl_jax.engine import fitness, schedules
 from mtrl_jax.types import EnvSpec, TaskSpec
 
@@ -183,11 +183,12 @@ def _scheduler(memory=None, metric="return"):
 def _hparams():
     from mtrl_jax.agents import impala
 
-    return jax.tree.map(jnp.float32, impala.Hparams(value_cost=jnp.full(1, 0.5)))
+    hp = hparams.override(impala.Hparams(), {"value_cost": jnp.full(1, 0.5)})
+    return jax.tree.map(jnp.float32, hp)
 
 
 def _moves(scheduler, update):
-    value = scheduler.apply(_hparams(), update).value_cost
+    value = hparams.flatten(scheduler.apply(_hparams(), update))["value_cost"]
     return (float(value[0]) - 0.5) / ALONE["value_cost"]["step"]
 
 
@@ -236,10 +237,14 @@ def test_scheduled_leaves_keep_dtype_and_place():
     """And the others are the very same arrays."""
     given = _hparams()
     device = jax.devices()[3]
-    given = given._replace(value_cost=jax.device_put(given.value_cost, device))
-    new = _scheduler().apply(given, 0)
-    assert new.value_cost.dtype == jnp.float32 and not new.value_cost.weak_type
-    assert new.value_cost.sharding == given.value_cost.sharding
-    assert new.value_cost.committed
-    others = [name for name in given._fields if name != "value_cost"]
-    assert all(getattr(new, name) is getattr(given, name) for name in others)
+    moved = hparams.flatten(given)["value_cost"]
+    given = jax.tree.map(
+        lambda x: jax.device_put(x, device) if x is moved else x, given
+    )
+    new = hparams.flatten(_scheduler().apply(given, 0))
+    given = hparams.flatten(given)
+    value = new.pop("value_cost")
+    assert value.dtype == jnp.float32 and not value.weak_type
+    assert value.sharding == given["value_cost"].sharding
+    assert value.committed
+    assert all(x is given[name] for name, x in new.items())

@@ -166,7 +166,7 @@ def test_the_first_members_can_be_tested_alone(staged):
     for settings in (every, config.from_dict(values)):
         pieces = staging.pieces_of(settings, settings.stages[2], staged)
         state = pieces.init(pieces.hparams)
-        weights.append(jax.device_get(state.agent))
+        weights.append(jax.device_get(state.learner))
         hparams.append(jax.device_get(pieces.hparams))
         summaries.append(pieces.reporter.finish(state, None, {}, 0)[0])
     for all_, few in (weights, hparams):
@@ -180,9 +180,9 @@ def test_weights_that_moved_are_found_out(staged):
     pieces = staging.pieces_of(settings, settings.stages[2], staged)
     state = pieces.init(pieces.hparams)
     summary, _ = pieces.reporter.finish(state, None, {}, 0)
-    assert summary["parameters"]["after"] == contexts.fingerprint(state.agent)
-    learner = state.agent.learner._replace(updates=state.agent.learner.updates + 1)
-    moved = state._replace(agent=state.agent._replace(learner=learner))
+    assert summary["parameters"]["after"] == contexts.fingerprint(state.learner)
+    learner = state.learner._replace(updates=state.learner.updates + 1)
+    moved = state._replace(learner=learner)
     with pytest.raises(session.RunError, match="hashed"):
         pieces.reporter.finish(moved, None, {}, 0)
 

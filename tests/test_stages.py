@@ -122,7 +122,7 @@ def test_the_evaluation_is_of_frozen_weights_on_all_test_tasks(staged):
     assert summary["parameters"]["before"] == summary["parameters"]["after"]
     model = staged_runs.state_of(staged, "model")
     tested = staged_runs.state_of(staged, "in_context")
-    learned = {k: x for k, x in model.items() if k.startswith(".run.agent")}
+    learned = {k: x for k, x in model.items() if k.startswith(".run.learner")}
     assert learned and learned == {k: tested[k] for k in learned}
     curve = summary["tasks"]["dark/room"]["in_context"]
     returns = np.asarray(curve["returns"])

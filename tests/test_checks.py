@@ -1,0 +1,77 @@
+"""What is found out of an agent before anything is compiled: it is traced once."""
+
+import types as namespaces
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mtrl_jax import checks, config, envs, types
+
+T, B = 3, 2
+CONFIG = config.from_dict({"tasks": [{"env": "probe/both"}], "agent": {"name": "ppo"}})
+SPEC = envs.make("probe/both", (1, B)).spec
+
+
+def replaying(batch_of, fits=True):
+    """Returns an agent that learns from ``batch_of(rollout)``, by way of a replay."""
+
+    def observe(memory, rollout, key, hp, step):
+        assert rollout.action.shape == (T, B) and step.shape == ()
+        return memory + 1, batch_of(rollout)
+
+    def feedback(memory, found):
+        if not fits:
+            raise ValueError("feedback: no such rows")
+        return memory + found
+
+    def update(learner, batch, key, hp, step):
+        loss = sum(jnp.sum(x * 1.0) for x in jax.tree.leaves(batch))
+        return learner, {"loss": loss}, jnp.ones(B)
+
+    return types.Agent(
+        init=lambda key, hp: jnp.zeros(()),
+        carry=lambda slots: (),
+        act=lambda learner, carry, ts, key, hp: (ts.task, carry, ()),
+        update=update,
+        replay=types.Replay(lambda slots: jnp.zeros(slots), observe, feedback),
+    )
+
+
+def rewards(rollout):
+    return rollout.ts.reward[1:]
+
+
+def test_an_agent_with_a_replay_is_traced_through_it():
+    """observe, update and feedback: its metrics are those of batches from the memory."""
+    metrics = checks.check_agent(replaying(rewards), CONFIG, SPEC, B, T)
+    assert set(metrics) == {"loss"}
+    with pytest.raises(ValueError, match="feedback: no such rows"):
+        checks.check_agent(replaying(rewards, fits=False), CONFIG, SPEC, B, T)
+
+
+def test_a_dataset_is_learned_from_without_the_replay():
+    """Windows with their extras are the batch, and nothing is given back."""
+
+    def unasked(rollout):
+        raise AssertionError("there is nothing to observe offline")
+
+    agent = replaying(unasked, fits=False)
+    extras = jnp.ones((T, B))
+    assert set(checks.check_agent(agent, CONFIG, SPEC, B, T, extras)) == {"loss"}
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_offline_a_replay_must_draw_rollouts(fits):
+    """One line that names the agent and what would work."""
+    named = namespaces.SimpleNamespace(agent=CONFIG.agent)
+    if fits:
+        agent = replaying(lambda rollout: rollout)
+        checks.check_learns_from_rollouts(agent, named, SPEC, B, T)
+        agent = agent._replace(replay=None)
+        checks.check_learns_from_rollouts(agent, named, SPEC, B, T)
+        return
+    several = lambda rollout: jax.tree.map(lambda x: jnp.stack([x, x]), rollout)  # noqa: E731
+    for batch_of in (rewards, several):
+        with pytest.raises(config.ConfigError, match=r"agent.name='ppo' .* behaviour"):
+            checks.check_learns_from_rollouts(replaying(batch_of), named, SPEC, B, T)
