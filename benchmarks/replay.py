@@ -99,7 +99,9 @@ def chunk(megabytes: int, mode: str) -> tuple[Callable[[], Tree], int]:
         state, output = compiled(state, hp)
         return output
 
-    return call, compiled.memory_analysis().temp_size_in_bytes
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return call, analysis.temp_size_in_bytes
 
 
 def agent(spec: types.EnvSpec, rows: int) -> types.Agent:
