@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "mtrl_jax"
-CONTRACTS = {"types", "tree", "random", "xla"}
+CONTRACTS = {"types", "tree", "random", "hparams", "xla"}
 # Part of the package -> the parts it may import beside itself (DESIGN.md, section 4).
 ALLOWED = {
     **dict.fromkeys(CONTRACTS, CONTRACTS),
