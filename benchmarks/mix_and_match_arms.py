@@ -192,7 +192,7 @@ _CONFIG = {
 }
 _HPARAMS = {
     "learning_rate": 1e-3,
-    "epsilon": 1e-5,
+    "adam_eps": 1e-5,
     "discount": 0.98,
     "lambda_": 0.95,
     "clip_epsilon": 0.2,

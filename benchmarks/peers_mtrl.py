@@ -62,7 +62,7 @@ def experiment(settings: dict[str, Any]) -> schema.ExperimentConfig:
         "value_cost": given["vf_coef"],
         "entropy_cost": given["ent_coef"],
         "max_grad_norm": given["max_grad_norm"],
-        "epsilon": 1e-8,  # optax's, which rejax leaves as it is
+        "adam_eps": 1e-8,  # optax's, which rejax leaves as it is
     }
     passes = {name: settings[name] for name in ("epochs", "minibatches")}
     population = {"size": settings["population"], "at_once": settings["at_once"]}

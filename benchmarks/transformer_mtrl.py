@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import build, random, types, xla
+from mtrl_jax import build, hparams, random, types, xla
 from mtrl_jax.agents import algorithm_distillation
 from mtrl_jax.data import windows
 from mtrl_jax.engine import offline_runner, sharding
@@ -54,7 +54,9 @@ class Trainer:
         self.network = transformer.TransformerConfig(**sizes)
         config = algorithm_distillation.Config(self.network)
         self.agent = algorithm_distillation.make(self.spec, config)
-        self.hparams = algorithm_distillation.Hparams(**settings["hparams"])
+        self.hparams = hparams.override(
+            algorithm_distillation.Hparams(), settings["hparams"]
+        )
         mesh = sharding.make_mesh(1, 1, build.devices(1, True))
         runner = offline_runner.make(
             self.agent,

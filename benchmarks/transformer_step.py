@@ -64,7 +64,7 @@ SETTINGS: dict[str, Any] = {
         "decay_updates": 1200.0,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "epsilon": 1e-8,
+        "adam_eps": 1e-8,
     },
 }
 OURS, PEER, COMPILED = CONTENDERS = ("mtrl", "torch", "torch.compile")

@@ -126,7 +126,7 @@ class Trainer:
             self.model.parameters(),
             lr=hp["learning_rate"],
             betas=(0.9, 0.99),
-            eps=hp["epsilon"],
+            eps=hp["adam_eps"],
             weight_decay=hp["weight_decay"],
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -40,13 +40,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mtrl_jax import tree, types
-from mtrl_jax.agents import actor_critic, optimiser
+from mtrl_jax.agents.common import learning, optimiser
+from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient, rewards
-from mtrl_jax.networks import heads, histories, transformer
-from mtrl_jax.types import Array, Scalar, Tree
+from mtrl_jax.networks import heads, history_tokens, transformer
+from mtrl_jax.types import Array, Tree
 
 TARGETS = ("taken", "optimal")
 _ALL = 2**20  # steps, as good as any number; exact in float32
@@ -64,17 +64,12 @@ class Config:
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced. See ``optimiser.adamw``."""
+    """What PBT may perturb; every leaf is traced."""
 
-    learning_rate: Scalar = 3e-4
-    warmup_updates: Scalar = 100.0
-    decay_updates: Scalar = 0.0  # to the end of the cosine, 0: constant
-    weight_decay: Scalar = 0.0
-    max_grad_norm: Scalar = 1.0
-    epsilon: Scalar = 1e-8  # of the optimiser
-    label_smoothing: Scalar = 0.0  # share of the target that is uniform
-    temperature: Scalar = 1.0  # of acting; 0 is greedy
-    horizon: Scalar = 0.0  # steps that are seen, whole ones; 0: all of the context
+    optimiser: optimiser.AdamwHparams = optimiser.AdamwHparams()
+    label_smoothing: Share = 0.0  # share of the target that is uniform
+    temperature: Amount = 1.0  # of acting; 0 is greedy
+    horizon: Amount = 0.0  # steps that are seen, whole ones; 0: all of the context
 
 
 class Carry(NamedTuple):
@@ -113,9 +108,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     network = transformer.make(spec, config.transformer)
 
     def init(key, hp):
-        params = network.init(key)
-        opt = optimiser.adamw(hp).init(params)
-        return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
+        return learning.init(network.init(key), optimiser.adamw(hp.optimiser))
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -138,24 +131,22 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         action, log_prob = policy.sample_and_log_prob(key)
         return action, _remember(carry, cache, ts, action), log_prob
 
-    def update(learner, rollout, key, hp, step):
-        del step
-        params, opt, updates = learner
+    def imitation_loss(params, stats, rollout, key, hp):
         steps, target = steps_of(rollout), _target(rollout, config.target)
         steps = steps._replace(prev_reward=transform(steps.prev_reward))
+        logits = network.unroll(params, steps, key, horizon=horizon_of(hp))
+        mask = rollout.ts.action_mask[:-1]
+        policy = heads.policy(spec.action, logits, mask)
+        uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
+        total, metrics = loss(policy, uniform, target, _live(rollout), hp)
+        return total, learning.Aux(metrics, stats)
 
-        def smoothed(params):
-            logits = network.unroll(params, steps, key, horizon=horizon_of(hp))
-            mask = rollout.ts.action_mask[:-1]
-            policy = heads.policy(spec.action, logits, mask)
-            uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
-            return loss(policy, uniform, target, _live(rollout), hp)
-
-        (_, metrics), grads = jax.value_and_grad(smoothed, has_aux=True)(params)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        changes, opt = optimiser.adamw(hp).update(grads, opt, params)
-        params = optax.apply_updates(params, changes)
-        learner = actor_critic.Learner(params, opt, updates + 1)
+    def update(learner, rollout, key, hp, step):
+        del step
+        optimise = optimiser.adamw(hp.optimiser)
+        learner, metrics = learning.update(
+            imitation_loss, optimise, learner, rollout, key, hp
+        )
         return learner, metrics, ()
 
     return types.Agent(init, carry, act, update)
@@ -190,7 +181,7 @@ def loss(
     return nats + hp.label_smoothing * (spread - nats), metrics
 
 
-def steps_of(rollout: types.Rollout) -> histories.Steps:
+def steps_of(rollout: types.Rollout) -> history_tokens.Steps:
     """Returns the Steps [T, B] of a rollout; live where an action was chosen.
 
     Of a stream with its resets, the step that ends an episode is not live, and its
@@ -200,7 +191,7 @@ def steps_of(rollout: types.Rollout) -> histories.Steps:
     ended = _before(_ends(ts))
     action, reward = _before(rollout.action), _before(ts.reward)
     obs = jax.tree.map(_before, ts.obs)
-    return histories.Steps(
+    return history_tokens.Steps(
         obs=ts.obs,
         prev_obs=tree.where(ended, jax.tree.map(_before, obs), obs),
         prev_action=tree.where(ended, _before(action), action),
@@ -211,9 +202,9 @@ def steps_of(rollout: types.Rollout) -> histories.Steps:
     )
 
 
-def step_of(carry: Carry, ts: types.TimeStep) -> histories.Steps:
+def step_of(carry: Carry, ts: types.TimeStep) -> history_tokens.Steps:
     """Returns the Steps [B] of one moment of acting: a row of ``steps_of``."""
-    return histories.Steps(
+    return history_tokens.Steps(
         obs=ts.obs,
         prev_obs=carry.obs or None,
         prev_action=carry.action,

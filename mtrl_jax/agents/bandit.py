@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents import choosing
+from mtrl_jax.agents.common import exploration
+from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Key, Scalar
 
@@ -49,9 +50,9 @@ class Config:
 class Hparams(NamedTuple):
     """What PBT may perturb; every field is traced."""
 
-    exploration: Scalar = 1.0  # c; 0 is greedy
-    prior_a: Scalar = 1.0  # of the Beta, Thompson only: successes before the first pull
-    prior_b: Scalar = 1.0  # and failures
+    exploration: Amount = 1.0  # c; 0 is greedy
+    prior_a: Amount = 1.0  # of the Beta, Thompson only: successes before the first pull
+    prior_b: Amount = 1.0  # and failures
 
 
 class Carry(NamedTuple):
@@ -63,7 +64,7 @@ class Carry(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting tells learning, ``[T, B]``; of the arm that was pulled."""
+    """What acting notes down for the update, ``[T, B]``; of the arm that was pulled."""
 
     score: Array  # what the arm is pulled for, see above
     estimate: Array  # its mean reward so far, 0 before the first
@@ -88,7 +89,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         raise ValueError(
             f"algorithm: unknown {config.algorithm!r}; one of {', '.join(ALGORITHMS)}"
         )
-    arms = choosing.number_of_actions(spec.action, "bandit")
+    arms = exploration.number_of_actions(spec.action, "bandit")
     thompson = config.algorithm == "thompson"
 
     def init(key, hp):
@@ -113,10 +114,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         else:
             score = ucb1_scores(pulls, total, hp.exploration)
             allowed = untried_first(pulls, ts.action_mask)
-        ties, highest = choosing.best(score, allowed)
+        ties, highest = exploration.greedy(score, allowed)
         u = jax.random.uniform(tie_key, ts.reward.shape)
-        action = choosing.uniform_from(ties, u)
-        estimate = choosing.entry(total / jnp.maximum(pulls, 1.0), action)
+        action = exploration.uniform_from(ties, u)
+        estimate = exploration.entry(total / jnp.maximum(pulls, 1.0), action)
         return action, Carry(pulls, total, action), Extras(highest, estimate)
 
     def update(learner, rollout, key, hp, step):
@@ -126,7 +127,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         def mean(x: Array) -> Array:
             return policy_gradient.masked_mean(x, live)
 
-        score, estimate = rollout.extras
+        score, estimate = rollout.extras.score, rollout.extras.estimate
         metrics = {
             "reward": mean(rollout.ts.reward[1:]),
             "estimate": mean(estimate),

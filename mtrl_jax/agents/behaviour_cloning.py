@@ -16,15 +16,14 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import optax
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, optimiser
+from mtrl_jax.agents.common import learning, optimiser, unrolls
+from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.types import Array, Scalar, Tree
+from mtrl_jax.types import Array, Tree
 
 INFO = types.AgentInfo("imitation of a dataset's actions (Pomerleau 1991)")
 
@@ -36,17 +35,14 @@ class Config:
     network: networks.NetworkConfig = dataclasses.field(
         default_factory=networks.NetworkConfig
     )
-    optimiser: str = "adam"  # see agents/optimiser.py
+    optimiser: str = "adam"  # see agents/common/optimiser.py
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced."""
+    """What PBT may perturb; every leaf is traced."""
 
-    learning_rate: Scalar = 1e-3
-    decay_updates: Scalar = 0.0  # linear decay to 0 over this many updates, 0: constant
-    max_grad_norm: Scalar = 1.0
-    epsilon: Scalar = 1e-8  # of the optimiser
-    temperature: Scalar = 1.0  # of acting; 0 is greedy
+    optimiser: optimiser.Hparams = optimiser.Hparams(max_grad_norm=1.0)
+    temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
@@ -62,30 +58,31 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     optimiser.check(config.optimiser)
     network = networks.make(spec, config.network)
 
+    def optimise(hp):
+        return optimiser.make(config.optimiser, hp.optimiser)
+
     def init(key, hp):
-        params = network.init(key)
-        opt = optimiser.make(config.optimiser, hp).init(params)
-        return actor_critic.Learner(params, opt, jnp.zeros((), jnp.int32))
+        return learning.init(network.init(key), optimise(hp))
 
     def carry(batch):
-        return actor_critic.initial_carry(network, spec.action, batch)
+        return unrolls.initial_carry(network, spec.action, batch)
 
     def act(learner, carry, ts, key, hp):
-        action, carry, extras = actor_critic.act(
+        action, carry, extras = unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature
         )
         return action, carry, extras.log_prob
 
+    def cloning_loss(params, stats, rollout, key, hp):
+        del key, hp
+        nats, metrics = loss(network, params, rollout)
+        return nats, learning.Aux(metrics, stats)
+
     def update(learner, rollout, key, hp, step):
-        del key, step  # The update is deterministic.
-        params, opt, updates = learner
-        (_, metrics), grads = jax.value_and_grad(loss, argnums=1, has_aux=True)(
-            network, params, rollout
+        del step
+        learner, metrics = learning.update(
+            cloning_loss, optimise(hp), learner, rollout, key, hp
         )
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        changes, opt = optimiser.make(config.optimiser, hp).update(grads, opt)
-        params = optax.apply_updates(params, changes)
-        learner = actor_critic.Learner(params, opt, updates + 1)
         return learner, metrics, ()
 
     return types.Agent(init, carry, act, update)
@@ -95,10 +92,8 @@ def loss(
     network: networks.Network, params: Tree, rollout: types.Rollout
 ) -> tuple[Array, dict[str, Array]]:
     """Returns (loss, metrics): mean -log π of the data's actions over live steps."""
-    out, _ = network.unroll(
-        params, rollout.carry.core, rollout.ts, actor_critic.previous_actions(rollout)
-    )
-    policy, mask = jax.tree.map(lambda x: x[:-1], (out.policy, rollout.ts.action_mask))
+    out = unrolls.outputs(network, params, rollout)
+    policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
     distribution = network.distribution(policy, mask)
     # The action that was sent into a reset was nobody's choice, and a dataset says which
     # steps there are.

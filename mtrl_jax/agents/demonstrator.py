@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents import choosing
+from mtrl_jax.agents.common import exploration
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Key, Scalar
 
@@ -40,15 +40,10 @@ class Config:
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced.
+    """What PBT may perturb; every leaf is traced. ``epsilon_end`` is the floor."""
 
-    ε falls linearly from ``epsilon_start`` to ``epsilon_end``, the floor, over
-    ``decay_updates`` updates, 0: it stays at the start.
-    """
-
-    epsilon_start: Scalar = 1.0
-    epsilon_end: Scalar = 0.0
-    decay_updates: Scalar = 180.0  # 90 % of 200
+    # 90 % of 200.
+    exploration: exploration.Hparams = exploration.Hparams(decay_updates=180.0)
 
 
 class Learner(NamedTuple):
@@ -58,7 +53,7 @@ class Learner(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting tells learning, ``[T, B]``."""
+    """What acting notes down for the update, ``[T, B]``."""
 
     log_prob: Array  # of the action under the policy that took it
 
@@ -72,7 +67,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: actions that are not discrete, environments that do not say it.
     """
     del config
-    choosing.number_of_actions(spec.action, "demonstrator")
+    exploration.number_of_actions(spec.action, "demonstrator")
     if types.OPTIMAL not in spec.obs:
         raise ValueError(
             f"obs: demonstrator is told what is best as {types.OPTIMAL!r}, the "
@@ -85,9 +80,9 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def act(learner, carry, ts, key, hp):
         best = ts.obs[types.OPTIMAL]
-        epsilon = choosing.epsilon_at(learner.updates, hp)
+        epsilon = exploration.epsilon_at(learner.updates, hp.exploration)
         # What is illegal cannot be best, whoever says so.
-        epsilon = jnp.where(choosing.entry(ts.action_mask, best), epsilon, 1.0)
+        epsilon = jnp.where(exploration.entry(ts.action_mask, best), epsilon, 1.0)
         action = noisy(key, best, epsilon, ts.action_mask)
         other = epsilon / jnp.sum(ts.action_mask, axis=-1)
         likely = jnp.where(action == best, 1.0 - epsilon + other, other)
@@ -98,7 +93,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         updates, ts = learner.updates, rollout.ts
         agrees = (rollout.action == ts.obs[types.OPTIMAL][:-1]).astype(jnp.float32)
         metrics = {
-            "epsilon": choosing.epsilon_at(updates, hp),
+            "epsilon": exploration.epsilon_at(updates, hp.exploration),
             "optimal": policy_gradient.masked_mean(agrees, ~ts.first[1:]),
         }
         return Learner(updates + 1), metrics, ()

@@ -9,25 +9,33 @@ Actor-Learner Architectures" (arXiv:1802.01561).
 Deviations from the paper: losses are means over live steps instead of sums over time and
 batch, so that a setting carries over between batch sizes. A sum over N = T·B steps with
 RMSProp epsilon e (inside the square root, as in the authors' program) and gradient-norm
-bound g is, here, epsilon √e/N and bound g/N: the paper's Atari values 0.01 and 40 at
+bound g is, here, rmsprop_eps √e/N and bound g/N: the paper's Atari values 0.01 and 40 at
 N = 640 are 1.6e-4 and 0.0625.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, optimiser, vtrace
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    objective,
+    optimiser,
+    unrolls,
+    vtrace,
+)
+from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.types import Scalar
 
 INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
     needs_extras=True,
-    learns=actor_critic.LEARNS,
+    learns=unrolls.LEARNS,
 )
 
 
@@ -38,7 +46,7 @@ class Config:
     network: networks.NetworkConfig = dataclasses.field(
         default_factory=networks.NetworkConfig
     )
-    optimiser: str = "rmsprop"  # see agents/optimiser.py
+    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
@@ -46,52 +54,78 @@ class Config:
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced."""
+    """What PBT may perturb; every leaf is traced."""
 
-    learning_rate: Scalar = 6e-4
-    decay_updates: Scalar = 0.0  # linear decay to 0 over this many updates, 0: constant
-    entropy_cost: Scalar = 0.01
-    value_cost: Scalar = 0.5
-    discount: Scalar = 0.99
-    lambda_: Scalar = 1.0
-    clip_rho: Scalar = 1.0
-    clip_pg_rho: Scalar = 1.0
-    clip_epsilon: Scalar = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
-    reward_scale: Scalar = 1.0  # before the transform
-    max_grad_norm: Scalar = 0.5
-    epsilon: Scalar = 1.6e-4  # of the optimiser
-    temperature: Scalar = 1.0  # of acting; 0 is greedy
+    optimiser: optimiser.Hparams = optimiser.Hparams(
+        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
+    )
+    costs: objective.Costs = objective.Costs()
+    returns: unrolls.Returns = unrolls.Returns()
+    vtrace: vtrace.Hparams = vtrace.Hparams()
+    temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
-def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+def make(
+    spec: types.EnvSpec,
+    config: Config = Config(),
+    auxiliaries: Sequence[objective.Auxiliary] = (),
+) -> types.Agent:
     """Returns the V-trace agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, grad_norm, rho`` (mean importance
-    ratio), ``value`` (mean), all means over live transitions.
+    ratio), ``value`` (mean), all means over live transitions, and each auxiliary loss by
+    its name. The auxiliaries' batch is the rollout.
 
     Raises:
       ValueError: an unknown optimiser, reward transform or network option; at trace
         time, slots that do not divide into the minibatches.
     """
-    optimiser.check_passes(config)
+    learning.check(config)
     network = networks.make(spec, config.network)
     transform = rewards.get(config.rewards)
 
+    def optimise(hp):
+        steps = config.epochs * config.minibatches
+        return optimiser.make(config.optimiser, hp.optimiser, steps)
+
     def init(key, hp):
-        return vtrace.init(network.init(key), config, hp)
+        params = objective.add_heads(network.init(key), auxiliaries, key)
+        return learning.init(params, optimise(hp))
 
     def carry(batch):
-        return actor_critic.initial_carry(network, spec.action, batch)
+        return unrolls.initial_carry(network, spec.action, batch)
 
     def act(learner, carry, ts, key, hp):
-        return actor_critic.act(network, learner.params, carry, ts, key, hp.temperature)
+        return unrolls.act(network, learner.params, carry, ts, key, hp.temperature)
 
-    def loss_fn(params, rollout, hp):
-        now = actor_critic.evaluate(network, params, rollout)
-        return vtrace.loss(now, rollout, transform, hp, config.normalise_advantages)
+    def loss(params, stats, rollout, key, hp):
+        del key
+        out = unrolls.outputs(network, params, rollout)
+        terms, metrics = vtrace.terms(
+            unrolls.evaluate(network, out, rollout),
+            rollout.extras.log_prob,
+            unrolls.arrivals(rollout, transform, hp.returns),
+            hp.vtrace,
+            normalise=config.normalise_advantages,
+        )
+        more = objective.auxiliary_losses(
+            auxiliaries, params, out.features, rollout, hp
+        )
+        total, parts = objective.total(terms, hp.costs, more)
+        return total, learning.Aux(metrics | parts, stats)
 
     def update(learner, rollout, key, hp, step):
         del step
-        return vtrace.update(loss_fn, config, learner, rollout, key, hp)
+        learner, metrics = learning.passes(
+            loss,
+            optimise(hp),
+            learner,
+            minibatches.slots(rollout),
+            key,
+            hp,
+            epochs=config.epochs,
+            minibatches=config.minibatches,
+        )
+        return learner, metrics, ()
 
     return types.Agent(init, carry, act, update)

@@ -24,26 +24,33 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents import actor_critic, optimiser, vtrace
-from mtrl_jax.agents import control as control_lib
-from mtrl_jax.agents.mixture import Mixture, matching_loss
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    mixture_control,
+    objective,
+    optimiser,
+    unrolls,
+    vtrace,
+)
+from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
+from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import mixing, policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import components as components_lib
 from mtrl_jax.networks import subsets
-from mtrl_jax.types import Array, Scalar, Tree
+from mtrl_jax.types import Array, Tree
 
 INFO = types.AgentInfo(
     "agent curricula on V-trace (Czarnecki et al. 2018)",
     needs_extras=True,
-    learns=actor_critic.LEARNS,
+    learns=unrolls.LEARNS,
 )
 _MOST_ACTIONS = 10_000
 
@@ -73,7 +80,7 @@ class Config:
     matching: str = "adjacent"
     fades: bool = True
     teacher_learns: bool = False  # from being matched
-    optimiser: str = "rmsprop"  # see agents/optimiser.py
+    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
@@ -81,23 +88,17 @@ class Config:
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced."""
+    """What PBT may perturb; every leaf is traced."""
 
-    alpha: Scalar = 0.0  # 0: the first component alone, 1: the last alone
-    matching_cost: Scalar = 1.0
-    learning_rate: Scalar = 6e-4
-    decay_updates: Scalar = 0.0  # linear decay to 0 over this many updates, 0: constant
-    entropy_cost: Scalar = 0.01
-    value_cost: Scalar = 0.5
-    discount: Scalar = 0.99
-    lambda_: Scalar = 1.0
-    clip_rho: Scalar = 1.0
-    clip_pg_rho: Scalar = 1.0
-    clip_epsilon: Scalar = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
-    reward_scale: Scalar = 1.0  # before the transform
-    max_grad_norm: Scalar = 0.5
-    epsilon: Scalar = 1.6e-4  # of the optimiser
-    temperature: Scalar = 1.0  # of acting; 0 is greedy
+    alpha: Share = 0.0  # 0: the first component alone, 1: the last alone
+    matching_cost: Amount = 1.0
+    optimiser: optimiser.Hparams = optimiser.Hparams(
+        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
+    )
+    costs: objective.Costs = objective.Costs()
+    returns: unrolls.Returns = unrolls.Returns()
+    vtrace: vtrace.Hparams = vtrace.Hparams()
+    temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
 class Carry(NamedTuple):
@@ -109,7 +110,7 @@ class Carry(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting tells learning, ``[T, B]``."""
+    """What acting notes down for the update, ``[T, B]``."""
 
     log_prob: Array  # of the action under what acted: the mixture, or its component
     value: Array
@@ -131,12 +132,16 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     listed = _listed(config, spec)
     network = components_lib.make(spec, config.network, listed, config.share)
     _check_nested(network.parts)
-    control = control_lib.Control(
+    control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
 
+    def optimise(hp):
+        steps = config.epochs * config.minibatches
+        return optimiser.make(config.optimiser, hp.optimiser, steps)
+
     def init(key, hp):
-        return vtrace.init(network.init(key), config, hp)
+        return learning.init(network.init(key), optimise(hp))
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -161,11 +166,22 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         value = mixing.mixed_value(control.baseline(planned, choice), _values(outputs))
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
+    loss = make_loss(spec, config, network, control)
+
     def update(learner, rollout, key, hp, step):
         del step
-        return vtrace.update(loss_fn, config, learner, rollout, key, hp)
+        learner, metrics = learning.passes(
+            loss,
+            optimise(hp),
+            learner,
+            minibatches.slots(rollout),
+            key,
+            hp,
+            epochs=config.epochs,
+            minibatches=config.minibatches,
+        )
+        return learner, metrics, ()
 
-    loss_fn = make_loss(spec, config, network, control)
     return types.Agent(init, carry, act, update)
 
 
@@ -173,14 +189,15 @@ def make_loss(
     spec: types.EnvSpec,
     config: Config,
     network: components_lib.Networks,
-    control: control_lib.Control,
-) -> Callable[[Tree, types.Rollout, Hparams], tuple[Array, dict[str, Array]]]:
-    """Returns ``loss(params, rollout, hp) -> (loss, metrics)`` of one rollout."""
+    control: mixture_control.Control,
+) -> learning.Loss:
+    """Returns the loss of one rollout."""
     transform = rewards.get(config.rewards)
     within = config.matching == "within_support"
 
-    def loss_fn(params, rollout, hp):
-        previous = actor_critic.previous_actions(rollout)
+    def loss(params, stats, rollout, key, hp):
+        del key
+        previous = unrolls.previous_actions(rollout)
         outputs, _ = network.unroll(params, rollout.carry.core, rollout.ts, previous)
         acting, task = jax.tree.map(
             lambda x: x[:-1], ((outputs, rollout.ts.action_mask), rollout.ts.task)
@@ -194,24 +211,26 @@ def make_loss(
         mixture, value = in_control(outputs, policies, rollout, hp)
         log_probs = mixture.log_probs(rollout.action)
         log_prob = mixing.log_mixture(mixture.weights, log_probs)
-        now = actor_critic.Evaluated(log_prob, mixture.entropy(), value)
-        loss, metrics = vtrace.loss(
-            now, rollout, transform, hp, config.normalise_advantages
+        terms, metrics = vtrace.terms(
+            unrolls.Evaluated(log_prob, mixture.entropy(), value),
+            rollout.extras.log_prob,
+            unrolls.arrivals(rollout, transform, hp.returns),
+            hp.vtrace,
+            normalise=config.normalise_advantages,
         )
-
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
         matching = mean(match(control.pairs(hp.alpha, task)))
+        more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
+        total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
-        loss = loss + hp.matching_cost * matching
-        return loss, metrics | {
-            "loss": loss,
-            "matching_loss": matching,
+        beside = {
             "kl": mean(match(control.all_pairs(task))),
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
+        return total, learning.Aux(metrics | parts | beside, stats)
 
     def in_control(outputs, policies, rollout, hp):
         """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""
@@ -222,7 +241,7 @@ def make_loss(
         value = mixing.mixed_value(control.baseline(planned, after), _values(outputs))
         return Mixture(policies, weights, spec.action), value
 
-    return loss_fn
+    return loss
 
 
 def _values(outputs) -> Array:
@@ -248,10 +267,10 @@ def _listed(config: Config, spec: types.EnvSpec) -> tuple:
 
 
 def _check(config: Config, spec: types.EnvSpec) -> None:
-    optimiser.check_passes(config)
+    learning.check(config)
     for field, known in (
-        ("control", control_lib.CONTROLS),
-        ("matching", control_lib.MATCHINGS),
+        ("control", mixture_control.CONTROLS),
+        ("matching", mixture_control.MATCHINGS),
     ):
         if getattr(config, field) not in known:
             raise ValueError(

@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents import choosing
+from mtrl_jax.agents.common import exploration
+from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Scalar
 
@@ -53,18 +54,12 @@ class Config:
 
 
 class Hparams(NamedTuple):
-    """What PBT may perturb; every field is traced.
+    """What PBT may perturb; every leaf is traced."""
 
-    ε falls linearly from ``epsilon_start`` to ``epsilon_end`` over ``decay_updates``
-    updates, 0: it stays at the start. Both 0 is greedy.
-    """
-
-    learning_rate: Scalar = 0.9933
-    discount: Scalar = 0.6238
-    epsilon_start: Scalar = 1.0
-    epsilon_end: Scalar = 0.0
+    learning_rate: Amount = 0.9933
+    discount: Share = 0.6238
     # 90 % of 200 episodes of 20 steps and a reset, learned from one step at a time.
-    decay_updates: Scalar = 3780.0
+    exploration: exploration.Hparams = exploration.Hparams(decay_updates=3780.0)
 
 
 class Learner(NamedTuple):
@@ -75,7 +70,7 @@ class Learner(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting tells learning, ``[T, B]``."""
+    """What acting notes down for the update, ``[T, B]``."""
 
     log_prob: Array  # of the action under the policy that took it
     value: Array  # max_a Q(s, a)
@@ -103,7 +98,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: actions that are not discrete, observations that are not a vector,
         sizes that do not fit it, an empty range.
     """
-    actions = choosing.number_of_actions(spec.action, "tabular")
+    actions = exploration.number_of_actions(spec.action, "tabular")
     tasks = len(spec.tasks) if config.per_task else 1
     states = _number_of_states(spec, config)
 
@@ -118,11 +113,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def act(learner, carry, ts, key, hp):
         q = _look_up(learner.table, rows(ts))
-        greedy, value = choosing.best(q, ts.action_mask)
-        epsilon = choosing.epsilon_at(learner.updates, hp)
+        greedy, value = exploration.greedy(q, ts.action_mask)
+        epsilon = exploration.epsilon_at(learner.updates, hp.exploration)
         u = jax.random.uniform(key, (2, *value.shape))
         among = jnp.where((u[0] < epsilon)[..., None], ts.action_mask, greedy)
-        action = choosing.uniform_from(among, u[1])
+        action = exploration.uniform_from(among, u[1])
         log_prob = jnp.log(probability(action, greedy, ts.action_mask, epsilon))
         return action, carry, Extras(log_prob, value)
 
@@ -136,7 +131,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             "value": policy_gradient.masked_mean(
                 rollout.extras.value, ~rollout.ts.first[1:]
             ),
-            "epsilon": choosing.epsilon_at(updates, hp),
+            "epsilon": exploration.epsilon_at(updates, hp.exploration),
         }
         return Learner(table, updates + 1), metrics, ()
 
@@ -165,7 +160,7 @@ def probability(action: Array, greedy: Array, legal: Array, epsilon: Array) -> A
     """
     explore = epsilon / jnp.sum(legal, axis=-1)
     exploit = (1.0 - epsilon) / jnp.sum(greedy, axis=-1)
-    return explore + jnp.where(choosing.entry(greedy, action), exploit, 0.0)
+    return explore + jnp.where(exploration.entry(greedy, action), exploit, 0.0)
 
 
 def transitions(rollout: types.Rollout, rows: Array) -> Transitions:
@@ -189,7 +184,7 @@ def q_learning(
     """Returns (table, errors ``[N]``) after learning from each step in turn."""
 
     def learn(table: Array, step: Transitions) -> tuple[Array, Array]:
-        _, best = choosing.best(_look_up(table, step.s_t), step.legal_t)
+        _, best = exploration.greedy(_look_up(table, step.s_t), step.legal_t)
         target = step.r_t + discount * step.discount_t * best
         old = _look_up(table, step.s_tm1)[step.a_tm1]
         error = jnp.where(step.live, target - old, 0.0)

@@ -16,6 +16,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from mtrl_jax import hparams
 from mtrl_jax.config import completion, schema, strict
 
 
@@ -202,7 +203,7 @@ def agent_config(config: Any):
 
 def agent_hparams(config: Any):
     """Returns the agent's Hparams as Python floats."""
-    return agent_module(config).Hparams(**config.agent.hparams)
+    return hparams.override(agent_module(config).Hparams(), config.agent.hparams)
 
 
 def _set(values: Any, path: list[str], value: Any, item: str) -> None:

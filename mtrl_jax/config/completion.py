@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mtrl_jax import hparams
 from mtrl_jax.config import strict
 from mtrl_jax.envs import errors
+
+# Hyperparameters that had another name -> what they are called now.
+RENAMED = {"epsilon": ("adam_eps", "rmsprop_eps")}
 
 
 def complete(config: Any) -> Any:
@@ -23,8 +27,8 @@ def complete(config: Any) -> Any:
         raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
     module = agents.get(config.agent.name)
     static = strict.build(module.Config, config.agent.config, "agent.config")
-    fields = module.Hparams._fields  # type: ignore[attr-defined]
-    _check_hparams(config, fields)
+    fields = hparams.names(module.Hparams)
+    _check_hparams(config, module.Hparams)
     population = config.population
     if population.pbt is not None:
         try:
@@ -41,18 +45,17 @@ def complete(config: Any) -> Any:
             "evaluation.every_updates=0 with population.fitness.source='evaluation': "
             "members are judged by evaluations, give their interval"
         )
-    starts = _starts(config)
-    hparams = {**module.Hparams()._asdict(), **config.agent.hparams, **starts}  # type: ignore[attr-defined]
+    given = config.agent.hparams | _starts(config)
+    filled = hparams.flatten(module.Hparams()) | given
     agent = config.agent.model_copy(
-        update={"config": strict.plain(static), "hparams": hparams}
+        update={"config": strict.plain(static), "hparams": filled}
     )
     return config.model_copy(update={"agent": agent})
 
 
-def _check_hparams(config: Any, fields: tuple[str, ...]) -> None:
-    """Raises ValueError for a hyperparameter that is none, or beyond its bounds."""
-    from mtrl_jax.agents import bounds
-
+def _check_hparams(config: Any, known: type) -> None:
+    """Raises ValueError unless every hyperparameter is one, and within its bounds."""
+    fields = hparams.names(known)
     for path, given in (
         ("agent.hparams", config.agent.hparams),
         ("agent.schedules", config.agent.schedules),
@@ -61,6 +64,9 @@ def _check_hparams(config: Any, fields: tuple[str, ...]) -> None:
     ):
         for name, value in given.items():
             if name not in fields:
+                now = [x for x in RENAMED.get(name, ()) if x in fields]
+                if now:
+                    raise ValueError(f"{path}.{name} is now {' or '.join(now)}")
                 hint = errors.suggest(name, fields)
                 raise ValueError(f"{path}.{name} is unknown{hint}")
             ends = {"": value}
@@ -68,7 +74,7 @@ def _check_hparams(config: Any, fields: tuple[str, ...]) -> None:
                 ends = {".low": value.low, ".high": value.high}
             for end, number in ends.items():
                 try:
-                    bounds.check(name, number)
+                    hparams.check_bounds(known, name, number)
                 except ValueError as error:
                     raise ValueError(f"{path}.{name}{end}{error}") from None
 

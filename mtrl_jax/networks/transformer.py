@@ -1,6 +1,6 @@
 """A causal transformer that reads a learning history and says the next action.
 
-    x = tokens(o, a, r, done) (+ position)               see histories
+    x = tokens(o, a, r, done) (+ position)               see history_tokens
     x = x + attention(norm(x));  x = x + W2 gelu(W1 norm(x))      ``layers`` times
     logits_t = linear(norm(x)) at the token of o_t
 
@@ -53,11 +53,11 @@ import jax.numpy as jnp
 
 from mtrl_jax import tree, types
 from mtrl_jax.networks import (
-    histories,
+    attention_windows,
+    history_tokens,
     torsos,
     transformer_config,
     transformer_layers,
-    windows,
 )
 from mtrl_jax.types import Array, Key, Tree
 
@@ -68,7 +68,7 @@ _DEFAULT = TransformerConfig()
 class Recent(NamedTuple):
     """The last steps as they came, newest at the end; before the first: padding."""
 
-    steps: histories.Steps  # [B, context, ...]
+    steps: history_tokens.Steps  # [B, context, ...]
 
 
 class Transformer(NamedTuple):
@@ -100,7 +100,7 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
     config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
     module = transformer_layers.Layers(config, spec.action)
     encoding = config.encoding
-    example = histories.dummy(spec.obs, spec.action, encoding)
+    example = history_tokens.dummy(spec.obs, spec.action, encoding)
 
     def init(key):
         one = jax.tree.map(lambda x: x[None], example)
@@ -108,7 +108,7 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
 
     def unroll(params, steps, key=None, window=None, horizon=None):
         chex.assert_rank(steps.has_prev, 2)
-        steps = histories.read(steps, encoding)
+        steps = history_tokens.read(steps, encoding)
         window = _window(config, window, steps.has_prev.shape[0])
         logits, _ = module.apply(
             {"params": params},
@@ -121,15 +121,15 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
         return logits
 
     def cached(params, cache, steps, horizon=None):
-        one = jax.tree.map(lambda x: x[None], histories.read(steps, encoding))
+        one = jax.tree.map(lambda x: x[None], history_tokens.read(steps, encoding))
         variables, window = {"params": params}, config.context
         logits, cache = module.apply(variables, one, window, cache, horizon=horizon)
         return logits[0], cache
 
     def recomputed(params, cache, steps, horizon=None):
-        cache = _append(cache, histories.read(steps, encoding))
+        cache = _append(cache, history_tokens.read(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
-        read = read if horizon is None else windows.last(read, horizon)
+        read = read if horizon is None else attention_windows.last(read, horizon)
         variables = {"params": params}
         logits, _ = module.apply(variables, read, config.context, newest=True)
         return logits[0], cache
@@ -160,8 +160,8 @@ def _horizon(config: TransformerConfig, horizon: Array | None) -> Array | None:
     return jnp.where(horizon < config.context, horizon, jnp.iinfo(jnp.int32).max)
 
 
-def _empty_cache(config: TransformerConfig, batch: int) -> windows.Cache:
-    return windows.empty(
+def _empty_cache(config: TransformerConfig, batch: int) -> attention_windows.Cache:
+    return attention_windows.empty(
         layers=config.layers,
         heads=config.heads,
         size=config.width // config.heads,
@@ -173,7 +173,7 @@ def _empty_cache(config: TransformerConfig, batch: int) -> windows.Cache:
 
 
 def _empty_recent(
-    config: TransformerConfig, one: histories.Steps, batch: int
+    config: TransformerConfig, one: history_tokens.Steps, batch: int
 ) -> Recent:
     def fresh(x):
         return jnp.zeros((batch, config.context, *x.shape[1:]), x.dtype)
@@ -181,7 +181,7 @@ def _empty_recent(
     return Recent(jax.tree.map(fresh, one._replace(live=one.has_prev)))
 
 
-def _append(cache: Recent, steps: histories.Steps) -> Recent:
+def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:
     """Returns the cache with Steps [B] at the end, unchanged where they are padding."""
     live = steps.live
     if live is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import types
-from mtrl_jax.networks import attention, conv, histories, torsos
+from mtrl_jax.networks import attention, conv, history_tokens, torsos
 
 POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")
@@ -21,7 +21,7 @@ class TransformerConfig:
     heads: int = 4
     feedforward: int = 2048
     context: int = 100  # in steps
-    encoding: str = "step"  # step, triple, set; see histories
+    encoding: str = "step"  # step, triple, set; see history_tokens
     positions: str = "rotary"  # rotary, learned, none
     acting: str = "auto"  # cache, recompute; auto: cache, unless positions are learned
     dropout: float = 0.0  # of what a layer adds
@@ -45,7 +45,7 @@ def acting(config: TransformerConfig) -> str:
 def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
     """Returns nothing; raises ValueError for what ``transformer.make`` refuses."""
     for field, known in (
-        ("encoding", tuple(histories.TOKENS)),
+        ("encoding", tuple(history_tokens.TOKENS)),
         ("positions", POSITIONS),
         ("acting", ACTING),
         ("activation", tuple(torsos.ACTIVATIONS)),

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from mtrl_jax import types
 from mtrl_jax.networks import (
     attention,
-    histories,
+    attention_windows,
+    history_tokens,
     initialisers,
     product,
     transformer_config,
-    windows,
 )
 from mtrl_jax.types import Array
 
@@ -23,7 +23,7 @@ from mtrl_jax.types import Array
 class Layers(nn.Module):
     """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1.
 
-    With a ``horizon`` the Steps are seen in pieces (see ``windows.cut``), and a ring no
+    With a ``horizon`` the Steps are seen in pieces (see ``attention_windows.cut``), and a ring no
     further than that. ``newest``: logits [1, B, M] of the last step alone.
     """
 
@@ -33,30 +33,32 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(
         self,
-        steps: histories.Steps,
+        steps: history_tokens.Steps,
         window: int,
-        cache: windows.Cache | None = None,
+        cache: attention_windows.Cache | None = None,
         deterministic: bool = True,
         horizon: Array | None = None,
         newest: bool = False,
-    ) -> tuple[Array, windows.Cache | None]:
+    ) -> tuple[Array, attention_windows.Cache | None]:
         config = self.config
         if horizon is not None and cache is None:
-            steps = windows.cut(steps, horizon)
+            steps = attention_windows.cut(steps, horizon)
         x = self._tokens()(steps)  # [B, S, width]
         if config.positions == "learned":
             x = x + self._positions(steps, horizon)
         x = nn.Dropout(config.embedding_dropout)(x, deterministic=deterministic)
         encoding, size = config.encoding, _rotary_size(config)
         if cache is None:
-            sight = windows.of_sequence(steps, window, encoding, size, horizon)
+            sight = attention_windows.of_sequence(
+                steps, window, encoding, size, horizon
+            )
         else:
             seen = window if horizon is None else jnp.minimum(window, horizon)
-            sight, cache = windows.of_ring(steps, cache, seen, encoding, size)
+            sight, cache = attention_windows.of_ring(steps, cache, seen, encoding, size)
         keys, values = [], []
         for i in range(config.layers):
             is_last = i == config.layers - 1
-            tokens = histories.TOKENS[encoding]
+            tokens = history_tokens.TOKENS[encoding]
             goes_on = slice(tokens - 1, None, tokens) if is_last else slice(None)
             if is_last and newest:
                 goes_on, sight = slice(-1, None), sight._replace(band=None)
@@ -69,9 +71,9 @@ class Layers(nn.Module):
             cache = cache._replace(keys=tuple(keys), values=tuple(values))
         return jnp.swapaxes(self._policy(x), 0, 1), cache
 
-    def _tokens(self) -> histories.Tokens:
+    def _tokens(self) -> history_tokens.Tokens:
         config = self.config
-        return histories.Tokens(
+        return history_tokens.Tokens(
             config.encoding,
             config.width,
             self.space,
@@ -83,15 +85,15 @@ class Layers(nn.Module):
             name="tokens",
         )
 
-    def _positions(self, steps: histories.Steps, horizon: Array | None) -> Array:
+    def _positions(self, steps: history_tokens.Steps, horizon: Array | None) -> Array:
         """Returns what is added to the tokens of each step, [B or 1, S, width]."""
         config = self.config
         shape = (config.context, config.width)
         table = self.param("positions", nn.initializers.normal(0.02), shape)
-        position = windows.positions(steps.live, steps.has_prev.shape[0])
+        position = attention_windows.positions(steps.live, steps.has_prev.shape[0])
         position = position if horizon is None else position % horizon
         each = jnp.take(table, position, axis=0)
-        return jnp.repeat(each, histories.TOKENS[config.encoding], axis=1)
+        return jnp.repeat(each, history_tokens.TOKENS[config.encoding], axis=1)
 
     def _policy(self, x: Array) -> Array:
         """Returns the logits [B, T, M] in float32, whatever the products were in."""
@@ -116,15 +118,15 @@ class _Block(nn.Module):
     def __call__(
         self,
         x: Array,
-        sight: windows.Sight,
+        sight: attention_windows.Sight,
         memory: tuple[Array, Array] | None,
         going_on: slice,
     ) -> tuple[Array, tuple[Array, Array]]:
         y = self._norm("attention_norm")(x)
         query, key, value = self._query_key_value(y, going_on, sight.rotation)
         if memory is not None and sight.written is not None:
-            key = windows.write(memory[0], key, sight.written)
-            value = windows.write(memory[1], value, sight.written)
+            key = attention_windows.write(memory[0], key, sight.written)
+            value = attention_windows.write(memory[1], value, sight.written)
         y = self._attend(query, key, value, sight, going_on)
         x = x[:, going_on] + self._drop(y)
         y = self._linear(self.config.feedforward, "expand")(self._norm("norm")(x))
@@ -147,7 +149,12 @@ class _Block(nn.Module):
         return [query, key, value]
 
     def _attend(
-        self, query: Array, key: Array, value: Array, sight: windows.Sight, going_on
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        sight: attention_windows.Sight,
+        going_on,
     ) -> Array:
         """Returns what attention read, mapped back to [B, S, width]."""
         config = self.config

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import agents, envs, random, tree, types
+from mtrl_jax import agents, envs, hparams, random, tree, types
 from mtrl_jax.envs import advice, mixture
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import transformer
@@ -35,7 +35,8 @@ QUICK = {
     "entropy_cost": 0.01,
     "discount": 0.9,
     "max_grad_norm": 1.0,
-    "epsilon": 1e-5,
+    "adam_eps": 1e-5,
+    "rmsprop_eps": 1e-5,
     "epsilon_start": 0.05,
     "warmup_updates": 1.0,
 }
@@ -45,60 +46,40 @@ SLOTS = 4  # of each task
 T = 6
 
 
-class Claims(NamedTuple):
-    """What an agent says of itself; the defaults are an actor-critic's."""
-
-    refuses: tuple[str, ...] = ()  # probes whose action space its make refuses
-    has_carry: bool = True
-    learns: bool = True  # in update; else in its carry alone, and update only counts
-    drawn: int = 3  # leaves of a fresh learner that are drawn, at least
-    forgets: bool = True  # at an episode's first step; else it learns across episodes
-    advised: bool = False  # reads what is best, which probes do not say by themselves
-
-
-CLAIMS = {
-    "tabular": Claims(("both_factorised", "both_box"), has_carry=False, drawn=0),
-    "bandit": Claims(("both_factorised", "both_box"), learns=False, drawn=0),
-    "demonstrator": Claims(
-        ("both_factorised", "both_box"),
-        has_carry=False,
-        learns=False,
-        drawn=0,
-        advised=True,
-    ),
-    "algorithm_distillation": Claims(("both_box",), forgets=False),
-}
-
-
 class Setup(NamedTuple):
-    """An agent on its environment, compiled, with a fresh state and a rollout."""
+    """An agent on its environment, compiled, with a fresh learner and a rollout."""
 
     agent: types.Agent
     env: types.Env
     hp: Any  # Hparams of float32 scalars
     act: Any
-    update: Any
+    update: Any  # (learner, batch, key, hp) -> (learner, metrics), of update 0
     traces: collections.Counter  # how often Python ran act and update
-    state: types.AgentState
+    learner: types.Tree
     rollout: types.Rollout
 
 
-def small(name, spec, core="none", **config):
-    """Returns the agent ``name`` for ``spec``, with a small network where it has one."""
+def config(name, spec, core="none", **changes):
+    """Returns the Config of a small agent; ``changes`` are some of its fields."""
     module = agents.get(name)
-    settings = SMALL.get(name, {}) | config
+    settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
         settings["network"] = networks.NetworkConfig(
             hidden=(8,), core=core, core_size=8
         )
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
-    return module.make(spec, module.Config(**settings))
+    return module.Config(**settings)
 
 
-def claims(name):
-    """Returns the Claims of an agent."""
-    return CLAIMS.get(name, Claims())
+def small(name, spec, core="none", **changes):
+    """Returns the agent ``name`` for ``spec``, with a small network where it has one."""
+    return agents.get(name).make(spec, config(name, spec, core, **changes))
+
+
+def info(name):
+    """Returns what the agent's file says of it."""
+    return agents.get(name).INFO
 
 
 def table(spec):
@@ -110,11 +91,12 @@ def table(spec):
 
 
 def quick(name, **changes):
-    """Returns Hparams of the agent ``name``; fields it does not have are ignored."""
+    """Returns Hparams of the agent ``name``; leaves it does not have are ignored."""
     hp = agents.get(name).Hparams()
-    settings = QUICK | changes
-    hp = hp._replace(**{k: v for k, v in settings.items() if k in hp._fields})
-    return arrays(hp)
+    settings, known = QUICK | changes, hparams.names(hp)
+    return arrays(
+        hparams.override(hp, {k: settings[k] for k in known if k in settings})
+    )
 
 
 def arrays(hp, members=None):
@@ -123,17 +105,28 @@ def arrays(hp, members=None):
     return jax.tree.map(lambda x: jnp.full(shape, x, jnp.float32), hp)
 
 
-def probe(*names, batch=(1, SLOTS), advised=False):
-    """Returns a probe, or the mixture of several; ``advised`` says that 1 is best."""
+def changed(hp, **leaves):
+    """Returns hp with some leaves changed; those it does not have are ignored."""
+    known = hparams.names(hp)
+    return hparams.override(hp, {k: v for k, v in leaves.items() if k in known})
+
+
+def updater(agent):
+    """Returns the agent's update 0 compiled: (learner, batch, key, hp) -> (learner, metrics)."""
+    return jax.jit(lambda *args: agent.update(*args, jnp.int32(0))[:2])
+
+
+def probe(*names, batch=(1, SLOTS), labels=False):
+    """Returns a probe, or the mixture of several; with ``labels`` 1 is best."""
     parts = [envs.make(f"probe/{name}", batch) for name in names]
     env = parts[0] if len(parts) == 1 else mixture.make(parts)
-    return advice.give(env, lambda _: jnp.ones(env.batch)) if advised else env
+    return advice.give(env, lambda _: jnp.ones(env.batch)) if labels else env
 
 
 @functools.cache
-def player(names, advised):
+def player(names, labels):
     """Returns (env, jitted reset, jitted step) of a member of its own."""
-    env = probe(*names, advised=advised)
+    env = probe(*names, labels=labels)
 
     def reset(root):
         state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
@@ -149,29 +142,32 @@ def player(names, advised):
 @functools.cache
 def setup(name, core="none", tasks=TASKS):
     """Returns the Setup of an agent on a mixture of probes."""
-    env, *_ = player(tasks, claims(name).advised)
+    env, *_ = player(tasks, info(name).reads_expert_labels)
     agent, traces = small(name, env.spec, core), collections.Counter()
 
-    def compiled(function):
+    def counted(function):
         def call(*args):
             traces[function] += 1
             return getattr(agent, function)(*args)
 
-        return jax.jit(call)
+        return call
 
-    act, update = compiled("act"), compiled("update")
+    act = jax.jit(counted("act"))
+    update = updater(agent._replace(update=counted("update")))
     made = Setup(agent, env, quick(name), act, update, traces, None, None)
-    state = fresh(made, 0)
-    return made._replace(state=state, rollout=collect(made, state=state, tasks=tasks))
+    learner = fresh(made, 0)
+    return made._replace(
+        learner=learner, rollout=collect(made, learner=learner, tasks=tasks)
+    )
 
 
 def fresh(made, seed):
-    """Returns a new state; not jitted, so that agents share what is compiled for it."""
+    """Returns a new learner; not jitted, so that agents share what is compiled for it."""
     return made.agent.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), made.hp)
 
 
-def collect(made, *, state, seed=0, steps=T, tasks=TASKS, hp=None):
-    """Returns the rollout that ``state`` collects: ``[T + 1, B]``, ``carry [B]``."""
+def collect(made, *, learner, seed=0, steps=T, tasks=TASKS, hp=None):
+    """Returns the rollout that ``learner`` collects: ``[T + 1, B]``, ``carry [B]``."""
     _, reset, step = player(tasks, types.OPTIMAL in made.env.spec.obs)
     root = random.roots(seed, 1)[0]
     env_state, ts = reset(root)
@@ -180,7 +176,7 @@ def collect(made, *, state, seed=0, steps=T, tasks=TASKS, hp=None):
     for t in range(steps):
         key = random.fold(random.at(root, 0, random.ACT), t)
         action, carry, extras = made.act(
-            state, carry, ts, key, made.hp if hp is None else hp
+            learner, carry, ts, key, made.hp if hp is None else hp
         )
         env_state, ts = step(env_state, action)
         seen.append(ts)
@@ -194,7 +190,8 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    claims, small, table, quick, arrays, probe, setup, fresh, collect, member,
+    info, config, small, table, quick, arrays, changed, updater, probe, setup, fresh, collect,
+    member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
 

@@ -39,14 +39,14 @@ SET = {"encoding": "set", "positions": "none"}
 
 @functools.cache
 def made(target="taken", **changes):
-    """Returns (agent, state, update); the head is sharp, so that inputs can be told."""
+    """Returns (agent, learner, update); the head is sharp, so that inputs can be told."""
     config = dataclasses.replace(SMALL, **changes)
     agent = ad.make(spec_of(), ad.Config(config, target=target))
-    state = jax.jit(agent.init)(KEY, hparams())
-    params = state.learner.params
+    learner = jax.jit(agent.init)(KEY, hparams())
+    params = learner.params
     head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
-    learner = state.learner._replace(params={**params, "policy": head})
-    return agent, state._replace(learner=learner), jax.jit(agent.update)
+    learner = learner._replace(params={**params, "policy": head})
+    return agent, learner, jax.jit(agent.update)
 
 
 def stream(lengths, slots=2, seed=0):
@@ -85,11 +85,11 @@ def without_resets(rollout):
     return jax.tree.map(jnp.asarray, made)
 
 
-def log_probs(state, rollout, **changes):
+def log_probs(learner, rollout, **changes):
     """Returns log P(a_t | history) [T, B] of a whole rollout at once."""
     steps = ad.steps_of(rollout)
     network = transformer.make(spec_of(), dataclasses.replace(SMALL, **changes))
-    logits = network.unroll(state.learner.params, steps)
+    logits = network.unroll(learner.params, steps)
     mask = rollout.ts.action_mask[:-1]
     return heads.policy(types.Discrete(ACTIONS), logits, mask).log_prob(rollout.action)
 
@@ -116,20 +116,20 @@ def test_a_row_has_the_action_and_reward_before_it_and_ends_have_none():
 @pytest.mark.parametrize("changes", [{}, SET], ids=["step", "set"])
 def test_windows_with_and_without_the_steps_that_reset_teach_the_same(changes):
     """The step that ends an episode is as if absent, whatever was sent into it."""
-    _, state, update = made(**changes)
+    _, learner, update = made(**changes)
     rollout = stream([3, 1, 2])
     # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
     hp = hparams(epsilon=1e-2)
-    one = update(state, rollout, KEY, hp)
-    close(one, update(state, without_resets(rollout), KEY, hp))
+    one = update(learner, rollout, KEY, hp)
+    close(one, update(learner, without_resets(rollout), KEY, hp))
     dead = np.asarray(rollout.ts.last)[:-1]
     other = jnp.where(dead, (rollout.action + 1) % ACTIONS, rollout.action)
-    close(one, update(state, rollout._replace(action=other), KEY, hp))
+    close(one, update(learner, rollout._replace(action=other), KEY, hp))
 
 
 def test_rows_beyond_the_end_of_a_history_do_not_count():
     """A window longer than its history is the history."""
-    _, state, update = made()
+    _, learner, update = made()
     whole = without_resets(stream([3, 4, 2]))
     live = np.arange(9)[:, None] < np.array([[5, 5]])
     longer = whole._replace(extras=windows.Extras(jnp.asarray(live)))
@@ -137,7 +137,7 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
     shorter = types.Rollout(
         ts, whole.action[:5], windows.Extras(jnp.ones((5, 2), bool)), ()
     )
-    close(*(update(state, x, KEY, hparams()) for x in (longer, shorter)))
+    close(*(update(learner, x, KEY, hparams()) for x in (longer, shorter)))
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
 def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, changes):
     """Across episodes, with nothing of the future: act has not seen it. Also after steps
     of somebody else, which it is told of."""
-    agent, state, _ = made(**changes)
+    agent, learner, _ = made(**changes)
     rollout = stream([3, 1, 4])
     act = jax.jit(agent.act)
     carry, actions, said = agent.carry(2), [], []
     for t in range(len(rollout.action)):
         ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
-        action, carry, log_prob = act(state, carry, ts, jax.random.key(t), hparams())
+        action, carry, log_prob = act(learner, carry, ts, jax.random.key(t), hparams())
         if t < watched:
             action = rollout.action[t]
             carry = ad.told(carry, ts, action)
@@ -160,18 +160,20 @@ def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, ch
         said.append(log_prob)
     live = ~np.asarray(rollout.ts.last)[:-1]
     live[:watched] = False
-    read = log_probs(state, rollout._replace(action=jnp.stack(actions)), **changes)
+    read = log_probs(learner, rollout._replace(action=jnp.stack(actions)), **changes)
     np.testing.assert_allclose(np.stack(said)[live], read[live], atol=1e-4)
     assert np.std(np.stack(said)[live]) > 0.1
 
 
 def test_the_reward_of_an_episodes_last_action_is_known_in_the_next_one():
     """What happened at the end of an episode is often all there is to learn from."""
-    _, state, _ = made()
+    _, learner, _ = made()
     rollout = stream([2, 3])
     reward = rollout.ts.reward.at[2].add(5.0)  # Arrived with the step that is last.
     changed = rollout._replace(ts=rollout.ts._replace(reward=reward))
-    difference = np.abs(log_probs(state, changed) - log_probs(state, rollout)).max(1)
+    difference = np.abs(log_probs(learner, changed) - log_probs(learner, rollout)).max(
+        1
+    )
     assert (difference[:2] < 1e-6).all() and difference[3] > 1e-3
 
 
@@ -180,13 +182,13 @@ def test_a_context_of_one_step_is_memoryless():
     rollout = stream([6])
 
     def last_said(context, obs):
-        agent, state, _ = made(context=context)
+        agent, learner, _ = made(context=context)
         carry = agent.carry(2)
         for t in range(3):
             ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
             if t == 0:
                 ts = ts._replace(obs={"vector": ts.obs["vector"] + obs})
-            action, carry, said = agent.act(state, carry, ts, KEY, hparams())
+            action, carry, said = agent.act(learner, carry, ts, KEY, hparams())
             carry = carry._replace(action=jnp.zeros_like(action))
         return np.asarray(said)
 
@@ -197,17 +199,17 @@ def test_a_context_of_one_step_is_memoryless():
 def test_a_members_horizon_is_a_shorter_window_of_its_own():
     """In one population: 0 is the whole window, 3 are windows of three rows, and all
     are what they are alone."""
-    agent, state, update = made(layers=1)
+    agent, learner, update = made(layers=1)
     whole = without_resets(stream([3, 4, 2]))
     horizons = jnp.asarray([0.0, 3.0, 16.0])
     # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
     plain = hparams(epsilon=1e-2)
     hps = jax.vmap(lambda x: plain._replace(horizon=x))(horizons)
     several = jax.jit(jax.vmap(agent.update, (None, None, None, 0)))
-    together = several(state, whole, KEY, hps)
+    together = several(learner, whole, KEY, hps)
     for i in range(3):
         hp, own = (jax.tree.map(lambda x, i=i: x[i], x) for x in (hps, together))
-        close(own, update(state, whole, KEY, hp))
+        close(own, update(learner, whole, KEY, hp))
 
     def pieces(x):
         """[9, B, ...] as three windows of [3, B, ...] beside each other."""
@@ -220,7 +222,7 @@ def test_a_members_horizon_is_a_shorter_window_of_its_own():
     )
     # A last row, of which nothing is read.
     ts = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), rows.ts)
-    short = update(state, rows._replace(ts=ts), KEY, plain)
+    short = update(learner, rows._replace(ts=ts), KEY, plain)
     close(jax.tree.map(lambda x: x[1], together), short)
     losses = np.asarray(together[1]["loss"])
     assert losses[0] == losses[2] and abs(losses[0] - losses[1]) > 1e-3
@@ -237,7 +239,7 @@ def test_a_horizon_is_whole_steps_and_at_least_one():
 @pytest.mark.parametrize(("context", "floor"), [(16, 0.0), (1, float(np.log(2)))])
 def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     """Known by heart with memory; without, two actions in turn are a coin's tosses."""
-    agent, state, _ = made(context=context)
+    agent, learner, _ = made(context=context)
     rollout = without_resets(stream([8], slots=1))
     # Rows that all look alike, also by what is before them.
     ts = jax.tree.map(lambda x: jnp.broadcast_to(x[1:2], x.shape), rollout.ts)
@@ -253,29 +255,31 @@ def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     )
     hp = hparams()
 
-    def learn(state, i):
-        return agent.update(state, rollout, jax.random.fold_in(KEY, i), hp)
+    def learn(learner, i):
+        return agent.update(learner, rollout, jax.random.fold_in(KEY, i), hp)
 
-    _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(state)
+    _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(learner)
     assert abs(float(metrics["loss"][-1]) - floor) < 0.02
     np.testing.assert_allclose(metrics["accuracy"][-1], 1.0 if floor == 0 else 0.5)
 
 
 def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
     """The labels are learned and the actions are not; without labels nothing can be."""
-    agent, state, update = made("optimal", **SET)
+    agent, learner, update = made("optimal", **SET)
     rollout = without_resets(stream([3, 4, 2]))
     best = (rollout.action + 1 + jnp.arange(2)[None]) % ACTIONS
     told = rollout._replace(extras=rollout.extras._replace(optimal=best))
 
-    def learn(state, i):
-        return agent.update(state, told, jax.random.fold_in(KEY, i), hparams())
+    def learn(learner, i):
+        return agent.update(learner, told, jax.random.fold_in(KEY, i), hparams())
 
-    learnt, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(200)))(state)
+    learnt, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(200)))(
+        learner
+    )
     assert metrics["accuracy"][-1] == 1.0 and metrics["loss"][-1] < 0.05
     assert np.exp(log_probs(learnt, rollout, **SET)).max() < 0.1
     with pytest.raises(ValueError, match=r"^target: 'optimal', but nothing says"):
-        update(state, rollout, KEY, hparams())
+        update(learner, rollout, KEY, hparams())
     with pytest.raises(ValueError, match=r"^target: 'best' is not known, use one of"):
         made("best")
 
@@ -306,8 +310,8 @@ def test_dropout_draws_from_the_updates_key():
     rollout = stream([5, 4])
     keys = jax.random.split(KEY)
     for rate, same in ((0.0, True), (0.5, False)):
-        _, state, update = made(dropout=rate)
-        norms = [update(state, rollout, k, hparams())[1]["grad_norm"] for k in keys]
+        _, learner, update = made(dropout=rate)
+        norms = [update(learner, rollout, k, hparams())[1]["grad_norm"] for k in keys]
         assert bool(norms[0] == norms[1]) is same
 
 
@@ -335,7 +339,7 @@ def test_frozen_weights_learn_goals_that_were_never_trained_on():
         test = spread({**options, "tasks": "test"}, members=1, slots=80)
         evaluation = in_context.make(agent, test, episodes=30, steps_per_chunk=330)
         tested, _ = jax.jit(evaluation.chunk)(
-            evaluation.init(random.roots(1, 1), state.agent), hp
+            evaluation.init(random.roots(1, 1), state.learner), hp
         )
         finite[context] = bool(out.finite.all())
         returns[context] = np.asarray(tested.returns)[0].mean(0)

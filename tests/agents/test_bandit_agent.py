@@ -157,7 +157,7 @@ def test_rewards_are_the_known_ones(algorithm, arms, pulls, c, expected):
     state = jax.jit(runner.init)(random.roots(0, members), hp)
     state, out = jax.jit(runner.chunk)(state, hp)
     assert out.finite.all()
-    np.testing.assert_array_equal(state.agent.learner.updates, 1)
+    np.testing.assert_array_equal(state.learner.updates, 1)
     episodes = np.asarray(out.episodes["episodes"])
     np.testing.assert_array_equal(episodes, slots)
     reward = (out.episodes["return"] / episodes)[:, 0]

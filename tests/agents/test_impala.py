@@ -17,15 +17,15 @@ def _one(kit):
     """The agent on ``probe/both`` and the rollout of another, sharper policy."""
     one = kit.setup("impala", "lstm", ("both",))
     other = kit.fresh(one, 5)
-    other.learner.params["policy"]["kernel"] *= 100
-    return one._replace(rollout=kit.collect(one, state=other, tasks=("both",)))
+    other.params["policy"]["kernel"] *= 100
+    return one._replace(rollout=kit.collect(one, learner=other, tasks=("both",)))
 
 
 def moved(one, **fields):
     """Returns {head: has it moved} after an update with some hparams changed."""
     hp = one.hp._replace(**{k: jnp.float32(v) for k, v in fields.items()})
-    after, _ = one.update(one.state, one.rollout, KEY, hp)
-    old, new = one.state.learner.params, after.learner.params
+    after, _ = one.update(one.learner, one.rollout, KEY, hp)
+    old, new = one.learner.params, after.params
     return {
         head: not np.array_equal(old[head]["kernel"], new[head]["kernel"])
         for head in ("policy", "value")
@@ -35,11 +35,11 @@ def moved(one, **fields):
 def test_the_losses_are_the_papers_in_float64(one):
     """Policy, value and entropy terms of live steps, V-trace by its recursion."""
     hp, ro = one.hp._replace(lambda_=jnp.float32(0.9)), one.rollout
-    _, metrics = one.update(one.state, ro, KEY, hp)
+    _, metrics = one.update(one.learner, ro, KEY, hp)
     network = networks.make(
         one.env.spec, networks.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     )
-    seen = actor_critic.evaluate(network, one.state.learner.params, ro)
+    seen = actor_critic.evaluate(network, one.learner.params, ro)
     log_pi, entropy, v = (np.float64(x) for x in seen)
     live = ~np.asarray(ro.ts.first)[1:]
     assert live.any() and not live.all()
@@ -90,9 +90,9 @@ def test_the_reward_transform_comes_after_the_scale(kit):
     clipping = kit.small("impala", env.spec, "lstm", rewards="clip")
     one = kit.setup("impala", "lstm", ("both",))
     update = jax.jit(clipping.update)
-    plain, _ = one.update(one.state, one.rollout, KEY, one.hp)
+    plain, _ = one.update(one.learner, one.rollout, KEY, one.hp)
     hp = one.hp._replace(reward_scale=jnp.float32(10.0))
-    scaled, _ = update(one.state, one.rollout, KEY, hp)
+    scaled, _ = update(one.learner, one.rollout, KEY, hp)
     for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(scaled)):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
@@ -102,19 +102,19 @@ def test_normalised_advantages_make_the_policys_gradient_scale_free(kit):
     env = kit.probe("both")
     agent = kit.small("impala", env.spec, "lstm", normalise_advantages=True)
     one, update = kit.setup("impala", "lstm", ("both",)), jax.jit(agent.update)
-    params = jax.tree.map(jnp.copy, one.state.learner.params)
+    params = jax.tree.map(jnp.copy, one.learner.params)
     # Without a value the advantages are the rewards' alone.
     params["value"] = jax.tree.map(jnp.zeros_like, params["value"])
-    state = one.state._replace(learner=one.state.learner._replace(params=params))
+    learner = one.learner._replace(params=params)
     hp = one.hp._replace(value_cost=jnp.float32(0.0), max_grad_norm=jnp.float32(1e6))
     heads = [
-        update(state, one.rollout, KEY, hp._replace(reward_scale=jnp.float32(x)))[
+        update(learner, one.rollout, KEY, hp._replace(reward_scale=jnp.float32(x)))[
             0
-        ].learner.params["policy"]["kernel"]
+        ].params["policy"]["kernel"]
         for x in (1.0, 10.0)
     ]
     np.testing.assert_allclose(*heads, rtol=1e-4, atol=1e-6)
-    plain = one.update(state, one.rollout, KEY, hp)[0].learner.params["policy"]
+    plain = one.update(learner, one.rollout, KEY, hp)[0].params["policy"]
     assert not np.allclose(plain["kernel"], heads[0], atol=1e-6)
 
 

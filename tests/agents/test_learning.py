@@ -119,7 +119,7 @@ def train(name, tasks, core, updates, kit):
     carry, steps = agents_.carry(env.batch[1]), []
     for t in range(2):
         keys = random.at(state.key, t, random.ACT)
-        action, carry, extras = act(state.agent, carry, ts, keys, hp)
+        action, carry, extras = act(state.learner, carry, ts, keys, hp)
         steps.append(jax.device_get((ts, getattr(extras, "value", None))))
         env_state, ts = env.step(env_state, action, env.params)
     returns = out.episodes["return"] / out.episodes["episodes"]

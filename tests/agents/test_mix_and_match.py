@@ -20,7 +20,7 @@ ALL_SHARED = components.PIECES
 
 
 def made(kit, tasks, core="none", **config):
-    """Returns (agent, hp, state, rollout, update) with small networks."""
+    """Returns (agent, hp, learner, rollout, update) with small networks."""
     return _made(kit, tasks, core, tuple(config.items()))
 
 
@@ -34,14 +34,14 @@ def _made(kit, tasks, core, config):
     )
     hp = kit.quick("mix_and_match")
     playing = one._replace(agent=agent, act=jax.jit(agent.act), hp=hp)
-    state = kit.fresh(playing, 0)
+    learner = kit.fresh(playing, 0)
     # The heads begin next to 0: sharper policies make everything visible.
     params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x * 50 if "policy" in str(path) else x, state.learner.params
+        lambda path, x: x * 50 if "policy" in str(path) else x, learner.params
     )
-    state = state._replace(learner=state.learner._replace(params=params))
-    rollout = kit.collect(playing, state=state, tasks=tasks)
-    return agent, hp, state, rollout, jax.jit(agent.update)
+    learner = learner._replace(params=params)
+    rollout = kit.collect(playing, learner=learner, tasks=tasks)
+    return agent, hp, learner, rollout, jax.jit(agent.update)
 
 
 def with_(hp, **fields):
@@ -51,11 +51,11 @@ def with_(hp, **fields):
 
 def moved(kit, one, rollout=None, **fields):
     """Returns {piece: has it moved} after an update with some hparams changed."""
-    _, hp, state, own, update = one
+    _, hp, learner, own, update = one
     after, _ = update(
-        state, own if rollout is None else rollout, KEY, with_(hp, **fields)
+        learner, own if rollout is None else rollout, KEY, with_(hp, **fields)
     )
-    old, new = state.learner.params, after.learner.params
+    old, new = learner.params, after.params
     return {
         piece: any(
             not np.array_equal(x, y)
@@ -71,9 +71,9 @@ ONLY_MATCHING = {"clip_pg_rho": 0.0, "value_cost": 0.0, "entropy_cost": 0.0}
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_components_that_share_everything_are_one_agent(alpha, kit):
     """K identical agents: IMPALA's update, for any alpha, to 1e-5."""
-    _, hp, state, rollout, update = made(kit, ("both",), "lstm", share=ALL_SHARED)
+    _, hp, learner, rollout, update = made(kit, ("both",), "lstm", share=ALL_SHARED)
     one = kit.setup("impala", "lstm", ("both",))
-    params = state.learner.params
+    params = learner.params
     same = {
         "torso": params["torso"],
         "core": params["core"],
@@ -87,13 +87,13 @@ def test_components_that_share_everything_are_one_agent(alpha, kit):
     expected, metrics = one.update(
         alone, rollout._replace(extras=extras, carry=carry), KEY, one.hp
     )
-    after, found = update(state, rollout, KEY, with_(hp, alpha=alpha))
+    after, found = update(learner, rollout, KEY, with_(hp, alpha=alpha))
     for name in ("policy_loss", "value_loss", "entropy", "rho"):
         np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, atol=1e-6)
     assert abs(float(found["kl"])) < 1e-6
     for mine, theirs in (
-        (after.learner.params["torso"], expected.learner.params["torso"]),
-        (after.learner.params["policy"]["policy"], expected.learner.params["policy"]),
+        (after.params["torso"], expected.params["torso"]),
+        (after.params["policy"]["policy"], expected.params["policy"]),
     ):
         for x, y in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs)):
             np.testing.assert_allclose(x, y, atol=1e-5)
@@ -126,8 +126,8 @@ def test_matching_ends_with_the_control(kit):
     """At alpha 1 it costs nothing and moves nothing, unless it is told not to fade."""
     one = made(kit, ("both",))
     assert not any(moved(kit, one, alpha=1.0, **ONLY_MATCHING).values())
-    _, hp, state, rollout, update = one
-    _, metrics = update(state, rollout, KEY, with_(hp, alpha=1.0))
+    _, hp, learner, rollout, update = one
+    _, metrics = update(learner, rollout, KEY, with_(hp, alpha=1.0))
     assert float(metrics["matching_loss"]) == 0.0 and float(metrics["kl"]) > 0.0
     lasting = made(kit, ("both",), fades=False)
     assert moved(kit, lasting, alpha=1.0, **ONLY_MATCHING)["policy_1"]
@@ -136,7 +136,7 @@ def test_matching_ends_with_the_control(kit):
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
     """Whichever component drew the action; so an update right away has ratio 1."""
-    agent, hp, state, rollout, update = made(
+    agent, hp, learner, rollout, update = made(
         kit, FACTORISED, components=(NARROW, Component())
     )
     hp = with_(hp, alpha=alpha)
@@ -149,14 +149,14 @@ def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
         ("torso", "core"),
     )
     outputs, _ = network.unroll(
-        state.learner.params,
+        learner.params,
         carry.core,
         *jax.tree.map(lambda x: x[None], (ts, carry[1])),
     )
     outputs = jax.tree.map(lambda x: x[0], outputs)
     easy, hard = network.policies(outputs, ts.action_mask)
     for key in jax.random.split(KEY, 5):
-        action, _, extras = agent.act(state, carry, ts, key, hp)
+        action, _, extras = agent.act(learner, carry, ts, key, hp)
         p = (1 - alpha) * jnp.exp(easy.log_prob(action)) + alpha * jnp.exp(
             hard.log_prob(action)
         )
@@ -164,11 +164,11 @@ def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
     setup = kit.setup("impala", "none", FACTORISED)._replace(
         agent=agent, act=jax.jit(agent.act), hp=hp
     )
-    fresh = kit.collect(setup, state=state, tasks=FACTORISED)
-    _, metrics = update(state, fresh, KEY, hp)
+    fresh = kit.collect(setup, learner=learner, tasks=FACTORISED)
+    _, metrics = update(learner, fresh, KEY, hp)
     np.testing.assert_allclose(metrics["rho"], 1.0, rtol=1e-4)
     other = with_(hp, alpha=1.0 - alpha if alpha != 0.4 else 0.9)
-    _, metrics = update(state, fresh, KEY, other)
+    _, metrics = update(learner, fresh, KEY, other)
     assert abs(float(metrics["rho"]) - 1.0) > 1e-3
 
 
@@ -211,13 +211,13 @@ def spread(x, n):
 
 def test_every_memory_advances_on_every_step(kit):
     """Also that of a component without control; each is its own and starts at zero."""
-    agent, hp, state, rollout, _ = made(
+    agent, hp, learner, rollout, _ = made(
         kit, ("both",), "lstm", share=("torso", "policy", "value")
     )
     carry = agent.carry(kit.SLOTS)
     assert len(carry.core) == 2
     _, after, _ = agent.act(
-        state, carry, kit.member(rollout.ts), KEY, with_(hp, alpha=0.0)
+        learner, carry, kit.member(rollout.ts), KEY, with_(hp, alpha=0.0)
     )
     memories = [np.concatenate(jax.tree.leaves(m)) for m in after.core.values()]
     assert all((np.abs(m) > 0).any() for m in memories)
@@ -227,10 +227,10 @@ def test_every_memory_advances_on_every_step(kit):
 def test_a_linear_core_takes_the_place_of_a_memory(kit):
     """Feed-forward and LSTM behind one torso and one pair of heads: one memory."""
     parts = (Component(core="linear"), Component(core="lstm"))
-    agent, _, state, _, _ = made(
+    agent, _, learner, _, _ = made(
         kit, ("both",), components=parts, share=("torso", "policy", "value")
     )
-    assert set(state.learner.params) == {"torso", "core_0", "core_1", "policy", "value"}
+    assert set(learner.params) == {"torso", "core_0", "core_1", "policy", "value"}
     memory = agent.carry(3).core
     assert memory["torso/core_0"] == () and jax.tree.leaves(memory["torso/core_1"])
 
@@ -294,11 +294,11 @@ def test_a_shared_head_is_the_wide_policy_cut_down(kit):
     network = components.make(
         spec, networks.NetworkConfig(hidden=(8,)), (NARROW, Component()), ALL_SHARED
     )
-    _, _, state, rollout, _ = made(
+    _, _, learner, rollout, _ = made(
         kit, FACTORISED, components=(NARROW, Component()), share=ALL_SHARED
     )
     outputs, _ = network.unroll(
-        state.learner.params,
+        learner.params,
         {name: () for name in network.initial_state(1)},
         rollout.ts,
         actor_critic.previous_actions(rollout),
@@ -330,14 +330,14 @@ def test_matching_within_the_support_leaves_other_actions_free():
 @pytest.mark.parametrize("control", ["step", "episode", "slot"])
 def test_a_component_that_is_drawn_acts_and_learns_alone(control, kit):
     """Its own log-probability is kept; it changes when the ablation says so."""
-    agent, hp, state, rollout, update = made(
+    agent, hp, learner, rollout, update = made(
         kit, ("both",), control=control, share=("torso",)
     )
     hp = with_(hp, alpha=0.5)
     setup = kit.setup("impala", "none", ("both",))._replace(
         agent=agent, act=jax.jit(agent.act), hp=hp
     )
-    rollout = kit.collect(setup, state=state, steps=24, tasks=("both",))
+    rollout = kit.collect(setup, learner=learner, steps=24, tasks=("both",))
     choice, first = (np.asarray(x) for x in (rollout.extras.choice, rollout.ts.first))
     changes = choice[1:] != choice[:-1]
     assert set(np.unique(choice)) == {0, 1}
@@ -349,20 +349,20 @@ def test_a_component_that_is_drawn_acts_and_learns_alone(control, kit):
         assert changes.any() and not changes[~first[1:-1]].any()
     if control == "step":
         assert changes[~first[1:-1]].any()
-    _, metrics = update(state, rollout, KEY, hp)
+    _, metrics = update(learner, rollout, KEY, hp)
     np.testing.assert_allclose(metrics["rho"], 1.0, rtol=1e-4)
 
 
 def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
     """Epochs and minibatches are gradient steps of their own, each slot once a pass."""
-    _, hp, state, rollout, once = made(kit, ("both", "masked"))
+    _, hp, learner, rollout, once = made(kit, ("both", "masked"))
     _, _, _, _, often = made(kit, ("both", "masked"), epochs=2, minibatches=4)
-    before = state.learner.params["value_0"]["value"]["kernel"]
+    before = learner.params["value_0"]["value"]["kernel"]
 
     def distance(update):
-        after, metrics = update(state, rollout, KEY, hp)
+        after, metrics = update(learner, rollout, KEY, hp)
         assert np.isfinite(metrics["loss"])
-        kernel = after.learner.params["value_0"]["value"]["kernel"]
+        kernel = after.params["value_0"]["value"]["kernel"]
         return float(jnp.linalg.norm(kernel - before))
 
     assert distance(often) > 2 * distance(once)

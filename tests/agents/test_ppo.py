@@ -15,7 +15,7 @@ def _first_pass(kit):
     """(setup, metrics) of one epoch of one minibatch: nothing has moved yet."""
     one = kit.setup("ppo", "lstm", ("both",))
     agent = kit.small("ppo", one.env.spec, "lstm", epochs=1, minibatches=1)
-    _, metrics = jax.jit(agent.update)(one.state, one.rollout, KEY, one.hp)
+    _, metrics = jax.jit(agent.update)(one.learner, one.rollout, KEY, one.hp)
     return one, metrics
 
 
@@ -56,7 +56,7 @@ def test_sizes_that_cannot_work_are_refused(kit):
     one = kit.setup("ppo", "lstm", ("both",))
     agent = kit.small("ppo", spec, "lstm", minibatches=3)
     with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 rows"):
-        jax.eval_shape(agent.update, one.state, one.rollout, KEY, one.hp)
+        jax.eval_shape(agent.update, one.learner, one.rollout, KEY, one.hp)
 
 
 def test_an_infinite_value_clip_is_no_clip(kit):
@@ -64,10 +64,10 @@ def test_an_infinite_value_clip_is_no_clip(kit):
     one = kit.setup("ppo", "lstm", ("both",))
     ends = [
         one.update(
-            one.state, one.rollout, KEY, one.hp._replace(clip_value=jnp.float32(c))
+            one.learner, one.rollout, KEY, one.hp._replace(clip_value=jnp.float32(c))
         )[0]
         for c in (jnp.inf, 1e6, 1e-4)
     ]
-    off, wide, narrow = (np.asarray(e.learner.params["value"]["kernel"]) for e in ends)
+    off, wide, narrow = (np.asarray(e.params["value"]["kernel"]) for e in ends)
     np.testing.assert_array_equal(off, wide)
     assert not np.array_equal(off, narrow)

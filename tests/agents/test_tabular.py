@@ -77,17 +77,17 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
     happened = rollout.ts
     assert happened.first[1:].any() and (happened.discount == 0).any()
     assert (happened.last & (happened.discount == 1)).any()
-    state, metrics = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
+    learner, metrics = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
     expected = watkins(rollout, 0.9, 0.8)
-    np.testing.assert_allclose(state.learner.table, expected, rtol=1e-4, atol=1e-5)
-    assert state.learner.updates == 1 and metrics["error"] > 0
+    np.testing.assert_allclose(learner.table, expected, rtol=1e-4, atol=1e-5)
+    assert learner.updates == 1 and metrics["error"] > 0
 
 
 def test_one_long_update_is_many_short_ones(agent):
     """How long an unroll is changes when the policy hears of it, not what is learned."""
     rollout, hp = experience(20, 1), hparams()
-    state, update = agent.init(KEY, hp), jax.jit(agent.update)
-    whole, _ = update(state, rollout, KEY, hp)
+    learner, update = agent.init(KEY, hp), jax.jit(agent.update)
+    whole, _ = update(learner, rollout, KEY, hp)
     for t in range(20):
         part = types.Rollout(
             ts=tree.slice_axis(rollout.ts, t, t + 2, 0),
@@ -95,15 +95,15 @@ def test_one_long_update_is_many_short_ones(agent):
             extras=tree.slice_axis(rollout.extras, t, t + 1, 0),
             carry=(),
         )
-        state, _ = update(state, part, KEY, hp)
-    np.testing.assert_allclose(state.learner.table, whole.learner.table, rtol=1e-5)
+        learner, _ = update(learner, part, KEY, hp)
+    np.testing.assert_allclose(learner.table, whole.learner.table, rtol=1e-5)
 
 
 def test_behaviour_is_epsilon_greedy_with_ties_broken_evenly(agent):
     """Every action comes as often as its log-probability says; ties alike."""
     slots, epsilon = 40_000, 0.4
     table = jnp.zeros((STATES, ACTIONS)).at[2].set(jnp.array([9.0, 2.0, 2.0, -1.0]))
-    state = types.AgentState(tabular.Learner(table, jnp.int32(0)), ())
+    learner = tabular.Learner(table, jnp.int32(0))
     ts = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (slots, *np.shape(x))),
         types.TimeStep(
@@ -117,7 +117,7 @@ def test_behaviour_is_epsilon_greedy_with_ties_broken_evenly(agent):
         ),
     )
     action, carry, extras = agent.act(
-        state, (), ts, KEY, hparams(epsilon_start=epsilon)
+        learner, (), ts, KEY, hparams(epsilon_start=epsilon)
     )
     expected = np.array([0, 0.3 + 0.4 / 3, 0.3 + 0.4 / 3, 0.4 / 3])
     np.testing.assert_allclose(np.exp(extras.log_prob), expected[action], rtol=1e-5)
@@ -164,11 +164,11 @@ def test_tasks_share_a_table_unless_each_has_its_own(per_task):
         spec_of(tasks=2), tabular.Config(sizes=(STATES,), per_task=per_task)
     )
     rollout, hp = experience(30, 1), hparams()
-    state, _ = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
+    learner, _ = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
     ts = jax.tree.map(lambda x: x[:, 0], rollout.ts)  # [T + 1] as slots
     values = [
         np.asarray(
-            agent.act(state, (), ts._replace(task=ts.task + k), KEY, hp)[2].value
+            agent.act(learner, (), ts._replace(task=ts.task + k), KEY, hp)[2].value
         )
         for k in (0, 1)
     ]

@@ -1,13 +1,25 @@
-"""How agents without a network choose: uniformly from a set of actions."""
+"""How agents explore: ε that falls, and choices that are uniform over a set."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from mtrl_jax import types
+from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.types import Array
+
+
+class Hparams(NamedTuple):
+    """ε falls linearly from ``epsilon_start`` to ``epsilon_end``.
+
+    It takes ``decay_updates`` updates; 0: it stays at the start. Both 0 is greedy.
+    """
+
+    epsilon_start: Share = 1.0
+    epsilon_end: Share = 0.0
+    decay_updates: Amount = 0.0
 
 
 def uniform_from(among: Array, u: Array) -> Array:
@@ -22,13 +34,13 @@ def uniform_from(among: Array, u: Array) -> Array:
     return jnp.argmax(place > wanted[..., None], axis=-1).astype(jnp.int32)
 
 
-def best(score: Array, allowed: Array) -> tuple[Array, Array]:
-    """Returns (ties, highest): who has the highest score among the allowed, and that.
+def greedy(q: Array, legal: Array) -> tuple[Array, Array]:
+    """Returns (mask of maximising legal actions [..., A], their value [...]).
 
-    ``score`` and bool ``allowed`` are ``[..., A]``, ``ties`` too, ``highest`` ``[...]``.
+    ``q`` and bool ``legal`` are ``[..., A]``.
     """
-    highest = jnp.max(jnp.where(allowed, score, -jnp.inf), axis=-1)
-    return allowed & (score == highest[..., None]), highest
+    value = jnp.max(jnp.where(legal, q, -jnp.inf), axis=-1)
+    return legal & (q == value[..., None]), value
 
 
 def entry(x: Array, action: Array) -> Array:
@@ -36,19 +48,15 @@ def entry(x: Array, action: Array) -> Array:
     return jnp.take_along_axis(x, action[..., None], axis=-1)[..., 0]
 
 
-def epsilon_at(updates: Array, hp: Any) -> Array:
-    """Returns ε after ``updates`` updates; ``hp`` as in tabular.Hparams."""
+def epsilon_at(updates: Array, hp: Hparams) -> Array:
+    """Returns ε after ``updates`` updates."""
     done = jnp.clip(updates / jnp.maximum(hp.decay_updates, 1.0), 0.0, 1.0)
     done = jnp.where(hp.decay_updates > 0, done, 0.0)
     return hp.epsilon_start + done * (hp.epsilon_end - hp.epsilon_start)
 
 
 def number_of_actions(space: types.ActionSpace, agent: str) -> int:
-    """Returns A of a discrete space.
-
-    Raises:
-      ValueError: any other space.
-    """
+    """Returns A of a discrete space; of any other raises ValueError."""
     if not isinstance(space, types.Discrete):
         raise ValueError(
             f"action: {agent} counts single choices and cannot act in {space}; "

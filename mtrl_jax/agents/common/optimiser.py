@@ -6,22 +6,45 @@ it is static but its kind, so PBT may change a learning rate without a new progr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
 
+from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Scalar
 
 KINDS = ("adam", "rmsprop")
 
 
-def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransformation:
+class Hparams(NamedTuple):
+    """Of ``make``. Of the two eps the one of the other kind is not read."""
+
+    learning_rate: Amount = 1e-3
+    decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
+    max_grad_norm: Amount = 0.5
+    adam_eps: Amount = 1e-8
+    rmsprop_eps: Amount = 1e-8
+
+
+class AdamwHparams(NamedTuple):
+    """Of ``adamw``."""
+
+    learning_rate: Amount = 3e-4
+    warmup_updates: Amount = 100.0
+    decay_updates: Amount = 0.0  # to the end of the cosine, 0: constant
+    weight_decay: Amount = 0.0
+    max_grad_norm: Amount = 1.0
+    adam_eps: Amount = 1e-8
+
+
+def make(
+    kind: str, hp: Hparams, steps_per_update: int = 1
+) -> optax.GradientTransformation:
     """Returns clip-by-global-norm, then ``kind``, then the learning rate.
 
-    ``hp`` has ``learning_rate, decay_updates, max_grad_norm, epsilon``. The rate falls
-    linearly to 0 over ``decay_updates`` agent updates of ``steps_per_update`` optimiser
-    steps each; 0 keeps it constant. ``epsilon`` is added outside the square root (the
+    The rate falls linearly to 0 over ``decay_updates`` agent updates of
+    ``steps_per_update`` optimiser steps each. Eps is added outside the square root (the
     TensorFlow program of IMPALA adds it inside: its 0.1 is 0.316 here). RMSProp decays
     its second moment at 0.99 without momentum, Adam uses (0.9, 0.999).
 
@@ -30,9 +53,9 @@ def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransfo
     """
     check(kind)
     if kind == "adam":
-        scale = optax.scale_by_adam(eps=hp.epsilon)
+        scale = optax.scale_by_adam(eps=hp.adam_eps)
     else:
-        scale = optax.scale_by_rms(decay=0.99, eps=hp.epsilon, eps_in_sqrt=False)
+        scale = optax.scale_by_rms(decay=0.99, eps=hp.rmsprop_eps, eps_in_sqrt=False)
 
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
@@ -44,14 +67,13 @@ def make(kind: str, hp: Any, steps_per_update: int = 1) -> optax.GradientTransfo
     )
 
 
-def adamw(hp: Any) -> optax.GradientTransformation:
+def adamw(hp: AdamwHparams) -> optax.GradientTransformation:
     """Returns clip-by-global-norm, then AdamW under a warm-up and a cosine.
 
-    ``hp`` has ``learning_rate, warmup_updates, decay_updates, weight_decay,
-    max_grad_norm, epsilon``. Over W ``warmup_updates`` the rate rises linearly, and from
-    there to update D = ``decay_updates`` it falls to 0 as half a cosine; W = 0 starts at
-    the whole rate, D = 0 keeps it. Weights fall by rate · weight_decay · weight. Moments
-    decay at (0.9, 0.99): runs are short, and so is the memory.
+    Over W ``warmup_updates`` the rate rises linearly, and from there to update D =
+    ``decay_updates`` it falls to 0 as half a cosine; W = 0 starts at the whole rate,
+    D = 0 keeps it. Weights fall by rate · weight_decay · weight. Moments decay at
+    (0.9, 0.99): runs are short, and so is the memory.
     """
 
     def rate(count):
@@ -59,32 +81,16 @@ def adamw(hp: Any) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.clip_by_global_norm(hp.max_grad_norm),
-        optax.scale_by_adam(b2=0.99, eps=hp.epsilon),
+        optax.scale_by_adam(b2=0.99, eps=hp.adam_eps),
         optax.add_decayed_weights(hp.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
 
 
 def check(kind: str) -> None:
-    """Returns nothing; for agents to call when they are made.
-
-    Raises:
-      ValueError: ``kind`` is not one of KINDS.
-    """
+    """Raises ValueError unless ``kind`` is one of KINDS; for agents when they are made."""
     if kind not in KINDS:
         raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
-
-
-def check_passes(config: Any) -> None:
-    """Returns nothing if ``optimiser``, ``epochs`` and ``minibatches`` of it can be.
-
-    Raises:
-      ValueError: an unknown optimiser, or a number below 1.
-    """
-    for name in ("epochs", "minibatches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
-    check(config.optimiser)
 
 
 def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:
@@ -92,7 +98,7 @@ def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:
     return jnp.where(horizon > 0, left, 1.0)
 
 
-def _warm_cosine(updates: Scalar, hp: Any) -> Scalar:
+def _warm_cosine(updates: Scalar, hp: AdamwHparams) -> Scalar:
     warmup = hp.warmup_updates
     # The first update already moves.
     rising = jnp.minimum((updates + 1.0) / jnp.maximum(warmup, 1.0), 1.0)

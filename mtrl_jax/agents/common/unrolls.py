@@ -1,13 +1,15 @@
-"""What the actor-critic agents share: acting with memory, and reading a rollout."""
+"""Acting with a network that may have a memory, and reading what came of it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
+from mtrl_jax.hparams import Real, Share
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
@@ -18,26 +20,25 @@ LEARNS = (
 )  # fmt: skip
 
 
+class Returns(NamedTuple):
+    """What is summed up: hyperparameters of the return."""
+
+    discount: Share = 0.99
+    reward_scale: Real = 1.0  # before the transform
+
+
 class Carry(NamedTuple):
     """What acting remembers of a slot."""
 
-    core: Tree  # [B, ...] of the recurrent core, () without one
+    core: Tree  # {stream: [B, ...]} of the network's memories
     action: Array  # [B, ...] the action that led to the next step
 
 
 class Extras(NamedTuple):
-    """What acting tells learning, ``[T, B]``."""
+    """What acting notes down for the update, ``[T, B]``."""
 
     log_prob: Array  # of the action under the policy that took it
     value: Array
-
-
-class Learner(NamedTuple):
-    """What PBT copies."""
-
-    params: Tree
-    opt: Tree
-    updates: Array  # [] int32
 
 
 class Evaluated(NamedTuple):
@@ -46,6 +47,14 @@ class Evaluated(NamedTuple):
     log_prob: Array  # [T, B] of the actions taken
     entropy: Array  # [T, B]
     value: Array  # [T + 1, B]
+
+
+class Arrivals(NamedTuple):
+    """What each transition arrived at, ``[T, B]``."""
+
+    r_t: Array  # scaled, then transformed
+    discount_t: Array
+    first_t: Array  # bool
 
 
 def initial_carry(
@@ -80,13 +89,19 @@ def previous_actions(rollout: types.Rollout) -> Array:
     return jnp.concatenate([rollout.carry.action[None], rollout.action])
 
 
-def evaluate(
+def outputs(
     network: networks.Network, params: Tree, rollout: types.Rollout
-) -> Evaluated:
-    """Returns log-probabilities, entropies and values of a rollout under ``params``."""
-    out, _ = network.unroll(
+) -> networks.PolicyValue:
+    """Returns what the network says of each of the T + 1 steps."""
+    return network.unroll(
         params, rollout.carry.core, rollout.ts, previous_actions(rollout)
-    )
+    )[0]
+
+
+def evaluate(
+    network: networks.Network, out: networks.PolicyValue, rollout: types.Rollout
+) -> Evaluated:
+    """Returns log-probabilities, entropies and values of the ``outputs`` of a rollout."""
     policy, mask = jax.tree.map(lambda x: x[:-1], (out.policy, rollout.ts.action_mask))
     distribution = network.distribution(policy, mask)
     return Evaluated(
@@ -95,8 +110,10 @@ def evaluate(
 
 
 def arrivals(
-    rollout: types.Rollout, reward_scale: Scalar, transform: Any, discount: Scalar
-) -> tuple[Array, Array, Array]:
-    """Returns (r_t, discount_t, first_t), ``[T, B]``: what each transition arrived at."""
+    rollout: types.Rollout, transform: Callable[[Array], Array], hp: Returns
+) -> Arrivals:
+    """Returns rewards, discounts and first steps as the return counts them."""
     ts = jax.tree.map(lambda x: x[1:], rollout.ts._replace(obs=()))
-    return transform(ts.reward * reward_scale), ts.discount * discount, ts.first
+    return Arrivals(
+        transform(ts.reward * hp.reward_scale), ts.discount * hp.discount, ts.first
+    )

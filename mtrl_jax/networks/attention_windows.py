@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from mtrl_jax.networks import attention, histories
+from mtrl_jax.networks import attention, history_tokens
 from mtrl_jax.types import Array
 
 
@@ -40,7 +40,7 @@ def empty(
     *, layers: int, heads: int, size: int, window: int, encoding: str, dtype: str, batch
 ) -> Cache:
     """Returns the cache of ``batch`` fresh slots, heads of ``size`` numbers."""
-    tokens = histories.TOKENS[encoding]
+    tokens = history_tokens.TOKENS[encoding]
     length = (window + (tokens > 1)) * tokens
 
     def ring():
@@ -60,7 +60,7 @@ def positions(live: Array | None, length: int) -> Array:
     return jnp.maximum(jnp.cumsum(live.T.astype(jnp.int32), axis=1) - 1, 0)
 
 
-def cut(steps: histories.Steps, horizon: Array) -> histories.Steps:
+def cut(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
     """Returns Steps [T, B] in which a piece of ``horizon`` live steps begins anew.
 
     What was before the first step of a piece is unread, as before the first of all.
@@ -70,7 +70,7 @@ def cut(steps: histories.Steps, horizon: Array) -> histories.Steps:
     return steps._replace(has_prev=steps.has_prev & ~begins)
 
 
-def last(steps: histories.Steps, horizon: Array) -> histories.Steps:
+def last(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
     """Returns Steps [T, B] of which the last ``horizon`` are there, the others padding.
 
     Of the T steps all are live, or the first are not. Where any is left out, what was
@@ -84,7 +84,7 @@ def last(steps: histories.Steps, horizon: Array) -> histories.Steps:
 
 
 def of_sequence(
-    steps: histories.Steps,
+    steps: history_tokens.Steps,
     window: int,
     encoding: str,
     rotary_size: int | None,
@@ -96,12 +96,12 @@ def of_sequence(
     ``horizon`` the steps are those of ``cut``, and the pieces do not see each other.
     """
     length = steps.has_prev.shape[0]
-    live = histories.live_tokens(steps, encoding)
+    live = history_tokens.live_tokens(steps, encoding)
     place = positions(steps.live, length)
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
     if horizon is not None:
-        piece = jnp.repeat(place // horizon, histories.TOKENS[encoding], axis=1)
+        piece = jnp.repeat(place // horizon, history_tokens.TOKENS[encoding], axis=1)
         allowed &= piece[:, :, None] == piece[:, None, :]
     if live is not None:
         # Padding sees itself, so that every row of the softmax has something.
@@ -113,7 +113,7 @@ def of_sequence(
 
 
 def of_ring(
-    steps: histories.Steps,
+    steps: history_tokens.Steps,
     cache: Cache,
     window: int | Array,
     encoding: str,
@@ -124,7 +124,7 @@ def of_ring(
     The cache returned has this step's place and position; its keys and values are still
     to be written, layer by layer.
     """
-    tokens = histories.TOKENS[encoding]
+    tokens = history_tokens.TOKENS[encoding]
     places = cache.live.shape[1] // tokens
     is_live = (
         jnp.ones_like(cache.position, bool) if steps.live is None else steps.live[0]
@@ -134,7 +134,7 @@ def of_ring(
     # The newest step written in each place, this one included; -1 and less: none yet.
     held = now - (now - place) % places
     written = (place == now % places) & is_live[:, None]
-    live_now = histories.live_tokens(steps, encoding)
+    live_now = history_tokens.live_tokens(steps, encoding)
     if live_now is None:
         live_now = is_live[:, None]
     live = _put(cache.live, live_now, written, axis=1)
@@ -166,7 +166,7 @@ def _put(ring: Array, new: Array, written: Array, axis: int) -> Array:
 
 def _token_index(position: Array, encoding: str) -> Array:
     """Returns the index of each token in its slot's row of tokens, [..., T n]."""
-    tokens = histories.TOKENS[encoding]
+    tokens = history_tokens.TOKENS[encoding]
     index = position[..., None] * tokens + jnp.arange(tokens)[None, None]
     return index.reshape(position.shape[0], -1)
 
@@ -175,7 +175,7 @@ def _in_window(query: Array, key: Array, window: int | Array, encoding: str) -> 
     """Returns which of the tokens ``key`` [B, S] each of ``query`` [B, T] sees, [B, T, S]."""
     query, key = query[:, :, None], key[:, None, :]
     # The window of a step begins with its observation, the last token of its row.
-    tokens = histories.TOKENS[encoding]
+    tokens = history_tokens.TOKENS[encoding]
     age = (query + 1) // tokens - (key + 1) // tokens
     seen = (key <= query) & (age < window)
     if encoding != "set":

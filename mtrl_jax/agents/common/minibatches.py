@@ -1,4 +1,4 @@
-"""The order of the rows of a pass over a batch, cheap enough to draw anew each time.
+"""Minibatches: the rows of a batch, in an order cheap enough to draw anew each pass.
 
     i -> (a·i + b) mod rows,    gcd(a, rows) = 1
 
@@ -8,15 +8,62 @@ small network; an affine bijection of the index costs a multiplication.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.types import Array, Key
+from mtrl_jax import types
+from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A batch that can be taken apart: ``take(index)`` gives some of its rows."""
+
+    batch: Tree
+    number: int
+    unit: str  # what a row is, in the plural
+    take: Callable[[Array], Tree]
+
+    def order(self, key: Key, epochs: int, minibatches: int) -> Array:
+        """Returns the rows of each step, int32 [epochs · minibatches, rows].
+
+        Raises:
+          ValueError: at trace time, rows that do not divide into the minibatches.
+        """
+        if self.number % minibatches:
+            raise ValueError(
+                f"minibatches: {minibatches} does not divide the {self.number} "
+                f"{self.unit} of a rollout"
+            )
+        keys = jax.random.split(key, epochs)
+        order = jax.vmap(lambda k: shuffled(k, self.number))(keys)
+        return order.reshape(epochs * minibatches, -1)
+
+
+def leading(batch: Tree, unit: str) -> Rows:
+    """Returns the rows of a batch with leaves ``[N, ...]``."""
+    number = len(jax.tree.leaves(batch)[0])
+    return Rows(
+        batch, number, unit, lambda index: jax.tree.map(lambda x: x[index], batch)
+    )
+
+
+def slots(rollout: types.Rollout) -> Rows:
+    """Returns the slots of a rollout, whole unrolls; its carry has no time axis."""
+    timed, carry = rollout._replace(carry=()), rollout.carry
+
+    def take(index: Array) -> types.Rollout:
+        some = jax.tree.map(lambda x: x[:, index], timed)
+        return some._replace(carry=jax.tree.map(lambda x: x[index], carry))
+
+    return Rows(rollout, rollout.ts.first.shape[1], "slots", take)
 
 
 def shuffled(key: Key, rows: int) -> Array:

@@ -1,0 +1,1 @@
+"""What algorithms have in common: learning, acting and exploring, a function at a time."""

@@ -1,0 +1,121 @@
+"""The gradient step, for every agent that has one.
+
+    params, opt = optimise(∇ L(params, stats, batch))
+
+An agent brings the loss and the optimiser; an update is one such step on the whole batch
+(``update``), or several passes over it in minibatches (``passes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import tree
+from mtrl_jax.agents.common import minibatches, optimiser
+from mtrl_jax.types import Array, Key, Tree
+
+Metrics = dict[str, Array]
+
+
+class Learner(NamedTuple):
+    """What PBT copies."""
+
+    params: Tree
+    opt: Tree
+    stats: Tree  # statistics that no gradient trains; () without any
+    updates: Array  # [] int32
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value."""
+
+    metrics: Metrics  # float32 scalars
+    stats: Tree = ()  # after the batch
+
+
+# (params, stats, batch, key, hp) -> (loss [], Aux)
+Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
+
+
+def init(
+    params: Tree, optimise: optax.GradientTransformation, stats: Tree = ()
+) -> Learner:
+    """Returns a learner that has made no update."""
+    return Learner(params, optimise.init(params), stats, jnp.zeros((), jnp.int32))
+
+
+def gradient_step(
+    loss: Loss,
+    optimise: optax.GradientTransformation,
+    learner: Learner,
+    batch: Tree,
+    key: Key,
+    hp: Any,
+) -> tuple[Learner, Metrics]:
+    """Returns (learner, metrics) after one step; ``updates`` is not counted.
+
+    The loss's metrics, and ``grad_norm``: the gradient's norm before it is clipped.
+    """
+    grad_fn = jax.value_and_grad(loss, has_aux=True)
+    (_, aux), grads = grad_fn(learner.params, learner.stats, batch, key, hp)
+    metrics = aux.metrics | {"grad_norm": optax.tree.norm(grads)}
+    changes, opt = optimise.update(grads, learner.opt, learner.params)
+    params = optax.apply_updates(learner.params, changes)
+    return Learner(params, opt, aux.stats, learner.updates), metrics
+
+
+def update(
+    loss: Loss,
+    optimise: optax.GradientTransformation,
+    learner: Learner,
+    batch: Tree,
+    key: Key,
+    hp: Any,
+) -> tuple[Learner, Metrics]:
+    """Returns (learner, metrics) after an update of one step on the whole batch."""
+    learner, metrics = gradient_step(loss, optimise, learner, batch, key, hp)
+    return learner._replace(updates=learner.updates + 1), metrics
+
+
+def passes(
+    loss: Loss,
+    optimise: optax.GradientTransformation,
+    learner: Learner,
+    rows: minibatches.Rows,
+    key: Key,
+    hp: Any,
+    *,
+    epochs: int,
+    minibatches: int,
+) -> tuple[Learner, Metrics]:
+    """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
+
+    Every pass takes each row once, in ``minibatches`` random groups; metrics are means
+    over the steps. A single step takes the rows as they are.
+    """
+    if epochs * minibatches == 1:
+        return update(loss, optimise, learner, rows.batch, key, hp)
+    index = rows.order(key, epochs, minibatches)  # [steps, rows]
+    # None of the keys that order the rows.
+    keys = jax.random.split(jax.random.fold_in(key, epochs), len(index))
+
+    def step(learner: Learner, now: tuple[Array, Key]) -> tuple[Learner, Metrics]:
+        index, key = now
+        return gradient_step(loss, optimise, learner, rows.take(index), key, hp)
+
+    learner, metrics = jax.lax.scan(step, learner, (tree.shard(index, axis=1), keys))
+    metrics = jax.tree.map(jnp.mean, metrics)
+    return learner._replace(updates=learner.updates + 1), metrics
+
+
+def check(config: Any) -> None:
+    """Raises ValueError unless ``optimiser, epochs, minibatches`` of it can be."""
+    for name in ("epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
+    optimiser.check(config.optimiser)

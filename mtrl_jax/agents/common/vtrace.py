@@ -1,0 +1,77 @@
+"""The terms of V-trace's loss.
+
+What policy acts is not its business: it is given the log-probabilities, entropies and
+values of a rollout. IMPALA's is one network; Mix&Match's is a mixture of several.
+
+Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.agents.common import objective, unrolls
+from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.losses import policy_gradient
+from mtrl_jax.types import Array
+
+
+class Hparams(NamedTuple):
+    """Of V-trace."""
+
+    lambda_: Share = 1.0
+    clip_rho: Amount = 1.0  # infinity does not clip
+    clip_pg_rho: Amount = 1.0
+    clip_epsilon: Amount = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
+
+
+def terms(
+    now: unrolls.Evaluated,
+    log_mu: Array,
+    arrived: unrolls.Arrivals,
+    hp: Hparams,
+    *,
+    normalise: bool = False,
+) -> tuple[objective.Terms, dict[str, Array]]:
+    """Returns (terms, metrics): policy gradient, value error and entropy of live steps.
+
+    mean(−A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A and
+    targets v. ``log_mu`` [T, B] are the behaviour's log-probabilities. ``normalise``
+    gives the live advantages mean 0 and variance 1; ``clip_epsilon`` above 0 takes out
+    the steps whose policy has moved that far already. The metrics are ``rho`` and
+    ``value``, means over live steps.
+    """
+    r_t, discount_t, first_t = arrived
+    log_ratio = now.log_prob - log_mu
+    rho_tm1 = jnp.exp(log_ratio)
+
+    # Targets of every slot; no gradient flows through them.
+    def targets_of(*slot):
+        return policy_gradient.vtrace(
+            *slot,
+            lambda_=hp.lambda_,
+            clip_rho=hp.clip_rho,
+            clip_pg_rho=hp.clip_pg_rho,
+        )
+
+    v_tm1, v_t = now.value[:-1], now.value[1:]
+    targets = jax.vmap(targets_of, in_axes=1, out_axes=1)(
+        *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
+    )
+
+    def mean(x: Array) -> Array:
+        return policy_gradient.masked_mean(x, ~first_t)
+
+    advantage = targets.advantage
+    if normalise:
+        advantage = policy_gradient.normalised(advantage, ~first_t)
+    trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
+    found = objective.Terms(
+        policy_loss=mean(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
+        value_loss=mean(0.5 * jnp.square(targets.value - v_tm1)),
+        entropy=mean(now.entropy),
+    )
+    return found, {"rho": mean(rho_tm1), "value": mean(v_tm1)}

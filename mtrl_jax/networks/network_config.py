@@ -1,0 +1,65 @@
+"""What an actor-critic network is made of, and what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mtrl_jax.networks import conv, cores, torsos
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """What a network is made of; every field is static."""
+
+    torso: str = "auto"  # see torsos.choose
+    hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
+    activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
+    core: str = "none"  # none, linear, lstm, gru
+    core_size: int = 128
+    core_memory: int = 0  # steps that a core's gates start out for, see cores; 0: few
+    skip: bool = False  # the heads read the torso's features beside the core's output
+    last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
+    task_embedding: bool = False  # one-hot task as input
+    separate_value: bool = False  # a torso and a core of its own for the value
+    convolution: str = "auto"  # see conv.conv2d
+
+
+def check(config: NetworkConfig, num_values: int | None = None) -> None:
+    """Raises ValueError for a field that is unknown, too small or does not go along."""
+    for field, known in (
+        ("activation", tuple(torsos.ACTIVATIONS)),
+        ("core", cores.CORES),
+        ("convolution", conv.IMPLEMENTATIONS),
+    ):
+        if getattr(config, field) not in known:
+            raise ValueError(
+                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
+            )
+    if not config.hidden or min(config.hidden) < 1:
+        raise ValueError(
+            f"hidden: got {config.hidden}, give at least one positive size"
+        )
+    if num_values is not None and num_values < 1:
+        raise ValueError(
+            f"num_values: got {num_values}, give None or a positive number"
+        )
+    _check_core(config)
+
+
+def _check_core(config: NetworkConfig) -> None:
+    if config.core_size < 1:
+        raise ValueError(f"core_size: got {config.core_size}, give a positive size")
+    if config.core_memory != 0 and config.core_memory < 2:
+        raise ValueError(
+            f"core_memory: got {config.core_memory}, give 0, or 2 steps on"
+        )
+    if config.core_memory and not cores.has_memory(config.core):
+        raise ValueError(
+            f"core_memory: core {config.core!r} has no memory, use 'lstm' or 'gru' or "
+            "leave it out"
+        )
+    if config.skip and config.core == "none":
+        raise ValueError(
+            "skip: there is no core to pass by with core 'none', use one of "
+            f"{cores.CORES[1:]} or leave it out"
+        )
