@@ -1,18 +1,73 @@
-"""Hyperparameters: the values that mean something."""
+"""Hyperparameters: groups that read as one flat list, and the values that mean something."""
 
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from mtrl_jax import agents
-from mtrl_jax.agents import bounds
+from mtrl_jax import agents, hparams
+from mtrl_jax.hparams import Amount, Real, Share
+
+
+class Group(NamedTuple):
+    """In common with other agents."""
+
+    learning_rate: Amount = 1e-3
+    discount: Share = 0.9
+
+
+class Hparams(NamedTuple):
+    """An agent's."""
+
+    alpha: Share = 0.0
+    group: Group = Group(learning_rate=0.5)
+    reward_scale: Real = 1.0
+    own: float = 2.0
+
+
+def test_leaves_have_names_of_their_own_whatever_group_they_are_in():
+    """In order, of values and of the class."""
+    names = ("alpha", "learning_rate", "discount", "reward_scale", "own")
+    assert hparams.names(Hparams) == hparams.names(Hparams()) == names
+    assert tuple(hparams.flatten(Hparams()).values()) == (0.0, 0.5, 0.9, 1.0, 2.0)
+
+
+def test_leaves_are_set_by_name_in_the_shape_of_what_they_replace():
+    """For all members where there are several; the rest is left as it was."""
+    set_ = hparams.override(Hparams(), {"learning_rate": 0.1, "alpha": 1.0})
+    assert set_ == Hparams(alpha=1.0, group=Group(0.1))
+    members = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), Hparams())
+    set_ = hparams.override(members, {"discount": 1})
+    np.testing.assert_array_equal(set_.group.discount, np.ones(3, np.float32))
+    assert set_.group.discount.dtype == jnp.float32
+    assert set_.group.learning_rate is members.group.learning_rate
+    with pytest.raises(KeyError, match="'rate'"):
+        hparams.override(Hparams(), {"rate": 0.1})
+
+
+def test_bounds_stand_beside_the_field_also_in_a_group():
+    """A field without a type that says any may have any value."""
+    found = hparams.bounds(Hparams)
+    assert found["alpha"] == found["discount"] == (0.0, 1.0)
+    assert found["learning_rate"] == (0.0, math.inf)
+    assert found["reward_scale"] == found["own"] == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("name", agents.AGENTS)
-def test_every_hyperparameter_has_bounds_that_its_default_keeps(name):
-    """A new one does not go unchecked, and both ends are values like others."""
-    for field, value in agents.get(name).Hparams()._asdict().items():
-        assert field in bounds.BOUNDS
-        for number in (value, *bounds.BOUNDS[field]):
-            bounds.check(field, number)
+def test_every_hyperparameter_of_an_agent_has_bounds_that_its_default_keeps(name):
+    """Also that of no name is there twice, and that both ends are values like others."""
+    kind = agents.get(name).Hparams
+    assert len(set(hparams.names(kind))) == len(jax.tree.leaves(kind()))
+    bounds = hparams.bounds(kind)
+    assert tuple(bounds) == hparams.names(kind)
+    for leaf, value in hparams.flatten(kind()).items():
+        # Whatever has no bounds says so: there is one such leaf.
+        assert bounds[leaf] != (-math.inf, math.inf) or leaf == "reward_scale"
+        for number in (value, *bounds[leaf]):
+            hparams.check_bounds(kind, leaf, number)
 
 
 @pytest.mark.parametrize(
@@ -26,9 +81,5 @@ def test_every_hyperparameter_has_bounds_that_its_default_keeps(name):
 def test_a_value_beyond_them_is_refused(name, value, message):
     """With what would work."""
     with pytest.raises(ValueError, match=f"^{message}$"):
-        bounds.check(name, value)
-
-
-def test_a_name_of_ones_own_may_have_any_value():
-    """The table is about names that the kit knows."""
-    bounds.check("my_own_knob", -1e9)
+        hparams.check_bounds(Hparams, name, value)
+    hparams.check_bounds(Hparams, "own", -1e9)

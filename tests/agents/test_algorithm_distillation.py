@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax import hparams as overrides
 from mtrl_jax import random, types
 from mtrl_jax.agents import algorithm_distillation as ad
 from mtrl_jax.agents import demonstrator
+from mtrl_jax.agents.common import exploration
 from mtrl_jax.data import histories, windows
 from mtrl_jax.engine import fused_runner, in_context, offline_runner
 from mtrl_jax.envs import advice, core, dark
@@ -31,7 +33,7 @@ def spec_of():
 
 def hparams(**fields):
     given = {"warmup_updates": 1.0, "learning_rate": 1e-2} | fields
-    return jax.tree.map(jnp.float32, ad.Hparams(**given))
+    return jax.tree.map(jnp.float32, overrides.override(ad.Hparams(), given))
 
 
 SET = {"encoding": "set", "positions": "none"}
@@ -46,7 +48,12 @@ def made(target="taken", **changes):
     params = learner.params
     head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
     learner = learner._replace(params={**params, "policy": head})
-    return agent, learner, jax.jit(agent.update)
+    return agent, learner, jax.jit(functools.partial(updated, agent))
+
+
+def updated(agent, learner, rollout, key, hp):
+    """Returns (learner, metrics) after the agent's update 0."""
+    return agent.update(learner, rollout, key, hp, jnp.int32(0))[:2]
 
 
 def stream(lengths, slots=2, seed=0):
@@ -119,7 +126,7 @@ def test_windows_with_and_without_the_steps_that_reset_teach_the_same(changes):
     _, learner, update = made(**changes)
     rollout = stream([3, 1, 2])
     # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
-    hp = hparams(epsilon=1e-2)
+    hp = hparams(adam_eps=1e-2)
     one = update(learner, rollout, KEY, hp)
     close(one, update(learner, without_resets(rollout), KEY, hp))
     dead = np.asarray(rollout.ts.last)[:-1]
@@ -155,7 +162,7 @@ def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, ch
         action, carry, log_prob = act(learner, carry, ts, jax.random.key(t), hparams())
         if t < watched:
             action = rollout.action[t]
-            carry = ad.told(carry, ts, action)
+            carry = ad.observe_action(carry, ts, action)
         actions.append(action)
         said.append(log_prob)
     live = ~np.asarray(rollout.ts.last)[:-1]
@@ -203,9 +210,10 @@ def test_a_members_horizon_is_a_shorter_window_of_its_own():
     whole = without_resets(stream([3, 4, 2]))
     horizons = jnp.asarray([0.0, 3.0, 16.0])
     # Plain steps: adaptive ones divide rounding by rounding where gradients are 0.
-    plain = hparams(epsilon=1e-2)
+    plain = hparams(adam_eps=1e-2)
     hps = jax.vmap(lambda x: plain._replace(horizon=x))(horizons)
-    several = jax.jit(jax.vmap(agent.update, (None, None, None, 0)))
+    one = functools.partial(updated, agent)
+    several = jax.jit(jax.vmap(one, (None, None, None, 0)))
     together = several(learner, whole, KEY, hps)
     for i in range(3):
         hp, own = (jax.tree.map(lambda x, i=i: x[i], x) for x in (hps, together))
@@ -256,7 +264,7 @@ def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     hp = hparams()
 
     def learn(learner, i):
-        return agent.update(learner, rollout, jax.random.fold_in(KEY, i), hp)
+        return updated(agent, learner, rollout, jax.random.fold_in(KEY, i), hp)
 
     _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(learner)
     assert abs(float(metrics["loss"][-1]) - floor) < 0.02
@@ -271,7 +279,7 @@ def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
     told = rollout._replace(extras=rollout.extras._replace(optimal=best))
 
     def learn(learner, i):
-        return agent.update(learner, told, jax.random.fold_in(KEY, i), hparams())
+        return updated(agent, learner, told, jax.random.fold_in(KEY, i), hparams())
 
     learnt, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(200)))(
         learner
@@ -366,7 +374,7 @@ def demonstrations_on(env, episodes, steps):
         updates_per_chunk=episodes,
         record=True,
     )
-    hp = demonstrator.Hparams(decay_updates=0.9 * episodes)
+    hp = demonstrator.Hparams(exploration.Hparams(decay_updates=0.9 * episodes))
     hp = jax.tree.map(lambda x: jnp.full(env.batch[0], x), hp)
     state = maker.init(random.roots(0, env.batch[0]), hp)
     ts, action, *_ = jax.jit(maker.chunk)(state, hp)[1].history

@@ -59,7 +59,7 @@ def test_ucb1_pulls_every_arm_once_in_an_order_of_its_own():
     assert len({tuple(order) for order in actions.T}) > 30
 
 
-def test_what_it_is_told_of_counts_as_its_own_pull():
+def test_what_it_is_shown_counts_as_its_own_pull():
     """Shown every arm but one, it pulls that one; the reward is of the arm shown."""
     agent, hp = made(), hparams()
     state, carry, reward = agent.init(KEY, hp), agent.carry(2), jnp.zeros(2)
@@ -68,7 +68,7 @@ def test_what_it_is_told_of_counts_as_its_own_pull():
         action, carry, _ = agent.act(state, carry, ts, KEY, hp)
         if t < ARMS - 1:
             shown = jnp.asarray([t, ARMS - 1 - t])
-            carry, reward = bandit.told(carry, ts, shown), 1.0 + shown
+            carry, reward = bandit.observe_action(carry, ts, shown), 1.0 + shown
     np.testing.assert_array_equal(action, [ARMS - 1, 0])
     np.testing.assert_array_equal(carry.total, [[1, 2, 3, 4, 0], [0, 2, 3, 4, 5]])
 

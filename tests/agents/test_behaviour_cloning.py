@@ -13,7 +13,7 @@ SIZES = (2, 3)
 
 
 def dataset(kit, task, action, live=None):
-    """Returns (agent, state, hp, jitted update, Rollout) with actions [T, B, ...]."""
+    """Returns (Setup, Rollout) with actions [T, B, ...]."""
     one = kit.setup("behaviour_cloning", "none", (task,))
     ts = kit.member(one.rollout.ts)
     ts = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (T + 1, B, *x.shape[1:])), ts)
@@ -25,20 +25,19 @@ def dataset(kit, task, action, live=None):
     return one, rollout
 
 
-def fitted(one, rollout, updates=300):
+def fitted(kit, one, rollout, updates=300):
     """Returns (state, metrics) after many updates on the same data."""
-    hp = one.hp._replace(learning_rate=jnp.float32(0.03))
+    hp = kit.changed(one.hp, learning_rate=0.03)
 
     @jax.jit
     def fit(state):
         def step(s, _):
-            s, metrics = one.agent.update(s, rollout, KEY, hp)
-            return s, metrics
+            return one.agent.update(s, rollout, KEY, hp, jnp.int32(0))[:2]
 
         state, metrics = jax.lax.scan(step, state, None, updates)
         return state, jax.tree.map(lambda x: x[-1], metrics)
 
-    return fit(one.state)
+    return fit(one.learner)
 
 
 def test_the_loss_falls_to_the_entropy_of_who_acted(kit):
@@ -47,7 +46,7 @@ def test_the_loss_falls_to_the_entropy_of_who_acted(kit):
     one, rollout = dataset(kit, "action", action)
     # The same sight at every step: the action before must not give it away.
     rollout = rollout._replace(ts=rollout.ts._replace(first=jnp.ones((T + 1, B), bool)))
-    state, metrics = fitted(one, rollout)
+    state, metrics = fitted(kit, one, rollout)
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     np.testing.assert_allclose(metrics["loss"], entropy, atol=1e-3)
     np.testing.assert_allclose(metrics["entropy"], entropy, atol=1e-2)
@@ -70,7 +69,7 @@ def test_a_dataset_says_which_steps_there_are(kit):
 
     def loss(changed):
         other = rollout._replace(action=jnp.where(changed, 1, action))
-        return float(one.agent.update(one.state, other, KEY, one.hp)[1]["loss"])
+        return float(kit.updater(one.agent)(one.learner, other, KEY, one.hp)[1]["loss"])
 
     step = jnp.arange(T)[:, None] * jnp.ones((1, B), jnp.int32)
     same = loss(step < 0)
@@ -90,7 +89,7 @@ def test_joint_choices_and_real_actions_are_imitated(kit, task):
     choices = np.broadcast_to(np.array([1, 2], np.int32), (T, B, 2))
     action = jnp.asarray(choices if task == "both_factorised" else draws)
     one, rollout = dataset(kit, task, action)
-    state, metrics = fitted(one, rollout, updates=600)
+    state, metrics = fitted(kit, one, rollout, updates=600)
     greedy = one.hp._replace(temperature=jnp.float32(0.0))
     ts = kit.member(rollout.ts)
     done, _, _ = one.agent.act(state, one.agent.carry(B), ts, KEY, greedy)

@@ -163,7 +163,7 @@ def on_probe(name, probe, kit):
 
     def play(learner, legal):
         def allowed(ts):
-            return ts._replace(action_mask=ts.action_mask & legal)
+            return ts._replace(action_mask=ts.action_mask & legal[None])
 
         def step(now, key):
             env_state, ts, carry = now

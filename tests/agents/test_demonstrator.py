@@ -7,10 +7,12 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.agents import demonstrator
+from mtrl_jax.agents.common import exploration
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.envs import advice, core
 
 EPISODES, LENGTH, ACTIONS, BEST = 20, 8, 5, 3
+HALF = exploration.Hparams(epsilon_start=0.5, epsilon_end=0.5)
 
 
 def clock():
@@ -46,7 +48,8 @@ def played(batch, hp):
 def test_the_share_of_optimal_actions_is_one_minus_epsilon_and_a_bit():
     """1 - ε_h + ε_h/|A| in every episode h, within 3 sigma; ε from 1 to the floor."""
     floor = 0.2
-    hp = demonstrator.Hparams(epsilon_end=floor, decay_updates=0.9 * EPISODES)
+    falling = exploration.Hparams(epsilon_end=floor, decay_updates=0.9 * EPISODES)
+    hp = demonstrator.Hparams(falling)
     history, metrics = played((4, 64), hp)
     by_episode = history.action.reshape(EPISODES, LENGTH + 1, -1)[:, :LENGTH]
     resets = history.ts.last[:-1].reshape(EPISODES, LENGTH + 1, -1)
@@ -74,7 +77,7 @@ def test_illegal_actions_are_never_explored_and_never_best():
     share = np.bincount(np.asarray(action), minlength=3) / 2000
     assert share[1] == 0 and abs(share[0] - 0.5) < 0.04
     env = advice.give(core.vectorise(clock(), (1, 2000)), lambda _: zeros)
-    agent, hp = demonstrator.make(env.spec), demonstrator.Hparams(0.5, 0.5)
+    agent, hp = demonstrator.make(env.spec), demonstrator.Hparams(HALF)
     ts = jax.tree.map(lambda x: x[0], env.reset(random.roots(0, 1), env.params)[1])
     legal = jnp.broadcast_to(jnp.arange(ACTIONS) < 2, (2000, ACTIONS))
     for best, shares in ((1, [0.25, 0.75]), (4, [0.5, 0.5])):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mtrl_jax import agents
-from mtrl_jax.agents import actor_critic, impala
+from mtrl_jax.agents import impala
+from mtrl_jax.agents.common import unrolls
 from mtrl_jax.networks import actor_critic as networks
 
 KEY = jax.random.key(0)
@@ -21,9 +22,9 @@ def _one(kit):
     return one._replace(rollout=kit.collect(one, learner=other, tasks=("both",)))
 
 
-def moved(one, **fields):
+def moved(kit, one, **leaves):
     """Returns {head: has it moved} after an update with some hparams changed."""
-    hp = one.hp._replace(**{k: jnp.float32(v) for k, v in fields.items()})
+    hp = kit.changed(one.hp, **leaves)
     after, _ = one.update(one.learner, one.rollout, KEY, hp)
     old, new = one.learner.params, after.params
     return {
@@ -32,14 +33,15 @@ def moved(one, **fields):
     }
 
 
-def test_the_losses_are_the_papers_in_float64(one):
+def test_the_losses_are_the_papers_in_float64(one, kit):
     """Policy, value and entropy terms of live steps, V-trace by its recursion."""
-    hp, ro = one.hp._replace(lambda_=jnp.float32(0.9)), one.rollout
+    hp, ro = kit.changed(one.hp, lambda_=0.9), one.rollout
     _, metrics = one.update(one.learner, ro, KEY, hp)
     network = networks.make(
         one.env.spec, networks.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     )
-    seen = actor_critic.evaluate(network, one.learner.params, ro)
+    out = unrolls.outputs(network, one.learner.params, ro)
+    seen = unrolls.evaluate(network, out, ro)
     log_pi, entropy, v = (np.float64(x) for x in seen)
     live = ~np.asarray(ro.ts.first)[1:]
     assert live.any() and not live.all()
@@ -72,13 +74,13 @@ def test_the_losses_are_the_papers_in_float64(one):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
 
 
-def test_each_loss_moves_its_own_head_only(one):
+def test_each_loss_moves_its_own_head_only(one, kit):
     """No gradient from the policy loss into the value head, nor the other way round."""
-    assert moved(one) == {"policy": True, "value": True}
-    assert moved(one, value_cost=0.0) == {"policy": True, "value": False}
-    alone = moved(one, clip_pg_rho=0.0, entropy_cost=0.0)
+    assert moved(kit, one) == {"policy": True, "value": True}
+    assert moved(kit, one, value_cost=0.0) == {"policy": True, "value": False}
+    alone = moved(kit, one, clip_pg_rho=0.0, entropy_cost=0.0)
     assert alone == {"policy": False, "value": True}
-    assert moved(one, clip_pg_rho=0.0, clip_rho=0.0, entropy_cost=0.0) == {
+    assert moved(kit, one, clip_pg_rho=0.0, clip_rho=0.0, entropy_cost=0.0) == {
         "policy": False,
         "value": False,
     }
@@ -89,9 +91,9 @@ def test_the_reward_transform_comes_after_the_scale(kit):
     env = kit.probe("both")
     clipping = kit.small("impala", env.spec, "lstm", rewards="clip")
     one = kit.setup("impala", "lstm", ("both",))
-    update = jax.jit(clipping.update)
+    update = kit.updater(clipping)
     plain, _ = one.update(one.learner, one.rollout, KEY, one.hp)
-    hp = one.hp._replace(reward_scale=jnp.float32(10.0))
+    hp = kit.changed(one.hp, reward_scale=10.0)
     scaled, _ = update(one.learner, one.rollout, KEY, hp)
     for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(scaled)):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
@@ -101,16 +103,16 @@ def test_normalised_advantages_make_the_policys_gradient_scale_free(kit):
     """Rewards and values ten times as large: the same step of the policy's head."""
     env = kit.probe("both")
     agent = kit.small("impala", env.spec, "lstm", normalise_advantages=True)
-    one, update = kit.setup("impala", "lstm", ("both",)), jax.jit(agent.update)
+    one, update = kit.setup("impala", "lstm", ("both",)), kit.updater(agent)
     params = jax.tree.map(jnp.copy, one.learner.params)
     # Without a value the advantages are the rewards' alone.
     params["value"] = jax.tree.map(jnp.zeros_like, params["value"])
     learner = one.learner._replace(params=params)
-    hp = one.hp._replace(value_cost=jnp.float32(0.0), max_grad_norm=jnp.float32(1e6))
+    hp = kit.changed(one.hp, value_cost=0.0, max_grad_norm=1e6)
     heads = [
-        update(learner, one.rollout, KEY, hp._replace(reward_scale=jnp.float32(x)))[
-            0
-        ].params["policy"]["kernel"]
+        update(learner, one.rollout, KEY, kit.changed(hp, reward_scale=x))[0].params[
+            "policy"
+        ]["kernel"]
         for x in (1.0, 10.0)
     ]
     np.testing.assert_allclose(*heads, rtol=1e-4, atol=1e-6)

@@ -23,26 +23,11 @@ SOLO = [
     *MIXTURE, "masked", "memory", "action_factorised", "both_factorised",
     "action_box", "both_box", "both_image",
 ]  # fmt: skip
-# Probes that an agent does not claim to learn, by its name.
-UNCLAIMED: dict[str, tuple[str, ...]] = {
-    # No memory, no pictures, discrete actions alone.
-    "tabular": (
-        "memory", "action_factorised", "both_factorised", "action_box", "both_box",
-        "both_image",
-    ),
-    # Learns within an episode of many pulls and forgets it after.
-    "bandit": tuple(SOLO),
-    # Learns from actions and never from a reward: online, it imitates itself.
-    "behaviour_cloning": tuple(SOLO),
-    "algorithm_distillation": tuple(SOLO),
-    # Is told and does not learn.
-    "demonstrator": tuple(SOLO),
-}  # fmt: skip
 CLAIMED = [
     (name, task)
     for name in agents.AGENTS
     for task in SOLO
-    if task not in UNCLAIMED.get(name, ())
+    if task in agents.get(name).INFO.learns
 ]
 # A convolutional torso loses its ReLUs at the rate of the others, an LSTM is unsteady.
 RATE = {"both_image": 1e-3, "memory": 3e-3}
@@ -81,8 +66,8 @@ def test_without_memory_the_memory_probe_cannot_be_learned(name, kit):
 @functools.cache
 def train(name, tasks, core, updates, kit):
     """Returns returns ``[P, K]`` of the last chunk and two steps with their values."""
-    advised = kit.claims(name).advised
-    env = kit.probe(*tasks, batch=(MEMBERS, SLOTS), advised=advised)
+    labels = kit.info(name).reads_expert_labels
+    env = kit.probe(*tasks, batch=(MEMBERS, SLOTS), labels=labels)
     network = networks.NetworkConfig(
         hidden=(32,),
         core=core,

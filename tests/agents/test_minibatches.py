@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtrl_jax.agents import shuffling
+from mtrl_jax.agents.common import minibatches
 
 KEY = jax.random.key(0)
 
@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 def test_the_shuffle_is_a_bijection(rows):
     """Every row of a pass is seen exactly once, also where products need 32 bits."""
     for seed in range(3):
-        index = np.asarray(shuffling.shuffled(jax.random.key(seed), rows))
+        index = np.asarray(minibatches.shuffled(jax.random.key(seed), rows))
         assert index.dtype == np.int32
         np.testing.assert_array_equal(np.sort(index), np.arange(rows))
 
@@ -22,14 +22,14 @@ def test_the_shuffle_is_a_bijection(rows):
 def test_the_shuffle_of_more_rows_than_can_be_multiplied_is_a_bijection():
     """Above 2^24 rows the affine map would overflow and leave out one in twenty."""
     rows = 17_825_792
-    index = np.asarray(shuffling.shuffled(KEY, rows))
+    index = np.asarray(minibatches.shuffled(KEY, rows))
     np.testing.assert_array_equal(np.sort(index), np.arange(rows))
 
 
 def test_no_two_passes_have_the_same_minibatches():
     """Multiplier and offset are drawn anew for each."""
     passes = [
-        np.asarray(shuffling.shuffled(key, 1024)) for key in jax.random.split(KEY, 8)
+        np.asarray(minibatches.shuffled(key, 1024)) for key in jax.random.split(KEY, 8)
     ]
     assert len({frozenset(index[:256].tolist()) for index in passes}) == 8
 
@@ -37,14 +37,14 @@ def test_no_two_passes_have_the_same_minibatches():
 def test_few_rows_get_any_permutation():
     """All 24 orders of 4 slots occur; an affine bijection has only 8."""
     keys = jax.random.split(KEY, 400)
-    orders = jax.vmap(lambda key: shuffling.shuffled(key, 4))(keys)
+    orders = jax.vmap(lambda key: minibatches.shuffled(key, 4))(keys)
     assert len(np.unique(orders, axis=0)) == 24
 
 
 @pytest.mark.parametrize("rows", [257, 1000, 2048, 8192, 65536, 640_000])
 def test_every_minibatch_is_drawn_from_all_over_the_rollout(rows):
     """A quarter of the rows has each eighth's share, within a third, at any draw."""
-    multipliers = shuffling.multipliers(rows).astype(np.int64)
+    multipliers = minibatches.multipliers(rows).astype(np.int64)
     assert len(multipliers) >= 8
     for a in multipliers:
         index = np.arange(rows // 4) * a % rows

@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import agents
-from mtrl_jax.agents import actor_critic, impala, mix_and_match, mixture, vtrace
+from mtrl_jax import agents, hparams
+from mtrl_jax.agents import mix_and_match
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    optimiser,
+    policy_mixture,
+    unrolls,
+)
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import components, heads, subsets
 from mtrl_jax.networks.components import Component
@@ -41,12 +48,12 @@ def _made(kit, tasks, core, config):
     )
     learner = learner._replace(params=params)
     rollout = kit.collect(playing, learner=learner, tasks=tasks)
-    return agent, hp, learner, rollout, jax.jit(agent.update)
+    return agent, hp, learner, rollout, kit.updater(agent)
 
 
-def with_(hp, **fields):
-    """Returns hp with some fields changed."""
-    return hp._replace(**{k: jnp.float32(v) for k, v in fields.items()})
+def with_(hp, **leaves):
+    """Returns hp with some leaves changed."""
+    return hparams.override(hp, leaves)
 
 
 def moved(kit, one, rollout=None, **fields):
@@ -80,10 +87,9 @@ def test_components_that_share_everything_are_one_agent(alpha, kit):
         "policy": params["policy"]["policy"],
         "value": params["value"]["value"],
     }
-    alone = vtrace.init(same, impala.Config(optimiser="adam"), one.hp)
-    extras = actor_critic.Extras(rollout.extras.log_prob, rollout.extras.value)
-    (core,) = rollout.carry.core.values()
-    carry = actor_critic.Carry(core, rollout.carry.action)
+    alone = learning.init(same, optimiser.make("adam", one.hp.optimiser))
+    extras = unrolls.Extras(rollout.extras.log_prob, rollout.extras.value)
+    carry = unrolls.Carry(rollout.carry.core, rollout.carry.action)
     expected, metrics = one.update(
         alone, rollout._replace(extras=extras, carry=carry), KEY, one.hp
     )
@@ -184,7 +190,7 @@ def test_actions_are_drawn_with_the_mixtures_probabilities(kit):
         jnp.ones((n, 2), bool),
     )
     weights = spread(jnp.array([0.7, 0.3]), n)
-    mixed = mixture.Mixture(
+    mixed = policy_mixture.Mixture(
         [subsets.Embedded(choice, space, rows), wide], weights, space
     )
     action, log_prob = mixed.sample_and_log_prob(KEY)
@@ -272,12 +278,12 @@ EXPERTS = {"experts": True, "share": ("torso",)}
 def test_only_the_tasks_own_expert_takes_part(kit):
     """In task 0's slots: expert 0 and the central policy learn, expert 1 does not."""
     one = made(kit, ("both", "masked"), "lstm", **EXPERTS)
-    slots = jnp.arange(kit.SLOTS)
-    first = vtrace.take_slots(one[3], slots)
+    slots, rows = jnp.arange(kit.SLOTS), minibatches.slots(one[3])
+    first = rows.take(slots)
     found = moved(kit, one, first, alpha=0.5)
     assert found["policy_0"] and found["core_0"] and found["policy_2"]
     assert not found["policy_1"] and not found["core_1"] and not found["value_1"]
-    found = moved(kit, one, vtrace.take_slots(one[3], slots + kit.SLOTS), alpha=0.5)
+    found = moved(kit, one, rows.take(slots + kit.SLOTS), alpha=0.5)
     assert found["policy_1"] and found["policy_2"] and not found["policy_0"]
 
 
@@ -301,7 +307,7 @@ def test_a_shared_head_is_the_wide_policy_cut_down(kit):
         learner.params,
         {name: () for name in network.initial_state(1)},
         rollout.ts,
-        actor_critic.previous_actions(rollout),
+        unrolls.previous_actions(rollout),
     )
     easy, hard = network.policies(outputs, rollout.ts.action_mask)
     rows = np.asarray(NARROW.actions)
@@ -322,9 +328,9 @@ def test_matching_within_the_support_leaves_other_actions_free():
     )
     teacher = subsets.Embedded(choice, space, np.array([[0], [2]], np.int32))
     pairs = {(0, 1): jnp.ones(1)}
-    within = mixture.matching_loss([teacher], [None, wide], pairs, within=True)
+    within = policy_mixture.matching_loss([teacher], [None, wide], pairs, within=True)
     np.testing.assert_allclose(within, 0.0, atol=1e-6)
-    assert mixture.matching_loss([teacher], [None, wide], pairs)[0] > 1.0
+    assert policy_mixture.matching_loss([teacher], [None, wide], pairs)[0] > 1.0
 
 
 @pytest.mark.parametrize("control", ["step", "episode", "slot"])
@@ -366,7 +372,7 @@ def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
         return float(jnp.linalg.norm(kernel - before))
 
     assert distance(often) > 2 * distance(once)
-    order = vtrace._groups(KEY, mix_and_match.Config(epochs=2, minibatches=4), 8)
+    order = minibatches.slots(rollout).order(KEY, epochs=2, minibatches=4)
     assert order.shape == (8, 2)
     for epoch in np.asarray(order).reshape(2, 8):
         assert sorted(epoch) == list(range(8))
@@ -423,11 +429,6 @@ def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
             {"experts": True, "share": ("torso",), "control": "slot"},
             "experts: does not go with control 'slot'",
         ),
-        (
-            FACTORISED,
-            {"network": networks.NetworkConfig(core="lstm", skip=True)},
-            r"network\.skip: does not go with components",
-        ),
     ],
 )
 def test_wrong_options_are_refused(tasks, config, message, kit):
@@ -441,4 +442,4 @@ def test_wrong_options_are_refused(tasks, config, message, kit):
 def test_it_is_among_the_agents():
     """By its name, with the paper."""
     assert agents.get("mix_and_match") is mix_and_match
-    assert "Czarnecki" in agents.AGENTS["mix_and_match"]
+    assert "Czarnecki" in mix_and_match.INFO.summary

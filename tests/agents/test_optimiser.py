@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from mtrl_jax.agents import impala, optimiser
+from mtrl_jax.agents.common import optimiser
 
 
 def hparams(**fields):
-    base = {"learning_rate": 0.1, "epsilon": 1e-3, "max_grad_norm": 1e9}
-    hp = impala.Hparams()._replace(**(base | fields))
+    base = {"learning_rate": 0.1, "max_grad_norm": 1e9}
+    eps = {"adam_eps": 1e-3, "rmsprop_eps": 1e-3}
+    hp = optimiser.Hparams(**(base | eps | fields))
     return jax.tree.map(jnp.float32, hp)
 
 
@@ -70,6 +71,15 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_array_equal(small, steps("rmsprop", hparams(), [[0.3, 0.4]]))
 
 
+@pytest.mark.parametrize("kind", optimiser.KINDS)
+def test_each_kind_reads_its_own_eps(kind):
+    """And not the other's."""
+    plain = steps(kind, hparams(), GRADS)
+    for name in ("adam_eps", "rmsprop_eps"):
+        changed = steps(kind, hparams(**{name: 0.1}), GRADS)
+        assert np.array_equal(plain, changed) == (not name.startswith(kind))
+
+
 def test_an_unknown_optimiser_is_refused_by_name():
     """The error says what was given and what would work."""
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'; one of adam, rmsp"):
@@ -78,15 +88,13 @@ def test_an_unknown_optimiser_is_refused_by_name():
 
 def test_adamw_is_optax_with_a_warm_up_and_half_a_cosine():
     """Rates 1/2, 1, then (1 + cos)/2 down to 0; weights decay with the rate."""
-    from mtrl_jax.agents import algorithm_distillation
-
-    hp = algorithm_distillation.Hparams(
+    hp = optimiser.AdamwHparams(
         learning_rate=0.1,
         warmup_updates=2.0,
         decay_updates=6.0,
         weight_decay=0.3,
         max_grad_norm=1e9,
-        epsilon=1e-3,
+        adam_eps=1e-3,
     )
     rates = 0.1 * np.array([0.5, 1, 1, 0.853553, 0.5, 0.146447, 0, 0])
     oracle = optax.adamw(

@@ -15,7 +15,7 @@ def _first_pass(kit):
     """(setup, metrics) of one epoch of one minibatch: nothing has moved yet."""
     one = kit.setup("ppo", "lstm", ("both",))
     agent = kit.small("ppo", one.env.spec, "lstm", epochs=1, minibatches=1)
-    _, metrics = jax.jit(agent.update)(one.learner, one.rollout, KEY, one.hp)
+    _, metrics = kit.updater(agent)(one.learner, one.rollout, KEY, one.hp)
     return one, metrics
 
 
@@ -55,17 +55,16 @@ def test_sizes_that_cannot_work_are_refused(kit):
             ppo.make(spec, ppo.Config(**{name: 0}))
     one = kit.setup("ppo", "lstm", ("both",))
     agent = kit.small("ppo", spec, "lstm", minibatches=3)
-    with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 rows"):
-        jax.eval_shape(agent.update, one.learner, one.rollout, KEY, one.hp)
+    args = (one.learner, one.rollout, KEY, one.hp, jnp.int32(0))
+    with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 slots"):
+        jax.eval_shape(agent.update, *args)
 
 
 def test_an_infinite_value_clip_is_no_clip(kit):
     """And a finite one changes later passes: inf is the switch that turns it off."""
     one = kit.setup("ppo", "lstm", ("both",))
     ends = [
-        one.update(
-            one.learner, one.rollout, KEY, one.hp._replace(clip_value=jnp.float32(c))
-        )[0]
+        one.update(one.learner, one.rollout, KEY, kit.changed(one.hp, clip_value=c))[0]
         for c in (jnp.inf, 1e6, 1e-4)
     ]
     off, wide, narrow = (np.asarray(e.params["value"]["kernel"]) for e in ends)

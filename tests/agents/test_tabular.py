@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, tree, types
-from mtrl_jax.agents import choosing, tabular
+from mtrl_jax import hparams as overrides
+from mtrl_jax.agents import tabular
+from mtrl_jax.agents.common import exploration
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.envs import core
 
@@ -23,7 +25,13 @@ def spec_of(length=1, tasks=1, action=DISCRETE, name="vector"):
 
 
 def hparams(**fields):
-    return jax.tree.map(jnp.float32, tabular.Hparams(**fields))
+    given = overrides.override(tabular.Hparams(), fields)
+    return jax.tree.map(jnp.float32, given)
+
+
+def updater(agent):
+    """Returns the agent's update 0: (learner, rollout, key, hp) -> (learner, metrics)."""
+    return jax.jit(lambda *args: agent.update(*args, jnp.int32(0))[:2])
 
 
 @pytest.fixture(name="agent", scope="module")
@@ -77,7 +85,7 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
     happened = rollout.ts
     assert happened.first[1:].any() and (happened.discount == 0).any()
     assert (happened.last & (happened.discount == 1)).any()
-    learner, metrics = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
+    learner, metrics = updater(agent)(agent.init(KEY, hp), rollout, KEY, hp)
     expected = watkins(rollout, 0.9, 0.8)
     np.testing.assert_allclose(learner.table, expected, rtol=1e-4, atol=1e-5)
     assert learner.updates == 1 and metrics["error"] > 0
@@ -86,7 +94,7 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
 def test_one_long_update_is_many_short_ones(agent):
     """How long an unroll is changes when the policy hears of it, not what is learned."""
     rollout, hp = experience(20, 1), hparams()
-    learner, update = agent.init(KEY, hp), jax.jit(agent.update)
+    learner, update = agent.init(KEY, hp), updater(agent)
     whole, _ = update(learner, rollout, KEY, hp)
     for t in range(20):
         part = types.Rollout(
@@ -96,7 +104,7 @@ def test_one_long_update_is_many_short_ones(agent):
             carry=(),
         )
         learner, _ = update(learner, part, KEY, hp)
-    np.testing.assert_allclose(learner.table, whole.learner.table, rtol=1e-5)
+    np.testing.assert_allclose(learner.table, whole.table, rtol=1e-5)
 
 
 def test_behaviour_is_epsilon_greedy_with_ties_broken_evenly(agent):
@@ -132,15 +140,16 @@ def test_a_choice_from_a_set_is_a_member_and_any_of_them():
     """Also at the ends of the range of the random number."""
     among = jnp.array([[False, True, False, True, True]] * 4)
     u = jnp.array([0.0, 0.34, 0.67, 1.0])
-    np.testing.assert_array_equal(choosing.uniform_from(among, u), [1, 3, 4, 4])
+    np.testing.assert_array_equal(exploration.uniform_from(among, u), [1, 3, 4, 4])
 
 
 def test_epsilon_falls_linearly_in_updates():
     """From start to end over decay_updates, then stays; 0 keeps the start."""
-    hp = hparams(epsilon_start=0.9, epsilon_end=0.1, decay_updates=8.0)
-    found = [float(choosing.epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
+    hp = exploration.Hparams(epsilon_start=0.9, epsilon_end=0.1, decay_updates=8.0)
+    hp = jax.tree.map(jnp.float32, hp)
+    found = [float(exploration.epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
     np.testing.assert_allclose(found, [0.9, 0.7, 0.5, 0.1, 0.1], rtol=1e-6)
-    constant = choosing.epsilon_at(jnp.int32(5), hp._replace(decay_updates=0.0))
+    constant = exploration.epsilon_at(jnp.int32(5), hp._replace(decay_updates=0.0))
     np.testing.assert_allclose(constant, 0.9, rtol=1e-6)
 
 
@@ -164,7 +173,7 @@ def test_tasks_share_a_table_unless_each_has_its_own(per_task):
         spec_of(tasks=2), tabular.Config(sizes=(STATES,), per_task=per_task)
     )
     rollout, hp = experience(30, 1), hparams()
-    learner, _ = jax.jit(agent.update)(agent.init(KEY, hp), rollout, KEY, hp)
+    learner, _ = updater(agent)(agent.init(KEY, hp), rollout, KEY, hp)
     ts = jax.tree.map(lambda x: x[:, 0], rollout.ts)  # [T + 1] as slots
     values = [
         np.asarray(
@@ -199,8 +208,7 @@ def history(name, options, sizes, members, updates, chunk, **fields):
         envs.pure_task(name, options), envs.tasks_of(name, options), (members, 1)
     )
     agent = tabular.make(env.spec, tabular.Config(sizes=sizes))
-    hp = tabular.Hparams(**fields)
-    hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), hp)
+    hp = jax.tree.map(lambda x: jnp.full(members, x), hparams(**fields))
     runner = fused_runner.make(agent, env, unroll_length=1, updates_per_chunk=chunk)
     state = jax.jit(runner.init)(random.roots(0, members), hp)
     step, rows = jax.jit(runner.chunk, donate_argnums=0), []

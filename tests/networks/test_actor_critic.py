@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
-from mtrl_jax.networks import actor_critic, cores, heads, torsos
+from mtrl_jax.networks import actor_critic, components, cores, heads, torsos
 
 T, B = 4, 3
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
@@ -92,7 +92,8 @@ def test_values_of_several_tasks_get_an_axis():
         network = actor_critic.make(spec, num_values=n)
         params = jax.eval_shape(network.init, jax.random.key(0))
         ts, action = _steps(spec)
-        out, _ = jax.eval_shape(network.unroll, params, (), ts, action)
+        state = network.initial_state(B)
+        out, _ = jax.eval_shape(network.unroll, params, state, ts, action)
         assert out.value.shape == (T, B, n)
         assert params["value"]["kernel"].shape[-1] == n
 
@@ -186,7 +187,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
     network = actor_critic.make(spec)
     params = network.init(jax.random.key(0))
     ts, action = _steps(spec)
-    out, _ = network.unroll(params, (), ts, action)
+    out, _ = network.unroll(params, network.initial_state(B), ts, action)
     entropy = network.distribution(out.policy, ts.action_mask).entropy()
     np.testing.assert_allclose(entropy, np.log(4), atol=1e-3)
     assert np.std(out.value) > 0.05
@@ -194,7 +195,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
     box = _spec({"vector": VECTOR}, SPACES[2])
     network = actor_critic.make(box)
     params = network.init(jax.random.key(0))
-    out, _ = network.unroll(params, (), *_steps(box))
+    out, _ = network.unroll(params, network.initial_state(B), *_steps(box))
     np.testing.assert_array_equal(out.policy[..., 2:], 0.0)
     dist = network.distribution(out.policy, jnp.ones((T, B, 2), bool))
     expected = np.log([1.0, 2.0]) + 0.5 * np.log(2 * np.pi * np.e)
@@ -212,10 +213,11 @@ def test_parameters_do_not_alias():
         assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
-def test_a_separate_value_shares_no_parameter_with_the_policy():
-    """The gradient of the value leaves the policy's torso alone, and the reverse."""
+@pytest.mark.parametrize("core", cores.CORES)
+def test_a_separate_value_shares_no_parameter_with_the_policy(core):
+    """The gradient of the value leaves the policy's torso and core alone, and the reverse."""
     spec = _spec({"vector": VECTOR}, SPACES[0])
-    network, params, state = _network(spec, separate_value=True)
+    network, params, state = _network(spec, separate_value=True, core=core, core_size=8)
     ts, action = _steps(spec)
 
     def touched(part):
@@ -228,8 +230,84 @@ def test_a_separate_value_shares_no_parameter_with_the_policy():
             k for k, g in grads.items() if any(np.any(x) for x in jax.tree.leaves(g))
         }
 
-    assert touched("policy") == {"torso", "policy"}
-    assert touched("value") == {"value_torso", "value"}
+    has_core = core != "none"
+    assert touched("policy") == {"torso", "policy"} | ({"core"} if has_core else set())
+    value_core = {"value_core"} if has_core else set()
+    assert touched("value") == {"value_torso", "value"} | value_core
+
+
+def _components(config):
+    """Returns two components with a torso in common and cores of their own."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    pair = (components.Component(core="linear"), components.Component(core="gru"))
+    return components.make(spec, config, pair, ("torso",))
+
+
+@pytest.mark.parametrize("made", [actor_critic.make, _components])
+@pytest.mark.parametrize("core", ["linear", "lstm", "gru"])
+@pytest.mark.parametrize("separate_value", [False, True])
+def test_step_by_step_is_the_whole_unroll_and_episodes_are_separate(
+    made, core, separate_value
+):
+    """With skip and a separate value too, also of components: to rounding."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    config = actor_critic.NetworkConfig(
+        hidden=(8,), core=core, core_size=4, skip=True, separate_value=separate_value
+    )
+    network = _components(config) if made is _components else made(spec, config)
+    params = jax.jit(network.init)(jax.random.key(1))
+    ts, action = _steps(spec)
+    ts = ts._replace(first=ts.first.at[2].set(True))
+    unroll = jax.jit(network.unroll)
+    whole, end = unroll(params, network.initial_state(B), ts, action)
+    state, seen = network.initial_state(B), []
+    for t in range(T):
+        one, now = jax.tree.map(lambda x, t=t: x[t : t + 1], (ts, action))
+        out, state = unroll(params, state, one, now)
+        seen.append(out)
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *seen)
+    _close((whole, end), (together, state))
+    second = jax.tree.map(lambda x: x[2:], (ts, action))
+    alone, end_alone = unroll(params, network.initial_state(B), *second)
+    _close((jax.tree.map(lambda x: x[2:], whole), end), (alone, end_alone))
+
+
+def _close(x, y):
+    assert jax.tree.structure(x) == jax.tree.structure(y)
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_separate_value_remembers_for_itself():
+    """A memory each, and the policy's does not reach the value."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    network, params, state = _network(
+        spec, separate_value=True, core="lstm", core_size=8
+    )
+    assert set(state) == {"torso/core", "value_torso/value_core"}
+    ts, action = _steps(spec)
+    other = state | {"torso/core": jax.tree.map(lambda x: x + 1.0, state["torso/core"])}
+    a, b = (network.unroll(params, s, ts, action)[0] for s in (state, other))
+    np.testing.assert_array_equal(a.value, b.value)
+    assert np.all(np.abs(a.policy - b.policy) > 1e-7)
+
+
+def test_components_share_a_separate_value_as_they_share_the_policys_torso():
+    """And what has no core, beside one that has, has nothing to skip."""
+    spec = _spec({"vector": VECTOR}, SPACES[0])
+    config = actor_critic.NetworkConfig(
+        hidden=(8,), core_size=4, skip=True, separate_value=True
+    )
+    pair = (components.Component(), components.Component(core="lstm"))
+    network = components.make(spec, config, pair, ("torso",))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    shared = {"torso", "value_torso", "core_1", "value_core_1"}
+    heads_ = {"policy_0", "policy_1", "value_0", "value_1"}
+    assert set(shapes) == shared | heads_
+    assert shapes["policy_0"]["policy"]["kernel"].shape[0] == 8
+    assert shapes["value_1"]["value"]["kernel"].shape[0] == 8 + 4
+    with pytest.raises(ValueError, match="skip: there is no core"):
+        components.make(spec, config, pair[:1], ("torso",))
 
 
 def test_with_a_skip_the_heads_read_features_and_memory():
@@ -264,7 +342,6 @@ def test_with_a_skip_the_heads_read_features_and_memory():
         ({"core": "lstm", "core_memory": 1}, "core_memory: got 1.*2 steps"),
         ({"core_memory": 100}, "core_memory: core 'none' has no memory.*'lstm'"),
         ({"torso": "vit"}, "torso: 'vit'"),
-        ({"core": "gru", "separate_value": True}, "separate_value: does not go"),
         ({"skip": True}, "skip: there is no core.*lstm"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
-from mtrl_jax.networks import histories, transformer
+from mtrl_jax.networks import history_tokens, transformer
 
 T, B, N, ACTIONS = 7, 2, 3, 4
 HORIZONS = (1, 2, 3, T, T + 3)
@@ -54,7 +54,7 @@ def made(encoding="step", positions="rotary", acting="recompute", context=T):
 def history(seed=0):
     """Returns random Steps [T, B]; all are live, and say so."""
     rng = np.random.default_rng(seed)
-    return histories.from_transitions(
+    return history_tokens.from_transitions(
         {"vector": jnp.asarray(rng.normal(size=(T, B, N)), jnp.float32)},
         jnp.asarray(rng.integers(0, ACTIONS, (T, B)), jnp.int32),
         jnp.asarray(rng.normal(size=(T, B)), jnp.float32),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
-from mtrl_jax.networks import histories, transformer
+from mtrl_jax.networks import history_tokens, transformer
 
 T, B, N, CONTEXT = 6, 2, 3, 4
 CONFIG = transformer.TransformerConfig(
@@ -45,7 +45,7 @@ def history(seed=0, length=T):
     """Returns random Steps [length, B]."""
     rng = np.random.default_rng(seed)
     shape = (length, B)
-    return histories.from_transitions(
+    return history_tokens.from_transitions(
         {"vector": jnp.asarray(rng.normal(size=(*shape, N)), jnp.float32)},
         jnp.asarray(rng.integers(0, 4, shape), jnp.int32),
         jnp.asarray(rng.normal(size=shape), jnp.float32),
