@@ -7,7 +7,7 @@ import tempfile
 import pytest
 import runs
 
-from mtrl_jax import agents, config
+from mtrl_jax import agents, config, hparams
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.yaml"))
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -56,12 +56,37 @@ def test_the_names_that_stay_are_accepted():
 def test_what_is_not_given_is_written_down(name):
     """The resolved settings hold every field of the agent, given or not."""
     module = agents.get(name)
-    some = {module.Hparams._fields[-1]: 0.5}
+    some = {hparams.names(module.Hparams)[-1]: 0.5}
     given = {**PLAIN, "agent": {"name": name, "hparams": some}}
     resolved = config.to_dict(config.from_dict(given))["agent"]
-    defaults = module.Hparams()._asdict()
+    defaults = hparams.flatten(module.Hparams())
     assert resolved["hparams"] == {**defaults, **some}
     assert resolved["config"].keys() == module.Config.__dataclass_fields__.keys()
+
+
+@pytest.mark.parametrize(
+    ("agent", "now"),
+    [
+        ("impala", "adam_eps or rmsprop_eps"),
+        ("algorithm_distillation", "adam_eps"),
+        ("bandit", None),
+    ],
+)
+def test_a_hyperparameter_that_was_renamed_is_named(agent, now):
+    """In a file and in an override, wherever hyperparameters are set; where it was one."""
+    given = {**PLAIN, "agent": {"name": agent, "hparams": {"epsilon": 1e-5}}}
+    said = f"agent.hparams.epsilon is now {now}$" if now else r"\.epsilon is unknown"
+    with pytest.raises(config.ConfigError, match=said):
+        config.from_dict(given)
+    for path, value in (("evaluation.hparams", "1"), ("agent.schedules", "")):
+        value = value or "{kind: linear, low: 1.0, high: 2.0}"
+        values = config.override(
+            {**PLAIN, "agent": {"name": agent}}, [f"{path}.epsilon={value}"]
+        )
+        with pytest.raises(
+            config.ConfigError, match=said.replace("agent.hparams", path)
+        ):
+            config.from_dict(values)
 
 
 def test_members_may_be_given_their_first_values():
@@ -168,7 +193,7 @@ def test_a_schedule_says_where_its_hyperparameter_starts(schedule):
     given = {**PLAIN, "agent": {"schedules": {"entropy_cost": schedule}}}
     settings = config.from_dict(given)
     assert settings.agent.hparams["entropy_cost"] == 0.02
-    assert config.agent_hparams(settings).entropy_cost == 0.02
+    assert config.agent_hparams(settings).costs.entropy_cost == 0.02
     assert config.from_dict(_parsed(config.dump(settings))) == settings
 
 

@@ -143,9 +143,9 @@ class ActorCritics(nn.Module):
         return {name: make(name=name) for name, make in makers.items()}
 
 
-def _bodies(nets: Sequence[Net]) -> dict[str, nn.Module]:
+def _bodies(nets: Sequence[Net]) -> dict[str, Callable[..., Any]]:
     """Returns torsos and cores by name; a shared one is made once."""
-    made: dict[str, nn.Module] = {}
+    made: dict[str, Callable[..., Any]] = {}
     for net in nets:
         config = net.config
         for torso, core in (net.of_policy, net.of_value):
