@@ -10,6 +10,8 @@ groups that it has in common with other agents (the optimiser's, V-trace's):
 Settings, searches, schedules and rows name a leaf alone ("learning_rate"); no two leaves
 of one Hparams have the same name. A leaf's type says between which values it means
 something, so bounds stand beside the field.
+
+A group that has its module's name needs ``from __future__ import annotations``.
 """
 
 from __future__ import annotations

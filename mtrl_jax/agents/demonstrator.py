@@ -70,7 +70,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     exploration.number_of_actions(spec.action, "demonstrator")
     if types.OPTIMAL not in spec.obs:
         raise ValueError(
-            f"obs: demonstrator is told what is best as {types.OPTIMAL!r}, the "
+            f"obs: demonstrator reads the best action as {types.OPTIMAL!r}, the "
             f"environment gives {sorted(spec.obs)}; use it in a stage of kind collect"
         )
 
@@ -81,7 +81,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def act(learner, carry, ts, key, hp):
         best = ts.obs[types.OPTIMAL]
         epsilon = exploration.epsilon_at(learner.updates, hp.exploration)
-        # What is illegal cannot be best, whoever says so.
+        # A label that is illegal is no best action.
         epsilon = jnp.where(exploration.entry(ts.action_mask, best), epsilon, 1.0)
         action = noisy(key, best, epsilon, ts.action_mask)
         other = epsilon / jnp.sum(ts.action_mask, axis=-1)

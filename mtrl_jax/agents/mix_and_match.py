@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from mtrl_jax import types
 from mtrl_jax.agents.common import (
     learning,
     minibatches,
+    mixture_checks,
     mixture_control,
     objective,
     optimiser,
@@ -43,8 +43,8 @@ from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import mixing, policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.networks import components as components_lib
-from mtrl_jax.networks import subsets
+from mtrl_jax.networks import components, subsets
+from mtrl_jax.networks.components import Component
 from mtrl_jax.types import Array, Tree
 
 INFO = types.AgentInfo(
@@ -52,7 +52,6 @@ INFO = types.AgentInfo(
     needs_extras=True,
     learns=unrolls.LEARNS,
 )
-_MOST_ACTIONS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +69,9 @@ class Config:
     network: networks.NetworkConfig = dataclasses.field(
         default_factory=networks.NetworkConfig
     )
-    components: tuple[components_lib.Component, ...] = (
-        components_lib.Component(),
-        components_lib.Component(),
+    components: tuple[Component, ...] = (
+        Component(),
+        Component(),
     )
     share: tuple[str, ...] = ("torso", "core")  # see components.PIECES
     experts: bool = False  # the first component is one for each task
@@ -128,10 +127,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     Raises:
       ValueError: an unknown option; components that cannot share or be matched.
     """
-    _check(config, spec)
+    mixture_checks.check(config, spec)
     listed = _listed(config, spec)
-    network = components_lib.make(spec, config.network, listed, config.share)
-    _check_nested(network.parts)
+    network = components.make(spec, config.network, listed, config.share)
+    mixture_checks.check_nested(network.parts)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
@@ -188,7 +187,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 def make_loss(
     spec: types.EnvSpec,
     config: Config,
-    network: components_lib.Networks,
+    network: components.Networks,
     control: mixture_control.Control,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
@@ -264,46 +263,3 @@ def _listed(config: Config, spec: types.EnvSpec) -> tuple:
     if not config.experts:
         return config.components
     return (config.components[0],) * len(spec.tasks) + config.components[1:]
-
-
-def _check(config: Config, spec: types.EnvSpec) -> None:
-    learning.check(config)
-    for field, known in (
-        ("control", mixture_control.CONTROLS),
-        ("matching", mixture_control.MATCHINGS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
-    if not isinstance(spec.action, types.Box):
-        joint = math.prod(subsets.sizes(spec.action))
-        if joint > _MOST_ACTIONS:
-            raise ValueError(
-                f"tasks: {joint} joint actions; Mix&Match enumerates them for entropies, "
-                f"at most {_MOST_ACTIONS}"
-            )
-    if config.experts and len(config.components) != 2:
-        raise ValueError(
-            f"experts: with {len(config.components)} components; give two, the expert "
-            "of a task and what all are matched to"
-        )
-    if config.experts and config.control == "slot":
-        raise ValueError("experts: does not go with control 'slot', use 'mixture'")
-    if config.experts and set(config.share) >= {"core", "policy"}:
-        raise ValueError(
-            "share: experts that share core and policy are one policy; leave one out"
-        )
-
-
-def _check_nested(parts: tuple[components_lib.Part, ...]) -> None:
-    """Raises ValueError where a component can do what the one after it cannot."""
-    for i, (easy, hard) in enumerate(itertools.pairwise(parts)):
-        if hard.rows is None:
-            continue
-        inside = set(map(tuple, hard.rows.tolist()))
-        if easy.rows is None or not set(map(tuple, easy.rows.tolist())) <= inside:
-            raise ValueError(
-                f"components.{i + 1}.actions: the component before it has actions that "
-                "this one has not; order them from few actions to many"
-            )

@@ -98,10 +98,9 @@ def _starts(config: Any) -> dict[str, float]:
 
 
 def check_numbers(given: dict, config: Any) -> None:
-    """Returns nothing for numbers that are.
+    """Raises ValueError unless what should be a number is one.
 
-    Raises:
-      ValueError: NaN, and yes or no where Python would make it 1 or 0.
+    NaN is none, and neither is yes or no, which Python would make 1 or 0.
     """
     said = strict.flat(given)
     for name, value in strict.flat(config.model_dump(mode="json")).items():

@@ -43,7 +43,7 @@ def acting(config: TransformerConfig) -> str:
 
 
 def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
-    """Returns nothing; raises ValueError for what ``transformer.make`` refuses."""
+    """Raises ValueError unless a transformer of this config can be made for ``spec``."""
     for field, known in (
         ("encoding", tuple(history_tokens.TOKENS)),
         ("positions", POSITIONS),
