@@ -39,6 +39,14 @@ def without_world(saved: Saved, pure: bool) -> Saved:
     )
 
 
+def world_alone(fresh: Any, pure: bool) -> Any:
+    """Returns what ``with_world`` needs of a fresh state: nothing where it was saved."""
+    if pure:
+        return None
+    kept = {"env": fresh.env, "ts": fresh.ts, "carry": fresh.carry}
+    return jax.tree.map(lambda _: None, fresh)._replace(**kept)
+
+
 def with_world(saved: Saved, fresh: Any, pure: bool) -> Saved:
     """Returns the restored state; where the world was not saved, at fresh episodes."""
     if pure:

@@ -139,10 +139,14 @@ def read(
       CheckpointError: there is none, or it does not fit the pieces.
     """
     fresh = pieces.init(pieces.hparams)
-    like = saved_lib.Saved(fresh, pieces.hparams, pieces.lineage)
-    update, saved, meta = checkpoint.restore(
-        manager, saved_lib.without_world(like, pieces.pure)
+    like = checkpoint.abstract(
+        saved_lib.without_world(
+            saved_lib.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
+        )
     )
+    # Freed before it is read again, but for the world that was not saved.
+    fresh = saved_lib.world_alone(fresh, pieces.pure)
+    update, saved, meta = checkpoint.restore(manager, like)
     return update, saved_lib.with_world(saved, fresh, pieces.pure), meta
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import checkpoint
-from mtrl_jax.checkpoint import trees
+from mtrl_jax.checkpoint.checksums import checksums
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -344,6 +344,6 @@ def test_checksums_do_not_depend_on_sharding_and_see_every_word():
     x = jax.random.normal(jax.random.key(0), (8, 33, 2))
     mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("pop"))
-    assert trees.checksums(x) == trees.checksums(jax.device_put(x, place))
-    assert trees.checksums(x) != trees.checksums(x.at[3, 4, 1].multiply(-1))
-    assert trees.checksums(x) != trees.checksums(x[:, ::-1])
+    assert checksums([x]) == checksums([jax.device_put(x, place)])
+    assert checksums([x]) != checksums([x.at[3, 4, 1].multiply(-1)])
+    assert checksums([x]) != checksums([x[:, ::-1]])
