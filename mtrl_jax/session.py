@@ -144,10 +144,11 @@ def read(
             saved_lib.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
         )
     )
-    # Freed before it is read again, but for the world that was not saved.
-    fresh = saved_lib.world_alone(fresh, pieces.pure)
+    world = None if pieces.pure else saved_lib.world_of(fresh)
+    # Its memory is for what is restored.
+    del fresh
     update, saved, meta = checkpoint.restore(manager, like)
-    return update, saved_lib.with_world(saved, fresh, pieces.pure), meta
+    return update, saved_lib.with_world(saved, world), meta
 
 
 def save(session: Session) -> None:

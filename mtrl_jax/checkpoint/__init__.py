@@ -24,8 +24,7 @@ import shutil
 import warnings
 from typing import Any
 
-from mtrl_jax.checkpoint import errors, pieces, records
-from mtrl_jax.checkpoint.checksums import checksums
+from mtrl_jax.checkpoint import checksums, errors, pieces, records
 from mtrl_jax.checkpoint.errors import CheckpointError
 from mtrl_jax.checkpoint.trees import abstract, bytes_of, missing
 from mtrl_jax.types import Tree
@@ -198,10 +197,10 @@ def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:
     targets = records.targets(record, like, step)
     small = {n: x for n, x in targets.items() if n not in record.large}
     arrays = store.read_small(manager.orbax, step, small)
-    if checksums([arrays[number] for number in small]) != record.checksums:
+    if checksums.of_leaves([arrays[n] for n in small]) != record.checksums:
         raise ValueError("its checksums do not match")
     if record.large:
-        folder = manager.directory / str(step) / store.PIECES
+        folder = manager.directory / str(step) / store.LARGE
         manifest = pieces.manifest_of(folder)
         for number in sorted(record.large):
             arrays[number] = pieces.read(folder, manifest[number], targets[number])
@@ -219,7 +218,7 @@ def _is_saved(manager: Manager, step: int, contents: records.Contents) -> bool:
         return False
     if saved != contents.record:
         return False
-    folder = manager.directory / str(step) / store.PIECES
+    folder = manager.directory / str(step) / store.LARGE
     return not contents.large or pieces.hold(folder, contents.large)
 
 

@@ -20,7 +20,7 @@ from mtrl_jax.types import Array
 WORDS = 4 << 20
 
 
-def checksums(leaves: list[Any]) -> list[int]:
+def of_leaves(leaves: list[Any]) -> list[int]:
     """Returns one uint32 per leaf; none may be of size 0."""
     # As bytes, because jit would make 32 bits of the 64 that NumPy has.
     given = [_bytes(x) if trees.is_host(x) else x for x in leaves]

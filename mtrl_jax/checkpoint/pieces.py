@@ -81,7 +81,9 @@ def manifest_of(folder: pathlib.Path) -> dict[str, list[Piece]]:
     """
     content = sealed.unseal(json.loads((folder / MANIFEST).read_text()))
     found = {
-        number: [Piece(f, tuple(start), tuple(shape), crc) for f, start, shape, crc in x]
+        number: [
+            Piece(f, tuple(start), tuple(shape), crc) for f, start, shape, crc in x
+        ]
         for number, x in content["leaves"].items()
     }
     for piece in (piece for x in found.values() for piece in x):
@@ -161,7 +163,8 @@ def _blocks(leaf: Any) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
         for start, shape in boxes(shard.data.shape, itemsize):
             # Not a slice of the shard as a NumPy array: jax would keep that array, and
             # a buffer with a second reader cannot be donated.
-            block = jax.lax.dynamic_slice(shard.data, np.int32(start), shape)
+            at = [np.int32(x) for x in start]
+            block = jax.lax.dynamic_slice(shard.data, at, shape)
             yield _plus(origin, start), np.asarray(block)
 
 
@@ -189,19 +192,20 @@ def _filled(buffer: jax.Array, block: jax.Array, start: jax.Array) -> jax.Array:
 
 
 def _read(folder: pathlib.Path, piece: Piece, dtype: np.dtype) -> np.ndarray:
-    raw = np.empty(math.prod(piece.shape) * dtype.itemsize, np.uint8)
+    block = np.empty(piece.shape, dtype)
+    raw = _raw(block)
     with (folder / piece.file).open("rb", buffering=0) as file:
-        whole = file.readinto(raw) == raw.size and not file.read(1)
+        whole = file.readinto(raw) == raw.nbytes and not file.read(1)
     if not whole:
         raise ValueError(f"{piece.file} has another size")
     if zlib.crc32(raw) != piece.crc32:
         raise ValueError(f"{piece.file} does not match its checksum")
-    return raw.view(dtype).reshape(piece.shape)
+    return block
 
 
-def _raw(block: np.ndarray) -> np.ndarray:
-    """Returns the bytes [N] of a block, which no dtype but NumPy's own would give."""
-    return np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+def _raw(block: np.ndarray) -> memoryview:
+    """Returns the bytes of a block, not copied; also of dtypes that are not NumPy's."""
+    return memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _write_file(path: pathlib.Path, content: Any) -> None:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.checkpoint import pieces, sealed, trees
-from mtrl_jax.checkpoint.checksums import checksums
+from mtrl_jax.checkpoint import checksums, pieces, sealed, trees
 from mtrl_jax.checkpoint.errors import CheckpointError
 from mtrl_jax.types import Tree
 
@@ -52,7 +51,7 @@ def contents(state: Tree, meta: dict[str, Any], drop: tuple[str, ...]) -> Conten
         "format": FORMAT,
         "writer": _version(),
         "leaves": trees.describe(leaves),
-        "checksums": checksums(list(small.values())),
+        "checksums": checksums.of_leaves(list(small.values())),
         "large": list(large),
         "dropped": drop,
         "meta": meta,

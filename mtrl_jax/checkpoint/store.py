@@ -1,7 +1,7 @@
 """One step on disk, by orbax: a folder that gets its name once all is written.
 
 Its items: ``meta`` (JSON), ``state`` (small leaves by number, in the background) and
-``pieces`` (large leaves, written before ``save`` returns).
+``large`` (large leaves in pieces, written before ``write`` returns).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 
 from mtrl_jax.checkpoint import pieces
 
-PIECES = "pieces"
+# Orbax takes the items by their names: what may fail at once comes first.
+LARGE = "large"
 
 
 def open_steps(
@@ -42,12 +43,12 @@ def write(
     large: dict[str, Any],
 ) -> None:
     """Writes ``large`` {number: leaf} and starts the writing of the rest."""
-    items: dict[str, Any] = {
-        "state": ocp.args.StandardSave(small),
-        "meta": ocp.args.JsonSave(meta),
-    }
+    items: dict[str, Any] = {"meta": ocp.args.JsonSave(meta)}
+    # Orbax refuses an empty item.
+    if small:
+        items["state"] = ocp.args.StandardSave(small)
     if large:
-        items[PIECES] = _PiecesSave(large)
+        items[LARGE] = _PiecesSave(large)
     steps.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -70,7 +71,7 @@ def _read(steps: ocp.CheckpointManager, step: int, **items) -> Any:
 
 
 class _PiecesHandler(ocp.CheckpointHandler):
-    """Writes the item ``pieces``; it is read without orbax."""
+    """Writes the item ``large``; it is read without orbax."""
 
     def save(self, directory: Any, args: _PiecesSave) -> None:  # type: ignore[override]
         """Writes the leaves into the item's folder."""
@@ -81,7 +82,7 @@ class _PiecesHandler(ocp.CheckpointHandler):
         raise NotImplementedError
 
 
-@ocp.args.register_with_handler(_PiecesHandler, for_save=True)
+@ocp.args.register_with_handler(_PiecesHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class _PiecesSave(ocp.args.CheckpointArgs):
     leaves: dict[str, Any]
