@@ -19,6 +19,14 @@ class Saved(NamedTuple):
     pbt: pbt.PbtState
 
 
+class World(NamedTuple):
+    """The parts of a run's state that ``without_world`` leaves out."""
+
+    env: Any
+    ts: Any
+    carry: Any
+
+
 def with_changes(hp: Tree, changed: dict[str, tuple], like: Tree) -> Tree:
     """Returns the hyperparameters with what was changed set for all members."""
     given = {n.removeprefix("agent.hparams."): new for n, (_, new) in changed.items()}
@@ -37,15 +45,18 @@ def without_world(saved: Saved, pure: bool) -> Saved:
     )
 
 
-def with_world(saved: Saved, fresh: Any, pure: bool) -> Saved:
+def world_of(fresh: Any) -> World:
+    """Returns what ``with_world`` needs of a fresh state, for the rest to be freed."""
+    return World(fresh.env, fresh.ts, fresh.carry)
+
+
+def with_world(saved: Saved, fresh: World | None) -> Saved:
     """Returns the restored state; where the world was not saved, at fresh episodes."""
-    if pure:
+    if fresh is None:
         return saved
     return saved._replace(
         run=saved.run._replace(
-            env=fresh.env,
-            ts=fresh.ts,
-            carry=fresh.carry,
+            **fresh._asdict(),
             stats=statistics.restart_episodes(saved.run.stats),
         )
     )

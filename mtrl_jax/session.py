@@ -139,11 +139,16 @@ def read(
       CheckpointError: there is none, or it does not fit the pieces.
     """
     fresh = pieces.init(pieces.hparams)
-    like = saved_lib.Saved(fresh, pieces.hparams, pieces.lineage)
-    update, saved, meta = checkpoint.restore(
-        manager, saved_lib.without_world(like, pieces.pure)
+    like = checkpoint.abstract(
+        saved_lib.without_world(
+            saved_lib.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
+        )
     )
-    return update, saved_lib.with_world(saved, fresh, pieces.pure), meta
+    world = None if pieces.pure else saved_lib.world_of(fresh)
+    # Its memory is for what is restored.
+    del fresh
+    update, saved, meta = checkpoint.restore(manager, like)
+    return update, saved_lib.with_world(saved, world), meta
 
 
 def save(session: Session) -> None:

@@ -2,29 +2,46 @@
 
 A checkpoint is a pytree (arrays and typed PRNG keys, bit for bit) and a small dict of
 plain values. Orbax writes it in the background into a folder of its own that gets its
-name only once complete, so a killed process leaves the older steps as they were. Beside
-the arrays go their names, shapes and checksums: a step that was damaged on disk is told
-from one that does not fit the program, and only the former is skipped.
+name only once complete, so a killed process leaves the older steps as they were. Large
+leaves (``pieces.LARGE``) are files of their own beside it, written before ``save``
+returns. Beside the arrays go their names, shapes and checksums: a step that was damaged
+on disk is told from one that does not fit the program, and only the former is skipped.
 
 ``save`` may be followed at once by a call that donates the saved buffers: orbax takes
 its copy (on a CPU: a reference that keeps XLA from reusing the buffer) before it returns.
+
+Where something large can be made again, ``save(..., drop=("run.memory",))`` leaves it
+out, and ``restore`` puts a ``jax.ShapeDtypeStruct`` in the place of each of its leaves:
+``missing`` names them, for the caller to make them and to say so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 import warnings
 from typing import Any
 
-import jax
-
-from mtrl_jax.checkpoint import errors, trees
+from mtrl_jax.checkpoint import checksums, errors, pieces, records
 from mtrl_jax.checkpoint.errors import CheckpointError
+from mtrl_jax.checkpoint.trees import abstract, bytes_of, missing
 from mtrl_jax.types import Tree
+
+__all__ = [
+    "CheckpointError",
+    "Manager",
+    "abstract",
+    "bytes_of",
+    "close",
+    "latest_step",
+    "missing",
+    "open_manager",
+    "restore",
+    "save",
+    "wait",
+]
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -58,23 +75,22 @@ def open_manager(
         raise CheckpointError(f"no checkpoints at {directory}: there is no such folder")
     if not read_only:
         _prepare(directory)
-    import orbax.checkpoint as ocp
+    # Takes seconds to import, which "mtrl list" need not wait for.
+    from mtrl_jax.checkpoint import store
 
     errors.quieten()
-    _write_one_replica()
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep,
-        read_only=read_only,
-        create=False,
-        enable_async_checkpointing=not read_only,
-    )
     with errors.one_line(f"could not open the checkpoints in {directory}"):
-        return Manager(
-            directory, ocp.CheckpointManager(directory, options=options), set()
-        )
+        return Manager(directory, store.open_steps(directory, keep, read_only), set())
 
 
-def save(manager: Manager, step: int, state: Tree, meta: dict[str, Any]) -> None:
+def save(
+    manager: Manager,
+    step: int,
+    state: Tree,
+    meta: dict[str, Any],
+    *,
+    drop: tuple[str, ...] = (),
+) -> None:
     """Returns once ``state`` may be donated; the writing goes on in the background.
 
     Waits for the save before this one; does nothing if the very same state is already
@@ -87,32 +103,23 @@ def save(manager: Manager, step: int, state: Tree, meta: dict[str, Any]) -> None
         step: number of the checkpoint.
         state: a pytree of arrays and typed keys.
         meta: what JSON can hold.
+        drop: subtrees to leave out, each called by the fields, keys and indices that
+            lead to it ("run.memory"). One without leaves is none.
 
     Raises:
         CheckpointError: this save, or the one before it in the background, failed; all
             complete checkpoints are as they were.
     """
-    import orbax.checkpoint as ocp
+    from mtrl_jax.checkpoint import store
 
     wait(manager)
-    record = {
-        "leaves": [[x.name, list(x.shape), x.dtype] for x in trees.describe(state)],
-        "checksums": trees.checksums(state),
-        "meta": meta,
-    }
-    if _is_saved(manager, step, record):
+    contents = records.contents(state, meta, drop)
+    if _is_saved(manager, step, contents):
         return
     stale = [s for s in _steps(manager) if s >= step or s in manager.damaged]
     _move_aside(manager, stale)
     with _failed_save(manager, step):
-        manager.orbax.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(trees.to_save(state)),
-                meta=ocp.args.JsonSave(record),
-            ),
-            force=True,
-        )
+        store.write(manager.orbax, step, *contents)
 
 
 def wait(manager: Manager) -> None:
@@ -131,7 +138,7 @@ def latest_step(manager: Manager) -> int | None:
 
 
 def restore(
-    manager: Manager, abstract_state: Tree, step: int | None = None
+    manager: Manager, like: Tree, step: int | None = None
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
 
@@ -140,14 +147,16 @@ def restore(
 
     Args:
         manager: of the folder.
-        abstract_state: the saved tree's structure; arrays or ``jax.ShapeDtypeStruct``,
-            restored with their ``sharding`` (default: the first device). Leaves that are
-            NumPy's or Python's come back as NumPy arrays.
+        like: the saved tree's structure; arrays or ``jax.ShapeDtypeStruct`` (such as
+            ``abstract`` makes), restored with their ``sharding`` (default: the first
+            device). Leaves that are NumPy's or Python's come back as NumPy arrays.
+            Dropped leaves need not be as they were.
         step: a certain step; then there is no falling back.
 
     Raises:
         CheckpointError: there is no (sound) checkpoint, or the saved tree has another
-            structure, shape or dtype than ``abstract_state``; names the first leaf.
+            structure, shape or dtype than ``like``, or is of a format to come; names the
+            first leaf, or the version. A file outside of the checkpoint is named in it.
     """
     with errors.one_line("the last checkpoint could not be written"):
         manager.orbax.wait_until_finished()
@@ -157,7 +166,7 @@ def restore(
         raise CheckpointError(f"{what} in {manager.directory}")
     for index, candidate in enumerate(steps):
         try:
-            state, meta = _restore_step(manager, candidate, abstract_state)
+            state, meta = _restore_step(manager, candidate, like)
         except CheckpointError:
             raise
         except Exception as error:
@@ -181,36 +190,36 @@ def close(manager: Manager) -> None:
         manager.orbax.close()
 
 
-def _restore_step(manager: Manager, step: int, abstract: Tree) -> tuple[Tree, dict]:
-    import orbax.checkpoint as ocp
+def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:
+    from mtrl_jax.checkpoint import store
 
-    def read(**items):
-        return manager.orbax.restore(step, args=ocp.args.Composite(**items))
-
-    record = read(meta=ocp.args.JsonRestore())["meta"]
-    saved = [trees.Leaf(n, tuple(s), d) for n, s, d in record["leaves"]]
-    misfit = trees.misfit(saved, trees.describe(abstract))
-    if misfit:
-        raise CheckpointError(f"checkpoint {step} {misfit}")
-    targets = jax.tree.map(trees.target, trees.to_save(abstract))
-    arrays = read(state=ocp.args.StandardRestore(targets))["state"] if targets else {}
-    state = trees.rebuilt(arrays, abstract)
-    if trees.checksums(state) != record["checksums"]:
+    record = records.parse(store.read_meta(manager.orbax, step), step)
+    targets = records.targets(record, like, step)
+    small = {n: x for n, x in targets.items() if n not in record.large}
+    arrays = store.read_small(manager.orbax, step, small)
+    if checksums.of_leaves([arrays[n] for n in small]) != record.checksums:
         raise ValueError("its checksums do not match")
-    return state, record["meta"]
+    if record.large:
+        folder = manager.directory / str(step) / store.LARGE
+        manifest = pieces.manifest_of(folder)
+        for number in sorted(record.large):
+            arrays[number] = pieces.read(folder, manifest[number], targets[number])
+    return records.rebuilt(record, like, arrays), record.meta
 
 
-def _is_saved(manager: Manager, step: int, record: dict[str, Any]) -> bool:
-    import orbax.checkpoint as ocp
+def _is_saved(manager: Manager, step: int, contents: records.Contents) -> bool:
+    from mtrl_jax.checkpoint import store
 
     if step not in _steps(manager) or step in manager.damaged:
         return False
     try:
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        saved = manager.orbax.restore(step, args=args)["meta"]
+        saved = store.read_meta(manager.orbax, step)
     except Exception:
         return False
-    return saved == json.loads(json.dumps(record))
+    if saved != contents.record:
+        return False
+    folder = manager.directory / str(step) / store.LARGE
+    return not contents.large or pieces.hold(folder, contents.large)
 
 
 def _prepare(directory: pathlib.Path) -> None:
@@ -223,22 +232,6 @@ def _prepare(directory: pathlib.Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     _remove_temporary(directory)
-
-
-def _write_one_replica() -> None:
-    """Makes orbax write one device's copy of what several devices hold.
-
-    By default each of them writes a slice, and every slice is a program to compile: in
-    a resumed process at its first save, in the middle of training.
-    """
-    import orbax.checkpoint as ocp
-
-    default = ocp.type_handlers.get_type_handler(jax.Array)
-    handler = ocp.type_handlers.ArrayHandler(
-        use_replica_parallel=False,
-        array_metadata_store=getattr(default, "_array_metadata_store", None),
-    )
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def _remove_temporary(directory: pathlib.Path) -> None:

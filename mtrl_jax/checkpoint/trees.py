@@ -1,18 +1,18 @@
-"""A tree as a checkpoint holds it: described, as a dict of arrays, with checksums.
+"""A tree as a checkpoint holds it: its leaves by name, described.
 
-Orbax is given the leaves by number; what tells one tree from another (names, shapes,
-dtypes) and sound bits from damaged ones (a checksum per leaf) is written beside them.
+What tells one tree from another (names, shapes, dtypes) is written beside the arrays.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.types import Array, Tree
+from mtrl_jax.types import Tree
 
 
 class Leaf(NamedTuple):
@@ -23,13 +23,15 @@ class Leaf(NamedTuple):
     dtype: str
 
 
-def describe(tree: Tree) -> list[Leaf]:
-    """Returns the leaves' names, shapes and dtypes."""
+def named(tree: Tree) -> dict[str, Any]:
+    """Returns {name: leaf} in the order of the leaves."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
-    return [
-        Leaf(jax.tree_util.keystr(path), tuple(np.shape(x)), str(_dtype(x)))
-        for path, x in flat
-    ]
+    return {jax.tree_util.keystr(path): x for path, x in flat}
+
+
+def describe(leaves: dict[str, Any]) -> list[Leaf]:
+    """Returns the leaves' names, shapes and dtypes."""
+    return [Leaf(n, tuple(np.shape(x)), str(dtype_of(x))) for n, x in leaves.items()]
 
 
 def misfit(saved: list[Leaf], wanted: list[Leaf]) -> str:
@@ -51,78 +53,88 @@ def misfit(saved: list[Leaf], wanted: list[Leaf]) -> str:
     return ""
 
 
-def to_save(tree: Tree) -> dict[str, Any]:
-    """Returns the leaves by number, without those of size 0 (orbax refuses them)."""
-    leaves = jax.tree.leaves(tree)
-    leaves = [np.asarray(x) if _is_host(x) else x for x in leaves]
-    return {f"{i:05d}": x for i, x in enumerate(leaves) if 0 not in np.shape(x)}
+def without(tree: Tree, dropped: tuple[str, ...]) -> dict[str, Any]:
+    """Returns {name: leaf} of what is not in the subtrees ``dropped``.
+
+    A subtree is called by the fields, keys and indices that lead to it, "run.memory".
+    """
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+
+    def is_kept(path) -> bool:
+        dotted = jax.tree_util.keystr(path, simple=True, separator=".")
+        return not any(f"{dotted}.".startswith(f"{name}.") for name in dropped)
+
+    return {jax.tree_util.keystr(path): x for path, x in flat if is_kept(path)}
 
 
-def rebuilt(arrays: dict[str, Any], abstract: Tree) -> Tree:
-    """Returns the tree of ``to_save``'s dict."""
+def missing(tree: Tree) -> list[str]:
+    """Returns the names of the leaves that ``restore`` could not give: dropped ones.
 
-    def leaf(i, x):
-        return (
-            arrays.get(f"{i:05d}")
-            if 0 not in np.shape(x)
-            else jnp.zeros(x.shape, x.dtype)
-        )
+    In their place is a ``jax.ShapeDtypeStruct``.
+    """
+    found = named(tree).items()
+    return [name for name, x in found if isinstance(x, jax.ShapeDtypeStruct)]
 
-    leaves, structure = jax.tree.flatten(abstract)
-    return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])
+
+def abstract(tree: Tree) -> Tree:
+    """Returns what ``restore`` needs to know of a tree: it keeps none of its arrays.
+
+    ``jax.ShapeDtypeStruct`` with shardings; NumPy's leaves are NumPy's still, without
+    memory of their own.
+    """
+
+    def of(x):
+        if not is_host(x):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        return np.broadcast_to(np.zeros((), dtype_of(x)), np.shape(x))
+
+    return jax.tree.map(of, tree)
+
+
+def filled(like: Tree, leaves: dict[str, Any]) -> Tree:
+    """Returns ``like`` with these leaves; what has no name among them is missing."""
+
+    def leaf(path, x):
+        found = leaves.get(jax.tree_util.keystr(path))
+        return _struct(x) if found is None else found
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def target(x: Any) -> Any:
-    """Returns what orbax is told to restore a leaf as: NumPy, or where it lies."""
-    if _is_host(x):
-        return np.zeros(np.shape(x), _dtype(x))
-    sharding = getattr(x, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(np.shape(x), _dtype(x), sharding=sharding)
+    """Returns what a leaf is restored as: NumPy (its shape alone), or where it lies."""
+    if is_host(x):
+        return np.broadcast_to(np.zeros((), dtype_of(x)), np.shape(x))
+    return _struct(x)
 
 
-def checksums(tree: Tree) -> list[int]:
-    """Returns one uint32 per leaf: Σ_i (2i + 1) · bits_i mod 2³², computed on device.
+def bytes_of(tree: Tree) -> int:
+    """Returns how many bytes the leaves hold together: arrays, or shapes and dtypes.
 
-    Integers add up to the same in any order, hence under any sharding. Every changed
-    word changes the sum, as its weight is odd.
+    >>> bytes_of({"obs": jax.ShapeDtypeStruct((8, 10), jnp.uint8), "at": np.int32(0)})
+    84
     """
-    leaves = [x for x in jax.tree.leaves(tree) if 0 not in np.shape(x)]
-    # As bytes, because jit would make 32 bits of the 64 that NumPy has.
-    leaves = [_bytes(x) if _is_host(x) else x for x in leaves]
-    return [int(x) for x in jax.device_get(_checksums_of(leaves))]
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(np.shape(x)) * dtype_of(x).itemsize for x in leaves)
 
 
-@jax.jit
-def _checksums_of(leaves: list[Array]) -> list[Array]:
-    return [_checksum(x) for x in leaves]
-
-
-def _checksum(x: Array) -> Array:
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        x = jnp.stack([x.real, x.imag])
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-    # Weights from one iota per axis: flattening would gather a sharded array.
-    weight = jnp.zeros(bits.shape, jnp.uint32)
-    for axis, size in enumerate(bits.shape):
-        weight = weight * jnp.uint32(size)
-        weight += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    return jnp.sum(bits * (2 * weight + 1), dtype=jnp.uint32)
-
-
-def _dtype(x: Any) -> Any:
+def dtype_of(x: Any) -> Any:
+    """Returns the dtype of an array, of its shape, or of a Python number."""
     return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
 
 
-def _is_host(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Returns whether a leaf is typed PRNG keys."""
+    return jnp.issubdtype(dtype_of(x), jax.dtypes.prng_key)
+
+
+def is_host(x: Any) -> bool:
+    """Returns whether a leaf is NumPy's or Python's."""
     return isinstance(x, np.ndarray | np.generic | float | int | bool)
 
 
-def _bytes(x: Any) -> np.ndarray:
-    return np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
+def _struct(x: Any) -> jax.ShapeDtypeStruct:
+    place = getattr(x, "sharding", None)
+    if place is None:
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(x), dtype_of(x), sharding=place)

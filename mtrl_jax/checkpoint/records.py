@@ -1,0 +1,126 @@
+"""What is written of a step beside its arrays, and the versions it was written in.
+
+Format 1: all leaves by orbax; it has no number and no CRC-32.
+Format 2: large leaves in pieces, subtrees may be left out, the record is sealed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.checkpoint import checksums, pieces, sealed, trees
+from mtrl_jax.checkpoint.errors import CheckpointError
+from mtrl_jax.types import Tree
+
+FORMAT = 2
+
+
+class Contents(NamedTuple):
+    """A tree as it is saved, its leaves by number; those of size 0 have only a record."""
+
+    record: dict[str, Any]  # sealed, without the pieces' checksums
+    small: dict[str, Any]  # by orbax
+    large: dict[str, Any]  # in pieces
+
+
+class Record(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    leaves: list[trees.Leaf]  # number i is the i-th
+    checksums: list[int]  # of the small leaves
+    large: frozenset[str]  # numbers of the leaves in pieces
+    dropped: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+def contents(state: Tree, meta: dict[str, Any], drop: tuple[str, ...]) -> Contents:
+    """Returns what is written of ``state`` without the subtrees ``drop``."""
+    leaves = trees.without(state, drop)
+    numbered = _numbered(list(leaves.values()))
+    large = {n: x for n, x in numbered.items() if pieces.is_large(x)}
+    small = {
+        n: np.asarray(x) if trees.is_host(x) else x
+        for n, x in numbered.items()
+        if n not in large
+    }
+    record = {
+        "format": FORMAT,
+        "writer": _version(),
+        "leaves": trees.describe(leaves),
+        "checksums": checksums.of_leaves(list(small.values())),
+        "large": list(large),
+        "dropped": drop,
+        "meta": meta,
+    }
+    return Contents(sealed.seal(record), small, large)
+
+
+def parse(raw: dict[str, Any], step: int) -> Record:
+    """Returns the record of a step from what was read of it.
+
+    Raises:
+      CheckpointError: it is of a format to come; names the version that wrote it.
+      KeyError, TypeError, ValueError: it is damaged.
+    """
+    if "format" in raw or "crc32" in raw:
+        raw = sealed.unseal(raw)
+    if raw.get("format", 1) > FORMAT:
+        raise CheckpointError(
+            f"checkpoint {step} has format {raw['format']}, written by mtrl_jax "
+            f"{raw.get('writer')}; mtrl_jax {_version()} reads up to format {FORMAT}"
+        )
+    return Record(
+        leaves=[trees.Leaf(n, tuple(shape), d) for n, shape, d in raw["leaves"]],
+        checksums=raw["checksums"],
+        large=frozenset(raw.get("large", ())),
+        dropped=tuple(raw.get("dropped", ())),
+        meta=raw["meta"],
+    )
+
+
+def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
+    """Returns {number: what to restore the leaf as}, without those of size 0.
+
+    Raises:
+      CheckpointError: ``like`` has other leaves than were saved; names the first.
+    """
+    wanted = trees.without(like, record.dropped)
+    misfit = trees.misfit(record.leaves, trees.describe(wanted))
+    if misfit:
+        raise CheckpointError(f"checkpoint {step} {misfit}")
+    return _numbered([trees.target(wanted[leaf.name]) for leaf in record.leaves])
+
+
+def rebuilt(record: Record, like: Tree, arrays: dict[str, Any]) -> Tree:
+    """Returns ``like`` with the ``arrays`` {number: leaf}; dropped leaves are missing."""
+    wanted = trees.named(like)
+
+    def leaf(i: int, name: str) -> Any:
+        x = wanted[name]
+        if 0 not in np.shape(x):
+            return arrays[_number(i)]
+        zeros = np.zeros if trees.is_host(x) else jnp.zeros
+        return zeros(x.shape, x.dtype)
+
+    found = {x.name: leaf(i, x.name) for i, x in enumerate(record.leaves)}
+    return trees.filled(like, found)
+
+
+def _numbered(leaves: list[Any]) -> dict[str, Any]:
+    """Returns {number: leaf} without those of size 0, which orbax refuses."""
+    return {_number(i): x for i, x in enumerate(leaves) if 0 not in np.shape(x)}
+
+
+def _number(i: int) -> str:
+    return f"{i:05d}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mtrl-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
