@@ -1,0 +1,164 @@
+"""Tables of learning in context: Algorithm Distillation, its rivals, RL²."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from table_cells import NONE, Rows, find, interval, load, number, ratio
+
+_ROOM = "algorithm_distillation_dark_room"
+# Arm -> (label, how many of the seeds' files have it).
+_ARMS = {
+    "ad": ("AD", 3),
+    "sharp": ("AD, acting at temperature 0.5", 1),
+    "greedy": ("AD, acting greedily (temperature 0)", 1),
+    "ed": ("expert distillation (the last tenth of the histories)", 3),
+    "epsilon": ("AD^ε: demonstrators with less and less noise, no learners", 1),
+    "dpt": ("DPT: labels say what would have been best, of random actions", 1),
+}
+_SEEDS = ("", "_1", "_2")  # of the files of the dark room
+# Arm -> (label, suffix of its file).
+_CONTEXTS = {
+    "context_5": ("`horizon: 5` steps, a quarter of an episode", ""),
+    "context_10": ("10", ""),
+    "context_20": ("20", ""),
+    "context_50": ("50", ""),
+    "context_100": ("100, all of the context", ""),
+    "subsample_4": ("every fourth episode instead of every eighth (seed 1)", "_1"),
+    "goals_32": ("as many histories, of 32 goals instead of 65", ""),
+    "goals_16": ("of 16 goals", ""),
+}
+_PROMPTS = {
+    "prompt_ad": "AD, watching 32 % of the optimum",
+    "prompt_60_ad": "AD, watching 60 %",
+    "prompt_ed": "ED, watching 30 %",
+    "prompt_60_ed": "ED, watching 60 %",
+}
+_BANDITS = {
+    "ad": "AD",
+    "dpt": "DPT (labelled with the best arm, of random pulls)",
+    "ed": "ED (the last ten pulls)",
+    "ucb1": "UCB1, the source",
+    "thompson": "Thompson sampling",
+}
+_EPISODES = (1, 3, 10, 20, 30, 50)
+_TRIAL = (1, 3, 5, 10, 20, 50)
+
+
+def dark_room() -> Rows:
+    """Returns the table of Algorithm Distillation and others on held-out goals, all seeds."""
+    made: Rows = [["arm", "episode 1", "around 50", "last 10 of 100 [95 %]", "to 12"]]
+    for arm, (label, seeds) in _ARMS.items():
+        found = [_arm(arm, suffix) for suffix in _SEEDS[:seeds]]
+        first, *others = found
+        last = ", ".join([_last(first), *(number(row["last"]) for row in others)])
+        cells = [_listed(found, "first"), _listed(found, "at_50"), last]
+        made.append([label, *cells, _listed(found, "reached_after")])
+    source = load(_ROOM)["source"]
+    end = f"{number(source['last'])} (after 200)"
+    begin, reached = number(source["first"]), str(source["reached_after"])
+    return [*made, ["the source, on its own goals", begin, NONE, end, reached]]
+
+
+def contexts() -> Rows:
+    """Returns the table of Algorithm Distillation by length of context and by data."""
+    made: Rows = [["arm", "episode 1", "around 50", "last 10 [95 %]", "to 12"]]
+    for arm, (label, suffix) in _CONTEXTS.items():
+        row = _arm(arm, suffix)
+        cells = [number(row["first"]), number(row["at_50"]), _last(row)]
+        made.append([label, *cells, _listed([row], "reached_after")])
+    return made
+
+
+def prompts() -> Rows:
+    """Returns the table of what demonstrations are worth."""
+    header = ["arm", "demonstrated", "its own first", "around 50", "last 10 [95 %]"]
+    made: Rows = [[*header, "to 12"]]
+    for arm, label in _PROMPTS.items():
+        row = _arm(arm)
+        cells = [number(row[key]) for key in ("demo", "first", "at_50")]
+        made.append([label, *cells, _last(row), _listed([row], "reached_after")])
+    return made
+
+
+def rl2() -> Rows:
+    """Returns the table of RL² with frozen weights, episode by episode of a trial."""
+    heads = [f"episode {n}" for n in _TRIAL]
+    made: Rows = [["goals", "seed", *heads, "95 % of episode 50", "optimum"]]
+    for row in load("rl2_dark_room")["rows"]:
+        low, high = row["interval_over_goals"][_TRIAL[-1] - 1]
+        cells = [number(row["mean"][n - 1]) for n in _TRIAL]
+        spread = f"[{number(low)}, {number(high)}]"
+        optimum = number(row["optimal_score"])
+        made.append([row["goals"], str(row["seed"]), *cells, spread, optimum])
+    return made
+
+
+def bandit() -> Rows:
+    """Returns the table of bandits: return of 100 pulls."""
+    rows = load("algorithm_distillation_bandit")["arms"]
+    made: Rows = [["arm", "odd [95 %]", "of UCB1", "even [95 %]", "of UCB1"]]
+    for arm, label in _BANDITS.items():
+        cells = []
+        for task in ("bandit/odd", "bandit/even"):
+            row = find(rows, arm=arm, task=task)
+            cells += [_last(row), f"{row['of_ucb1']:.3f}"]
+        made.append([label, *cells])
+    return made
+
+
+def key_to_door() -> Rows:
+    """Returns the table of mean return on keys and doors never trained on."""
+    heads = [f"episode {n}" for n in _EPISODES]
+    made: Rows = [["arm", *heads, "last 10 of 100 [95 %]"]]
+    for row in load("algorithm_distillation_key_to_door")["arms"]:
+        returns = dict(zip(row["episode"], row["mean"]))
+        cells = [ratio(returns[n]) for n in _EPISODES]
+        made.append([row["arm"].upper(), *cells, _last(row)])
+    return made
+
+
+def watermaze() -> Rows:
+    """Returns the table of mean return on places never trained on, and of the source."""
+    found = load("watermaze/summary")
+    task = found["tasks"]["labyrinth/rooms_watermaze"]["in_context"]
+    means, source = task["mean"], found["compared"]["source"]["mean"]
+    header = ["", "first five episodes", "last five", "last episode [95 %]"]
+    own = [sum(five) / 5 for five in (means[:5], means[-5:])]
+    last = interval(means[-1], *task["interval"][-1])
+    ends = [
+        f"{number(source[x])} (the {'first' if x == 0 else 'last'})" for x in (0, -1)
+    ]
+    return [
+        header,
+        ["the transformer, 40 episodes", *map(number, own), last],
+        ["PPO, the source, 60 episodes", *ends, NONE],
+    ]
+
+
+def _arm(arm: str, suffix: str = "") -> Mapping[str, Any]:
+    return find(load(_ROOM + suffix)["arms"], arm=arm)
+
+
+def _last(row: Mapping[str, Any]) -> str:
+    return interval(row["last"], row["low"], row["high"])
+
+
+def _listed(rows: list[Mapping[str, Any]], key: str) -> str:
+    """Returns what the seeds have, episodes as they are counted; – where none has."""
+    values = [row[key] for row in rows]
+    if all(x is None for x in values):
+        return NONE
+    return ", ".join(str(x) if isinstance(x, int) else number(x) for x in values)
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "algorithm_distillation_dark_room": dark_room,
+    "algorithm_distillation_contexts": contexts,
+    "algorithm_distillation_prompts": prompts,
+    "algorithm_distillation_bandit": bandit,
+    "algorithm_distillation_key_to_door": key_to_door,
+    "algorithm_distillation_watermaze": watermaze,
+    "rl2": rl2,
+}

@@ -1,0 +1,165 @@
+"""Tables of what was timed: peers, the loop's parts, populations, cores, convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from table_cells import NONE, Rows, find, interval, load, number, quantity, ratio
+
+_PEERS = {
+    "rejax": "rejax",
+    "mtrl": "mtrl_jax",
+    "in turn": "mtrl_jax, members of a core one after the other",
+    "shared": "mtrl_jax, one torso for policy and value",
+}
+_LOOPS = {
+    ("cartpole", "fused"): "CartPole, PPO, fused",
+    ("breakout", "fused"): "MinAtar Breakout, V-trace, fused",
+    ("pong", "fused"): "envpool Pong, 16 envs, fused",
+    ("pong", "host"): "envpool Pong, 16 envs, host runner",
+}
+_IMAGES = {"nature": "84×84×4", "impala_deep": "84×84×4", "minatar": "10×10×4"}
+_SIZES = {
+    "small": "small (2 layers, feed-forward 256)",
+    "paper": "the paper's (4 layers, feed-forward 2048)",
+}
+
+
+def peers() -> Rows:
+    """Returns the table of PPO beside rejax, medians over turns."""
+    header = ["P", "", "env steps/s", "ratio", "CPU s per M steps", "return"]
+    return [header] + [
+        [
+            str(row["P"]),
+            _PEERS[row["contender"]],
+            quantity(row["steps/s"]),
+            ratio(row.get("ratio", 1.0)),
+            number(row["cpu s/M"]),
+            f"{row['return']:.0f} after {row['after'] / 1e6:.1f} M",
+        ]
+        for row in load("peers")["rows"]
+    ]
+
+
+def throughput() -> Rows:
+    """Returns the table of the whole loop and its parts, env steps a second."""
+    header = ["case", "env only", "act", "learn", "whole", "ratio to bound"]
+    parts = [f"{part}_steps_per_s" for part in ("env", "act", "learn", "whole")]
+    return [header] + [
+        [
+            _LOOPS[row["name"], row["runner"]],
+            *(f"{quantity(row[part])}/s" for part in parts),
+            ratio(row["ratio"]),
+        ]
+        for row in load("throughput")["rows"]
+    ]
+
+
+def population() -> Rows:
+    """Returns the table of milliseconds per member and update."""
+    ways = {
+        "vmapped": "vmapped",
+        "at once 1": "one after the other",
+        "at once 8": "eight at a time",
+        "looped": "looped",
+    }
+    agents = {"impala": "V-trace, LSTM", "ppo": "PPO"}
+    header = ["P", "agent", *ways.values(), "fastest over looped"]
+    return [header] + [
+        [
+            str(row["P"]),
+            agents[row["agent"]],
+            *(number(row.get(way)) for way in ways),
+            ratio(row["speed-up"]),
+        ]
+        for row in load("population")["rows"]
+    ]
+
+
+def cores() -> Rows:
+    """Returns the table of recurrent cores, thousands of steps a second."""
+    header = ["core", "P", "unroll × slots × units", "kit, k/s", "flax, k/s", "ratio"]
+    return [header] + [
+        [
+            row["core"],
+            str(row["P"]),
+            f"{row['unroll']} × {row['slots']} × {row['units']}",
+            number(row["kit k/s"]),
+            number(row["flax k/s"]),
+            ratio(row["ratio"]),
+        ]
+        for row in load("cores")["rows"]
+    ]
+
+
+def convolutions() -> Rows:
+    """Returns the table of convolutions, milliseconds per gradient step."""
+    rows = load("convolutions")["rows"]
+    sides = [
+        f"{where}: {x}" for where in ("scan", "outside") for x in ("matmul", "lax")
+    ]
+    made: Rows = [["torso", "P", *sides[:2], "ratio", *sides[2:], "ratio"]]
+    for row in rows:
+        if not row["in_scan"]:
+            continue
+        torso, members = row["torso"], row["population"]
+        other = find(rows, torso=torso, population=members, in_scan=False)
+        image = f"`{torso}`, {_IMAGES[torso]}, batch {row['batch']}"
+        made.append([image, str(members), *_convolution(row), *_convolution(other)])
+    return made
+
+
+def transformer_step() -> Rows:
+    """Returns the table of the transformer's training step beside PyTorch's."""
+    rows = load("transformer_step")["rows"]
+    header = ["size", "cores", "ours, s/update", "eager PyTorch, s/update"]
+    made: Rows = [[*header, "ratio", "`torch.compile` over eager"]]
+    for ours in rows:
+        if ours["contender"] != "mtrl":
+            continue
+        case = {"size": ours["size"], "cores": ours["cores"]}
+        eager = find(rows, contender="torch", **case)
+        compiled = find(rows, contender="torch.compile", **case)
+        seconds = [f"{row['s/update']:.3f}" for row in (ours, eager)]
+        ratios = [ratio(row["ratio"]) for row in (ours, compiled)]
+        made.append([_SIZES[ours["size"]], str(ours["cores"]), *seconds, *ratios])
+    return made
+
+
+def labyrinth_speed() -> Rows:
+    """Returns the table of decisions a second with a random policy, beside ViZDoom."""
+    header = ["level", "seen as", "slots", "decisions/s [range]", "× ViZDoom"]
+    made: Rows = [header]
+    for row in load("labyrinth_speed")["rows"]:
+        made.append(
+            [
+                row["env"].removeprefix("labyrinth/"),
+                f"{row['obs']} {row['shape']}",
+                str(row["slots"]),
+                interval_of_quantities(row),
+                number(row["x ViZDoom"]),
+            ]
+        )
+    return made
+
+
+def interval_of_quantities(row: dict[str, Any]) -> str:
+    """Returns the median of a speed and its range over turns, in thousands."""
+    thousands = [row[key] / 1e3 for key in ("decisions/s", "low", "high")]
+    return f"{interval(*thousands)} k"
+
+
+def _convolution(row: Any) -> list[str]:
+    found = [row[key] for key in ("matmul_ms", "lax_ms", "lax_over_matmul")]
+    return [NONE if x is None else number(x) for x in found]
+
+
+TABLES = {
+    "peers": peers,
+    "throughput": throughput,
+    "population": population,
+    "cores": cores,
+    "convolutions": convolutions,
+    "transformer_step": transformer_step,
+    "labyrinth_speed": labyrinth_speed,
+}

@@ -1,0 +1,181 @@
+"""The README's table: what was aimed at and what was measured, misses included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from table_cells import Rows, find, interval, load, number, quantity, ratio
+
+HIT, MISS = "yes", "**no**"
+
+
+def summary() -> Rows:
+    """Returns the table of the fifteen results a newcomer should know, one a line."""
+    header = ["what", "goal", "measured", "reached"]
+    return [header, *_speed(), *_single(), *_labyrinth(), *_methods()]
+
+
+def _speed() -> Rows:
+    peers = load("peers")["rows"]
+    fast, alone = (find(peers, P=p, contender="mtrl")["ratio"] for p in (16, 1))
+    sizes = load("population")["rows"]
+    most = [find(sizes, agent=a, P=64)["speed-up"] for a in ("impala", "ppo")]
+    two = [find(sizes, agent=a, P=2)["speed-up"] for a in ("impala", "ppo")]
+    rays = max(
+        row["decisions/s"]
+        for row in load("labyrinth_speed")["rows"]
+        if row["obs"] == "rays"
+    )
+    page, speed = "benchmarks/results/peers.md", "benchmarks/results/speed.md"
+    return [
+        _row(
+            "PPO, 16 members, over rejax",
+            page,
+            "1.8 ×",
+            f"{ratio(fast)} ×",
+            fast >= 1.8,
+        ),
+        _row(
+            "PPO, one member, over rejax",
+            page,
+            "1.8 ×",
+            f"{ratio(alone)} ×",
+            alone >= 1.8,
+        ),
+        _row(
+            "64 members over a Python loop",
+            speed,
+            "> 1 ×",
+            _ratios(most),
+            min(most) > 1,
+        ),
+        _row(
+            "two members, one to a core, likewise",
+            speed,
+            "> 1 ×",
+            _ratios(two),
+            min(two) > 1,
+        ),
+        _row(
+            "Labyrinth, rays: decisions a second",
+            "benchmarks/results/labyrinth.md",
+            "300 k",
+            quantity(rays),
+            rays >= 3e5,
+        ),
+    ]
+
+
+def _single() -> Rows:
+    page = "benchmarks/results/minatar.md"
+    rows = load("minatar")["rows"]
+    made: Rows = []
+    for text, agent, trained, games in (
+        ("V-trace", "impala", None, ("Asterix", "Breakout", "Freeway")),
+        ("PPO", "ppo", None, ("Asterix",)),
+        (
+            "one V-trace agent on four games",
+            "impala",
+            "mixture",
+            ("Asterix", "Freeway"),
+        ),
+    ):
+        found = [
+            find(rows, agent=agent, game=game, **{"trained on": trained or game})
+            for game in games
+        ]
+        goal = ", ".join(f"{x['published']:.0f}" for x in found)
+        measured = ", ".join(number(x["mean"]) for x in found)
+        reached = all(x["mean"] >= x["published"] for x in found)
+        what = f"MinAtar {', '.join(games)}: {text}"
+        made.append(_row(what, page, f"{goal} (published PPO)", measured, reached))
+    return made
+
+
+def _labyrinth() -> Rows:
+    page = "benchmarks/results/labyrinth.md"
+    rows = load("labyrinth_learning")["rows"]
+    explore = find(rows, row="explore-native-searched")["normalised"]
+    avoid = find(rows, row="avoid-small")["normalised"]
+    memory = find(rows, row="goal-lstm-long")
+    plain = find(rows, row="goal-feedforward-far")
+    what = "Labyrinth explore_object_locations_small, random 0, oracle 1"
+    return [
+        _row(what, page, "0.6", ratio(explore), explore >= 0.6),
+        _row(
+            "Labyrinth seekavoid_arena_01, likewise",
+            page,
+            "0.6",
+            ratio(avoid),
+            avoid >= 0.6,
+        ),
+        _row(
+            "Labyrinth explore_goal_locations_small: LSTM",
+            page,
+            f"above feed-forward's {_score(plain)}",
+            _score(memory),
+            memory["low"] > plain["high"],
+        ),
+    ]
+
+
+def _methods() -> Rows:
+    page = "benchmarks/results/mix_and_match.md"
+    actions = load("mix_and_match_actions")["rows"]
+    small, pbt = (find(actions, arm=arm)["final"] for arm in ("small", "pbt"))
+    control = load("mix_and_match_architecture")["rows"]
+    plain = find(control, arm="control_feed_forward")["final"]
+    mixed = find(control, arm="control_linear")["final"]
+    tasks = load("mix_and_match_multitask")["rows"]
+    least = [
+        min(row["normalised"] for row in tasks if row["arm"] == arm)
+        for arm in ("linear", "plain")
+    ]
+    gain, loss, worst = pbt / small, mixed / plain, least[0] / least[1]
+    distilled = find(load("algorithm_distillation_dark_room")["arms"], arm="ad")
+    return [
+        _row(
+            "Mix&Match over actions, PBT, over nine actions",
+            page,
+            "1.1 ×",
+            f"{ratio(gain)} ×",
+            gain >= 1.1,
+        ),
+        _row(
+            "Mix&Match where no memory is needed, over feed-forward",
+            page,
+            "0.95 ×",
+            f"{ratio(loss)} ×",
+            loss >= 0.95,
+        ),
+        _row(
+            "Mix&Match over tasks: the least of three, over one network",
+            page,
+            "1.3 ×",
+            f"{ratio(worst)} ×",
+            worst >= 1.3,
+        ),
+        _row(
+            "Algorithm Distillation, dark room, unseen goals, optimum 17.2",
+            "benchmarks/results/algorithm_distillation.md",
+            "14",
+            interval(distilled["last"], distilled["low"], distilled["high"]),
+            distilled["last"] >= 14,
+        ),
+    ]
+
+
+def _row(what: str, page: str, goal: str, measured: str, reached: bool) -> list[str]:
+    return [f"[{what}]({page})", goal, measured, HIT if reached else MISS]
+
+
+def _ratios(values: list[float]) -> str:
+    return " and ".join(f"{ratio(x)} ×" for x in values) + " (V-trace, PPO)"
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    return interval(row["mean"], row["low"], row["high"])
+
+
+TABLES = {"summary": summary}
