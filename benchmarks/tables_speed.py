@@ -154,6 +154,31 @@ def _convolution(row: Any) -> list[str]:
     return [NONE if x is None else number(x) for x in found]
 
 
+def replay() -> Rows:
+    """Returns the table of one update of four members against their replay's size."""
+    ways = ["in turn ms", "together ms", "in the learner ms"]
+    header = ["MB a member", "apart, in turn", "apart, together", "in the learner"]
+    return [header] + [
+        [number(row["MB"]), *(number(row[way]) for way in ways)]
+        for row in load("replay")["rows"]
+    ]
+
+
+def checkpoints() -> Rows:
+    """Returns the table of saving and restoring one leaf of 256 MB."""
+    ways = {
+        "before": "one piece, through orbax (before)",
+        "orbax": "checksums in pieces, through orbax",
+        "pieces": "in pieces (now)",
+    }
+    fields = ["save s", "written s", "save MB", "donate MB", "restore s", "restore MB"]
+    header = ["", "save s", "on disk s", "save MB", "with a chunk MB"]
+    rows = [*load("checkpoints_before")["rows"], *load("checkpoints")["rows"]]
+    return [[*header, "restore s", "restore MB"]] + [
+        [ways[row["way"]], *(number(row[field]) for field in fields)] for row in rows
+    ]
+
+
 TABLES = {
     "peers": peers,
     "throughput": throughput,
@@ -162,4 +187,6 @@ TABLES = {
     "convolutions": convolutions,
     "transformer_step": transformer_step,
     "labyrinth_speed": labyrinth_speed,
+    "replay": replay,
+    "checkpoints": checkpoints,
 }
