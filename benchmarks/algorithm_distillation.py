@@ -28,20 +28,18 @@ import algorithm_distillation_pictures as pictures
 import common
 import numpy as np
 
-from mtrl_jax import (
-    build,
-    curves,
-    experiment,
-    folders,
-    metrics,
-    random,
-    spreads,
+from mtrl_jax import config as config_lib
+from mtrl_jax import metrics, random, xla
+from mtrl_jax.experiments import (
+    episode_curves,
+    online,
+    runs,
     stages,
     staging,
-    xla,
+    task_families,
 )
-from mtrl_jax import config as config_lib
 from mtrl_jax.metrics import estimates
+from mtrl_jax.training import run_folder
 
 SOURCE = "source"
 COLUMNS = {
@@ -89,15 +87,15 @@ def main() -> None:
 
 def run(folder: pathlib.Path, settings: dict[str, Any]) -> Any:
     """Returns the run's settings after all its stages; stages it lacks are added to it."""
-    begun = (folder / folders.CONFIG).exists()
+    begun = (folder / run_folder.CONFIG).exists()
     if begun:
-        old = config_lib.to_dict(experiment.load_config(folder))
+        old = config_lib.to_dict(runs.load_config(folder))
         known = {stage["name"] for stage in old["stages"]}
         more = [stage for stage in settings["stages"] if stage["name"] not in known]
         settings = {**old, "stages": [*old["stages"], *more]}
     given = config_lib.from_dict(settings, where=str(folder))
     if begun:
-        folders.write_config(folder, given)
+        run_folder.write_config(folder, given)
     code = stages.resume(folder) if begun else stages.train(given, folder)
     if code:
         raise SystemExit(code)
@@ -173,7 +171,7 @@ def read_source(
     None where these had but one episode each, and so no curve.
     """
     own = staging.folder_of(folder, SOURCE)
-    curve = curves.curve_of(own, _stage(given, SOURCE))
+    curve = episode_curves.curve_of(own, _stage(given, SOURCE))
     mean, totals = np.asarray(curve["mean"]), metrics.read_summary(own)["totals"]
     if len(mean) < 2:
         return None
@@ -218,7 +216,7 @@ def making(stage: Any, members: int) -> Callable[[], Any]:
 
     population = stage.population.model_copy(update={"size": members})
     stage = stage.model_copy(update={"population": population})
-    env = spreads.collecting(stage)[0].train
+    env = task_families.collecting(stage)[0].train
     agent = config_lib.agent_module(stage).make(
         env.spec, config_lib.agent_config(stage)
     )
@@ -230,7 +228,7 @@ def making(stage: Any, members: int) -> Callable[[], Any]:
         record=True,
     )
     keys = random.roots(0, members)
-    hp = build.initial_hparams(stage, keys)
+    hp = online.initial_hparams(stage, keys)
     state, chunk = jax.jit(runner.init)(keys, hp), jax.jit(runner.chunk)
     return lambda: chunk(state, hp)
 

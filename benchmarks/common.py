@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
     """Returns what a number depends on beside the code: machine, load, date, versions."""
     import jax
 
-    from mtrl_jax import report
+    from mtrl_jax.training import report
 
     return {
         **report.machine(),
@@ -147,11 +147,12 @@ def trained(config: Any, folder: pathlib.Path) -> dict[str, Any]:
 
     Raises SystemExit if a signal stops it.
     """
-    from mtrl_jax import experiment, metrics
+    from mtrl_jax import metrics
+    from mtrl_jax.experiments import runs
 
     if not metrics.read_summary(folder).get("totals"):
-        begun = (folder / experiment.CONFIG).exists()
-        code = experiment.resume(folder) if begun else experiment.train(config, folder)
+        begun = (folder / runs.CONFIG).exists()
+        code = runs.resume(folder) if begun else runs.train(config, folder)
         if code:
             raise SystemExit(code)
     return metrics.read_summary(folder)

@@ -25,16 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.envs.labyrinth import (
-    actions,
+    controls,
     deal,
     game,
     levels,
     options,
     oracle,
     physics,
+    raycast,
     rays,
     scores,
-    sight,
     world,
 )
 from mtrl_jax.metrics import estimates
@@ -100,7 +100,7 @@ def player(name: str, memory: int) -> Callable[[Key], Array]:
     def step(carry, key):
         state, since = carry
         since = jnp.where(in_view(state), 0, since + 1)
-        command = actions.command(act(state, since <= memory))
+        command = controls.command(act(state, since <= memory))
         state, events = game.decide(level.kind, key, state, command, params)
         reward, _ = game.collect(state, events, params)
         fresh = deal.deal(key, params)._replace(time=state.time)
@@ -118,7 +118,7 @@ def in_view(state: world.State) -> Array:
     offset = jnp.asarray(_CELLS, jnp.float32) - state.body.position[None]
     off = jnp.arctan2(offset[:, 1], offset[:, 0]) - state.body.yaw
     off = jnp.abs(jnp.arctan2(jnp.sin(off), jnp.cos(off)))
-    clear = sight.cast(state.walls, state.body.position, offset.T).distance > 1
+    clear = raycast.cast(state.walls, state.body.position, offset.T).distance > 1
     own = jnp.abs(offset).max(1) < 0.5
     seen = (clear & (off < rays.FIELD_OF_VIEW / 2)) | own
     return seen.reshape(world.SIZE, world.SIZE)
@@ -132,8 +132,8 @@ def act(state: world.State, seen: Array) -> Array:
     goals = jnp.where(~seen & ~cells, _UNSEEN, oracle.FAR)
     goals = jnp.where(seen & lies, 0.0, goals)
     way = oracle.waypoint(state, goals, jnp.where(cells, oracle.FAR, 0.0))
-    tried = jnp.asarray(actions.SMALL)
-    command = jax.vmap(actions.command)(tried)
+    tried = jnp.asarray(controls.SMALL)
+    command = jax.vmap(controls.command)(tried)
     body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
     return tried[jnp.argmax(oracle.score(state, body, command, way))]
 

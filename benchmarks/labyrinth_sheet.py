@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from mtrl_jax import xla
 from mtrl_jax.envs import labyrinth
-from mtrl_jax.envs.labyrinth import levels, pixels, sight, topdown, world
+from mtrl_jax.envs.labyrinth import levels, pixels, raycast, topdown, world
 
 COLUMNS = 6
 SCALE = 2  # of the view
@@ -108,7 +108,7 @@ def _sees(state: world.State, place: np.ndarray, target: np.ndarray) -> bool:
     if not inside or bool(world.solid(state.walls, x, y)):
         return False
     ray = jnp.asarray(target - place, jnp.float32)[:, None]
-    return bool(sight.cast(state.walls, jnp.stack([x, y]), ray).distance[0] > 1)
+    return bool(raycast.cast(state.walls, jnp.stack([x, y]), ray).distance[0] > 1)
 
 
 def _stood(state: world.State, place: np.ndarray, target: np.ndarray) -> world.State:

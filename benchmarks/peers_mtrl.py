@@ -14,15 +14,17 @@ from typing import Any
 import common
 import jax
 
-from mtrl_jax import build, config, report, xla
+from mtrl_jax import config, xla
 from mtrl_jax.config import schema
+from mtrl_jax.experiments import online
+from mtrl_jax.training import report
 
 
 def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
     xla.prepare()
-    pieces = build.pieces(experiment(settings))
+    pieces = online.pieces(experiment(settings))
     state = pieces.init(pieces.hparams)
     assert pieces.evaluate is not None
     for line in sys.stdin:

@@ -26,7 +26,8 @@ from typing import Any
 
 import common
 
-from mtrl_jax import build, config, tree, xla
+from mtrl_jax import config, tree, xla
+from mtrl_jax.experiments import online
 
 AGENTS: dict[str, dict[str, Any]] = {
     "impala": {
@@ -101,7 +102,7 @@ def measure(agent: str, members: int, args: argparse.Namespace) -> dict[str, Any
 @functools.cache
 def program(
     agent: str, members: int, at_once: int | None, updates: int
-) -> build.Pieces:
+) -> online.Pieces:
     """Returns the run of ``members`` members whose chunk is ``updates`` updates."""
     given = AGENTS[agent]
     settings = {
@@ -110,10 +111,10 @@ def program(
         "population": {"size": members, "at_once": at_once or members},
         "training": {**given["training"], "updates_per_chunk": updates},
     }
-    return build.pieces(config.from_dict(settings))
+    return online.pieces(config.from_dict(settings))
 
 
-def together(pieces: build.Pieces) -> Callable[[], Any]:
+def together(pieces: online.Pieces) -> Callable[[], Any]:
     """Returns a call that trains a population for one chunk."""
     state = pieces.init(pieces.hparams)
 
@@ -125,7 +126,7 @@ def together(pieces: build.Pieces) -> Callable[[], Any]:
     return train
 
 
-def looped(pieces: build.Pieces, members: int) -> Callable[[], Any]:
+def looped(pieces: online.Pieces, members: int) -> Callable[[], Any]:
     """Returns a call that trains ``members`` members, each with the program of one."""
     first = pieces.init(pieces.hparams)
     states = [tree.copy(first) for _ in range(members)]

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import build, hparams, random, types, xla
+from mtrl_jax import hparams, random, types, xla
 from mtrl_jax.agents import algorithm_distillation
 from mtrl_jax.data import windows
 from mtrl_jax.engine import offline_runner, sharding
 from mtrl_jax.envs import dark
+from mtrl_jax.experiments import online
 from mtrl_jax.networks import transformer
 
 
@@ -57,7 +58,7 @@ class Trainer:
         self.hparams = hparams.override(
             algorithm_distillation.Hparams(), settings["hparams"]
         )
-        mesh = sharding.make_mesh(1, 1, build.devices(1, True))
+        mesh = sharding.make_mesh(1, 1, online.devices(1, True))
         runner = offline_runner.make(
             self.agent,
             lambda key, data: windows.sample(
@@ -65,15 +66,15 @@ class Trainer:
             ),
             members=1,
             updates_per_chunk=settings["updates"],
-            at_once=build.members_at_once(mesh),
+            at_once=online.members_at_once(mesh),
             mesh=mesh,
         )
-        self.hp = build.on_devices(
+        self.hp = online.on_devices(
             jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), self.hparams), mesh, 1
         )
         state = jax.jit(runner.init)(random.roots(settings["seed"], 1), self.hp)
-        self.state = build.on_devices(state, mesh, 1)
-        self.chunk = build.keeping_layout(runner.chunk)
+        self.state = online.on_devices(state, mesh, 1)
+        self.chunk = online.keeping_layout(runner.chunk)
         self.data = histories(settings["data"])
 
     def train(self) -> float:

@@ -29,12 +29,13 @@ _PUBLIC = {
     "config": None,
     "engine": None,
     "envs": None,
-    "experiment": None,
+    "experiments": None,
     "losses": None,
     "metrics": None,
     "networks": None,
     "plots": None,
     "random": None,
+    "training": None,
     "tree": None,
 }
 

@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax import config as config_lib
-    from mtrl_jax import stages
+    from mtrl_jax.experiments import stages
 
     settings = config_lib.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -50,7 +50,7 @@ def train(
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
-    from mtrl_jax import stages
+    from mtrl_jax.experiments import stages
 
     code = stages.resume(run, overrides)
     typer.echo(f"run folder: {run}")
@@ -66,9 +66,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Test every member of a run's newest checkpoint on fresh episodes."""
-    from mtrl_jax import experiment, metrics
+    from mtrl_jax import metrics
+    from mtrl_jax.experiments import runs as run_folders
 
-    update, tasks = experiment.evaluate(run, episodes)
+    update, tasks = run_folders.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
         return
@@ -91,11 +92,13 @@ def plot(
     ] = pathlib.Path("comparison.png"),
 ) -> None:
     """Draw a run's pictures; with several runs, one picture that compares them."""
-    from mtrl_jax import experiment, plots, stages
+    from mtrl_jax import plots
+    from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.experiments import stages
 
     folders = runs if len(runs) > 1 else stages.parts(runs[0])
     for run in folders:
-        experiment.check_drawable(run)
+        run_folders.check_drawable(run)
     if len(runs) > 1:
         typer.echo(plots.compare(runs, out))
         return
@@ -118,9 +121,9 @@ def render(
     seed: Annotated[int, typer.Option(help="of an environment without a run")] = 0,
 ) -> None:
     """Play one episode of every task of a run, or of an environment, as an animation."""
-    from mtrl_jax import render as render_lib
+    from mtrl_jax.experiments import render
 
-    typer.echo(render_lib.render(run, out, member, steps, seed))
+    typer.echo(render.render(run, out, member, steps, seed))
 
 
 @app.command("list")
@@ -129,7 +132,7 @@ def list_(
     match: Annotated[str, typer.Option(help="only names that contain this")] = "",
 ) -> None:
     """List what there is: agents, envs or configs."""
-    from mtrl_jax import listing
+    from mtrl_jax.experiments import listing
 
     for line in listing.lines(what):
         if match.lower() in line.lower():

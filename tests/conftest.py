@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-import runs  # noqa: E402
+import running  # noqa: E402
 import staged_runs  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,7 +42,7 @@ def _programs(tmp_path_factory):
 @pytest.fixture(name="cached", scope="module")
 def _cached(programs):
     """Tests of the module find compiled programs there."""
-    with runs.cached_programs(programs):
+    with running.cached_programs(programs):
         yield programs
 
 
@@ -50,8 +50,8 @@ def _cached(programs):
 def _finished(tmp_path_factory, programs):
     """A run of the tiny settings from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    with runs.cached_programs(programs):
-        runs.train(folder)
+    with running.cached_programs(programs):
+        running.train(folder)
     return folder
 
 
@@ -59,8 +59,8 @@ def _finished(tmp_path_factory, programs):
 def _staged(tmp_path_factory, programs):
     """A run through all stages; do not change it."""
     folder = tmp_path_factory.mktemp("staged") / "run"
-    with runs.cached_programs(programs):
-        outcome = runs.mtrl(
+    with running.cached_programs(programs):
+        outcome = running.mtrl(
             "train",
             staged_runs.write(folder.with_name("tiny.yaml")),
             "--run-dir",

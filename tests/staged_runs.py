@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-import runs
+import running
 import yaml
 
 ROOM = {"one_hot": True, "size": 3, "length": 4, "start": [0, 0]}
@@ -92,15 +92,15 @@ def steps_on_disk(folder):
 
 def state_of(run, name):
     """Returns every array of a stage's newest checkpoint by name, as bytes."""
-    from mtrl_jax import experiment, staging
+    from mtrl_jax.experiments import runs, staging
 
-    settings = experiment.load_config(run)
+    settings = runs.load_config(run)
     stage = next(stage for stage in settings.stages if stage.name == name)
 
     def make(one, restart):
         return staging.pieces_of(settings, one, run, restart)
 
-    return runs.bits(stage_of(run, name), stage, make)
+    return running.bits(stage_of(run, name), stage, make)
 
 
 def assert_same(run, other):
@@ -109,7 +109,7 @@ def assert_same(run, other):
 
     for name in NAMES:
         own, others = stage_of(run, name), stage_of(other, name)
-        assert runs.rows(own) == runs.rows(others)
+        assert running.rows(own) == running.rows(others)
         assert (own / "lineage.jsonl").read_text() == (
             others / "lineage.jsonl"
         ).read_text()

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from mtrl_jax import build, config, random, spreads
+from mtrl_jax import config, random
 from mtrl_jax.config import stage_schema
+from mtrl_jax.experiments import online, task_families
 
 _PATH = (
     pathlib.Path(__file__).parent.parent / "benchmarks/algorithm_distillation_arms.py"
@@ -37,7 +38,9 @@ def test_all_arms_are_stages_of_one_run(experiment, quick):
         assert known[own].kind == "evaluate" and known[own].of == trained
         # Source and reader see the same: cells, or arms, or a key.
         source = known[getattr(known[trained], "data", trained)]
-        one, other = (spreads.entries(x)[0].pure.spec for x in (source, known[own]))
+        one, other = (
+            task_families.entries(x)[0].pure.spec for x in (source, known[own])
+        )
         assert (one.obs, one.action) == (other.obs, other.action)
 
 
@@ -77,7 +80,7 @@ def test_arms_of_one_population_are_its_members():
     staged = settings("dark_room", [f"context_{min(known)}"])
     trained = next(x for x in staged.stages if x.name == "train_contexts")
     keys = random.roots(0, trained.population.size)
-    horizon = build.initial_hparams(trained, keys).horizon
+    horizon = online.initial_hparams(trained, keys).horizon
     assert {int(horizon[member]): member for member in known.values()} == known
     assert (
         len(horizon) == len(known)
@@ -94,6 +97,6 @@ def test_bandits_are_tested_on_others_than_they_were_learned_from():
     )
     assert isinstance(tested, stage_schema.EvaluateStage)
     assert tested.tasks == ucb1.tasks
-    (train,), tests = spreads.entries(source), spreads.entries(tested)
+    (train,), tests = task_families.entries(source), task_families.entries(tested)
     seen = {tuple(row.tolist()) for row in train.many.probabilities}
     assert not any(tuple(row.tolist()) in seen for row in tests[0].many.probabilities)

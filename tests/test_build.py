@@ -4,30 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
+import running
 
-from mtrl_jax import (
-    build,
-    checks,
-    config,
-    envs,
-    hparams,
-    metrics,
-    random,
-    tree,
-    world,
-)
+from mtrl_jax import config, envs, hparams, metrics, random, tree
 from mtrl_jax.envs import envpool_pool
+from mtrl_jax.experiments import checks, environments, online
 
 CARTPOLE = {
-    **runs.TINY,
+    **running.TINY,
     "tasks": [{"env": "envpool/CartPole-v1", "slots": 4}],
     "population": {"size": 2},
     "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
 }
 
 
-def _settings(*changes, base=runs.TINY):
+def _settings(*changes, base=running.TINY):
     return config.from_dict(config.override(base, changes))
 
 
@@ -44,12 +35,12 @@ def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
 
     monkeypatch.setattr(envs, "make_host", make_host)
     settings = _settings("training.runner=host", base=CARTPOLE)
-    world.make_world(settings, f"{settings.seed}/0").close()
+    environments.make_world(settings, f"{settings.seed}/0").close()
     halves = [
         np.reshape(envpool_pool.seeds("CartPole-v1", *call), call[0])
         for call in calls[:2]
     ]
-    (record,) = world.describe(settings).values()
+    (record,) = environments.describe(settings).values()
     assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
 
 
@@ -58,13 +49,13 @@ def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
     """Through the command line: saved without its world, and the user is told."""
     path, run = tmp_path / "cartpole.yaml", tmp_path / "run"
     path.write_text(config.dump(_settings(f"training.runner={runner}", base=CARTPOLE)))
-    outcome = runs.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    outcome = running.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
     assert outcome.code == 0, outcome.err
-    outcome = runs.mtrl("resume", run, "training.env_steps=640")
+    outcome = running.mtrl("resume", run, "training.env_steps=640")
     assert outcome.code == 0, outcome.err
     assert "cannot be restored" in outcome.err
-    rows = runs.rows(run)
-    assert [row["update"] for row in rows] == list(range(2, runs.UPDATES + 1, 2))
+    rows = running.rows(run)
+    assert [row["update"] for row in rows] == list(range(2, running.UPDATES + 1, 2))
     summary = metrics.read_summary(run)
     assert summary["totals"]["runner"] == runner
     # CartPole pays 1 a step, so a return is a length.
@@ -73,7 +64,7 @@ def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
     assert np.nanmax(returns) < 200
     # It goes on at update 20 with other seeds than at 0.
     (record,) = summary["environments"].values()
-    (first,) = world.describe(_settings(base=CARTPOLE)).values()
+    (first,) = environments.describe(_settings(base=CARTPOLE)).values()
     assert record["seeds"] != first["seeds"]
     assert record.keys() == first.keys()
 
@@ -89,7 +80,7 @@ def test_minigrid_and_gymnax_train_together(tmp_path, runner):
     ]
     settings = _settings(f"training.runner={runner}", base={**CARTPOLE, "tasks": tasks})
     path.write_text(config.dump(settings))
-    outcome = runs.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    outcome = running.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
     assert outcome.code == 0, outcome.err
     assert np.isfinite(metrics.read_metrics(run).returns["gymnax/Catch-bsuite"]).any()
 
@@ -101,7 +92,7 @@ def test_minigrid_and_gymnax_are_one_mixture():
         {"env": "gymnax/Catch-bsuite", "slots": 3},
     ]
     settings = _settings(base={**CARTPOLE, "tasks": tasks})
-    env = world.make_env(settings, world.tasks_of(settings), "seed")
+    env = environments.make_env(settings, environments.tasks_of(settings), "seed")
     assert env.batch == (2, 5)
     assert not env.pure
     assert [task.name for task in env.spec.tasks] == [task["env"] for task in tasks]
@@ -116,7 +107,7 @@ def test_minigrid_and_gymnax_are_one_mixture():
 def test_a_suite_is_its_environments():
     """Every one of them gets the slots and options of the suite's line."""
     settings = _settings("tasks=[{suite: minatar, slots: 3}, {env: probe/action}]")
-    tasks = world.tasks_of(settings)
+    tasks = environments.tasks_of(settings)
     assert [task.env for task in tasks] == [*envs.suite("minatar"), "probe/action"]
     assert [task.slots for task in tasks] == [3, 3, 3, 3, 32]
     assert tasks[0].field == "tasks.0"
@@ -136,7 +127,7 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
     monkeypatch.setattr(checks, "check_agent", lambda *_: None)
     for seed in (0, 1):
         for restart in (0, 20):
-            build.pieces(_settings(f"seed={seed}"), restart)
+            online.pieces(_settings(f"seed={seed}"), restart)
     # Two runs begun or resumed, two tasks, to train on and to test on.
     assert len(set(seeds)) == len(seeds) == 16
 
@@ -144,13 +135,13 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
 def test_cpus_step_everything_inside_the_program():
     """auto is fused on a CPU; on an accelerator envpool is stepped by the host."""
     settings = _settings(base=CARTPOLE)
-    tasks = world.tasks_of(settings)
-    assert world.runner_kind(settings, tasks) == "fused"
+    tasks = environments.tasks_of(settings)
+    assert environments.runner_kind(settings, tasks) == "fused"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.jax, "default_backend", lambda: "gpu")
-        assert world.runner_kind(settings, tasks) == "host"
+        patch.setattr(environments.jax, "default_backend", lambda: "gpu")
+        assert environments.runner_kind(settings, tasks) == "host"
         pure = _settings()
-        assert world.runner_kind(pure, world.tasks_of(pure)) == "fused"
+        assert environments.runner_kind(pure, environments.tasks_of(pure)) == "fused"
 
 
 # Pieces.
@@ -158,13 +149,13 @@ def test_cpus_step_everything_inside_the_program():
 
 @pytest.fixture(scope="module")
 def pieces():
-    return build.pieces(_settings())
+    return online.pieces(_settings())
 
 
 @pytest.fixture
 def state(pieces, programs):
     """The first state of the pieces; programs that runs have compiled are found."""
-    with runs.cached_programs(programs):
+    with running.cached_programs(programs):
         yield pieces.init(pieces.hparams)
 
 
@@ -174,13 +165,13 @@ def test_an_agent_is_traced_before_anything_is_written():
     with pytest.raises(
         config.ConfigError, match=r"^agent\.config: minibatches: 3 does not"
     ):
-        build.pieces(_settings(*changes))
-    build.pieces(_settings(*changes, "training.unroll_length=3"))
+        online.pieces(_settings(*changes))
+    online.pieces(_settings(*changes, "training.unroll_length=3"))
 
 
 def test_a_members_state_does_not_depend_on_the_others(pieces, state):
     """Member p's keys, hyperparameters and weights are those of a smaller population."""
-    small = build.pieces(_settings("population.size=2", "population.pbt=null"))
+    small = online.pieces(_settings("population.size=2", "population.pbt=null"))
     fewer = small.init(small.hparams)
     for few, many in zip(
         jax.tree.leaves(fewer.learner), jax.tree.leaves(state.learner)
@@ -198,7 +189,7 @@ def test_a_members_state_does_not_depend_on_the_others(pieces, state):
 
 def test_evaluation_hparams_act_in_evaluations_alone(pieces, state):
     """They replace the members' values there: temperature 0 makes the policy greedy."""
-    greedy = build.pieces(_settings("evaluation.hparams.temperature=0"))
+    greedy = online.pieces(_settings("evaluation.hparams.temperature=0"))
     cold = hparams.override(pieces.hparams, {"temperature": 0.0})
     expected = pieces.evaluate(state, cold)
     given = greedy.evaluate(state, greedy.hparams)

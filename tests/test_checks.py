@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import checks, config, envs, types
+from mtrl_jax import config, envs, types
+from mtrl_jax.experiments import checks
 
 T, B = 3, 2
 CONFIG = config.from_dict({"tasks": [{"env": "probe/both"}], "agent": {"name": "ppo"}})

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import runs
+import running
 from PIL import Image
 
 import mtrl_jax
@@ -18,14 +18,14 @@ def test_help_and_import_do_not_load_jax():
         "[m for m in ('jax', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules]"
     )
     told = f"import atexit, sys; atexit.register(lambda: print('loaded', {heavy}))"
-    helped = runs.ended(runs.start("--help", before=told))
+    helped = running.ended(running.start("--help", before=told))
     assert helped.code == 0
     for command in ("train", "resume", "evaluate", "plot", "render", "list"):
         assert command in helped.out
     assert "loaded []" in helped.out
     imported = subprocess.run(
         [sys.executable, "-c", f"import sys, mtrl_jax; print('loaded', {heavy})"],
-        cwd=runs.ROOT,
+        cwd=running.ROOT,
         capture_output=True,
         text=True,
     )
@@ -42,31 +42,33 @@ def test_the_public_names_are_there():
 
 def test_agents_envs_and_configs_are_listed(monkeypatch, tmp_path):
     """A line each, of the checkout where the working folder has no configs."""
-    names = [line.split()[0] for line in runs.mtrl("list", "agents").out.splitlines()]
+    names = [
+        line.split()[0] for line in running.mtrl("list", "agents").out.splitlines()
+    ]
     assert names == list(agents.AGENTS)
-    assert runs.mtrl("list", "envs").out.split() == envs.names()
+    assert running.mtrl("list", "envs").out.split() == envs.names()
     monkeypatch.chdir(tmp_path)
-    listed = runs.mtrl("list", "configs").out
+    listed = running.mtrl("list", "configs").out
     assert "quickstart.yaml" in listed
     assert "Three tasks" in listed
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "own.yaml").write_text("# Mine: of this folder.\nseed: 0")
-    lines = runs.mtrl("list", "configs").out.splitlines()
+    lines = running.mtrl("list", "configs").out.splitlines()
     assert len(lines) == 1
     assert lines[0].split(maxsplit=1) == ["configs/own.yaml", "Mine: of this folder."]
 
 
 def test_a_list_can_be_narrowed():
     """--match keeps lines that contain the text, whatever the case."""
-    lines = runs.mtrl("list", "envs", "--match", "minatar").out.splitlines()
+    lines = running.mtrl("list", "envs", "--match", "minatar").out.splitlines()
     assert "gymnax/Breakout-MinAtar" in lines
     assert all("minatar" in line.lower() for line in lines)
-    assert runs.mtrl("list", "envs", "--match", "nothing like it").out == ""
+    assert running.mtrl("list", "envs", "--match", "nothing like it").out == ""
 
 
 def test_an_unknown_list_is_refused():
     """What can be listed is said."""
-    outcome = runs.mtrl("list", "agent")
+    outcome = running.mtrl("list", "agent")
     assert outcome.code == 2
     assert "did you mean agents?" in outcome.error
 
@@ -76,7 +78,7 @@ def test_an_unknown_list_is_refused():
 )
 def test_a_command_that_is_none_ends_with_two(arguments):
     """What the parser itself refuses is no traceback either."""
-    outcome = runs.mtrl(*arguments)
+    outcome = running.mtrl(*arguments)
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
     assert outcome.err
@@ -92,10 +94,10 @@ def test_a_mistake_in_the_kit_keeps_its_traceback(monkeypatch):
 def test_evaluate_prints_json_and_writes_nothing(finished, cached):
     """stdout is one JSON object: the newest update, every task and member."""
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
-    outcome = runs.mtrl("evaluate", finished, "--json", "--episodes", 6)
+    outcome = running.mtrl("evaluate", finished, "--json", "--episodes", 6)
     assert outcome.code == 0
     told = json.loads(outcome.out)
-    assert told["update"] == runs.UPDATES
+    assert told["update"] == running.UPDATES
     assert list(told["tasks"]) == ["probe/action", "probe/memory"]
     for task in told["tasks"].values():
         assert [m["member"] for m in task["members"]] == [0, 1, 2, 3]
@@ -107,8 +109,8 @@ def test_evaluate_prints_json_and_writes_nothing(finished, cached):
 
 def test_evaluate_repeats_the_final_evaluation(finished, cached):
     """The same checkpoint, keys and episodes give the numbers of the summary."""
-    outcome = runs.mtrl("evaluate", finished)
-    assert outcome.out.startswith(f"checkpoint of update {runs.UPDATES}")
+    outcome = running.mtrl("evaluate", finished)
+    assert outcome.out.startswith(f"checkpoint of update {running.UPDATES}")
     summary = metrics.read_summary(finished)["tasks"]
     for name, task in summary.items():
         lines = [line for line in outcome.out.splitlines() if line.startswith(name)]
@@ -119,7 +121,7 @@ def test_evaluate_repeats_the_final_evaluation(finished, cached):
 
 def test_plot_draws_a_run(finished):
     """It prints the paths of the pictures, which can be opened."""
-    outcome = runs.mtrl("plot", finished)
+    outcome = running.mtrl("plot", finished)
     assert outcome.code == 0
     paths = outcome.out.split()
     assert len(paths) >= 3
@@ -133,7 +135,7 @@ def test_plot_compares_runs(finished, tmp_path):
     other = tmp_path / "other"
     subprocess.run(["cp", "-r", finished, other], check=True)
     out = tmp_path / "both.png"
-    outcome = runs.mtrl("plot", finished, other, "--out", out)
+    outcome = running.mtrl("plot", finished, other, "--out", out)
     assert outcome.code == 0
     assert outcome.out.strip() == str(out)
     with Image.open(out) as image:
@@ -145,11 +147,11 @@ def test_a_run_that_logged_nothing_is_not_drawn(finished, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text((finished / "config.yaml").read_text())
-    outcome = runs.mtrl("plot", run)
+    outcome = running.mtrl("plot", run)
     assert outcome.code == 2
     assert "nothing logged yet" in outcome.error
     (run / "metrics.jsonl").write_text("")
-    assert "nothing was logged" in runs.mtrl("plot", finished, run).error
+    assert "nothing was logged" in running.mtrl("plot", finished, run).error
 
 
 def test_a_run_gets_a_folder_of_its_own_and_tensorboard_events(
@@ -157,8 +159,8 @@ def test_a_run_gets_a_folder_of_its_own_and_tensorboard_events(
 ):
     """Without --run-dir: runs/CONFIG-TIME; events where logging.tensorboard is on."""
     monkeypatch.chdir(tmp_path)
-    config = runs.write(tmp_path / "mine.yaml", "training.env_steps=64")
-    outcome = runs.mtrl("train", config, "logging.tensorboard=true")
+    config = running.write(tmp_path / "mine.yaml", "training.env_steps=64")
+    outcome = running.mtrl("train", config, "logging.tensorboard=true")
     assert outcome.code == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("mine-")

@@ -5,11 +5,11 @@ import pathlib
 import tempfile
 
 import pytest
-import runs
+import running
 
 from mtrl_jax import agents, config, hparams
 
-CONFIGS = sorted((runs.ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((running.ROOT / "configs").glob("*.yaml"))
 PLAIN = {"tasks": [{"env": "probe/action"}]}
 
 

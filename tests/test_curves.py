@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 import staged_runs
 
-from mtrl_jax import (
-    build,
-    config,
-    contexts,
-    curves,
-    metrics,
-    random,
-    spreads,
-    types,
-)
+from mtrl_jax import config, metrics, random, types
 from mtrl_jax.config import stage_schema
-from mtrl_jax.plots import in_context, runs
+from mtrl_jax.experiments import episode_curves, in_context, online, task_families
+from mtrl_jax.plots import context_curves, run_series
 
 P, N, E = 2, 3, 20
 
@@ -37,7 +29,9 @@ def summary(returns, rewards=(), watched=0, names=("a/x",), number=N):
     slots = returns.shape[1] // len(names)
     task = np.repeat(np.arange(len(names)), slots)[None].repeat(len(returns), 0)
     numbers = [number] * len(names)
-    return curves.summarise(spec_of(names), returns, rewards, task, numbers, watched)
+    return episode_curves.summarise(
+        spec_of(names), returns, rewards, task, numbers, watched
+    )
 
 
 def test_the_score_is_of_episodes_that_the_agent_played():
@@ -54,10 +48,10 @@ def test_the_score_is_of_episodes_that_the_agent_played():
 def test_the_table_tells_the_demonstration_from_what_came_after():
     """First is the first own episode; what was watched is said, and how much it earned."""
     returns = np.broadcast_to(np.arange(E, dtype=float), (P, N, E))
-    (line,) = curves.table(summary(returns, watched=4)).splitlines()[1:]
+    (line,) = episode_curves.table(summary(returns, watched=4)).splitlines()[1:]
     assert line.split()[1:3] == ["4.000", "19.000"]
     assert line.endswith("after 20 episodes, 4 of them watched (1.500)")
-    one = curves.table(summary(returns[..., :1]))
+    one = episode_curves.table(summary(returns[..., :1]))
     assert one.endswith("after 1 episode")
 
 
@@ -76,7 +70,9 @@ def test_an_episode_that_did_not_end_leaves_a_gap_in_the_curve(tmp_path):
     returns = np.ones((P, 2 * N, 4))
     returns[:, :N, 3] = np.nan
     metrics.write_summary(tmp_path, summary(returns, names=("a/x", "a/y")))
-    curve = curves.curve_of(tmp_path, types_lib.SimpleNamespace(kind="evaluate"))
+    curve = episode_curves.curve_of(
+        tmp_path, types_lib.SimpleNamespace(kind="evaluate")
+    )
     assert curve["mean"][:3] == [1.0] * 3 and np.isnan(curve["mean"][3])
 
 
@@ -107,7 +103,7 @@ def test_a_training_curve_counts_the_episodes_of_a_slot(tmp_path, axis):
             "population": {"size": 2, "axis": axis},
         }
     )
-    curve = curves.curve_of(tmp_path, stage)
+    curve = episode_curves.curve_of(tmp_path, stage)
     np.testing.assert_allclose(curve["episode"], [2.0, 4.0, 6.0])
     np.testing.assert_allclose(curve["mean"], 1.0)
 
@@ -122,8 +118,8 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     beside = {"episode": list(range(1, episodes + 1)), "mean": [1.0] * episodes}
     if episodes == 1:
         beside["rewards"] = {"a/x": [0.5] * 40, "another": [0.1] * 40}
-    run = runs.Run("x", None, [], None, {}, tasks, 0, {"other": beside})
-    figure = in_context.of_run(run)
+    run = run_series.Run("x", None, [], None, {}, tasks, 0, {"other": beside})
+    figure = context_curves.of_run(run)
     (panel,) = figure.axes
     assert figure._supxlabel.get_text() == axis
     handles, labels = panel.get_legend_handles_labels()
@@ -140,8 +136,8 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
 def test_a_demonstration_without_noise_is_optimal_and_ends_when_it_is_over():
     """Watched episodes earn the reference score in every slot, later ones do not."""
     stage = _prompted_stage({"episodes": 2, "epsilon": 0.0})
-    spec = spreads.testing(stage).spec
-    pieces = contexts.pieces(stage, spec, _fresh(stage, spec))
+    spec = task_families.testing(stage).spec
+    pieces = in_context.pieces(stage, spec, _fresh(stage, spec))
     state, _ = pieces.chunk(pieces.init(pieces.hparams), pieces.hparams)
     returns = np.asarray(state.returns)
     assert returns.shape == (2, 3, 3) and np.isfinite(returns).all()
@@ -158,7 +154,7 @@ def test_what_cannot_be_demonstrated_is_refused_in_one_line():
     ):
         stage = _prompted_stage({}, task)
         with pytest.raises(config.ConfigError, match=words):
-            contexts.pieces(stage, spreads.testing(stage).spec, None)
+            in_context.pieces(stage, task_families.testing(stage).spec, None)
 
 
 def _prompted_stage(prompt, task=None):
@@ -185,5 +181,5 @@ def _fresh(stage, spec):
     """Returns (learners, hyperparameters) of the stage's members, untrained."""
     agent = config.agent_module(stage).make(spec, config.agent_config(stage))
     keys = random.roots(0, stage.population.size)
-    hp = build.initial_hparams(stage, keys)
+    hp = online.initial_hparams(stage, keys)
     return jax.jit(jax.vmap(agent.init))(keys, hp), hp

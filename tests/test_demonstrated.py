@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-import runs
+import running
 import staged_runs
 
-from mtrl_jax import config, metrics, offline, spreads, staging
+from mtrl_jax import config, metrics
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories
+from mtrl_jax.experiments import offline, staging, task_families
 
 # 12 episodes of 4 steps and a reset, an update each.
 SOURCE = (
@@ -27,7 +28,7 @@ def written(path, *changes):
 def _demonstrated(tmp_path_factory):
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("demonstrated")
-    outcome = runs.mtrl(
+    outcome = running.mtrl(
         "train", written(folder / "x.yaml"), "--run-dir", folder / "run"
     )
     assert outcome.code == 0, outcome.err
@@ -48,7 +49,7 @@ def test_demonstrations_are_histories_like_any_other(demonstrated):
         "optimal",
     }
     assert offline.spec_in(folder / "histories") == data.spec
-    goals = np.asarray(spreads.entries(stage)[0].many.goals)[data.task, 0]
+    goals = np.asarray(task_families.entries(stage)[0].many.goals)[data.task, 0]
     optimum = 4 - np.maximum(goals.sum(-1) - 1, 0)
     last = data.reward.reshape(3, 12, 5)[:, -1].sum(-1)
     np.testing.assert_array_equal(last, optimum)
@@ -78,14 +79,14 @@ def test_demonstrations_go_on_where_they_were_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(metrics.MetricsWriter, "write", end)
         with pytest.raises(Ended):
-            runs.mtrl("train", written(tmp_path / "x.yaml"), "--run-dir", run)
+            running.mtrl("train", written(tmp_path / "x.yaml"), "--run-dir", run)
     own, other = (staged_runs.stage_of(x, "source") for x in (run, demonstrated))
-    assert runs.checkpoints(own)[-1] == 4
+    assert running.checkpoints(own)[-1] == 4
     assert staged_runs.steps_on_disk(own) == 30  # Ahead of the checkpoint.
-    assert runs.mtrl("resume", run).code == 0
+    assert running.mtrl("resume", run).code == 0
     for path in sorted(other.glob("histories/*.npy")):
         assert path.read_bytes() == (own / "histories" / path.name).read_bytes()
-    assert runs.rows(own) == runs.rows(other)
+    assert running.rows(own) == running.rows(other)
 
 
 def test_what_is_best_can_be_written_down_as_a_label_and_learned_from(tmp_path):
@@ -101,7 +102,7 @@ def test_what_is_best_can_be_written_down_as_a_label_and_learned_from(tmp_path):
         tmp_path / "x.yaml", *SOURCE, *learner, "stages.0.labels=true"
     )
     run = tmp_path / "run"
-    outcome = runs.mtrl("train", labelled, "--run-dir", run)
+    outcome = running.mtrl("train", labelled, "--run-dir", run)
     assert outcome.code == 0, outcome.err
     data = histories.load(staged_runs.stage_of(run, "source") / "histories")
     assert set(data.obs) == {"vector", "optimal"}
@@ -114,12 +115,12 @@ def test_what_is_best_can_be_written_down_as_a_label_and_learned_from(tmp_path):
     tested = metrics.read_summary(staged_runs.stage_of(run, "in_context"))
     assert set(tested["tasks"]) == {"dark/room"}
     plain = staged_runs.write(tmp_path / "y.yaml", *SOURCE, *learner)
-    refused = runs.mtrl("train", plain, "--run-dir", tmp_path / "other")
+    refused = running.mtrl("train", plain, "--run-dir", tmp_path / "other")
     assert refused.code == 2 and not (tmp_path / "other").exists()
     assert "stages.1: agent.config: target: 'optimal', but nothing" in refused.error
     learning = "stages.0.agent={name: tabular}"
     alone = written(tmp_path / "z.yaml", learning, "stages.0.labels=true")
-    refused = runs.mtrl("train", alone, "--run-dir", tmp_path / "other")
+    refused = running.mtrl("train", alone, "--run-dir", tmp_path / "other")
     assert refused.code == 2 and not (tmp_path / "other").exists()
     assert "labels=True" in refused.error and "demonstrator" in refused.error
 
@@ -137,7 +138,9 @@ def test_where_nobody_knows_what_is_best_there_are_no_demonstrations(
 ):
     """One line, before anything is written."""
     run = tmp_path / "run"
-    outcome = runs.mtrl("train", written(tmp_path / "x.yaml", change), "--run-dir", run)
+    outcome = running.mtrl(
+        "train", written(tmp_path / "x.yaml", change), "--run-dir", run
+    )
     assert outcome.code == 2 and not run.exists()
     missing = [word for word in words.split() if word not in outcome.error]
     assert not missing, outcome.error
@@ -156,7 +159,7 @@ def test_a_demonstrator_can_be_watched_on_other_tasks():
         "population": {"size": 1},
     }
     seen = {
-        name: spreads.testing(
+        name: task_families.testing(
             stage_schema.EvaluateStage(**values, agent={"name": name})
         ).spec.obs.keys()
         for name in ("demonstrator", "tabular")

@@ -6,12 +6,14 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import runs
+import running
 
-from mtrl_jax import config, experiment, metrics, report, types
+from mtrl_jax import config, metrics, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
-from mtrl_jax.plots import runs as runs_lib
+from mtrl_jax.experiments import runs
+from mtrl_jax.plots import run_series
 from mtrl_jax.plots import tasks as tasks_lib
+from mtrl_jax.training import report
 
 TASKS = ["probe/action", "probe/memory"]
 
@@ -24,10 +26,10 @@ def test_a_run_leaves_what_it_promises(finished):
     names = {path.name for path in finished.iterdir()}
     promised = "config.yaml metrics.jsonl lineage.jsonl summary.json checkpoints plots"
     assert names >= set(promised.split())
-    assert runs.checkpoints(finished) == [24, 36, 40]  # the newest three
+    assert running.checkpoints(finished) == [24, 36, 40]  # the newest three
     assert len(list((finished / "plots").glob("*.png"))) >= 3
-    given = config.from_dict(runs.TINY)
-    assert experiment.load_config(finished) == given
+    given = config.from_dict(running.TINY)
+    assert runs.load_config(finished) == given
 
 
 def test_every_chunk_has_one_row(finished):
@@ -36,9 +38,9 @@ def test_every_chunk_has_one_row(finished):
         json.loads(line)
         for line in (finished / "metrics.jsonl").read_text().splitlines()
     ]
-    assert [row["update"] for row in rows] == list(range(0, runs.UPDATES + 1, 2))
+    assert [row["update"] for row in rows] == list(range(0, running.UPDATES + 1, 2))
     for row in rows:
-        assert row["env_steps"] == row["update"] * runs.STEPS
+        assert row["env_steps"] == row["update"] * running.STEPS
         assert all(len(values) == 4 for values in row["hparams"].values())
     for row in rows[1:]:
         assert list(row["returns"]) == TASKS
@@ -52,7 +54,7 @@ def test_every_chunk_has_one_row(finished):
 
 def test_members_are_tested_and_compared_when_the_config_says(finished):
     """Evaluations and PBT rounds are at multiples of their intervals."""
-    tested = [row["update"] for row in runs.rows(finished) if "evaluation" in row]
+    tested = [row["update"] for row in running.rows(finished) if "evaluation" in row]
     assert tested == [0, 8, 16, 24, 32, 40]
     lineage = metrics.read_lineage(finished)
     assert [row["update"] for row in lineage] == [8, 16, 24, 32, 40]
@@ -102,8 +104,8 @@ def test_the_summary_says_who_is_best_and_of_what_run(finished):
     assert summary["selected_by"] == "training"
     assert summary["best_member"] in range(4)
     totals = summary["totals"]
-    assert totals["updates"] == runs.UPDATES
-    assert totals["env_steps_per_member"] == runs.UPDATES * runs.STEPS
+    assert totals["updates"] == running.UPDATES
+    assert totals["env_steps_per_member"] == running.UPDATES * running.STEPS
     assert totals["population"] == 4
     assert summary["versions"]["jax"] == jax.__version__
     environments = summary["environments"]
@@ -112,7 +114,7 @@ def test_the_summary_says_who_is_best_and_of_what_run(finished):
 
 def test_no_program_is_compiled_after_the_first_row(finished):
     """PBT, evaluations and checkpoints leave the number of programs as it was."""
-    assert len(runs.compiles(finished)) == 1
+    assert len(running.compiles(finished)) == 1
 
 
 # What changes the numbers.
@@ -121,10 +123,10 @@ def test_no_program_is_compiled_after_the_first_row(finished):
 def test_evaluating_does_not_change_training(tmp_path, finished, cached):
     """Without evaluations every row, round and bit of state is the same."""
     run = tmp_path / "run"
-    runs.train(run, "evaluation.every_updates=0")
+    running.train(run, "evaluation.every_updates=0")
     # The row of update 0 is there for its evaluation alone.
-    assert runs.rows(run) == runs.rows(finished, "evaluation")[1:]
-    assert runs.bits(run) == runs.bits(finished)
+    assert running.rows(run) == running.rows(finished, "evaluation")[1:]
+    assert running.bits(run) == running.bits(finished)
     ours, theirs = metrics.read_summary(run), metrics.read_summary(finished)
     assert ours["tasks"] == theirs["tasks"]
 
@@ -132,8 +134,8 @@ def test_evaluating_does_not_change_training(tmp_path, finished, cached):
 def test_another_seed_is_another_run(tmp_path, finished, cached):
     """Every number that is drawn differs from the first row on."""
     run = tmp_path / "run"
-    runs.train(run, "seed=1", f"training.env_steps={2 * runs.STEPS}")
-    for ours, theirs in zip(runs.rows(run), runs.rows(finished)):
+    running.train(run, "seed=1", f"training.env_steps={2 * running.STEPS}")
+    for ours, theirs in zip(running.rows(run), running.rows(finished)):
         assert ours["update"] == theirs["update"]
         assert ours["hparams"]["learning_rate"] != theirs["hparams"]["learning_rate"]
         assert ours["metrics"].get("loss", 0) != theirs["metrics"].get("loss", 1)
@@ -142,7 +144,7 @@ def test_another_seed_is_another_run(tmp_path, finished, cached):
 def test_pbt_can_judge_by_evaluations(tmp_path, cached):
     """A round's scores are the means of the evaluation of that update."""
     run = tmp_path / "run"
-    runs.train(
+    running.train(
         run,
         "population.fitness.source=evaluation",
         "population.pbt.interval=4",
@@ -153,7 +155,7 @@ def test_pbt_can_judge_by_evaluations(tmp_path, cached):
     assert [row["update"] for row in lineage] == [4, 8]
     tested = {
         row["update"]: row["evaluation"]
-        for row in runs.rows(run)
+        for row in running.rows(run)
         if "evaluation" in row
     }
     for row in lineage:
@@ -164,7 +166,7 @@ def test_pbt_can_judge_by_evaluations(tmp_path, cached):
 def test_pbt_can_judge_by_what_else_the_environments_measure(tmp_path, cached):
     """Members compete for success, whatever their returns; the summary says so too."""
     run = tmp_path / "run"
-    runs.train(
+    running.train(
         run,
         "tasks=[{env: dark/room, slots: 4}]",
         "population.fitness={metric: success, window: 4}",
@@ -180,7 +182,7 @@ def test_pbt_can_judge_by_what_else_the_environments_measure(tmp_path, cached):
     success = [member["success"] for member in task["members"]]
     np.testing.assert_allclose(summary["score"], success)
     assert success != [member["mean"] for member in task["members"]]
-    outcome = runs.mtrl(
+    outcome = running.mtrl(
         "train", run / "config.yaml", "population.fitness.metric=sucess"
     )
     assert outcome.code == 2
@@ -190,7 +192,7 @@ def test_pbt_can_judge_by_what_else_the_environments_measure(tmp_path, cached):
 def test_members_can_have_a_task_each(tmp_path, cached):
     """population.axis=population: a member sees its own task and no other."""
     run = tmp_path / "run"
-    runs.train(
+    running.train(
         run,
         "population.axis=population",
         "population.pbt=null",
@@ -280,7 +282,7 @@ def test_a_best_member_without_the_task_has_no_score_in_the_table():
         rows = [line.split() for line in report.table(summary).splitlines()[1:]]
         assert [len(row) > 2 for row in rows] == [best == 0, best == 1]
         assert rows[best][1] == rows[best][2] == ("3.667", "5.000")[best]
-        drawn = runs_lib.Run("x", None, [], None, {}, summary["tasks"], best, {})
+        drawn = run_series.Run("x", None, [], None, {}, summary["tasks"], best, {})
         figure = tasks_lib.of_run(drawn)
         assert figure is not None
         plt.close(figure)

@@ -5,11 +5,12 @@ import subprocess
 
 import numpy as np
 import pytest
-import runs
+import running
 
-from mtrl_jax import build, checkpoint, experiment, folders, hparams, loop, metrics
+from mtrl_jax import checkpoint, hparams, metrics
 from mtrl_jax import config as config_lib
-from mtrl_jax.metrics import locks
+from mtrl_jax.experiments import online, runs
+from mtrl_jax.training import lock, loop, run_folder
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
 BAD = [
@@ -110,9 +111,9 @@ BAD = [
 def test_a_bad_setting_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
     """Exit code 2, one line with field, value and a way out, no traceback, no folder."""
     run = tmp_path / "run"
-    config = runs.write(tmp_path / "tiny.yaml")
+    config = running.write(tmp_path / "tiny.yaml")
     given = _split(overrides)
-    outcome = runs.mtrl("train", config, *given, "--run-dir", run)
+    outcome = running.mtrl("train", config, *given, "--run-dir", run)
     assert outcome.code == 2
     missing = [word for word in words.split() if word not in outcome.error]
     assert not missing, outcome.error
@@ -149,7 +150,7 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
     config, run = tmp_path / "x.yaml", tmp_path / "run"
     if content is not None:
         config.write_bytes(content)
-    outcome = runs.mtrl("train", config, "--run-dir", run)
+    outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 2
     assert str(config) in outcome.error
     missing = [word for word in words.split() if word not in outcome.error]
@@ -159,9 +160,9 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
 
 def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path):
     """In a process of its own: one line on stderr, exit code 2, nothing on disk."""
-    config, run = runs.write(tmp_path / "tiny.yaml"), tmp_path / "run"
-    process = runs.start("train", config, "population.size=3", "--run-dir", run)
-    outcome = runs.ended(process)
+    config, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "run"
+    process = running.start("train", config, "population.size=3", "--run-dir", run)
+    outcome = running.ended(process)
     assert outcome.code == 2
     assert "population.size=3" in outcome.error
     assert outcome.out == ""
@@ -170,9 +171,9 @@ def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path):
 
 def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypatch):
     """A run that cannot report where it should does not begin."""
-    monkeypatch.setattr(experiment.importlib.util, "find_spec", lambda name: None)
-    config, run = runs.write(tmp_path / "tiny.yaml"), tmp_path / "run"
-    outcome = runs.mtrl("train", config, "logging.wandb=x", "--run-dir", run)
+    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
+    config, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "run"
+    outcome = running.mtrl("train", config, "logging.wandb=x", "--run-dir", run)
     assert outcome.code == 2
     assert "logging.wandb='x'" in outcome.error
     assert "pip install" in outcome.error
@@ -185,17 +186,17 @@ def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypat
 def test_what_a_killed_start_leaves_does_not_block_the_folder(tmp_path):
     """Its lock, an empty folder for checkpoints, half of its settings."""
     (tmp_path / "checkpoints").mkdir()
-    for name in (locks.LOCK, ".config.yaml.tmp"):
+    for name in (lock.LOCK, ".config.yaml.tmp"):
         (tmp_path / name).write_text("")
-    folders.check_new(tmp_path)
+    run_folder.check_new(tmp_path)
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(config_lib.ConfigError, match="holds a run"):
-        folders.check_new(tmp_path)
+        run_folder.check_new(tmp_path)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     """A run does not begin among other people's files, nor in a file or below one."""
-    config = runs.write(tmp_path / "tiny.yaml")
+    config = running.write(tmp_path / "tiny.yaml")
     foreign, file = tmp_path / "thesis", tmp_path / "file"
     foreign.mkdir()
     (foreign / "chapter").write_text("1")
@@ -205,7 +206,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
         (file, "is a file"),
         (file / "run", "is a file"),
     ):
-        outcome = runs.mtrl("train", config, "--run-dir", run)
+        outcome = running.mtrl("train", config, "--run-dir", run)
         assert outcome.code == 2
         assert f"--run-dir {run}" in outcome.error
         assert words in outcome.error
@@ -216,7 +217,7 @@ def test_a_run_is_not_overwritten(finished):
     """Training into a folder that holds a run says how to go on with it."""
     before = _contents(finished)
     config = finished.with_name("run.yaml")
-    outcome = runs.mtrl("train", config, "--run-dir", finished)
+    outcome = running.mtrl("train", config, "--run-dir", finished)
     assert outcome.code == 2
     assert f"mtrl resume {finished}" in outcome.error
     assert _contents(finished) == before
@@ -226,7 +227,7 @@ def test_a_run_is_not_overwritten(finished):
 def test_a_folder_without_a_run_is_named(tmp_path, command):
     """Commands that need a run say that there is none; nothing is written."""
     for folder in (tmp_path, tmp_path / "none"):
-        outcome = runs.mtrl(command, folder)
+        outcome = running.mtrl(command, folder)
         assert outcome.code == 2
         assert f"{folder}: no run here" in outcome.error
     assert not list(tmp_path.iterdir())
@@ -241,7 +242,7 @@ def test_a_run_without_checkpoints_is_named(tmp_path, finished, command):
             path.unlink()
     subprocess.run(["rm", "-r", run / "checkpoints"], check=True)
     before = (run / "metrics.jsonl").read_bytes()
-    outcome = runs.mtrl(command, run)
+    outcome = running.mtrl(command, run)
     assert outcome.code == 2
     assert "no checkpoint" in outcome.error
     assert str(run / "checkpoints") in outcome.error
@@ -251,9 +252,9 @@ def test_a_run_without_checkpoints_is_named(tmp_path, finished, command):
 def test_a_run_in_use_is_not_touched(tmp_path, finished):
     """A second process gets the first one's number and changes nothing."""
     run = _copy(finished, tmp_path / "run")
-    with locks.lock(run):
+    with lock.lock(run):
         before = _contents(run)
-        outcome = runs.mtrl("resume", run)
+        outcome = running.mtrl("resume", run)
         assert outcome.code == 2
         assert f"{run} is in use by the process {os.getpid()}" in outcome.error
         assert _contents(run) == before
@@ -262,19 +263,19 @@ def test_a_run_in_use_is_not_touched(tmp_path, finished):
 def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cached):
     """Who comes second, after both found the folder empty, is refused."""
     run, other = tmp_path / "run", "seed: 1\n"
-    build_pieces = build.pieces
+    build_pieces = online.pieces
 
     def slow(config, **options):
         run.mkdir()
-        (run / experiment.CONFIG).write_text(other)
+        (run / running.CONFIG).write_text(other)
         return build_pieces(config, **options)
 
-    monkeypatch.setattr(build, "pieces", slow)
-    config = runs.write(tmp_path / "tiny.yaml")
-    outcome = runs.mtrl("train", config, "--run-dir", run)
+    monkeypatch.setattr(online, "pieces", slow)
+    config = running.write(tmp_path / "tiny.yaml")
+    outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 2
     assert "holds a run" in outcome.error
-    assert (run / experiment.CONFIG).read_text() == other
+    assert (run / running.CONFIG).read_text() == other
 
 
 # Numbers.
@@ -283,26 +284,26 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
 @pytest.fixture
 def lost_member(monkeypatch):
     """Member 2 of a new run begins with a learning rate that is not a number."""
-    initial = build.initial_hparams
+    initial = online.initial_hparams
 
     def broken(config, keys):
         hp = initial(config, keys)
         rate = hparams.flatten(hp)["learning_rate"]
         return hparams.override(hp, {"learning_rate": rate.at[2].set(np.nan)})
 
-    monkeypatch.setattr(build, "initial_hparams", broken)
+    monkeypatch.setattr(online, "initial_hparams", broken)
 
 
 def test_pbt_replaces_a_member_that_is_not_finite(tmp_path, cached, lost_member):
     """The member goes on as a copy of a finite one and the run ends well."""
     run = tmp_path / "run"
-    outcome = runs.train(run)
+    outcome = running.train(run)
     assert "member 2 is not finite at update 8" in outcome.err
     first = metrics.read_lineage(run)[0]
     assert first["source"][2] != 2
     assert np.isfinite(first["hparams_after"]["learning_rate"]).all()
     assert np.isfinite(metrics.read_metrics(run).metrics["loss"][-1]).all()
-    assert metrics.read_summary(run)["totals"]["updates"] == runs.UPDATES
+    assert metrics.read_summary(run)["totals"]["updates"] == running.UPDATES
 
 
 def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
@@ -310,14 +311,14 @@ def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
 ):
     """Exit code 1, member and update named, the last good checkpoint kept."""
     run = tmp_path / "run"
-    config = runs.write(tmp_path / "tiny.yaml", "population.pbt=null")
-    outcome = runs.mtrl("train", config, "--run-dir", run)
+    config = running.write(tmp_path / "tiny.yaml", "population.pbt=null")
+    outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     line = outcome.err.strip().splitlines()[-1]
     assert line.startswith("mtrl: member 2 is not finite at update 2")
     assert "checkpoint 0 is kept" in line
     assert "Traceback" not in outcome.err
-    with experiment.restored(run, experiment.load_config(run)) as (update, _, saved):
+    with runs.restored(run, runs.load_config(run)) as (update, _, saved):
         assert update == 0
         learner = saved.run.learner
         assert all(np.isfinite(x).all() for x in _floats(learner))
@@ -348,14 +349,14 @@ def test_a_full_disk_is_found_before_training(
     """No step is taken, one line says why, and the folder can be used later."""
     _fill(small_disk)
     monkeypatch.setattr(loop, "run", lambda session: pytest.fail("it trained"))
-    config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
-    outcome = runs.mtrl("train", config, "--run-dir", run)
+    config, run = running.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert f"{run}" in outcome.error
     assert "No space left" in outcome.error
     monkeypatch.undo()
     (small_disk / "filler").unlink()
-    assert runs.mtrl("train", config, "--run-dir", run).code == 0
+    assert running.mtrl("train", config, "--run-dir", run).code == 0
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
@@ -371,8 +372,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
             _fill(small_disk)
 
     monkeypatch.setattr(checkpoint, "save", save_and_fill)
-    config, run = runs.write(tmp_path / "tiny.yaml"), small_disk / "run"
-    outcome = runs.mtrl("train", config, "--run-dir", run)
+    config, run = running.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert "Traceback" not in outcome.err
     told = outcome.err.strip().splitlines()[-1]
@@ -381,9 +382,9 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     assert "No space left" in told
     monkeypatch.undo()
     (small_disk / "filler").unlink()
-    assert runs.checkpoints(run) == [0, 12]
-    assert runs.mtrl("resume", run).code == 0
-    runs.assert_same(run, finished)
+    assert running.checkpoints(run) == [0, 12]
+    assert running.mtrl("resume", run).code == 0
+    running.assert_same(run, finished)
 
 
 def _fill(disk):

@@ -84,7 +84,7 @@ def test_the_parser_finds_imports_wherever_they_hide(tmp_path, monkeypatch):
     path = tmp_path / "agents" / "x.py"
     path.write_text(
         "import mtrl_jax.envs.core\nfrom mtrl_jax import engine, tree\n"
-        "def f():\n    from mtrl_jax.build import pieces\n    from ..plots import p\n"
+        "def f():\n    from mtrl_jax.experiments.online import pieces\n    from ..plots import p\n"
         "    from . import optimiser\nimport numpy\n"
     )
     expected = {"envs", "engine", "tree", "build", "plots", "agents"}

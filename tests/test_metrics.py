@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mtrl_jax import metrics
-from mtrl_jax.metrics import estimates, locks
+from mtrl_jax.metrics import estimates
+from mtrl_jax.training import lock
 
 P = 3
 
@@ -220,10 +221,10 @@ def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_a_run_in_use_names_the_process(tmp_path):
     """A second writer is refused; afterwards the folder is free again."""
-    named = pytest.raises(locks.RunLockedError, match=f"process {os.getpid()};")
-    with locks.lock(tmp_path), named:
-        locks.lock(tmp_path).__enter__()
-    with locks.lock(tmp_path):
+    named = pytest.raises(lock.RunLockedError, match=f"process {os.getpid()};")
+    with lock.lock(tmp_path), named:
+        lock.lock(tmp_path).__enter__()
+    with lock.lock(tmp_path):
         pass
 
 
@@ -240,13 +241,13 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert child.stdout.readline() == b"locked\n"
-        with pytest.raises(locks.RunLockedError, match=f"process {child.pid};"):
-            locks.lock(tmp_path).__enter__()
+        with pytest.raises(lock.RunLockedError, match=f"process {child.pid};"):
+            lock.lock(tmp_path).__enter__()
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    with locks.lock(tmp_path):
+    with lock.lock(tmp_path):
         pass
 
 

@@ -5,8 +5,9 @@ import pathlib
 
 import pytest
 
-from mtrl_jax import config, world
+from mtrl_jax import config
 from mtrl_jax.config import schema
+from mtrl_jax.experiments import environments
 
 _PATH = pathlib.Path(__file__).parent.parent / "benchmarks/mix_and_match_arms.py"
 _SPEC = importlib.util.spec_from_file_location("mix_and_match_arms", _PATH)
@@ -21,7 +22,7 @@ def test_every_arm_makes_an_agent(experiment, arm):
     given = arms.settings(experiment, arm, 1_000_000, 3)
     settings = config.from_dict(given, where=arm)
     assert isinstance(settings, schema.ExperimentConfig)
-    spec = world.make_world(settings, "0").spec
+    spec = environments.make_world(settings, "0").spec
     config.agent_module(settings).make(spec, config.agent_config(settings))
 
 
@@ -30,7 +31,7 @@ def test_arms_can_be_seen_as_pixels(experiment):
     """The accelerator-sized version of each experiment is valid too."""
     given = arms.settings(experiment, "linear", 1_000_000, 3, pixels=True)
     settings = config.from_dict(given, where=experiment)
-    spec = world.make_world(settings, "0").spec
+    spec = environments.make_world(settings, "0").spec
     assert spec.obs["image"].shape == (72, 96, 3)
     config.agent_module(settings).make(spec, config.agent_config(settings))
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import runs
+import running
 
 from mtrl_jax import metrics
 
@@ -25,8 +25,8 @@ CHANGES = [
 def _whole(tmp_path_factory, programs):
     """A run from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("mix_and_match") / "run"
-    with runs.cached_programs(programs):
-        runs.train(folder, *CHANGES)
+    with running.cached_programs(programs):
+        running.train(folder, *CHANGES)
     return folder
 
 
@@ -36,12 +36,12 @@ def test_alpha_starts_at_zero_and_moves_by_steps(whole):
     assert (alpha[0] == 0.0).all() and (alpha[-1] > 0.0).any()
     assert (alpha >= 0).all() and (alpha <= 1).all()
     np.testing.assert_array_equal(alpha % STEP, 0.0)
-    assert len(runs.compiles(whole)) == 1
+    assert len(running.compiles(whole)) == 1
 
 
 def test_members_are_judged_by_the_last_policy_alone(whole):
     """PBT's scores are the evaluation's at alpha = 1: those of the rows beside them."""
-    rows = {row["update"]: row for row in runs.rows(whole)}
+    rows = {row["update"]: row for row in running.rows(whole)}
     rounds = metrics.read_lineage(whole)
     assert rounds
     for record in rounds:
@@ -64,7 +64,7 @@ def test_its_measures_are_logged_and_drawn(whole):
 
 def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, whole, cached):
     """Memories of all components, alpha, rounds: ended at update 20, nothing differs."""
-    settings = runs.write(tmp_path / "run.yaml", *CHANGES)
-    runs.mtrl_ending_at(20, "train", settings, "--run-dir", tmp_path / "run")
-    assert runs.mtrl("resume", tmp_path / "run").code == 0
-    runs.assert_same(tmp_path / "run", whole)
+    settings = running.write(tmp_path / "run.yaml", *CHANGES)
+    running.mtrl_ending_at(20, "train", settings, "--run-dir", tmp_path / "run")
+    assert running.mtrl("resume", tmp_path / "run").code == 0
+    running.assert_same(tmp_path / "run", whole)

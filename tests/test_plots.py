@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from mtrl_jax import metrics, plots
-from mtrl_jax.plots import hyperparameters, lineage, measures, returns, runs, tasks
+from mtrl_jax.plots import (
+    hyperparameters,
+    lineage,
+    measures,
+    returns,
+    run_series,
+    tasks,
+)
 
 STEPS = 60
 
@@ -116,7 +123,7 @@ def test_a_run_gives_its_pictures(tmp_path):
 
 def test_returns_show_band_median_best_and_known_scores(tmp_path):
     """One panel per task, and the dashed lines where the summary knows the scores."""
-    run = runs.load(make_run(tmp_path / "run"))
+    run = run_series.load(make_run(tmp_path / "run"))
     figure = returns.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["Catch", "Breakout", "MemoryMaze"]
     assert _labels(figure) == [
@@ -138,7 +145,7 @@ def test_returns_show_band_median_best_and_known_scores(tmp_path):
 
 def test_measures_show_median_and_best_of_every_metric(tmp_path):
     """One panel a metric; what is not finite anywhere has none."""
-    run = runs.load(make_run(tmp_path / "run"))
+    run = run_series.load(make_run(tmp_path / "run"))
     run.rows.metrics["nothing"] = np.full((STEPS, 8), np.nan)
     figure = measures.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["loss"]
@@ -152,8 +159,8 @@ def test_measures_show_median_and_best_of_every_metric(tmp_path):
 def test_tasks_are_bars_of_the_final_scores(tmp_path):
     """Normalised where every task has scores; not before there is an evaluation."""
     run = make_run(tmp_path / "run")
-    assert tasks.of_run(runs.load(run)) is None
-    figure = tasks.of_run(runs.load(finished(run)))
+    assert tasks.of_run(run_series.load(run)) is None
+    figure = tasks.of_run(run_series.load(finished(run)))
     (panel,) = figure.axes
     heights = [patch.get_height() for patch in panel.patches]
     np.testing.assert_allclose(heights, [0.55, 0.55])
@@ -164,7 +171,7 @@ def test_tasks_are_bars_of_the_final_scores(tmp_path):
 
 def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     """Searched hyperparameters only; a logarithmic axis where the range is."""
-    run = runs.load(make_run(tmp_path / "run"))
+    run = run_series.load(make_run(tmp_path / "run"))
     figure = hyperparameters.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
     assert [a.get_yscale() for a in figure.axes] == ["log", "linear"]
@@ -182,7 +189,7 @@ def test_a_scheduled_hyperparameter_is_one_line(tmp_path):
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["agent"] = {"schedules": {"discount": {"kind": "linear"}}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    run = runs.load(folder)
+    run = run_series.load(folder)
     figure = hyperparameters.of_run(run)
     names = ["learning_rate", "entropy_cost", "discount"]
     assert [a.get_title() for a in figure.axes] == names
@@ -194,13 +201,13 @@ def test_a_scheduled_hyperparameter_is_one_line(tmp_path):
 
     settings["population"]["search"] = {}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    alone = hyperparameters.of_run(runs.load(folder))
+    alone = hyperparameters.of_run(run_series.load(folder))
     assert [a.get_title() for a in alone.axes] == ["discount"]
 
 
 def test_the_tree_joins_every_copy_to_its_source(tmp_path):
     """Lives keep their slot, copies start at the source and carry its ancestor."""
-    run = runs.load(make_run(tmp_path / "run"))
+    run = run_series.load(make_run(tmp_path / "run"))
     segments = lineage.segments_of(run)
     copies = [s for s in segments if s.copied]
     assert len(copies) == 12 * 2
@@ -230,7 +237,7 @@ def test_other_populations_are_drawn(tmp_path, population, pbt):
 
 def test_without_config_the_moving_hyperparameters_are_drawn(tmp_path):
     """config.yaml is a help, no need."""
-    run = runs.load(make_run(tmp_path / "run", config=False))
+    run = run_series.load(make_run(tmp_path / "run", config=False))
     figure = hyperparameters.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["learning_rate", "entropy_cost"]
     assert figure.axes[0].get_yscale() == "log"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mtrl_jax import config as config_lib
-from mtrl_jax import experiment, render, sketches
+from mtrl_jax.experiments import render, runs
+from mtrl_jax.plots import observation_pictures
 
 TINY = {
     "tasks": [
@@ -24,7 +25,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert experiment.train(config_lib.from_dict(TINY), folder) == 0
+    assert runs.train(config_lib.from_dict(TINY), folder) == 0
     return folder
 
 
@@ -34,7 +35,10 @@ def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
     with Image.open(out) as image:
         assert image.format == "GIF"
         assert image.n_frames > 9  # an episode of Catch has nine steps
-        assert image.size == (2 * (sketches.PANEL + 8), sketches.PANEL + render.CAPTION)
+        assert image.size == (
+            2 * (observation_pictures.PANEL + 8),
+            observation_pictures.PANEL + render.CAPTION,
+        )
 
 
 @pytest.mark.parametrize(
@@ -52,35 +56,42 @@ def test_planes_frames_and_vectors_have_pictures_of_their_own():
     """Boolean planes get colours, stacks show their newest frame, vectors are bars."""
     planes = np.zeros((10, 10, 4), bool)
     planes[2, 3, 1] = True
-    drawn = sketches.picture({"image": planes})
-    assert tuple(drawn[50, 70]) == sketches.PLANES[1]
+    drawn = observation_pictures.picture({"image": planes})
+    assert tuple(drawn[50, 70]) == observation_pictures.PLANES[1]
     assert tuple(drawn[150, 150]) == render._BACKGROUND
 
     stack = np.zeros((84, 84, 4), np.uint8)
     stack[..., 3] = 200
-    assert (sketches.picture({"image": stack}) == 200).any()
+    assert (observation_pictures.picture({"image": stack}) == 200).any()
     stack[..., 3], stack[..., 0] = 0, 200
-    assert not (sketches.picture({"image": stack}) == 200).any()
+    assert not (observation_pictures.picture({"image": stack}) == 200).any()
 
-    up, down = (sketches.picture({"vector": np.array([x])}) for x in (2.0, -2.0))
-    assert tuple(up[50, 100]) == sketches.PLANES[1]
+    up, down = (
+        observation_pictures.picture({"vector": np.array([x])}) for x in (2.0, -2.0)
+    )
+    assert tuple(up[50, 100]) == observation_pictures.PLANES[1]
     assert tuple(up[150, 100]) == render._BACKGROUND
-    assert tuple(down[150, 100]) == sketches.PLANES[0]
+    assert tuple(down[150, 100]) == observation_pictures.PLANES[0]
 
 
 def test_known_vectors_are_drawn_as_the_scene_they_describe():
     """CartPole's pole leans with its angle; Catch's paddle is on the board's last row."""
-    leans = [sketches.cartpole(np.array([0, 0, a, 0.0]), 200) for a in (-0.5, 0.5)]
-    left, right = ((x == sketches.ORANGE).all(-1).nonzero()[1] for x in leans)
+    leans = [
+        observation_pictures.cartpole(np.array([0, 0, a, 0.0]), 200)
+        for a in (-0.5, 0.5)
+    ]
+    left, right = (
+        (x == observation_pictures.ORANGE).all(-1).nonzero()[1] for x in leans
+    )
     assert left.max() < 105 and right.min() > 95
 
     balls = np.zeros((10, 5))
     balls[0, 2] = balls[9, 4] = 1
-    drawn = sketches.board(balls.ravel(), 10, 200)
-    assert tuple(drawn[10, 100]) == sketches.BLUE
-    assert tuple(drawn[190, 140]) == sketches.ORANGE
-    assert sketches.find("gymnax/Catch-bsuite#2") is not None
-    assert sketches.find("gymnax/Breakout-MinAtar") is None
+    drawn = observation_pictures.board(balls.ravel(), 10, 200)
+    assert tuple(drawn[10, 100]) == observation_pictures.BLUE
+    assert tuple(drawn[190, 140]) == observation_pictures.ORANGE
+    assert observation_pictures.find("gymnax/Catch-bsuite#2") is not None
+    assert observation_pictures.find("gymnax/Breakout-MinAtar") is None
 
 
 def test_an_environment_is_drawn_without_a_run(tmp_path):

@@ -5,9 +5,10 @@ import subprocess
 
 import numpy as np
 import pytest
-import runs
+import running
 
-from mtrl_jax import checkpoint, config, experiment, metrics
+from mtrl_jax import checkpoint, config, metrics
+from mtrl_jax.experiments import runs
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -34,7 +35,7 @@ class Ended(Exception):
 @pytest.fixture
 def interrupt(cached):
     """Returns a function that runs a command which ends before it logs ``update``."""
-    return runs.mtrl_ending_at
+    return running.mtrl_ending_at
 
 
 @pytest.fixture
@@ -53,22 +54,22 @@ def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, finished, 
     The process that goes on compiles everything itself.
     """
     run, stall = tmp_path / "run", _STALL.format(update=20)
-    settings = runs.write(tmp_path / "tiny.yaml")
-    process = runs.start(
+    settings = running.write(tmp_path / "tiny.yaml")
+    process = running.start(
         "train", settings, "--run-dir", run, cache=cached, before=stall
     )
-    runs.wait_for(process, lambda: runs.newest_row(run) == 18)
-    runs.wait_for(process, lambda: runs.checkpoints(run)[-1] == 12)
+    running.wait_for(process, lambda: running.newest_row(run) == 18)
+    running.wait_for(process, lambda: running.checkpoints(run)[-1] == 12)
     process.kill()
-    assert runs.ended(process).code == -signal.SIGKILL
+    assert running.ended(process).code == -signal.SIGKILL
     # And what a kill in the middle of a row leaves.
     with open(run / "metrics.jsonl", "ab") as file:
         file.write(b'{"update": 20, "env_st')
 
-    outcome = runs.ended(runs.start("resume", run))
+    outcome = running.ended(running.start("resume", run))
     assert outcome.code == 0, outcome.err
-    runs.assert_same(run, finished)
-    assert len(runs.compiles(run, after=12)) == 1
+    running.assert_same(run, finished)
+    assert len(running.compiles(run, after=12)) == 1
 
 
 @pytest.mark.parametrize("update", [2, 26])
@@ -76,20 +77,20 @@ def test_a_run_that_ends_anywhere_goes_on_from_there(
     tmp_path, finished, interrupt, update
 ):
     """After its first row and after PBT rounds alike, and no program is compiled late."""
-    run, settings = tmp_path / "run", runs.write(tmp_path / "tiny.yaml")
+    run, settings = tmp_path / "run", running.write(tmp_path / "tiny.yaml")
     interrupt(update, "train", settings, "--run-dir", run)
-    saved = runs.checkpoints(run)[-1]
-    outcome = runs.mtrl("resume", run)
+    saved = running.checkpoints(run)[-1]
+    outcome = running.mtrl("resume", run)
     assert outcome.code == 0, outcome.err
-    runs.assert_same(run, finished)
-    assert len(runs.compiles(run, after=saved)) == 1
+    running.assert_same(run, finished)
+    assert len(running.compiles(run, after=saved)) == 1
 
 
 def test_a_run_without_its_first_checkpoint_begins_again(
     tmp_path, finished, cached, monkeypatch
 ):
     """A run that was killed while it compiled can be gone on with all the same."""
-    run, settings = tmp_path / "run", runs.write(tmp_path / "tiny.yaml")
+    run, settings = tmp_path / "run", running.write(tmp_path / "tiny.yaml")
 
     def end(*_):
         raise Ended
@@ -97,27 +98,27 @@ def test_a_run_without_its_first_checkpoint_begins_again(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", end)
         with pytest.raises(Ended):
-            runs.mtrl("train", settings, "--run-dir", run)
-    assert runs.checkpoints(run) == []
-    assert runs.mtrl("resume", run).code == 0
-    runs.assert_same(run, finished)
+            running.mtrl("train", settings, "--run-dir", run)
+    assert running.checkpoints(run) == []
+    assert running.mtrl("resume", run).code == 0
+    running.assert_same(run, finished)
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     copy, finished, cached
 ):
     """The resumed run says which one is damaged and arrives at the same bits."""
-    newest, before = runs.checkpoints(copy)[:-3:-1]
+    newest, before = running.checkpoints(copy)[:-3:-1]
     for path in (copy / "checkpoints" / str(newest)).rglob("*"):
         if path.is_file() and "state" in path.parts:
             path.write_bytes(path.read_bytes()[:20])
-    outcome = runs.mtrl("resume", copy)
+    outcome = running.mtrl("resume", copy)
     assert outcome.code == 0
     told = [line for line in outcome.err.splitlines() if "damaged" in line]
     assert len(told) == 1
     assert told[0].startswith(f"mtrl: checkpoint {newest} is damaged")
     assert told[0].endswith(f"going back to {before}")
-    runs.assert_same(copy, finished)
+    running.assert_same(copy, finished)
 
 
 # Signals.
@@ -129,21 +130,21 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, code):
     """SIGTERM and Ctrl-C save, draw and say how to go on; 143 and 130 are the codes."""
     run = tmp_path / "run"
-    settings = runs.write(tmp_path / "tiny.yaml", "training.env_steps=1_000_000_000")
-    process = runs.start("train", settings, "--run-dir", run, cache=cached)
-    runs.wait_for(process, lambda: runs.newest_row(run) >= 4)
+    settings = running.write(tmp_path / "tiny.yaml", "training.env_steps=1_000_000_000")
+    process = running.start("train", settings, "--run-dir", run, cache=cached)
+    running.wait_for(process, lambda: running.newest_row(run) >= 4)
     process.send_signal(number)
-    outcome = runs.ended(process)
+    outcome = running.ended(process)
     assert outcome.code == code, outcome.err
     assert f"mtrl resume {run}" in outcome.err
     assert "Traceback" not in outcome.err
-    last = runs.rows(run)[-1]["update"]
-    assert runs.checkpoints(run)[-1] == last
+    last = running.rows(run)[-1]["update"]
+    assert running.checkpoints(run)[-1] == last
     assert list((run / "plots").glob("*.png"))
 
-    length = f"training.env_steps={(last + 6) * runs.STEPS}"
-    assert runs.mtrl("resume", run, length).code == 0
-    updates = [row["update"] for row in runs.rows(run)]
+    length = f"training.env_steps={(last + 6) * running.STEPS}"
+    assert running.mtrl("resume", run, length).code == 0
+    updates = [row["update"] for row in running.rows(run)]
     assert updates == list(range(0, last + 7, 2))
     assert metrics.read_summary(run)["totals"]["updates"] == last + 6
 
@@ -153,13 +154,13 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, copy, cached):
     """More env_steps give what a run of that length from the start gives."""
-    length = f"training.env_steps={(runs.UPDATES + 12) * runs.STEPS}"
-    outcome = runs.mtrl("resume", copy, length)
+    length = f"training.env_steps={(running.UPDATES + 12) * running.STEPS}"
+    outcome = running.mtrl("resume", copy, length)
     assert outcome.code == 0
     assert "training.env_steps: 640 is now 832" in outcome.err
-    runs.train(tmp_path / "whole", length)
-    runs.assert_same(copy, tmp_path / "whole")
-    assert experiment.load_config(copy).training.env_steps == 832
+    running.train(tmp_path / "whole", length)
+    running.assert_same(copy, tmp_path / "whole")
+    assert runs.load_config(copy).training.env_steps == 832
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_static_setting_cannot_be_changed(copy, override):
     """A change that needs another program or state is refused by name; nothing changes."""
     before = (copy / "config.yaml").read_text()
     name, _, value = override.partition("=")
-    outcome = runs.mtrl("resume", copy, override)
+    outcome = running.mtrl("resume", copy, override)
     assert outcome.code == 2
     assert name in outcome.error
     assert value.strip("[]") in outcome.error
@@ -188,31 +189,35 @@ def test_an_edited_config_is_held_against_the_checkpoint(copy, cached):
     """A static setting that was changed in config.yaml itself is refused by name."""
     path = copy / "config.yaml"
     path.write_text(path.read_text().replace("unroll_length: 4", "unroll_length: 8"))
-    outcome = runs.mtrl("resume", copy)
+    outcome = running.mtrl("resume", copy)
     assert outcome.code == 2
     assert "training.unroll_length: the run has 4, 8 given" in outcome.error
 
 
 def test_a_changed_hyperparameter_is_logged_and_survives_a_kill(copy, interrupt):
     """It is set for all members; a kill before the next checkpoint does not lose it."""
-    length = f"training.env_steps={(runs.UPDATES + 8) * runs.STEPS}"
+    length = f"training.env_steps={(running.UPDATES + 8) * running.STEPS}"
     change = "agent.hparams.entropy_cost=0.5"
-    interrupt(runs.UPDATES + 6, "resume", copy, change, length)
-    assert experiment.load_config(copy).agent.hparams["entropy_cost"] == 0.5
-    assert runs.checkpoints(copy)[-1] == runs.UPDATES
+    interrupt(running.UPDATES + 6, "resume", copy, change, length)
+    assert runs.load_config(copy).agent.hparams["entropy_cost"] == 0.5
+    assert running.checkpoints(copy)[-1] == running.UPDATES
 
-    outcome = runs.mtrl("resume", copy)
+    outcome = running.mtrl("resume", copy)
     assert outcome.code == 0
     assert "agent.hparams.entropy_cost: 0.01 is now 0.5" in outcome.err
     logged = metrics.read_metrics(copy)
     cost = logged.hparams["entropy_cost"]
-    np.testing.assert_array_equal(cost[logged.update > runs.UPDATES], np.float32(0.5))
-    np.testing.assert_array_equal(cost[logged.update <= runs.UPDATES], np.float32(0.01))
+    np.testing.assert_array_equal(
+        cost[logged.update > running.UPDATES], np.float32(0.5)
+    )
+    np.testing.assert_array_equal(
+        cost[logged.update <= running.UPDATES], np.float32(0.01)
+    )
 
 
 def test_what_may_change_is_what_the_config_says(copy):
     """Every field of RESUMABLE is accepted, so the list in the message is true."""
-    old = experiment.load_config(copy)
+    old = runs.load_config(copy)
     changes = [
         "agent.hparams.discount=0.9",
         "training.env_steps=10",

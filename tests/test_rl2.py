@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-import runs
+import running
 import staged_runs
 
-from mtrl_jax import config, curves, envs, metrics
+from mtrl_jax import config, envs, metrics
+from mtrl_jax.experiments import episode_curves
 
-CONFIG = runs.ROOT / "configs" / "rl2_dark_room.yaml"
+CONFIG = running.ROOT / "configs" / "rl2_dark_room.yaml"
 # Trials of 3 episodes of 4 steps to learn from, 2 chunks; of 5 on 9 - 7 = 2 new goals.
 ROOM = {"size": 3, "length": 4, "start": [0, 0]}
 SMALLER = [
@@ -33,7 +34,7 @@ SMALLER += [
 def _run(tmp_path_factory):
     """A finished run of the shipped config on a room of 3 x 3."""
     folder = tmp_path_factory.mktemp("rl2") / "run"
-    outcome = runs.mtrl("train", CONFIG, *SMALLER, "--run-dir", folder)
+    outcome = running.mtrl("train", CONFIG, *SMALLER, "--run-dir", folder)
     assert outcome.code == 0, outcome.err
     return folder
 
@@ -59,7 +60,7 @@ def test_a_curve_of_training_counts_a_trial_as_its_episodes(run):
     """By 26 steps a slot a chunk: two trials, six episodes, with their mean return."""
     (learned, _) = config.load(run / "config.yaml").stages
     folder = staged_runs.stage_of(run, "learned")
-    curve = curves.curve_of(folder, learned)
+    curve = episode_curves.curve_of(folder, learned)
     np.testing.assert_allclose(curve["episode"], [6, 12])
     (returns,) = metrics.read_metrics(folder).returns.values()
     np.testing.assert_allclose(curve["mean"], returns[:, 0] / 3)

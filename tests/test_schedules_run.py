@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
+import running
 
-from mtrl_jax import config, hparams, metrics, scheduling
+from mtrl_jax import config, hparams, metrics
 from mtrl_jax.engine import fitness, schedules
+from mtrl_jax.training import scheduler
 from mtrl_jax.types import EnvSpec, TaskSpec
 
 CHUNK = 2
@@ -30,8 +31,8 @@ CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items(
 def _scheduled(tmp_path_factory, programs):
     """A run with both schedules from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("scheduled") / "run"
-    with runs.cached_programs(programs):
-        runs.train(folder, *CHANGES)
+    with running.cached_programs(programs):
+        running.train(folder, *CHANGES)
     return folder
 
 
@@ -40,8 +41,8 @@ def interrupt(cached):
     """Returns a function that trains until it would log ``update``."""
 
     def train(run, update):
-        settings = runs.write(run.with_suffix(".yaml"), *CHANGES)
-        runs.mtrl_ending_at(update, "train", settings, "--run-dir", run)
+        settings = running.write(run.with_suffix(".yaml"), *CHANGES)
+        running.mtrl_ending_at(update, "train", settings, "--run-dir", run)
 
     return train
 
@@ -72,17 +73,17 @@ def _mean_returns(rows):
 
 def test_rows_hold_the_value_of_the_update_their_chunk_starts_at(scheduled):
     """A line over the run's updates, alike for all members, from low on."""
-    rows = runs.rows(scheduled)
+    rows = running.rows(scheduled)
     schedule = schedules.Schedule(**SCHEDULES["entropy_cost"])
     starts = [max(row["update"] - CHUNK, 0) for row in rows]
-    expected = [schedules.value_at(schedule, u / runs.UPDATES) for u in starts]
+    expected = [schedules.value_at(schedule, u / running.UPDATES) for u in starts]
     assert _hparam(rows, "entropy_cost") == np.float32(expected).tolist()
     assert len(set(expected)) == 16  # It moves, and ends before the run does.
 
 
 def test_a_plateau_follows_the_returns_of_two_chunks_before(scheduled):
     """The fold over the logged returns, without the newest that may not be known yet."""
-    first, *rows = runs.rows(scheduled)
+    first, *rows = running.rows(scheduled)
     assert set(rows[0]["returns"]) == {"probe/action", "probe/memory"}
     schedule = schedules.Schedule(**SCHEDULES["value_cost"])
     plateau, expected = schedules.Plateau(), [schedule.low, schedule.low]
@@ -96,18 +97,18 @@ def test_a_plateau_follows_the_returns_of_two_chunks_before(scheduled):
 
 def test_scheduled_values_compile_nothing(scheduled):
     """The number of programs is the same in all rows."""
-    assert len(runs.compiles(scheduled)) == 1
+    assert len(running.compiles(scheduled)) == 1
 
 
 def test_checkpoints_and_rounds_see_the_scheduled_values(scheduled):
     """A checkpoint holds what its last chunk was trained with; PBT leaves it alone."""
-    rows = runs.rows(scheduled)
+    rows = running.rows(scheduled)
     by_update = {row["update"]: row["hparams"] for row in rows}
     for record in metrics.read_lineage(scheduled):
         for name in SCHEDULES:
             for when in ("hparams_before", "hparams_after"):
                 assert record[when][name].tolist() == by_update[record["update"]][name]
-    saved = runs.bits(scheduled)
+    saved = running.bits(scheduled)
     for name in SCHEDULES:
         last = np.float32(rows[-1]["hparams"][name]).tobytes()
         # In whatever group of the hyperparameters it is.
@@ -126,17 +127,17 @@ def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
     """From the first checkpoint, and from two in the middle of what a plateau hears."""
     run = tmp_path / "run"
     interrupt(run, update)
-    outcome = runs.mtrl("resume", run)
+    outcome = running.mtrl("resume", run)
     assert outcome.code == 0, outcome.err
-    runs.assert_same(run, scheduled)
-    assert len(runs.compiles(run, after=update // 12 * 12)) == 1
+    running.assert_same(run, scheduled)
+    assert len(running.compiles(run, after=update // 12 * 12)) == 1
 
 
 def test_how_often_a_run_is_saved_changes_no_value(tmp_path, scheduled, cached):
     """A checkpoint has rows written early; a plateau hears them when it would anyway."""
     run = tmp_path / "run"
-    runs.train(run, *CHANGES, f"checkpoint.every_updates={CHUNK}")
-    assert runs.rows(run) == runs.rows(scheduled)
+    running.train(run, *CHANGES, f"checkpoint.every_updates={CHUNK}")
+    assert running.rows(run) == running.rows(scheduled)
 
 
 def test_a_resumed_run_refuses_another_schedule(tmp_path, scheduled):
@@ -146,7 +147,7 @@ def test_a_resumed_run_refuses_another_schedule(tmp_path, scheduled):
         "agent.schedules.entropy_cost.end=0.5",
         "agent.hparams.entropy_cost=0.3",
     ):
-        outcome = runs.mtrl("resume", scheduled, change)
+        outcome = running.mtrl("resume", scheduled, change)
         assert outcome.code == 2
         assert change.split("=")[0] in outcome.error
     assert (scheduled / "config.yaml").read_bytes() == before
@@ -183,7 +184,7 @@ def _scheduler(memory=None, metric="return"):
         metric=fitness.make_metric(spec, metric),
         pace=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
     )
-    return scheduling.make(settings, pieces, memory)
+    return scheduler.make(settings, pieces, memory)
 
 
 def _hparams():

@@ -7,22 +7,20 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import runs
+import running
 import staged_runs
 import yaml
 
-from mtrl_jax import (
-    config,
-    contexts,
-    experiment,
-    metrics,
+from mtrl_jax import config, metrics, random
+from mtrl_jax.experiments import (
+    in_context,
     offline,
-    random,
-    session,
-    spreads,
+    runs,
     stages,
     staging,
+    task_families,
 )
+from mtrl_jax.training import session
 
 # Mistakes.
 
@@ -79,7 +77,7 @@ def test_a_bad_list_is_one_line_and_nothing_is_written(tmp_path, overrides, word
     """Exit code 2, the stage and field, what was given and what would work; no folder."""
     run, settings = tmp_path / "run", staged_runs.write(tmp_path / "tiny.yaml")
     parts = overrides.replace(" stages.", "\nstages.").split("\n")
-    outcome = runs.mtrl("train", settings, *parts, "--run-dir", run)
+    outcome = running.mtrl("train", settings, *parts, "--run-dir", run)
     assert outcome.code == 2, outcome.err
     missing = [word for word in words.split() if word not in outcome.error]
     assert not missing, outcome.error
@@ -92,7 +90,7 @@ def test_histories_that_do_not_fit_the_disk_are_refused(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(stages.shutil, "disk_usage", lambda _: usage)
     run = tmp_path / "run"
-    outcome = runs.mtrl(
+    outcome = running.mtrl(
         "train", staged_runs.write(tmp_path / "x.yaml"), "--run-dir", run
     )
     assert outcome.code == 2
@@ -117,7 +115,7 @@ def test_what_a_stage_stands_on_cannot_be_changed(
     shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
     (staged_runs.stage_of(staged_copy, "model") / "summary.json").unlink()
     before = (staged_copy / "config.yaml").read_text()
-    outcome = runs.mtrl("resume", staged_copy, override)
+    outcome = running.mtrl("resume", staged_copy, override)
     assert outcome.code == 2
     missing = [word for word in words.split() if word not in outcome.error]
     assert not missing, outcome.error
@@ -128,7 +126,7 @@ def test_a_stage_can_be_made_longer_and_a_later_one_changed(staged_copy, cached)
     """More updates of a stage that has begun; anything of one that has not."""
     shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
     (staged_runs.stage_of(staged_copy, "model") / "summary.json").unlink()
-    outcome = runs.mtrl(
+    outcome = running.mtrl(
         "resume",
         staged_copy,
         "stages.1.training.updates=10",
@@ -136,7 +134,7 @@ def test_a_stage_can_be_made_longer_and_a_later_one_changed(staged_copy, cached)
         "stages.2.seed=5",
     )
     assert outcome.code == 0, outcome.err
-    assert runs.rows(staged_runs.stage_of(staged_copy, "model"))[-1]["update"] == 10
+    assert running.rows(staged_runs.stage_of(staged_copy, "model"))[-1]["update"] == 10
     summary = metrics.read_summary(staged_runs.stage_of(staged_copy, "in_context"))
     assert len(summary["tasks"]["dark/room"]["in_context"]["mean"]) == 2
 
@@ -150,14 +148,14 @@ def test_a_run_of_an_older_version_lacks_what_has_come_since(staged_copy, cached
     del in_context["agent"]["config"]["network"]["convolution"]
     path.write_text(yaml.safe_dump(written))
     shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
-    outcome = runs.mtrl("resume", staged_copy)
+    outcome = running.mtrl("resume", staged_copy)
     assert outcome.code == 0, outcome.err
     assert (staged_runs.stage_of(staged_copy, "in_context") / "summary.json").exists()
 
 
 def test_the_first_members_can_be_tested_alone(staged):
     """Their weights and hyperparameters, and no others'; what is said is of them."""
-    every = experiment.load_config(staged)
+    every = runs.load_config(staged)
     values = config.to_dict(every)
     for name in ("population", "agent"):
         del values["stages"][2][name]
@@ -176,11 +174,11 @@ def test_the_first_members_can_be_tested_alone(staged):
 
 def test_weights_that_moved_are_found_out(staged):
     """The hash at the end is held against the hash of what was read."""
-    settings = experiment.load_config(staged)
+    settings = runs.load_config(staged)
     pieces = staging.pieces_of(settings, settings.stages[2], staged)
     state = pieces.init(pieces.hparams)
     summary, _ = pieces.reporter.finish(state, None, {}, 0)
-    assert summary["parameters"]["after"] == contexts.fingerprint(state.learner)
+    assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
     learner = state.learner._replace(updates=state.learner.updates + 1)
     moved = state._replace(learner=learner)
     with pytest.raises(session.RunError, match="hashed"):
@@ -191,7 +189,7 @@ def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
     """Exit code 1 and the folder's name; what is there stays."""
     staged_runs.without(staged_copy, "model", "in_context")
     shutil.rmtree(staged_runs.stage_of(staged_copy, "source") / "histories")
-    outcome = runs.mtrl("resume", staged_copy)
+    outcome = running.mtrl("resume", staged_copy)
     assert outcome.code == 1
     told = outcome.err.strip().splitlines()[-1]
     assert told.startswith("mtrl: ") and "holds no dataset" in told
@@ -204,7 +202,7 @@ def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
 def test_the_list_in_the_readme_can_be_run():
     """What it shows is read, filled in and fits together."""
     blocks = re.findall(
-        r"```yaml\n(.*?)```", (runs.ROOT / "README.md").read_text(), re.S
+        r"```yaml\n(.*?)```", (running.ROOT / "README.md").read_text(), re.S
     )
     (shown,) = [block for block in blocks if "stages:" in block]
     settings = config.from_dict(yaml.safe_load(shown))
@@ -252,7 +250,7 @@ def test_histories_of_single_tasks_are_named_by_their_slots(axis):
             "population": {"size": 3, "axis": axis},
         }
     )
-    world, names, masks = spreads.collecting(settings)
+    world, names, masks = task_families.collecting(settings)
     keys = random.roots(0, 3)
     _, ts = jax.jit(world.train.reset)(keys, world.train.params)
     played = [world.spec.tasks[k].name for k in np.asarray(ts.task).ravel()]

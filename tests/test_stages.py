@@ -7,17 +7,13 @@ import signal
 
 import numpy as np
 import pytest
-import runs
+import running
 import staged_runs
 import yaml
 
-from mtrl_jax import (
-    checkpoint,
-    config,
-    metrics,
-    stages,
-)
+from mtrl_jax import checkpoint, config, metrics
 from mtrl_jax.data import histories
+from mtrl_jax.experiments import stages
 
 # A process that stands still instead of logging an update of a stage.
 _STALL = """
@@ -86,13 +82,13 @@ def test_the_source_may_be_an_actor_critic(tmp_path, cached):
         "stages.0.training.updates_per_chunk=4",
         settings={"stages": staged_runs.TINY["stages"][:1]},
     )
-    outcome = runs.mtrl("train", path, "--run-dir", tmp_path / "run")
+    outcome = running.mtrl("train", path, "--run-dir", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     folder = staged_runs.stage_of(tmp_path / "run", "source")
     data = histories.load(folder / "histories")
     assert data.reward.shape == (3, 60)
     assert data.task.tolist() == [0, 1, 0]
-    learned = np.array([row["metrics"]["grad_norm"] for row in runs.rows(folder)])
+    learned = np.array([row["metrics"]["grad_norm"] for row in running.rows(folder)])
     assert np.all(learned > 0)
     assert metrics.read_summary(tmp_path / "run")["complete"]
 
@@ -100,7 +96,7 @@ def test_the_source_may_be_an_actor_critic(tmp_path, cached):
 def test_the_offline_stage_measures_selects_and_competes(staged):
     """Losses in rows, held-out ones when due, PBT by minus the loss."""
     folder = staged_runs.stage_of(staged, "model")
-    rows = runs.rows(folder)
+    rows = running.rows(folder)
     assert [row["update"] for row in rows] == [0, 2, 4, 6, 8]
     measured = [row["update"] for row in rows if "held_out/loss" in row["metrics"]]
     assert measured == [0, 4, 8]
@@ -140,7 +136,7 @@ def test_the_evaluation_is_of_frozen_weights_on_all_test_tasks(staged):
 def test_the_progress_line_names_the_stage_and_the_size_is_told_first(tmp_path, cached):
     """[1/3 source] …; how much disk the histories take is said before they begin."""
     config_, run = staged_runs.write(tmp_path / "tiny.yaml"), tmp_path / "run"
-    told = runs.mtrl("train", config_, "--run-dir", run).err
+    told = running.mtrl("train", config_, "--run-dir", run).err
     size = told.index("3 histories of 60 steps on 2 tasks: ")
     at = [told.index(f"[{i + 1}/3 {name}]") for i, name in enumerate(staged_runs.NAMES)]
     assert size < at[0] < at[1] < at[2]
@@ -168,16 +164,16 @@ def test_a_kill_in_any_stage_costs_no_bit(
             staged_copy,
         ]
     stall = _STALL.format(update=update, stage=stage)
-    process = runs.start(*command, cache=cached, before=stall)
+    process = running.start(*command, cache=cached, before=stall)
     folder = staged_runs.stage_of(staged_copy, stage)
-    runs.wait_for(process, lambda: runs.newest_row(folder) == before)
+    running.wait_for(process, lambda: running.newest_row(folder) == before)
     if stage == "source":
         # Written before the row that never comes: ahead of the checkpoint.
-        runs.wait_for(process, lambda: staged_runs.steps_on_disk(folder) == update)
+        running.wait_for(process, lambda: staged_runs.steps_on_disk(folder) == update)
     process.kill()
-    assert runs.ended(process).code == -signal.SIGKILL
-    assert runs.checkpoints(folder)[-1] < update
-    outcome = runs.mtrl("resume", staged_copy)
+    assert running.ended(process).code == -signal.SIGKILL
+    assert running.checkpoints(folder)[-1] < update
+    outcome = running.mtrl("resume", staged_copy)
     assert outcome.code == 0, outcome.err
     staged_runs.assert_same(staged_copy, staged)
 
@@ -200,9 +196,9 @@ def test_a_stage_without_its_first_checkpoint_begins_again(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", end)
         with pytest.raises(Ended):
-            runs.mtrl("resume", staged_copy)
-    assert runs.checkpoints(staged_runs.stage_of(staged_copy, stage)) == []
-    assert runs.mtrl("resume", staged_copy).code == 0
+            running.mtrl("resume", staged_copy)
+    assert running.checkpoints(staged_runs.stage_of(staged_copy, stage)) == []
+    assert running.mtrl("resume", staged_copy).code == 0
     staged_runs.assert_same(staged_copy, staged)
 
 
@@ -218,14 +214,14 @@ def test_a_signal_ends_the_stage_and_the_run(staged_copy, staged, cached, monkey
     staged_runs.without(staged_copy, "model", "in_context")
     with monkeypatch.context() as patch:
         patch.setattr(metrics.MetricsWriter, "write", stop)
-        outcome = runs.mtrl("resume", staged_copy)
+        outcome = running.mtrl("resume", staged_copy)
     assert outcome.code == 143
     assert f"`mtrl resume {staged_copy}`" in outcome.err
     summary = metrics.read_summary(staged_copy)
     assert not summary["complete"] and summary["results"]["stage"] == "source"
     assert not staged_runs.stage_of(staged_copy, "in_context").exists()
     # The folder of the stage stands for the run.
-    assert runs.mtrl("resume", staged_runs.stage_of(staged_copy, "model")).code == 0
+    assert running.mtrl("resume", staged_runs.stage_of(staged_copy, "model")).code == 0
     staged_runs.assert_same(staged_copy, staged)
 
 
@@ -234,7 +230,7 @@ def test_a_finished_run_is_left_as_it_is(staged_copy):
     before = {
         p: p.stat().st_mtime_ns for p in staged_copy.rglob("*") if p.suffix != ".lock"
     }
-    assert runs.mtrl("resume", staged_copy).code == 0
+    assert running.mtrl("resume", staged_copy).code == 0
     changed = {
         path.name
         for path, time in before.items()
@@ -268,7 +264,7 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
                 "name": "usual",
                 "kind": "online",
                 "tasks": [{"env": "probe/action", "slots": 2}],
-                "agent": runs.TINY["agent"],
+                "agent": running.TINY["agent"],
                 "training": {
                     "env_steps": 16,
                     "unroll_length": 4,
@@ -288,7 +284,7 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
         ]
     }
     run = tmp_path / "run"
-    outcome = runs.mtrl(
+    outcome = running.mtrl(
         "train",
         staged_runs.write(tmp_path / "x.yaml", settings=settings),
         "--run-dir",
@@ -321,10 +317,10 @@ def test_a_stage_that_has_only_begun_is_not_drawn(staged, tmp_path):
 
 def test_commands_for_runs_know_stages(staged, tmp_path):
     """plot draws them all; evaluate and render want a stage with environments."""
-    drawn = [pathlib.Path(x) for x in runs.mtrl("plot", staged).out.split()]
+    drawn = [pathlib.Path(x) for x in running.mtrl("plot", staged).out.split()]
     assert {path.parts[-3] for path in drawn} == set(staged_runs.NAMES)
     assert (
-        runs.mtrl(
+        running.mtrl(
             "evaluate", staged_runs.stage_of(staged, "source"), "--episodes", 2
         ).code
         == 0
@@ -335,10 +331,10 @@ def test_commands_for_runs_know_stages(staged, tmp_path):
         staged_runs.stage_of(staged, "in_context"),
     ):
         for command in (["evaluate"], ["render", "--out", tmp_path / "x.gif"]):
-            outcome = runs.mtrl(command[0], folder, *command[1:])
+            outcome = running.mtrl(command[0], folder, *command[1:])
             assert outcome.code == 2
             assert "RUN/stages/NAME" in outcome.error
-    source = runs.mtrl(
+    source = running.mtrl(
         "render", staged_runs.stage_of(staged, "source"), "--out", tmp_path / "x.gif"
     )
     assert source.code == 2 and "kind collect" in source.error

@@ -24,8 +24,8 @@ import shutil
 import warnings
 from typing import Any
 
-from mtrl_jax.checkpoint import checksums, errors, pieces, records
-from mtrl_jax.checkpoint.errors import CheckpointError
+from mtrl_jax.checkpoint import checksums, failures, pieces, records
+from mtrl_jax.checkpoint.failures import CheckpointError
 from mtrl_jax.checkpoint.trees import abstract, bytes_of, missing
 from mtrl_jax.types import Tree
 
@@ -78,8 +78,8 @@ def open_manager(
     # Takes seconds to import, which "mtrl list" need not wait for.
     from mtrl_jax.checkpoint import store
 
-    errors.quieten()
-    with errors.one_line(f"could not open the checkpoints in {directory}"):
+    failures.quieten()
+    with failures.one_line(f"could not open the checkpoints in {directory}"):
         return Manager(directory, store.open_steps(directory, keep, read_only), set())
 
 
@@ -158,7 +158,7 @@ def restore(
             structure, shape or dtype than ``like``, or is of a format to come; names the
             first leaf, or the version. A file outside of the checkpoint is named in it.
     """
-    with errors.one_line("the last checkpoint could not be written"):
+    with failures.one_line("the last checkpoint could not be written"):
         manager.orbax.wait_until_finished()
     steps = sorted(_steps(manager), reverse=True) if step is None else [step]
     if not steps or (step is not None and step not in _steps(manager)):
@@ -173,7 +173,7 @@ def restore(
             # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
             manager.damaged.add(candidate)
             rest = steps[index + 1 :]
-            told = f"checkpoint {candidate} is damaged ({errors.first_line(error)})"
+            told = f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
             if not rest:
                 raise CheckpointError(f"{told}; no older one is left") from error
             warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=2)
@@ -224,7 +224,7 @@ def _is_saved(manager: Manager, step: int, contents: records.Contents) -> bool:
 
 def _prepare(directory: pathlib.Path) -> None:
     probe = directory / f".writable-{os.getpid()}"
-    with errors.one_line(f"cannot write to {directory}"):
+    with failures.one_line(f"cannot write to {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         try:
             # More than a few bytes: an inode alone may still fit on a full disk.
@@ -246,7 +246,7 @@ def _steps(manager: Manager) -> list[int]:
 def _move_aside(manager: Manager, steps: list[int]) -> None:
     if not steps:
         return
-    with errors.one_line(f"could not move checkpoints {steps} aside"):
+    with failures.one_line(f"could not move checkpoints {steps} aside"):
         aside = manager.directory / "superseded"
         aside.mkdir(exist_ok=True)
         for step in steps:
@@ -256,7 +256,7 @@ def _move_aside(manager: Manager, steps: list[int]) -> None:
     manager.orbax.reload()
 
 
-class _failed_save(errors.one_line):
+class _failed_save(failures.one_line):
     """The same, and frees the space of what was written of the step."""
 
     def __init__(self, manager: Manager, step: int | None):

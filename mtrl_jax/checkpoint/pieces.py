@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.checkpoint import sealed, trees
-from mtrl_jax.checkpoint.errors import CheckpointError
+from mtrl_jax.checkpoint.failures import CheckpointError
 
 # Bytes of a piece: what hashing, writing and reading take beside the leaf. Smaller ones
 # would cost more in fsync and in files than they save.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.checkpoint import checksums, pieces, sealed, trees
-from mtrl_jax.checkpoint.errors import CheckpointError
+from mtrl_jax.checkpoint.failures import CheckpointError
 from mtrl_jax.types import Tree
 
 FORMAT = 2

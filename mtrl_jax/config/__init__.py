@@ -69,9 +69,9 @@ def from_dict(values: dict, where: str = "config") -> Any:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
     if "stages" in values or "kind" in values:
-        from mtrl_jax.config import stages
+        from mtrl_jax.config import stage_lists
 
-        return stages.from_dict(values, where)
+        return stage_lists.from_dict(values, where)
     try:
         config = schema.ExperimentConfig.model_validate(values)
     except pydantic.ValidationError as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mtrl_jax import hparams
+from mtrl_jax import errors, hparams
 from mtrl_jax.config import strict
-from mtrl_jax.envs import errors
 
 # Hyperparameters that had another name -> what they are called now.
 RENAMED = {"epsilon": ("adam_eps", "rmsprop_eps")}

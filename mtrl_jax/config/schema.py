@@ -72,7 +72,7 @@ class PopulationConfig(Section):
     search: dict[str, SearchRange] = {}
     pbt: PbtConfig | None = None
     fitness: FitnessConfig = FitnessConfig()
-    at_once: PositiveInt | None = None  # updated together; see build.members_at_once
+    at_once: PositiveInt | None = None  # updated together; see online.members_at_once
 
 
 class TrainingConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 
-from mtrl_jax.envs import errors
+from mtrl_jax import errors
 
 
 def build(cls: type, values: dict, path: str):

@@ -199,7 +199,7 @@ def suite(name: str) -> list[str]:
 
     Raises ValueError for an unknown suite.
     """
-    from mtrl_jax.envs import errors
+    from mtrl_jax import errors
 
     known = suites()
     errors.check("suite", name, known)
@@ -218,7 +218,7 @@ def suites() -> dict[str, tuple[str, ...]]:
 
 
 def _split(name: str) -> tuple[Family, str]:
-    from mtrl_jax.envs import errors
+    from mtrl_jax import errors
 
     family, slash, rest = name.partition("/")
     if not slash:

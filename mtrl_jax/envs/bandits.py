@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import random, types
-from mtrl_jax.envs import core, deals, errors
+from mtrl_jax import errors, random, types
+from mtrl_jax.envs import core, task_splits
 from mtrl_jax.types import Array, Key
 
 _NAMES = ("odd", "even", "uniform")
@@ -76,7 +76,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     deal = None
     if fixed is None:
         number, seed = options.get("number"), options.get("seed", 0)
-        deal = _deal(kind, deals.how_of(options), number, seed)
+        deal = _deal(kind, task_splits.how_of(options), number, seed)
         fixed = _table(kind, number, seed) if number else None
     random_score, best_score = _scores(kind, fixed)
     default = np.full((1, kind.arms), 0.5, np.float32) if fixed is None else fixed
@@ -180,8 +180,8 @@ def _table(kind: _Kind, number: int, seed: int) -> np.ndarray:
 def _deal(kind: _Kind, how: str, number: int | None, seed: int) -> Callable:
     """Returns PureTask.deal; cached, so that tasks that deal alike share it."""
     if number is None:
-        return deals.by(how, functools.partial(_drawn, kind))
-    return deals.by(how, deals.one_of(Params(_table(kind, number, seed))))
+        return task_splits.by(how, functools.partial(_drawn, kind))
+    return task_splits.by(how, task_splits.one_of(Params(_table(kind, number, seed))))
 
 
 def _scores(kind: _Kind, table: np.ndarray | None) -> tuple[float, float]:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
-from mtrl_jax.envs import errors
+from mtrl_jax import errors, types
 from mtrl_jax.types import Array, Tree
 
 

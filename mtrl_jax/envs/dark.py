@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.envs import core, dark_rooms, dark_scores, deals, trials
+from mtrl_jax.envs import core, dark_rooms, dark_scores, task_splits, trials
 from mtrl_jax.types import Array, Key
 
 NOOP, UP, RIGHT, DOWN, LEFT = range(5)
@@ -180,19 +180,21 @@ def _described(
     room = dark_rooms.room_of(name, options)
     goals = dark_rooms.given(room, options)
     if goals is None:
-        goals = dark_rooms.among(room.size, room.goals, deals.split_of(options))
+        goals = dark_rooms.among(room.size, room.goals, task_splits.split_of(options))
     return room, goals
 
 
 def _deal(room: dark_rooms.Room, options: Mapping[str, Any]) -> Callable:
-    split, how = deals.split_of(options), deals.how_of(options)
+    split, how = task_splits.split_of(options), task_splits.how_of(options)
     return _dealer(room.size, room.goals, split, how)
 
 
 @functools.cache
-def _dealer(size: int, goals: int, split: deals.Split, how: str) -> Callable:
+def _dealer(size: int, goals: int, split: task_splits.Split, how: str) -> Callable:
     """Returns PureTask.deal; cached, so that tasks that deal alike share it."""
-    return deals.by(how, deals.one_of(Params(dark_rooms.among(size, goals, split))))
+    return task_splits.by(
+        how, task_splits.one_of(Params(dark_rooms.among(size, goals, split)))
+    )
 
 
 _FLOOR, _LINE = (58, 58, 64), (18, 18, 24)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax.envs import deals, errors
+from mtrl_jax import errors
+from mtrl_jax.envs import task_splits
 
 # (x, y) that noop, up, right, down, left add; up is up in a picture.
 MOVES = ((0, 0), (0, -1), (1, 0), (0, 1), (-1, 0))
 _FIXED = {1: ("goal",), 2: ("key", "door")}  # options, by the number of goals
-_DEALT = ("task", *deals.Split._fields)
+_DEALT = ("task", *task_splits.Split._fields)
 _LARGEST = 17  # there are size^4 tasks with a key
 _LONGEST = 1000
 
@@ -75,13 +76,13 @@ def given(room: Room, options: Mapping[str, Any]) -> np.ndarray | None:
     return np.asarray(cells, np.int32)[None]
 
 
-def among(size: int, goals: int, split: deals.Split) -> np.ndarray:
+def among(size: int, goals: int, split: task_splits.Split) -> np.ndarray:
     """Returns the tasks of a split, int32 [N, G, 2]: ``goals`` cells (x, y) each.
 
     Raises ValueError where the split is empty or has not ``number`` tasks.
     """
     axes = 2 * goals
-    chosen = deals.indices(split, size**axes)
+    chosen = task_splits.indices(split, size**axes)
     cells = np.stack(np.unravel_index(chosen, (size,) * axes), -1)
     return cells.reshape(-1, goals, 2).astype(np.int32)
 

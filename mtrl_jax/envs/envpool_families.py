@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mtrl_jax.envs import errors
+from mtrl_jax import errors
 
 Options = dict[str, Any]
 

@@ -12,9 +12,8 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.envs import envpool_families as families
-from mtrl_jax.envs import errors
 
 # The guarded XLA call and the raw step use private functions of these versions.
 ADMITTED = ("1.2.5", "1.2.7")

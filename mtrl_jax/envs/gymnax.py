@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import types
-from mtrl_jax.envs import core, errors, reference_scores
+from mtrl_jax import errors, types
+from mtrl_jax.envs import core, reference_scores
 
 _LEFT_OUT = ("MNISTBandit-bsuite",)
 # Constructor arguments that are not numbers a user could write in a config.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, types
-from mtrl_jax.envs import layout as layouts
+from mtrl_jax.envs import padding as layouts
 from mtrl_jax.types import Array, Key, Tree
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
-from mtrl_jax.envs import core, errors
+from mtrl_jax import errors, types
+from mtrl_jax.envs import core
 from mtrl_jax.types import Array
 
 _DISCRETE = types.Discrete(2)

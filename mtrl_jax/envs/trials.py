@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import tree, types
-from mtrl_jax.envs import errors, observations
+from mtrl_jax import errors, tree, types
+from mtrl_jax.envs import observations
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 if TYPE_CHECKING:

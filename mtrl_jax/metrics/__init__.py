@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax.metrics import boards, files
+from mtrl_jax.metrics import boards, jsonl
 
 METRICS = "metrics.jsonl"
 LINEAGE = "lineage.jsonl"
@@ -110,8 +110,8 @@ class MetricsWriter:
         }
         if evaluation is not None:
             fields["evaluation"] = evaluation
-        row = files.plain(fields)
-        files.append(self._files[METRICS], row)
+        row = jsonl.plain(fields)
+        jsonl.append(self._files[METRICS], row)
         scalars = boards.scalars(row)
         if self._board is not None:
             for name, value in scalars.items():
@@ -138,7 +138,7 @@ class MetricsWriter:
             "hparams_before": hparams_before,
             "hparams_after": hparams_after,
         }
-        files.append(self._files[LINEAGE], files.plain(row))
+        jsonl.append(self._files[LINEAGE], jsonl.plain(row))
 
     def flush(self) -> None:
         """Returns once all rows are on disk: call it before saving a checkpoint.
@@ -177,10 +177,10 @@ def truncate_after(run: str | os.PathLike, update: int) -> None:
         if not path.exists():
             continue
         old = path.read_bytes()
-        kept = [line for line, row in files.rows(path, old) if row["update"] <= update]
+        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= update]
         new = b"".join(line + b"\n" for line in kept)
         if new != old:
-            files.replace(path, new)
+            jsonl.replace(path, new)
 
 
 def read_metrics(run: str | os.PathLike) -> Metrics:
@@ -189,19 +189,19 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
     Raises:
         ValueError: the folder has no metrics.jsonl, or there is no row in it.
     """
-    rows = files.read(pathlib.Path(run) / METRICS)
+    rows = jsonl.read(pathlib.Path(run) / METRICS)
     if not rows:
         raise ValueError(
             f"{pathlib.Path(run) / METRICS} has no rows: nothing was logged"
         )
 
     def scalar(name):
-        return np.array([files.number(row.get(name)) for row in rows])
+        return np.array([jsonl.number(row.get(name)) for row in rows])
 
     def table(group):
         names = dict.fromkeys(name for row in rows for name in row.get(group, {}))
         return {
-            name: files.columns([row.get(group, {}).get(name) for row in rows])
+            name: jsonl.columns([row.get(group, {}).get(name) for row in rows])
             for name in names
         }
 
@@ -212,23 +212,23 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
 def has_rows(run: str | os.PathLike) -> bool:
     """Returns whether anything was logged of a run, so that it can be read."""
     path = pathlib.Path(run) / METRICS
-    return path.exists() and bool(files.read(path))
+    return path.exists() and bool(jsonl.read(path))
 
 
 def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns a run's PBT rounds in order, [] if there was none; null as NaN in arrays."""
     path = pathlib.Path(run) / LINEAGE
-    return [files.arrays(row) for row in files.read(path)] if path.exists() else []
+    return [jsonl.arrays(row) for row in jsonl.read(path)] if path.exists() else []
 
 
 def write_summary(run: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Returns after summary.json holds ``summary``; readers see the old or the new one."""
-    files.replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
+    jsonl.replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
 
 
 def to_json(values: Mapping[str, Any]) -> str:
     """Returns indented JSON of nested values; arrays as lists, NaN as null."""
-    return json.dumps(files.plain(values), indent=2, allow_nan=False)
+    return json.dumps(jsonl.plain(values), indent=2, allow_nan=False)
 
 
 def read_summary(run: str | os.PathLike) -> dict[str, Any]:
@@ -239,5 +239,5 @@ def read_summary(run: str | os.PathLike) -> dict[str, Any]:
 
 def _next_step(run: pathlib.Path) -> int:
     """Returns the first env step that no row has reached; what is later is made again."""
-    rows = files.read(run / METRICS) if (run / METRICS).exists() else []
+    rows = jsonl.read(run / METRICS) if (run / METRICS).exists() else []
     return rows[-1]["env_steps"] + 1 if rows else 0

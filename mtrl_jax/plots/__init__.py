@@ -20,15 +20,15 @@ import pathlib
 from collections.abc import Sequence
 
 from mtrl_jax.plots import (
+    context_curves,
     figures,
     hyperparameters,
-    in_context,
     lineage,
     measures,
     returns,
+    run_series,
     tasks,
 )
-from mtrl_jax.plots import runs as runs_lib
 
 
 def draw(run: str | os.PathLike) -> list[pathlib.Path]:
@@ -37,7 +37,7 @@ def draw(run: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
         ValueError: the folder holds no metrics.
     """
-    data = runs_lib.load(run)
+    data = run_series.load(run)
     folder = pathlib.Path(run) / "plots"
     folder.mkdir(exist_ok=True)
     drawn = {
@@ -45,7 +45,7 @@ def draw(run: str | os.PathLike) -> list[pathlib.Path]:
         "hyperparameters.png": hyperparameters.of_run(data),
         "metrics.png": measures.of_run(data),
         "tasks.png": tasks.of_run(data),
-        "in_context.png": in_context.of_run(data),
+        "in_context.png": context_curves.of_run(data),
         "lineage.png": lineage.of_run(data),
     }
     return [
@@ -64,5 +64,5 @@ def compare(runs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathli
     """
     if not runs:
         raise ValueError("no run to compare; give at least one run folder")
-    figure = returns.of_runs([runs_lib.load(run) for run in runs])
+    figure = returns.of_runs([run_series.load(run) for run in runs])
     return figures.save(figure, pathlib.Path(out))

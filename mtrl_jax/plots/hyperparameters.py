@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure, one panel per hyperparameter; None where none moves."""
-    names = runs.searched(run)
+    names = run_series.searched(run)
     if not names:
         return None
     figure, panels = figures.panels_of(len(names))
@@ -24,7 +24,7 @@ def of_run(run: runs.Run) -> Any:
                 _scheduled(panel, run, name)
             else:
                 _members(panel, run, name)
-            if runs.is_log(run, name):
+            if run_series.is_log(run, name):
                 panel.set_yscale("log")
             panel.set_title(name)
         figures.label(
@@ -34,12 +34,12 @@ def of_run(run: runs.Run) -> Any:
     return figure
 
 
-def _scheduled(panel: Any, run: runs.Run, name: str) -> None:
+def _scheduled(panel: Any, run: run_series.Run, name: str) -> None:
     style = {"color": figures.MEDIAN, "label": "schedule, all members"}
     _steps(panel, run.rows.env_steps, run.rows.hparams[name][:, 0], style)
 
 
-def _members(panel: Any, run: runs.Run, name: str) -> None:
+def _members(panel: Any, run: run_series.Run, name: str) -> None:
     steps, values = run.rows.env_steps, run.rows.hparams[name]
     P = values.shape[1]
     for i in range(P):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
 class Segment(NamedTuple):
@@ -18,7 +18,7 @@ class Segment(NamedTuple):
     copied: bool  # the line from a source to its copy, or the member's own life
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure, a row per member; None where there was no round."""
     import matplotlib.pyplot as plt
 
@@ -47,13 +47,13 @@ def of_run(run: runs.Run) -> Any:
     return figure
 
 
-def segments_of(run: runs.Run) -> list[Segment]:
+def segments_of(run: run_series.Run) -> list[Segment]:
     """Returns each member's lives between rounds and the copies that join them."""
     P = len(run.rounds[0]["source"])
     segments, ancestor, start, rank = [], np.arange(P), 0.0, np.zeros(P)
     for row in run.rounds:
         end, source = float(row["update"]), row["source"].astype(int)
-        rank = runs.ranks(row["score"])
+        rank = run_series.ranks(row["score"])
         for i in range(P):
             segments.append(_life(start, end, i, ancestor[i], rank[i]))
         width = 0.35 * (end - start)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure: the members' spread, median and best member of every metric.
 
     None where the run measured nothing. Smoothed over 1 % of the run.
@@ -35,8 +35,8 @@ def _title(name: str) -> str:
     return name if len(parts) == 1 else f"{parts[0]}\n{parts[-1]}"
 
 
-def _measure(panel: Any, run: runs.Run, values: np.ndarray) -> None:
-    steps, values = runs.smoothed(run.rows.env_steps, values)
+def _measure(panel: Any, run: run_series.Run, values: np.ndarray) -> None:
+    steps, values = run_series.smoothed(run.rows.env_steps, values)
     if not len(steps):
         return
     if values.shape[1] > 1:

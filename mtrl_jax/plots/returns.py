@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure of one run: members' spread, median, best member and scores.
 
     None where there are no returns: it learned from a dataset.
@@ -22,7 +22,7 @@ def of_run(run: runs.Run) -> Any:
     figure, panels = figures.panels_of(len(run.rows.returns))
     with figures.style():
         for panel, task in zip(panels, run.rows.returns):
-            steps, returns = runs.curve(run.rows, task)
+            steps, returns = run_series.curve(run.rows, task)
             if P > 1:
                 _band(panel, steps, returns, figures.MEDIAN, 0.18, "members, 10–90 %")
                 _extremes(panel, steps, returns)
@@ -42,7 +42,7 @@ def of_run(run: runs.Run) -> Any:
     return figure
 
 
-def of_runs(compared: Sequence[runs.Run]) -> Any:
+def of_runs(compared: Sequence[run_series.Run]) -> Any:
     """Returns the figure of several runs: the median and band of each in its colour."""
     tasks = list(dict.fromkeys(task for run in compared for task in run.rows.returns))
     figure, panels = figures.panels_of(len(tasks))
@@ -51,7 +51,7 @@ def of_runs(compared: Sequence[runs.Run]) -> Any:
         for panel, task in zip(panels, tasks):
             for run, colour in zip(compared, colours):
                 if task in run.rows.returns:
-                    steps, returns = runs.curve(run.rows, task)
+                    steps, returns = run_series.curve(run.rows, task)
                     _band(panel, steps, returns, colour, 0.15)
                     median = np.nanmedian(returns, axis=1)
                     panel.plot(steps, median, color=colour, label=run.name)
@@ -94,5 +94,5 @@ def _scores(panel, known: Mapping[str, Any]) -> None:
             )
 
 
-def _known(compared: Sequence[runs.Run], task: str) -> Mapping[str, Any]:
+def _known(compared: Sequence[run_series.Run], task: str) -> Mapping[str, Any]:
     return next((run.tasks[task] for run in compared if task in run.tasks), {})

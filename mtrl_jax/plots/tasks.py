@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure of a finished run on several tasks, else None.
 
     Bars are the members' mean score of a task, the dots the members, the diamond the

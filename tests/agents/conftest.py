@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from mtrl_jax import agents, envs, hparams, random, tree, types
-from mtrl_jax.envs import advice, mixture
+from mtrl_jax.envs import expert_labels, mixture
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import transformer
 
@@ -120,7 +120,7 @@ def probe(*names, batch=(1, SLOTS), labels=False):
     """Returns a probe, or the mixture of several; with ``labels`` 1 is best."""
     parts = [envs.make(f"probe/{name}", batch) for name in names]
     env = parts[0] if len(parts) == 1 else mixture.make(parts)
-    return advice.give(env, lambda _: jnp.ones(env.batch)) if labels else env
+    return expert_labels.give(env, lambda _: jnp.ones(env.batch)) if labels else env
 
 
 @functools.cache

@@ -14,8 +14,8 @@ from mtrl_jax.agents import algorithm_distillation as ad
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.agents.common import exploration
 from mtrl_jax.data import histories, windows
-from mtrl_jax.engine import fused_runner, in_context, offline_runner
-from mtrl_jax.envs import advice, core, dark
+from mtrl_jax.engine import context_runner, fused_runner, offline_runner
+from mtrl_jax.envs import core, dark, expert_labels
 from mtrl_jax.networks import heads, transformer
 
 KEY = jax.random.key(2)
@@ -345,7 +345,7 @@ def test_frozen_weights_learn_goals_that_were_never_trained_on():
         for _ in range(4):
             state, out = chunk(state, hp, data)
         test = spread({**options, "tasks": "test"}, members=1, slots=80)
-        evaluation = in_context.make(agent, test, episodes=30, steps_per_chunk=330)
+        evaluation = context_runner.make(agent, test, episodes=30, steps_per_chunk=330)
         tested, _ = jax.jit(evaluation.chunk)(
             evaluation.init(random.roots(1, 1), state.learner), hp
         )
@@ -366,7 +366,7 @@ def spread(options, members, slots):
 
 def demonstrations_on(env, episodes, steps):
     """Returns ``windows.Data`` of demonstrators of less and less noise, resets left out."""
-    told = advice.give(env, lambda x: dark.optimal_action(x.params, x.inner))
+    told = expert_labels.give(env, lambda x: dark.optimal_action(x.params, x.inner))
     maker = fused_runner.make(
         demonstrator.make(told.spec),
         told,

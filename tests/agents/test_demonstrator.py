@@ -9,7 +9,7 @@ from mtrl_jax import random, types
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.agents.common import exploration
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.envs import advice, core
+from mtrl_jax.envs import core, expert_labels
 
 EPISODES, LENGTH, ACTIONS, BEST = 20, 8, 5, 3
 HALF = exploration.Hparams(epsilon_start=0.5, epsilon_end=0.5)
@@ -31,7 +31,7 @@ def clock():
 def played(batch, hp):
     """Returns the history [T, P, B] of EPISODES episodes, an update each, and metrics."""
     env = core.vectorise(clock(), batch)
-    env = advice.give(env, lambda _: jnp.full(batch, BEST))
+    env = expert_labels.give(env, lambda _: jnp.full(batch, BEST))
     runner = fused_runner.make(
         demonstrator.make(env.spec),
         env,
@@ -76,7 +76,7 @@ def test_illegal_actions_are_never_explored_and_never_best():
     action = demonstrator.noisy(jax.random.key(0), zeros, 1.0, legal)
     share = np.bincount(np.asarray(action), minlength=3) / 2000
     assert share[1] == 0 and abs(share[0] - 0.5) < 0.04
-    env = advice.give(core.vectorise(clock(), (1, 2000)), lambda _: zeros)
+    env = expert_labels.give(core.vectorise(clock(), (1, 2000)), lambda _: zeros)
     agent, hp = demonstrator.make(env.spec), demonstrator.Hparams(HALF)
     ts = jax.tree.map(lambda x: x[0], env.reset(random.roots(0, 1), env.params)[1])
     legal = jnp.broadcast_to(jnp.arange(ACTIONS) < 2, (2000, ACTIONS))

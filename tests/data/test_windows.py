@@ -11,7 +11,7 @@ import pytest
 import streams
 
 from mtrl_jax import types
-from mtrl_jax.data import histories, prefetch, rows, windows
+from mtrl_jax.data import histories, rows, windows
 
 STEPS = 60
 TASKS = ["a", "b", "a", "c"]
@@ -249,48 +249,17 @@ def test_labels_are_no_observations(tmp_path):
     writer.write((told, action))
     writer.close()
     data = histories.load(tmp_path)
-    key, kept = jax.random.key(0), rows.keep(data)
-    on_device = sample(key, windows.put(data), 8, 5)
-    from_files = prefetch.gather(key, data, kept, 8, 5)
-    for found in map(host, (on_device, from_files)):
-        assert set(found.ts.obs) == set(streams.OBS)
-        history, time = found.ts.obs["vector"][:-1].astype(int).transpose(2, 0, 1)
-        expected = best[time, history // 2, history % 2]
-        np.testing.assert_array_equal(found.extras.optimal, expected)
+    on_device = sample(jax.random.key(0), windows.put(data), 8, 5)
+    found = host(on_device)
+    assert set(found.ts.obs) == set(streams.OBS)
+    history, time = found.ts.obs["vector"][:-1].astype(int).transpose(2, 0, 1)
+    expected = best[time, history // 2, history % 2]
+    np.testing.assert_array_equal(found.extras.optimal, expected)
     assert windows.at(windows.put(data), history[0], time[0], 5).extras.live.all()
 
 
-def test_windows_from_files_are_those_of_the_device(data):
-    """The same keys give the same bits, whether the data fit or not."""
-    kept = rows.keep(data, subsample=3, only=[3, 1])
-    on_device = windows.put(data, kept)
-    keys = [jax.random.split(jax.random.key(i), (2, 3)) for i in range(4)]
-    draw = jax.jit(jax.vmap(jax.vmap(lambda k: windows.sample(k, on_device, 5, 7))))
-    for key, found in zip(keys, prefetch.batches(keys, data, kept, 5, 7), strict=True):
-        assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(found))
-        jax.tree.map(np.testing.assert_array_equal, found, draw(key))
-    assert set(np.unique(found.ts.obs["vector"][..., 0])) == {1, 3}
-
-
-def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_read(data):
-    """A generator that ends early or fails leaves no thread behind."""
-
-    def failing():
-        yield jax.random.key(0)
-        raise OSError("the disk is gone")
-
-    stream = prefetch.batches(failing(), data, rows.keep(data), 2, 3)
-    next(stream)
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(stream)
-    endless = (jax.random.key(i) for i in range(10**9))
-    stream = prefetch.batches(endless, data, rows.keep(data), 2, 3)
-    next(stream)
-    stream.close()
-
-
 def test_action_masks_are_given_where_they_are_stored(tmp_path):
-    """Rows with illegal actions keep their own mask, on the device and from files."""
+    """Rows with illegal actions keep their own mask."""
     ts, action = streams.stream(20)
     mask = np.random.default_rng(0).random(ts.action_mask.shape) < 0.5
     stored = written(tmp_path, (ts._replace(action_mask=mask), action), masks=True)
@@ -299,8 +268,6 @@ def test_action_masks_are_given_where_they_are_stored(tmp_path):
     history, time = np.moveaxis(np.asarray(ro.ts.obs["vector"]), -1, 0).astype(int)
     expected = mask[time, history // 2, history % 2]
     np.testing.assert_array_equal(ro.ts.action_mask, expected)
-    from_files = prefetch.gather(jax.random.key(0), stored, kept, 8, 6)
-    np.testing.assert_array_equal(from_files.ts.action_mask, expected)
 
 
 def test_the_size_on_a_device_is_told_before(data):

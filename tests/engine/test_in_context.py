@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import random, types
-from mtrl_jax.engine import in_context
+from mtrl_jax.engine import context_runner
 from mtrl_jax.envs import core, trials
 
 MEMBERS, ARMS, EPISODES = 2, 4, 6
@@ -68,7 +68,7 @@ def stubborn(*, forgets):
 def start(forgets=False, episodes=EPISODES, steps=6, **options):
     """Returns (runner, fresh state)."""
     agent = stubborn(forgets=forgets)
-    runner = in_context.make(
+    runner = context_runner.make(
         agent, env(), episodes=episodes, steps_per_chunk=steps, **options
     )
     keys = random.roots(0, MEMBERS)
@@ -153,7 +153,7 @@ def test_an_agent_goes_on_from_the_episodes_that_it_watched():
         return memory._replace(guess=action)
 
     for watch, after in ((watched, 2), (lambda memory, ts, action: memory, 0)):
-        prompt = in_context.Prompt(2, shows, watch)
+        prompt = context_runner.Prompt(2, shows, watch)
         runner, state = start(episodes=4, steps=12, prompt=prompt)
         state, _ = jax.jit(runner.chunk)(state, ())
         returns = np.asarray(state.returns)
@@ -184,7 +184,7 @@ def _tried():
         trials.of(guessing(), 3), jnp.arange(ARMS), (MEMBERS, ARMS), "slot"
     )
     # A trial is six steps, and its next one's first episode ends at the ninth.
-    runner = in_context.make(agent, of_trials, episodes=4, steps_per_chunk=9)
+    runner = context_runner.make(agent, of_trials, episodes=4, steps_per_chunk=9)
     keys = random.roots(0, MEMBERS)
     weights = jax.vmap(agent.init, (0, None))(random.at(keys, 0, random.INIT), ())
     return jax.jit(runner.chunk)(jax.jit(runner.init)(keys, weights), ())

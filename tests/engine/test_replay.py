@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 import replay_probe as probe
 
-from mtrl_jax import checkpoint, envs, judging, random, tree, world
+from mtrl_jax import checkpoint, envs, random, tree
 from mtrl_jax.config import schema
-from mtrl_jax.engine import (
-    fused_runner,
-    host_runner,
-    in_context,
-    pbt,
-    sharding,
-)
+from mtrl_jax.engine import context_runner, fused_runner, host_runner, pbt, sharding
 from mtrl_jax.envs import mixture
+from mtrl_jax.experiments import environments, selection
 
 P, T, K = 4, 4, 3
 SLOTS = 2  # of each of two tasks
@@ -200,7 +195,7 @@ def make_round():
         score = jnp.arange(P, dtype=jnp.float32)
         return pbt.Fitness(score, finite, jnp.full(P, 100, jnp.int32))
 
-    return judging.round_of(settings(), judge, lambda state, *_: state)
+    return selection.round_of(settings(), judge, lambda state, *_: state)
 
 
 def test_pbt_copies_learners_and_no_byte_of_a_memory(tiny, together):
@@ -232,10 +227,10 @@ def test_evaluating_takes_no_memory(tiny, together):
     run, states = together
     config = namespaces.SimpleNamespace(evaluation=schema.EvaluationConfig(max_steps=6))
     test = tiny.env(P, 3)
-    both = world.World(
+    both = environments.World(
         "fused", run.env, test, test.spec, test.batch, True, lambda: None
     )
-    evaluate = judging.make_evaluate(config, run.agent, both)
+    evaluate = selection.make_evaluate(config, run.agent, both)
     result = evaluate(states[-1], run.hp)
     assert np.asarray(result.complete).all()
     without = states[-1]._replace(memory=object())
@@ -245,10 +240,10 @@ def test_evaluating_takes_no_memory(tiny, together):
 def test_frozen_weights_have_no_memory(tiny, together):
     """In context the learner is all there is."""
     run, states = together
-    runner = in_context.make(run.agent, run.env, episodes=2, steps_per_chunk=6)
+    runner = context_runner.make(run.agent, run.env, episodes=2, steps_per_chunk=6)
     state = jax.jit(runner.init)(states[0].key, states[-1].learner)
     after, _ = jax.jit(runner.chunk)(state, run.hp)
-    assert "memory" not in in_context.ContextState._fields
+    assert "memory" not in context_runner.ContextState._fields
     assert not tiny.differs(after.learner, states[-1].learner)
 
 

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from mtrl_jax import agents, hparams, random
 from mtrl_jax.engine import fused_runner, sharding
-from mtrl_jax.envs import advice
+from mtrl_jax.envs import expert_labels
 from mtrl_jax.networks import actor_critic, product, transformer
 
 DEVICES = 8
@@ -167,7 +167,7 @@ def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, ti
     network = actor_critic.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     module = agents.get(name)
     if module.INFO.reads_expert_labels:
-        env = advice.give(env, lambda _: jnp.zeros(env.batch))
+        env = expert_labels.give(env, lambda _: jnp.zeros(env.batch))
     fields = module.Config.__dataclass_fields__
     known = {"network": network, "transformer": _TRANSFORMER}
     given = {name: x for name, x in known.items() if name in fields}

@@ -5,7 +5,7 @@ import numpy as np
 from playing import played
 
 from mtrl_jax import types
-from mtrl_jax.envs import advice, core, dark
+from mtrl_jax.envs import core, dark, expert_labels
 
 
 def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
@@ -17,7 +17,7 @@ def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
     def best(state):
         return dark.optimal_action(state.params, state.inner)
 
-    told = advice.give(env, best)
+    told = expert_labels.give(env, best)
     plain, advised = (
         played(one, 14, lambda key, state: best(state)) for one in (env, told)
     )
@@ -26,6 +26,8 @@ def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
     leaf = told.spec.obs[types.OPTIMAL]
     assert (found.shape[3:], found.dtype) == (leaf.shape, leaf.dtype)
     assert told.spec.tasks[0].obs == told.spec.obs
-    assert advice.without(told.spec) == env.spec == advice.without(env.spec)
+    assert (
+        expert_labels.without(told.spec) == env.spec == expert_labels.without(env.spec)
+    )
     # At the goal there is nothing better than to stay: this step is paid as well.
     np.testing.assert_array_equal((found == 0) & ~advised[0].first, plain[0].reward > 0)

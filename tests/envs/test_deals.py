@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, types
-from mtrl_jax.envs import core, deals
+from mtrl_jax.envs import core, task_splits
 
 BATCH = (2, 6)
 STEPS = 24
@@ -128,25 +128,28 @@ def test_what_is_no_stack_of_the_tasks_params_is_refused(tasks, message):
 def test_train_and_test_have_no_task_in_common_and_miss_none(n, fraction):
     """A test goal that was trained on measures memory, not learning."""
     halves = [
-        deals.indices(deals.Split(name, fraction, 3), n) for name in ("train", "test")
+        task_splits.indices(task_splits.Split(name, fraction, 3), n)
+        for name in ("train", "test")
     ]
     assert len(halves[0]) == round(fraction * n)
     np.testing.assert_array_equal(np.sort(np.concatenate(halves)), np.arange(n))
-    whole = deals.indices(deals.Split("all", fraction, 3), n)
+    whole = task_splits.indices(task_splits.Split("all", fraction, 3), n)
     np.testing.assert_array_equal(whole, np.concatenate(halves))
 
 
 def test_a_split_is_shuffled_by_its_seed_and_never_changes():
     """Neither the first goals nor other ones under the next release of a library."""
-    train = deals.indices(deals.Split("train"), 81)
+    train = task_splits.indices(task_splits.Split("train"), 81)
     np.testing.assert_array_equal(train[:6], FIRST)
-    other = deals.indices(deals.Split("train", split_seed=1), 81)
+    other = task_splits.indices(task_splits.Split("train", split_seed=1), 81)
     assert set(train) != set(other)
 
 
 def test_fewer_tasks_are_a_part_of_more():
     """A sweep over the number of tasks adds to them."""
-    few, many = (deals.indices(deals.Split("train", number=n), 81) for n in (16, 64))
+    few, many = (
+        task_splits.indices(task_splits.Split("train", number=n), 81) for n in (16, 64)
+    )
     np.testing.assert_array_equal(few, many[:16])
 
 
@@ -166,7 +169,7 @@ def test_an_impossible_split_is_refused_in_one_line(options, message):
     """By the name of the option."""
     options = {"tasks": "train"} | options
     with pytest.raises(ValueError, match=message) as error:
-        deals.indices(deals.split_of(options), 81)
+        task_splits.indices(task_splits.split_of(options), 81)
     assert "\n" not in str(error.value)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtrl_jax.envs import errors
+from mtrl_jax import errors
 
 
 def test_a_suggestion_is_the_nearest_names_whatever_their_case():

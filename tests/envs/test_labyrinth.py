@@ -10,15 +10,15 @@ import pytest
 from mtrl_jax import envs, random, types
 from mtrl_jax.envs import core, labyrinth
 from mtrl_jax.envs.labyrinth import (
-    actions,
     bots,
+    controls,
     deal,
     game,
     levels,
     mazes,
     physics,
+    raycast,
     rays,
-    sight,
     world,
 )
 
@@ -59,7 +59,7 @@ def decide(name, state, seed=0, changes=None, **choices):
     """Returns (state, events) after one native action, its choices by name."""
     order = ("rotation", "pitch", "strafe", "move", "fire", "jump")
     action = np.array([choices.get(name, 0) for name in order], np.int32)
-    command = actions.command(jnp.asarray(action))
+    command = controls.command(jnp.asarray(action))
     run = decider(levels.LEVELS[name].kind)
     return run(jax.random.key(seed), state, command, params_of(name, **(changes or {})))
 
@@ -235,7 +235,7 @@ def test_ray_distances_are_those_of_a_march():
         angle = rng.uniform(0, 2 * np.pi, 24)
         length = rng.uniform(0.5, 2, 24)
         direction = np.stack([np.cos(angle), np.sin(angle)]) * length
-        hit = sight.cast(walls, jnp.float32(origin), jnp.float32(direction))
+        hit = raycast.cast(walls, jnp.float32(origin), jnp.float32(direction))
         agree = 0
         for r in range(24):
             distance, cell = march(cells, origin, direction[:, r])
@@ -249,7 +249,7 @@ def test_rays_along_the_axes_meet_the_wall_in_front():
     """A direction with an exact zero divides nothing by it."""
     state = empty_hall(first("explore_object_locations_small"))
     direction = jnp.float32([[1, 0, -1, 0], [0, 1, 0, -1]])
-    hit = sight.cast(state.walls, jnp.float32([3.5, 4.25]), direction)
+    hit = raycast.cast(state.walls, jnp.float32([3.5, 4.25]), direction)
     np.testing.assert_allclose(hit.distance, [6.5, 5.75, 2.5, 3.25], atol=1e-4)
     np.testing.assert_array_equal(hit.cell, [[10, 3, 0, 3], [4, 10, 4, 0]])
     np.testing.assert_array_equal(hit.vertical, [True, False, True, False])
@@ -381,7 +381,7 @@ def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
 
 def _check_floor(name, steps):
     env = envs.make(f"labyrinth/{name}", (1, 16))
-    sizes = jnp.asarray(actions.NATIVE.sizes)
+    sizes = jnp.asarray(controls.NATIVE.sizes)
 
     @jax.jit
     def run(key):
@@ -623,14 +623,14 @@ def test_a_door_opens_to_its_own_key_and_the_key_is_used_up():
 
 def test_the_small_set_is_nine_of_the_756():
     """Legal, one to one, and the count is the paper's."""
-    assert actions.JOINT == 756
-    everything = {tuple(row) for row in actions.all_native()}
+    assert controls.JOINT == 756
+    everything = {tuple(row) for row in controls.all_native()}
     assert len(everything) == 756
-    small = [tuple(row) for row in actions.SMALL]
-    assert len(set(small)) == len(small) == len(actions.SMALL_NAMES) == 9
+    small = [tuple(row) for row in controls.SMALL]
+    assert len(set(small)) == len(small) == len(controls.SMALL_NAMES) == 9
     assert set(small) <= everything
-    np.testing.assert_array_equal(actions.native(jnp.int32(8), "small"), small[8])
-    np.testing.assert_array_equal(actions.native(STILL, "native"), STILL)
+    np.testing.assert_array_equal(controls.native(jnp.int32(8), "small"), small[8])
+    np.testing.assert_array_equal(controls.native(STILL, "native"), STILL)
 
 
 @pytest.mark.parametrize("name", ONE_PER_KIND)
@@ -716,7 +716,7 @@ def test_every_level_says_what_good_looks_like():
     """The sheet asks for a sentence a level; spaces are what the action set says."""
     for name, level in levels.LEVELS.items():
         assert level.says.endswith("."), name
-    assert labyrinth.task("rooms_watermaze").spec.action == actions.NATIVE
+    assert labyrinth.task("rooms_watermaze").spec.action == controls.NATIVE
     small = labyrinth.task("rooms_watermaze", {"actions": "small"})
     assert small.spec.action == types.Discrete(9)
 
@@ -736,12 +736,16 @@ def test_a_mixture_compiles_levels_of_one_kind_once():
 
 def test_the_joint_set_is_the_native_one_by_number():
     """Number n is row n of all native actions; both sets name the small one alike."""
-    joint = jnp.arange(actions.JOINT)
-    np.testing.assert_array_equal(actions.native(joint, "joint"), actions.all_native())
-    np.testing.assert_array_equal(actions.number(actions.native(joint, "joint")), joint)
-    rows = np.asarray(actions.SETS["joint"]["small"])[:, 0]
-    np.testing.assert_array_equal(actions.all_native()[rows], actions.SMALL)
-    np.testing.assert_array_equal(actions.SETS["native"]["small"], actions.SMALL)
+    joint = jnp.arange(controls.JOINT)
+    np.testing.assert_array_equal(
+        controls.native(joint, "joint"), controls.all_native()
+    )
+    np.testing.assert_array_equal(
+        controls.number(controls.native(joint, "joint")), joint
+    )
+    rows = np.asarray(controls.SETS["joint"]["small"])[:, 0]
+    np.testing.assert_array_equal(controls.all_native()[rows], controls.SMALL)
+    np.testing.assert_array_equal(controls.SETS["native"]["small"], controls.SMALL)
     native, joint = (
         envs.make("labyrinth/seekavoid_arena_01", (1, 1), {"actions": name}).spec
         for name in ("native", "joint")

@@ -11,7 +11,7 @@ import pytest
 
 from mtrl_jax import envs
 from mtrl_jax.envs import core, labyrinth, reference_scores
-from mtrl_jax.envs.labyrinth import actions, doors, levels, oracle, scores, world
+from mtrl_jax.envs.labyrinth import controls, doors, levels, oracle, scores, world
 
 PUZZLE = "rooms_keys_doors_puzzle"
 LASERTAG = ("lasertag_one_opponent_small", "lasertag_three_opponents_small")
@@ -129,7 +129,7 @@ def test_the_way_is_the_shortest_there_is(seed):
 def test_its_actions_are_of_the_set(action_set):
     """Whoever plays the oracle without the kit's own gate sends legal actions."""
     taken, _, _ = _watch(action_set)
-    sizes = [len(actions.SMALL)] if action_set == "small" else actions.NATIVE.sizes
+    sizes = [len(controls.SMALL)] if action_set == "small" else controls.NATIVE.sizes
     assert taken.dtype == np.int32
     assert taken.shape[2:] == (() if action_set == "small" else (6,))
     taken = taken.reshape(-1, len(sizes))
@@ -143,7 +143,7 @@ def test_an_unknown_action_set_is_refused_in_a_line():
         oracle.act(None, None, None, "smal")
 
 
-@pytest.mark.parametrize("action_set", actions.SPACES)
+@pytest.mark.parametrize("action_set", controls.SPACES)
 def test_it_fires_when_the_shot_will_tag_and_only_then(action_set):
     """The aim is predicted with the game's own rule: each shot is a point."""
     _, states, rewards = _watch(action_set)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mtrl_jax.envs import core, labyrinth, mixture, probes
-from mtrl_jax.envs.labyrinth import deal, game, levels, pixels, sight, topdown, world
+from mtrl_jax.envs.labyrinth import deal, game, levels, pixels, raycast, topdown, world
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PARAMS = labyrinth.task("seekavoid_arena_01").params
@@ -79,7 +79,7 @@ def test_a_column_of_wall_is_as_high_as_its_depth_says(see_plain):
     right = ((np.arange(WIDTH) + 0.5) / WIDTH * 2 - 1).astype(np.float32)
     cos, sin = np.cos(0.3), np.sin(0.3)
     ray = jnp.asarray(np.stack([cos - sin * right, sin + cos * right]), jnp.float32)
-    depth = np.asarray(sight.cast(state.walls, state.body.position, ray).distance)
+    depth = np.asarray(raycast.cast(state.walls, state.body.position, ray).distance)
     rows = np.clip(WIDTH / 2 / depth, 0, HEIGHT)
     np.testing.assert_allclose(is_wall(see_plain(state)).sum(0), rows, atol=1.01)
 

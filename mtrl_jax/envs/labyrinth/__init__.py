@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.envs import core, errors
+from mtrl_jax import errors
+from mtrl_jax.envs import core
 from mtrl_jax.envs.labyrinth import (
-    actions,
+    controls,
     game,
     levels,
     oracle,
@@ -53,7 +54,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """
     level, params, static, given, dealt = _described(name, options)
     action_set = static.get("actions", "native")
-    errors.check("options.actions", action_set, actions.SPACES)
+    errors.check("options.actions", action_set, controls.SPACES)
     # Scores of the level as it is: with other parameters it is another.
     stored = None if given or dealt else scores.TABLE.get(name)
     code = game.code(level.kind, _observer(level.kind, static), action_set)
@@ -61,12 +62,12 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         f"labyrinth/{name}",
         code.reset,
         code.step,
-        actions.SPACES[action_set],
+        controls.SPACES[action_set],
         params,
         random_score=stored and stored.random.mean,
         reference_score=stored and stored.oracle.mean,
         max_steps=int(params.length),
-        action_sets=actions.SETS[action_set],
+        action_sets=controls.SETS[action_set],
         wants_renewal=code.wants_renewal,
         renew=code.renew,
         group=_GROUP,

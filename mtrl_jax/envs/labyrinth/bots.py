@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.envs.labyrinth import physics, sight, world
+from mtrl_jax.envs.labyrinth import physics, raycast, world
 from mtrl_jax.types import Array
 
 RADIUS = 0.3
@@ -23,7 +23,7 @@ UNIFORMS = world.BOTS * 6  # numbers in [0, 1) that ``act`` uses
 
 def in_sight(walls: world.Walls, eye: Array, position: Array) -> Array:
     """Returns bool [BOTS]: no wall between ``eye`` and each position [BOTS, 2]."""
-    return sight.cast(walls, eye, (position - eye[None]).T).distance > 1.0
+    return raycast.cast(walls, eye, (position - eye[None]).T).distance > 1.0
 
 
 def hit(state: world.State, distance: Array, ahead: Array) -> Array:
@@ -37,7 +37,7 @@ def hit(state: world.State, distance: Array, ahead: Array) -> Array:
     eye = physics.EYE + body.height + along * jnp.tan(body.pitch)
     met = (bots.away == 0) & (along > 0) & (along < distance)
     met &= (jnp.abs(beside) < RADIUS) & (eye > 0) & (eye < HEIGHT)
-    along = jnp.where(met, along, sight.FAR)
+    along = jnp.where(met, along, raycast.FAR)
     return met & (jnp.arange(world.BOTS) == jnp.argmin(along))
 
 

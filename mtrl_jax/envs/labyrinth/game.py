@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree
-from mtrl_jax.envs.labyrinth import actions, bots, deal, physics, sight, world
+from mtrl_jax.envs.labyrinth import bots, controls, deal, physics, raycast, world
 from mtrl_jax.types import Array, Key
 
 REACH = 0.45  # cells between an agent and a thing that it takes
@@ -72,8 +72,8 @@ def code(kind: Kind, observe: Observe, action_set: str) -> Code:
         return state, observe(state, params)
 
     def step(key, state, action, params):
-        choices = actions.native(action, action_set)
-        state, events = decide(kind, key, state, actions.command(choices), params)
+        choices = controls.native(action, action_set)
+        state, events = decide(kind, key, state, controls.command(choices), params)
         reward, terminated = kind.rules(state, events, params)
         truncated = state.time >= params.length
         return state, observe(state, params), reward, terminated, truncated
@@ -89,7 +89,7 @@ def decide(
     kind: Kind,
     key: Key,
     state: world.State,
-    command: actions.Command,
+    command: controls.Command,
     params: world.Params,
 ) -> tuple[world.State, world.Events]:
     """Returns (state, events) after one decision."""
@@ -108,7 +108,7 @@ def decide(
     return state, world.Events(taken, tagged, was_tagged)
 
 
-def _move(state: world.State, command: actions.Command) -> world.State:
+def _move(state: world.State, command: controls.Command) -> world.State:
     body = state.body
     still = body.stunned > 0
     able = jax.tree.map(lambda x: jnp.where(still, jnp.zeros_like(x), x), command)
@@ -123,7 +123,7 @@ def _fight(state, uniform, params):
     """Returns (state, bots tagged, whether the agent was)."""
     body = state.body
     ahead = jnp.stack([jnp.cos(body.yaw), jnp.sin(body.yaw)])
-    wall = sight.cast(state.walls, body.position, ahead[:, None]).distance[0]
+    wall = raycast.cast(state.walls, body.position, ahead[:, None]).distance[0]
     hit = bots.hit(state, wall, ahead) & state.flash
     after, hits = bots.act(state, uniform, params)
     away = jnp.where(hit, bots.AWAY, after.away)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs import errors
-from mtrl_jax.envs.labyrinth import actions, bots, physics, sight, world
+from mtrl_jax import errors
+from mtrl_jax.envs.labyrinth import bots, controls, physics, raycast, world
 from mtrl_jax.types import Array, Key
 
 _CELLS = np.stack(np.divmod(np.arange(world.SIZE**2), world.SIZE)[::-1], 1) + 0.5
@@ -32,11 +32,11 @@ _JUMPS = 0.8  # cells from a melon at which to jump
 
 def _motions() -> np.ndarray:
     """Returns the native choices in which moving or firing differs; no look, no jump."""
-    every = actions.all_native()
+    every = controls.all_native()
     return every[(every[:, 1] == 0) & (every[:, 5] == 0)]
 
 
-_TRIED = {"native": _motions(), "small": actions.SMALL}
+_TRIED = {"native": _motions(), "small": controls.SMALL}
 
 
 def act(key: Key, state: world.State, params: world.Params, action_set: str) -> Array:
@@ -46,7 +46,7 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     ValueError for another set.
     """
     del key
-    errors.check("action_set", action_set, actions.SPACES)
+    errors.check("action_set", action_set, controls.SPACES)
     jumps = action_set != "small"
     way = waypoint(state, _targets(state, params, jumps), _costs(state, params))
     tried = jnp.asarray(_TRIED["native" if jumps else "small"])
@@ -57,7 +57,7 @@ def act(key: Key, state: world.State, params: world.Params, action_set: str) -> 
     near = jnp.sum(jnp.square(state.things.position - state.body.position[None]), 1)
     jump = jnp.any(melon & (near < _JUMPS**2))
     choices = tried[best].at[5].set(jump.astype(jnp.int32))
-    return actions.number(choices) if action_set == "joint" else choices
+    return controls.number(choices) if action_set == "joint" else choices
 
 
 def straight(state: world.State, params: world.Params) -> Array:
@@ -85,7 +85,7 @@ def waypoint(state: world.State, goals: Array, costs: Array) -> Array:
     far = distances(goals, costs, (row, column))
     middle = jnp.asarray(_CELLS, jnp.float32)
     offset = middle - place[None]
-    rays = jax.vmap(sight.cast, (None, 0, None))
+    rays = jax.vmap(raycast.cast, (None, 0, None))
     hard = world.words(costs > 0)
     clear = (
         rays(hard, place[None] + jnp.asarray(_CORNERS), offset.T).distance > 1
@@ -132,7 +132,7 @@ def distances(goals: Array, costs: Array, start: tuple[Array, Array]) -> Array:
 
 def _best(state, tried, way):
     """Returns which of the choices ``tried`` [N, 6] is the best on the way there."""
-    command = jax.vmap(actions.command)(tried)
+    command = jax.vmap(controls.command)(tried)
     body = jax.vmap(physics.act, (None, 0, None))(state.body, command, state.walls)
     return jnp.argmax(score(state, body, command, way))
 
@@ -200,5 +200,5 @@ def score(state, body, command, way):
 def _hits(state, body):
     """Returns whether a shot of the agent with this body would tag a bot."""
     ahead = jnp.stack([jnp.cos(body.yaw), jnp.sin(body.yaw)])
-    wall = sight.cast(state.walls, body.position, ahead[:, None]).distance[0]
+    wall = raycast.cast(state.walls, body.position, ahead[:, None]).distance[0]
     return jnp.any(bots.hit(state._replace(body=body), wall, ahead))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from mtrl_jax.envs.labyrinth import actions, world
+from mtrl_jax.envs.labyrinth import controls, world
 from mtrl_jax.types import Array
 
 RADIUS = 0.25
@@ -24,7 +24,7 @@ _PITCH = 0.6  # radians, the furthest up or down
 _GAP = 1e-3  # left between a body and the wall that stopped it
 
 
-def act(body: world.Body, command: actions.Command, walls: world.Walls) -> world.Body:
+def act(body: world.Body, command: controls.Command, walls: world.Walls) -> world.Body:
     """Returns the body after one decision of doing what it is told."""
     for _ in range(FRAMES):
         body = _frame(body, command, walls)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import game, looks, physics, rays, sight, world
+from mtrl_jax.envs.labyrinth import game, physics, raycast, rays, textures, world
 from mtrl_jax.types import Array, Tree
 
 SIZE = (72, 96)  # height, width
@@ -36,9 +36,9 @@ _SKY = np.asarray([[190, 210, 230], [70, 120, 190]], np.float32)  # horizon, abo
 _FLOOR = np.asarray([[120, 112, 104], [96, 90, 84]], np.float32)  # tiles in turn
 _FLASH = np.asarray([255, 230, 120], np.float32)
 
-_WALL_WORDS, _WALL_COLOURS = looks.wall_words(), looks.wall_colours()
-_THING_WORDS, _THING_COLOURS = looks.thing_words(), looks.thing_colours()
-_FEET, _SCALE = looks.feet_and_scale()
+_WALL_WORDS, _WALL_COLOURS = textures.wall_words(), textures.wall_colours()
+_THING_WORDS, _THING_COLOURS = textures.thing_words(), textures.thing_colours()
+_FEET, _SCALE = textures.feet_and_scale()
 
 
 class Wall(NamedTuple):
@@ -112,13 +112,13 @@ def observer(size: tuple[int, int], kind: game.Kind) -> game.Observe:
 
 
 def _walls(state: world.State, ray: Array, kind: game.Kind) -> Wall:
-    hit = sight.cast(state.walls, state.body.position, ray)
+    hit = raycast.cast(state.walls, state.body.position, ray)
     # From left to right as it is seen, whichever way the face looks.
     mirrored = jnp.where(hit.vertical, ray[0] < 0, ray[1] > 0)
     across = jnp.where(mirrored, 1 - hit.across, hit.across)
-    texture = sight.texture(hit.cell, state.texture)
-    tone = sight.texture(hit.cell, ~state.texture) % len(looks.TINTS)
-    tint = jnp.asarray(looks.TINTS)[tone]
+    texture = raycast.texture(hit.cell, state.texture)
+    tone = raycast.texture(hit.cell, ~state.texture) % len(textures.TINTS)
+    tint = jnp.asarray(textures.TINTS)[tone]
     if kind.doors:
         texture = rays.door(state, hit.cell, texture)
         tint = jnp.where(texture < rays.DOOR, tint, 1.0)
@@ -133,7 +133,7 @@ def _walls(state: world.State, ray: Array, kind: game.Kind) -> Wall:
 
 def _things(state, params, ray, ahead, depth, eye, kind) -> Thing:
     position, radius, seen, what = rays.bodies(state, params, kind.bots)
-    met = sight.sprites(state.body.position, ray, position, radius, seen)
+    met = raycast.sprites(state.body.position, ray, position, radius, seen)
     look = what[met.which]
     # What is across grows to the left.
     word = _word(_THING_WORDS, look, 0.5 - met.across / 2)
@@ -149,7 +149,7 @@ def _things(state, params, ray, ahead, depth, eye, kind) -> Thing:
 
 
 def _rows(slope: Array, eye: Array) -> Row:
-    depth = jnp.where(slope < 0, eye / jnp.maximum(-slope, 1e-3), sight.FAR)
+    depth = jnp.where(slope < 0, eye / jnp.maximum(-slope, 1e-3), raycast.FAR)
     light = jnp.where(slope < 0, _light(depth), jnp.minimum(slope, 1.0))
     return Row(slope, light, depth)
 
@@ -167,9 +167,9 @@ def _paint(rows: Row, wall: Wall, thing: Thing, ray, origin, eye) -> Array:
     sky = horizon + (zenith - horizon) * rows.light
     picture = jnp.where(rows.slope < 0, floor, sky)
 
-    point = _whole((eye + rows.slope * wall.depth) * looks.WALL_POINTS)
+    point = _whole((eye + rows.slope * wall.depth) * textures.WALL_POINTS)
     bricks = jnp.where(wall.word >> point & 1 > 0, wall.face, wall.joint)
-    picture = jnp.where(point < looks.WALL_POINTS, bricks, picture)
+    picture = jnp.where(point < textures.WALL_POINTS, bricks, picture)
 
     point = _whole(thing.start + rows.slope * thing.step)
     which = thing.word >> 2 * point & 3

@@ -14,11 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs import deals
+from mtrl_jax.envs import task_splits
 from mtrl_jax.envs.labyrinth import options as params_lib
 from mtrl_jax.envs.labyrinth import world
 
-OPTIONS = ("task", *deals.Split._fields)
+OPTIONS = ("task", *task_splits.Split._fields)
 _MOST = len(world.Params().places)
 
 
@@ -49,7 +49,7 @@ def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
                 f"{value}, give {works}"
             )
     return _among(
-        int(params.pitch), bool(params.round), things, deals.split_of(options)
+        int(params.pitch), bool(params.round), things, task_splits.split_of(options)
     )
 
 
@@ -58,16 +58,22 @@ def dealer(
 ) -> Callable[..., world.Params]:
     """Returns PureTask.deal, the same function where tasks deal alike; raises as among."""
     among(params, options)
-    things, split = int(np.sum(params.counts)), deals.split_of(options)
+    things, split = int(np.sum(params.counts)), task_splits.split_of(options)
     return _dealer(
-        int(params.pitch), bool(params.round), things, split, deals.how_of(options)
+        int(params.pitch),
+        bool(params.round),
+        things,
+        split,
+        task_splits.how_of(options),
     )
 
 
 @functools.cache
-def _among(pitch: int, round_: bool, things: int, split: deals.Split) -> np.ndarray:
+def _among(
+    pitch: int, round_: bool, things: int, split: task_splits.Split
+) -> np.ndarray:
     cells = params_lib.open_cells(pitch, round_)
-    chosen = deals.indices(split, len(cells) ** things)
+    chosen = task_splits.indices(split, len(cells) ** things)
     index = np.unravel_index(chosen, (len(cells),) * things)
     found = np.full((len(chosen), _MOST, 2), -1, np.int32)
     found[:, :things] = np.stack([cells[i] for i in index], axis=1)
@@ -76,9 +82,9 @@ def _among(pitch: int, round_: bool, things: int, split: deals.Split) -> np.ndar
 
 @functools.cache
 def _dealer(
-    pitch: int, round_: bool, things: int, split: deals.Split, how: str
+    pitch: int, round_: bool, things: int, split: task_splits.Split, how: str
 ) -> Callable[..., world.Params]:
-    draw = deals.one_of(_among(pitch, round_, things, split))
+    draw = task_splits.one_of(_among(pitch, round_, things, split))
 
     def deal(slot_key, episode_key, params):
         key = slot_key if how == "slot" else episode_key

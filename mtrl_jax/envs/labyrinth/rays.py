@@ -11,12 +11,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import bots, game, sight, world
+from mtrl_jax.envs.labyrinth import bots, game, raycast, world
 from mtrl_jax.types import Array
 
 FIELD_OF_VIEW = np.pi / 2
 THING_RADIUS = 0.25
-DOOR = sight.TEXTURES
+DOOR = raycast.TEXTURES
 THING = DOOR + world.DOORS
 BOT = THING + world.KINDS
 CHANNELS = 1 + BOT + 1
@@ -31,12 +31,12 @@ def observer(rays: int, kind: game.Kind) -> game.Observe:
     def observe(state: world.State, params: world.Params) -> Array:
         cos, sin = jnp.cos(state.body.yaw), jnp.sin(state.body.yaw)
         direction = jnp.stack([cos * along - sin * across, sin * along + cos * across])
-        wall = sight.cast(state.walls, state.body.position, direction)
-        met = sight.texture(wall.cell, state.texture)
+        wall = raycast.cast(state.walls, state.body.position, direction)
+        met = raycast.texture(wall.cell, state.texture)
         if kind.doors:
             met = door(state, wall.cell, met)
         position, radius, seen, shown = bodies(state, params, kind.bots)
-        thing = sight.sprites(state.body.position, direction, position, radius, seen)
+        thing = raycast.sprites(state.body.position, direction, position, radius, seen)
         nearer = thing.distance < wall.distance
         distance = jnp.minimum(thing.distance, wall.distance)
         met = jnp.where(nearer, THING + shown[thing.which], met)

@@ -17,11 +17,11 @@ import numpy as np
 from mtrl_jax.envs.labyrinth import (
     bots,
     game,
-    looks,
     physics,
     pixels,
+    raycast,
     rays,
-    sight,
+    textures,
     world,
 )
 from mtrl_jax.types import Array
@@ -81,7 +81,7 @@ def _in_view(state: world.State) -> Array:
     body = state.body
     angle = body.yaw + jnp.linspace(-0.5, 0.5, _RAYS) * rays.FIELD_OF_VIEW
     ray = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-    distance = sight.cast(state.walls, body.position, ray).distance
+    distance = raycast.cast(state.walls, body.position, ray).distance
     # A little into the wall, which is drawn over it.
     ends = body.position[:, None] + ray * (distance[None] + 0.1)
     middle = body.position[None]
@@ -97,8 +97,8 @@ def _floor(pen: ImageDraw.ImageDraw, solid, bound, extent, scale) -> None:
 def _walls(pen, state, solid, extent, scale) -> None:
     """Draws the walls that can be seen from somewhere, each in its own colours."""
     cells = np.argwhere(solid[:extent, :extent])
-    texture = sight.texture(jnp.asarray(cells[:, ::-1].T), jnp.asarray(state.texture))
-    colours = looks.wall_colours().mean(1)[np.asarray(texture)].astype(int)
+    texture = raycast.texture(jnp.asarray(cells[:, ::-1].T), jnp.asarray(state.texture))
+    colours = textures.wall_colours().mean(1)[np.asarray(texture)].astype(int)
     for (i, j), colour in zip(cells, colours):
         around = solid[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
         if not around.all():
@@ -108,13 +108,13 @@ def _walls(pen, state, solid, extent, scale) -> None:
 def _doors(pen, state, scale) -> None:
     for k, (x, y) in enumerate(state.doors):
         if x >= 0:
-            colour = looks.colour(looks.WALLS[sight.TEXTURES + k][1])
+            colour = textures.colour(textures.WALLS[raycast.TEXTURES + k][1])
             pen.rectangle(_square(x, y, scale), fill=colour, outline=_INK, width=2)
 
 
 def _thing(pen, kind, position, scale, hidden) -> None:
     """Draws the goal as a ring, keys as squares, the rest as discs."""
-    colour = looks.colour(looks.LOOKS[kind].colours[0])
+    colour = textures.colour(textures.LOOKS[kind].colours[0])
     box = _around(position, _THING, scale)
     if hidden:
         pen.ellipse(box, outline=colour, width=2)
@@ -127,7 +127,7 @@ def _thing(pen, kind, position, scale, hidden) -> None:
 
 
 def _bot(pen, position, heading, scale) -> None:
-    colour = looks.colour(looks.LOOKS[-1].colours[0])
+    colour = textures.colour(textures.LOOKS[-1].colours[0])
     pen.ellipse(_around(position, bots.RADIUS, scale), fill=colour, outline=_INK)
     ahead = position + 2 * bots.RADIUS * np.asarray([np.cos(heading), np.sin(heading)])
     pen.line([tuple(position * scale), tuple(ahead * scale)], fill=colour, width=2)

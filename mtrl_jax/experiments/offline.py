@@ -16,22 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import (
-    build,
-    checks,
-    hparams,
-    judging,
-    progress,
-    random,
-    reporters,
-    session,
-    types,
-)
 from mtrl_jax import config as config_lib
+from mtrl_jax import hparams, random, types
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
-from mtrl_jax.envs import advice
+from mtrl_jax.envs import expert_labels
+from mtrl_jax.experiments import checks, online, reporters, selection
+from mtrl_jax.training import progress, session
 from mtrl_jax.types import Tree
 
 # How much of a device's memory a dataset may take; a training step needs some too.
@@ -52,7 +44,7 @@ def spec_in(folder: pathlib.Path) -> types.EnvSpec:
 
 def pieces(
     config: stage_schema.OfflineStage, spec: types.EnvSpec, folder: pathlib.Path
-) -> build.Pieces:
+) -> online.Pieces:
     """Returns the pieces of an offline stage on the dataset of ``spec`` in ``folder``.
 
     The data are read when the first chunk is trained. Labels, where there are any, are
@@ -64,9 +56,9 @@ def pieces(
     agent = make_agent(config, spec)
     training, members = config.training, config.population.size
     keys = random.roots(config.seed, members)
-    mesh = sharding.make_mesh(members, 1, build.devices(members, True))
-    initial, lineage = build.on_devices(
-        (build.initial_hparams(config, keys), pbt.init(members)), mesh, members
+    mesh = sharding.make_mesh(members, 1, online.devices(members, True))
+    initial, lineage = online.on_devices(
+        (online.initial_hparams(config, keys), pbt.init(members)), mesh, members
     )
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
 
@@ -79,27 +71,27 @@ def pieces(
         members=members,
         updates_per_chunk=training.updates_per_chunk,
         metric=score,
-        at_once=config.population.at_once or build.members_at_once(mesh),
+        at_once=config.population.at_once or online.members_at_once(mesh),
         mesh=mesh,
     )
 
     def init(hp: Tree) -> offline_runner.OfflineState:
         state = jax.jit(runner.init)(keys, hp)
-        return build.on_devices(state, mesh, members)
+        return online.on_devices(state, mesh, members)
 
     @functools.cache
     def data() -> tuple[windows.Data, windows.Data | None]:
         return load(config, folder, mesh)
 
-    chunk, measure = build.keeping_layout(runner.chunk), jax.jit(runner.measure)
+    chunk, measure = online.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
         return measure(
             state, hparams.override(hp, config.evaluation.hparams), data()[1]
         )
 
-    return build.Pieces(
-        spec=advice.without(spec),
+    return online.Pieces(
+        spec=expert_labels.without(spec),
         agent=agent,
         batch=(members, training.batch),
         pure=True,
@@ -131,7 +123,7 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
             "down, which no dataset has; give an agent that imitates, such as "
             "behaviour_cloning"
         )
-    label, spec = spec.obs.get(types.OPTIMAL), advice.without(spec)
+    label, spec = spec.obs.get(types.OPTIMAL), expert_labels.without(spec)
     with config_lib.errors_at("agent.config"):
         agent = module.make(spec, config_lib.agent_config(config))
         checks.check_learns_from_rollouts(
@@ -203,9 +195,9 @@ def split(task: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nda
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
-def _pace(config: stage_schema.OfflineStage) -> build.Pace:
+def _pace(config: stage_schema.OfflineStage) -> online.Pace:
     t = config.training
-    return build.Pace(
+    return online.Pace(
         updates=math.ceil(t.updates / t.updates_per_chunk) * t.updates_per_chunk,
         per_chunk=t.updates_per_chunk,
         steps=t.batch * t.unroll_length,
@@ -226,7 +218,7 @@ def _make_round(config: stage_schema.OfflineStage) -> Any:
         enough = jnp.full(members, jnp.iinfo(jnp.int32).max)
         return pbt.Fitness(-loss, finite & jnp.isfinite(loss), enough)
 
-    return judging.round_of(config.population, judge, lambda state, *_: state)
+    return selection.round_of(config.population, judge, lambda state, *_: state)
 
 
 def _memory(device: jax.Device) -> int:

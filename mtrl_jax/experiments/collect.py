@@ -9,36 +9,37 @@ from __future__ import annotations
 
 import pathlib
 
-from mtrl_jax import build, progress, spreads, types
 from mtrl_jax import config as config_lib
-from mtrl_jax import world as world_lib
+from mtrl_jax import types
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories, layout
-from mtrl_jax.envs import advice
+from mtrl_jax.envs import expert_labels
+from mtrl_jax.experiments import environments, online, task_families
+from mtrl_jax.training import progress
 
 FOLDER = "histories"
 
 
-def pieces(config: stage_schema.CollectStage, restart: int = 0) -> build.Pieces:
-    """Returns the pieces of a collect stage; see ``build.pieces``.
+def pieces(config: stage_schema.CollectStage, restart: int = 0) -> online.Pieces:
+    """Returns the pieces of a collect stage; see ``online.pieces``.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
-    world, names, masks = spreads.collecting(config)
+    world, names, masks = task_families.collecting(config)
     record = _record(config, _written(config, world), names, masks, world.batch[1])
-    return build.pieces(config, restart, world=world, record=record)
+    return online.pieces(config, restart, world=world, record=record)
 
 
 def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
     """Returns the spec that the stage's dataset will have: a task for each name."""
-    world, names, masks = spreads.collecting(config)
+    world, names, masks = task_families.collecting(config)
     spec = _written(config, world)
     return layout.spec_of(layout.describe(spec, names, 1, masks, None))
 
 
 def _written(
-    config: stage_schema.CollectStage, world: world_lib.World
+    config: stage_schema.CollectStage, world: environments.World
 ) -> types.EnvSpec:
     """Returns the spec of what is written: with labels, what is best is an observation.
 
@@ -46,7 +47,7 @@ def _written(
       ConfigError: labels of a stage whose environments do not say what is best.
     """
     if not config.labels:
-        return advice.without(world.spec)
+        return expert_labels.without(world.spec)
     if types.OPTIMAL not in world.spec.obs:
         raise config_lib.ConfigError(
             f"labels=True: what is best is told to demonstrators alone, not to "
@@ -61,9 +62,9 @@ def _record(
     names: list[str],
     masks: bool,
     slots: int,
-) -> build.Record:
+) -> online.Record:
     length = config.training.unroll_length
-    steps = build.pace_of(config, slots).updates * length
+    steps = online.pace_of(config, slots).updates * length
     size = histories.plan(spec, len(names), steps, masks=masks)
     told = (
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
@@ -76,7 +77,7 @@ def _record(
         if name in ("seed", "tasks", "name")
     }
 
-    def open_(folder: pathlib.Path) -> build.Recorder:
+    def open_(folder: pathlib.Path) -> online.Recorder:
         try:
             writer = histories.Writer(
                 folder / FOLDER, spec, names, steps, masks=masks, config=made_by
@@ -91,6 +92,6 @@ def _record(
             except ValueError as error:
                 raise histories.DatasetError(f"{folder / FOLDER}: {error}") from error
 
-        return build.Recorder(write, writer.close)
+        return online.Recorder(write, writer.close)
 
-    return build.Record(told, size, open_)
+    return online.Record(told, size, open_)

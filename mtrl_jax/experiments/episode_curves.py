@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import metrics, reporters, types, world
+from mtrl_jax import metrics, types
+from mtrl_jax.experiments import environments, reporters
 from mtrl_jax.metrics import estimates
 
 
@@ -80,7 +81,7 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
             **({"rewards": steps} if steps else {}),
         }
     rows = metrics.read_metrics(folder)
-    parts = world.tasks_of(config)
+    parts = environments.tasks_of(config)
     trials = [part.options.get("trial", 1) for part in parts]
     pairs = zip(rows.returns.values(), trials)
     returns = np.concatenate([x / trial for x, trial in pairs], axis=1)

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import build, hparams, report
+from mtrl_jax import hparams
 from mtrl_jax.engine import fitness, schedules
+from mtrl_jax.experiments import online
+from mtrl_jax.training import report
 from mtrl_jax.types import Tree
 
 
@@ -93,7 +95,7 @@ class Scheduler:
 
 
 def make(
-    config: Any, pieces: build.Pieces, memory: Mapping[str, Any] | None = None
+    config: Any, pieces: online.Pieces, memory: Mapping[str, Any] | None = None
 ) -> Scheduler:
     """Returns the schedules of a run, new or with a checkpoint's memory."""
     given = config.agent.schedules

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import checks, judging, random, reporters, types
 from mtrl_jax import config as config_lib
-from mtrl_jax import world as world_lib
+from mtrl_jax import random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import (
     fitness,
@@ -25,6 +24,7 @@ from mtrl_jax.engine import (
     pbt,
     sharding,
 )
+from mtrl_jax.experiments import checks, environments, reporters, selection
 from mtrl_jax.types import Tree
 
 
@@ -85,7 +85,7 @@ def pieces(
     config: schema.ExperimentConfig,
     restart: int = 0,
     *,
-    world: world_lib.World | None = None,
+    world: environments.World | None = None,
     record: Record | None = None,
 ) -> Pieces:
     """Returns everything a run needs.
@@ -99,7 +99,7 @@ def pieces(
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
     if world is None:
-        world = world_lib.make_world(config, f"{config.seed}/{restart}")
+        world = environments.make_world(config, f"{config.seed}/{restart}")
     spec, batch = world.spec, world.batch
     with config_lib.errors_at("agent.config"):
         agent = config_lib.agent_module(config).make(
@@ -139,8 +139,8 @@ def pieces(
         lineage=lineage,
         init=init,
         chunk=runner.chunk if world.kind == "host" else keeping_layout(runner.chunk),
-        evaluate=judging.make_evaluate(config, agent, world),
-        pbt_round=judging.make_round(config, agent, spec, batch, metric),
+        evaluate=selection.make_evaluate(config, agent, world),
+        pbt_round=selection.make_round(config, agent, spec, batch, metric),
         metric=metric,
         close=world.close,
         record=record,
@@ -179,14 +179,14 @@ def initial_hparams(config: Any, keys: types.Key) -> Tree:
 def make_runner(
     config: schema.ExperimentConfig,
     agent: types.Agent,
-    world: world_lib.World,
+    world: environments.World,
     mesh: sharding.Mesh,
     *,
     judged: str,
     record: bool,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
-    fewest = min(task.slots for task in world_lib.tasks_of(config))
+    fewest = min(task.slots for task in environments.tasks_of(config))
     options: dict[str, Any] = {
         "unroll_length": config.training.unroll_length,
         "updates_per_chunk": config.training.updates_per_chunk,

@@ -6,20 +6,19 @@ import contextlib
 import pathlib
 from typing import Any
 
-from mtrl_jax import (
-    build,
-    collecting,
-    contexts,
-    curves,
-    experiment,
-    offline,
-    spreads,
-    tree,
-    types,
-    world,
-)
+from mtrl_jax import tree, types
 from mtrl_jax.config import stage_schema
-from mtrl_jax.envs import advice
+from mtrl_jax.envs import expert_labels
+from mtrl_jax.experiments import (
+    collect,
+    environments,
+    episode_curves,
+    in_context,
+    offline,
+    online,
+    runs,
+    task_families,
+)
 
 FOLDER = "stages"
 
@@ -36,25 +35,28 @@ def pieces_of(
     restart: int = 0,
     *,
     for_check: bool = False,
-) -> build.Pieces:
+) -> online.Pieces:
     """Returns the pieces of a stage, with what it takes from the stages it names.
 
     ``for_check``: without what these have not made yet; good for finding mistakes alone.
     """
     if isinstance(stage, stage_schema.OnlineStage):
-        return build.pieces(stage, restart)
+        return online.pieces(stage, restart)
     if isinstance(stage, stage_schema.CollectStage):
-        return collecting.pieces(stage, restart)
+        return collect.pieces(stage, restart)
     if isinstance(stage, stage_schema.OfflineStage):
         return offline.pieces(stage, *_data_of(staged, stage, folder))
 
     def compared() -> dict[str, Any]:
         names = {x.name: x for x in staged.stages if x.name in stage.compare}
-        return {n: curves.curve_of(folder_of(folder, n), x) for n, x in names.items()}
+        return {
+            n: episode_curves.curve_of(folder_of(folder, n), x)
+            for n, x in names.items()
+        }
 
     of = _named(staged, stage.of)
     source = None if for_check else _weights(staged, stage, of, folder)
-    return contexts.pieces(stage, _spec_of(staged, of, folder), source, compared)
+    return in_context.pieces(stage, _spec_of(staged, of, folder), source, compared)
 
 
 def _weights(
@@ -62,11 +64,11 @@ def _weights(
     stage: stage_schema.EvaluateStage,
     of: stage_schema.Stage,
     folder: pathlib.Path,
-) -> contexts.Source:
-    def make(config: Any, restart: int) -> build.Pieces:
+) -> in_context.Source:
+    def make(config: Any, restart: int) -> online.Pieces:
         return pieces_of(staged, config, folder, restart)
 
-    with experiment.restored(folder_of(folder, of), of, make) as (_, _, saved):
+    with runs.restored(folder_of(folder, of), of, make) as (_, _, saved):
         return tree.slice_axis(
             (saved.run.learner, saved.hparams), 0, stage.population.size, axis=0
         )
@@ -75,11 +77,11 @@ def _weights(
 def _spec_of(staged, stage: stage_schema.Stage, folder: pathlib.Path) -> types.EnvSpec:
     """Returns the spec that the agent of a stage was built for."""
     if isinstance(stage, stage_schema.OfflineStage):
-        return advice.without(_data_of(staged, stage, folder)[0])
+        return expert_labels.without(_data_of(staged, stage, folder)[0])
     if isinstance(stage, stage_schema.CollectStage):
-        return spreads.collecting(stage)[0].spec
+        return task_families.collecting(stage)[0].spec
     assert isinstance(stage, stage_schema.OnlineStage)
-    made = world.make_world(stage, f"{stage.seed}/-1")
+    made = environments.make_world(stage, f"{stage.seed}/-1")
     with contextlib.closing(made):
         return made.spec
 
@@ -92,8 +94,8 @@ def _data_of(
         return offline.spec_in(path), path
     source = _named(staged, stage.data)
     assert isinstance(source, stage_schema.CollectStage)
-    path = folder_of(folder, source) / collecting.FOLDER
-    return collecting.spec_of(source), path
+    path = folder_of(folder, source) / collect.FOLDER
+    return collect.spec_of(source), path
 
 
 def _named(staged: stage_schema.Staged, name: str) -> stage_schema.Stage:

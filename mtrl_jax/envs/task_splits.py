@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs import errors
+from mtrl_jax import errors
 from mtrl_jax.types import Key, Tree
 
 HOW = ("episode", "slot")

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, hparams, judging, metrics, report
-from mtrl_jax import session as session_lib
+from mtrl_jax import checkpoint, hparams, metrics
 from mtrl_jax.engine import fused_runner
+from mtrl_jax.experiments import selection
+from mtrl_jax.training import report
+from mtrl_jax.training.session import RunError, Session, save
 from mtrl_jax.types import Tree
 
 
@@ -30,16 +32,16 @@ class Pending(NamedTuple):
     output: fused_runner.ChunkOutput | None  # None before the first chunk
     hparams: Tree  # the chunk was trained with
     evaluation: Any = None
-    record: judging.RoundRecord | None = None
+    record: selection.RoundRecord | None = None
 
 
-def run(session: session_lib.Session) -> int:
+def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
     try:
         with _signals() as caught:
             _loop(session, caught)
             if caught:
-                session_lib.save(session)
+                save(session)
                 checkpoint.wait(session.manager)
                 session.bar.note(
                     f"stopped at update {session.update}; go on with "
@@ -58,7 +60,7 @@ def run(session: session_lib.Session) -> int:
             session.bar.note(problem)
 
 
-def _loop(session: session_lib.Session, caught: list[int]) -> None:
+def _loop(session: Session, caught: list[int]) -> None:
     settings, pace = session.config.population, session.pieces.pace
     source = settings.fitness.source
     pending = None
@@ -84,17 +86,17 @@ def _loop(session: session_lib.Session, caught: list[int]) -> None:
         if due(pace.save_every):
             _write(session, pending)
             pending = None
-            session_lib.save(session)
+            save(session)
     _write(session, pending)
 
 
-def _test(session: session_lib.Session) -> Any:
+def _test(session: Session) -> Any:
     if session.programs.evaluate is None:
         return None
     return session.programs.evaluate(session.state, session.hparams)
 
 
-def _round(session: session_lib.Session, test: Any) -> judging.RoundRecord:
+def _round(session: Session, test: Any) -> selection.RoundRecord:
     assert session.programs.pbt_round is not None
     session.state, session.hparams, session.pbt, record = session.programs.pbt_round(
         session.state, session.hparams, session.pbt, test
@@ -102,7 +104,7 @@ def _round(session: session_lib.Session, test: Any) -> judging.RoundRecord:
     return record
 
 
-def _write(session: session_lib.Session, pending: Pending | None) -> None:
+def _write(session: Session, pending: Pending | None) -> None:
     """Writes a chunk's row, once the device has it, and stops a run that is lost."""
     if pending is None:
         return
@@ -140,7 +142,7 @@ def _write(session: session_lib.Session, pending: Pending | None) -> None:
         _check_finite(session, pending)
 
 
-def _write_round(session: session_lib.Session, pending: Pending) -> None:
+def _write_round(session: Session, pending: Pending) -> None:
     record = pending.record
     assert record is not None
     session.writer.write_lineage(
@@ -158,7 +160,7 @@ def _write_round(session: session_lib.Session, pending: Pending) -> None:
         )
 
 
-def _check_finite(session: session_lib.Session, pending: Pending) -> None:
+def _check_finite(session: Session, pending: Pending) -> None:
     """Raises RunError where members are lost for good."""
     assert pending.output is not None
     finite = np.asarray(pending.output.finite)
@@ -168,16 +170,16 @@ def _check_finite(session: session_lib.Session, pending: Pending) -> None:
         return
     members = ", ".join(str(m) for m in np.flatnonzero(~finite))
     kept = checkpoint.latest_step(session.manager)
-    raise session_lib.RunError(
+    raise RunError(
         f"member {members} is not finite at update {pending.update}: the run stops "
         f"(checkpoint {kept} is kept); lower the learning rate, or let PBT replace "
         "such members"
     )
 
 
-def _finish(session: session_lib.Session) -> None:
+def _finish(session: Session) -> None:
     """Saves, tests every member once more and writes the summary."""
-    session_lib.save(session)
+    save(session)
     if session.programs.evaluate is not None:
         session.bar.note("final evaluation …")
     result = jax.device_get(_test(session))

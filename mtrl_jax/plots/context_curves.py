@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax.plots import figures, runs
+from mtrl_jax.plots import figures, run_series
 
 
-def of_run(run: runs.Run) -> Any:
+def of_run(run: run_series.Run) -> Any:
     """Returns the figure of a finished evaluate stage, one panel a task; else None.
 
     The mean over slots with its 95 % interval, the scores of a random and of the best
@@ -35,7 +35,9 @@ def of_run(run: runs.Run) -> Any:
     return figure
 
 
-def _episodes(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) -> float:
+def _episodes(
+    panel: Any, name: str, curve: Mapping[str, Any], run: run_series.Run
+) -> float:
     """Returns the last episode after drawing the return of each."""
     mean, interval = _floats(curve["mean"]), _floats(curve["interval"])
     episode = np.arange(1, len(mean) + 1)
@@ -57,7 +59,9 @@ def _episodes(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) ->
     return max(ends)
 
 
-def _steps(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) -> float:
+def _steps(
+    panel: Any, name: str, curve: Mapping[str, Any], run: run_series.Run
+) -> float:
     """Returns the last step after drawing the reward of each, and the return."""
     rewards = _floats(curve["rewards"])
     panel.plot(*_smooth(rewards), color=figures.MEDIAN, label="in context")
@@ -71,7 +75,7 @@ def _steps(panel: Any, name: str, curve: Mapping[str, Any], run: runs.Run) -> fl
     return len(rewards)
 
 
-def _compared(run: runs.Run) -> list[tuple[str, Mapping[str, Any], Any]]:
+def _compared(run: run_series.Run) -> list[tuple[str, Mapping[str, Any], Any]]:
     # The first of the fixed ten is much like the curve's own.
     colours = figures.colours(len(run.compared) + 1)[1:]
     return [

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax import judging, metrics, report, types, world
+from mtrl_jax import metrics, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
+from mtrl_jax.experiments import environments, selection
+from mtrl_jax.training import report
 
 
 class Reporter(NamedTuple):
@@ -41,17 +43,17 @@ def of_returns(
     """Returns the Reporter of a run with environments; ``runner`` is fused or host."""
 
     def begin() -> dict[str, Any]:
-        return report.tasks(spec, world.describe(config))
+        return report.tasks(spec, environments.describe(config))
 
     def finish(state, evaluation, totals, restart):
-        score, _ = judging.recent_score(metric, state)
+        score, _ = selection.recent_score(metric, state)
         summary = report.summary(
             spec,
             metric,
             evaluation,
             selection=np.asarray(score),
             totals={**totals, "runner": runner},
-            environment=world.describe(config, restart),
+            environment=environments.describe(config, restart),
         )
         return summary, report.table(summary)
 

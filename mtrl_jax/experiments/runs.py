@@ -18,22 +18,13 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import (
-    build,
-    checkpoint,
-    collecting,
-    folders,
-    loop,
-    metrics,
-    report,
-    session,
-)
+from mtrl_jax import checkpoint, metrics
 from mtrl_jax import config as config_lib
-from mtrl_jax import saved as saved_lib
 from mtrl_jax.config import schema
-from mtrl_jax.metrics import locks
+from mtrl_jax.experiments import collect, online
+from mtrl_jax.training import lock, loop, report, run_folder, saved_state, session
 
-CONFIG = folders.CONFIG
+CONFIG = run_folder.CONFIG
 
 
 def train(
@@ -48,23 +39,23 @@ def train(
         nothing was written.
       RunError, CheckpointError: the run could not go on; what was saved is kept.
     """
-    folders.check_new(folder)
+    run_folder.check_new(folder)
     check_logging(config)
     with config_lib.errors_in(where):
-        pieces = build.pieces(config)
+        pieces = online.pieces(config)
     return begin(config, folder, pieces)
 
 
 def begin(
-    config: Any, folder: pathlib.Path, pieces: build.Pieces, label: str = ""
+    config: Any, folder: pathlib.Path, pieces: online.Pieces, label: str = ""
 ) -> int:
     """Returns the exit code of a new run made of ``pieces``, as ``train`` does.
 
     ``config`` may be a stage's settings; ``label`` begins the progress line.
     """
     with _folder(folder, config) as manager, contextlib.closing(pieces):
-        folders.check_new(folder)  # Another process may have been as fast.
-        folders.write_config(folder, config)
+        run_folder.check_new(folder)  # Another process may have been as fast.
+        run_folder.write_config(folder, config)
         metrics.write_summary(folder, pieces.reporter.begin())
         return loop.run(session.begin(config, folder, pieces, manager, label=label))
 
@@ -83,16 +74,16 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     """
     old = load_config(folder)
     changes = config_lib.override(config_lib.to_dict(old), overrides or [])
-    config = config_lib.from_dict(changes, where=str(folder / folders.CONFIG))
+    config = config_lib.from_dict(changes, where=str(folder / run_folder.CONFIG))
     config_lib.check_resumable(old, config)
     check_logging(config)
-    return go_on(config, folder, lambda restart: build.pieces(config, restart))
+    return go_on(config, folder, lambda restart: online.pieces(config, restart))
 
 
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    make: Callable[[int], build.Pieces],
+    make: Callable[[int], online.Pieces],
     label: str = "",
 ) -> int:
     """Returns the exit code of a run that goes on with ``config``, as ``resume`` does.
@@ -102,7 +93,7 @@ def go_on(
     with _folder(folder, config) as manager:
         latest = checkpoint.latest_step(manager)
         if latest is None:
-            folders.check_untrained(folder)
+            run_folder.check_untrained(folder)
         pieces = make(latest or 0)
         with contextlib.closing(pieces):
             if latest is None:
@@ -113,7 +104,7 @@ def go_on(
                 begun = session.go_on(config, folder, pieces, manager, label=label)
             # Only now is it certain that the run goes on with it.
             with begun.bar.closed_on_error():
-                folders.write_config(folder, config)
+                run_folder.write_config(folder, config)
             return loop.run(begun)
 
 
@@ -141,18 +132,18 @@ def evaluate(
 def restored(
     folder: pathlib.Path,
     config: Any,
-    make: Callable[[Any, int], build.Pieces] = build.pieces,
-) -> Iterator[tuple[int, build.Pieces, saved_lib.Saved]]:
+    make: Callable[[Any, int], online.Pieces] = online.pieces,
+) -> Iterator[tuple[int, online.Pieces, saved_state.Saved]]:
     """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
-    if not (folder / folders.CHECKPOINTS).is_dir():
-        raise folders.no_checkpoint(folder)
+    if not (folder / run_folder.CHECKPOINTS).is_dir():
+        raise run_folder.no_checkpoint(folder)
     manager = checkpoint.open_manager(
-        folder / folders.CHECKPOINTS, config.checkpoint.keep, read_only=True
+        folder / run_folder.CHECKPOINTS, config.checkpoint.keep, read_only=True
     )
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.close, manager)
         if checkpoint.latest_step(manager) is None:
-            raise folders.no_checkpoint(folder)
+            raise run_folder.no_checkpoint(folder)
         pieces = make(config, -1)
         stack.callback(pieces.close)
         update, saved, _ = session.read(pieces, manager)
@@ -171,7 +162,7 @@ def with_environments(
     """
     config = load_config(folder)
     kind = "stages" if hasattr(config, "stages") else getattr(config, "kind", "online")
-    makers = {"online": build.pieces, "collect": collecting.pieces}
+    makers = {"online": online.pieces, "collect": collect.pieces}
     if kind not in kinds:
         what = "is in stages" if kind == "stages" else f"is a stage of kind {kind}"
         raise config_lib.ConfigError(
@@ -187,11 +178,11 @@ def load_config(folder: pathlib.Path) -> Any:
     Raises:
       ConfigError: there is no run.
     """
-    if not (folder / folders.CONFIG).is_file():
+    if not (folder / run_folder.CONFIG).is_file():
         raise config_lib.ConfigError(
-            f"{folder}: no run here (there is no {folders.CONFIG}); give the folder of a run"
+            f"{folder}: no run here (there is no {run_folder.CONFIG}); give the folder of a run"
         )
-    return config_lib.load(folder / folders.CONFIG)
+    return config_lib.load(folder / run_folder.CONFIG)
 
 
 def check_drawable(folder: pathlib.Path) -> None:
@@ -234,9 +225,9 @@ def _folder(
       RunError: the folder cannot be written to, or no longer.
     """
     try:
-        with locks.lock(folder):
+        with lock.lock(folder):
             manager = checkpoint.open_manager(
-                folder / folders.CHECKPOINTS, config.checkpoint.keep
+                folder / run_folder.CHECKPOINTS, config.checkpoint.keep
             )
             try:
                 yield manager

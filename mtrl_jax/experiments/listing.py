@@ -5,9 +5,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 
-from mtrl_jax import agents, envs
+from mtrl_jax import agents, envs, errors
 from mtrl_jax.config import ConfigError
-from mtrl_jax.envs import errors
 
 WHAT = ("agents", "envs", "configs")
 

@@ -15,8 +15,8 @@ import jax
 from mtrl_jax import config as config_lib
 from mtrl_jax import envs, tree, types
 from mtrl_jax.config import stage_schema
-from mtrl_jax.envs import advice, core, mixture
-from mtrl_jax.world import World
+from mtrl_jax.envs import core, expert_labels, mixture
+from mtrl_jax.experiments.environments import World
 
 
 class Spread(NamedTuple):
@@ -128,15 +128,15 @@ def _advice(config: Any) -> Callable[[types.Env], types.Env]:
     if not config_lib.agent_module(config).INFO.reads_expert_labels:
         return lambda env: env
     best = optimal(config)
-    return lambda env: advice.give(env, best)
+    return lambda env: expert_labels.give(env, best)
 
 
 def _mixture(
     config: stage_schema.CollectStage, found: list[Spread]
 ) -> tuple[World, list[str], bool]:
-    from mtrl_jax import world as world_lib
+    from mtrl_jax.experiments import environments
 
-    world = world_lib.make_world(config, f"{config.seed}/0")
+    world = environments.make_world(config, f"{config.seed}/0")
     members, by_member = config.population.size, config.population.axis == "population"
     each = members // len(found) if by_member else 1
     # In the order of members, then slots.

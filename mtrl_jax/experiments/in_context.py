@@ -14,24 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import (
-    agents,
-    build,
-    curves,
-    hparams,
-    random,
-    report,
-    reporters,
-    session,
-    spreads,
-    tree,
-    types,
-)
+from mtrl_jax import agents, hparams, random, tree, types
 from mtrl_jax import config as config_lib
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import stage_schema
-from mtrl_jax.engine import in_context, pbt, sharding
+from mtrl_jax.engine import context_runner, pbt, sharding
 from mtrl_jax.envs import trials
+from mtrl_jax.experiments import episode_curves, online, reporters, task_families
+from mtrl_jax.training import report, session
 from mtrl_jax.types import Tree
 
 # The learners and hyperparameters [P] of the stage that is evaluated.
@@ -43,7 +33,7 @@ def pieces(
     spec: types.EnvSpec,
     source: Source | None,
     compared: Callable[[], dict[str, Any]] = dict,
-) -> build.Pieces:
+) -> online.Pieces:
     """Returns the pieces of an evaluate stage.
 
     ``spec`` is what the agent was built for; without its ``source`` they are good for
@@ -52,7 +42,7 @@ def pieces(
     Raises:
       ConfigError: tasks that the agent cannot see or act in, or without an end.
     """
-    env, agent = spreads.testing(config), _agent(config, spec)
+    env, agent = task_families.testing(config), _agent(config, spec)
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     _check_fits(env.spec, spec, config)
@@ -60,7 +50,7 @@ def pieces(
     longest = _longest(config, told)
     # With the step that resets.
     steps = settings.episodes_per_chunk * (longest + 1)
-    runner = in_context.make(
+    runner = context_runner.make(
         agent,
         env,
         episodes=settings.episodes,
@@ -68,25 +58,25 @@ def pieces(
         longest=longest,
         prompt=_prompt(config),
     )
-    mesh = sharding.make_mesh(members, slots, build.devices(members, True))
+    mesh = sharding.make_mesh(members, slots, online.devices(members, True))
     keys = random.roots(config.seed, members)
-    weights, hp = source or (None, build.initial_hparams(config, keys))
+    weights, hp = source or (None, online.initial_hparams(config, keys))
     hp = hparams.override(hp, settings.hparams)
-    hp, lineage = build.on_devices((hp, pbt.init(members)), mesh, members)
+    hp, lineage = online.on_devices((hp, pbt.init(members)), mesh, members)
 
-    def init(_: Tree) -> in_context.ContextState:
+    def init(_: Tree) -> context_runner.ContextState:
         # Copied, because the runner donates its state.
         state = jax.jit(runner.init)(keys, tree.copy(weights))
         return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
 
     chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
-    return build.Pieces(
+    return online.Pieces(
         spec=told,
         agent=agent,
         batch=(members, slots),
         pure=True,
-        pace=build.Pace(
+        pace=online.Pace(
             updates=chunks * steps,
             per_chunk=steps,
             steps=slots,
@@ -97,7 +87,7 @@ def pieces(
         hparams=hp,
         lineage=lineage,
         init=init,
-        chunk=build.keeping_layout(runner.chunk),
+        chunk=online.keeping_layout(runner.chunk),
         evaluate=None,
         pbt_round=None,
         metric=None,
@@ -163,7 +153,7 @@ def _longest(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
     return max(x or 0 for x in limits)
 
 
-def _prompt(config: stage_schema.EvaluateStage) -> in_context.Prompt | None:
+def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     """Returns the demonstration of a stage that begins with one.
 
     Raises:
@@ -178,13 +168,13 @@ def _prompt(config: stage_schema.EvaluateStage) -> in_context.Prompt | None:
             f"prompt: {config.agent.name} learns nothing from watching others; agents "
             f"that do: {', '.join(can)}"
         )
-    best, epsilon = spreads.optimal(config), config.prompt.epsilon
+    best, epsilon = task_families.optimal(config), config.prompt.epsilon
     noisy = jax.vmap(lambda *x: demonstrator.noisy(x[0], x[1], epsilon, x[2]))
 
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
         return noisy(key, best(state), legal)
 
-    return in_context.Prompt(config.prompt.episodes, play, observe_action)
+    return context_runner.Prompt(config.prompt.episodes, play, observe_action)
 
 
 def _reporter(
@@ -193,7 +183,7 @@ def _reporter(
     before: str,
     compared: Callable[[], dict[str, Any]],
 ) -> reporters.Reporter:
-    numbers = [spread.number for spread in spreads.entries(config)]
+    numbers = [spread.number for spread in task_families.entries(config)]
 
     def finish(state, evaluation, totals, restart):
         after = fingerprint(state.learner)
@@ -207,14 +197,14 @@ def _reporter(
         )
         watched = config.prompt.episodes if config.prompt else 0
         summary = {
-            **curves.summarise(spec, returns, rewards, task, numbers, watched),
+            **episode_curves.summarise(spec, returns, rewards, task, numbers, watched),
             "parameters": {"before": before, "after": after},
             "compared": compared(),
             "totals": dict(totals),
             "versions": report.versions(),
             "machine": report.machine(),
         }
-        return summary, curves.table(summary)
+        return summary, episode_curves.table(summary)
 
     return reporters.Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),

@@ -220,15 +220,15 @@ def bits(
 
     ``config`` and ``make(config, restart)`` give its pieces if it is a stage.
     """
-    from mtrl_jax import build, experiment
+    from mtrl_jax.experiments import online, runs
 
     def plain(x) -> bytes:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(x).tobytes()
 
-    config, make = config or experiment.load_config(run), make or build.pieces
-    with experiment.restored(run, config, make) as (update, _, saved):
+    config, make = config or runs.load_config(run), make or online.pieces
+    with runs.restored(run, config, make) as (update, _, saved):
         leaves = jax.tree_util.tree_leaves_with_path(saved)
         named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}
     return {"update": str(update).encode(), **named}

@@ -15,27 +15,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import (
-    build,
-    envs,
-    experiment,
-    judging,
-    metrics,
-    random,
-    sketches,
-    types,
-    world,
-)
 from mtrl_jax import config as config_lib
+from mtrl_jax import envs, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.progress import short
+from mtrl_jax.experiments import environments, online, runs, selection
+from mtrl_jax.plots import observation_pictures
+from mtrl_jax.training.progress import short
 
 CAPTION = 34  # pixels below a picture
 BORDER = 4  # pixels on its left and right
 _WIDEST = 2100  # pixels of panels in a row
-_BACKGROUND = sketches.BACKGROUND
+_BACKGROUND = observation_pictures.BACKGROUND
 _TEXT = (235, 235, 235)
 
 
@@ -70,7 +62,7 @@ def render_run(
       CheckpointError: there is no sound checkpoint.
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
-    config, make = experiment.with_environments(folder, ("online",))
+    config, make = runs.with_environments(folder, ("online",))
     _check_out(out)
     size = config.population.size
     if member is None:
@@ -79,7 +71,7 @@ def render_run(
         raise config_lib.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    with experiment.restored(folder, config, make) as (_, pieces, saved):
+    with runs.restored(folder, config, make) as (_, pieces, saved):
         frames = play(config, pieces, saved, member, steps)
     save_gif(frames, out)
     return out
@@ -122,18 +114,18 @@ def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathl
 
 def play(
     config: schema.ExperimentConfig,
-    pieces: build.Pieces,
+    pieces: online.Pieces,
     saved: Any,
     member: int,
     steps: int,
 ) -> list[np.ndarray]:
     """Returns the frames uint8 [H, W, 3] of one episode of every task side by side."""
-    env = world.make_host_env(
-        config, world.tasks_of(config), f"{config.seed}/render", 1
+    env = environments.make_host_env(
+        config, environments.tasks_of(config), f"{config.seed}/render", 1
     )
     agents = population.population(pieces.agent, env.batch[0])
     act = jax.jit(agents.act)
-    key = judging.evaluation_key(saved.run)
+    key = selection.evaluation_key(saved.run)
     carry, ts = agents.carry(env.batch[1]), env.reset()
     slots = range(env.batch[1])
     totals, done, frames = np.zeros(env.batch[1]), np.zeros(env.batch[1], bool), []
@@ -217,8 +209,12 @@ def _seen(task: types.TaskSpec, seen: types.TimeStep, slot: int) -> np.ndarray:
     for name, struct in task.obs.items():
         window = tuple(slice(n) for n in struct.shape)
         own[name] = np.asarray(seen.obs[name][slot])[window].astype(struct.dtype)
-    sketch = sketches.find(task.name)
-    return sketch(own["vector"], sketches.PANEL) if sketch else sketches.picture(own)
+    sketch = observation_pictures.find(task.name)
+    return (
+        sketch(own["vector"], observation_pictures.PANEL)
+        if sketch
+        else observation_pictures.picture(own)
+    )
 
 
 def _beside(panels: list[np.ndarray]) -> np.ndarray:

@@ -17,8 +17,8 @@ from mtrl_jax import config as config_lib
 from mtrl_jax import hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
+from mtrl_jax.experiments.environments import World
 from mtrl_jax.types import Array, Tree
-from mtrl_jax.world import World
 
 # Where an environment names no episode limit of its own.
 _MAX_STEPS = 10_000

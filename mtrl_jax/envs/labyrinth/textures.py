@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import bots, sight, world
+from mtrl_jax.envs.labyrinth import bots, raycast, world
 
 WALL_POINTS = 32
 THING_POINTS = 16
@@ -203,7 +203,7 @@ def wall_words() -> np.ndarray:
         (r % 6 > 0) & (stone > 0),
         *[door] * world.DOORS,
     ]
-    assert len(walls) == len(WALLS) == sight.TEXTURES + world.DOORS
+    assert len(walls) == len(WALLS) == raycast.TEXTURES + world.DOORS
     weight = np.uint64(1) << np.arange(WALL_POINTS, dtype=np.uint64)
     return np.stack([weight @ wall for wall in walls]).astype(np.uint32)
 

@@ -17,20 +17,11 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from mtrl_jax import (
-    build,
-    experiment,
-    folders,
-    metrics,
-    progress,
-    report,
-    reporters,
-    session,
-    staging,
-)
 from mtrl_jax import config as config_lib
+from mtrl_jax import metrics
 from mtrl_jax.config import stage_schema
-from mtrl_jax.metrics import locks
+from mtrl_jax.experiments import online, reporters, runs, staging
+from mtrl_jax.training import lock, progress, report, run_folder, session
 
 
 def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
@@ -40,13 +31,13 @@ def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
         )
     if not isinstance(settings, stage_schema.Staged):
-        return experiment.train(settings, folder, where)
-    folders.check_new(folder)
+        return runs.train(settings, folder, where)
+    run_folder.check_new(folder)
     with config_lib.errors_in(where):
         check(settings, folder)
     with _held(folder):
-        folders.check_new(folder)  # Another process may have been as fast.
-        folders.write_config(folder, settings)
+        run_folder.check_new(folder)  # Another process may have been as fast.
+        run_folder.write_config(folder, settings)
         return _run(settings, folder)
 
 
@@ -59,7 +50,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     Raises:
       ConfigError: no run there, or an override that cannot be; see experiment.resume.
     """
-    old = experiment.load_config(folder)
+    old = runs.load_config(folder)
     if isinstance(old, stage_schema.Stage):
         if overrides:
             raise config_lib.ConfigError(
@@ -68,12 +59,12 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
             )
         return resume(folder.absolute().parents[1])
     if not isinstance(old, stage_schema.Staged):
-        return experiment.resume(folder, overrides)
+        return runs.resume(folder, overrides)
     new = _changed(old, folder, overrides or [])
-    with config_lib.errors_in(str(folder / folders.CONFIG)):
+    with config_lib.errors_in(str(folder / run_folder.CONFIG)):
         check(new, folder)
     with _held(folder):
-        folders.write_config(folder, new)
+        run_folder.write_config(folder, new)
         return _run(new, folder)
 
 
@@ -90,10 +81,10 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
         if reporters.is_done(staging.folder_of(folder, stage)):
             continue
         with config_lib.errors_in(f"stages.{i}"):
-            experiment.check_logging(stage)
+            runs.check_logging(stage)
             made = staging.pieces_of(staged, stage, folder, for_check=True)
             made.close()
-        begun = (staging.folder_of(folder, stage) / folders.CONFIG).exists()
+        begun = (staging.folder_of(folder, stage) / run_folder.CONFIG).exists()
         need += made.record.size if made.record is not None and not begun else 0
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -106,11 +97,11 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
 
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders of the stages with rows, of any other run its own."""
-    config = experiment.load_config(folder)
+    config = runs.load_config(folder)
     if not isinstance(config, stage_schema.Staged):
         return [folder]
     found = [staging.folder_of(folder, stage) for stage in config.stages]
-    begun = [path for path in found if (path / folders.CONFIG).exists()]
+    begun = [path for path in found if (path / run_folder.CONFIG).exists()]
     # One that has only just begun has nothing to show; if all have, that is the error.
     return [path for path in begun if metrics.has_rows(path)] or begun
 
@@ -135,12 +126,12 @@ def _run(staged: stage_schema.Staged, folder: pathlib.Path) -> int:
 def _run_stage(staged, stage, folder: pathlib.Path, label: str) -> int:
     own = staging.folder_of(folder, stage)
 
-    def make(restart: int) -> build.Pieces:
+    def make(restart: int) -> online.Pieces:
         return staging.pieces_of(staged, stage, folder, restart)
 
-    if (own / folders.CONFIG).exists():
-        return experiment.go_on(stage, own, make, label)
-    return experiment.begin(stage, own, make(0), label)
+    if (own / run_folder.CONFIG).exists():
+        return runs.go_on(stage, own, make, label)
+    return runs.begin(stage, own, make(0), label)
 
 
 def write_summary(folder: pathlib.Path, staged: stage_schema.Staged) -> None:
@@ -171,7 +162,7 @@ def _changed(
             # Those of another stage, which may be the one that is changed.
             del stage["agent"], stage["population"]
     values = config_lib.override(values, overrides)
-    new = config_lib.from_dict(values, where=str(folder / folders.CONFIG))
+    new = config_lib.from_dict(values, where=str(folder / run_folder.CONFIG))
     if [(x.name, x.kind) for x in new.stages] != [(x.name, x.kind) for x in old.stages]:
         raise config_lib.ConfigError(
             "stages: a running experiment keeps its stages, their names and kinds"
@@ -182,7 +173,7 @@ def _changed(
         )
     for i, (was, now) in enumerate(zip(old.stages, new.stages)):
         own = staging.folder_of(folder, was)
-        if was == now or not (own / folders.CONFIG).exists():
+        if was == now or not (own / run_folder.CONFIG).exists():
             continue
         if reporters.is_done(own):
             name = next(iter(config_lib.differences(was, now)))
@@ -203,7 +194,7 @@ def _held(folder: pathlib.Path) -> Iterator[None]:
       RunError: the folder cannot be written to.
     """
     try:
-        with locks.lock(folder):
+        with lock.lock(folder):
             yield
     except OSError as error:
         raise session.RunError(

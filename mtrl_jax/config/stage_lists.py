@@ -19,8 +19,8 @@ from typing import Any
 import pydantic
 
 from mtrl_jax import config as config_lib
+from mtrl_jax import errors
 from mtrl_jax.config import completion, schema, stage_schema, strict
-from mtrl_jax.envs import errors
 
 
 def from_dict(values: dict, where: str) -> stage_schema.Staged | stage_schema.Stage:

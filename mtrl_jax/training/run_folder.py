@@ -8,7 +8,7 @@ from typing import Any
 
 from mtrl_jax import config as config_lib
 from mtrl_jax import metrics
-from mtrl_jax.metrics import locks
+from mtrl_jax.training import lock
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -35,7 +35,7 @@ def check_new(folder: pathlib.Path) -> None:
         )
     # A process that did not get as far as a run leaves its lock, an empty folder and
     # perhaps half of its settings.
-    ours = {locks.LOCK, CHECKPOINTS, _TEMPORARY}
+    ours = {lock.LOCK, CHECKPOINTS, _TEMPORARY}
     found = {path.name for path in folder.iterdir()} - ours
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import build, checkpoint, metrics, progress, report, scheduling
+from mtrl_jax import checkpoint, metrics
 from mtrl_jax import config as config_lib
-from mtrl_jax import saved as saved_lib
 from mtrl_jax.engine import pbt
+from mtrl_jax.experiments import online
+from mtrl_jax.training import progress, report, saved_state, scheduler
 from mtrl_jax.types import Tree
 
 
@@ -40,16 +41,16 @@ class Session:
 
     config: Any  # ExperimentConfig, or a stage's settings
     folder: pathlib.Path
-    pieces: build.Pieces
+    pieces: online.Pieces
     programs: Programs
     manager: checkpoint.Manager
     writer: metrics.MetricsWriter
     bar: progress.Progress
-    recorder: build.Recorder | None
+    recorder: online.Recorder | None
     state: Any
     hparams: Tree
     pbt: pbt.PbtState
-    scheduler: scheduling.Scheduler
+    scheduler: scheduler.Scheduler
     update: int = 0
     restart: int = 0  # the update this process began at
     saved: int | None = None  # the newest checkpoint that holds this run's state
@@ -66,7 +67,7 @@ class Session:
 def begin(
     config: Any,
     folder: pathlib.Path,
-    pieces: build.Pieces,
+    pieces: online.Pieces,
     manager: checkpoint.Manager,
     *,
     resume_after: int | None = None,
@@ -77,7 +78,9 @@ def begin(
     ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
     ``label`` begins the progress line.
     """
-    fresh = saved_lib.Saved(pieces.init(pieces.hparams), pieces.hparams, pieces.lineage)
+    fresh = saved_state.Saved(
+        pieces.init(pieces.hparams), pieces.hparams, pieces.lineage
+    )
     session = _open(
         config, folder, pieces, manager, fresh, resume_after=resume_after, label=label
     )
@@ -91,7 +94,7 @@ def begin(
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    pieces: build.Pieces,
+    pieces: online.Pieces,
     manager: checkpoint.Manager,
     *,
     label: str = "",
@@ -107,7 +110,7 @@ def go_on(
     # down a change that no checkpoint has seen.
     was = config_lib.from_dict(meta["config"], where=f"checkpoint {update}")
     changed = config_lib.check_resumable(was, config)
-    hparams = saved_lib.with_changes(saved.hparams, changed, pieces.hparams)
+    hparams = saved_state.with_changes(saved.hparams, changed, pieces.hparams)
     session = _open(
         config,
         folder,
@@ -129,8 +132,8 @@ def go_on(
 
 
 def read(
-    pieces: build.Pieces, manager: checkpoint.Manager
-) -> tuple[int, saved_lib.Saved, dict[str, Any]]:
+    pieces: online.Pieces, manager: checkpoint.Manager
+) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
     A world that is outside the program was not saved: it is at fresh episodes.
@@ -140,15 +143,15 @@ def read(
     """
     fresh = pieces.init(pieces.hparams)
     like = checkpoint.abstract(
-        saved_lib.without_world(
-            saved_lib.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
+        saved_state.without_world(
+            saved_state.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
         )
     )
-    world = None if pieces.pure else saved_lib.world_of(fresh)
+    world = None if pieces.pure else saved_state.world_of(fresh)
     # Its memory is for what is restored.
     del fresh
     update, saved, meta = checkpoint.restore(manager, like)
-    return update, saved_lib.with_world(saved, world), meta
+    return update, saved_state.with_world(saved, world), meta
 
 
 def save(session: Session) -> None:
@@ -156,7 +159,7 @@ def save(session: Session) -> None:
     session.writer.flush()
     if session.saved == session.update:
         return
-    saved = saved_lib.Saved(session.state, session.hparams, session.pbt)
+    saved = saved_state.Saved(session.state, session.hparams, session.pbt)
     meta = {
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
@@ -166,7 +169,7 @@ def save(session: Session) -> None:
     checkpoint.save(
         session.manager,
         session.update,
-        saved_lib.without_world(saved, session.pieces.pure),
+        saved_state.without_world(saved, session.pieces.pure),
         meta,
     )
     session.saved = session.update
@@ -194,7 +197,7 @@ def _open(
             state=saved.run,
             hparams=saved.hparams,
             pbt=saved.pbt,
-            scheduler=scheduling.make(config, pieces, meta.get("schedules")),
+            scheduler=scheduler.make(config, pieces, meta.get("schedules")),
             update=update,
             restart=update,
             wall_s=meta["wall_s"],
@@ -212,7 +215,7 @@ def _writer(logging, folder, resume_after) -> metrics.MetricsWriter:
     )
 
 
-def _compiled(pieces, saved: saved_lib.Saved, config) -> Programs:
+def _compiled(pieces, saved: saved_state.Saved, config) -> Programs:
     """Returns the run's functions; PBT's is compiled now, others when first called."""
     if pieces.pbt_round is None:
         return Programs(pieces.chunk, pieces.evaluate, None)
