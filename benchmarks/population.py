@@ -28,6 +28,7 @@ import common
 
 from mtrl_jax import config, tree, xla
 from mtrl_jax.experiments import online
+from mtrl_jax.training import program
 
 AGENTS: dict[str, dict[str, Any]] = {
     "impala": {
@@ -102,7 +103,7 @@ def measure(agent: str, members: int, args: argparse.Namespace) -> dict[str, Any
 @functools.cache
 def program(
     agent: str, members: int, at_once: int | None, updates: int
-) -> online.Pieces:
+) -> program.Program:
     """Returns the run of ``members`` members whose chunk is ``updates`` updates."""
     given = AGENTS[agent]
     settings = {
@@ -114,7 +115,7 @@ def program(
     return online.pieces(config.from_dict(settings))
 
 
-def together(pieces: online.Pieces) -> Callable[[], Any]:
+def together(pieces: program.Program) -> Callable[[], Any]:
     """Returns a call that trains a population for one chunk."""
     state = pieces.init(pieces.hparams)
 
@@ -126,7 +127,7 @@ def together(pieces: online.Pieces) -> Callable[[], Any]:
     return train
 
 
-def looped(pieces: online.Pieces, members: int) -> Callable[[], Any]:
+def looped(pieces: program.Program, members: int) -> Callable[[], Any]:
     """Returns a call that trains ``members`` members, each with the program of one."""
     first = pieces.init(pieces.hparams)
     states = [tree.copy(first) for _ in range(members)]

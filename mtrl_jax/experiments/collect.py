@@ -15,12 +15,12 @@ from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import environments, online, task_families
-from mtrl_jax.training import progress
+from mtrl_jax.training import program, progress
 
 FOLDER = "histories"
 
 
-def pieces(config: stage_schema.CollectStage, restart: int = 0) -> online.Pieces:
+def pieces(config: stage_schema.CollectStage, restart: int = 0) -> program.Program:
     """Returns the pieces of a collect stage; see ``online.pieces``.
 
     Raises:
@@ -62,7 +62,7 @@ def _record(
     names: list[str],
     masks: bool,
     slots: int,
-) -> online.Record:
+) -> program.Recording:
     length = config.training.unroll_length
     steps = online.pace_of(config, slots).updates * length
     size = histories.plan(spec, len(names), steps, masks=masks)
@@ -77,7 +77,7 @@ def _record(
         if name in ("seed", "tasks", "name")
     }
 
-    def open_(folder: pathlib.Path) -> online.Recorder:
+    def open_(folder: pathlib.Path) -> program.Recorder:
         try:
             writer = histories.Writer(
                 folder / FOLDER, spec, names, steps, masks=masks, config=made_by
@@ -92,6 +92,6 @@ def _record(
             except ValueError as error:
                 raise histories.DatasetError(f"{folder / FOLDER}: {error}") from error
 
-        return online.Recorder(write, writer.close)
+        return program.Recorder(write, writer.close)
 
-    return online.Record(told, size, open_)
+    return program.Recording(told, size, open_)

@@ -21,7 +21,7 @@ from mtrl_jax.config import stage_schema
 from mtrl_jax.engine import context_runner, pbt, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import episode_curves, online, reporters, task_families
-from mtrl_jax.training import report, session
+from mtrl_jax.training import program, report, session
 from mtrl_jax.types import Tree
 
 # The learners and hyperparameters [P] of the stage that is evaluated.
@@ -33,7 +33,7 @@ def pieces(
     spec: types.EnvSpec,
     source: Source | None,
     compared: Callable[[], dict[str, Any]] = dict,
-) -> online.Pieces:
+) -> program.Program:
     """Returns the pieces of an evaluate stage.
 
     ``spec`` is what the agent was built for; without its ``source`` they are good for
@@ -71,12 +71,12 @@ def pieces(
 
     chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
-    return online.Pieces(
+    return program.Program(
         spec=told,
         agent=agent,
         batch=(members, slots),
         pure=True,
-        pace=online.Pace(
+        pace=program.RunLength(
             updates=chunks * steps,
             per_chunk=steps,
             steps=slots,
@@ -182,7 +182,7 @@ def _reporter(
     spec: types.EnvSpec,
     before: str,
     compared: Callable[[], dict[str, Any]],
-) -> reporters.Reporter:
+) -> program.Reporter:
     numbers = [spread.number for spread in task_families.entries(config)]
 
     def finish(state, evaluation, totals, restart):
@@ -206,7 +206,7 @@ def _reporter(
         }
         return summary, episode_curves.table(summary)
 
-    return reporters.Reporter(
+    return program.Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
         shown=lambda row: row["returns"],
         best=lambda row: reporters.lowest(

@@ -23,7 +23,7 @@ from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import checks, online, reporters, selection
-from mtrl_jax.training import progress, session
+from mtrl_jax.training import program, progress, session
 from mtrl_jax.types import Tree
 
 # How much of a device's memory a dataset may take; a training step needs some too.
@@ -44,7 +44,7 @@ def spec_in(folder: pathlib.Path) -> types.EnvSpec:
 
 def pieces(
     config: stage_schema.OfflineStage, spec: types.EnvSpec, folder: pathlib.Path
-) -> online.Pieces:
+) -> program.Program:
     """Returns the pieces of an offline stage on the dataset of ``spec`` in ``folder``.
 
     The data are read when the first chunk is trained. Labels, where there are any, are
@@ -90,7 +90,7 @@ def pieces(
             state, hparams.override(hp, config.evaluation.hparams), data()[1]
         )
 
-    return online.Pieces(
+    return program.Program(
         spec=expert_labels.without(spec),
         agent=agent,
         batch=(members, training.batch),
@@ -195,9 +195,9 @@ def split(task: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nda
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
-def _pace(config: stage_schema.OfflineStage) -> online.Pace:
+def _pace(config: stage_schema.OfflineStage) -> program.RunLength:
     t = config.training
-    return online.Pace(
+    return program.RunLength(
         updates=math.ceil(t.updates / t.updates_per_chunk) * t.updates_per_chunk,
         per_chunk=t.updates_per_chunk,
         steps=t.batch * t.unroll_length,

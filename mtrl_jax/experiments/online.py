@@ -8,9 +8,8 @@ config is found out here, before a run folder exists. The environments come from
 from __future__ import annotations
 
 import math
-import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -25,60 +24,8 @@ from mtrl_jax.engine import (
     sharding,
 )
 from mtrl_jax.experiments import checks, environments, reporters, selection
+from mtrl_jax.training import program
 from mtrl_jax.types import Tree
-
-
-class Pace(NamedTuple):
-    """How long a run is and when what is due; the loop counts in updates."""
-
-    updates: int  # of the run, whole chunks
-    per_chunk: int  # updates
-    steps: int  # of one member in one update
-    test_every: int  # updates; 0: at the end alone
-    save_every: int
-
-
-class Recorder(NamedTuple):
-    """Where the steps of a run go; ``write(history, update)`` after each chunk.
-
-    ``history`` is ChunkOutput.history of the chunk that ended at ``update``. When it
-    returns they are on disk for good, so a checkpoint that follows is never ahead.
-    """
-
-    write: Callable[[types.Rollout, int], None]
-    close: Callable[[], None]
-
-
-class Record(NamedTuple):
-    """A recorder to be opened in a run's folder, and what to say before."""
-
-    told: str
-    size: int  # bytes on disk
-    open: Callable[[pathlib.Path], Recorder]
-
-
-class Pieces(NamedTuple):
-    """What a run is made of; functions compile when first called.
-
-    Where a run has no environments to be tested in, ``evaluate`` measures something
-    else, or is None, and there is no ``metric`` of returns.
-    """
-
-    spec: types.EnvSpec
-    agent: types.Agent
-    batch: tuple[int, int]  # (P, B)
-    pure: bool
-    pace: Pace
-    reporter: reporters.Reporter
-    hparams: Tree  # [P] initial values, on their devices
-    lineage: pbt.PbtState  # of generation 0, on its devices
-    init: Callable[[Tree], Any]
-    chunk: Callable[[Any, Tree], tuple]
-    evaluate: Callable[[Any, Tree], Any] | None
-    pbt_round: Callable[..., tuple] | None
-    metric: fitness.Metric | None
-    close: Callable[[], None]
-    record: Record | None = None
 
 
 def pieces(
@@ -86,8 +33,8 @@ def pieces(
     restart: int = 0,
     *,
     world: environments.World | None = None,
-    record: Record | None = None,
-) -> Pieces:
+    record: program.Recording | None = None,
+) -> program.Program:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
@@ -128,7 +75,7 @@ def pieces(
             return state
         return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
 
-    return Pieces(
+    return program.Program(
         spec=spec,
         agent=agent,
         batch=batch,
@@ -147,12 +94,12 @@ def pieces(
     )
 
 
-def pace_of(config: schema.ExperimentConfig, slots: int) -> Pace:
+def pace_of(config: schema.ExperimentConfig, slots: int) -> program.RunLength:
     """Returns the pace of a run: ``env_steps`` per member, up to whole chunks."""
     t = config.training
     steps = t.unroll_length * slots
     chunks = math.ceil(t.env_steps / (t.updates_per_chunk * steps))
-    return Pace(
+    return program.RunLength(
         updates=chunks * t.updates_per_chunk,
         per_chunk=t.updates_per_chunk,
         steps=steps,

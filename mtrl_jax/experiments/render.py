@@ -20,8 +20,9 @@ from mtrl_jax import envs, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.experiments import environments, online, runs, selection
+from mtrl_jax.experiments import environments, runs, selection
 from mtrl_jax.plots import observation_pictures
+from mtrl_jax.training import program
 from mtrl_jax.training.progress import short
 
 CAPTION = 34  # pixels below a picture
@@ -114,7 +115,7 @@ def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathl
 
 def play(
     config: schema.ExperimentConfig,
-    pieces: online.Pieces,
+    pieces: program.Program,
     saved: Any,
     member: int,
     steps: int,

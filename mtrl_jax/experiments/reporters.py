@@ -6,8 +6,7 @@ frozen weights have a return for each episode of their one long life.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +14,7 @@ from mtrl_jax import metrics, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
-from mtrl_jax.training import report
-
-
-class Reporter(NamedTuple):
-    """``row(output, evaluation)`` gives metrics, returns and maybe evaluation of a row.
-
-    ``shown(row)`` is what the progress line shows, ``best(row)`` the member it names.
-    ``begin()`` is the summary of a run that has begun. ``finish(state, evaluation,
-    totals, restart)`` gives (summary, lines of text) of one that has ended; ``restart``
-    is the update that its last process began at.
-    """
-
-    row: Callable[[Any, Any], dict[str, Any]]
-    shown: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    best: Callable[[Mapping[str, Any]], int]
-    begin: Callable[[], dict[str, Any]]
-    finish: Callable[[Any, Any, Mapping[str, Any], int], tuple[dict[str, Any], str]]
+from mtrl_jax.training import program, report
 
 
 def of_returns(
@@ -39,7 +22,7 @@ def of_returns(
     spec: types.EnvSpec,
     metric: fitness.Metric,
     runner: str,
-) -> Reporter:
+) -> program.Reporter:
     """Returns the Reporter of a run with environments; ``runner`` is fused or host."""
 
     def begin() -> dict[str, Any]:
@@ -57,7 +40,7 @@ def of_returns(
         )
         return summary, report.table(summary)
 
-    return Reporter(
+    return program.Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
         shown=lambda row: row["returns"] or row.get("evaluation", {}),
         best=lambda row: report.best_member(metric, spec, row),
@@ -66,7 +49,7 @@ def of_returns(
     )
 
 
-def of_losses(score: str, held_out: bool) -> Reporter:
+def of_losses(score: str, held_out: bool) -> program.Reporter:
     """Returns the Reporter of learning from a dataset; the lower ``score``, the better.
 
     What held-out histories gave is called "held_out/METRIC" and, where there are any,
@@ -104,7 +87,7 @@ def of_losses(score: str, held_out: bool) -> Reporter:
         text = f"{judged}: mean {losses.mean():.4g}, best #{lowest(losses)} "
         return summary, text + f"{np.nanmin(losses) if losses.size else 0:.4g}"
 
-    return Reporter(row, shown, best, lambda: {"complete": False}, finish)
+    return program.Reporter(row, shown, best, lambda: {"complete": False}, finish)
 
 
 def lowest(loss: Any) -> int:

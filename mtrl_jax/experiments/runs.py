@@ -22,7 +22,15 @@ from mtrl_jax import checkpoint, metrics
 from mtrl_jax import config as config_lib
 from mtrl_jax.config import schema
 from mtrl_jax.experiments import collect, online
-from mtrl_jax.training import lock, loop, report, run_folder, saved_state, session
+from mtrl_jax.training import (
+    lock,
+    loop,
+    program,
+    report,
+    run_folder,
+    saved_state,
+    session,
+)
 
 CONFIG = run_folder.CONFIG
 
@@ -47,7 +55,7 @@ def train(
 
 
 def begin(
-    config: Any, folder: pathlib.Path, pieces: online.Pieces, label: str = ""
+    config: Any, folder: pathlib.Path, pieces: program.Program, label: str = ""
 ) -> int:
     """Returns the exit code of a new run made of ``pieces``, as ``train`` does.
 
@@ -83,7 +91,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    make: Callable[[int], online.Pieces],
+    make: Callable[[int], program.Program],
     label: str = "",
 ) -> int:
     """Returns the exit code of a run that goes on with ``config``, as ``resume`` does.
@@ -132,8 +140,8 @@ def evaluate(
 def restored(
     folder: pathlib.Path,
     config: Any,
-    make: Callable[[Any, int], online.Pieces] = online.pieces,
-) -> Iterator[tuple[int, online.Pieces, saved_state.Saved]]:
+    make: Callable[[Any, int], program.Program] = online.pieces,
+) -> Iterator[tuple[int, program.Program, saved_state.Saved]]:
     """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise run_folder.no_checkpoint(folder)

@@ -8,7 +8,7 @@ recent training episodes, and copies what is learned from the better to the wors
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +18,11 @@ from mtrl_jax import hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
 from mtrl_jax.experiments.environments import World
+from mtrl_jax.training import program
 from mtrl_jax.types import Array, Tree
 
 # Where an environment names no episode limit of its own.
 _MAX_STEPS = 10_000
-
-
-class RoundRecord(NamedTuple):
-    """What a PBT round saw and decided, all ``[P]``."""
-
-    score: Array
-    episodes: Array
-    finite: Array
-    source: Array
-    ancestor: Array
-    before: Tree  # hyperparameters
-    after: Tree
 
 
 def make_evaluate(
@@ -154,7 +143,7 @@ def round_of(
         replaced = source != jnp.arange(settings.size)
         state = forget(state, replaced, finite)
         state = state._replace(learner=pbt.apply(state.learner, source))
-        record = RoundRecord(
+        record = program.RoundRecord(
             score=judged.score,
             episodes=judged.episodes,
             finite=finite,

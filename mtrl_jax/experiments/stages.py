@@ -20,8 +20,8 @@ from typing import Any
 from mtrl_jax import config as config_lib
 from mtrl_jax import metrics
 from mtrl_jax.config import stage_schema
-from mtrl_jax.experiments import online, reporters, runs, staging
-from mtrl_jax.training import lock, progress, report, run_folder, session
+from mtrl_jax.experiments import reporters, runs, staging
+from mtrl_jax.training import lock, program, progress, report, run_folder, session
 
 
 def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
@@ -126,7 +126,7 @@ def _run(staged: stage_schema.Staged, folder: pathlib.Path) -> int:
 def _run_stage(staged, stage, folder: pathlib.Path, label: str) -> int:
     own = staging.folder_of(folder, stage)
 
-    def make(restart: int) -> online.Pieces:
+    def make(restart: int) -> program.Program:
         return staging.pieces_of(staged, stage, folder, restart)
 
     if (own / run_folder.CONFIG).exists():

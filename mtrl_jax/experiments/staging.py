@@ -19,6 +19,7 @@ from mtrl_jax.experiments import (
     runs,
     task_families,
 )
+from mtrl_jax.training import program
 
 FOLDER = "stages"
 
@@ -35,7 +36,7 @@ def pieces_of(
     restart: int = 0,
     *,
     for_check: bool = False,
-) -> online.Pieces:
+) -> program.Program:
     """Returns the pieces of a stage, with what it takes from the stages it names.
 
     ``for_check``: without what these have not made yet; good for finding mistakes alone.
@@ -65,7 +66,7 @@ def _weights(
     of: stage_schema.Stage,
     folder: pathlib.Path,
 ) -> in_context.Source:
-    def make(config: Any, restart: int) -> online.Pieces:
+    def make(config: Any, restart: int) -> program.Program:
         return pieces_of(staged, config, folder, restart)
 
     with runs.restored(folder_of(folder, of), of, make) as (_, _, saved):

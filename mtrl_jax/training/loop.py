@@ -19,8 +19,7 @@ import numpy as np
 
 from mtrl_jax import checkpoint, hparams, metrics
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.experiments import selection
-from mtrl_jax.training import report
+from mtrl_jax.training import program, report
 from mtrl_jax.training.session import RunError, Session, save
 from mtrl_jax.types import Tree
 
@@ -32,7 +31,7 @@ class Pending(NamedTuple):
     output: fused_runner.ChunkOutput | None  # None before the first chunk
     hparams: Tree  # the chunk was trained with
     evaluation: Any = None
-    record: selection.RoundRecord | None = None
+    record: program.RoundRecord | None = None
 
 
 def run(session: Session) -> int:
@@ -96,7 +95,7 @@ def _test(session: Session) -> Any:
     return session.programs.evaluate(session.state, session.hparams)
 
 
-def _round(session: Session, test: Any) -> selection.RoundRecord:
+def _round(session: Session, test: Any) -> program.RoundRecord:
     assert session.programs.pbt_round is not None
     session.state, session.hparams, session.pbt, record = session.programs.pbt_round(
         session.state, session.hparams, session.pbt, test

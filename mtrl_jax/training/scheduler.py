@@ -18,8 +18,7 @@ import numpy as np
 
 from mtrl_jax import hparams
 from mtrl_jax.engine import fitness, schedules
-from mtrl_jax.experiments import online
-from mtrl_jax.training import report
+from mtrl_jax.training import program, report
 from mtrl_jax.types import Tree
 
 
@@ -95,7 +94,7 @@ class Scheduler:
 
 
 def make(
-    config: Any, pieces: online.Pieces, memory: Mapping[str, Any] | None = None
+    config: Any, pieces: program.Program, memory: Mapping[str, Any] | None = None
 ) -> Scheduler:
     """Returns the schedules of a run, new or with a checkpoint's memory."""
     given = config.agent.schedules

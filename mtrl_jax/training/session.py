@@ -18,8 +18,7 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax import config as config_lib
 from mtrl_jax.engine import pbt
-from mtrl_jax.experiments import online
-from mtrl_jax.training import progress, report, saved_state, scheduler
+from mtrl_jax.training import program, progress, report, saved_state, scheduler
 from mtrl_jax.types import Tree
 
 
@@ -28,7 +27,7 @@ class RunError(RuntimeError):
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a run; see build.Pieces."""
+    """The compiled functions of a run; see ``Program``."""
 
     chunk: Callable
     evaluate: Callable | None
@@ -41,12 +40,12 @@ class Session:
 
     config: Any  # ExperimentConfig, or a stage's settings
     folder: pathlib.Path
-    pieces: online.Pieces
+    pieces: program.Program
     programs: Programs
     manager: checkpoint.Manager
     writer: metrics.MetricsWriter
     bar: progress.Progress
-    recorder: online.Recorder | None
+    recorder: program.Recorder | None
     state: Any
     hparams: Tree
     pbt: pbt.PbtState
@@ -67,7 +66,7 @@ class Session:
 def begin(
     config: Any,
     folder: pathlib.Path,
-    pieces: online.Pieces,
+    pieces: program.Program,
     manager: checkpoint.Manager,
     *,
     resume_after: int | None = None,
@@ -94,7 +93,7 @@ def begin(
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    pieces: online.Pieces,
+    pieces: program.Program,
     manager: checkpoint.Manager,
     *,
     label: str = "",
@@ -132,7 +131,7 @@ def go_on(
 
 
 def read(
-    pieces: online.Pieces, manager: checkpoint.Manager
+    pieces: program.Program, manager: checkpoint.Manager
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
