@@ -24,19 +24,19 @@ def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
     xla.prepare()
-    pieces = online.pieces(experiment(settings))
-    state = pieces.init(pieces.hparams)
-    assert pieces.evaluate is not None
+    program = online.make_program(experiment(settings))
+    state = program.init(program.hparams)
+    assert program.evaluate is not None
     for line in sys.stdin:
         match line.strip():
             case "train":
                 start, spent = time.perf_counter(), time.process_time()
-                state, _ = jax.block_until_ready(pieces.chunk(state, pieces.hparams))
+                state, _ = jax.block_until_ready(program.chunk(state, program.hparams))
                 wall = time.perf_counter() - start
                 answer({"seconds": wall, "cpu_seconds": time.process_time() - spent})
             case "test":
-                result = jax.device_get(pieces.evaluate(state, pieces.hparams))
-                (task,) = report.evaluation_table(pieces.spec, result).values()
+                result = jax.device_get(program.evaluate(state, program.hparams))
+                (task,) = report.evaluation_table(program.spec, result).values()
                 answer({"returns": [member["mean"] for member in task["members"]]})
             case _:
                 answer(common.environment())

@@ -28,7 +28,7 @@ import common
 
 from mtrl_jax import config, tree, xla
 from mtrl_jax.experiments import online
-from mtrl_jax.training import program
+from mtrl_jax.training.program import Program
 
 AGENTS: dict[str, dict[str, Any]] = {
     "impala": {
@@ -76,13 +76,13 @@ def main() -> None:
 def measure(agent: str, members: int, args: argparse.Namespace) -> dict[str, Any]:
     """Returns the row of one agent and P; ``speed-up`` is looped over the fastest way."""
     calls = {
-        way: together(program(agent, members, at_once, args.updates))
+        way: together(compiled(agent, members, at_once, args.updates))
         for way, at_once in WAYS.items()
         # With no more members than are taken at once it is the same as vmapped.
         if members > (at_once or 0)
     }
     if members > 1:
-        calls[LOOPED] = looped(program(agent, 1, None, args.updates), members)
+        calls[LOOPED] = looped(compiled(agent, 1, None, args.updates), members)
     turns = common.in_turn(calls, args.turns)
     turns.setdefault(LOOPED, turns["vmapped"])
     per_update = {
@@ -101,9 +101,7 @@ def measure(agent: str, members: int, args: argparse.Namespace) -> dict[str, Any
 
 
 @functools.cache
-def program(
-    agent: str, members: int, at_once: int | None, updates: int
-) -> program.Program:
+def compiled(agent: str, members: int, at_once: int | None, updates: int) -> Program:
     """Returns the run of ``members`` members whose chunk is ``updates`` updates."""
     given = AGENTS[agent]
     settings = {
@@ -112,30 +110,30 @@ def program(
         "population": {"size": members, "at_once": at_once or members},
         "training": {**given["training"], "updates_per_chunk": updates},
     }
-    return online.pieces(config.from_dict(settings))
+    return online.make_program(config.from_dict(settings))
 
 
-def together(pieces: program.Program) -> Callable[[], Any]:
+def together(program: Program) -> Callable[[], Any]:
     """Returns a call that trains a population for one chunk."""
-    state = pieces.init(pieces.hparams)
+    state = program.init(program.hparams)
 
     def train() -> Any:
         nonlocal state
-        state, output = pieces.chunk(state, pieces.hparams)
+        state, output = program.chunk(state, program.hparams)
         return output
 
     return train
 
 
-def looped(pieces: program.Program, members: int) -> Callable[[], Any]:
+def looped(program: Program, members: int) -> Callable[[], Any]:
     """Returns a call that trains ``members`` members, each with the program of one."""
-    first = pieces.init(pieces.hparams)
+    first = program.init(program.hparams)
     states = [tree.copy(first) for _ in range(members)]
 
     def train() -> Any:
         outputs = []
         for p in range(members):
-            states[p], output = pieces.chunk(states[p], pieces.hparams)
+            states[p], output = program.chunk(states[p], program.hparams)
             outputs.append(output)
         return outputs
 

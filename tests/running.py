@@ -218,7 +218,7 @@ def bits(
 ) -> dict[str, bytes]:
     """Returns every array of a run's newest checkpoint by name, as bytes.
 
-    ``config`` and ``make(config, restart)`` give its pieces if it is a stage.
+    ``config`` and ``make(config, restart)`` give its program if it is a stage.
     """
     from mtrl_jax.experiments import online, runs
 
@@ -227,7 +227,7 @@ def bits(
             x = jax.random.key_data(x)
         return np.asarray(x).tobytes()
 
-    config, make = config or runs.load_config(run), make or online.pieces
+    config, make = config or runs.load_config(run), make or online.make_program
     with runs.restored(run, config, make) as (update, _, saved):
         leaves = jax.tree_util.tree_leaves_with_path(saved)
         named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}

@@ -98,7 +98,7 @@ def state_of(run, name):
     stage = next(stage for stage in settings.stages if stage.name == name)
 
     def make(one, restart):
-        return staging.pieces_of(settings, one, run, restart)
+        return staging.make_program(settings, one, run, restart)
 
     return running.bits(stage_of(run, name), stage, make)
 

@@ -1,4 +1,4 @@
-"""From settings to pieces: what is made, on whose seeds, and what is refused early."""
+"""From settings to program: what is made, on whose seeds, and what is refused early."""
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
     monkeypatch.setattr(checks, "check_agent", lambda *_: None)
     for seed in (0, 1):
         for restart in (0, 20):
-            online.pieces(_settings(f"seed={seed}"), restart)
+            online.make_program(_settings(f"seed={seed}"), restart)
     # Two runs begun or resumed, two tasks, to train on and to test on.
     assert len(set(seeds)) == len(seeds) == 16
 
@@ -148,15 +148,15 @@ def test_cpus_step_everything_inside_the_program():
 
 
 @pytest.fixture(scope="module")
-def pieces():
-    return online.pieces(_settings())
+def program():
+    return online.make_program(_settings())
 
 
 @pytest.fixture
-def state(pieces, programs):
-    """The first state of the pieces; programs that runs have compiled are found."""
+def state(program, programs):
+    """The first state of the program; programs that runs have compiled are found."""
     with running.cached_programs(programs):
-        yield pieces.init(pieces.hparams)
+        yield program.init(program.hparams)
 
 
 def test_an_agent_is_traced_before_anything_is_written():
@@ -165,13 +165,13 @@ def test_an_agent_is_traced_before_anything_is_written():
     with pytest.raises(
         config.ConfigError, match=r"^agent\.config: minibatches: 3 does not"
     ):
-        online.pieces(_settings(*changes))
-    online.pieces(_settings(*changes, "training.unroll_length=3"))
+        online.make_program(_settings(*changes))
+    online.make_program(_settings(*changes, "training.unroll_length=3"))
 
 
-def test_a_members_state_does_not_depend_on_the_others(pieces, state):
+def test_a_members_state_does_not_depend_on_the_others(program, state):
     """Member p's keys, hyperparameters and weights are those of a smaller population."""
-    small = online.pieces(_settings("population.size=2", "population.pbt=null"))
+    small = online.make_program(_settings("population.size=2", "population.pbt=null"))
     fewer = small.init(small.hparams)
     for few, many in zip(
         jax.tree.leaves(fewer.learner), jax.tree.leaves(state.learner)
@@ -182,44 +182,47 @@ def test_a_members_state_does_not_depend_on_the_others(pieces, state):
     )
     np.testing.assert_allclose(
         hparams.flatten(small.hparams)["learning_rate"],
-        hparams.flatten(pieces.hparams)["learning_rate"][:2],
+        hparams.flatten(program.hparams)["learning_rate"][:2],
         rtol=1e-6,
     )
 
 
-def test_evaluation_hparams_act_in_evaluations_alone(pieces, state):
+def test_evaluation_hparams_act_in_evaluations_alone(program, state):
     """They replace the members' values there: temperature 0 makes the policy greedy."""
-    greedy = online.pieces(_settings("evaluation.hparams.temperature=0"))
-    cold = hparams.override(pieces.hparams, {"temperature": 0.0})
-    expected = pieces.evaluate(state, cold)
+    greedy = online.make_program(_settings("evaluation.hparams.temperature=0"))
+    cold = hparams.override(program.hparams, {"temperature": 0.0})
+    expected = program.evaluate(state, cold)
     given = greedy.evaluate(state, greedy.hparams)
     np.testing.assert_array_equal(given.returns, expected.returns)
-    warm = pieces.evaluate(state, pieces.hparams)
+    warm = program.evaluate(state, program.hparams)
     assert np.any(np.asarray(warm.returns) != np.asarray(expected.returns))
     np.testing.assert_array_equal(
         hparams.flatten(greedy.hparams)["temperature"], np.ones(4)
     )
 
 
-def test_evaluations_draw_from_keys_of_their_own(pieces, state):
+def test_evaluations_draw_from_keys_of_their_own(program, state):
     """The same update gives the same episodes, the next one others."""
-    first = pieces.evaluate(state, pieces.hparams).returns
-    np.testing.assert_array_equal(first, pieces.evaluate(state, pieces.hparams).returns)
+    first = program.evaluate(state, program.hparams).returns
+    np.testing.assert_array_equal(
+        first, program.evaluate(state, program.hparams).returns
+    )
     later = state._replace(step=state.step + 1)
     assert np.any(
-        np.asarray(first) != np.asarray(pieces.evaluate(later, pieces.hparams).returns)
+        np.asarray(first)
+        != np.asarray(program.evaluate(later, program.hparams).returns)
     )
 
 
-def test_a_replaced_member_takes_nothing_broken_with_it(pieces, state):
+def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
     """Weights come from a finite member, the memory is fresh, keys and slots stay."""
     poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
     broken = state._replace(
         learner=jax.tree.map(poison, state.learner),
         carry=jax.tree.map(jnp.ones_like, state.carry),
     )
-    after, hp, lineage, record = jax.jit(pieces.pbt_round)(
-        broken, pieces.hparams, pieces.lineage, None
+    after, hp, lineage, record = jax.jit(program.pbt_round)(
+        broken, program.hparams, program.lineage, None
     )
     assert record.finite.tolist() == [True, False, True, True]
     source = int(record.source[1])

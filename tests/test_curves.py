@@ -137,8 +137,8 @@ def test_a_demonstration_without_noise_is_optimal_and_ends_when_it_is_over():
     """Watched episodes earn the reference score in every slot, later ones do not."""
     stage = _prompted_stage({"episodes": 2, "epsilon": 0.0})
     spec = task_families.testing(stage).spec
-    pieces = in_context.pieces(stage, spec, _fresh(stage, spec))
-    state, _ = pieces.chunk(pieces.init(pieces.hparams), pieces.hparams)
+    program = in_context.make_program(stage, spec, _fresh(stage, spec))
+    state, _ = program.chunk(program.init(program.hparams), program.hparams)
     returns = np.asarray(state.returns)
     assert returns.shape == (2, 3, 3) and np.isfinite(returns).all()
     optimal = spec.tasks[0].reference_score
@@ -154,7 +154,7 @@ def test_what_cannot_be_demonstrated_is_refused_in_one_line():
     ):
         stage = _prompted_stage({}, task)
         with pytest.raises(config.ConfigError, match=words):
-            in_context.pieces(stage, task_families.testing(stage).spec, None)
+            in_context.make_program(stage, task_families.testing(stage).spec, None)
 
 
 def _prompted_stage(prompt, task=None):

@@ -44,7 +44,7 @@ def test_demonstrations_are_histories_like_any_other(demonstrated):
     assert (data.first == (np.arange(60) % 5 == 0)).all()
     settings = config.load(demonstrated / "config.yaml")
     (stage,) = settings.stages
-    assert staging.pieces_of(settings, stage, demonstrated).spec.obs.keys() == {
+    assert staging.make_program(settings, stage, demonstrated).spec.obs.keys() == {
         "vector",
         "optimal",
     }

@@ -263,14 +263,14 @@ def test_a_run_in_use_is_not_touched(tmp_path, finished):
 def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cached):
     """Who comes second, after both found the folder empty, is refused."""
     run, other = tmp_path / "run", "seed: 1\n"
-    build_pieces = online.pieces
+    make_program = online.make_program
 
     def slow(config, **options):
         run.mkdir()
         (run / running.CONFIG).write_text(other)
-        return build_pieces(config, **options)
+        return make_program(config, **options)
 
-    monkeypatch.setattr(online, "pieces", slow)
+    monkeypatch.setattr(online, "make_program", slow)
     config = running.write(tmp_path / "tiny.yaml")
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 2

@@ -8,46 +8,19 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "mtrl_jax"
-CONTRACTS = {"types", "tree", "random", "hparams", "xla"}
-# Part of the package -> the parts it may import beside itself (DESIGN.md, section 4).
-ALLOWED = {
-    **dict.fromkeys(CONTRACTS, CONTRACTS),
-    **dict.fromkeys(("losses", "networks", "data"), CONTRACTS),
-    "agents": CONTRACTS | {"losses", "networks", "data"},
-    "envs": CONTRACTS,
-    "engine": CONTRACTS,
-    # Writers and readers of a run folder: plots reads what metrics wrote.
-    **dict.fromkeys(("checkpoint", "metrics", "progress"), CONTRACTS),
-    "plots": CONTRACTS | {"metrics"},
-    # Draws observations, for render.
-    "sketches": CONTRACTS,
-}
-# The only modules that know agents, environments and files at the same time.
-COMPOSITION_ROOT = {
-    "build",
-    "checks",
-    "cli",
-    "collecting",
-    "config",
-    "contexts",
-    "curves",
-    "experiment",
-    "folders",
-    "judging",
-    "listing",
-    "loop",
-    "offline",
-    "render",
-    "report",
-    "reporters",
-    "saved",
-    "scheduling",
-    "session",
-    "spreads",
-    "stages",
-    "staging",
-    "world",
-}
+# The floors of DESIGN.md, section 4, from the ground up: a room imports from floors below
+# its own only, so rooms of one floor never import each other.
+FLOORS = (
+    {"types", "errors", "metrics", "xla"},
+    {"losses", "data", "checkpoint", "plots", "tree", "random", "hparams"},
+    {"networks", "envs", "engine"},
+    {"agents"},
+    {"config"},
+    {"training"},
+    {"experiments"},
+    {"cli"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
@@ -84,7 +57,7 @@ def test_the_parser_finds_imports_wherever_they_hide(tmp_path, monkeypatch):
     path = tmp_path / "agents" / "x.py"
     path.write_text(
         "import mtrl_jax.envs.core\nfrom mtrl_jax import engine, tree\n"
-        "def f():\n    from mtrl_jax.experiments.online import pieces\n    from ..plots import p\n"
+        "def f():\n    from mtrl_jax.experiments.online import program\n    from ..plots import p\n"
         "    from . import optimiser\nimport numpy\n"
     )
     expected = {"envs", "engine", "tree", "build", "plots", "agents"}
@@ -92,26 +65,24 @@ def test_the_parser_finds_imports_wherever_they_hide(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_import_only_what_their_layer_may(module):
-    """Contracts know nothing, agents no environments, the engine only contracts."""
-    part = part_of(module)
+def test_rooms_import_from_floors_below_only(module):
+    """An algorithm knows no environment, the engine neither, a library no config."""
+    room = part_of(module)
     if module == "__init__.py":
-        allowed = {"xla", "mtrl_jax"}
-    elif part in COMPOSITION_ROOT:
+        assert own_parts(ROOT / module) <= {"xla"}
         return
-    else:
-        assert part in ALLOWED, f"{module} has no place in the layer table; give it one"
-        allowed = ALLOWED[part] | {part}
-    wrong = own_parts(ROOT / module) - allowed
-    assert not wrong, f"mtrl_jax/{module} imports {sorted(wrong)}"
+    assert room in FLOOR_OF, f"{module} is on no floor; give its room one"
+    above = {
+        other
+        for other in own_parts(ROOT / module) - {room}
+        if FLOOR_OF.get(other, len(FLOORS)) >= FLOOR_OF[room]
+    }
+    assert not above, f"mtrl_jax/{module} imports {sorted(above)}, not below it"
 
 
-def test_only_the_composition_root_imports_the_composition_root():
-    """A library module that needs a config would tie everything to the CLI."""
-    for module in MODULES:
-        if part_of(module) not in COMPOSITION_ROOT:
-            used = own_parts(ROOT / module) & COMPOSITION_ROOT
-            assert not used, f"mtrl_jax/{module} imports {sorted(used)}"
+def test_every_room_of_the_table_is_there():
+    """A floor that lists a room nobody built would be a plan, not a house."""
+    assert {part_of(module) for module in MODULES} - {"__init__"} == set(FLOOR_OF)
 
 
 def test_nothing_in_the_package_imports_tests_or_benchmarks():

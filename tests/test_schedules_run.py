@@ -179,12 +179,12 @@ def _scheduler(memory=None, metric="return"):
             "training": {"updates_per_chunk": CHUNK},
         }
     )
-    pieces = types.SimpleNamespace(
+    program = types.SimpleNamespace(
         spec=spec,
         metric=fitness.make_metric(spec, metric),
         pace=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
     )
-    return scheduler.make(settings, pieces, memory)
+    return scheduler.make(settings, program, memory)
 
 
 def _hparams():

@@ -1,4 +1,4 @@
-"""Lists of stages: mistakes in them, changes to them, and their pieces."""
+"""Lists of stages: mistakes in them, changes to them, and their program."""
 
 import pathlib
 import re
@@ -162,11 +162,11 @@ def test_the_first_members_can_be_tested_alone(staged):
     values["stages"][2]["members"] = 2
     weights, hparams, summaries = [], [], []
     for settings in (every, config.from_dict(values)):
-        pieces = staging.pieces_of(settings, settings.stages[2], staged)
-        state = pieces.init(pieces.hparams)
+        program = staging.make_program(settings, settings.stages[2], staged)
+        state = program.init(program.hparams)
         weights.append(jax.device_get(state.learner))
-        hparams.append(jax.device_get(pieces.hparams))
-        summaries.append(pieces.reporter.finish(state, None, {}, 0)[0])
+        hparams.append(jax.device_get(program.hparams))
+        summaries.append(program.reporter.finish(state, None, {}, 0)[0])
     for all_, few in (weights, hparams):
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:2], y), all_, few)
     assert [len(summary["score"]) for summary in summaries] == [4, 2]
@@ -175,14 +175,14 @@ def test_the_first_members_can_be_tested_alone(staged):
 def test_weights_that_moved_are_found_out(staged):
     """The hash at the end is held against the hash of what was read."""
     settings = runs.load_config(staged)
-    pieces = staging.pieces_of(settings, settings.stages[2], staged)
-    state = pieces.init(pieces.hparams)
-    summary, _ = pieces.reporter.finish(state, None, {}, 0)
+    program = staging.make_program(settings, settings.stages[2], staged)
+    state = program.init(program.hparams)
+    summary, _ = program.reporter.finish(state, None, {}, 0)
     assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
     learner = state.learner._replace(updates=state.learner.updates + 1)
     moved = state._replace(learner=learner)
     with pytest.raises(session.RunError, match="hashed"):
-        pieces.reporter.finish(moved, None, {}, 0)
+        program.reporter.finish(moved, None, {}, 0)
 
 
 def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):

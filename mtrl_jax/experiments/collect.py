@@ -15,20 +15,21 @@ from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import environments, online, task_families
-from mtrl_jax.training import program, progress
+from mtrl_jax.training import progress
+from mtrl_jax.training.program import Program, Recorder, Recording
 
 FOLDER = "histories"
 
 
-def pieces(config: stage_schema.CollectStage, restart: int = 0) -> program.Program:
-    """Returns the pieces of a collect stage; see ``online.pieces``.
+def make_program(config: stage_schema.CollectStage, restart: int = 0) -> Program:
+    """Returns the program of a collect stage; see ``online.program``.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
     world, names, masks = task_families.collecting(config)
     record = _record(config, _written(config, world), names, masks, world.batch[1])
-    return online.pieces(config, restart, world=world, record=record)
+    return online.make_program(config, restart, world=world, record=record)
 
 
 def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
@@ -62,9 +63,9 @@ def _record(
     names: list[str],
     masks: bool,
     slots: int,
-) -> program.Recording:
+) -> Recording:
     length = config.training.unroll_length
-    steps = online.pace_of(config, slots).updates * length
+    steps = online.run_length(config, slots).updates * length
     size = histories.plan(spec, len(names), steps, masks=masks)
     told = (
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
@@ -77,7 +78,7 @@ def _record(
         if name in ("seed", "tasks", "name")
     }
 
-    def open_(folder: pathlib.Path) -> program.Recorder:
+    def open_(folder: pathlib.Path) -> Recorder:
         try:
             writer = histories.Writer(
                 folder / FOLDER, spec, names, steps, masks=masks, config=made_by
@@ -92,6 +93,6 @@ def _record(
             except ValueError as error:
                 raise histories.DatasetError(f"{folder / FOLDER}: {error}") from error
 
-        return program.Recorder(write, writer.close)
+        return Recorder(write, writer.close)
 
-    return program.Recording(told, size, open_)
+    return Recording(told, size, open_)

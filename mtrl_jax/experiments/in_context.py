@@ -21,20 +21,21 @@ from mtrl_jax.config import stage_schema
 from mtrl_jax.engine import context_runner, pbt, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import episode_curves, online, reporters, task_families
-from mtrl_jax.training import program, report, session
+from mtrl_jax.training import report, session
+from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
 
 # The learners and hyperparameters [P] of the stage that is evaluated.
 Source = tuple[Tree, Tree]
 
 
-def pieces(
+def make_program(
     config: stage_schema.EvaluateStage,
     spec: types.EnvSpec,
     source: Source | None,
     compared: Callable[[], dict[str, Any]] = dict,
-) -> program.Program:
-    """Returns the pieces of an evaluate stage.
+) -> Program:
+    """Returns the program of an evaluate stage.
 
     ``spec`` is what the agent was built for; without its ``source`` they are good for
     finding mistakes alone. ``compared()`` returns the curves of other stages.
@@ -71,12 +72,12 @@ def pieces(
 
     chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
-    return program.Program(
+    return Program(
         spec=told,
         agent=agent,
         batch=(members, slots),
         pure=True,
-        pace=program.RunLength(
+        run_length=RunLength(
             updates=chunks * steps,
             per_chunk=steps,
             steps=slots,
@@ -182,7 +183,7 @@ def _reporter(
     spec: types.EnvSpec,
     before: str,
     compared: Callable[[], dict[str, Any]],
-) -> program.Reporter:
+) -> Reporter:
     numbers = [spread.number for spread in task_families.entries(config)]
 
     def finish(state, evaluation, totals, restart):
@@ -206,7 +207,7 @@ def _reporter(
         }
         return summary, episode_curves.table(summary)
 
-    return program.Reporter(
+    return Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
         shown=lambda row: row["returns"],
         best=lambda row: reporters.lowest(

@@ -23,7 +23,8 @@ from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import checks, online, reporters, selection
-from mtrl_jax.training import program, progress, session
+from mtrl_jax.training import progress, session
+from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
 
 # How much of a device's memory a dataset may take; a training step needs some too.
@@ -42,10 +43,10 @@ def spec_in(folder: pathlib.Path) -> types.EnvSpec:
         raise config_lib.ConfigError(f"data: {error}") from None
 
 
-def pieces(
+def make_program(
     config: stage_schema.OfflineStage, spec: types.EnvSpec, folder: pathlib.Path
-) -> program.Program:
-    """Returns the pieces of an offline stage on the dataset of ``spec`` in ``folder``.
+) -> Program:
+    """Returns the program of an offline stage on the dataset of ``spec`` in ``folder``.
 
     The data are read when the first chunk is trained. Labels, where there are any, are
     among the observations of ``spec``; the agent has them as extras.
@@ -90,12 +91,12 @@ def pieces(
             state, hparams.override(hp, config.evaluation.hparams), data()[1]
         )
 
-    return program.Program(
+    return Program(
         spec=expert_labels.without(spec),
         agent=agent,
         batch=(members, training.batch),
         pure=True,
-        pace=_pace(config),
+        run_length=_run_length(config),
         reporter=reporters.of_losses(score, held_out),
         hparams=initial,
         lineage=lineage,
@@ -195,9 +196,9 @@ def split(task: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nda
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
-def _pace(config: stage_schema.OfflineStage) -> program.RunLength:
+def _run_length(config: stage_schema.OfflineStage) -> RunLength:
     t = config.training
-    return program.RunLength(
+    return RunLength(
         updates=math.ceil(t.updates / t.updates_per_chunk) * t.updates_per_chunk,
         per_chunk=t.updates_per_chunk,
         steps=t.batch * t.unroll_length,

@@ -1,4 +1,4 @@
-"""From a checked config to the pieces of a run: agent, runner and compiled functions.
+"""From a checked config to the program of a run: agent, runner and compiled functions.
 
 Nothing below knows an agent or environment by name. Everything that can be wrong with a
 config is found out here, before a run folder exists. The environments come from
@@ -24,17 +24,17 @@ from mtrl_jax.engine import (
     sharding,
 )
 from mtrl_jax.experiments import checks, environments, reporters, selection
-from mtrl_jax.training import program
+from mtrl_jax.training.program import Program, Recording, RunLength
 from mtrl_jax.types import Tree
 
 
-def pieces(
+def make_program(
     config: schema.ExperimentConfig,
     restart: int = 0,
     *,
     world: environments.World | None = None,
-    record: program.Recording | None = None,
-) -> program.Program:
+    record: Recording | None = None,
+) -> Program:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
@@ -75,12 +75,12 @@ def pieces(
             return state
         return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
 
-    return program.Program(
+    return Program(
         spec=spec,
         agent=agent,
         batch=batch,
         pure=world.pure,
-        pace=pace_of(config, batch[1]),
+        run_length=run_length(config, batch[1]),
         reporter=reporters.of_returns(config, spec, metric, world.kind),
         hparams=hparams,
         lineage=lineage,
@@ -94,12 +94,12 @@ def pieces(
     )
 
 
-def pace_of(config: schema.ExperimentConfig, slots: int) -> program.RunLength:
-    """Returns the pace of a run: ``env_steps`` per member, up to whole chunks."""
+def run_length(config: schema.ExperimentConfig, slots: int) -> RunLength:
+    """Returns the length of a run: ``env_steps`` per member, up to whole chunks."""
     t = config.training
     steps = t.unroll_length * slots
     chunks = math.ceil(t.env_steps / (t.updates_per_chunk * steps))
-    return program.RunLength(
+    return RunLength(
         updates=chunks * t.updates_per_chunk,
         per_chunk=t.updates_per_chunk,
         steps=steps,

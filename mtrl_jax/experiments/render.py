@@ -22,7 +22,7 @@ from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
 from mtrl_jax.experiments import environments, runs, selection
 from mtrl_jax.plots import observation_pictures
-from mtrl_jax.training import program
+from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
 
 CAPTION = 34  # pixels below a picture
@@ -72,8 +72,8 @@ def render_run(
         raise config_lib.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    with runs.restored(folder, config, make) as (_, pieces, saved):
-        frames = play(config, pieces, saved, member, steps)
+    with runs.restored(folder, config, make) as (_, program, saved):
+        frames = play(config, program, saved, member, steps)
     save_gif(frames, out)
     return out
 
@@ -115,7 +115,7 @@ def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathl
 
 def play(
     config: schema.ExperimentConfig,
-    pieces: program.Program,
+    program: Program,
     saved: Any,
     member: int,
     steps: int,
@@ -124,7 +124,7 @@ def play(
     env = environments.make_host_env(
         config, environments.tasks_of(config), f"{config.seed}/render", 1
     )
-    agents = population.population(pieces.agent, env.batch[0])
+    agents = population.population(program.agent, env.batch[0])
     act = jax.jit(agents.act)
     key = selection.evaluation_key(saved.run)
     carry, ts = agents.carry(env.batch[1]), env.reset()
@@ -138,7 +138,7 @@ def play(
             for b in slots:
                 if not done[b]:
                     drawn = env.render(member, b)
-                    panels[b] = _panel(pieces.spec, seen, b, step, totals[b], drawn)
+                    panels[b] = _panel(program.spec, seen, b, step, totals[b], drawn)
             frames.append(_beside(panels))
             done |= seen.last
             if done.all():

@@ -14,7 +14,8 @@ from mtrl_jax import metrics, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
-from mtrl_jax.training import program, report
+from mtrl_jax.training import report
+from mtrl_jax.training.program import Reporter
 
 
 def of_returns(
@@ -22,7 +23,7 @@ def of_returns(
     spec: types.EnvSpec,
     metric: fitness.Metric,
     runner: str,
-) -> program.Reporter:
+) -> Reporter:
     """Returns the Reporter of a run with environments; ``runner`` is fused or host."""
 
     def begin() -> dict[str, Any]:
@@ -40,7 +41,7 @@ def of_returns(
         )
         return summary, report.table(summary)
 
-    return program.Reporter(
+    return Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
         shown=lambda row: row["returns"] or row.get("evaluation", {}),
         best=lambda row: report.best_member(metric, spec, row),
@@ -49,7 +50,7 @@ def of_returns(
     )
 
 
-def of_losses(score: str, held_out: bool) -> program.Reporter:
+def of_losses(score: str, held_out: bool) -> Reporter:
     """Returns the Reporter of learning from a dataset; the lower ``score``, the better.
 
     What held-out histories gave is called "held_out/METRIC" and, where there are any,
@@ -87,7 +88,7 @@ def of_losses(score: str, held_out: bool) -> program.Reporter:
         text = f"{judged}: mean {losses.mean():.4g}, best #{lowest(losses)} "
         return summary, text + f"{np.nanmin(losses) if losses.size else 0:.4g}"
 
-    return program.Reporter(row, shown, best, lambda: {"complete": False}, finish)
+    return Reporter(row, shown, best, lambda: {"complete": False}, finish)
 
 
 def lowest(loss: Any) -> int:

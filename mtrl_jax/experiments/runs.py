@@ -25,12 +25,12 @@ from mtrl_jax.experiments import collect, online
 from mtrl_jax.training import (
     lock,
     loop,
-    program,
     report,
     run_folder,
     saved_state,
     session,
 )
+from mtrl_jax.training.program import Program
 
 CONFIG = run_folder.CONFIG
 
@@ -50,22 +50,20 @@ def train(
     run_folder.check_new(folder)
     check_logging(config)
     with config_lib.errors_in(where):
-        pieces = online.pieces(config)
-    return begin(config, folder, pieces)
+        program = online.make_program(config)
+    return begin(config, folder, program)
 
 
-def begin(
-    config: Any, folder: pathlib.Path, pieces: program.Program, label: str = ""
-) -> int:
-    """Returns the exit code of a new run made of ``pieces``, as ``train`` does.
+def begin(config: Any, folder: pathlib.Path, program: Program, label: str = "") -> int:
+    """Returns the exit code of a new run made of ``program``, as ``train`` does.
 
     ``config`` may be a stage's settings; ``label`` begins the progress line.
     """
-    with _folder(folder, config) as manager, contextlib.closing(pieces):
+    with _folder(folder, config) as manager, contextlib.closing(program):
         run_folder.check_new(folder)  # Another process may have been as fast.
         run_folder.write_config(folder, config)
-        metrics.write_summary(folder, pieces.reporter.begin())
-        return loop.run(session.begin(config, folder, pieces, manager, label=label))
+        metrics.write_summary(folder, program.reporter.begin())
+        return loop.run(session.begin(config, folder, program, manager, label=label))
 
 
 def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
@@ -85,31 +83,31 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     config = config_lib.from_dict(changes, where=str(folder / run_folder.CONFIG))
     config_lib.check_resumable(old, config)
     check_logging(config)
-    return go_on(config, folder, lambda restart: online.pieces(config, restart))
+    return go_on(config, folder, lambda restart: online.make_program(config, restart))
 
 
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    make: Callable[[int], program.Program],
+    make: Callable[[int], Program],
     label: str = "",
 ) -> int:
     """Returns the exit code of a run that goes on with ``config``, as ``resume`` does.
 
-    ``make(restart)`` gives its pieces, ``restart`` being the update it goes on from.
+    ``make(restart)`` gives its program, ``restart`` being the update it goes on from.
     """
     with _folder(folder, config) as manager:
         latest = checkpoint.latest_step(manager)
         if latest is None:
             run_folder.check_untrained(folder)
-        pieces = make(latest or 0)
-        with contextlib.closing(pieces):
+        program = make(latest or 0)
+        with contextlib.closing(program):
             if latest is None:
                 begun = session.begin(
-                    config, folder, pieces, manager, resume_after=-1, label=label
+                    config, folder, program, manager, resume_after=-1, label=label
                 )
             else:
-                begun = session.go_on(config, folder, pieces, manager, label=label)
+                begun = session.go_on(config, folder, program, manager, label=label)
             # Only now is it certain that the run goes on with it.
             with begun.bar.closed_on_error():
                 run_folder.write_config(folder, config)
@@ -130,19 +128,19 @@ def evaluate(
         given = {**config_lib.to_dict(config)}
         given["evaluation"] = {**given["evaluation"], "episodes": episodes}
         config = config_lib.from_dict(given, where="--episodes")
-    with restored(folder, config, make) as (update, pieces, saved):
-        assert pieces.evaluate is not None
-        result = jax.device_get(pieces.evaluate(saved.run, saved.hparams))
-        return update, report.evaluation_table(pieces.spec, result)
+    with restored(folder, config, make) as (update, program, saved):
+        assert program.evaluate is not None
+        result = jax.device_get(program.evaluate(saved.run, saved.hparams))
+        return update, report.evaluation_table(program.spec, result)
 
 
 @contextlib.contextmanager
 def restored(
     folder: pathlib.Path,
     config: Any,
-    make: Callable[[Any, int], program.Program] = online.pieces,
-) -> Iterator[tuple[int, program.Program, saved_state.Saved]]:
-    """Returns (update, pieces, saved) of the newest checkpoint; nothing is written."""
+    make: Callable[[Any, int], Program] = online.make_program,
+) -> Iterator[tuple[int, Program, saved_state.Saved]]:
+    """Returns (update, program, saved) of the newest checkpoint; nothing is written."""
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise run_folder.no_checkpoint(folder)
     manager = checkpoint.open_manager(
@@ -152,16 +150,16 @@ def restored(
         stack.callback(checkpoint.close, manager)
         if checkpoint.latest_step(manager) is None:
             raise run_folder.no_checkpoint(folder)
-        pieces = make(config, -1)
-        stack.callback(pieces.close)
-        update, saved, _ = session.read(pieces, manager)
-        yield update, pieces, saved
+        program = make(config, -1)
+        stack.callback(program.close)
+        update, saved, _ = session.read(program, manager)
+        yield update, program, saved
 
 
 def with_environments(
     folder: pathlib.Path, kinds: tuple[str, ...] = ("online", "collect")
 ) -> tuple[Any, Callable]:
-    """Returns (settings, what makes the pieces) of a run that trains in environments.
+    """Returns (settings, what makes the program) of a run that trains in environments.
 
     ``kinds`` are the stages that will do.
 
@@ -170,7 +168,7 @@ def with_environments(
     """
     config = load_config(folder)
     kind = "stages" if hasattr(config, "stages") else getattr(config, "kind", "online")
-    makers = {"online": online.pieces, "collect": collect.pieces}
+    makers = {"online": online.make_program, "collect": collect.make_program}
     if kind not in kinds:
         what = "is in stages" if kind == "stages" else f"is a stage of kind {kind}"
         raise config_lib.ConfigError(

@@ -18,7 +18,7 @@ from mtrl_jax import hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
 from mtrl_jax.experiments.environments import World
-from mtrl_jax.training import program
+from mtrl_jax.training.program import RoundRecord
 from mtrl_jax.types import Array, Tree
 
 # Where an environment names no episode limit of its own.
@@ -143,7 +143,7 @@ def round_of(
         replaced = source != jnp.arange(settings.size)
         state = forget(state, replaced, finite)
         state = state._replace(learner=pbt.apply(state.learner, source))
-        record = program.RoundRecord(
+        record = RoundRecord(
             score=judged.score,
             episodes=judged.episodes,
             finite=finite,

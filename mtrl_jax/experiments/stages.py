@@ -21,7 +21,8 @@ from mtrl_jax import config as config_lib
 from mtrl_jax import metrics
 from mtrl_jax.config import stage_schema
 from mtrl_jax.experiments import reporters, runs, staging
-from mtrl_jax.training import lock, program, progress, report, run_folder, session
+from mtrl_jax.training import lock, progress, report, run_folder, session
+from mtrl_jax.training.program import Program
 
 
 def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
@@ -82,7 +83,7 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
             continue
         with config_lib.errors_in(f"stages.{i}"):
             runs.check_logging(stage)
-            made = staging.pieces_of(staged, stage, folder, for_check=True)
+            made = staging.make_program(staged, stage, folder, for_check=True)
             made.close()
         begun = (staging.folder_of(folder, stage) / run_folder.CONFIG).exists()
         need += made.record.size if made.record is not None and not begun else 0
@@ -126,8 +127,8 @@ def _run(staged: stage_schema.Staged, folder: pathlib.Path) -> int:
 def _run_stage(staged, stage, folder: pathlib.Path, label: str) -> int:
     own = staging.folder_of(folder, stage)
 
-    def make(restart: int) -> program.Program:
-        return staging.pieces_of(staged, stage, folder, restart)
+    def make(restart: int) -> Program:
+        return staging.make_program(staged, stage, folder, restart)
 
     if (own / run_folder.CONFIG).exists():
         return runs.go_on(stage, own, make, label)

@@ -1,4 +1,4 @@
-"""The pieces of a stage, with what it takes from the stages that it names."""
+"""The program of a stage, with what it takes from the stages that it names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtrl_jax.experiments import (
     runs,
     task_families,
 )
-from mtrl_jax.training import program
+from mtrl_jax.training.program import Program
 
 FOLDER = "stages"
 
@@ -29,24 +29,24 @@ def folder_of(folder: pathlib.Path, stage: stage_schema.Stage | str) -> pathlib.
     return folder / FOLDER / (stage if isinstance(stage, str) else stage.name)
 
 
-def pieces_of(
+def make_program(
     staged: stage_schema.Staged,
     stage: stage_schema.Stage,
     folder: pathlib.Path,
     restart: int = 0,
     *,
     for_check: bool = False,
-) -> program.Program:
-    """Returns the pieces of a stage, with what it takes from the stages it names.
+) -> Program:
+    """Returns the program of a stage, with what it takes from the stages it names.
 
     ``for_check``: without what these have not made yet; good for finding mistakes alone.
     """
     if isinstance(stage, stage_schema.OnlineStage):
-        return online.pieces(stage, restart)
+        return online.make_program(stage, restart)
     if isinstance(stage, stage_schema.CollectStage):
-        return collect.pieces(stage, restart)
+        return collect.make_program(stage, restart)
     if isinstance(stage, stage_schema.OfflineStage):
-        return offline.pieces(stage, *_data_of(staged, stage, folder))
+        return offline.make_program(stage, *_data_of(staged, stage, folder))
 
     def compared() -> dict[str, Any]:
         names = {x.name: x for x in staged.stages if x.name in stage.compare}
@@ -57,7 +57,9 @@ def pieces_of(
 
     of = _named(staged, stage.of)
     source = None if for_check else _weights(staged, stage, of, folder)
-    return in_context.pieces(stage, _spec_of(staged, of, folder), source, compared)
+    return in_context.make_program(
+        stage, _spec_of(staged, of, folder), source, compared
+    )
 
 
 def _weights(
@@ -66,8 +68,8 @@ def _weights(
     of: stage_schema.Stage,
     folder: pathlib.Path,
 ) -> in_context.Source:
-    def make(config: Any, restart: int) -> program.Program:
-        return pieces_of(staged, config, folder, restart)
+    def make(config: Any, restart: int) -> Program:
+        return make_program(staged, config, folder, restart)
 
     with runs.restored(folder_of(folder, of), of, make) as (_, _, saved):
         return tree.slice_axis(

@@ -19,7 +19,8 @@ import numpy as np
 
 from mtrl_jax import checkpoint, hparams, metrics
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.training import program, report
+from mtrl_jax.training import report
+from mtrl_jax.training.program import RoundRecord
 from mtrl_jax.training.session import RunError, Session, save
 from mtrl_jax.types import Tree
 
@@ -31,7 +32,7 @@ class Pending(NamedTuple):
     output: fused_runner.ChunkOutput | None  # None before the first chunk
     hparams: Tree  # the chunk was trained with
     evaluation: Any = None
-    record: program.RoundRecord | None = None
+    record: RoundRecord | None = None
 
 
 def run(session: Session) -> int:
@@ -60,29 +61,29 @@ def run(session: Session) -> int:
 
 
 def _loop(session: Session, caught: list[int]) -> None:
-    settings, pace = session.config.population, session.pieces.pace
+    settings, length = session.config.population, session.program.run_length
     source = settings.fitness.source
     pending = None
-    if session.update < pace.updates and pace.test_every:
+    if session.update < length.updates and length.test_every:
         # Of a resumed run the result is dropped: nothing is compiled later on.
         test = _test(session)
         if session.update == 0:
             pending = Pending(0, None, session.hparams, test)
-    while session.update < pace.updates and not caught:
+    while session.update < length.updates and not caught:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
         used = session.hparams
         session.state, output = session.programs.chunk(session.state, used)
-        session.update += pace.per_chunk
+        session.update += length.per_chunk
         due = _due(before, session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
         by_test = round_due and source == "evaluation"
-        tested = by_test or due(pace.test_every)
+        tested = by_test or due(length.test_every)
         test = _test(session) if tested else None
         record = _round(session, test if by_test else None) if round_due else None
         _write(session, pending)
         pending = Pending(session.update, output, used, test, record)
-        if due(pace.save_every):
+        if due(length.save_every):
             _write(session, pending)
             pending = None
             save(session)
@@ -95,7 +96,7 @@ def _test(session: Session) -> Any:
     return session.programs.evaluate(session.state, session.hparams)
 
 
-def _round(session: Session, test: Any) -> program.RoundRecord:
+def _round(session: Session, test: Any) -> RoundRecord:
     assert session.programs.pbt_round is not None
     session.state, session.hparams, session.pbt, record = session.programs.pbt_round(
         session.state, session.hparams, session.pbt, test
@@ -108,16 +109,16 @@ def _write(session: Session, pending: Pending | None) -> None:
     if pending is None:
         return
     pending = jax.device_get(pending)
-    reporter, per_update = session.pieces.reporter, session.pieces.pace.steps
+    reporter, per_update = session.program.reporter, session.program.run_length.steps
     row = reporter.row(pending.output, pending.evaluation)
-    metric = session.pieces.metric
+    metric = session.program.metric
     heard = row["returns"] if metric is None else report.judged(metric, row)
     session.scheduler.tell(pending.update, heard)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
     now = time.monotonic()
     when, update = session.logged
-    trained = (pending.update - update) * per_update * session.pieces.batch[0]
+    trained = (pending.update - update) * per_update * session.program.batch[0]
     rate = trained / max(now - when, 1e-9)
     session.logged = (now, pending.update)
     session.writer.write(
@@ -132,7 +133,7 @@ def _write(session: Session, pending: Pending | None) -> None:
     if pending.record is not None:
         _write_round(session, pending)
     session.bar.update(
-        pending.update * per_update * session.pieces.batch[0],
+        pending.update * per_update * session.program.batch[0],
         rate,
         reporter.shown(row),
         reporter.best(row),
@@ -185,11 +186,11 @@ def _finish(session: Session) -> None:
     checkpoint.wait(session.manager)
     totals = {
         "updates": session.update,
-        "env_steps_per_member": session.update * session.pieces.pace.steps,
-        "population": session.pieces.batch[0],
+        "env_steps_per_member": session.update * session.program.run_length.steps,
+        "population": session.program.batch[0],
         "wall_s": session.wall_s + time.monotonic() - session.started,
     }
-    summary, told = session.pieces.reporter.finish(
+    summary, told = session.program.reporter.finish(
         session.state, result, totals, session.restart
     )
     metrics.write_summary(session.folder, summary)

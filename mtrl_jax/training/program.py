@@ -83,7 +83,7 @@ class Program(NamedTuple):
     agent: types.Agent
     batch: tuple[int, int]  # (P, B)
     pure: bool
-    pace: RunLength
+    run_length: RunLength
     reporter: Reporter
     hparams: Tree  # [P] initial values, on their devices
     lineage: pbt.PbtState  # of generation 0, on its devices

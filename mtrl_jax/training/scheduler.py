@@ -18,7 +18,8 @@ import numpy as np
 
 from mtrl_jax import hparams
 from mtrl_jax.engine import fitness, schedules
-from mtrl_jax.training import program, report
+from mtrl_jax.training import report
+from mtrl_jax.training.program import Program
 from mtrl_jax.types import Tree
 
 
@@ -94,18 +95,18 @@ class Scheduler:
 
 
 def make(
-    config: Any, pieces: program.Program, memory: Mapping[str, Any] | None = None
+    config: Any, program: Program, memory: Mapping[str, Any] | None = None
 ) -> Scheduler:
     """Returns the schedules of a run, new or with a checkpoint's memory."""
     given = config.agent.schedules
     memory = memory or {}
-    tasks = [task.name for task in pieces.spec.tasks]
+    tasks = [task.name for task in program.spec.tasks]
     plateaus = memory.get("plateaus", {})
     return Scheduler(
         given=given,
-        updates=pieces.pace.updates,
-        chunk=pieces.pace.per_chunk,
-        metric=pieces.metric,
+        updates=program.run_length.updates,
+        chunk=program.run_length.per_chunk,
+        metric=program.metric,
         tasks=tasks,
         latest=[_or_nan(x) for x in memory.get("latest", [None] * len(tasks))],
         waiting=[(update, _or_nan(x)) for update, x in memory.get("waiting", [])],

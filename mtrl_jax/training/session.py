@@ -18,7 +18,8 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax import config as config_lib
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import program, progress, report, saved_state, scheduler
+from mtrl_jax.training import progress, report, saved_state, scheduler
+from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
 
@@ -40,12 +41,12 @@ class Session:
 
     config: Any  # ExperimentConfig, or a stage's settings
     folder: pathlib.Path
-    pieces: program.Program
+    program: Program
     programs: Programs
     manager: checkpoint.Manager
     writer: metrics.MetricsWriter
     bar: progress.Progress
-    recorder: program.Recorder | None
+    recorder: Recorder | None
     state: Any
     hparams: Tree
     pbt: pbt.PbtState
@@ -66,7 +67,7 @@ class Session:
 def begin(
     config: Any,
     folder: pathlib.Path,
-    pieces: program.Program,
+    program: Program,
     manager: checkpoint.Manager,
     *,
     resume_after: int | None = None,
@@ -78,10 +79,10 @@ def begin(
     ``label`` begins the progress line.
     """
     fresh = saved_state.Saved(
-        pieces.init(pieces.hparams), pieces.hparams, pieces.lineage
+        program.init(program.hparams), program.hparams, program.lineage
     )
     session = _open(
-        config, folder, pieces, manager, fresh, resume_after=resume_after, label=label
+        config, folder, program, manager, fresh, resume_after=resume_after, label=label
     )
     # Complete before the first row: rows without a checkpoint are of no run.
     with session.bar.closed_on_error():
@@ -93,7 +94,7 @@ def begin(
 def go_on(
     config: Any,
     folder: pathlib.Path,
-    pieces: program.Program,
+    program: Program,
     manager: checkpoint.Manager,
     *,
     label: str = "",
@@ -104,16 +105,16 @@ def go_on(
       ConfigError: ``config`` needs another program or state than the checkpoint's own.
       CheckpointError: there is no sound checkpoint.
     """
-    update, saved, meta = read(pieces, manager)
+    update, saved, meta = read(program, manager)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
     was = config_lib.from_dict(meta["config"], where=f"checkpoint {update}")
     changed = config_lib.check_resumable(was, config)
-    hparams = saved_state.with_changes(saved.hparams, changed, pieces.hparams)
+    hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
         config,
         folder,
-        pieces,
+        program,
         manager,
         saved._replace(hparams=hparams),
         # The row of update 0 is written again.
@@ -125,28 +126,28 @@ def go_on(
     session.saved = update
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
-    if not pieces.pure:
+    if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
 
 
 def read(
-    pieces: program.Program, manager: checkpoint.Manager
+    program: Program, manager: checkpoint.Manager
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
     A world that is outside the program was not saved: it is at fresh episodes.
 
     Raises:
-      CheckpointError: there is none, or it does not fit the pieces.
+      CheckpointError: there is none, or it does not fit the program.
     """
-    fresh = pieces.init(pieces.hparams)
+    fresh = program.init(program.hparams)
     like = checkpoint.abstract(
         saved_state.without_world(
-            saved_state.Saved(fresh, pieces.hparams, pieces.lineage), pieces.pure
+            saved_state.Saved(fresh, program.hparams, program.lineage), program.pure
         )
     )
-    world = None if pieces.pure else saved_state.world_of(fresh)
+    world = None if program.pure else saved_state.world_of(fresh)
     # Its memory is for what is restored.
     del fresh
     update, saved, meta = checkpoint.restore(manager, like)
@@ -168,35 +169,37 @@ def save(session: Session) -> None:
     checkpoint.save(
         session.manager,
         session.update,
-        saved_state.without_world(saved, session.pieces.pure),
+        saved_state.without_world(saved, session.program.pure),
         meta,
     )
     session.saved = session.update
 
 
 def _open(
-    config, folder, pieces, manager, saved, *, resume_after, label, update=0, meta=None
+    config, folder, program, manager, saved, *, resume_after, label, update=0, meta=None
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
     meta = meta or {"wall_s": 0.0}
-    pace = pieces.pace
-    bar = progress.Progress(pace.updates * pace.steps * pieces.batch[0], label=label)
+    length = program.run_length
+    bar = progress.Progress(
+        length.updates * length.steps * program.batch[0], label=label
+    )
     with bar.closed_on_error():
-        if pieces.record is not None:
-            bar.note(pieces.record.told)
+        if program.record is not None:
+            bar.note(program.record.told)
         session = Session(
             config=config,
             folder=folder,
-            pieces=pieces,
-            programs=_compiled(pieces, saved, config),
+            program=program,
+            programs=_compiled(program, saved, config),
             manager=manager,
-            recorder=pieces.record and pieces.record.open(folder),
+            recorder=program.record and program.record.open(folder),
             writer=_writer(config.logging, folder, resume_after),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
             pbt=saved.pbt,
-            scheduler=scheduler.make(config, pieces, meta.get("schedules")),
+            scheduler=scheduler.make(config, program, meta.get("schedules")),
             update=update,
             restart=update,
             wall_s=meta["wall_s"],
@@ -214,18 +217,18 @@ def _writer(logging, folder, resume_after) -> metrics.MetricsWriter:
     )
 
 
-def _compiled(pieces, saved: saved_state.Saved, config) -> Programs:
+def _compiled(program, saved: saved_state.Saved, config) -> Programs:
     """Returns the run's functions; PBT's is compiled now, others when first called."""
-    if pieces.pbt_round is None:
-        return Programs(pieces.chunk, pieces.evaluate, None)
+    if program.pbt_round is None:
+        return Programs(program.chunk, program.evaluate, None)
     state, hparams, lineage = saved
     layout = jax.tree.map(lambda x: x.sharding, (state, hparams, lineage))
     test = None
     if config.population.fitness.source == "evaluation":
-        test = pieces.evaluate(state, hparams)
-    jitted = jax.jit(pieces.pbt_round, donate_argnums=0, out_shardings=(*layout, None))
+        test = program.evaluate(state, hparams)
+    jitted = jax.jit(program.pbt_round, donate_argnums=0, out_shardings=(*layout, None))
     return Programs(
-        pieces.chunk,
-        pieces.evaluate,
+        program.chunk,
+        program.evaluate,
         jitted.lower(state, hparams, lineage, test).compile(),
     )
