@@ -60,7 +60,7 @@ def test_the_parser_finds_imports_wherever_they_hide(tmp_path, monkeypatch):
         "def f():\n    from mtrl_jax.experiments.online import program\n    from ..plots import p\n"
         "    from . import optimiser\nimport numpy\n"
     )
-    expected = {"envs", "engine", "tree", "build", "plots", "agents"}
+    expected = {"envs", "engine", "tree", "experiments", "plots", "agents"}
     assert own_parts(path) == expected
 
 
