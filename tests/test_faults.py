@@ -92,11 +92,11 @@ BAD = [
     ),
     (
         "agent={name: ppo, config: {minibatches: 3}}",
-        "agent.config minibatches 3 16 rows",
+        "agent.config minibatches 3 16 steps",
     ),
     (
         "agent={name: ppo, config: {minibatches: 3, network: {core: lstm}}}",
-        "agent.config minibatches 3 4 rows slots",
+        "agent.config minibatches 3 4 slots",
     ),
     ("training.runner=host tasks.1.slots=3", "tasks.1.slots=3 even"),
     ("tasks.1.env=probe/action_box", "tasks Box Discrete at once"),
@@ -267,7 +267,7 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
 
     def slow(config, **options):
         run.mkdir()
-        (run / running.CONFIG).write_text(other)
+        (run / run_folder.CONFIG).write_text(other)
         return make_program(config, **options)
 
     monkeypatch.setattr(online, "make_program", slow)
@@ -275,7 +275,7 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 2
     assert "holds a run" in outcome.error
-    assert (run / running.CONFIG).read_text() == other
+    assert (run / run_folder.CONFIG).read_text() == other
 
 
 # Numbers.

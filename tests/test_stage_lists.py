@@ -199,10 +199,10 @@ def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
 # Pieces.
 
 
-def test_the_list_in_the_readme_can_be_run():
+def test_the_list_that_is_shown_can_be_run():
     """What it shows is read, filled in and fits together."""
     blocks = re.findall(
-        r"```yaml\n(.*?)```", (running.ROOT / "README.md").read_text(), re.S
+        r"```yaml\n(.*?)```", (running.ROOT / "configs/README.md").read_text(), re.S
     )
     (shown,) = [block for block in blocks if "stages:" in block]
     settings = config.from_dict(yaml.safe_load(shown))
