@@ -168,8 +168,8 @@ def checkpoints() -> Rows:
     """Returns the table of saving and restoring one leaf of 256 MB."""
     ways = {
         "before": "one piece, through orbax (before)",
-        "orbax": "checksums in program, through orbax",
-        "program": "in program (now)",
+        "orbax": "checksums in pieces, through orbax",
+        "pieces": "in pieces (now)",
     }
     fields = ["save s", "written s", "save MB", "donate MB", "restore s", "restore MB"]
     header = ["", "save s", "on disk s", "save MB", "with a chunk MB"]

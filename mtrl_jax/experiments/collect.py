@@ -22,7 +22,7 @@ FOLDER = "histories"
 
 
 def make_program(config: stage_schema.CollectStage, restart: int = 0) -> Program:
-    """Returns the program of a collect stage; see ``online.program``.
+    """Returns the program of a collect stage; see ``online.make_program``.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.

@@ -2,7 +2,7 @@
 
 Nothing below knows an agent or environment by name. Everything that can be wrong with a
 config is found out here, before a run folder exists. The environments come from
-``world``, what judges the members from ``judging``.
+``environments``, what judges the members from ``selection``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An experiment as a list of stages, each a run in a folder of its own.
 
     RUN/config.yaml     every setting of every stage, resolved
-    RUN/stages/NAME/    a run folder, see experiment; of a collect stage also histories/
+    RUN/stages/NAME/    a run folder, see runs; of a collect stage also histories/
     RUN/summary.json    which stages are done, and the results of the last of them
 
 Stages run one after the other. One that is done is never begun again, one that was
@@ -26,7 +26,7 @@ from mtrl_jax.training.program import Program
 
 
 def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
-    """Returns the exit code of a new run, of stages or not; see experiment.train."""
+    """Returns the exit code of a new run, of stages or not; see runs.train."""
     if isinstance(settings, stage_schema.Stage):
         raise config_lib.ConfigError(
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
@@ -49,7 +49,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     change, of the others everything.
 
     Raises:
-      ConfigError: no run there, or an override that cannot be; see experiment.resume.
+      ConfigError: no run there, or an override that cannot be; see runs.resume.
     """
     old = runs.load_config(folder)
     if isinstance(old, stage_schema.Stage):

@@ -1,6 +1,6 @@
 """The observation as a picture: a ray a column, and little to do for each element.
 
-A column knows how far its wall is, the word of its wall's bitmap (``looks``) and the
+A column knows how far its wall is, the word of its wall's bitmap (``textures``) and the
 wall's two colours, shaded; and the same of the nearest thing before that wall. Where
 several things share a column only the nearest is drawn, and through its gaps one sees
 the wall. A row knows how steeply it looks. The element of both is at height eye + slope

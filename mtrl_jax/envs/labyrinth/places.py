@@ -31,7 +31,7 @@ def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     """Returns ``Params.places`` of every task of a split, int32 [N, 2, 2].
 
     A task is a cell (row, column) for each thing, in the order of ``counts``; the split
-    is as ``deals.split_of`` says. Raises ValueError for a level in which that is not all
+    is as ``task_splits.split_of`` says. Raises ValueError for a level in which that is not all
     there is to know: several rooms, another map each episode, bots, many things, or
     places that are given.
     """
