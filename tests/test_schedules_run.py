@@ -182,7 +182,7 @@ def _scheduler(memory=None, metric="return"):
     program = types.SimpleNamespace(
         spec=spec,
         metric=fitness.make_metric(spec, metric),
-        pace=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
+        run_length=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
     )
     return scheduler.make(settings, program, memory)
 
