@@ -232,8 +232,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     """kill -9 frees the folder: there is no stale lock to remove by hand."""
     root = pathlib.Path(metrics.__file__).parents[2]
     code = (
-        "import sys, time; from mtrl_jax.metrics import locks\n"
-        "with locks.lock(sys.argv[1]):\n"
+        "import sys, time; from mtrl_jax.training import lock\n"
+        "with lock.lock(sys.argv[1]):\n"
         "    print('locked', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
