@@ -32,7 +32,7 @@ def _folder() -> pathlib.Path:
     here = pathlib.Path("configs")
     if here.is_dir():
         return here
-    return pathlib.Path(__file__).resolve().parent.parent / "configs"
+    return pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 
 def _config_line(path: pathlib.Path) -> str:
