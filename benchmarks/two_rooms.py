@@ -93,14 +93,15 @@ def make_rooms() -> Rooms:
     return Rooms(np.asarray(after), names[2], (names[0], names[1]))
 
 
-def draw_goals(rooms: Rooms, seed: int) -> np.ndarray:
+def draw_goals(rooms: Rooms, seed: int) -> Array:
     """Returns 12 goals [K], six cells of each room."""
     rng = np.random.default_rng(seed)
-    return np.concatenate([rng.choice(r, 6, replace=False) for r in rooms.rooms])
+    chosen = [rng.choice(room, 6, replace=False) for room in rooms.rooms]
+    return jnp.asarray(np.concatenate(chosen))
 
 
 @functools.partial(jax.jit, static_argnames="memory")
-def solve(goals: np.ndarray, alpha: Scalar, beta: Scalar, memory: bool) -> Solution:
+def solve(goals: Array, alpha: Scalar, beta: Scalar, memory: bool) -> Solution:
     """Returns the fixed point of exact alternation for tasks ``goals`` [K]."""
     rooms = make_rooms()
     memories = 5 if memory else 1
@@ -150,7 +151,7 @@ def _visits(rooms, remembered, log_prior, alpha, beta, goal, policy):
     starts = jnp.zeros(len(rooms.after)).at[cells].set(1.0).at[goal].set(0.0)
     present = jnp.zeros(policy.shape[:2]).at[:, -1].set(starts / jnp.sum(starts))
     there = rooms.after == goal
-    extra = distral.shaped_reward(0.0, jnp.log(policy), log_prior, alpha, beta)
+    extra = distral.shaped_reward(jnp.zeros(()), jnp.log(policy), log_prior, alpha, beta)
     reward = jnp.broadcast_to(
         (jnp.where(there, 1.0, 0.0) - STEP_COST)[:, None], policy.shape
     )
@@ -172,7 +173,7 @@ def _visits(rooms, remembered, log_prior, alpha, beta, goal, policy):
     return jnp.sum(seen, axis=0), jnp.sum(plain), jnp.sum(shaped)
 
 
-def row(goals: np.ndarray, beta: float, alpha: float) -> dict:
+def row(goals: Array, beta: float, alpha: float) -> dict:
     """Returns the row of one setting."""
     rooms = make_rooms()
     plain, knowing = (solve(goals, alpha, beta, memory) for memory in (False, True))
@@ -209,7 +210,7 @@ def main() -> None:
     draw(goals, args.out / "two_rooms.png")
 
 
-def draw(goals: np.ndarray, path: pathlib.Path) -> None:
+def draw(goals: Array, path: pathlib.Path) -> None:
     """Draws π_0 along the corridor at β = 50, α = 0.5, by what it knows."""
     cells = list(make_rooms().corridor)
     plain, knowing = (solve(goals, 0.5, 50.0, memory).prior for memory in (False, True))
