@@ -151,7 +151,9 @@ def _visits(rooms, remembered, log_prior, alpha, beta, goal, policy):
     starts = jnp.zeros(len(rooms.after)).at[cells].set(1.0).at[goal].set(0.0)
     present = jnp.zeros(policy.shape[:2]).at[:, -1].set(starts / jnp.sum(starts))
     there = rooms.after == goal
-    extra = distral.shaped_reward(jnp.zeros(()), jnp.log(policy), log_prior, alpha, beta)
+    extra = distral.shaped_reward(
+        jnp.zeros(()), jnp.log(policy), log_prior, alpha, beta
+    )
     reward = jnp.broadcast_to(
         (jnp.where(there, 1.0, 0.0) - STEP_COST)[:, None], policy.shape
     )
