@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
+from mtrl_jax.training import screen
 
 app = typer.Typer(
     add_completion=False,
@@ -42,8 +43,9 @@ def train(
     settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
-    code = stages.train(settings, folder, where=str(config))
-    typer.echo(f"run folder: {folder}")
+    with screen.outlived():
+        code = stages.train(settings, folder, where=str(config))
+        typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
 
@@ -52,8 +54,9 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
     from mtrl_jax.experiments import stages
 
-    code = stages.resume(run, overrides)
-    typer.echo(f"run folder: {run}")
+    with screen.outlived():
+        code = stages.resume(run, overrides)
+        typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
 
@@ -152,7 +155,7 @@ def main() -> None:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"mtrl: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         sys.exit(code)
 
 
@@ -161,11 +164,17 @@ def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
 
     def show_warning(message, category, *where, **more) -> None:
         if category is UserWarning:
-            print(f"mtrl: {' '.join(str(message).split())}", file=sys.stderr)
+            _tell(message)
         else:
             show(message, category, *where, **more)
 
     return show_warning
+
+
+def _tell(what: object) -> None:
+    """Prints a line to stderr, if there is one that takes it."""
+    line = f"mtrl: {' '.join(str(what).split())}"
+    print(line, file=screen.unfailing(sys.stderr), flush=True)
 
 
 def _exit_code(error: Exception) -> int | None:

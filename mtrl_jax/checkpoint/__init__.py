@@ -138,6 +138,12 @@ def latest_step(manager: Manager) -> int | None:
     return max(_steps(manager), default=None)
 
 
+def newest_whole(manager: Manager) -> int | None:
+    """Returns the newest step that is on disk now; safe beside a save under way."""
+    names = (path.name for path in manager.directory.iterdir())
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 def restore(
     manager: Manager, like: Tree, step: int | None = None
 ) -> tuple[int, Tree, dict[str, Any]]:

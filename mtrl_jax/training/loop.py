@@ -7,11 +7,9 @@ everything is compiled before the first chunk.
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +17,7 @@ import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, metrics
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.training import report
+from mtrl_jax.training import report, signals
 from mtrl_jax.training.program import RoundRecord
 from mtrl_jax.training.session import Session, save
 from mtrl_jax.types import Tree
@@ -38,14 +36,14 @@ class Pending(NamedTuple):
 def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
     try:
-        with _signals() as caught:
+        with signals.caught(lambda n: session.bar.note(answer(session, n))) as caught:
             _loop(session, caught)
             if caught:
                 save(session)
                 checkpoint.wait(session.manager)
                 session.bar.note(
                     f"stopped at update {session.update}; go on with "
-                    f"`mtrl resume {session.run_folder}`"
+                    f"`{_resume(session)}`"
                 )
             else:
                 _finish(session)
@@ -73,8 +71,8 @@ def _loop(session: Session, caught: list[int]) -> None:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
         used = session.hparams
-        session.state, output = session.programs.chunk(session.state, used)
         session.update += length.per_chunk
+        session.state, output = session.programs.chunk(session.state, used)
         due = _due(before, session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
         by_test = round_due and source == "evaluation"
@@ -202,32 +200,25 @@ def _due(before: int, after: int) -> Callable[[int], bool]:
     return lambda every: every > 0 and after // every > before // every
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Returns a list that SIGINT and SIGTERM add themselves to, the first time only.
+def answer(session: Session, n: int) -> str:
+    """Returns what the n-th signal does and what it costs."""
+    kept = checkpoint.newest_whole(session.manager)
+    resume = f"go on with `{_resume(session)}`"
+    if n > 1:
+        return (
+            f"ended at once: what follows checkpoint {kept} is lost, about "
+            f"{max(session.update - (kept or 0), 0)} updates; {resume}"
+        )
+    if session.update >= session.program.run_length.updates:
+        return "stopping after the last results; all training is saved by then"
+    return (
+        f"stopping: the chunk up to update {session.update} is finished and saved; a "
+        f"second signal ends at once and loses what follows checkpoint {kept}"
+    )
 
-    A second signal acts as it would without us.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def catch(number: int, _: Any) -> None:
-        caught.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-    for number in old:
-        signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        restore()
+def _resume(session: Session) -> str:
+    return f"mtrl resume {shlex.quote(str(session.run_folder))}"
 
 
 def _count_compilations() -> Callable[[], int]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from mtrl_jax.training import screen
+
 
 class Progress:
     """A live bar on a terminal, a line every ``every_s`` seconds elsewhere.
 
-    ``label`` begins every line: the stage, where there are several.
+    ``label`` begins every line: the stage, where there are several. A screen that is
+    gone costs nothing but the lines.
     """
 
     def __init__(self, total_steps: int, every_s: float = 10.0, label: str = ""):
         from rich import console, progress
 
-        self._console = console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console.Console(
+            file=screen.unfailing(sys.stderr), highlight=False, soft_wrap=True
+        )
         self._total = total_steps
         self._label = label and f"{label} "
         self._every_s = every_s
