@@ -39,10 +39,18 @@ class Progress:
         self._bar.start()
 
     def update(
-        self, steps: int, rate: float, returns: Mapping[str, np.ndarray], best: int
+        self,
+        steps: int,
+        rate: float,
+        left: float,
+        returns: Mapping[str, np.ndarray],
+        best: int,
     ) -> None:
-        """Shows steps of the population, their rate, and returns per task, or losses."""
-        line = self._line(steps, rate, returns, best)
+        """Shows steps of the population, their rate, and returns per task, or losses.
+
+        ``left`` are the seconds to the end; NaN of either is a dash.
+        """
+        line = self._line(steps, rate, left, returns, best)
         self._bar.update(self._task, completed=steps, description=line)
         now = time.monotonic()
         late = now - self._last >= self._every_s or steps >= self._total
@@ -67,8 +75,7 @@ class Progress:
             self.close()
             raise
 
-    def _line(self, steps, rate, returns, best) -> str:
-        left = max(self._total - steps, 0) / rate if rate else float("nan")
+    def _line(self, steps, rate, left, returns, best) -> str:
         shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
         if len(shown) > 6:
             shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
@@ -79,7 +86,9 @@ class Progress:
 
 
 def si(x: float) -> str:
-    """Returns a number with k, M or G, three digits."""
+    """Returns a number with k, M or G, three digits; NaN as a dash."""
+    if x != x:
+        return "–"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(x) >= size:
             return f"{x / size:.3g}{unit}"
