@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mtrl_jax import xla
+from mtrl_jax import errors, xla
 from mtrl_jax.training import screen
 
 app = typer.Typer(
@@ -37,10 +37,10 @@ def train(
     ] = None,
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
-    from mtrl_jax import config as config_lib
+    from mtrl_jax.config import loading
     from mtrl_jax.experiments import stages
 
-    settings = config_lib.load(config, overrides or [])
+    settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
     with screen.outlived():
@@ -152,7 +152,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = _known(error)
+        code = _exit_code(error)
         if code is None:
             raise
         _tell(error)
@@ -177,22 +177,13 @@ def _tell(what: object) -> None:
     print(line, file=screen.unfailing(sys.stderr), flush=True)
 
 
-def _known(error: Exception) -> int | None:
-    """Returns the exit code of an error that is the user's to read, None otherwise.
-
-    2: something given cannot work and nothing was done; 1: a run could not go on.
-    """
-    kinds = {
-        "ConfigError": 2,
-        "UsageError": 2,
-        "RunLockedError": 2,
-        "RunError": 1,
-        "CheckpointError": 1,
-        "DatasetError": 1,
-    }
+def _exit_code(error: Exception) -> int | None:
+    """Returns the exit code of an error that is the user's to read, None otherwise."""
+    if isinstance(error, errors.MtrlError):
+        return error.exit_code
     if isinstance(error, OSError) and not isinstance(error, ImportError):
         return 1
-    return kinds.get(type(error).__name__)
+    return None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from mtrl_jax import metrics
+from mtrl_jax import errors, metrics
 from mtrl_jax.metrics import estimates
 from mtrl_jax.training import lock
 
@@ -221,7 +221,7 @@ def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_a_run_in_use_names_the_process(tmp_path):
     """A second writer is refused; afterwards the folder is free again."""
-    named = pytest.raises(lock.RunLockedError, match=f"process {os.getpid()};")
+    named = pytest.raises(errors.RunLockedError, match=f"process {os.getpid()};")
     with lock.lock(tmp_path), named:
         lock.lock(tmp_path).__enter__()
     with lock.lock(tmp_path):
@@ -241,7 +241,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert child.stdout.readline() == b"locked\n"
-        with pytest.raises(lock.RunLockedError, match=f"process {child.pid};"):
+        with pytest.raises(errors.RunLockedError, match=f"process {child.pid};"):
             lock.lock(tmp_path).__enter__()
     finally:
         child.send_signal(signal.SIGKILL)

@@ -24,13 +24,12 @@ import shutil
 import warnings
 from typing import Any
 
+from mtrl_jax import errors
 from mtrl_jax.checkpoint import checksums, failures, pieces, records
-from mtrl_jax.checkpoint.failures import CheckpointError
 from mtrl_jax.checkpoint.trees import abstract, bytes_of, missing
 from mtrl_jax.types import Tree
 
 __all__ = [
-    "CheckpointError",
     "Manager",
     "abstract",
     "bytes_of",
@@ -72,7 +71,9 @@ def open_manager(
         raise ValueError(f"keep={keep} is too small; keep at least 1 checkpoint")
     directory = pathlib.Path(directory).absolute()
     if read_only and not directory.is_dir():
-        raise CheckpointError(f"no checkpoints at {directory}: there is no such folder")
+        raise errors.CheckpointError(
+            f"no checkpoints at {directory}: there is no such folder"
+        )
     if not read_only:
         _prepare(directory)
     # Takes seconds to import, which "mtrl list" need not wait for.
@@ -169,11 +170,11 @@ def restore(
     steps = sorted(_steps(manager), reverse=True) if step is None else [step]
     if not steps or (step is not None and step not in _steps(manager)):
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise CheckpointError(f"{what} in {manager.directory}")
+        raise errors.CheckpointError(f"{what} in {manager.directory}")
     for index, candidate in enumerate(steps):
         try:
             state, meta = _restore_step(manager, candidate, like)
-        except CheckpointError:
+        except errors.CheckpointError:
             raise
         except Exception as error:
             # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
@@ -181,7 +182,7 @@ def restore(
             rest = steps[index + 1 :]
             told = f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
             if not rest:
-                raise CheckpointError(f"{told}; no older one is left") from error
+                raise errors.CheckpointError(f"{told}; no older one is left") from error
             warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=2)
         else:
             return candidate, state, meta

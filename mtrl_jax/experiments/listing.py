@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Iterator
 
 from mtrl_jax import agents, envs, errors
-from mtrl_jax.config import ConfigError
 
 WHAT = ("agents", "envs", "configs")
 
@@ -24,7 +23,7 @@ def lines(what: str) -> Iterator[str]:
         return iter(envs.names())
     if what == "configs":
         return (_config_line(path) for path in sorted(_folder().glob("*.yaml")))
-    raise ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
+    raise errors.ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
 
 
 def _folder() -> pathlib.Path:

@@ -7,11 +7,9 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from mtrl_jax import errors
+
 LOCK = ".lock"
-
-
-class RunLockedError(RuntimeError):
-    """The run folder belongs to a live process; the message names it in one line."""
 
 
 @contextlib.contextmanager
@@ -33,7 +31,7 @@ def lock(run: str | os.PathLike) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise RunLockedError(
+            raise errors.RunLockedError(
                 f"{path.parent} is in use by the process {holder}; wait for it, end it, "
                 "or choose another --run-dir"
             ) from None

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, hparams, metrics
+from mtrl_jax import checkpoint, errors, hparams, metrics
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.training import pace, progress, report, signals
 from mtrl_jax.training.program import RoundRecord
-from mtrl_jax.training.session import RunError, Session, save
+from mtrl_jax.training.session import Session, save
 from mtrl_jax.types import Tree
 
 
@@ -200,7 +200,7 @@ def _check_finite(session: Session, pending: Pending) -> None:
         return
     members = ", ".join(str(m) for m in np.flatnonzero(~finite))
     kept = checkpoint.latest_step(session.manager)
-    raise RunError(
+    raise errors.RunError(
         f"member {members} is not finite at update {pending.update}: the run stops "
         f"(checkpoint {kept} is kept); lower the learning rate, or let PBT replace "
         "such members"

@@ -16,15 +16,11 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import checkpoint, metrics
-from mtrl_jax import config as config_lib
+from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
 from mtrl_jax.training import pace, progress, report, saved_state, scheduler
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; the message is one line for the user."""
 
 
 class Programs(NamedTuple):
@@ -108,8 +104,8 @@ def go_on(
     update, saved, meta = read(program, manager)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
-    was = config_lib.from_dict(meta["config"], where=f"checkpoint {update}")
-    changed = config_lib.check_resumable(was, config)
+    was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
+    changed = resuming.check_resumable(was, config)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
         config,
@@ -163,7 +159,7 @@ def save(session: Session) -> None:
     meta = {
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
-        "config": config_lib.to_dict(session.config),
+        "config": loading.to_dict(session.config),
         "schedules": session.scheduler.memory(),
     }
     checkpoint.save(
