@@ -167,6 +167,7 @@ def _write(session: Session, pending: Pending | None) -> None:
         session.pace.seconds_left(),
         reporter.shown(row),
         reporter.best(row),
+        row.get("evaluation"),
     )
     if pending.output is not None:
         _check_finite(session, pending)

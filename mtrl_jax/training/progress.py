@@ -29,6 +29,7 @@ class Progress:
         self._label = label and f"{label} "
         self._every_s = every_s
         self._last = -float("inf")
+        self._tested = ""
         self._bar = progress.Progress(
             progress.BarColumn(20),
             progress.TextColumn("{task.description}"),
@@ -45,11 +46,15 @@ class Progress:
         left: float,
         returns: Mapping[str, np.ndarray],
         best: int,
+        tested: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Shows steps of the population, their rate, and returns per task, or losses.
 
-        ``left`` are the seconds to the end; NaN of either is a dash.
+        ``left`` are the seconds to the end; NaN of either is a dash. ``tested`` are the
+        returns of an evaluation, shown until the next one.
         """
+        if tested:
+            self._tested = f"  evaluation: {_shown(tested)}"
         line = self._line(steps, rate, left, returns, best)
         self._bar.update(self._task, completed=steps, description=line)
         now = time.monotonic()
@@ -76,13 +81,17 @@ class Progress:
             raise
 
     def _line(self, steps, rate, left, returns, best) -> str:
-        shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
-        if len(shown) > 6:
-            shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
         return (
             f"{self._label}{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
-            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  " + "  ".join(shown)
+            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  {_shown(returns)}{self._tested}"
         )
+
+
+def _shown(returns: Mapping[str, np.ndarray]) -> str:
+    shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
+    if len(shown) > 6:
+        shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
+    return "  ".join(shown)
 
 
 def si(x: float) -> str:
