@@ -127,20 +127,44 @@ def test_returns_show_band_median_best_and_known_scores(tmp_path):
     figure = returns.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["Catch", "Breakout", "MemoryMaze"]
     assert _labels(figure) == [
-        "members, 10–90 %",
-        "min–max",
-        "median",
-        f"best member ({run.best})",
+        "training, 10–90 %",
+        "training, min–max",
+        "training, median",
+        f"training, best member ({run.best})",
         "random score",
         "reference score",
     ]
     lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
     median = np.median(run.rows.returns["Breakout"], axis=1)
-    np.testing.assert_allclose(lines["median"].get_ydata(), median)
-    np.testing.assert_array_equal(lines["median"].get_xdata(), run.rows.env_steps)
+    drawn = lines["training, median"]
+    np.testing.assert_allclose(drawn.get_ydata(), median)
+    np.testing.assert_array_equal(drawn.get_xdata(), run.rows.env_steps)
     assert lines["reference score"].get_ydata()[0] == 28.0
     # Chunks without a finished episode are left out, not drawn as gaps.
     assert len(figure.axes[2].get_lines()[0].get_xdata()) == STEPS // 3
+
+
+def test_evaluations_are_dots_beside_the_lines_of_training(tmp_path):
+    """Of one run and of several; a task that is only tested has a panel too."""
+    run = run_series.load(make_run(tmp_path / "run"))
+    tested = np.full((STEPS, 8), np.nan)
+    tested[9::10] = np.arange(8)
+    rows = run.rows._replace(evaluation={"Catch": tested, "Held": tested + 1})
+    run = run._replace(rows=rows, best=7)
+    figure = returns.of_run(run)
+    titles = [a.get_title() for a in figure.axes[:4]]
+    assert titles == ["Catch", "Breakout", "MemoryMaze", "Held"]
+    for panel, shift in ((figure.axes[0], 0), (figure.axes[3], 1)):
+        lines = {line.get_label(): line for line in panel.get_lines()}
+        median, best = lines["evaluation, median"], lines["evaluation, best member (7)"]
+        np.testing.assert_array_equal(median.get_xdata(), rows.env_steps[9::10])
+        np.testing.assert_array_equal(median.get_ydata(), [3.5 + shift] * 6)
+        np.testing.assert_array_equal(best.get_ydata(), [7 + shift] * 6)
+
+    both = returns.of_runs([run, run._replace(name="other")])
+    assert [a.get_title() for a in both.axes[:4]] == titles
+    names = {f"{n}, {w}" for n in ("run", "other") for w in ("training", "evaluation")}
+    assert names <= set(_labels(both))
 
 
 def test_measures_show_median_and_best_of_every_metric(tmp_path):

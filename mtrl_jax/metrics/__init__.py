@@ -40,6 +40,7 @@ class Metrics(NamedTuple):
     metrics: dict[str, np.ndarray]  # name -> [N, P]
     returns: dict[str, np.ndarray]  # task -> [N, P]
     hparams: dict[str, np.ndarray]  # name -> [N, P]
+    evaluation: dict[str, np.ndarray]  # task -> [N, P], NaN in rows without a test
 
 
 class MetricsWriter:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-MEDIAN, BEST, REFERENCE = "#1f5fa8", "#e08214", "#4d4d4d"
+MEDIAN, BEST, REFERENCE, TESTED = "#1f5fa8", "#e08214", "#4d4d4d", "#1b7837"
 _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,

@@ -61,7 +61,23 @@ def curve(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
 
     Chunks in which no member finished an episode are left out.
     """
+    if task not in rows.returns:
+        return np.zeros(0), np.zeros((0, 1))
     return smoothed(rows.env_steps, rows.returns[task])
+
+
+def tested(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (env steps [n], mean returns [n, P]) of the evaluations between chunks."""
+    values = rows.evaluation.get(task)
+    if values is None:
+        return np.zeros(0), np.zeros((0, 1))
+    some = ~np.isnan(values).all(axis=1)
+    return rows.env_steps[some], values[some]
+
+
+def tasks_of(rows: metrics.Metrics) -> list[str]:
+    """Returns the tasks that there are returns of, in training or in evaluations."""
+    return list(dict.fromkeys([*rows.returns, *rows.evaluation]))
 
 
 def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +137,11 @@ def _best(rows: metrics.Metrics) -> int:
 
     The first one of a run without returns that has not said itself.
     """
-    if not rows.returns:
+    measured = rows.returns or rows.evaluation
+    if not measured:
         return 0
     placed = []
-    for returns in rows.returns.values():
+    for returns in measured.values():
         last = returns[-max(1, len(returns) // 10) :]
         placed.append(ranks(_nan(np.nanmean, last, axis=0)))
     return int(np.argmax(np.mean(placed, axis=0)))

@@ -18,7 +18,7 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import progress, report, saved_state, scheduler
+from mtrl_jax.training import pace, progress, report, saved_state, scheduler
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
@@ -47,12 +47,12 @@ class Session:
     hparams: Tree
     pbt: pbt.PbtState
     scheduler: scheduler.Scheduler
+    pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
-    logged: tuple[float, int] = (0.0, 0)  # when, up to which update
 
     @property
     def run_folder(self) -> pathlib.Path:
@@ -196,11 +196,11 @@ def _open(
             hparams=saved.hparams,
             pbt=saved.pbt,
             scheduler=scheduler.make(config, program, meta.get("schedules")),
+            pace=pace.Pace(length.updates),
             update=update,
             restart=update,
             wall_s=meta["wall_s"],
         )
-    session.logged = (session.started, session.update)
     return session
 
 
