@@ -21,15 +21,22 @@ from mtrl_jax.envs import probes
 OTHER = {"decay_updates": 4.0, "warmup_updates": 4.0, "max_grad_norm": 0.01}
 # Ratios lie between 1e-3 and 0.5 away from 1, values between 1e-2 and 1 from old ones.
 OTHER |= {"clip_epsilon": 0.5, "clip_value": 1.0}
+# Lengths in updates, of which there are three.
+OTHER |= {"epsilon_updates": 4.0, "importance_updates": 4.0, "target_period": 3.0}
 # Where a leaf bites only if it starts from this value.
 REGIME = {
     "adam_eps": 1e-2,
     "rmsprop_eps": 1e-2,
     "clip_epsilon": 1e-3,
     "clip_value": 1e-2,
+    "target_period": 1.0,
+    "epsilon_updates": 1.0,
+    "epsilon_start": 1.0,
+    "epsilon_end": 0.05,
 }
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
+UNREAD |= {"rmsprop_centred": {"adam_eps"}}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 
@@ -62,7 +69,7 @@ def test_a_population_member_is_its_solo_run(name, one, kit):
 
     @jax.jit
     def both(learner, rollout, carry, keys, hp):
-        learnt, metrics, _ = several.update(learner, rollout, keys, hp, jnp.int32(0))
+        learnt, metrics = kit.learn(several)(learner, rollout, keys, hp)
         acted = several.act(learner, carry, kit.member(rollout.ts), keys, hp)
         return (learnt, metrics), acted
 
@@ -177,7 +184,7 @@ def on_probe(name, probe, kit):
         (_, end, _), (ts, action, extras) = jax.lax.scan(step, first, keys)
         ts = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, end)
         rollout = types.Rollout(ts, action, extras, start)
-        return rollout, *agent.update(learner, rollout, KEY, hp, jnp.int32(0))[:2]
+        return rollout, *kit.learn(agent)(learner, rollout, KEY, hp)
 
     legal = jnp.ones(types.action_mask_size(env.spec.action), bool)
     return python_types.SimpleNamespace(
@@ -280,12 +287,12 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     """With a dataset's extras an update can be traced, or the agent's INFO says not."""
     live = jnp.ones(one.rollout.action.shape[:2], bool)
     rollout = one.rollout._replace(extras=windows.Extras(live))
-    args = (one.learner, rollout, KEY, one.hp, jnp.int32(0))
+    args = (one.learner, rollout, KEY, one.hp)
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
-            jax.eval_shape(one.agent.update, *args)
+            jax.eval_shape(kit.learn(one.agent), *args)
     else:
-        jax.eval_shape(one.agent.update, *args)
+        jax.eval_shape(kit.learn(one.agent), *args)
 
 
 def test_labels_are_asked_for_by_those_who_say_that_they_read_them(name, kit):
