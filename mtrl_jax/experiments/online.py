@@ -22,7 +22,13 @@ from mtrl_jax.engine import (
     pbt,
     sharding,
 )
-from mtrl_jax.experiments import checks, environments, reporters, selection
+from mtrl_jax.experiments import (
+    checks,
+    device_memory,
+    environments,
+    reporters,
+    selection,
+)
 from mtrl_jax.training.program import Program, Recording, RunLength
 from mtrl_jax.types import Tree
 
@@ -58,6 +64,9 @@ def make_program(
     members = config.population.size
     keys = random.roots(config.seed, members)
     mesh = sharding.make_mesh(members, batch[1], devices(members, world.pure))
+    device_memory.check_replays(
+        agent, agent_settings.config(config), batch[1], members, mesh
+    )
     hparams, lineage = on_devices(
         (initial_hparams(config, keys), pbt.init(members)), mesh, members
     )

@@ -40,7 +40,8 @@ QUICK = {
     "adam_eps": 1e-5,
     "rmsprop_eps": 1e-5,
     "epsilon_start": 0.05,
-    "epsilon_end": 0.05,
+    "epsilon_end": 0.0,
+    "epsilon_updates": 200.0,
     "target_period": 5.0,
     "v_min": -2.0,
     "v_max": 2.0,
@@ -122,19 +123,41 @@ def changed(hp, **leaves):
     return hparams.override(hp, {k: v for k, v in leaves.items() if k in known})
 
 
+def memory(agent, slots):
+    """Returns the empty replay of ``slots``, () of an agent that has none."""
+    return () if agent.replay is None else agent.replay.init(slots)
+
+
+def train(agent):
+    """Returns an update of one member with its replay, as the engine makes it.
+
+    (learner, memory, rollout, key, hp, step) -> (learner, memory, metrics).
+    """
+
+    def update(learner, memory, rollout, key, hp, step):
+        batch = rollout
+        if agent.replay is not None:
+            own = random.fold(key, random.REPLAY)
+            memory, batch = agent.replay.observe(memory, rollout, own, hp, step)
+        learner, metrics, found = agent.update(learner, batch, key, hp, step)
+        if agent.replay is not None:
+            memory = agent.replay.feedback(memory, found)
+        return learner, memory, metrics
+
+    return update
+
+
 def learn(agent):
-    """Returns update 0 of one member: (learner, rollout, key, hp) -> (learner, metrics).
+    """Returns update 0: (learner, rollout, key, hp) -> (learner, metrics).
 
     An agent with a replay learns from what a fresh one draws, having seen the rollout.
     """
 
     def update(learner, rollout, key, hp):
-        batch, step = rollout, jnp.int32(0)
-        if agent.replay is not None:
-            memory = agent.replay.init(rollout.ts.first.shape[-1])
-            own = random.fold(key, random.REPLAY)
-            _, batch = agent.replay.observe(memory, rollout, own, hp, step)
-        return agent.update(learner, batch, key, hp, step)[:2]
+        empty = memory(agent, rollout.ts.first.shape[-1])
+        args = (learner, empty, rollout, key, hp, jnp.int32(0))
+        learner, _, metrics = train(agent)(*args)
+        return learner, metrics
 
     return update
 
@@ -218,7 +241,7 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    info, config, network, small, table, quick, arrays, changed, learn, updater, probe, setup, fresh, collect,
+    info, config, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
     member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}

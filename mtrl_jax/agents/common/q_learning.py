@@ -102,8 +102,10 @@ def make(
         noise = q_loss.noise_of(parts, noise_key, hp, acting=True)
         q = q_loss.values(setting, learner.params, ts, noise, hp)
         epsilon = epsilon_at(learner.updates, hp.exploration)
-        action, *_ = exploration.epsilon_greedy(explore_key, q, ts.action_mask, epsilon)
-        return action, carry, Extras(q)
+        action, _, value = exploration.epsilon_greedy(
+            explore_key, q, ts.action_mask, epsilon
+        )
+        return action, carry, Extras(q, value)
 
     def loss(params, target, batch, key, hp):
         total, metrics = q_loss.loss_of(setting, params, target, batch, key, hp)
