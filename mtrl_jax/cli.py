@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # It takes [default: …] for markup.
     help="Populations of RL agents on mixtures of tasks as one compiled JAX program.",
 )
 
@@ -71,6 +72,7 @@ def evaluate(
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
     from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.training import report
 
     update, tasks = run_folders.evaluate(run, episodes)
     if as_json:
@@ -83,7 +85,7 @@ def evaluate(
             low, high = member["interval"]
             typer.echo(
                 f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+                f"[{low:.3f}, {high:.3f}] {report.episodes(member)}"
             )
 
 
@@ -91,10 +93,11 @@ def evaluate(
 def plot(
     runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
-        pathlib.Path, typer.Option(help="the picture of a comparison")
-    ] = pathlib.Path("comparison.png"),
+        pathlib.Path | None,
+        typer.Option(help="one picture of them  [default: comparison.png of several]"),
+    ] = None,
 ) -> None:
-    """Draw a run's pictures; with several runs, one picture that compares them."""
+    """Draw a run's pictures; with several runs, or --out, one that compares them."""
     from mtrl_jax import plots
     from mtrl_jax.experiments import runs as run_folders
     from mtrl_jax.experiments import stages
@@ -102,8 +105,8 @@ def plot(
     folders = runs if len(runs) > 1 else stages.parts(runs[0])
     for run in folders:
         run_folders.check_drawable(run)
-    if len(runs) > 1:
-        typer.echo(plots.compare(runs, out))
+    if out is not None or len(runs) > 1:
+        typer.echo(plots.compare(folders, out or pathlib.Path("comparison.png")))
         return
     for run in folders:
         for path in plots.draw(run):

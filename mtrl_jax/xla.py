@@ -30,6 +30,9 @@ def prepare() -> None:
     Cores as devices and kept memory. A library must not do this to its host, so it does
     not come with the import. It must run before the first computation.
     """
+    # XLA's alarm of a slow compilation looks like an error, and is logged as one. What
+    # fails is raised all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     use_cores()
     keep_memory()
 
