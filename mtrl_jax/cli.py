@@ -38,13 +38,13 @@ def train(
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax.config import loading
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
 
     settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
     with screen.outlived():
-        code = stages.train(settings, folder, where=str(config))
+        code = runs.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
@@ -52,10 +52,10 @@ def train(
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
 
     with screen.outlived():
-        code = stages.resume(run, overrides)
+        code = runs.resume(run, overrides)
         typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
@@ -70,9 +70,9 @@ def evaluate(
 ) -> None:
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
-    from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.experiments import runs
 
-    update, tasks = run_folders.evaluate(run, episodes)
+    update, tasks = runs.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
         return
@@ -89,24 +89,23 @@ def evaluate(
 
 @app.command()
 def plot(
-    runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
+    folders: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
         pathlib.Path, typer.Option(help="the picture of a comparison")
     ] = pathlib.Path("comparison.png"),
 ) -> None:
     """Draw a run's pictures; with several runs, one picture that compares them."""
     from mtrl_jax import plots
-    from mtrl_jax.experiments import runs as run_folders
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
 
-    folders = runs if len(runs) > 1 else stages.parts(runs[0])
-    for run in folders:
-        run_folders.check_drawable(run)
-    if len(runs) > 1:
-        typer.echo(plots.compare(runs, out))
+    parts = folders if len(folders) > 1 else runs.parts(folders[0])
+    for folder in parts:
+        runs.check_drawable(folder)
+    if len(folders) > 1:
+        typer.echo(plots.compare(folders, out))
         return
-    for run in folders:
-        for path in plots.draw(run):
+    for folder in parts:
+        for path in plots.draw(folder):
             typer.echo(path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, errors, hparams, metrics
-from mtrl_jax.experiments import online, runs
+from mtrl_jax.experiments import build, kinds, online, runs
 from mtrl_jax.training import lock, loop, run_folder
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
@@ -283,7 +283,7 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
 @pytest.fixture
 def lost_member(monkeypatch):
     """Member 2 of a new run begins with a learning rate that is not a number."""
-    initial = online.initial_hparams
+    initial = build.initial_hparams
 
     def broken(config, keys):
         hp = initial(config, keys)
@@ -317,7 +317,8 @@ def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
     assert line.startswith("mtrl: member 2 is not finite at update 2")
     assert "checkpoint 0 is kept" in line
     assert "Traceback" not in outcome.err
-    with runs.restored(run, runs.load_config(run)) as (update, _, saved):
+    settings = runs.load_config(run)
+    with kinds.restored(kinds.run_of(settings, run), settings) as (update, _, saved):
         assert update == 0
         learner = saved.run.learner
         assert all(np.isfinite(x).all() for x in _floats(learner))

@@ -14,10 +14,10 @@ import yaml
 from mtrl_jax import config, errors, metrics, random
 from mtrl_jax.experiments import (
     in_context,
+    kinds,
     offline,
     runs,
     stages,
-    staging,
     task_families,
 )
 
@@ -161,7 +161,7 @@ def test_the_first_members_can_be_tested_alone(staged):
     values["stages"][2]["members"] = 2
     weights, hparams, summaries = [], [], []
     for settings in (every, config.from_dict(values)):
-        program = staging.make_program(settings, settings.stages[2], staged)
+        program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
         state = program.init(program.hparams)
         weights.append(jax.device_get(state.learner))
         hparams.append(jax.device_get(program.hparams))
@@ -174,7 +174,7 @@ def test_the_first_members_can_be_tested_alone(staged):
 def test_weights_that_moved_are_found_out(staged):
     """The hash at the end is held against the hash of what was read."""
     settings = runs.load_config(staged)
-    program = staging.make_program(settings, settings.stages[2], staged)
+    program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
     state = program.init(program.hparams)
     summary, _ = program.reporter.finish(state, None, {}, 0)
     assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
@@ -205,7 +205,7 @@ def test_the_list_that_is_shown_can_be_run():
     )
     (shown,) = [block for block in blocks if "stages:" in block]
     settings = config.from_dict(yaml.safe_load(shown))
-    stages.check(settings, pathlib.Path("nowhere"))
+    stages.check(kinds.run_of(settings, pathlib.Path("nowhere")))
     assert [stage.name for stage in settings.stages] == staged_runs.NAMES
 
 

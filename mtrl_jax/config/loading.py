@@ -22,7 +22,7 @@ from mtrl_jax.config import completion, schema, strict
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
-    An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
+    An ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
@@ -33,13 +33,13 @@ def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
 def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
-    An ExperimentConfig; of values with ``stages`` a ``stages.Staged``, of values with a
-    ``kind`` the stage that they are.
+    An ExperimentConfig; of values with ``stages`` a ``stage_schema.Staged``, of values of
+    another ``kind`` than online the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
-    if "stages" in values or "kind" in values:
+    if "stages" in values or values.get("kind", "online") != "online":
         from mtrl_jax.config import stage_lists
 
         return stage_lists.from_dict(values, where)

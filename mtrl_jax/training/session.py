@@ -18,7 +18,7 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import progress, report, saved_state, scheduler
+from mtrl_jax.training import progress, report, run_folder, saved_state, scheduler
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
@@ -57,7 +57,7 @@ class Session:
     @property
     def run_folder(self) -> pathlib.Path:
         """The folder to resume: of a stage, the run's that it is a part of."""
-        return self.folder.parents[1] if hasattr(self.config, "kind") else self.folder
+        return run_folder.whole(self.folder)
 
 
 def begin(
