@@ -33,6 +33,7 @@ from mtrl_jax.config import agent_settings, loading
 from mtrl_jax.experiments import (
     build,
     episode_curves,
+    reading,
     runs,
     task_families,
 )
@@ -91,7 +92,7 @@ def run(folder: pathlib.Path, settings: dict[str, Any]) -> Any:
     """Returns the run's settings after all its stages; stages it lacks are added to it."""
     begun = (folder / run_folder.CONFIG).exists()
     if begun:
-        old = loading.to_dict(runs.load_config(folder))
+        old = loading.to_dict(reading.load_config(folder))
         known = {stage["name"] for stage in old["stages"]}
         more = [stage for stage in settings["stages"] if stage["name"] not in known]
         settings = {**old, "stages": [*old["stages"], *more]}

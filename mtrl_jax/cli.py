@@ -96,11 +96,11 @@ def plot(
 ) -> None:
     """Draw a run's pictures; with several runs, one picture that compares them."""
     from mtrl_jax import plots
-    from mtrl_jax.experiments import runs
+    from mtrl_jax.experiments import reading
 
-    parts = folders if len(folders) > 1 else runs.parts(folders[0])
+    parts = folders if len(folders) > 1 else reading.parts(folders[0])
     for folder in parts:
-        runs.check_drawable(folder)
+        reading.check_drawable(folder)
     if len(folders) > 1:
         typer.echo(plots.compare(folders, out))
         return

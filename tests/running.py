@@ -222,14 +222,14 @@ def bits(run: pathlib.Path, stage: str | None = None) -> dict[str, bytes]:
 
     By name, as bytes.
     """
-    from mtrl_jax.experiments import kinds, runs
+    from mtrl_jax.experiments import kinds, reading
 
     def plain(x) -> bytes:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(x).tobytes()
 
-    whole = kinds.run_of(runs.load_config(run), run)
+    whole = kinds.run_of(reading.load_config(run), run)
     chosen = whole.stage(stage) if stage else whole.stages[0]
     with kinds.restored(whole, chosen) as (update, _, saved):
         leaves = jax.tree_util.tree_leaves_with_path(saved)

@@ -9,7 +9,7 @@ import running
 
 from mtrl_jax import checkpoint, config, metrics
 from mtrl_jax.config import resuming
-from mtrl_jax.experiments import runs
+from mtrl_jax.experiments import reading
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -162,7 +162,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path, copy, cached):
     assert "training.env_steps: 640 is now 832" in outcome.err
     running.train(tmp_path / "whole", length)
     running.assert_same(copy, tmp_path / "whole")
-    assert runs.load_config(copy).training.env_steps == 832
+    assert reading.load_config(copy).training.env_steps == 832
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_changed_hyperparameter_is_logged_and_survives_a_kill(copy, interrupt)
     length = f"training.env_steps={(running.UPDATES + 8) * running.STEPS}"
     change = "agent.hparams.entropy_cost=0.5"
     interrupt(running.UPDATES + 6, "resume", copy, change, length)
-    assert runs.load_config(copy).agent.hparams["entropy_cost"] == 0.5
+    assert reading.load_config(copy).agent.hparams["entropy_cost"] == 0.5
     assert running.checkpoints(copy)[-1] == running.UPDATES
 
     outcome = running.mtrl("resume", copy)
@@ -219,7 +219,7 @@ def test_a_changed_hyperparameter_is_logged_and_survives_a_kill(copy, interrupt)
 
 def test_what_may_change_is_what_the_config_says(copy):
     """Every field of RESUMABLE is accepted, so the list in the message is true."""
-    old = runs.load_config(copy)
+    old = reading.load_config(copy)
     changes = [
         "agent.hparams.discount=0.9",
         "training.env_steps=10",

@@ -16,7 +16,7 @@ from mtrl_jax.experiments import (
     in_context,
     kinds,
     offline,
-    runs,
+    reading,
     stages,
     task_families,
 )
@@ -154,7 +154,7 @@ def test_a_run_of_an_older_version_lacks_what_has_come_since(staged_copy, cached
 
 def test_the_first_members_can_be_tested_alone(staged):
     """Their weights and hyperparameters, and no others'; what is said is of them."""
-    every = runs.load_config(staged)
+    every = reading.load_config(staged)
     values = config.to_dict(every)
     for name in ("population", "agent"):
         del values["stages"][2][name]
@@ -173,7 +173,7 @@ def test_the_first_members_can_be_tested_alone(staged):
 
 def test_weights_that_moved_are_found_out(staged):
     """The hash at the end is held against the hash of what was read."""
-    settings = runs.load_config(staged)
+    settings = reading.load_config(staged)
     program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
     state = program.init(program.hparams)
     summary, _ = program.reporter.finish(state, None, {}, 0)

@@ -19,7 +19,7 @@ from mtrl_jax import envs, errors, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.experiments import environments, kinds, runs, selection
+from mtrl_jax.experiments import environments, kinds, reading, selection
 from mtrl_jax.plots import observation_pictures
 from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
@@ -60,7 +60,7 @@ def render_run(
       CheckpointError: there is no sound checkpoint.
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
-    config = runs.with_environments(folder, ("online",))
+    config = reading.with_environments(folder, ("online",))
     _check_out(out)
     size = config.population.size
     if member is None:
