@@ -74,7 +74,7 @@ def read_yaml(path: pathlib.Path) -> dict:
       ConfigError: no such file, not readable, not YAML, or no mapping.
     """
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise errors.ConfigError(f"{path}: cannot be read: {reason}") from None
