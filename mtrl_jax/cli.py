@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
+
+if __name__ == "__main__":
+    # Started by its path: the folder's own random.py and types.py are not Python's.
+    sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or ".."
+
+import io
+import pathlib
 import time
 import warnings
 from collections.abc import Callable
@@ -12,12 +18,13 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import screen
+from mtrl_jax.training import machine, screen
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # It takes [default: …] for markup.
     help="Populations of RL agents on mixtures of tasks as one compiled JAX program.",
 )
 
@@ -43,6 +50,7 @@ def train(
     settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
+    machine.check()
     with screen.outlived():
         code = runs.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
@@ -54,6 +62,7 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
     from mtrl_jax.experiments import runs
 
+    machine.check()
     with screen.outlived():
         code = runs.resume(run, overrides)
         typer.echo(f"run folder: {run}")
@@ -71,7 +80,9 @@ def evaluate(
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
     from mtrl_jax.experiments import runs
+    from mtrl_jax.training import report
 
+    machine.check()
     update, tasks = runs.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
@@ -83,7 +94,7 @@ def evaluate(
             low, high = member["interval"]
             typer.echo(
                 f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+                f"[{low:.3f}, {high:.3f}] {report.episodes(member)}"
             )
 
 
@@ -91,18 +102,19 @@ def evaluate(
 def plot(
     folders: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
-        pathlib.Path, typer.Option(help="the picture of a comparison")
-    ] = pathlib.Path("comparison.png"),
+        pathlib.Path | None,
+        typer.Option(help="one picture of them  [default: comparison.png of several]"),
+    ] = None,
 ) -> None:
-    """Draw a run's pictures; with several runs, one picture that compares them."""
+    """Draw a run's pictures; with several runs, or --out, one that compares them."""
     from mtrl_jax import plots
     from mtrl_jax.experiments import reading
 
     parts = folders if len(folders) > 1 else reading.parts(folders[0])
     for folder in parts:
         reading.check_drawable(folder)
-    if len(folders) > 1:
-        typer.echo(plots.compare(folders, out))
+    if out is not None or len(folders) > 1:
+        typer.echo(plots.compare(parts, out or pathlib.Path("comparison.png")))
         return
     for folder in parts:
         for path in plots.draw(folder):
@@ -125,6 +137,7 @@ def render(
     """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax.experiments import render
 
+    machine.check()
     typer.echo(render.render(run, out, member, steps, seed))
 
 
@@ -144,6 +157,9 @@ def list_(
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    # In the locale "C" stdout is ASCII: a name that is not must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)
@@ -151,6 +167,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if line := machine.told(error):
+            _tell(line)
+            sys.exit(1)
         code = _exit_code(error)
         if code is None:
             raise

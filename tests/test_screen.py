@@ -87,9 +87,11 @@ def test_a_run_outlives_its_terminal(tmp_path, cached):
     run = tmp_path / "run"
     ours, theirs = pty.openpty()
     control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    start = (sys.executable, "-c", f"{control}{running.MAIN}")
     process = subprocess.Popen(
-        [*start, "train", settings, "--run-dir", run],
+        [
+            *(sys.executable, "-c", f"{control}{running.MAIN}"),
+            *("train", settings, "--run-dir", run),
+        ],
         cwd=running.ROOT,
         env=running.environment(cached),
         stdin=theirs,

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import importlib.util
 import pathlib
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,7 +77,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
         if overrides:
             raise errors.ConfigError(
                 f"{folder}: a stage; give overrides to the whole run, "
-                f"`mtrl resume {whole} stages.0.…`"
+                f"`mtrl resume {shlex.quote(str(whole))} stages.0.…`"
             )
         return resume(whole)
     where = str(folder / run_folder.CONFIG)

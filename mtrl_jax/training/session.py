@@ -18,7 +18,15 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import progress, report, run_folder, saved_state, scheduler
+from mtrl_jax.training import (
+    notices,
+    pace,
+    progress,
+    report,
+    run_folder,
+    saved_state,
+    scheduler,
+)
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
@@ -47,12 +55,12 @@ class Session:
     hparams: Tree
     pbt: pbt.PbtState
     scheduler: scheduler.Scheduler
+    pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
-    logged: tuple[float, int] = (0.0, 0)  # when, up to which update
 
     @property
     def run_folder(self) -> pathlib.Path:
@@ -122,6 +130,8 @@ def go_on(
     session.saved = update
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
+    for line in notices.of_longer(config, changed):
+        session.bar.note(line)
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -181,6 +191,8 @@ def _open(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
+        for line in notices.of(config, length):
+            bar.note(line)
         if program.record is not None:
             bar.note(program.record.told)
         session = Session(
@@ -196,11 +208,11 @@ def _open(
             hparams=saved.hparams,
             pbt=saved.pbt,
             scheduler=scheduler.make(config, program, meta.get("schedules")),
+            pace=pace.Pace(length.updates),
             update=update,
             restart=update,
             wall_s=meta["wall_s"],
         )
-    session.logged = (session.started, session.update)
     return session
 
 
