@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
+
+if __name__ == "__main__":
+    # Started by its path: the folder's own random.py and types.py are not Python's.
+    sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or ".."
+
+import io
+import pathlib
 import time
 import warnings
 from collections.abc import Callable
@@ -12,7 +18,7 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import screen
+from mtrl_jax.training import machine, screen
 
 app = typer.Typer(
     add_completion=False,
@@ -44,6 +50,7 @@ def train(
     settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
+    machine.check()
     with screen.outlived():
         code = stages.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
@@ -55,6 +62,7 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
     from mtrl_jax.experiments import stages
 
+    machine.check()
     with screen.outlived():
         code = stages.resume(run, overrides)
         typer.echo(f"run folder: {run}")
@@ -74,6 +82,7 @@ def evaluate(
     from mtrl_jax.experiments import runs as run_folders
     from mtrl_jax.training import report
 
+    machine.check()
     update, tasks = run_folders.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
@@ -129,6 +138,7 @@ def render(
     """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax.experiments import render
 
+    machine.check()
     typer.echo(render.render(run, out, member, steps, seed))
 
 
@@ -148,6 +158,9 @@ def list_(
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    # In the locale "C" stdout is ASCII: a name that is not must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)
@@ -155,6 +168,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if line := machine.told(error):
+            _tell(line)
+            sys.exit(1)
         code = _exit_code(error)
         if code is None:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 from typing import Any
 
 from mtrl_jax import errors, metrics
@@ -30,7 +31,7 @@ def check_new(folder: pathlib.Path) -> None:
         return
     if (folder / CONFIG).exists():
         raise errors.ConfigError(
-            f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
+            f"--run-dir {folder}: holds a run; go on with `mtrl resume {shlex.quote(str(folder))}` or "
             "give another folder"
         )
     # A process that did not get as far as a run leaves its lock, an empty folder and
@@ -47,7 +48,7 @@ def check_new(folder: pathlib.Path) -> None:
 def write_config(folder: pathlib.Path, config: Any) -> None:
     """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
     temporary = folder / _TEMPORARY
-    temporary.write_text(loading.dump(config))
+    temporary.write_text(loading.dump(config), encoding="utf-8")
     os.replace(temporary, folder / CONFIG)
 
 
