@@ -168,9 +168,9 @@ def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path, override):
     process = running.start("train", config, override, "--run-dir", run)
     outcome = running.ended(process)
     assert outcome.code == 2
-    field, _, value = override.partition("=")
+    field = override.partition("=")[0]
     # A name in a section that is not there: the section.
-    assert field.removesuffix(".here") in outcome.error and value in outcome.error
+    assert field.removesuffix(".here") in outcome.error
     assert outcome.out == ""
     assert not run.exists()
 
