@@ -22,10 +22,11 @@ CHANGES = [
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(tmp_path_factory):
+def _whole(tmp_path_factory, programs):
     """A run from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("mix_and_match") / "run"
-    running.train(folder, *CHANGES)
+    with running.cached_programs(programs):
+        running.train(folder, *CHANGES)
     return folder
 
 

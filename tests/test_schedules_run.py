@@ -28,10 +28,11 @@ CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items(
 
 
 @pytest.fixture(name="scheduled", scope="module")
-def _scheduled(tmp_path_factory):
+def _scheduled(tmp_path_factory, programs):
     """A run with both schedules from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("scheduled") / "run"
-    running.train(folder, *CHANGES)
+    with running.cached_programs(programs):
+        running.train(folder, *CHANGES)
     return folder
 
 
