@@ -17,7 +17,7 @@ import pydantic
 import yaml
 
 from mtrl_jax import hparams
-from mtrl_jax.config import completion, schema, strict
+from mtrl_jax.config import completion, modules, schema, strict
 
 
 class ConfigError(ValueError):
@@ -51,12 +51,13 @@ _OF_KIND = {
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
-    An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
+    Agents and environments may come from files beside it, see ``modules``. An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
     """
-    return from_dict(override(read_yaml(path), overrides), where=str(path))
+    values = modules.placed(override(read_yaml(path), overrides), path.parent)
+    return from_dict(values, where=str(path))
 
 
 def from_dict(values: dict, where: str = "config") -> Any:
@@ -157,6 +158,8 @@ def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
     changed = differences(old, new)
     may_change = _OF_KIND.get(getattr(new, "kind", "online"), RESUMABLE)
     for name, (was, now) in changed.items():
+        if modules.has_moved(name, was, now):
+            continue
         if not any(name == ok or name.startswith(ok + ".") for ok in may_change):
             raise ConfigError(
                 f"{name}: the run has {was!r}, {now!r} given; a running experiment "

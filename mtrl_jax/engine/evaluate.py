@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import population as population_lib
+from mtrl_jax.engine import statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -53,7 +54,8 @@ def make(
                 learner, loop.carry, loop.ts, random.fold(key, loop.step), hp
             )
             env_state, ts = env.step(loop.env, action, env.params)
-            result = _record(loop.result, ts, env.info(env_state))
+            paid = statistics.in_own_units(env.spec, ts)
+            result = _record(loop.result, paid, env.info(env_state))
             return _Loop(loop.step + 1, carry, env_state, ts, result)
 
         def unfinished(loop: _Loop) -> Array:
@@ -86,7 +88,7 @@ def make_host(
 
     @jax.jit
     def record(result, ts, info):
-        result = _record(result, ts, info)
+        result = _record(result, statistics.in_own_units(env.spec, ts), info)
         return result, jnp.all(result.complete)
 
     def evaluate(learner, hp, key):
