@@ -2,8 +2,9 @@
 
 Rows: core, population size, steps of the unroll x slots of a member, units. Columns:
 thousands of environment steps a second of a member's gradient, with this kit's cores and
-with ``nn.RNN`` over flax's ``OptimizedLSTMCell`` or ``GRUCell``, and their ratio. Both
-start from the same inputs; steps of a scan, as training has them. Medians over turns, one
+with ``nn.RNN`` over flax's ``OptimizedLSTMCell`` or ``GRUCell``, and their ratio; the
+minimal GRU, which flax lacks, stands beside flax's LSTM, by a loop over its elementwise
+steps and by an associative scan, and every core's ratio to this kit's LSTM. All start from the same inputs; steps of a scan, as training has them. Medians over turns, one
 after the other. Prints the table, writes cores.json.
 
     python benchmarks/cores.py [--quick] [--out benchmarks/results]
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import common
 import flax.linen as nn
@@ -22,13 +24,14 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import xla
-from mtrl_jax.networks import cores
+from mtrl_jax.networks import cores, min_gru
 from mtrl_jax.types import Array, Tree
 
 SHAPES = ((64, 64, 64), (256, 16, 64), (20, 32, 256))  # unroll, slots, units
 STEPS = 4  # of the scan
+KINDS = ("lstm", "gru", "mingru, loop", "mingru, associative")
 COLUMNS = {
-    "core": "<5",
+    "core": "<19",
     "P": ">3d",
     "unroll": ">7d",
     "slots": ">6d",
@@ -36,6 +39,7 @@ COLUMNS = {
     "kit k/s": ">8.1f",
     "flax k/s": ">9.1f",
     "ratio": ">6.2f",
+    "over lstm": ">9.2f",
 }
 
 
@@ -45,41 +49,51 @@ def main() -> None:
     xla.prepare()
     print(common.header(COLUMNS), flush=True)
     rows: list[dict] = []
-    kinds, shapes = ("lstm", "gru"), SHAPES[:1] if args.quick else SHAPES
-    for kind, shape, members in itertools.product(kinds, shapes, args.populations):
-        rows.append(measure(kind, shape, members, args.turns))
-        print(common.line(rows[-1], COLUMNS), flush=True)
+    shapes = SHAPES[:1] if args.quick else SHAPES
+    for shape, members in itertools.product(shapes, args.populations):
+        for row in measure(shape, members, args.turns):
+            rows.append(row)
+            print(common.line(row, COLUMNS), flush=True)
         result = {"machine": common.environment(), "turns": args.turns, "rows": rows}
         written = common.write(args.out, "cores", result)
     print(f"written: {written}")
 
 
-def measure(kind: str, shape: tuple[int, int, int], members: int, turns: int) -> dict:
-    """Returns the row of a core: environment steps a second, with either."""
+def measure(shape: tuple[int, int, int], members: int, turns: int) -> list[dict]:
+    """Returns the rows of a shape: environment steps a second, turn by turn."""
     unroll, slots, units = shape
     x = jax.random.normal(jax.random.key(0), (members, unroll, slots, units))
-    calls = {"kit": step(ours(kind, units), x), "flax": step(flax(kind, units), x)}
+    calls = {kind: step(ours(kind, units), x) for kind in KINDS}
+    calls |= {f"flax {kind}": step(flax(kind, units), x) for kind in ("lstm", "gru")}
     seconds = common.in_turn(calls, turns)
     steps = members * unroll * slots * STEPS / 1e3
-    kit, other = (steps / statistics.median(seconds[name]) for name in calls)
-    return {
-        "core": kind,
-        "P": members,
-        "unroll": unroll,
-        "slots": slots,
-        "units": units,
-        "kit k/s": kit,
-        "flax k/s": other,
-        "ratio": kit / other,
-    }
+    rate = {name: steps / statistics.median(seconds[name]) for name in calls}
+    peer = {kind: "flax gru" if kind == "gru" else "flax lstm" for kind in KINDS}
+    return [
+        {
+            "core": kind,
+            "P": members,
+            "unroll": unroll,
+            "slots": slots,
+            "units": units,
+            "kit k/s": rate[kind],
+            "flax k/s": rate[peer[kind]],
+            "ratio": rate[kind] / rate[peer[kind]],
+            "over lstm": rate[kind] / rate["lstm"],
+        }
+        for kind in KINDS
+    ]
 
 
 def ours(kind: str, units: int) -> tuple[Callable, Callable]:
     """Returns (init, apply) of the kit's core, outputs [T, B, H] of inputs [T, B, F]."""
-    core = cores.Core(kind, units)
+    name, _, implementation = kind.partition(", ")
+    core: Any = cores.Core(name, units)
+    if implementation:
+        core = min_gru.MinGRU(units, implementation=implementation)
 
     def inputs(x: Array) -> tuple:
-        state = cores.initial_state(kind, units, x.shape[1])
+        state = cores.initial_state(name, units, x.shape[1])
         return x, state, jnp.zeros(x.shape[:2], bool)
 
     return (

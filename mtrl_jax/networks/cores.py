@@ -4,7 +4,8 @@ Before a step with ``first`` the state is set to the initial one, so that nothin
 episode before reaches it. What does not depend on the state is done for all steps at
 once, outside the loop: the product with the inputs, and the gradients of both kernels;
 the numbers are those of flax's ``LSTMCell`` and ``GRUCell`` with their kernels joined (a
-test). There is no forward-mode derivative (``jax.jvp``) of a memory.
+test). A memory whose gates see the inputs alone, without any product in its loop, is
+``min_gru``. There is no forward-mode derivative (``jax.jvp``) of a memory.
 
 Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code, which
 forgets half in two steps. Told how many steps T to remember, gates start as in "chrono
@@ -26,10 +27,10 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree
-from mtrl_jax.networks import initialisers, product
+from mtrl_jax.networks import initialisers, min_gru, product
 from mtrl_jax.types import Array, Tree
 
-CORES = ("none", "linear", "lstm", "gru")
+CORES = ("none", "linear", "lstm", "gru", "mingru")
 
 
 class LSTMState(NamedTuple):
@@ -45,8 +46,9 @@ class Core(nn.Module):
     ``first`` [T, B]. Without a core ("none") the outputs are the inputs and the state is
     (); "linear" is x W + b in the place of a memory, of the same size and without one.
 
-    Parameters: input_kernel [F, G H], hidden_kernel [H, G H], bias [G H]; gates
-    i, f, g, o of the LSTM, r, z, n of the GRU (which adds hidden_bias [H] of n).
+    Parameters of the LSTM and the GRU: input_kernel [F, G H], hidden_kernel [H, G H],
+    bias [G H]; gates i, f, g, o of the LSTM, r, z, n of the GRU (which adds hidden_bias
+    [H] of n); of "mingru" see ``min_gru``.
     ``memory`` is the time in steps that gates are initialised for, 0: see above.
     """
 
@@ -62,6 +64,10 @@ class Core(nn.Module):
         if self.kind == "linear":
             dense = nn.Dense(self.size, dot_general=product.dot_general, name="linear")
             return dense(x), state
+        if self.kind == "mingru":
+            return min_gru.MinGRU(self.size, self.memory, name="mingru")(
+                x, state, first
+            )
         gates = {"lstm": 4, "gru": 3}[self.kind]
         kernel = self._kernel("input_kernel", x.shape[-1], gates, _lecun)
         x = product.product(x, kernel) + self._bias(gates).reshape(1, 1, -1)
@@ -110,14 +116,14 @@ def initial_state(kind: str, size: int, batch: int) -> Tree:
         raise ValueError(f"core: {kind!r} is not known, use one of {CORES}")
     if not has_memory(kind):
         return ()
-    if kind == "gru":
+    if kind in ("gru", "mingru"):
         return jnp.zeros((batch, size))
     return LSTMState(jnp.zeros((batch, size)), jnp.zeros((batch, size)))
 
 
 def has_memory(kind: str) -> bool:
     """Returns whether a core remembers anything."""
-    return kind in ("lstm", "gru")
+    return kind in ("lstm", "gru", "mingru")
 
 
 # (kernel, state, inputs of a step) -> (state, its hidden part [B, H]).

@@ -14,7 +14,7 @@ class NetworkConfig:
     torso: str = "auto"  # see torsos.choose
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
-    core: str = "none"  # none, linear, lstm, gru
+    core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128
     core_memory: int = 0  # steps that a core's gates start out for, see cores; 0: few
     skip: bool = False  # the heads read the torso's features beside the core's output
@@ -55,8 +55,8 @@ def _check_core(config: NetworkConfig) -> None:
         )
     if config.core_memory and not cores.has_memory(config.core):
         raise ValueError(
-            f"core_memory: core {config.core!r} has no memory, use 'lstm' or 'gru' or "
-            "leave it out"
+            f"core_memory: core {config.core!r} has no memory, use 'lstm', 'gru' or "
+            "'mingru', or leave it out"
         )
     if config.skip and config.core == "none":
         raise ValueError(

@@ -115,7 +115,7 @@ def test_the_gradient_after_the_loop_is_that_of_the_loop(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "mingru"])
 def test_core_starts_anew_where_first_says_so(kind):
     """What came before a first step, state and inputs, changes nothing after it."""
     x, _, key = _inputs()
@@ -173,6 +173,49 @@ def test_gates_told_how_long_to_remember_start_so(kind):
     assert abs(u.mean() - 120) < 15
     np.testing.assert_array_equal(gates[0], -gates[1] if kind == "lstm" else 0)
     np.testing.assert_array_equal(gates[2:], 0)
+
+
+def test_the_minimal_gru_starts_out_to_remember():
+    """z has bias -log u, u in [1, T - 1]: what is kept of a step is u / (1 + u)."""
+    x, first, _ = _inputs()
+    size, steps = 256, 240
+    state = cores.initial_state("mingru", size, B)
+    for memory, spread in ((0, (0.0, 0.0)), (steps, (np.log(1), np.log(239)))):
+        core = cores.Core("mingru", size, memory)
+        params = core.init(jax.random.key(1), x, state, first)["params"]
+        bias = params["mingru"]["gates"]["bias"].reshape(3, size)
+        assert spread[0] - 1e-5 <= -bias[0].max() and -bias[0].min() <= spread[1] + 1e-5
+        np.testing.assert_array_equal(bias[1:], 0)
+    assert np.exp(-bias[0]).max() > 230
+
+
+def test_the_minimal_gru_is_its_equations():
+    """Outputs and state of the scan are those of the docstring, one step at a time."""
+    x, first, key = _inputs()
+    state = _random_state("mingru", key)
+    core = cores.Core("mingru", H)
+    params = core.init(jax.random.key(1), x, state, first)["params"]
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
+    outputs, end = core.apply({"params": params}, x, state, first)
+    own = jax.tree.map(np.asarray, params["mingru"])
+
+    def dense(name, inputs):
+        return inputs @ own[name]["kernel"] + own[name]["bias"]
+
+    hidden = np.asarray(state)
+    for t in range(T):
+        hidden = np.where(first[t][:, None], 0.0, hidden)
+        u = dense("input", np.asarray(x[t]))
+        normed = (u - u.mean(-1, keepdims=True)) / np.sqrt(
+            u.var(-1, keepdims=True) + 1e-6
+        )
+        normed = normed * own["norm"]["scale"] + own["norm"]["bias"]
+        z, c, o = np.split(dense("gates", normed), 3, axis=-1)
+        z = 1 / (1 + np.exp(-z))
+        hidden = (1 - z) * hidden + z * c
+        y = u + dense("output", o / (1 + np.exp(-o)) * hidden)
+        np.testing.assert_allclose(outputs[t], y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(end, hidden, rtol=1e-4, atol=1e-5)
 
 
 def test_a_memory_of_many_steps_lasts_them():
