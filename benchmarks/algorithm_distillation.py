@@ -23,13 +23,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import algorithm_distillation_arms as arms_lib
+import algorithm_distillation_arms
 import algorithm_distillation_pictures as pictures
 import common
 import numpy as np
 
-from mtrl_jax import config as config_lib
 from mtrl_jax import metrics, random, xla
+from mtrl_jax.config import agent_settings, loading
 from mtrl_jax.experiments import (
     episode_curves,
     online,
@@ -64,13 +64,17 @@ def main() -> None:
     xla.prepare()
     which = args.experiment if args.seed is None else f"{args.experiment}_{args.seed}"
     folder = args.runs / f"{which}{'-quick' if args.quick else ''}"
-    settings = arms_lib.settings(args.experiment, args.arms, args.quick)
+    settings = algorithm_distillation_arms.settings(
+        args.experiment, args.arms, args.quick
+    )
     if args.seed is not None:
         settings["seed"] = args.seed
     given = run(folder, settings)
     rows = [row for arm in args.arms for row in read(folder, args.experiment, arm)]
     against(rows, "ucb1")
-    source = read_source(folder, given, arms_lib.EXPERIMENTS[args.experiment].reached)
+    source = read_source(
+        folder, given, algorithm_distillation_arms.EXPERIMENTS[args.experiment].reached
+    )
     print(common.header(COLUMNS))
     for row in [*rows, *([source] if source else [])]:
         print(common.line(row, COLUMNS))
@@ -89,11 +93,11 @@ def run(folder: pathlib.Path, settings: dict[str, Any]) -> Any:
     """Returns the run's settings after all its stages; stages it lacks are added to it."""
     begun = (folder / run_folder.CONFIG).exists()
     if begun:
-        old = config_lib.to_dict(runs.load_config(folder))
+        old = loading.to_dict(runs.load_config(folder))
         known = {stage["name"] for stage in old["stages"]}
         more = [stage for stage in settings["stages"] if stage["name"] not in known]
         settings = {**old, "stages": [*old["stages"], *more]}
-    given = config_lib.from_dict(settings, where=str(folder))
+    given = loading.from_dict(settings, where=str(folder))
     if begun:
         run_folder.write_config(folder, given)
     code = stages.resume(folder) if begun else stages.train(given, folder)
@@ -106,10 +110,13 @@ def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any
     """Returns the numbers and curves of a finished arm, a row for each kind of task."""
     trained, own = (
         metrics.read_summary(staging.folder_of(folder, name))
-        for name in arms_lib.stages_of(experiment_, arm)
+        for name in algorithm_distillation_arms.stages_of(experiment_, arm)
     )
-    wanted, totals = arms_lib.EXPERIMENTS[experiment_].reached, trained["totals"]
-    known = arms_lib.EXPERIMENTS[experiment_].arms[arm]
+    wanted, totals = (
+        algorithm_distillation_arms.EXPERIMENTS[experiment_].reached,
+        trained["totals"],
+    )
+    known = algorithm_distillation_arms.EXPERIMENTS[experiment_].arms[arm]
     rows = []
     for task, found in own["tasks"].items():
         curve = found["in_context"]
@@ -217,9 +224,7 @@ def making(stage: Any, members: int) -> Callable[[], Any]:
     population = stage.population.model_copy(update={"size": members})
     stage = stage.model_copy(update={"population": population})
     env = task_families.collecting(stage)[0].train
-    agent = config_lib.agent_module(stage).make(
-        env.spec, config_lib.agent_config(stage)
-    )
+    agent = agent_settings.module(stage).make(env.spec, agent_settings.config(stage))
     runner = fused_runner.make(
         agent,
         env,
@@ -236,7 +241,11 @@ def making(stage: Any, members: int) -> Callable[[], Any]:
 def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "one arm, 130 learners, 20 updates")
-    made.add_argument("--experiment", choices=arms_lib.EXPERIMENTS, default="dark_room")
+    made.add_argument(
+        "--experiment",
+        choices=algorithm_distillation_arms.EXPERIMENTS,
+        default="dark_room",
+    )
     made.add_argument("--seed", type=int, help="by default the config's, 0")
     made.add_argument(
         "--arms", nargs="+", help="by default the experiment's usual ones"
@@ -245,7 +254,7 @@ def arguments() -> argparse.Namespace:
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/algorithm_distillation")
     )
     args = made.parse_args()
-    chosen = arms_lib.EXPERIMENTS[args.experiment]
+    chosen = algorithm_distillation_arms.EXPERIMENTS[args.experiment]
     args.arms = ["ad"] if args.quick else args.arms or list(chosen.usual)
     for arm in args.arms:
         if arm not in chosen.arms:

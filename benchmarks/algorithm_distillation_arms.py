@@ -21,7 +21,7 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-from mtrl_jax import config as config_lib
+from mtrl_jax.config import loading
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 Stage = dict[str, Any]
@@ -210,7 +210,7 @@ def _of_arm(experiment: str, arm: str, base: dict[str, Any]) -> list[Stage]:
 
 def _of_config(config: str, arm: str, names: tuple[str, str]) -> list[Stage]:
     """Returns a config's stages under other names, the last two under ``names``."""
-    stages = config_lib.read_yaml(CONFIGS / f"{config}.yaml")["stages"]
+    stages = loading.read_yaml(CONFIGS / f"{config}.yaml")["stages"]
     own = {stage["name"]: f"{stage['name']}_{arm}" for stage in stages[:-2]}
     own |= {stage["name"]: name for stage, name in zip(stages[-2:], names)}
 
@@ -252,7 +252,7 @@ def changed(stage: Stage, changes: dict[str, Any]) -> Stage:
 
 def _base(experiment: str, quick: bool) -> dict[str, Any]:
     path = CONFIGS / f"algorithm_distillation_{experiment}.yaml"
-    base = config_lib.read_yaml(path)
+    base = loading.read_yaml(path)
     if quick:
         less = EXPERIMENTS[experiment].quick
         # A stage is meant by its name or by its kind.

@@ -28,8 +28,8 @@ from mtrl_jax.envs.labyrinth import (
     controls,
     deal,
     game,
+    level_params,
     levels,
-    options,
     oracle,
     physics,
     raycast,
@@ -87,7 +87,7 @@ def player(name: str, memory: int) -> Callable[[Key], Array]:
     What left its view more than ``memory`` decisions ago counts as unseen.
     """
     level = levels.LEVELS[name]
-    params = options.params(level, {})
+    params = level_params.params(level, {})
 
     def play(key):
         deal_key, key = jax.random.split(key)

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import common
 import numpy as np
 
-from mtrl_jax import config as config_lib
 from mtrl_jax import metrics, xla
+from mtrl_jax.config import loading, schema
 from mtrl_jax.envs.labyrinth import scores
 from mtrl_jax.metrics import estimates
 
@@ -138,14 +138,12 @@ def main() -> None:
     draw(curves, args.out / "labyrinth_learning.png")
 
 
-def settings(
-    name: str, env_steps: int, seeds: int
-) -> config_lib.schema.ExperimentConfig:
+def settings(name: str, env_steps: int, seeds: int) -> schema.ExperimentConfig:
     """Returns the settings of one row."""
     row = ROWS[name]
     recipe = RECIPES[row.recipe]
     update = recipe.slots * recipe.unroll  # steps
-    return config_lib.from_dict(
+    return loading.from_dict(
         {
             "seed": 0,
             "tasks": [

@@ -17,9 +17,8 @@ from typing import Any
 import common
 import numpy as np
 
-from mtrl_jax import config as config_lib
 from mtrl_jax import envs, metrics, xla
-from mtrl_jax.config import schema
+from mtrl_jax.config import loading, schema
 from mtrl_jax.metrics import estimates
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -71,7 +70,7 @@ def settings(
 ) -> schema.ExperimentConfig:
     """Returns the settings of one run: the agent's MinAtar config on one game or all."""
     name = "minatar_mixture" if agent == "impala" else f"minatar_{agent}"
-    given = config_lib.read_yaml(CONFIGS / f"{name}.yaml")
+    given = loading.read_yaml(CONFIGS / f"{name}.yaml")
     per_update = given["training"]["unroll_length"] * 64
     games = 1
     if game == MIXTURE:
@@ -83,8 +82,8 @@ def settings(
     hparams = given["agent"].setdefault("hparams", {})
     if hparams.get("decay_updates"):
         hparams["decay_updates"] = float(updates)
-    return config_lib.from_dict(
-        config_lib.override(
+    return loading.from_dict(
+        loading.override(
             given,
             [
                 f"population.size={args.seeds}",

@@ -23,8 +23,8 @@ import common
 import mix_and_match_arms as arms
 import numpy as np
 
-from mtrl_jax import config as config_lib
 from mtrl_jax import metrics, xla
+from mtrl_jax.config import loading
 from mtrl_jax.metrics import estimates
 
 COLUMNS = {
@@ -54,7 +54,7 @@ def main() -> None:
         given = arms.settings(
             args.experiment, arm, args.env_steps, args.seeds, args.pixels
         )
-        common.trained(config_lib.from_dict(given, where=arm), folder)
+        common.trained(loading.from_dict(given, where=arm), folder)
         folders[arm] = folder
         rows += read(arm, folder)
         for row in rows:

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import agents, config, envs, random, tree, types, xla
+from mtrl_jax.config import agent_settings
 from mtrl_jax.engine import fused_runner, host_runner, population
 from mtrl_jax.envs import mixture
 from mtrl_jax.types import Tree
@@ -294,7 +295,7 @@ def _agent(case: Case, spec: types.EnvSpec) -> tuple[types.Agent, Any]:
     hp = jax.tree.map(
         lambda x: jnp.full(case.population, x, jnp.float32), module.Hparams()
     )
-    return module.make(spec, config.agent_config(settings)), hp
+    return module.make(spec, agent_settings.config(settings)), hp
 
 
 def _actions(space: types.ActionSpace, lead: tuple[int, ...]) -> jax.Array:

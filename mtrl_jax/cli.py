@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
+
+if __name__ == "__main__":
+    # Started by its path: the folder's own random.py and types.py are not Python's.
+    sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or ".."
+
+import io
+import pathlib
 import time
 import warnings
 from collections.abc import Callable
@@ -11,12 +17,14 @@ from typing import Annotated
 
 import typer
 
-from mtrl_jax import xla
+from mtrl_jax import errors, xla
+from mtrl_jax.training import machine, screen
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # It takes [default: …] for markup.
     help="Populations of RL agents on mixtures of tasks as one compiled JAX program.",
 )
 
@@ -36,14 +44,16 @@ def train(
     ] = None,
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
-    from mtrl_jax import config as config_lib
+    from mtrl_jax.config import loading
     from mtrl_jax.experiments import stages
 
-    settings = config_lib.load(config, overrides or [])
+    settings = loading.load(config, overrides or [])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
-    code = stages.train(settings, folder, where=str(config))
-    typer.echo(f"run folder: {folder}")
+    machine.check()
+    with screen.outlived():
+        code = stages.train(settings, folder, where=str(config))
+        typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
 
@@ -52,8 +62,10 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
     from mtrl_jax.experiments import stages
 
-    code = stages.resume(run, overrides)
-    typer.echo(f"run folder: {run}")
+    machine.check()
+    with screen.outlived():
+        code = stages.resume(run, overrides)
+        typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
 
@@ -68,7 +80,9 @@ def evaluate(
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
     from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.training import report
 
+    machine.check()
     update, tasks = run_folders.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
@@ -80,7 +94,7 @@ def evaluate(
             low, high = member["interval"]
             typer.echo(
                 f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+                f"[{low:.3f}, {high:.3f}] {report.episodes(member)}"
             )
 
 
@@ -88,10 +102,11 @@ def evaluate(
 def plot(
     runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
-        pathlib.Path, typer.Option(help="the picture of a comparison")
-    ] = pathlib.Path("comparison.png"),
+        pathlib.Path | None,
+        typer.Option(help="one picture of them  [default: comparison.png of several]"),
+    ] = None,
 ) -> None:
-    """Draw a run's pictures; with several runs, one picture that compares them."""
+    """Draw a run's pictures; with several runs, or --out, one that compares them."""
     from mtrl_jax import plots
     from mtrl_jax.experiments import runs as run_folders
     from mtrl_jax.experiments import stages
@@ -99,8 +114,8 @@ def plot(
     folders = runs if len(runs) > 1 else stages.parts(runs[0])
     for run in folders:
         run_folders.check_drawable(run)
-    if len(runs) > 1:
-        typer.echo(plots.compare(runs, out))
+    if out is not None or len(runs) > 1:
+        typer.echo(plots.compare(folders, out or pathlib.Path("comparison.png")))
         return
     for run in folders:
         for path in plots.draw(run):
@@ -123,6 +138,7 @@ def render(
     """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax.experiments import render
 
+    machine.check()
     typer.echo(render.render(run, out, member, steps, seed))
 
 
@@ -142,6 +158,9 @@ def list_(
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    # In the locale "C" stdout is ASCII: a name that is not must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)
@@ -149,10 +168,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = _known(error)
+        if line := machine.told(error):
+            _tell(line)
+            sys.exit(1)
+        code = _exit_code(error)
         if code is None:
             raise
-        print(f"mtrl: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         sys.exit(code)
 
 
@@ -161,29 +183,26 @@ def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
 
     def show_warning(message, category, *where, **more) -> None:
         if category is UserWarning:
-            print(f"mtrl: {' '.join(str(message).split())}", file=sys.stderr)
+            _tell(message)
         else:
             show(message, category, *where, **more)
 
     return show_warning
 
 
-def _known(error: Exception) -> int | None:
-    """Returns the exit code of an error that is the user's to read, None otherwise.
+def _tell(what: object) -> None:
+    """Prints a line to stderr, if there is one that takes it."""
+    line = f"mtrl: {' '.join(str(what).split())}"
+    print(line, file=screen.unfailing(sys.stderr), flush=True)
 
-    2: something given cannot work and nothing was done; 1: a run could not go on.
-    """
-    kinds = {
-        "ConfigError": 2,
-        "UsageError": 2,
-        "RunLockedError": 2,
-        "RunError": 1,
-        "CheckpointError": 1,
-        "DatasetError": 1,
-    }
+
+def _exit_code(error: Exception) -> int | None:
+    """Returns the exit code of an error that is the user's to read, None otherwise."""
+    if isinstance(error, errors.MtrlError):
+        return error.exit_code
     if isinstance(error, OSError) and not isinstance(error, ImportError):
         return 1
-    return kinds.get(type(error).__name__)
+    return None
 
 
 if __name__ == "__main__":

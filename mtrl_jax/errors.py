@@ -1,10 +1,68 @@
-"""Errors for names that do not exist, with the nearest that do, and for numbers."""
+"""What the kit raises for its user to read, and how such an error is worded.
+
+A ``MtrlError`` is one line that names what was given and what would work; the command
+``mtrl`` prints it without a traceback and ends with its ``exit_code``: 2 if nothing was
+done, 1 if a run could not go on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+
+class MtrlError(Exception):
+    """An error that is the user's to read, in one line."""
+
+    exit_code = 1
+
+
+class ConfigError(MtrlError, ValueError):
+    """A setting that cannot work."""
+
+    exit_code = 2
+
+
+class RunLockedError(MtrlError, RuntimeError):
+    """A run that another process is working on."""
+
+    exit_code = 2
+
+
+class RunError(MtrlError, RuntimeError):
+    """A run that cannot go on."""
+
+
+class CheckpointError(MtrlError, RuntimeError):
+    """A checkpoint that cannot be saved or restored."""
+
+
+class DatasetError(MtrlError, RuntimeError):
+    """A dataset that is missing, damaged or of something else."""
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Put ``where`` before the ConfigErrors raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+@contextlib.contextmanager
+def at(field: str) -> Iterator[None]:
+    """Turn the one-line errors of the parts into ConfigErrors that name the field."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        line = " ".join(str(error).split())
+        named = line if line.startswith(field) else f"{field}: {line}"
+        raise ConfigError(named) from error
 
 
 def check(field: str, name: str, known: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
 }
 UPDATES = 40
 STEPS = 16  # environment steps of one update, per member
-_MAIN = "from mtrl_jax import cli; cli.main()"
+MAIN = "from mtrl_jax import cli; cli.main()"
 # What two runs with the same numbers may differ in.
 _OF_THE_PROCESS = ("wall_s", "steps_per_s", "compiles")
 
@@ -87,21 +87,25 @@ def start(
 
     ``cache`` is where it keeps compiled programs, ``before`` Python that it runs first.
     """
-    environment = dict(os.environ)
-    if cache is not None:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
     return subprocess.Popen(
-        [sys.executable, "-c", f"{before}\n{_MAIN}", *map(str, arguments)],
+        [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=environment(cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def environment(cache: pathlib.Path | None) -> dict[str, str]:
+    """Returns the variables of a process that keeps compiled programs in ``cache``."""
+    if cache is None:
+        return dict(os.environ)
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def ended(process: subprocess.Popen, timeout_s: float = 300) -> Outcome:

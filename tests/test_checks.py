@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import config, envs, types
+from mtrl_jax import config, envs, errors, types
 from mtrl_jax.experiments import checks
 
 T, B = 3, 2
@@ -74,5 +74,5 @@ def test_offline_a_replay_must_draw_rollouts(fits):
         return
     several = lambda rollout: jax.tree.map(lambda x: jnp.stack([x, x]), rollout)  # noqa: E731
     for batch_of in (rewards, several):
-        with pytest.raises(config.ConfigError, match=r"agent.name='ppo' .* behaviour"):
+        with pytest.raises(errors.ConfigError, match=r"agent.name='ppo' .* behaviour"):
             checks.check_learns_from_rollouts(replaying(batch_of), named, SPEC, B, T)

@@ -7,7 +7,8 @@ import tempfile
 import pytest
 import running
 
-from mtrl_jax import agents, config, hparams
+from mtrl_jax import agents, config, errors, hparams
+from mtrl_jax.config import agent_settings, resuming
 
 CONFIGS = sorted((running.ROOT / "configs").glob("*.yaml"))
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -76,7 +77,7 @@ def test_a_hyperparameter_that_was_renamed_is_named(agent, now):
     """In a file and in an override, wherever hyperparameters are set; where it was one."""
     given = {**PLAIN, "agent": {"name": agent, "hparams": {"epsilon": 1e-5}}}
     said = f"agent.hparams.epsilon is now {now}$" if now else r"\.epsilon is unknown"
-    with pytest.raises(config.ConfigError, match=said):
+    with pytest.raises(errors.ConfigError, match=said):
         config.from_dict(given)
     for path, value in (("evaluation.hparams", "1"), ("agent.schedules", "")):
         value = value or "{kind: linear, low: 1.0, high: 2.0}"
@@ -84,7 +85,7 @@ def test_a_hyperparameter_that_was_renamed_is_named(agent, now):
             {**PLAIN, "agent": {"name": agent}}, [f"{path}.epsilon={value}"]
         )
         with pytest.raises(
-            config.ConfigError, match=said.replace("agent.hparams", path)
+            errors.ConfigError, match=said.replace("agent.hparams", path)
         ):
             config.from_dict(values)
 
@@ -98,7 +99,7 @@ def test_members_may_be_given_their_first_values():
     assert config.from_dict(_parsed(config.dump(settings))) == settings
     search["learning_rate"]["initial"] = "zero"
     told = r"search\.learning_rate\.initial='zero': must be 'draw' or 'default'"
-    with pytest.raises(config.ConfigError, match=told):
+    with pytest.raises(errors.ConfigError, match=told):
         config.from_dict(given)
 
 
@@ -144,13 +145,13 @@ def test_differences_name_the_fields_that_differ():
     old = config.from_dict(PLAIN)
     changes = ["tasks.0.slots=8", "population.search.discount={low: 0.5, high: 0.9}"]
     new = config.from_dict(config.override(PLAIN, changes))
-    changed = config.differences(old, new)
+    changed = resuming.differences(old, new)
     assert changed["tasks.0.slots"] == (32, 8)
     assert changed["population.search.discount.low"] == (None, 0.5)
     assert not [
         name for name in changed if not name.startswith(("tasks", "population"))
     ]
-    assert config.differences(old, old) == {}
+    assert resuming.differences(old, old) == {}
 
 
 def test_settings_cannot_be_changed_by_accident():
@@ -177,7 +178,7 @@ def test_settings_cannot_be_changed_by_accident():
 )
 def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
     """Wherever it is said, by its path: a discount above 1 trains, into nothing."""
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         config.from_dict(config.override(PLAIN, [change]))
 
 
@@ -193,7 +194,7 @@ def test_a_schedule_says_where_its_hyperparameter_starts(schedule):
     given = {**PLAIN, "agent": {"schedules": {"entropy_cost": schedule}}}
     settings = config.from_dict(given)
     assert settings.agent.hparams["entropy_cost"] == 0.02
-    assert config.agent_hparams(settings).costs.entropy_cost == 0.02
+    assert agent_settings.hparams(settings).costs.entropy_cost == 0.02
     assert config.from_dict(_parsed(config.dump(settings))) == settings
 
 
@@ -245,7 +246,7 @@ def test_a_schedule_that_cannot_work_is_named(override, words):
     """One line with the dotted name of the field, and one owner per hyperparameter."""
     given = {**PLAIN, "agent": {"schedules": {"entropy_cost": LINEAR}}}
     override = override.replace("{LINEAR}", "{kind: linear, low: 0, high: 1}")
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         config.from_dict(config.override(given, [override]))
     message = str(caught.value)
     assert "\n" not in message
@@ -259,8 +260,8 @@ def test_a_running_experiment_keeps_its_schedules():
     change = ["agent.schedules.entropy_cost.end=0.5"]
     changed = config.from_dict(config.override(scheduled, change))
     for was, now in ((old, changed), (old, plain), (plain, old)):
-        with pytest.raises(config.ConfigError, match=r"^agent\.schedules"):
-            config.check_resumable(was, now)
+        with pytest.raises(errors.ConfigError, match=r"^agent\.schedules"):
+            resuming.check_resumable(was, now)
 
 
 def _parsed(text):

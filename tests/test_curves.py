@@ -1,7 +1,7 @@
 """What an evaluate stage says of its episodes: curves, prompts, rewards of steps."""
 
 import contextlib
-import types as types_lib
+from types import SimpleNamespace
 
 import jax
 import matplotlib.pyplot as plt
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import staged_runs
 
-from mtrl_jax import config, metrics, random, types
-from mtrl_jax.config import stage_schema
+from mtrl_jax import config, errors, metrics, random, types
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.experiments import episode_curves, in_context, online, task_families
 from mtrl_jax.plots import context_curves, run_series
 
@@ -70,9 +70,7 @@ def test_an_episode_that_did_not_end_leaves_a_gap_in_the_curve(tmp_path):
     returns = np.ones((P, 2 * N, 4))
     returns[:, :N, 3] = np.nan
     metrics.write_summary(tmp_path, summary(returns, names=("a/x", "a/y")))
-    curve = episode_curves.curve_of(
-        tmp_path, types_lib.SimpleNamespace(kind="evaluate")
-    )
+    curve = episode_curves.curve_of(tmp_path, SimpleNamespace(kind="evaluate"))
     assert curve["mean"][:3] == [1.0] * 3 and np.isnan(curve["mean"][3])
 
 
@@ -153,7 +151,7 @@ def test_what_cannot_be_demonstrated_is_refused_in_one_line():
         ({"env": "dark/room", "options": {"trial": 3}}, "trial"),
     ):
         stage = _prompted_stage({}, task)
-        with pytest.raises(config.ConfigError, match=words):
+        with pytest.raises(errors.ConfigError, match=words):
             in_context.make_program(stage, task_families.testing(stage).spec, None)
 
 
@@ -179,7 +177,7 @@ def _prompted_stage(prompt, task=None):
 
 def _fresh(stage, spec):
     """Returns (learners, hyperparameters) of the stage's members, untrained."""
-    agent = config.agent_module(stage).make(spec, config.agent_config(stage))
+    agent = agent_settings.module(stage).make(spec, agent_settings.config(stage))
     keys = random.roots(0, stage.population.size)
     hp = online.initial_hparams(stage, keys)
     return jax.jit(jax.vmap(agent.init))(keys, hp), hp

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import running
 
-from mtrl_jax import config, metrics, types
+from mtrl_jax import config, metrics, plots, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
 from mtrl_jax.experiments import runs
 from mtrl_jax.plots import run_series
-from mtrl_jax.plots import tasks as tasks_lib
 from mtrl_jax.training import report
 
 TASKS = ["probe/action", "probe/memory"]
@@ -283,7 +282,7 @@ def test_a_best_member_without_the_task_has_no_score_in_the_table():
         assert [len(row) > 2 for row in rows] == [best == 0, best == 1]
         assert rows[best][1] == rows[best][2] == ("3.667", "5.000")[best]
         drawn = run_series.Run("x", None, [], None, {}, summary["tasks"], best, {})
-        figure = tasks_lib.of_run(drawn)
+        figure = plots.tasks.of_run(drawn)
         assert figure is not None
         plt.close(figure)
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import running
 
-from mtrl_jax import checkpoint, hparams, metrics
-from mtrl_jax import config as config_lib
+from mtrl_jax import checkpoint, errors, hparams, metrics
 from mtrl_jax.experiments import online, runs
 from mtrl_jax.training import lock, loop, run_folder
 
@@ -190,7 +189,7 @@ def test_what_a_killed_start_leaves_does_not_block_the_folder(tmp_path):
         (tmp_path / name).write_text("")
     run_folder.check_new(tmp_path)
     (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(config_lib.ConfigError, match="holds a run"):
+    with pytest.raises(errors.ConfigError, match="holds a run"):
         run_folder.check_new(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """The files of a run folder: written, cut, read again."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -12,7 +14,7 @@ import types
 import numpy as np
 import pytest
 
-from mtrl_jax import metrics
+from mtrl_jax import errors, metrics
 from mtrl_jax.metrics import estimates
 from mtrl_jax.training import lock
 
@@ -56,7 +58,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     """One JSON object a chunk, NaN as null, arrays [N, P] when read."""
     _write(tmp_path, [10, 20])
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert list(first) == list(metrics.Metrics._fields)
+    assert [*first, "evaluation"] == list(metrics.Metrics._fields)
     assert first["returns"]["catch"] == [1.0, None, 10.0]
     read = metrics.read_metrics(tmp_path)
     np.testing.assert_array_equal(read.env_steps, [1000, 2000])
@@ -70,6 +72,17 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     np.testing.assert_array_equal(
         rounds[0]["hparams_after"]["learning_rate"], [1.2] * P
     )
+
+
+def test_evaluations_are_read_where_there_were_any(tmp_path):
+    """[N, P] with NaN in the rows of chunks that no test followed."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(**_row(1))
+        writer.write(**_row(2, evaluation={"catch": np.array([1.0, 2.0, np.nan])}))
+    found = metrics.read_metrics(tmp_path).evaluation
+    np.testing.assert_array_equal(found["catch"], [[np.nan] * 3, [1, 2, np.nan]])
+    _write(tmp_path / "none", [1])
+    assert metrics.read_metrics(tmp_path / "none").evaluation == {}
 
 
 def test_every_row_is_in_the_file_when_write_returns(tmp_path):
@@ -145,7 +158,10 @@ def test_a_folder_without_metrics_is_named(tmp_path):
 def test_tensorboard_gets_population_statistics(tmp_path):
     """Mean and best per task, the middle per hyperparameter, over env steps."""
     summary_iterator = pytest.importorskip("tensorboardX.proto.event_pb2")
-    _write(tmp_path, [10, 20], tensorboard=True)
+    tested = {"catch": np.array([1.0, np.nan, 4.0])}
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write(**_row(10))
+        writer.write(**_row(20, evaluation=tested))
     (path,) = (tmp_path / "tensorboard").iterdir()
     scalars = {}
     for record in _tfrecords(path.read_bytes()):
@@ -156,6 +172,9 @@ def test_tensorboard_gets_population_statistics(tmp_path):
     assert scalars["returns/catch/best", 2000] == 20
     assert scalars["hparams/learning_rate/median", 1000] == pytest.approx(1e-4)
     assert scalars["metrics/loss", 1000] == 0.5
+    assert scalars["evaluation/catch/mean", 2000] == 2.5
+    assert scalars["evaluation/catch/best", 2000] == 4.0
+    assert ("evaluation/catch/mean", 1000) not in scalars
 
 
 def _tfrecords(content):
@@ -221,11 +240,29 @@ def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_a_run_in_use_names_the_process(tmp_path):
     """A second writer is refused; afterwards the folder is free again."""
-    named = pytest.raises(lock.RunLockedError, match=f"process {os.getpid()};")
+    named = pytest.raises(errors.RunLockedError, match=f"process {os.getpid()};")
     with lock.lock(tmp_path), named:
         lock.lock(tmp_path).__enter__()
     with lock.lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, number):
+    """The run goes on; any other failure is an error as before."""
+
+    def fail(given):
+        def flock(*_):
+            raise OSError(given, os.strerror(given))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    fail(number)
+    with pytest.warns(UserWarning, match="has no locks"), lock.lock(tmp_path):
+        assert (tmp_path / lock.LOCK).exists()
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        lock.lock(tmp_path).__enter__()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
@@ -241,7 +278,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert child.stdout.readline() == b"locked\n"
-        with pytest.raises(lock.RunLockedError, match=f"process {child.pid};"):
+        with pytest.raises(errors.RunLockedError, match=f"process {child.pid};"):
             lock.lock(tmp_path).__enter__()
     finally:
         child.send_signal(signal.SIGKILL)

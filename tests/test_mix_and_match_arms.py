@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from mtrl_jax import config
-from mtrl_jax.config import schema
+from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.experiments import environments
 
 _PATH = pathlib.Path(__file__).parent.parent / "benchmarks/mix_and_match_arms.py"
@@ -23,7 +23,7 @@ def test_every_arm_makes_an_agent(experiment, arm):
     settings = config.from_dict(given, where=arm)
     assert isinstance(settings, schema.ExperimentConfig)
     spec = environments.make_world(settings, "0").spec
-    config.agent_module(settings).make(spec, config.agent_config(settings))
+    agent_settings.module(settings).make(spec, agent_settings.config(settings))
 
 
 @pytest.mark.parametrize("experiment", arms.EXPERIMENTS)
@@ -33,7 +33,7 @@ def test_arms_can_be_seen_as_pixels(experiment):
     settings = config.from_dict(given, where=experiment)
     spec = environments.make_world(settings, "0").spec
     assert spec.obs["image"].shape == (72, 96, 3)
-    config.agent_module(settings).make(spec, config.agent_config(settings))
+    agent_settings.module(settings).make(spec, agent_settings.config(settings))
 
 
 def test_arms_differ_from_each_other():

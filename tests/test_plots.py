@@ -1,11 +1,17 @@
 """Pictures drawn from a run folder's files alone."""
 
+import os
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import PIL.Image
 import pytest
+import running
 import yaml
 
-from mtrl_jax import metrics, plots
+from mtrl_jax import errors, metrics, plots
 from mtrl_jax.plots import (
     hyperparameters,
     lineage,
@@ -127,20 +133,44 @@ def test_returns_show_band_median_best_and_known_scores(tmp_path):
     figure = returns.of_run(run)
     assert [a.get_title() for a in figure.axes] == ["Catch", "Breakout", "MemoryMaze"]
     assert _labels(figure) == [
-        "members, 10–90 %",
-        "min–max",
-        "median",
-        f"best member ({run.best})",
+        "training, 10–90 %",
+        "training, min–max",
+        "training, median",
+        f"training, best member ({run.best})",
         "random score",
         "reference score",
     ]
     lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
     median = np.median(run.rows.returns["Breakout"], axis=1)
-    np.testing.assert_allclose(lines["median"].get_ydata(), median)
-    np.testing.assert_array_equal(lines["median"].get_xdata(), run.rows.env_steps)
+    drawn = lines["training, median"]
+    np.testing.assert_allclose(drawn.get_ydata(), median)
+    np.testing.assert_array_equal(drawn.get_xdata(), run.rows.env_steps)
     assert lines["reference score"].get_ydata()[0] == 28.0
     # Chunks without a finished episode are left out, not drawn as gaps.
     assert len(figure.axes[2].get_lines()[0].get_xdata()) == STEPS // 3
+
+
+def test_evaluations_are_dots_beside_the_lines_of_training(tmp_path):
+    """Of one run and of several; a task that is only tested has a panel too."""
+    run = run_series.load(make_run(tmp_path / "run"))
+    tested = np.full((STEPS, 8), np.nan)
+    tested[9::10] = np.arange(8)
+    rows = run.rows._replace(evaluation={"Catch": tested, "Held": tested + 1})
+    run = run._replace(rows=rows, best=7)
+    figure = returns.of_run(run)
+    titles = [a.get_title() for a in figure.axes[:4]]
+    assert titles == ["Catch", "Breakout", "MemoryMaze", "Held"]
+    for panel, shift in ((figure.axes[0], 0), (figure.axes[3], 1)):
+        lines = {line.get_label(): line for line in panel.get_lines()}
+        median, best = lines["evaluation, median"], lines["evaluation, best member (7)"]
+        np.testing.assert_array_equal(median.get_xdata(), rows.env_steps[9::10])
+        np.testing.assert_array_equal(median.get_ydata(), [3.5 + shift] * 6)
+        np.testing.assert_array_equal(best.get_ydata(), [7 + shift] * 6)
+
+    both = returns.of_runs([run, run._replace(name="other")])
+    assert [a.get_title() for a in both.axes[:4]] == titles
+    names = {f"{n}, {w}" for n in ("run", "other") for w in ("training", "evaluation")}
+    assert names <= set(_labels(both))
 
 
 def test_measures_show_median_and_best_of_every_metric(tmp_path):
@@ -262,3 +292,68 @@ def test_runs_are_compared_by_name(tmp_path):
         plots.compare([], out)
     with pytest.raises(ValueError, match="not a run folder"):
         plots.compare([tmp_path / "nothing"], out)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    """As much of their paths as it takes; the same folder twice is one name."""
+    made = [make_run(tmp_path / n / "run") for n in ("a", "b")]
+    assert run_series.distinct_names(made) == ["a/run", "b/run"]
+    assert run_series.distinct_names([*made, made[0]]) == ["a/run", "b/run", "a/run"]
+    assert run_series.distinct_names(made[:1]) == ["run"]
+    assert plots.compare(made, tmp_path / "both.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x.foo", "ends in '.foo'"), ("folder", "is a folder")]
+)
+def test_an_output_that_is_no_picture_is_refused(tmp_path, name, words):
+    """Before anything is read or drawn."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(errors.ConfigError, match=words):
+        plots.compare([tmp_path / "nothing"], tmp_path / name)
+
+
+def test_runs_without_returns_are_compared_by_what_they_measured(tmp_path):
+    """Two offline stages have losses."""
+    for name in ("a", "b"):
+        with metrics.MetricsWriter(tmp_path / name, tensorboard=False) as writer:
+            writer.write(
+                update=1, env_steps=64, wall_s=1.0, steps_per_s=1.0, compiles=1,
+                metrics={"loss": np.ones(2)}, returns={}, hparams={"lr": np.ones(2)},
+            )  # fmt: skip
+    runs = [run_series.load(tmp_path / name) for name in ("a", "b")]
+    figure = returns.of_runs(runs)
+    assert [a.get_title() for a in figure.axes] == ["loss"]
+    assert _labels(figure) == ["a", "b"]
+    for run in runs:
+        run.rows.metrics.clear()
+    with pytest.raises(ValueError, match="nothing that could be compared"):
+        returns.of_runs(runs)
+
+
+def test_a_users_settings_and_backend_change_nothing(tmp_path):
+    """In a process whose MPLBACKEND is not there and whose matplotlibrc is odd."""
+    run = finished(make_run(tmp_path / "run"))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\n")
+    code = f"from mtrl_jax import plots; print(len(plots.draw({str(run)!r})))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        cwd=tmp_path,
+        env=os.environ
+        | {"MPLBACKEND": "no-such-backend", "PYTHONPATH": str(running.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "5\n", done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_a_final_evaluation_without_episodes_is_drawn_without_warnings(tmp_path):
+    """Means of nothing are NaN."""
+    run = make_run(tmp_path / "run")
+    nothing = [{"member": p, "mean": float("nan"), "episodes": 0} for p in range(8)]
+    found = {name: {"members": nothing} for name in ("Catch", "Breakout")}
+    metrics.write_summary(run, {"tasks": found, "best_member": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (run / "plots" / "tasks.png") in plots.draw(run)

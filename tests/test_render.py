@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtrl_jax import config as config_lib
+from mtrl_jax import errors
+from mtrl_jax.config import loading
 from mtrl_jax.experiments import render, runs
 from mtrl_jax.plots import observation_pictures
 
@@ -25,7 +26,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert runs.train(config_lib.from_dict(TINY), folder) == 0
+    assert runs.train(loading.from_dict(TINY), folder) == 0
     return folder
 
 
@@ -47,7 +48,7 @@ def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
 )
 def test_what_cannot_be_drawn_is_refused(run, tmp_path, out, member, words):
     """A path that is no animation and a member that is none are named."""
-    with pytest.raises(config_lib.ConfigError, match=words):
+    with pytest.raises(errors.ConfigError, match=words):
         render.render_run(run, tmp_path / out, member=member, steps=1)
     assert not (tmp_path / out).exists()
 
@@ -116,7 +117,7 @@ def test_an_environment_is_drawn_without_a_run(tmp_path):
 )
 def test_what_is_neither_run_nor_environment_is_refused(tmp_path, what, member, words):
     """The error says what there is instead."""
-    with pytest.raises(config_lib.ConfigError, match=words):
+    with pytest.raises(errors.ConfigError, match=words):
         render.render(pathlib.Path(what), tmp_path / "x.gif", member, 3, seed=0)
 
 

@@ -8,6 +8,7 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, config, metrics
+from mtrl_jax.config import resuming
 from mtrl_jax.experiments import runs
 
 # Orbax leaves futures behind where a read of damaged files failed.
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 _STALL = """
 import time
 from mtrl_jax import metrics
+from mtrl_jax.config import resuming
 write = metrics.MetricsWriter.write
 def stall(self, **row):
     if row["update"] == {update}:
@@ -227,9 +229,9 @@ def test_what_may_change_is_what_the_config_says(copy):
         "logging.tensorboard=true",
     ]
     new = config.from_dict(config.override(config.to_dict(old), changes))
-    changed = config.check_resumable(old, new)
+    changed = resuming.check_resumable(old, new)
     names = [change.partition("=")[0] for change in changes]
-    assert all(any(name.startswith(n) for name in names) for n in config.RESUMABLE)
+    assert all(any(name.startswith(n) for name in names) for n in resuming.RESUMABLE)
     assert all(
         name in changed or name == "evaluation.hparams.temperature" for name in names
     )

@@ -11,7 +11,7 @@ import running
 import staged_runs
 import yaml
 
-from mtrl_jax import config, metrics, random
+from mtrl_jax import config, errors, metrics, random
 from mtrl_jax.experiments import (
     in_context,
     offline,
@@ -20,7 +20,6 @@ from mtrl_jax.experiments import (
     staging,
     task_families,
 )
-from mtrl_jax.training import session
 
 # Mistakes.
 
@@ -181,7 +180,7 @@ def test_weights_that_moved_are_found_out(staged):
     assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
     learner = state.learner._replace(updates=state.learner.updates + 1)
     moved = state._replace(learner=learner)
-    with pytest.raises(session.RunError, match="hashed"):
+    with pytest.raises(errors.RunError, match="hashed"):
         program.reporter.finish(moved, None, {}, 0)
 
 

@@ -7,9 +7,7 @@ import os
 import pathlib
 import re
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message is one line."""
+from mtrl_jax import errors
 
 
 class one_line:
@@ -22,9 +20,13 @@ class one_line:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+        if isinstance(error, Exception) and not isinstance(
+            error, errors.CheckpointError
+        ):
             self.clean()
-            raise CheckpointError(f"{self._what}: {first_line(error)}") from error
+            raise errors.CheckpointError(
+                f"{self._what}: {first_line(error)}"
+            ) from error
         return False
 
     def clean(self):

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax import errors
 from mtrl_jax.checkpoint import sealed, trees
-from mtrl_jax.checkpoint.failures import CheckpointError
 
 # Bytes of a piece: what hashing, writing and reading take beside the leaf. Smaller ones
 # would cost more in fsync and in files than they save.
@@ -79,7 +79,7 @@ def manifest_of(folder: pathlib.Path) -> dict[str, list[Piece]]:
       CheckpointError: it names a file that is not in the folder itself.
       OSError, ValueError: it is missing or damaged.
     """
-    content = sealed.unseal(json.loads((folder / MANIFEST).read_text()))
+    content = sealed.unseal(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     found = {
         number: [
             Piece(f, tuple(start), tuple(shape), crc) for f, start, shape, crc in x
@@ -228,7 +228,7 @@ def _check_inside(folder: pathlib.Path, name: str) -> None:
     """Raises CheckpointError unless ``name`` is that of a file in ``folder`` itself."""
     plain = name not in ("", ".", "..") and not set(name) & set("/\\:\0")
     if not plain or (folder / name).is_symlink():
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{folder / MANIFEST} names the file {name!r}; a checkpoint may only name "
             "files in its own folder"
         )

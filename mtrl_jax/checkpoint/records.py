@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax import errors
 from mtrl_jax.checkpoint import checksums, pieces, sealed, trees
-from mtrl_jax.checkpoint.failures import CheckpointError
 from mtrl_jax.types import Tree
 
 FORMAT = 2
@@ -69,7 +69,7 @@ def parse(raw: dict[str, Any], step: int) -> Record:
     if "format" in raw or "crc32" in raw:
         raw = sealed.unseal(raw)
     if raw.get("format", 1) > FORMAT:
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"checkpoint {step} has format {raw['format']}, written by mtrl_jax "
             f"{raw.get('writer')}; mtrl_jax {_version()} reads up to format {FORMAT}"
         )
@@ -91,7 +91,7 @@ def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
     wanted = trees.without(like, record.dropped)
     misfit = trees.misfit(record.leaves, trees.describe(wanted))
     if misfit:
-        raise CheckpointError(f"checkpoint {step} {misfit}")
+        raise errors.CheckpointError(f"checkpoint {step} {misfit}")
     return _numbered([trees.target(wanted[leaf.name]) for leaf in record.leaves])
 
 

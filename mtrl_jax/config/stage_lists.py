@@ -18,7 +18,6 @@ from typing import Any
 
 import pydantic
 
-from mtrl_jax import config as config_lib
 from mtrl_jax import errors
 from mtrl_jax.config import completion, schema, stage_schema, strict
 
@@ -32,7 +31,7 @@ def from_dict(values: dict, where: str) -> stage_schema.Staged | stage_schema.St
     try:
         return _staged(values) if "stages" in values else _stage(values, "", {})
     except ValueError as error:
-        raise config_lib.ConfigError(f"{where}: {error}") from None
+        raise errors.ConfigError(f"{where}: {error}") from None
 
 
 def _staged(values: dict) -> stage_schema.Staged:

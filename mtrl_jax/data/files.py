@@ -15,14 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from mtrl_jax import errors
 from mtrl_jax.data import layout
 
 META = "meta.json"
 _BLOCK = 1 << 24  # bytes read at a time for a checksum
-
-
-class DatasetError(RuntimeError):
-    """A dataset could not be written or read; the message is one line."""
 
 
 def path_of(folder: pathlib.Path, field: layout.Field) -> pathlib.Path:
@@ -53,9 +50,11 @@ def open_map(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> np.
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path} is missing or damaged: {one_line(error)}") from None
+        raise errors.DatasetError(
+            f"{path} is missing or damaged: {one_line(error)}"
+        ) from None
     if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-        raise DatasetError(
+        raise errors.DatasetError(
             f"{path} is {array.dtype}{list(array.shape)}, "
             f"the description says {dtype}{list(shape)}"
         )
@@ -116,7 +115,7 @@ def checksum(array: np.ndarray, start: int, stop: int) -> int:
 def write_meta(folder: pathlib.Path, meta: dict[str, Any]) -> None:
     """Replaces the folder's description, as one step. Raises OSError."""
     temporary = folder / f".{META}"
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         json.dump(meta, file)
         file.flush()
         os.fsync(file.fileno())
@@ -128,17 +127,19 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     """Returns the folder's description. Raises DatasetError: none, or not readable."""
     path = folder / META
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
         if version == layout.FORMAT:
             _check_meta(meta)
     except FileNotFoundError:
-        raise DatasetError(f"{folder} holds no dataset: there is no {META}") from None
+        raise errors.DatasetError(
+            f"{folder} holds no dataset: there is no {META}"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatasetError(f"{path} is damaged: {one_line(error)}") from None
+        raise errors.DatasetError(f"{path} is damaged: {one_line(error)}") from None
     if version != layout.FORMAT:
         told = f"{path}: format {version}, this version reads {layout.FORMAT}"
-        raise DatasetError(told)
+        raise errors.DatasetError(told)
     return meta
 
 

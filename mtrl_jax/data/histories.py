@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.data import files, layout
-from mtrl_jax.data.files import DatasetError
 from mtrl_jax.data.layout import plan
 from mtrl_jax.data.writer import Writer
 
-__all__ = ["DatasetError", "Histories", "Writer", "load", "plan"]
+__all__ = ["Histories", "Writer", "load", "plan"]
 
 
 class Histories(NamedTuple):
@@ -59,7 +58,7 @@ def load(
         told = damage or f"{folder}: {sound} of {meta['steps']} steps are complete"
         if not partial or not sound:
             advice = "; partial=True takes the steps before" if sound else ""
-            raise DatasetError(told + advice)
+            raise errors.DatasetError(told + advice)
         warnings.warn(f"{told}; using the first {sound}", stacklevel=2)
     cut = {name: array[:, :sound] for name, array in maps.items()}
     spec = layout.spec_of(meta)

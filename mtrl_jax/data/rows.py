@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtrl_jax.data import histories as histories_lib
+from mtrl_jax.data.histories import Histories
 
 
 class Kept(NamedTuple):
@@ -28,7 +28,7 @@ class Kept(NamedTuple):
 
 
 def keep(
-    data: histories_lib.Histories,
+    data: Histories,
     *,
     only: Sequence[int] | None = None,
     first_fraction: float = 1.0,

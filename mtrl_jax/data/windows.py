@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.data import histories as histories_lib
-from mtrl_jax.data import rows as rows_lib
+from mtrl_jax.data.histories import Histories
+from mtrl_jax.data.rows import Kept, keep
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -54,9 +54,7 @@ class Extras(NamedTuple):
 ToExtras = Callable[[types.Rollout], Tree]
 
 
-def device_bytes(
-    data: histories_lib.Histories, kept: rows_lib.Kept | None = None
-) -> int:
+def device_bytes(data: Histories, kept: Kept | None = None) -> int:
     """Returns what ``put`` needs on a device; it fits if a training step still does.
 
     A Dark Room step takes 22 bytes (2,000 histories of 4,000 steps: 176 MB), one of an
@@ -69,8 +67,8 @@ def device_bytes(
 
 
 def put(
-    data: histories_lib.Histories,
-    kept: rows_lib.Kept | None = None,
+    data: Histories,
+    kept: Kept | None = None,
     device: Any = None,
 ) -> Data:
     """Returns the rows ``kept`` (default: all but resets) as arrays on a device.
@@ -78,7 +76,7 @@ def put(
     ``device`` is a device or sharding (replicated), as ``jax.device_put`` takes it.
     Raises ValueError for 2^31 rows and more.
     """
-    kept = rows_lib.keep(data) if kept is None else kept
+    kept = keep(data) if kept is None else kept
     check(kept)
 
     def packed(x: np.ndarray) -> Array:
@@ -205,14 +203,14 @@ def assemble(
     return types.Rollout(ts, rows(data.action, within), extras, ())
 
 
-def legal_masks(data: histories_lib.Histories) -> np.ndarray:
+def legal_masks(data: Histories) -> np.ndarray:
     """Returns the action masks, or [1, 1, A] of True where the dataset has none."""
     if data.action_mask is not None:
         return data.action_mask
     return np.ones((1, 1, types.action_mask_size(data.spec.action)), bool)
 
 
-def check(kept: rows_lib.Kept) -> None:
+def check(kept: Kept) -> None:
     """Raises ValueError for 2^31 rows and more: windows are counted in int32."""
     if kept.rows.size >= 2**31:
         raise ValueError(
@@ -228,7 +226,7 @@ def _masks(xp: ModuleType, masks: Any, read: Callable, shape: tuple[int, ...]) -
     return xp.broadcast_to(masks[0, 0], every)
 
 
-def _fields(data: histories_lib.Histories) -> dict[str, Any]:
+def _fields(data: Histories) -> dict[str, Any]:
     """Returns the fields that windows always read, by name."""
     names = ("obs", "action", "reward", "discount", "first", "last")
     return {name: getattr(data, name) for name in names}

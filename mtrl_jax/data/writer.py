@@ -18,9 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.data import files, layout
-from mtrl_jax.data.files import DatasetError
 from mtrl_jax.types import Array
 
 # ts [T+1, P, B, ...] and action [T, P, B, ...]; of a Rollout nothing else is read.
@@ -79,7 +78,7 @@ class Writer:
             }
         except OSError as error:
             told = f"cannot write to {self._folder}: {files.one_line(error)}"
-            raise DatasetError(told) from error
+            raise errors.DatasetError(told) from error
         self._maps = files.open_maps(self._folder, self._meta)
 
     @property
@@ -113,7 +112,7 @@ class Writer:
             if columns["reward"].shape[1]:
                 self._append(columns)
         except OSError as error:
-            raise DatasetError(
+            raise errors.DatasetError(
                 f"cannot write to {self._folder}: {files.one_line(error)}; "
                 f"{self.complete_steps} of {self.steps} steps are complete"
             ) from error
@@ -131,7 +130,7 @@ class Writer:
         ours = {*(path.name for path in paths), f".{files.META}"}
         others = sorted({path.name for path in self._folder.iterdir()} - ours)
         if others:
-            raise DatasetError(
+            raise errors.DatasetError(
                 f"{self._folder} holds {others[0]} and no dataset; give an empty folder"
             )
         shape = (self._meta["histories"], self.steps)
@@ -146,7 +145,7 @@ class Writer:
 
     def _reopen(self, resume: bool) -> None:
         if not resume:
-            raise DatasetError(
+            raise errors.DatasetError(
                 f"{self._folder} holds a dataset; resume it or give another folder"
             )
         there = files.read_meta(self._folder)

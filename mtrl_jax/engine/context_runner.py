@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import fused_runner, statistics
-from mtrl_jax.engine import population as population_lib
+from mtrl_jax.engine import fused_runner, population, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -74,7 +73,7 @@ def make(
     of its first ``longest`` steps are, too.
     """
     members, slots = env.batch
-    agents = population_lib.population(agent, members)
+    agents = population.population(agent, members)
     single = episodes == 1 and longest > 0
 
     def init(key: Key, learner: Tree) -> ContextState:

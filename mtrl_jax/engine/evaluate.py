@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, types
-from mtrl_jax.engine import population as population_lib
-from mtrl_jax.engine import statistics
+from mtrl_jax.engine import population, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -46,7 +45,7 @@ def make(
     ``max_steps`` environment steps; a slot that has not finished reports what it had.
     """
     members, slots = env.batch
-    agents = population_lib.population(agent, members)
+    agents = population.population(agent, members)
 
     def evaluate(learner, hp, key, env_state, ts):
         def body(loop: _Loop) -> _Loop:
@@ -79,7 +78,7 @@ def make_host(
     every call, and belongs to the evaluation: training needs one of its own.
     """
     members, slots = env.batch
-    agents = population_lib.population(agent, members)
+    agents = population.population(agent, members)
 
     @jax.jit
     def act(learner, carry, ts, step, key, hp):

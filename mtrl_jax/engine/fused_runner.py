@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import population as population_lib
-from mtrl_jax.engine import statistics
+from mtrl_jax.engine import population, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -74,7 +73,7 @@ def make(
     gives every step out with the chunk's output.
     """
     members, slots = env.batch
-    agents = population_lib.population(agent, members, at_once, mesh)
+    agents = population.population(agent, members, at_once, mesh)
 
     def init(key: Key, hp: Tree) -> RunState:
         course = () if curriculum is None else curriculum.init()

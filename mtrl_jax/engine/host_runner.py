@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import fused_runner, statistics
-from mtrl_jax.engine import population as population_lib
+from mtrl_jax.engine import fused_runner, population, statistics
 from mtrl_jax.engine.fused_runner import ChunkOutput, Runner, RunState
 from mtrl_jax.types import Array, Key, Tree
 
@@ -59,7 +58,7 @@ def make(
         state that is not the one the environments are at.
     """
     _check(halves)
-    agents = population_lib.population(agent, halves[0].batch[0], at_once)
+    agents = population.population(agent, halves[0].batch[0], at_once)
     begin = _make_begin(agents, halves, window)
     unroll = _make_unroll(agents, halves, unroll_length)
     learn = jax.jit(_make_learn(agents, halves[0].spec, judged), donate_argnums=0)

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import fused_runner
-from mtrl_jax.engine import population as population_lib
+from mtrl_jax.engine import fused_runner, population
 from mtrl_jax.types import Array, Key, Tree
 
 # One member's windows from its key and the data: a Rollout [T + 1, B, ...] whose extras
@@ -63,10 +62,8 @@ def make(
     was given. They are the same for all members and at every call, so that neither
     members nor updates differ by what they were measured on.
     """
-    agents = population_lib.population(
-        agent._replace(replay=None), members, at_once, mesh
-    )
-    axes = population_lib.ROLLOUT_AXES
+    agents = population.population(agent._replace(replay=None), members, at_once, mesh)
+    axes = population.ROLLOUT_AXES
     draw = jax.vmap(sample, in_axes=(0, None), out_axes=axes)
 
     def windows(key: Key, data: Tree) -> types.Rollout:

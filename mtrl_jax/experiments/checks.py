@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import types
+from mtrl_jax import errors, types
+from mtrl_jax.config import agent_settings
 
 
 def check_agent(
@@ -65,7 +65,7 @@ def check_learns_from_rollouts(
     batch = jax.eval_shape(observed, *_arguments(config, spec, slots, length))
     if isinstance(batch, types.Rollout) and len(batch.ts.reward.shape) == 2:
         return
-    raise config_lib.ConfigError(
+    raise errors.ConfigError(
         f"agent.name={config.agent.name!r} learns from batches that its replay draws, a "
         "dataset gives plain windows; give an agent that learns from these, such as "
         "behaviour_cloning"
@@ -96,7 +96,7 @@ def _arguments(config: Any, spec: types.EnvSpec, slots: int, length: int) -> tup
     """Returns shapes (key, hp, step, ts ``[B]``, ts ``[T + 1, B]``) to trace with."""
     return (
         jax.random.key(0),
-        jax.tree.map(jnp.float32, config_lib.agent_hparams(config)),
+        jax.tree.map(jnp.float32, agent_settings.hparams(config)),
         jax.ShapeDtypeStruct((), jnp.int32),
         _time_step_shapes(spec, slots),
         _time_step_shapes(spec, length + 1, slots),

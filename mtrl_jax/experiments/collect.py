@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import pathlib
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import types
-from mtrl_jax.config import stage_schema
+from mtrl_jax import errors, types
+from mtrl_jax.config import loading, stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import environments, online, task_families
@@ -50,7 +49,7 @@ def _written(
     if not config.labels:
         return expert_labels.without(world.spec)
     if types.OPTIMAL not in world.spec.obs:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"labels=True: what is best is told to demonstrators alone, not to "
             f"{config.agent.name}; give agent.name=demonstrator"
         )
@@ -74,7 +73,7 @@ def _record(
     # What makes the steps. More of the settings would forbid changes that do not.
     made_by = {
         name: value
-        for name, value in config_lib.to_dict(config).items()
+        for name, value in loading.to_dict(config).items()
         if name in ("seed", "tasks", "name")
     }
 
@@ -84,14 +83,14 @@ def _record(
                 folder / FOLDER, spec, names, steps, masks=masks, config=made_by
             )
         except ValueError as error:
-            raise histories.DatasetError(str(error)) from error
+            raise errors.DatasetError(str(error)) from error
 
         def write(history: types.Rollout, update: int) -> None:
             try:
                 at = update * length - history.action.shape[0]
                 writer.write((history.ts, history.action), at=at)
             except ValueError as error:
-                raise histories.DatasetError(f"{folder / FOLDER}: {error}") from error
+                raise errors.DatasetError(f"{folder / FOLDER}: {error}") from error
 
         return Recorder(write, writer.close)
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import envs, types
+from mtrl_jax import envs, errors, types
 from mtrl_jax.config import schema
 from mtrl_jax.envs import core, mixture
 
@@ -72,7 +71,7 @@ def tasks_of(config: schema.ExperimentConfig) -> list[Task]:
     tasks = []
     for i, task in enumerate(config.tasks):
         field = f"tasks.{i}.{'suite' if task.suite else 'env'}"
-        with config_lib.errors_at(field):
+        with errors.at(field):
             names = envs.suite(task.suite) if task.suite else [str(task.env)]
         tasks += [Task(f"tasks.{i}", n, task.slots, task.options) for n in names]
     return tasks
@@ -90,7 +89,7 @@ def runner_kind(config: schema.ExperimentConfig, tasks: list[Task]) -> str:
         return "fused"
     hosted = False
     for t in tasks:
-        with config_lib.errors_at(f"{t.field}.env"):
+        with errors.at(f"{t.field}.env"):
             hosted |= envs.runs_on_host(t.env)
     return "host" if hosted else "fused"
 
@@ -116,7 +115,7 @@ def make_env(
         return (pure, batch) if pure else envs.make(*given)
 
     parts = _parts(config, tasks, seed, slots, part)
-    with config_lib.errors_at("tasks"):
+    with errors.at("tasks"):
         return mixture.make(core.join(parts, axis), axis)
 
 
@@ -133,7 +132,7 @@ def make_host_env(
         return envs.make_host(*given, task.first_slot)
 
     parts = _parts(config, tasks, seed, slots, part)
-    with config_lib.errors_at("tasks"):
+    with errors.at("tasks"):
         return mixture.make_host(parts, config.population.axis)
 
 
@@ -149,7 +148,7 @@ def make_halves(
     """
     for t in tasks:
         if t.slots % 2:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"{t.field}.slots={t.slots} with the host runner: it steps two halves, "
                 "give an even number"
             )
@@ -177,7 +176,7 @@ def _parts(config, tasks, seed, slots, make) -> list:
     """Returns the environments of the mixture, one for each task."""
     parts = []
     for k, (task, batch) in enumerate(_batches(config, tasks, slots)):
-        with config_lib.errors_at(task.field):
+        with errors.at(task.field):
             parts.append(make(task, batch, _pool_seed(seed, k)))
     return parts
 
@@ -188,7 +187,7 @@ def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
     if config.population.axis == "population":
         if members % len(tasks):
             fits = -(-members // len(tasks)) * len(tasks)
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"population.size={members} is not divisible by {len(tasks)} tasks "
                 f"(population.axis='population'); try {fits}"
             )

@@ -14,14 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import agents, hparams, random, tree, types
-from mtrl_jax import config as config_lib
+from mtrl_jax import agents, errors, hparams, random, tree, types
 from mtrl_jax.agents import demonstrator
-from mtrl_jax.config import stage_schema
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner, pbt, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import episode_curves, online, reporters, task_families
-from mtrl_jax.training import report, session
+from mtrl_jax.training import report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
 
@@ -109,10 +108,8 @@ def fingerprint(learner: Tree) -> str:
 
 
 def _agent(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> types.Agent:
-    with config_lib.errors_at("agent.config"):
-        return config_lib.agent_module(config).make(
-            spec, config_lib.agent_config(config)
-        )
+    with errors.at("agent.config"):
+        return agent_settings.module(config).make(spec, agent_settings.config(config))
 
 
 def _check_fits(
@@ -126,7 +123,7 @@ def _check_fits(
         ("act in", test.action, trained.action),
     ):
         if given != known:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"tasks: they {what} {given}, stage {config.of!r} learned with {known}; "
                 "give tasks with the same options"
             )
@@ -135,7 +132,7 @@ def _check_fits(
 def _check_trials(test: types.EnvSpec, episodes: int) -> None:
     for task in test.tasks:
         if 1 < task.trial < episodes:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"evaluation.episodes={episodes}: a trial of {task.name} is over after "
                 f"{task.trial}, and what was found out in it; give at most {task.trial}, "
                 "or the tasks a longer trial"
@@ -147,7 +144,7 @@ def _longest(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
     limits = [settings.max_steps or task.max_steps for task in spec.tasks]
     for task, limit in zip(spec.tasks, limits):
         if limit is None:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"evaluation.max_steps: episodes of {task.name} may be of any length; "
                 "say how long"
             )
@@ -162,10 +159,10 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     """
     if config.prompt is None:
         return None
-    observe_action = config_lib.agent_module(config).INFO.observe_action
+    observe_action = agent_settings.module(config).INFO.observe_action
     if observe_action is None:
         can = [x for x in agents.AGENTS if agents.get(x).INFO.observe_action]
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"prompt: {config.agent.name} learns nothing from watching others; agents "
             f"that do: {', '.join(can)}"
         )
@@ -189,7 +186,7 @@ def _reporter(
     def finish(state, evaluation, totals, restart):
         after = fingerprint(state.learner)
         if after != before:
-            raise session.RunError(
+            raise errors.RunError(
                 f"the weights of stage {config.of!r} hashed to {before[:12]} before "
                 f"and to {after[:12]} after the evaluation, which must not change them"
             )

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import hparams, random, types
-from mtrl_jax.config import stage_schema
+from mtrl_jax import errors, hparams, random, types
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import checks, online, reporters, selection
-from mtrl_jax.training import progress, session
+from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
 
@@ -39,8 +38,8 @@ def spec_in(folder: pathlib.Path) -> types.EnvSpec:
     """
     try:
         return layout.spec_of(files.read_meta(folder))
-    except histories.DatasetError as error:
-        raise config_lib.ConfigError(f"data: {error}") from None
+    except errors.DatasetError as error:
+        raise errors.ConfigError(f"data: {error}") from None
 
 
 def make_program(
@@ -116,17 +115,17 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
       ConfigError: it refuses the spec or the sizes, needs what no dataset has, or has
         no such metric as members are judged by.
     """
-    module, training = config_lib.agent_module(config), config.training
+    module, training = agent_settings.module(config), config.training
     shape = (training.unroll_length, training.batch)
     if module.INFO.needs_extras:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"agent.name={config.agent.name!r} learns from what its own acting noted "
             "down, which no dataset has; give an agent that imitates, such as "
             "behaviour_cloning"
         )
     label, spec = spec.obs.get(types.OPTIMAL), expert_labels.without(spec)
-    with config_lib.errors_at("agent.config"):
-        agent = module.make(spec, config_lib.agent_config(config))
+    with errors.at("agent.config"):
+        agent = module.make(spec, agent_settings.config(config))
         checks.check_learns_from_rollouts(
             agent, config, spec, training.batch, training.unroll_length
         )
@@ -139,7 +138,7 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
         )
     score = config.population.fitness.metric
     if score not in metrics:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"population.fitness.metric={score!r} is none of what {config.agent.name} "
             f"measures: {', '.join(metrics)}"
         )
@@ -162,12 +161,12 @@ def load(
             for part in (train, held_out)
             if part.size
         ]
-    except (histories.DatasetError, ValueError) as error:
-        raise session.RunError(f"{folder}: {error}") from None
+    except (errors.DatasetError, ValueError) as error:
+        raise errors.RunError(f"{folder}: {error}") from None
     need = sum(windows.device_bytes(found, part) for part in kept)
     room = _SHARE * _memory(mesh.devices.ravel()[0]) / _copies(mesh)
     if need > room:
-        raise session.RunError(
+        raise errors.RunError(
             f"{folder}: {progress.si(need)}B do not fit a device, which has room for "
             f"{progress.si(room)}B; give keep.subsample, or a smaller fraction"
         )

@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import random, types
-from mtrl_jax.config import schema
+from mtrl_jax import errors, random, types
+from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.engine import (
     fitness,
     fused_runner,
@@ -48,14 +47,12 @@ def make_program(
     if world is None:
         world = environments.make_world(config, f"{config.seed}/{restart}")
     spec, batch = world.spec, world.batch
-    with config_lib.errors_at("agent.config"):
-        agent = config_lib.agent_module(config).make(
-            spec, config_lib.agent_config(config)
-        )
+    with errors.at("agent.config"):
+        agent = agent_settings.module(config).make(spec, agent_settings.config(config))
         length = config.training.unroll_length
         checks.check_agent(agent, config, spec, batch[1], length)
     choice = config.population.fitness
-    with config_lib.errors_at("population"):
+    with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
     members = config.population.size
@@ -115,10 +112,10 @@ def on_devices(trees: Any, mesh: sharding.Mesh, members: int) -> Any:
 
 def initial_hparams(config: Any, keys: types.Key) -> Tree:
     """Returns the members' hyperparameters ``[P]``: drawn where there is a range."""
-    with config_lib.errors_at("population.search"):
+    with errors.at("population.search"):
         return pbt.sample_initial(
             random.at(keys, 0, random.SEARCH),
-            config_lib.agent_hparams(config),
+            agent_settings.hparams(config),
             config.population.search,
         )
 

@@ -15,8 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import envs, metrics, random, types
+from mtrl_jax import envs, errors, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
@@ -45,9 +44,7 @@ def render(
     if what.exists() or not envs.is_named(name):
         return render_run(what, out, member, steps)
     if member is not None:
-        raise config_lib.ConfigError(
-            f"--member {member}: {name} is no run and has none"
-        )
+        raise errors.ConfigError(f"--member {member}: {name} is no run and has none")
     return render_env(name, out, steps, seed)
 
 
@@ -69,7 +66,7 @@ def render_run(
     if member is None:
         member = int(metrics.read_summary(folder).get("best_member", 0))
     if not 0 <= member < size:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
     with runs.restored(folder, config, make) as (_, program, saved):
@@ -88,7 +85,7 @@ def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathl
         a path that is no .gif.
     """
     _check_out(out)
-    with config_lib.errors_at("env"):
+    with errors.at("env"):
         if envs.runs_on_host(name):
             raise ValueError(f"{name} is played by a run alone, give the run's folder")
         env = envs.make(name, (1, 1))
@@ -166,7 +163,7 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
 
 def _check_out(out: pathlib.Path) -> None:
     if out.suffix.lower() != ".gif":
-        raise config_lib.ConfigError(f"--out {out}: give a file that ends in .gif")
+        raise errors.ConfigError(f"--out {out}: give a file that ends in .gif")
 
 
 def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:

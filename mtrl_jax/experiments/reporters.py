@@ -43,7 +43,7 @@ def of_returns(
 
     return Reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
-        shown=lambda row: row["returns"] or row.get("evaluation", {}),
+        shown=lambda row: row["returns"],
         best=lambda row: report.best_member(metric, spec, row),
         begin=begin,
         finish=finish,

@@ -18,9 +18,8 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import checkpoint, metrics
-from mtrl_jax import config as config_lib
-from mtrl_jax.config import schema
+from mtrl_jax import checkpoint, errors, metrics
+from mtrl_jax.config import loading, resuming, schema
 from mtrl_jax.experiments import collect, online
 from mtrl_jax.training import (
     lock,
@@ -49,7 +48,7 @@ def train(
     """
     run_folder.check_new(folder)
     check_logging(config)
-    with config_lib.errors_in(where):
+    with errors.within(where):
         program = online.make_program(config)
     return begin(config, folder, program)
 
@@ -69,7 +68,7 @@ def begin(config: Any, folder: pathlib.Path, program: Program, label: str = "") 
 def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     """Returns the exit code of a run gone on with, as ``train`` does.
 
-    ``overrides`` may change what config.RESUMABLE names; a hyperparameter given here is
+    ``overrides`` may change what resuming.RESUMABLE names; a hyperparameter given here is
     set for all members.
 
     Raises:
@@ -79,9 +78,9 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
       CheckpointError: there is no sound checkpoint.
     """
     old = load_config(folder)
-    changes = config_lib.override(config_lib.to_dict(old), overrides or [])
-    config = config_lib.from_dict(changes, where=str(folder / run_folder.CONFIG))
-    config_lib.check_resumable(old, config)
+    changes = loading.override(loading.to_dict(old), overrides or [])
+    config = loading.from_dict(changes, where=str(folder / run_folder.CONFIG))
+    resuming.check_resumable(old, config)
     check_logging(config)
     return go_on(config, folder, lambda restart: online.make_program(config, restart))
 
@@ -125,9 +124,9 @@ def evaluate(
     """
     config, make = with_environments(folder)
     if episodes is not None:
-        given = {**config_lib.to_dict(config)}
+        given = {**loading.to_dict(config)}
         given["evaluation"] = {**given["evaluation"], "episodes": episodes}
-        config = config_lib.from_dict(given, where="--episodes")
+        config = loading.from_dict(given, where="--episodes")
     with restored(folder, config, make) as (update, program, saved):
         assert program.evaluate is not None
         result = jax.device_get(program.evaluate(saved.run, saved.hparams))
@@ -171,7 +170,7 @@ def with_environments(
     makers = {"online": online.make_program, "collect": collect.make_program}
     if kind not in kinds:
         what = "is in stages" if kind == "stages" else f"is a stage of kind {kind}"
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"{folder}: the run {what}; give the folder of one that trains in "
             f"environments, RUN/stages/NAME of a stage of kind {' or '.join(kinds)}"
         )
@@ -185,10 +184,10 @@ def load_config(folder: pathlib.Path) -> Any:
       ConfigError: there is no run.
     """
     if not (folder / run_folder.CONFIG).is_file():
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"{folder}: no run here (there is no {run_folder.CONFIG}); give the folder of a run"
         )
-    return config_lib.load(folder / run_folder.CONFIG)
+    return loading.load(folder / run_folder.CONFIG)
 
 
 def check_drawable(folder: pathlib.Path) -> None:
@@ -198,13 +197,13 @@ def check_drawable(folder: pathlib.Path) -> None:
       ConfigError: there is no run, or not a row of it.
     """
     if hasattr(load_config(folder), "stages"):
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"{folder}: a run in stages; give the folders of stages, RUN/stages/NAME"
         )
     try:
         metrics.read_metrics(folder)
     except ValueError as error:
-        raise config_lib.ConfigError(str(error)) from None
+        raise errors.ConfigError(str(error)) from None
 
 
 def check_logging(config: Any) -> None:
@@ -215,7 +214,7 @@ def check_logging(config: Any) -> None:
     """
     project = config.logging.wandb
     if project is not None and importlib.util.find_spec("wandb") is None:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"logging.wandb={project!r}: wandb is not installed; run: "
             "pip install mtrl-jax[wandb], or leave it out"
         )
@@ -240,7 +239,7 @@ def _folder(
             finally:
                 checkpoint.close(manager)
     except OSError as error:
-        raise session.RunError(
+        raise errors.RunError(
             f"{folder}: the run stops: {error.strerror or error}; its checkpoints are "
             "as they were"
         ) from error

@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import hparams, random, tree, types
+from mtrl_jax import errors, hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
 from mtrl_jax.experiments.environments import World
@@ -94,7 +93,7 @@ def make_round(
     if population_config.pbt is None:
         return None
     if population_config.axis == "population" and len(spec.tasks) > 1:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             "population.pbt with population.axis='population': members on different "
             "tasks cannot replace each other; leave one of them out"
         )

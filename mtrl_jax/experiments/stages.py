@@ -13,28 +13,28 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import metrics
-from mtrl_jax.config import stage_schema
+from mtrl_jax import errors, metrics
+from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import reporters, runs, staging
-from mtrl_jax.training import lock, progress, report, run_folder, session
+from mtrl_jax.training import lock, progress, report, run_folder
 from mtrl_jax.training.program import Program
 
 
 def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
     """Returns the exit code of a new run, of stages or not; see runs.train."""
     if isinstance(settings, stage_schema.Stage):
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
         )
     if not isinstance(settings, stage_schema.Staged):
         return runs.train(settings, folder, where)
     run_folder.check_new(folder)
-    with config_lib.errors_in(where):
+    with errors.within(where):
         check(settings, folder)
     with _held(folder):
         run_folder.check_new(folder)  # Another process may have been as fast.
@@ -54,15 +54,16 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     old = runs.load_config(folder)
     if isinstance(old, stage_schema.Stage):
         if overrides:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"{folder}: a stage; give overrides to the whole run, "
-                f"`mtrl resume {folder.absolute().parents[1]} stages.0.…`"
+                f"`mtrl resume {shlex.quote(str(folder.absolute().parents[1]))} "
+                "stages.0.…`"
             )
         return resume(folder.absolute().parents[1])
     if not isinstance(old, stage_schema.Staged):
         return runs.resume(folder, overrides)
     new = _changed(old, folder, overrides or [])
-    with config_lib.errors_in(str(folder / run_folder.CONFIG)):
+    with errors.within(str(folder / run_folder.CONFIG)):
         check(new, folder)
     with _held(folder):
         run_folder.write_config(folder, new)
@@ -81,7 +82,7 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
     for i, stage in enumerate(staged.stages):
         if reporters.is_done(staging.folder_of(folder, stage)):
             continue
-        with config_lib.errors_in(f"stages.{i}"):
+        with errors.within(f"stages.{i}"):
             runs.check_logging(stage)
             made = staging.make_program(staged, stage, folder, for_check=True)
             made.close()
@@ -90,7 +91,7 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if need > free:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"stages: histories will take {progress.si(need)}B, {there} has "
             f"{progress.si(free)}B free; give fewer members or training.env_steps"
         )
@@ -157,19 +158,19 @@ def write_summary(folder: pathlib.Path, staged: stage_schema.Staged) -> None:
 def _changed(
     old: stage_schema.Staged, folder: pathlib.Path, overrides: list[str]
 ) -> stage_schema.Staged:
-    values = config_lib.to_dict(old)
+    values = loading.to_dict(old)
     for stage in values["stages"]:
         if stage["kind"] == "evaluate":
             # Those of another stage, which may be the one that is changed.
             del stage["agent"], stage["population"]
-    values = config_lib.override(values, overrides)
-    new = config_lib.from_dict(values, where=str(folder / run_folder.CONFIG))
+    values = loading.override(values, overrides)
+    new = loading.from_dict(values, where=str(folder / run_folder.CONFIG))
     if [(x.name, x.kind) for x in new.stages] != [(x.name, x.kind) for x in old.stages]:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             "stages: a running experiment keeps its stages, their names and kinds"
         )
     if new.seed != old.seed:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"seed: the run has {old.seed}, {new.seed} given; a running experiment keeps it"
         )
     for i, (was, now) in enumerate(zip(old.stages, new.stages)):
@@ -177,12 +178,12 @@ def _changed(
         if was == now or not (own / run_folder.CONFIG).exists():
             continue
         if reporters.is_done(own):
-            name = next(iter(config_lib.differences(was, now)))
-            raise config_lib.ConfigError(
+            name = next(iter(resuming.differences(was, now)))
+            raise errors.ConfigError(
                 f"stages.{i}.{name}: stage {was.name!r} is done and keeps it"
             )
-        with config_lib.errors_in(f"stages.{i}"):
-            config_lib.check_resumable(was, now)
+        with errors.within(f"stages.{i}"):
+            resuming.check_resumable(was, now)
     return new
 
 
@@ -198,6 +199,6 @@ def _held(folder: pathlib.Path) -> Iterator[None]:
         with lock.lock(folder):
             yield
     except OSError as error:
-        raise session.RunError(
+        raise errors.RunError(
             f"{folder}: the run stops: {error.strerror or error}"
         ) from error

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import envs, tree, types
-from mtrl_jax.config import stage_schema
+from mtrl_jax import envs, errors, tree, types
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.envs import core, expert_labels, mixture
 from mtrl_jax.experiments.environments import World
 
@@ -40,7 +39,7 @@ def entries(config: Any) -> list[Spread]:
     """
     found = []
     for i, entry in enumerate(config.tasks):
-        with config_lib.errors_at(f"tasks.{i}"):
+        with errors.at(f"tasks.{i}"):
             found += [_entry(entry, name) for name in _names(entry)]
     return found
 
@@ -52,7 +51,7 @@ def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], boo
       ConfigError: a task or size that cannot be; several tasks where one is a family.
     """
     if config.training.runner == "host":
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             "training.runner='host' with kind='collect': steps are kept by the compiled "
             "program; give auto or fused"
         )
@@ -61,7 +60,7 @@ def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], boo
     if all(spread.many is None for spread in found):
         return _mixture(config, found)
     if len(found) > 1:
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"tasks: {len(found)} given, and among them a family of tasks; a collect "
             "stage spreads one family over its members, give it a stage of its own"
         )
@@ -95,7 +94,7 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env:
         else:
             parts.append(core.spread(spread.pure, spread.many, batch, "slot"))
     advised = _advice(config)
-    with config_lib.errors_at("tasks"):
+    with errors.at("tasks"):
         return advised(mixture.make(parts) if len(parts) > 1 else parts[0])
 
 
@@ -107,10 +106,10 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
     """
     best = []
     for i, entry in enumerate(config.tasks):
-        with config_lib.errors_at(f"tasks.{i}"):
+        with errors.at(f"tasks.{i}"):
             best += [envs.optimal_action(x, entry.options) for x in _names(entry)]
         if "trial" in entry.options:
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"tasks.{i}.options.trial={entry.options['trial']}: an episode is so "
                 "many of them, and nobody shows how to play that; leave it out"
             )
@@ -125,7 +124,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
 
 def _advice(config: Any) -> Callable[[types.Env], types.Env]:
     """Returns what makes environments say what is best, if the stage's agent asks."""
-    if not config_lib.agent_module(config).INFO.reads_expert_labels:
+    if not agent_settings.module(config).INFO.reads_expert_labels:
         return lambda env: env
     best = optimal(config)
     return lambda env: expert_labels.give(env, best)

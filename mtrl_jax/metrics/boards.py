@@ -36,9 +36,10 @@ def open_wandb(arguments: Mapping[str, Any], run: str | os.PathLike) -> Any:
 def scalars(row: dict[str, Any]) -> dict[str, float]:
     """Returns what TensorBoard and W&B show of a row: numbers, not populations."""
     shown = {f"run/{name}": row[name] for name in ("steps_per_s", "compiles")}
-    for task, values in row["returns"].items():
-        shown[f"returns/{task}/mean"] = _over(np.mean, values)
-        shown[f"returns/{task}/best"] = _over(np.max, values)
+    for group in ("returns", "evaluation"):
+        for task, values in row.get(group, {}).items():
+            shown[f"{group}/{task}/mean"] = _over(np.mean, values)
+            shown[f"{group}/{task}/best"] = _over(np.max, values)
     for name, values in row["metrics"].items():
         shown[f"metrics/{name}"] = _over(np.mean, values)
     for name, values in row["hparams"].items():

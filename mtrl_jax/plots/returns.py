@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,55 +14,104 @@ from mtrl_jax.plots import figures, run_series
 def of_run(run: run_series.Run) -> Any:
     """Returns the figure of one run: members' spread, median, best member and scores.
 
-    None where there are no returns: it learned from a dataset.
+    Lines are training, dots the evaluations between chunks. None where there is neither:
+    it learned from a dataset.
     """
-    if not run.rows.returns:
+    tasks = run_series.tasks_of(run.rows)
+    if not tasks:
         return None
-    P = next(iter(run.rows.returns.values())).shape[1]
-    figure, panels = figures.panels_of(len(run.rows.returns))
+    figure, panels = figures.panels_of(len(tasks))
     with figures.style():
-        for panel, task in zip(panels, run.rows.returns):
-            steps, returns = run_series.curve(run.rows, task)
-            if P > 1:
-                _band(panel, steps, returns, figures.MEDIAN, 0.18, "members, 10–90 %")
-                _extremes(panel, steps, returns)
-                median = np.nanmedian(returns, axis=1)
-                panel.plot(steps, median, color=figures.MEDIAN, label="median")
-            name = f"best member ({run.best})" if P > 1 else "return"
-            shown = figures.line_of(len(steps))
-            panel.plot(
-                steps, returns[:, run.best], color=figures.BEST, label=name, **shown
-            )
+        for panel, task in zip(panels, tasks):
+            _training(panel, run, task)
+            _evaluation(panel, run, task)
             _scores(panel, run.tasks.get(task, {}))
             panel.set_title(task)
-        figures.label(
-            figure, panels, run.rows.env_steps[-1], "env steps per member", "return"
-        )
+        limit = run.rows.env_steps[-1]
+        figures.label(figure, panels, limit, "env steps per member", "return")
         figures.shared_legend(figure, panels)
     return figure
 
 
 def of_runs(compared: Sequence[run_series.Run]) -> Any:
-    """Returns the figure of several runs: the median and band of each in its colour."""
-    tasks = list(dict.fromkeys(task for run in compared for task in run.rows.returns))
-    figure, panels = figures.panels_of(len(tasks))
+    """Returns the figure of several runs: the median and band of each in its colour.
+
+    Of runs that learned from datasets alone, what they measured in place of returns.
+    """
+    tasks = _common(run_series.tasks_of(run.rows) for run in compared)
+    names = tasks or _common(run.rows.metrics for run in compared)
+    if not names:
+        raise ValueError("the runs measured nothing that could be compared")
+    figure, panels = figures.panels_of(len(names))
     colours = figures.colours(len(compared))
     with figures.style():
-        for panel, task in zip(panels, tasks):
+        for panel, name in zip(panels, names):
             for run, colour in zip(compared, colours):
-                if task in run.rows.returns:
-                    steps, returns = run_series.curve(run.rows, task)
-                    _band(panel, steps, returns, colour, 0.15)
-                    median = np.nanmedian(returns, axis=1)
-                    panel.plot(steps, median, color=colour, label=run.name)
-            _scores(panel, _known(compared, task))
-            panel.set_title(task)
+                _compared(panel, run, name, colour, bool(tasks))
+            _scores(panel, _known(compared, name))
+            panel.set_title(name)
         limit = max(run.rows.env_steps[-1] for run in compared)
-        figures.label(
-            figure, panels, limit, "env steps per member", "return (median, 10–90 %)"
-        )
+        what = "return" if tasks else "value"
+        y = f"{what} (median, 10–90 %)"
+        figures.label(figure, panels, limit, "env steps per member", y)
         figures.shared_legend(figure, panels)
     return figure
+
+
+def _training(panel, run: run_series.Run, task: str) -> None:
+    steps, returns = run_series.curve(run.rows, task)
+    if not len(steps):
+        return
+    P = returns.shape[1]
+    if P > 1:
+        _band(panel, steps, returns, figures.MEDIAN, 0.18, "training, 10–90 %")
+        _extremes(panel, steps, returns)
+        median = np.nanmedian(returns, axis=1)
+        panel.plot(steps, median, color=figures.MEDIAN, label="training, median")
+    name = f"training, best member ({run.best})" if P > 1 else "training"
+    shown = figures.line_of(len(steps))
+    panel.plot(steps, returns[:, run.best], color=figures.BEST, label=name, **shown)
+
+
+def _evaluation(panel, run: run_series.Run, task: str) -> None:
+    steps, returns = run_series.tested(run.rows, task)
+    if not len(steps):
+        return
+    style: dict[str, Any] = {"clip_on": False, "ms": 4, "lw": 0.8, "ls": ":"}
+    P = returns.shape[1]
+    name = "evaluation, median" if P > 1 else "evaluation"
+    median = np.nanmedian(returns, axis=1)
+    panel.plot(steps, median, "o", color=figures.TESTED, label=name, **style)
+    if P > 1:
+        name = f"evaluation, best member ({run.best})"
+        best = returns[:, run.best]
+        panel.plot(steps, best, "D", color=figures.BEST, label=name, **style)
+
+
+def _compared(panel, run: run_series.Run, name: str, colour, returns: bool) -> None:
+    if not returns:
+        values = run.rows.metrics.get(name)
+        if values is None:
+            return
+        steps, values = run_series.smoothed(run.rows.env_steps, values)
+    else:
+        steps, values = run_series.curve(run.rows, name)
+    if len(steps):
+        _band(panel, steps, values, colour, 0.15)
+        median = np.nanmedian(values, axis=1)
+        what = f"{run.name}, training" if returns else run.name
+        panel.plot(
+            steps, median, color=colour, label=what, **figures.line_of(len(steps))
+        )
+    steps, values = run_series.tested(run.rows, name)
+    if returns and len(steps):
+        median, what = np.nanmedian(values, axis=1), f"{run.name}, evaluation"
+        style: dict[str, Any] = {"clip_on": False, "ms": 4, "lw": 0.8, "ls": ":"}
+        panel.plot(steps, median, "o", color=colour, label=what, **style)
+
+
+def _common(groups: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for name in group))
 
 
 def _band(panel, steps, returns, colour, alpha, label=None) -> None:
@@ -77,7 +126,13 @@ def _extremes(panel, steps, returns) -> None:
     if len(steps):
         low, high = np.nanmin(returns, axis=1), np.nanmax(returns, axis=1)
         panel.fill_between(
-            steps, low, high, color=figures.MEDIAN, alpha=0.08, lw=0, label="min–max"
+            steps,
+            low,
+            high,
+            color=figures.MEDIAN,
+            alpha=0.08,
+            lw=0,
+            label="training, min–max",
         )
 
 

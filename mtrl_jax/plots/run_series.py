@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ def load(run: str | os.PathLike) -> Run:
     if config.exists():
         import yaml
 
-        settings = yaml.safe_load(config.read_text()) or {}
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         search = (settings.get("population") or {}).get("search")
         schedules = (settings.get("agent") or {}).get("schedules") or {}
     return Run(
@@ -56,12 +56,38 @@ def load(run: str | os.PathLike) -> Run:
     )
 
 
+def distinct_names(runs: Sequence[str | os.PathLike]) -> list[str]:
+    """Returns as much of the ends of the paths as tells the runs apart."""
+    parts = [pathlib.Path(run).resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
+
+
 def curve(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (env steps [n], returns [n, P]), smoothed over 1 % of the run.
 
     Chunks in which no member finished an episode are left out.
     """
+    if task not in rows.returns:
+        return np.zeros(0), np.zeros((0, 1))
     return smoothed(rows.env_steps, rows.returns[task])
+
+
+def tested(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (env steps [n], mean returns [n, P]) of the evaluations between chunks."""
+    values = rows.evaluation.get(task)
+    if values is None:
+        return np.zeros(0), np.zeros((0, 1))
+    some = ~np.isnan(values).all(axis=1)
+    return rows.env_steps[some], values[some]
+
+
+def tasks_of(rows: metrics.Metrics) -> list[str]:
+    """Returns the tasks that there are returns of, in training or in evaluations."""
+    return list(dict.fromkeys([*rows.returns, *rows.evaluation]))
 
 
 def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +147,11 @@ def _best(rows: metrics.Metrics) -> int:
 
     The first one of a run without returns that has not said itself.
     """
-    if not rows.returns:
+    measured = rows.returns or rows.evaluation
+    if not measured:
         return 0
     placed = []
-    for returns in rows.returns.values():
+    for returns in measured.values():
         last = returns[-max(1, len(returns) // 10) :]
         placed.append(ranks(_nan(np.nanmean, last, axis=0)))
     return int(np.argmax(np.mean(placed, axis=0)))

@@ -7,21 +7,20 @@ everything is compiled before the first chunk.
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
+import math
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, hparams, metrics
+from mtrl_jax import checkpoint, errors, hparams, metrics
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.training import report
+from mtrl_jax.training import pace, progress, report, signals
 from mtrl_jax.training.program import RoundRecord
-from mtrl_jax.training.session import RunError, Session, save
+from mtrl_jax.training.session import Session, save
 from mtrl_jax.types import Tree
 
 
@@ -31,6 +30,7 @@ class Pending(NamedTuple):
     update: int
     output: fused_runner.ChunkOutput | None  # None before the first chunk
     hparams: Tree  # the chunk was trained with
+    times: pace.Chunk | None
     evaluation: Any = None
     record: RoundRecord | None = None
 
@@ -38,14 +38,14 @@ class Pending(NamedTuple):
 def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
     try:
-        with _signals() as caught:
+        with signals.caught(lambda n: session.bar.note(answer(session, n))) as caught:
             _loop(session, caught)
             if caught:
                 save(session)
                 checkpoint.wait(session.manager)
                 session.bar.note(
                     f"stopped at update {session.update}; go on with "
-                    f"`mtrl resume {session.run_folder}`"
+                    f"`{_resume(session)}`"
                 )
             else:
                 _finish(session)
@@ -68,26 +68,54 @@ def _loop(session: Session, caught: list[int]) -> None:
         # Of a resumed run the result is dropped: nothing is compiled later on.
         test = _test(session)
         if session.update == 0:
-            pending = Pending(0, None, session.hparams, test)
+            pending = Pending(0, None, session.hparams, None, test)
     while session.update < length.updates and not caught:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
         used = session.hparams
-        session.state, output = session.programs.chunk(session.state, used)
         session.update += length.per_chunk
+        if pending is not None and pending.times is not None:
+            pending.times.seen(_is_done(pending.output), time.monotonic())
+        output, times = _chunk(session, used)
+        _write(session, pending)
         due = _due(before, session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
         by_test = round_due and source == "evaluation"
         tested = by_test or due(length.test_every)
-        test = _test(session) if tested else None
+        test = None
+        if tested:
+            # The chunk's time ends here, and the next one's begins after the test.
+            _seconds(session, output, times)
+            test = jax.block_until_ready(_test(session))
+            session.pace.ready(time.monotonic())
         record = _round(session, test if by_test else None) if round_due else None
-        _write(session, pending)
-        pending = Pending(session.update, output, used, test, record)
+        pending = Pending(session.update, output, used, times, test, record)
         if due(length.save_every):
             _write(session, pending)
             pending = None
             save(session)
     _write(session, pending)
+
+
+def _chunk(session: Session, hp: Tree) -> tuple[fused_runner.ChunkOutput, pace.Chunk]:
+    """Returns what a chunk, begun now, will have brought, and its times."""
+    before, compiled = time.monotonic(), _compilations()
+    session.state, output = session.programs.chunk(session.state, hp)
+    done, compiled = _is_done(output), _compilations() > compiled
+    return output, pace.called(before, time.monotonic(), done=done, compiled=compiled)
+
+
+def _is_done(output: Any) -> bool:
+    return all(x.is_ready() for x in jax.tree.leaves(output) if hasattr(x, "is_ready"))
+
+
+def _seconds(session: Session, output: Any, times: pace.Chunk | None) -> float:
+    """Returns for how long the device worked on a chunk, once it is done."""
+    if times is None:
+        return math.nan
+    jax.block_until_ready(output)
+    times.seen(True, time.monotonic())
+    return session.pace.seconds_of(times)
 
 
 def _test(session: Session) -> Any:
@@ -108,19 +136,20 @@ def _write(session: Session, pending: Pending | None) -> None:
     """Writes a chunk's row, once the device has it, and stops a run that is lost."""
     if pending is None:
         return
-    pending = jax.device_get(pending)
     reporter, per_update = session.program.reporter, session.program.run_length.steps
+    members = session.program.batch[0]
+    seconds = _seconds(session, pending.output, pending.times)
+    pending = jax.device_get(pending._replace(times=None))
+    now = time.monotonic()
     row = reporter.row(pending.output, pending.evaluation)
     metric = session.program.metric
     heard = row["returns"] if metric is None else report.judged(metric, row)
     session.scheduler.tell(pending.update, heard)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
-    now = time.monotonic()
-    when, update = session.logged
-    trained = (pending.update - update) * per_update * session.program.batch[0]
-    rate = trained / max(now - when, 1e-9)
-    session.logged = (now, pending.update)
+    trained = session.program.run_length.per_chunk * per_update * members
+    rate = trained / seconds
+    session.pace.row(now, pending.update)
     session.writer.write(
         update=pending.update,
         env_steps=pending.update * per_update,
@@ -133,10 +162,12 @@ def _write(session: Session, pending: Pending | None) -> None:
     if pending.record is not None:
         _write_round(session, pending)
     session.bar.update(
-        pending.update * per_update * session.program.batch[0],
-        rate,
+        pending.update * per_update * members,
+        trained / session.pace.typical_seconds(),
+        session.pace.seconds_left(),
         reporter.shown(row),
         reporter.best(row),
+        row.get("evaluation"),
     )
     if pending.output is not None:
         _check_finite(session, pending)
@@ -170,7 +201,7 @@ def _check_finite(session: Session, pending: Pending) -> None:
         return
     members = ", ".join(str(m) for m in np.flatnonzero(~finite))
     kept = checkpoint.latest_step(session.manager)
-    raise RunError(
+    raise errors.RunError(
         f"member {members} is not finite at update {pending.update}: the run stops "
         f"(checkpoint {kept} is kept); lower the learning rate, or let PBT replace "
         "such members"
@@ -202,32 +233,27 @@ def _due(before: int, after: int) -> Callable[[int], bool]:
     return lambda every: every > 0 and after // every > before // every
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Returns a list that SIGINT and SIGTERM add themselves to, the first time only.
+def answer(session: Session, n: int) -> str:
+    """Returns what the n-th signal does and what it costs."""
+    kept = checkpoint.newest_whole(session.manager)
+    resume = f"go on with `{_resume(session)}`"
+    if n > 1:
+        return (
+            f"ended at once: what follows checkpoint {kept} is lost, about "
+            f"{max(session.update - (kept or 0), 0)} updates; {resume}"
+        )
+    if session.update >= session.program.run_length.updates:
+        return "stopping after the last results; all training is saved by then"
+    usual = session.pace.typical_seconds()
+    takes = "" if math.isnan(usual) else f" (one takes {progress.duration(usual)})"
+    return (
+        f"stopping: the chunk up to update {session.update} is finished{takes} and saved; a "
+        f"second signal ends at once and loses what follows checkpoint {kept}"
+    )
 
-    A second signal acts as it would without us.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def catch(number: int, _: Any) -> None:
-        caught.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-    for number in old:
-        signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        restore()
+def _resume(session: Session) -> str:
+    return f"mtrl resume {shlex.quote(str(session.run_folder))}"
 
 
 def _count_compilations() -> Callable[[], int]:

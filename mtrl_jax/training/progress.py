@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from mtrl_jax.training import screen
+
 
 class Progress:
     """A live bar on a terminal, a line every ``every_s`` seconds elsewhere.
 
-    ``label`` begins every line: the stage, where there are several.
+    ``label`` begins every line: the stage, where there are several. A screen that is
+    gone costs nothing but the lines.
     """
 
     def __init__(self, total_steps: int, every_s: float = 10.0, label: str = ""):
         from rich import console, progress
 
-        self._console = console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console.Console(
+            file=screen.unfailing(sys.stderr), highlight=False, soft_wrap=True
+        )
         self._total = total_steps
         self._label = label and f"{label} "
         self._every_s = every_s
         self._last = -float("inf")
+        self._tested = ""
         self._bar = progress.Progress(
             progress.BarColumn(20),
             progress.TextColumn("{task.description}"),
@@ -33,10 +40,22 @@ class Progress:
         self._bar.start()
 
     def update(
-        self, steps: int, rate: float, returns: Mapping[str, np.ndarray], best: int
+        self,
+        steps: int,
+        rate: float,
+        left: float,
+        returns: Mapping[str, np.ndarray],
+        best: int,
+        tested: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Shows steps of the population, their rate, and returns per task, or losses."""
-        line = self._line(steps, rate, returns, best)
+        """Shows steps of the population, their rate, and returns per task, or losses.
+
+        ``left`` are the seconds to the end; NaN of either is a dash. ``tested`` are the
+        returns of an evaluation, shown until the next one.
+        """
+        if tested:
+            self._tested = f"  evaluation: {_shown(tested)}"
+        line = self._line(steps, rate, left, returns, best)
         self._bar.update(self._task, completed=steps, description=line)
         now = time.monotonic()
         late = now - self._last >= self._every_s or steps >= self._total
@@ -61,19 +80,24 @@ class Progress:
             self.close()
             raise
 
-    def _line(self, steps, rate, returns, best) -> str:
-        left = max(self._total - steps, 0) / rate if rate else float("nan")
-        shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
-        if len(shown) > 6:
-            shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
+    def _line(self, steps, rate, left, returns, best) -> str:
         return (
             f"{self._label}{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
-            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  " + "  ".join(shown)
+            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  {_shown(returns)}{self._tested}"
         )
 
 
+def _shown(returns: Mapping[str, np.ndarray]) -> str:
+    shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
+    if len(shown) > 6:
+        shown = [*shown[:5], f"… {len(shown) - 5} more tasks"]
+    return "  ".join(shown)
+
+
 def si(x: float) -> str:
-    """Returns a number with k, M or G, three digits."""
+    """Returns a number with k, M or G, three digits; NaN as a dash."""
+    if x != x:
+        return "–"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(x) >= size:
             return f"{x / size:.3g}{unit}"

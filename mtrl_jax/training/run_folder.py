@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 from typing import Any
 
-from mtrl_jax import config as config_lib
-from mtrl_jax import metrics
+from mtrl_jax import errors, metrics
+from mtrl_jax.config import loading
 from mtrl_jax.training import lock
 
 CONFIG = "config.yaml"
@@ -23,14 +24,14 @@ def check_new(folder: pathlib.Path) -> None:
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"--run-dir {folder}: {there} is a file; give a folder"
         )
     if not folder.exists():
         return
     if (folder / CONFIG).exists():
-        raise config_lib.ConfigError(
-            f"--run-dir {folder}: holds a run; go on with `mtrl resume {folder}` or "
+        raise errors.ConfigError(
+            f"--run-dir {folder}: holds a run; go on with `mtrl resume {shlex.quote(str(folder))}` or "
             "give another folder"
         )
     # A process that did not get as far as a run leaves its lock, an empty folder and
@@ -39,7 +40,7 @@ def check_new(folder: pathlib.Path) -> None:
     found = {path.name for path in folder.iterdir()} - ours
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             f"--run-dir {folder}: not empty and no run; give a new or empty folder"
         )
 
@@ -47,7 +48,7 @@ def check_new(folder: pathlib.Path) -> None:
 def write_config(folder: pathlib.Path, config: Any) -> None:
     """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
     temporary = folder / _TEMPORARY
-    temporary.write_text(config_lib.dump(config))
+    temporary.write_text(loading.dump(config), encoding="utf-8")
     os.replace(temporary, folder / CONFIG)
 
 
@@ -62,9 +63,9 @@ def check_untrained(folder: pathlib.Path) -> None:
         raise no_checkpoint(folder)
 
 
-def no_checkpoint(folder: pathlib.Path) -> config_lib.ConfigError:
+def no_checkpoint(folder: pathlib.Path) -> errors.ConfigError:
     """Returns the error that there is no checkpoint."""
-    return config_lib.ConfigError(
+    return errors.ConfigError(
         f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
         "has one"
     )

@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import checkpoint, metrics
-from mtrl_jax import config as config_lib
+from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import progress, report, saved_state, scheduler
+from mtrl_jax.training import (
+    notices,
+    pace,
+    progress,
+    report,
+    saved_state,
+    scheduler,
+)
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; the message is one line for the user."""
 
 
 class Programs(NamedTuple):
@@ -51,12 +54,12 @@ class Session:
     hparams: Tree
     pbt: pbt.PbtState
     scheduler: scheduler.Scheduler
+    pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
-    logged: tuple[float, int] = (0.0, 0)  # when, up to which update
 
     @property
     def run_folder(self) -> pathlib.Path:
@@ -108,8 +111,8 @@ def go_on(
     update, saved, meta = read(program, manager)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
-    was = config_lib.from_dict(meta["config"], where=f"checkpoint {update}")
-    changed = config_lib.check_resumable(was, config)
+    was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
+    changed = resuming.check_resumable(was, config)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
         config,
@@ -126,6 +129,8 @@ def go_on(
     session.saved = update
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
+    for line in notices.of_longer(config, changed):
+        session.bar.note(line)
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -163,7 +168,7 @@ def save(session: Session) -> None:
     meta = {
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
-        "config": config_lib.to_dict(session.config),
+        "config": loading.to_dict(session.config),
         "schedules": session.scheduler.memory(),
     }
     checkpoint.save(
@@ -185,6 +190,8 @@ def _open(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
+        for line in notices.of(config, length):
+            bar.note(line)
         if program.record is not None:
             bar.note(program.record.told)
         session = Session(
@@ -200,11 +207,11 @@ def _open(
             hparams=saved.hparams,
             pbt=saved.pbt,
             scheduler=scheduler.make(config, program, meta.get("schedules")),
+            pace=pace.Pace(length.updates),
             update=update,
             restart=update,
             wall_s=meta["wall_s"],
         )
-    session.logged = (session.started, session.update)
     return session
 
 

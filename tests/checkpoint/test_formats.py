@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import checkpoint
+from mtrl_jax import checkpoint, errors
 from mtrl_jax.checkpoint import records, sealed
 
 # Written by the code before format 2, of the state below.
@@ -66,7 +66,7 @@ def test_damage_in_format_1_is_found(format_1):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    with pytest.raises(checkpoint.CheckpointError, match="checkpoint 3 is damaged"):
+    with pytest.raises(errors.CheckpointError, match="checkpoint 3 is damaged"):
         checkpoint.restore(format_1(), _state())
 
 
@@ -81,7 +81,7 @@ def test_a_format_to_come_is_refused_with_its_version(folder):
     content = {**content, "format": records.FORMAT + 1, "writer": "9.8.7"}
     path.write_text(json.dumps(sealed.seal(content)))
     with pytest.raises(
-        checkpoint.CheckpointError,
+        errors.CheckpointError,
         match=r"^checkpoint 2 has format 3, written by mtrl_jax 9\.8\.7; .* up to",
     ):
         checkpoint.restore(folder(), _state())
@@ -114,7 +114,7 @@ def test_dropping_takes_whole_names(folder):
     state = {"half": x, "halfway": x}
     checkpoint.save(manager, 1, state, {}, drop=("half",))
     assert checkpoint.missing(checkpoint.restore(manager, state)[1]) == ["['half']"]
-    with pytest.raises(checkpoint.CheckpointError, match=r"has state\['halfway'\] as"):
+    with pytest.raises(errors.CheckpointError, match=r"has state\['halfway'\] as"):
         checkpoint.restore(manager, {**state, "halfway": x[:2]})
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import checkpoint
+from mtrl_jax import checkpoint, errors
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -126,7 +126,7 @@ def test_the_newest_steps_are_kept(folder, bits):
     assert checkpoint.restore(manager, _state())[0] == 3
     step, state, meta = checkpoint.restore(manager, _state(), 2)
     assert (step, meta) == (2, {"step": 2}) and bits(state) == bits(_state(2))
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of step 1"):
+    with pytest.raises(errors.CheckpointError, match="no checkpoint of step 1"):
         checkpoint.restore(manager, _state(), 1)
 
 
@@ -192,13 +192,11 @@ def test_a_half_written_step_is_no_checkpoint(folder):
 def test_nothing_sound_left_is_an_error(folder):
     """All damaged, or none there: one line, no traceback of orbax."""
     manager = folder()
-    with pytest.raises(checkpoint.CheckpointError, match=r"^no checkpoint in"):
+    with pytest.raises(errors.CheckpointError, match=r"^no checkpoint in"):
         checkpoint.restore(manager, _state())
     _save(manager, 1)
     _delete_arrays(folder.path / "1")
-    with pytest.raises(
-        checkpoint.CheckpointError, match="no older one is left"
-    ) as error:
+    with pytest.raises(errors.CheckpointError, match="no older one is left") as error:
         checkpoint.restore(manager, _state())
     assert "\n" not in str(error.value)
 
@@ -223,7 +221,7 @@ def test_another_structure_is_no_damage(folder):
         ),
     }
     for message, target in cases.items():
-        with pytest.raises(checkpoint.CheckpointError, match=message):
+        with pytest.raises(errors.CheckpointError, match=message):
             checkpoint.restore(manager, target)
 
 
@@ -236,7 +234,7 @@ def test_a_failed_save_leaves_the_old_checkpoints_alone(folder):
     large = {"w": jax.random.normal(jax.random.key(0), (200_000,))}
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(checkpoint.CheckpointError, match="File too large") as error:
+        with pytest.raises(errors.CheckpointError, match="File too large") as error:
             checkpoint.save(manager, 2, large, {})
             checkpoint.wait(manager)
     finally:
@@ -259,7 +257,7 @@ def test_a_full_disk_leaves_the_old_checkpoints_alone(tmp_path):
         manager = checkpoint.open_manager(disk / "ckpt", 2)
         _save(manager, 1)
         large = {"w": jax.random.normal(jax.random.key(0), (1_000_000,))}
-        with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        with pytest.raises(errors.CheckpointError, match="No space left"):
             checkpoint.save(manager, 2, large, {})
             checkpoint.wait(manager)
         assert checkpoint.restore(manager, _state())[0] == 1
@@ -271,9 +269,7 @@ def test_a_full_disk_leaves_the_old_checkpoints_alone(tmp_path):
                     file.write(bytes(4096))
             except OSError:
                 break
-        with pytest.raises(
-            checkpoint.CheckpointError, match=r"cannot write .* No space"
-        ):
+        with pytest.raises(errors.CheckpointError, match=r"cannot write .* No space"):
             checkpoint.open_manager(disk / "ckpt", 2)
     finally:
         os.system(f"umount -l {disk}")
@@ -303,9 +299,38 @@ def test_going_on_from_an_older_step_supersedes_the_later_ones(folder, bits):
 def test_unusable_folders_are_named(tmp_path):
     """A file in the way, no folder to read, nothing to keep."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(checkpoint.CheckpointError, match=r"cannot write to .*file"):
+    with pytest.raises(errors.CheckpointError, match=r"cannot write to .*file"):
         checkpoint.open_manager(tmp_path / "file", 1)
-    with pytest.raises(checkpoint.CheckpointError, match="no such folder"):
+    with pytest.raises(errors.CheckpointError, match="no such folder"):
         checkpoint.open_manager(tmp_path / "none", 1, read_only=True)
     with pytest.raises(ValueError, match="keep=0"):
         checkpoint.open_manager(tmp_path / "x", 0)
+
+
+def test_a_list_that_has_moved_on_is_read_again(folder, bits):
+    """A training replaces all that was there when the reader looked: it looks again."""
+    writer = folder(keep=2)
+    _save(writer, 1, 2)
+    reader = folder(keep=2, read_only=True)
+    _save(writer, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step, state, _ = checkpoint.restore(reader, _abstract(_state()))
+    assert step == 4
+    assert bits(state) == bits(_state(4))
+
+
+def test_a_list_that_moves_on_for_ever_is_an_error(folder, monkeypatch):
+    """One line after a few looks, instead of a reader that never comes back."""
+    writer = folder(keep=1)
+    _save(writer, 1)
+    reader = folder(keep=1, read_only=True)
+    restore, steps = checkpoint._restore_step, iter(range(2, 100))
+
+    def replaced(manager, step, like):
+        _save(writer, next(steps))
+        return restore(manager, step, like)
+
+    monkeypatch.setattr(checkpoint, "_restore_step", replaced)
+    with pytest.raises(errors.CheckpointError, match="replaced faster than"):
+        checkpoint.restore(reader, _abstract(_state()))

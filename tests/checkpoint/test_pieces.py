@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import checkpoint
+from mtrl_jax import checkpoint, errors
 from mtrl_jax.checkpoint import pieces, sealed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -174,7 +174,7 @@ def test_a_path_out_of_the_checkpoint_is_an_error(tiny_pieces, folder, name):
         folder.path / "2",
         lambda leaves: next(iter(leaves.values()))[0].__setitem__(0, name),
     )
-    with pytest.raises(checkpoint.CheckpointError, match="in its own folder") as error:
+    with pytest.raises(errors.CheckpointError, match="in its own folder") as error:
         checkpoint.restore(folder(), _state())
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
@@ -185,7 +185,7 @@ def test_a_link_out_of_the_checkpoint_is_an_error(tiny_pieces, folder, tmp_path)
     piece = _piece_files(folder.path / "1")[0]
     piece.rename(tmp_path / "elsewhere")
     piece.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(checkpoint.CheckpointError, match="in its own folder"):
+    with pytest.raises(errors.CheckpointError, match="in its own folder"):
         checkpoint.restore(folder(), _state())
 
 
@@ -222,7 +222,7 @@ def test_pieces_that_do_not_fit_the_disk_leave_the_old_checkpoints(folder, monke
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(checkpoint.CheckpointError, match="File too large") as error:
+        with pytest.raises(errors.CheckpointError, match="File too large") as error:
             checkpoint.save(manager, 2, large, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

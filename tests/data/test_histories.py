@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import streams
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.data import files, histories, layout
 
 TASKS = ["near", "near", "far", "near"]
@@ -144,22 +144,22 @@ def test_a_folder_of_another_dataset_is_not_gone_on_with(tmp_path):
         histories.Writer(tmp_path / "a", streams.SPEC, TASKS, STEPS + 1)
     with pytest.raises(ValueError, match="config: "):
         open_writer(tmp_path / "a", config={"seed": 1})
-    with pytest.raises(histories.DatasetError, match="holds a dataset; resume it"):
+    with pytest.raises(errors.DatasetError, match="holds a dataset; resume it"):
         open_writer(tmp_path / "a", resume=False)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("x")
-    with pytest.raises(histories.DatasetError, match=r"holds thesis\.tex"):
+    with pytest.raises(errors.DatasetError, match=r"holds thesis\.tex"):
         open_writer(tmp_path / "b")
 
 
 def test_an_unfinished_dataset_is_taken_only_on_request(tmp_path):
     """Half a learning history is another dataset: nobody trains on it unawares."""
     writer = open_writer(tmp_path)
-    with pytest.raises(histories.DatasetError, match=r"0 of 20 steps are complete$"):
+    with pytest.raises(errors.DatasetError, match=r"0 of 20 steps are complete$"):
         histories.load(tmp_path, partial=True)
     writer.write(next(streams.chunks(streams.stream(STEPS), 6)))
     writer.close()
-    with pytest.raises(histories.DatasetError, match="6 of 20 steps are complete"):
+    with pytest.raises(errors.DatasetError, match="6 of 20 steps are complete"):
         histories.load(tmp_path)
     with pytest.warns(UserWarning, match="6 of 20 steps are complete; using"):
         assert histories.load(tmp_path, partial=True).reward.shape == (4, 6)
@@ -176,7 +176,7 @@ def test_a_flipped_bit_is_found_and_the_steps_before_it_are_kept(tmp_path, name)
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(histories.DatasetError, match="between steps 10 and 15"):
+    with pytest.raises(errors.DatasetError, match="between steps 10 and 15"):
         histories.load(tmp_path)
     with pytest.warns(UserWarning, match=f"{name} is damaged.*using the first 10"):
         assert histories.load(tmp_path, partial=True).reward.shape == (4, 10)
@@ -238,7 +238,7 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage, told):
     """The file is named, and nothing is guessed."""
     write_all(tmp_path)
     damage(tmp_path)
-    with pytest.raises(histories.DatasetError, match=told) as error:
+    with pytest.raises(errors.DatasetError, match=told) as error:
         histories.load(tmp_path, partial=True)
     assert "\n" not in str(error.value)
 
@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_complete(tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(histories.DatasetError, match=r"No space left .* 6 of 20"):
+        with pytest.raises(errors.DatasetError, match=r"No space left .* 6 of 20"):
             writer.write(second)
     assert writer.complete_steps == 6
     with pytest.warns(UserWarning, match="using the first 6"):
@@ -276,7 +276,7 @@ def test_no_space_for_the_whole_is_found_out_at_once(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(histories.DatasetError, match=r"cannot write to .*: No space"):
+    with pytest.raises(errors.DatasetError, match=r"cannot write to .*: No space"):
         open_writer(tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
@@ -284,7 +284,7 @@ def test_no_space_for_the_whole_is_found_out_at_once(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     """A file in the way is told as what it is."""
     (tmp_path / "a").write_text("")
-    with pytest.raises(histories.DatasetError, match="cannot write to"):
+    with pytest.raises(errors.DatasetError, match="cannot write to"):
         open_writer(tmp_path / "a" / "b")
 
 
@@ -314,6 +314,7 @@ def test_the_description_is_replaced_only_after_the_rows_are_on_disk(
 _KILLED = """
 import os, pathlib, signal, sys, warnings
 import test_histories as t
+from mtrl_jax import errors
 from mtrl_jax.data import histories
 
 WHOLE, TWO = t.streams.stream(t.STEPS, members=1), ["near", "far"]
@@ -358,7 +359,7 @@ while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             progress.add(histories.load(folder, partial=True).reward.shape[1])
-    except histories.DatasetError as error:
+    except errors.DatasetError as error:
         assert "0 of" in str(error) or "holds no dataset" in str(error), error
     with warnings.catch_warnings():
         warnings.simplefilter("error")

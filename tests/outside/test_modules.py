@@ -7,8 +7,10 @@ import textwrap
 from unittest import mock
 
 import pytest
+import yaml
 
-from mtrl_jax import agents, config, envs, plugins
+from mtrl_jax import agents, config, envs, errors, plugins
+from mtrl_jax.config import agent_settings, resuming
 
 HERE = pathlib.Path(__file__).parent
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -65,7 +67,7 @@ def _write(tmp_path):
 def loaded(tmp_path, **values):
     """Returns the settings of a file that ``values`` are written to."""
     path = tmp_path / "own.yaml"
-    path.write_text(config.yaml.safe_dump({**PLAIN, **values}))
+    path.write_text(yaml.safe_dump({**PLAIN, **values}))
     return config.load(path)
 
 
@@ -78,7 +80,7 @@ def test_a_file_beside_the_config_is_an_agent_and_says_where_it_is(tmp_path, wri
     assert found.agent.hparams == {"rate": 0.5}
     again = config.from_dict(config.to_dict(found))
     assert again == found
-    assert config.agent_module(again).__name__ == "own_agent_a"
+    assert agent_settings.module(again).__name__ == "own_agent_a"
 
 
 def test_a_file_beside_the_config_is_a_family_of_environments(tmp_path, write):
@@ -93,7 +95,7 @@ def test_a_file_beside_the_config_is_a_family_of_environments(tmp_path, write):
     assert env.spec.obs["vector"].shape == (3,)
     stage = {"name": "a", "kind": "online", "tasks": [{"env": "own_env_a/one"}]}
     path = tmp_path / "staged.yaml"
-    path.write_text(config.yaml.safe_dump({"stages": [stage]}))
+    path.write_text(yaml.safe_dump({"stages": [stage]}))
     assert config.load(path).stages[0].tasks[0].env == name
     with pytest.raises(ValueError, match="own_env_a/two is unknown; own_env_a has one"):
         envs.make(f"own_env_a/two@{tmp_path}", (1, 1))
@@ -163,7 +165,7 @@ def test_an_agents_file_that_cannot_be_is_told_in_one_line(
     """The field, the name and the reason, before anything else happens."""
     name = f"own_bad_agent_{number}"
     write(name, AGENT, *changes)
-    with pytest.raises(config.ConfigError, match=message) as error:
+    with pytest.raises(errors.ConfigError, match=message) as error:
         loaded(tmp_path, agent={"name": name})
     assert f"agent.name='{name}@{tmp_path}': " in str(error.value)
     assert "\n" not in str(error.value)
@@ -235,10 +237,10 @@ def test_a_run_goes_on_with_a_file_in_another_folder_and_no_other_agent(
     new = old.model_copy(
         update={"agent": old.agent.model_copy(update={"name": moved["agent"]["name"]})}
     )
-    assert list(config.check_resumable(old, new)) == ["agent.name"]
+    assert list(resuming.check_resumable(old, new)) == ["agent.name"]
     other = config.from_dict({**moved, "agent": {"name": "ppo"}})
-    with pytest.raises(config.ConfigError, match=r"agent\.(name|config|hparams)"):
-        config.check_resumable(old, other)
+    with pytest.raises(errors.ConfigError, match=r"agent\.(name|config|hparams)"):
+        resuming.check_resumable(old, other)
 
 
 def test_no_code_is_run_from_a_runs_folder(tmp_path, write):
@@ -246,9 +248,9 @@ def test_no_code_is_run_from_a_runs_folder(tmp_path, write):
     path = write("own_agent_f", "raise SystemExit('was run')")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").write_text(
-        config.yaml.safe_dump({**PLAIN, "agent": {"name": "own_agent_f"}})
+        yaml.safe_dump({**PLAIN, "agent": {"name": "own_agent_f"}})
     )
-    with pytest.raises(config.ConfigError, match="'own_agent_f' is unknown"):
+    with pytest.raises(errors.ConfigError, match="'own_agent_f' is unknown"):
         config.load(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=f"{tmp_path} is the folder of a run, from"):
         agents.get(f"own_agent_f@{path.parent}")
@@ -263,7 +265,7 @@ def test_a_file_hides_nothing_and_is_not_hidden_in_silence(tmp_path, write):
     """A folder is searched last; a name that Python has already is an error."""
     write("colorsys", AGENT)
     with pytest.raises(
-        config.ConfigError, match=r"colorsys.py is hidden by .*; rename"
+        errors.ConfigError, match=r"colorsys.py is hidden by .*; rename"
     ):
         loaded(tmp_path, agent={"name": "colorsys"})
     assert sys.path[-1] == str(tmp_path)

@@ -18,6 +18,7 @@ from mtrl_jax.envs import core
 from mtrl_jax.envs.labyrinth import (
     controls,
     game,
+    level_params,
     levels,
     oracle,
     pixels,
@@ -27,7 +28,6 @@ from mtrl_jax.envs.labyrinth import (
     topdown,
     world,
 )
-from mtrl_jax.envs.labyrinth import options as params_lib
 from mtrl_jax.types import Array
 
 _OBSERVATIONS = ("rays", "pixels")
@@ -120,7 +120,7 @@ def _described(
     errors.check_options(f"labyrinth/{name}", given, known)
     static = {key: given.pop(key) for key in _OPTIONS if key in given}
     dealt = {key: given.pop(key) for key in places.OPTIONS if key in given}
-    return level, params_lib.params(level, given), static, given, dealt
+    return level, level_params.params(level, given), static, given, dealt
 
 
 def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:

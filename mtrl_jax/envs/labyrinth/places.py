@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.envs import task_splits
-from mtrl_jax.envs.labyrinth import options as params_lib
-from mtrl_jax.envs.labyrinth import world
+from mtrl_jax.envs.labyrinth import level_params, world
 
 OPTIONS = ("task", *task_splits.Split._fields)
 _MOST = len(world.Params().places)
@@ -72,7 +71,7 @@ def dealer(
 def _among(
     pitch: int, round_: bool, things: int, split: task_splits.Split
 ) -> np.ndarray:
-    cells = params_lib.open_cells(pitch, round_)
+    cells = level_params.open_cells(pitch, round_)
     chosen = task_splits.indices(split, len(cells) ** things)
     index = np.unravel_index(chosen, (len(cells),) * things)
     found = np.full((len(chosen), _MOST, 2), -1, np.int32)

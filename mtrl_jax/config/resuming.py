@@ -1,0 +1,60 @@
+"""What may differ between a run and its continuation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtrl_jax import errors
+from mtrl_jax.config import loading, modules, strict
+
+RESUMABLE = (
+    "agent.hparams",
+    "training.env_steps",
+    "evaluation",
+    "checkpoint",
+    "logging",
+)
+# And in a stage that is not online, by its kind.
+_OF_KIND = {
+    "offline": (
+        "agent.hparams",
+        "training.updates",
+        "evaluation.every_updates",
+        "evaluation.hparams",
+        "checkpoint",
+        "logging",
+    ),
+    # Of another number of steps or episodes it would be another dataset, or result.
+    "collect": tuple(x for x in RESUMABLE if x != "training.env_steps"),
+    "evaluate": ("checkpoint", "logging"),
+}
+
+
+def differences(old: Any, new: Any) -> dict[str, tuple]:
+    """Returns {dotted name: (old, new)} of the settings that differ."""
+    before, after = strict.flat(loading.to_dict(old)), strict.flat(loading.to_dict(new))
+    names = sorted(before.keys() | after.keys())
+    return {
+        name: (before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    }
+
+
+def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
+    """Returns the differences if a run may continue with them.
+
+    Raises:
+      ConfigError: naming the first setting that would need another program or state.
+    """
+    changed = differences(old, new)
+    may_change = _OF_KIND.get(getattr(new, "kind", "online"), RESUMABLE)
+    for name, (was, now) in changed.items():
+        if modules.has_moved(name, was, now):
+            continue
+        if not any(name == ok or name.startswith(ok + ".") for ok in may_change):
+            raise errors.ConfigError(
+                f"{name}: the run has {was!r}, {now!r} given; a running experiment "
+                f"keeps it (changeable: {', '.join(may_change)})"
+            )
+    return changed

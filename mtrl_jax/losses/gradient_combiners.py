@@ -1,0 +1,166 @@
+"""One direction from a gradient for each task: d = Σ_k w_k g_k.
+
+Every method here needs the tasks' inner products alone, so it is a function of the Gram
+matrix G = [g_i · g_j] to the weights w [K] (``Combiner``); ``combine`` does the rest on
+trees of any shape.
+
+    mean      w = 1/K
+    sum       w = 1
+    pcgrad    g_i loses its part along every g_j it conflicts with, in random order; mean
+    cagrad    the best for the worst task within c ‖g_0‖ of the mean g_0
+    mgda      the least norm in the convex hull: a common descent direction
+
+Ref: Yu et al. 2020 (arXiv:2001.06782), algorithm 1; Liu et al. 2021 (arXiv:2110.14048),
+equations 3 and 5; Désidéri 2012; Sener & Koltun 2018 (arXiv:1810.04650), equation 3.
+
+Deviations: the programs of CAGrad and MGDA over the simplex are solved by accelerated
+projected gradients of a fixed number of steps (tests compare with scipy's solver and
+the closed form of two tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.types import Array, Key, Scalar, Tree
+
+COMBINERS = ("sum", "mean", "pcgrad", "cagrad", "mgda")
+_STEPS = 200  # of the programs over the simplex
+_TINY = 1e-12
+
+# (gram [K, K], key, c) -> weights [K]
+Combiner = Callable[[Array, Key, Scalar], Array]
+
+
+def get(name: str) -> Combiner:
+    """Returns the combiner of that name; raises ValueError for an unknown one.
+
+    ``c`` is read by CAGrad alone, the key by PCGrad alone.
+    """
+    if name not in COMBINERS:
+        raise ValueError(f"combiner: {name!r} is not known, use one of {COMBINERS}")
+    return {
+        "sum": lambda gram, key, c: jnp.ones(len(gram)),
+        "mean": lambda gram, key, c: jnp.full(len(gram), 1.0 / len(gram)),
+        "pcgrad": lambda gram, key, c: pcgrad(gram, key),
+        "cagrad": lambda gram, key, c: cagrad(gram, c),
+        "mgda": lambda gram, key, c: mgda(gram),
+    }[name]
+
+
+def combine(combiner: Combiner, gradients: Tree, key: Key, c: Scalar = 0.5) -> Tree:
+    """Returns the tree of Σ_k w_k g_k for gradients whose leaves are ``[K, ...]``."""
+    weights = combiner(gram(gradients), key, c)
+    return jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), gradients)
+
+
+def gram(gradients: Tree) -> Array:
+    """Returns the inner products [K, K] of gradients whose leaves are ``[K, ...]``."""
+
+    def of(leaf):
+        rows = leaf.reshape(len(leaf), -1)
+        return rows @ rows.T
+
+    return sum(map(of, jax.tree.leaves(gradients)))
+
+
+def conflicts(gram: Array) -> Array:
+    """Returns the share [] of pairs of tasks whose gradients' product is negative."""
+    tasks = len(gram)
+    pairs = max(tasks * (tasks - 1) / 2, 1)
+    return jnp.sum(jnp.triu(gram < 0, k=1)) / pairs
+
+
+def pcgrad(gram: Array, key: Key) -> Array:
+    """Returns weights [K] of the mean of projected gradients.
+
+    For each i, over the others j in random order: where p_i · g_j < 0,
+    p_i -= (p_i · g_j / ‖g_j‖²) g_j, with the g_j as they were before any projection.
+    """
+    chex.assert_rank(gram, 2)
+    tasks = len(gram)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, tasks))(
+        jax.random.split(key, tasks)
+    )
+
+    def projected(i, order):
+        def remove(weights, j):
+            product = weights @ gram[:, j]
+            share = product / jnp.maximum(gram[j, j], _TINY)
+            share = jnp.where((product < 0) & (i != j), share, 0.0)
+            return weights.at[j].add(-share), None
+
+        own = jnp.zeros(tasks).at[i].set(1.0)
+        return jax.lax.scan(remove, own, order)[0]
+
+    return jnp.mean(jax.vmap(projected)(jnp.arange(tasks), orders), axis=0)
+
+
+def cagrad(gram: Array, c: Scalar) -> Array:
+    """Returns weights [K] of the conflict-averse direction, over 1 + c².
+
+    max_d min_i g_i · d with ‖d − g_0‖ <= c ‖g_0‖, by its dual over the simplex:
+    min_w g_w · g_0 + c ‖g_0‖ ‖g_w‖; d = g_0 + c ‖g_0‖ g_w / ‖g_w‖.
+    """
+    tasks = len(gram)
+    mean = jnp.full(tasks, 1.0 / tasks)
+    # A unit of length that leaves the program's numbers near 1.
+    unit = jnp.maximum(jnp.trace(gram) / tasks, _TINY)
+    gram = gram / unit
+    radius = c * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0.0))
+
+    def norm(weights):
+        return jnp.sqrt(jnp.maximum(weights @ gram @ weights, _TINY))
+
+    def slope(weights):
+        return gram @ mean + radius * (gram @ weights) / norm(weights)
+
+    weights = _minimise(slope, mean, (1.0 + c) * jnp.linalg.norm(gram))
+    return (mean + radius * weights / norm(weights)) / (1.0 + jnp.square(c))
+
+
+def mgda(gram: Array) -> Array:
+    """Returns weights [K] on the simplex of the least ‖Σ_k w_k g_k‖."""
+    tasks = len(gram)
+    gram = gram / jnp.maximum(jnp.trace(gram) / tasks, _TINY)
+    start = jnp.full(tasks, 1.0 / tasks)
+    return _minimise(lambda w: gram @ w, start, jnp.linalg.norm(gram))
+
+
+def _minimise(
+    slope: Callable[[Array], Array], start: Array, smoothness: Array
+) -> Array:
+    """Returns where a convex function is least on the simplex, from its gradient."""
+    step_size = 1.0 / jnp.maximum(smoothness, _TINY)
+
+    def step(state, now):
+        before, ahead = state
+        after = optax.projections.projection_simplex(ahead - step_size * slope(ahead))
+        ahead = after + now / (now + 3.0) * (after - before)
+        return (after, ahead), None
+
+    counts = jnp.arange(_STEPS, dtype=jnp.float32)
+    return jax.lax.scan(step, (start, start), counts)[0][0]
+
+
+def grad_norm_weights(
+    weights: Array, norms: Array, ratios: Array, asymmetry: Scalar, rate: Scalar
+) -> Array:
+    """Returns task weights [K] after a step of GradNorm; they sum to K.
+
+    L = Σ_k |w_k n_k − sg(mean(w n) · r_k^a)| is descended by w: ``norms`` n_k are the
+    norms of the tasks' gradients, ``ratios`` the losses over their first values, r_k that
+    over its mean.
+
+    Ref: Chen et al. 2018 (arXiv:1711.02257), equation 2.
+    """
+    relative = ratios / jnp.maximum(jnp.mean(ratios), _TINY)
+    target = jnp.mean(weights * norms) * relative**asymmetry
+    slope = jnp.sign(weights * norms - target) * norms
+    moved = jnp.maximum(weights - rate * slope, _TINY)
+    return moved * len(moved) / jnp.sum(moved)

@@ -1,0 +1,156 @@
+"""Distral's equations: golden values, its identities, and the two rooms solved exactly."""
+
+import importlib.util
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.losses import distral
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+PRIOR = jnp.log(jnp.array([0.7, 0.2, 0.1]))
+
+
+def _draw(seed=0, actions=5):
+    """A prior's log-probabilities and values [4, A], with α and β."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    prior = jax.nn.log_softmax(2 * jax.random.normal(keys[0], (4, actions)))
+    return prior, jax.random.normal(keys[1], (4, actions)), 0.3, 4.0
+
+
+def test_golden_values():
+    """π_0 = [.7, .2, .1], f = [0, 1, 0], α = .5, β = 1."""
+    q = jnp.array([0.0, 1.0, 0.0])
+    value = distral.soft_value(q, PRIOR, 0.5, 1.0)
+    np.testing.assert_allclose(value, 0.862274, atol=1e-6)
+    policy = jnp.exp(distral.log_policy(q, PRIOR, 0.5, 1.0))
+    np.testing.assert_allclose(policy, [0.353239, 0.513250, 0.133512], atol=1e-6)
+
+
+def test_the_best_policy_is_a_distribution_and_its_value_what_it_earns():
+    """Σ_a π_0^α e^{β(q − V)} = 1, and V = E_π[q + (α/β) log π_0 − (1/β) log π]."""
+    prior, q, alpha, beta = _draw()
+    value = distral.soft_value(q, prior, alpha, beta)
+    by_definition = alpha * prior + beta * (q - value[:, None])
+    np.testing.assert_allclose(jnp.exp(by_definition).sum(-1), 1.0, rtol=1e-5)
+    log_policy = distral.log_policy(q, prior, alpha, beta)
+    np.testing.assert_allclose(log_policy, by_definition, rtol=1e-5, atol=1e-5)
+    earned = jnp.sum(jnp.exp(log_policy) * q, -1)
+    earned += distral.regulariser(log_policy, prior, alpha, beta)
+    np.testing.assert_allclose(earned, value, rtol=1e-5, atol=1e-6)
+
+
+def test_two_columns_add_their_logits():
+    """softmax(α h + β f), h unnormalised; f = 0 and α = 1 give π_0."""
+    _, f, alpha, beta = _draw()
+    h = jax.random.normal(jax.random.key(9), f.shape)
+    got = distral.log_policy(f, jax.nn.log_softmax(h), alpha, beta)
+    expected = jax.nn.log_softmax(alpha * h + beta * f)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    same = distral.log_policy(jnp.zeros_like(f), jax.nn.log_softmax(h), 1.0, beta)
+    np.testing.assert_allclose(same, jax.nn.log_softmax(h), rtol=1e-5, atol=1e-6)
+
+
+def test_the_shaped_reward_is_the_sample_of_the_regulariser():
+    """Its mean over actions of π_i is r plus the regulariser; no gradient passes."""
+    prior, q, alpha, beta = _draw()
+    log_policy = distral.log_policy(q, prior, alpha, beta)
+    each = distral.shaped_reward(0.7, log_policy, prior, alpha, beta)
+    mean = jnp.sum(jnp.exp(log_policy) * each, -1)
+    expected = 0.7 + distral.regulariser(log_policy, prior, alpha, beta)
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    split = alpha / beta * (log_policy - prior) + (1 - alpha) / beta * log_policy
+    np.testing.assert_allclose(each, 0.7 - split, rtol=1e-4, atol=1e-5)
+    slope = jax.grad(lambda p: distral.shaped_reward(0.7, p, prior, 0.3, 4.0).sum())
+    np.testing.assert_array_equal(slope(log_policy), 0.0)
+
+
+def test_the_ends_of_alpha():
+    """α = 0: π_0 has no say and no gradient. α = 1 and π_0 = π_i: nothing is added."""
+    prior, q, _, beta = _draw()
+    other = jnp.roll(prior, 1, axis=-1)
+    for function in (distral.soft_value, distral.log_policy):
+        np.testing.assert_array_equal(
+            function(q, prior, 0.0, beta), function(q, other, 0.0, beta)
+        )
+    policy = distral.log_policy(q, prior, 0.0, beta)
+    slope = jax.grad(lambda p: distral.distillation_loss(policy, p, 0.0, beta).sum())
+    np.testing.assert_array_equal(slope(prior), 0.0)
+    np.testing.assert_allclose(
+        distral.regulariser(prior, prior, 1.0, beta), 0.0, atol=1e-6
+    )
+    hard = distral.soft_value(q, prior, 0.0, 1e3)
+    np.testing.assert_allclose(hard, q.max(-1), atol=2e-3)
+
+
+def test_the_distilled_policy_rests_at_the_mean_of_the_tasks():
+    """By its logits the loss is stationary at mean_i π_i; the tasks get no gradient."""
+    tasks = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(3), (3, 5)))
+
+    def loss(h, tasks):
+        prior = jnp.broadcast_to(jax.nn.log_softmax(h), tasks.shape)
+        return distral.distillation_loss(tasks, prior, 0.5, 2.0).mean()
+
+    mean = jnp.log(jnp.exp(tasks).mean(0))
+    np.testing.assert_allclose(jax.grad(loss)(mean, tasks), 0.0, atol=1e-6)
+    assert np.abs(jax.grad(loss)(tasks[0], tasks)).max() > 1e-3
+    np.testing.assert_array_equal(jax.grad(loss, argnums=1)(mean, tasks), 0.0)
+
+
+def test_an_action_that_cannot_be_chosen_leaves_no_nan():
+    """Masked logits: values and gradients are finite."""
+    masked = jnp.array([1.0, 0.0, -1e30])
+
+    def value(h, f):
+        prior = jax.nn.log_softmax(jnp.where(masked > -1, h, -1e30))
+        q = jnp.where(masked > -1, f, -1e30)
+        log_policy = distral.log_policy(q, prior, 0.5, 2.0)
+        return (
+            distral.regulariser(log_policy, prior, 0.5, 2.0)
+            + distral.distillation_loss(log_policy, prior, 0.5, 2.0)
+            + distral.soft_value(q, prior, 0.5, 2.0)
+        )
+
+    out = jax.value_and_grad(value, argnums=(0, 1))(jnp.zeros(3), jnp.zeros(3))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(out))
+
+
+def _two_rooms():
+    name = "two_rooms"
+    if name not in sys.modules:
+        sys.path.insert(0, str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+        sys.path.remove(str(BENCHMARKS))
+    return sys.modules[name]
+
+
+def test_two_rooms_are_solved_as_the_sheet_says():
+    """β = 50, α = .5: what π_0 does in the corridor and the returns, within 0.03; the
+    objective never falls."""
+    rooms = _two_rooms()
+    goals = rooms.draw_goals(rooms.make_rooms(), seed=0)
+    row = rooms.row(goals, 50.0, 0.5)
+    got = [row[name] for name in ("left", "right", "onward", "return")]
+    np.testing.assert_allclose(
+        [*got, row["return, memory"]], rooms.EXPECTED[50.0, 0.5], atol=0.03
+    )
+    objective = rooms.solve(goals, 0.5, 50.0, memory=True).objective
+    assert np.all(np.diff(objective) > -1e-3) and objective[-1] > objective[0] + 0.1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_relabelled_tasks_leave_the_distilled_policy(alpha):
+    """π_0 does not know which task is which; each task keeps its own policy."""
+    rooms = _two_rooms()
+    goals = rooms.draw_goals(rooms.make_rooms(), seed=1)
+    order = np.arange(len(goals))[::-1]
+    one = rooms.solve(goals, alpha, 50.0, memory=False)
+    other = rooms.solve(goals[order], alpha, 50.0, memory=False)
+    np.testing.assert_allclose(one.prior, other.prior, atol=1e-3)
+    np.testing.assert_allclose(one.policies[order], other.policies, atol=1e-3)

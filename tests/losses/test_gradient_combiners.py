@@ -1,0 +1,215 @@
+"""Combiners of task gradients: their papers' properties, and a toy with known ends."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+from mtrl_jax.losses import gradient_combiners as combiners
+
+KEY = jax.random.key(0)
+
+
+def _draw(tasks, seed=0, size=6):
+    """Gradients [K, N], some pairs in conflict."""
+    return jax.random.normal(jax.random.key(seed), (tasks, size))
+
+
+def _direction(name, gradients, c=0.5):
+    return combiners.combine(combiners.get(name), gradients, KEY, c)
+
+
+@pytest.mark.parametrize("name", combiners.COMBINERS)
+def test_a_tree_is_combined_as_one_vector(name):
+    """Shapes of the leaves do not matter; K = 1 gives a multiple of the gradient."""
+    flat = _draw(3)
+    tree = {"a": flat[:, :2], "b": flat[:, 2:].reshape(3, 2, 2)}
+    got = _direction(name, tree)
+    together = jnp.concatenate([got["a"], got["b"].reshape(-1)])
+    np.testing.assert_allclose(together, _direction(name, flat), rtol=1e-4, atol=1e-5)
+    alone = flat[:1]
+    scale = {"cagrad": 1.5 / 1.25}.get(name, 1.0)
+    np.testing.assert_allclose(_direction(name, alone), scale * alone[0], rtol=1e-4)
+
+
+def test_pcgrad_of_two_tasks_is_orthogonal_to_what_it_gave_up():
+    """p_1 · g_2 = 0 in conflict, whatever the length of g_2; without one the mean."""
+    g = jnp.array([[1.0, 0.0], [-1.0, 1.0]])
+    np.testing.assert_allclose(_direction("pcgrad", g), [0.25, 0.75], atol=1e-6)
+    for scale in (1e-2, 1e2):
+        scaled = g * jnp.array([[1.0], [scale]])
+        first = 2 * _direction("pcgrad", scaled) - scale * jnp.array([0.0, 1.0])
+        np.testing.assert_allclose(first, [0.5, 0.5], rtol=1e-3, atol=1e-4)
+    agreeing = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_allclose(_direction("pcgrad", agreeing), [1.0, 0.5], atol=1e-6)
+
+
+def test_pcgrad_is_the_algorithm_on_vectors():
+    """The Gram matrix's version equals projections done on the vectors, same orders."""
+    tasks = 5
+    g = np.asarray(_draw(tasks, seed=3), np.float64)
+    keys = jax.random.split(KEY, tasks)
+    orders = [np.asarray(jax.random.permutation(k, tasks)) for k in keys]
+    projected = g.copy()
+    for i in range(tasks):
+        for j in orders[i]:
+            product = projected[i] @ g[j]
+            if j != i and product < 0:
+                projected[i] -= product / (g[j] @ g[j]) * g[j]
+    assert not np.allclose(projected, g)
+    got = _direction("pcgrad", jnp.asarray(g, jnp.float32))
+    np.testing.assert_allclose(got, projected.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def _dual(weights, g, radius):
+    """g_w · g_0 + radius ‖g_w‖, which CAGrad's weights minimise."""
+    g_w = weights @ g
+    return g_w @ g.mean(0) + radius * np.linalg.norm(g_w)
+
+
+@pytest.mark.parametrize("tasks", [2, 4, 10])
+def test_cagrad_solves_its_problem(tasks):
+    """‖d − g_0‖ = c ‖g_0‖ before the rescale, and the worst task gains the dual's value."""
+    c = 0.4
+    for seed in range(4):
+        g = _draw(tasks, seed, size=12)
+        mean = g.mean(0)
+        d = _direction("cagrad", g, c) * (1 + c**2)
+        radius = c * jnp.linalg.norm(mean)
+        np.testing.assert_allclose(jnp.linalg.norm(d - mean), radius, rtol=1e-3)
+
+        dual = functools.partial(
+            _dual, g=np.asarray(g, np.float64), radius=float(radius)
+        )
+        best = scipy.optimize.minimize(
+            dual,
+            np.full(tasks, 1 / tasks),
+            bounds=[(0, 1)] * tasks,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+            tol=1e-12,
+        ).fun
+        assert jnp.min(g @ d) >= jnp.min(g @ mean) - 1e-5
+        np.testing.assert_allclose(jnp.min(g @ d), best, rtol=5e-3, atol=5e-3)
+
+
+def test_the_ends_of_cagrad():
+    """c = 0 is the mean; gradients that are equal are (1 + c) g before the rescale."""
+    g = _draw(3)
+    np.testing.assert_allclose(_direction("cagrad", g, 0.0), g.mean(0), atol=1e-6)
+    same = jnp.broadcast_to(g[0], (3, 6))
+    got = _direction("cagrad", same, 0.3) * (1 + 0.3**2)
+    np.testing.assert_allclose(got, 1.3 * g[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [2, 5])
+def test_mgda_is_the_least_norm_of_the_hull(tasks):
+    """min_i g_i · d = ‖d‖² (its optimality condition); two tasks: the closed form."""
+    for seed in range(4):
+        g = _draw(tasks, seed) + 0.5
+        d = _direction("mgda", g)
+        assert jnp.min(g @ d) >= d @ d - 2e-3 * jnp.max(jnp.sum(g * g, -1))
+        if tasks == 2:
+            apart = g[0] - g[1]
+            share = jnp.clip(g[1] @ (g[1] - g[0]) / (apart @ apart), 0, 1)
+            np.testing.assert_allclose(
+                d, share * g[0] + (1 - share) * g[1], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_nothing_to_combine_is_zero_and_finite():
+    """Gradients of zero, one or all of them, give finite directions."""
+    for name in combiners.COMBINERS:
+        assert np.all(np.asarray(_direction(name, jnp.zeros((3, 4)))) == 0), name
+        assert np.all(np.isfinite(_direction(name, _draw(3).at[1].set(0.0)))), name
+
+
+def test_conflicts_are_counted_by_pairs():
+    """One pair of three disagrees."""
+    g = jnp.array([[1.0, 0.0], [-1.0, 0.5], [0.0, 1.0]])
+    np.testing.assert_allclose(combiners.conflicts(combiners.gram(g)), 1 / 3)
+
+
+def test_grad_norm_keeps_the_sum_and_rests_where_tasks_are_equal():
+    """Weights sum to K; equal norms and losses leave them; the loud task is turned down."""
+    equal = combiners.grad_norm_weights(
+        jnp.ones(3), jnp.full(3, 2.0), jnp.full(3, 0.7), 0.12, 1e-3
+    )
+    np.testing.assert_allclose(equal, 1.0, rtol=1e-6)
+    moved = combiners.grad_norm_weights(
+        jnp.ones(3), jnp.array([10.0, 1.0, 1.0]), jnp.ones(3), 0.12, 1e-3
+    )
+    np.testing.assert_allclose(moved.sum(), 3.0, rtol=1e-6)
+    assert moved[0] < 1 < moved[1]
+
+
+def test_an_unknown_combiner_is_named():
+    """An error says what was given and what would work."""
+    with pytest.raises(ValueError, match=r"combiner: 'nash'.*'cagrad'"):
+        combiners.get("nash")
+
+
+def _toy(x):
+    """The two losses of the toy problem of CAGrad's paper, at x [2]."""
+    x, y = x
+    on = jnp.maximum(jnp.tanh(y / 2), 0.0), jnp.maximum(jnp.tanh(-y / 2), 0.0)
+
+    def valley(inside, centre):
+        logs = jnp.log(jnp.maximum(jnp.abs(inside), 5e-6)) + 6
+        bowl = (jnp.square(-x + centre) + 0.1 * jnp.square(-y - 8)) / 10 - 20
+        return on[0] * logs + on[1] * bowl
+
+    return jnp.stack(
+        [
+            valley(0.5 * (-x - 7) - jnp.tanh(-y), 7),
+            valley(0.5 * (-x + 3) + jnp.tanh(-y) + 2, -7),
+        ]
+    )
+
+
+def _end_of_toy(name):
+    """Returns where Adam (1e-3, 1e5 steps) ends from each start: (x [3, 2], mean loss)."""
+    starts = jnp.array([[-8.5, 7.5], [-8.5, -5.0], [9.0, 9.0]])
+    optimiser = optax.adam(1e-3)
+    combiner = combiners.get(name)
+
+    def end(start):
+        def step(state, key):
+            x, opt = state
+            gradients = jax.jacrev(_toy)(x)
+            direction = combiners.combine(combiner, gradients, key)
+            change, opt = optimiser.update(direction, opt)
+            return (x + change, opt), None
+
+        keys = jax.random.split(KEY, 100_000)
+        (x, _), _ = jax.lax.scan(step, (start, optimiser.init(start)), keys)
+        return x, jnp.mean(_toy(x))
+
+    return jax.jit(jax.vmap(end))(starts)
+
+
+@pytest.mark.slow
+def test_cagrad_finds_the_optimum_of_the_mean_and_the_mean_does_not():
+    """-15.0916 from all three starts; the mean gradient is stuck from the outer two,
+    at a kink where it jumps between 1.6 and 3.6 with the last bit."""
+    np.testing.assert_allclose(_end_of_toy("cagrad")[1], -15.0916, atol=0.01)
+    _, mean = _end_of_toy("mean")
+    np.testing.assert_allclose(mean[1], -15.0916, atol=0.01)
+    assert mean[0] > 0 and mean[2] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mgda", "pcgrad"])
+def test_mgda_and_pcgrad_stop_on_the_pareto_set(name):
+    """No direction lowers both losses there; it is not the optimum of the mean. Where on
+    the set depends on rounding."""
+    x, mean = _end_of_toy(name)
+    assert np.all((mean > -15.0) & (mean < -10.0))
+    for at in x:
+        gradients = jax.jacrev(_toy)(at)
+        least = combiners.combine(combiners.get("mgda"), gradients, KEY)
+        largest = jnp.max(jnp.linalg.norm(gradients, axis=-1))
+        assert jnp.linalg.norm(least) < 0.02 * largest
