@@ -236,7 +236,8 @@ def task_entries(spec: types.EnvSpec) -> dict[str, Array]:
         entries = np.zeros((len(spec.tasks), *shape.shape), np.float32)
         for i, task in enumerate(spec.tasks):
             if name in task.obs:
-                entries[(i, *map(slice, task.obs[name].shape))] = 1.0
+                own = tuple(slice(n) for n in task.obs[name].shape)
+                entries[i][own] = 1.0
         found[name] = jnp.asarray(entries)
     return found
 

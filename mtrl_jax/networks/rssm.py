@@ -122,7 +122,10 @@ def observe(
     keys = jax.random.split(key, embed.shape[0])
 
     def step(state: State, now: tuple) -> tuple[State, tuple[State, Array]]:
-        state, raw = _observe_step(params, config, state, *now, unimix, dtype)
+        seen, action, first, key = now
+        state, raw = _observe_step(
+            params, config, state, seen, action, first, key, unimix, dtype
+        )
         return state, (state, raw)
 
     _, (states, posterior) = jax.lax.scan(step, state, (seen, action_tm1, first, keys))
