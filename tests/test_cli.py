@@ -10,6 +10,8 @@ from PIL import Image
 
 import mtrl_jax
 from mtrl_jax import agents, cli, envs, metrics
+from mtrl_jax.experiments import listing
+from mtrl_jax.training import report
 
 
 def test_help_and_import_do_not_load_jax():
@@ -128,6 +130,43 @@ def test_plot_draws_a_run(finished):
     for path in paths:
         with Image.open(path) as image:
             assert min(image.size) > 100
+
+
+def test_out_is_obeyed_for_a_single_run_too(finished, tmp_path):
+    """And what can be no picture is one line."""
+    out = tmp_path / "one.png"
+    assert running.mtrl("plot", finished, "--out", out).out.strip() == str(out)
+    assert out.exists()
+    outcome = running.mtrl("plot", finished, "--out", tmp_path / "x.foo")
+    assert outcome.code == 2
+    assert "ends in '.foo'" in outcome.error
+
+
+def test_help_shows_defaults(tmp_path):
+    """Brackets are text, not markup."""
+    assert "[default: runs/CONFIG-TIME]" in running.mtrl("train", "--help").out
+    assert "[default: the best]" in running.mtrl("render", "--help").out
+
+
+def test_no_configs_anywhere_is_said(monkeypatch, tmp_path):
+    """Instead of an empty list; an installation brings its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(listing, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr(listing.sysconfig, "get_path", lambda name: str(tmp_path))
+    outcome = running.mtrl("list", "configs")
+    assert outcome.code == 2
+    assert "there are none in" in outcome.error
+    installed = tmp_path / "share" / "mtrl_jax" / "configs"
+    installed.mkdir(parents=True)
+    (installed / "own.yaml").write_text("# Mine: from the wheel.\n")
+    assert "Mine: from the wheel." in running.mtrl("list", "configs").out
+
+
+def test_a_mean_of_no_episode_has_a_reason():
+    """NaN over 0 episodes: they did not end in time."""
+    member = {"episodes": 0, "unfinished": 4}
+    assert "none of 4 ended in evaluation.max_steps" in report.episodes(member)
+    assert report.episodes({"episodes": 3, "unfinished": 1}) == "over 3 episodes"
 
 
 def test_plot_compares_runs(finished, tmp_path):

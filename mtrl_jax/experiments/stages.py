@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,8 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
         if overrides:
             raise errors.ConfigError(
                 f"{folder}: a stage; give overrides to the whole run, "
-                f"`mtrl resume {folder.absolute().parents[1]} stages.0.…`"
+                f"`mtrl resume {shlex.quote(str(folder.absolute().parents[1]))} "
+                "stages.0.…`"
             )
         return resume(folder.absolute().parents[1])
     if not isinstance(old, stage_schema.Staged):

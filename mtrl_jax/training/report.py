@@ -156,11 +156,19 @@ def table(values: Mapping[str, Any]) -> str:
         for member in (m for m in task["members"] if m["member"] == best):
             low, high = member["interval"]
             line += (
-                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] over "
-                f"{member['episodes']} episodes"
+                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] {episodes(member)}"
             )
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def episodes(member: Mapping[str, Any]) -> str:
+    """Returns how many episodes a member's mean is of; of none, why."""
+    if member["episodes"] or not member.get("unfinished"):
+        return f"over {member['episodes']} episodes"
+    return (
+        f"over 0 episodes: none of {member['unfinished']} ended in evaluation.max_steps"
+    )
 
 
 def draw(folder: pathlib.Path) -> str:
