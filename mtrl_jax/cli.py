@@ -8,9 +8,9 @@ if __name__ == "__main__":
     # Started by its path: the folder's own random.py and types.py are not Python's.
     sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or ".."
 
+import contextlib
 import io
 import pathlib
-import time
 import warnings
 from collections.abc import Callable
 from typing import Annotated
@@ -46,12 +46,15 @@ def train(
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax.config import loading
     from mtrl_jax.experiments import runs
+    from mtrl_jax.training import run_folder
 
     settings = loading.load(config, overrides or [])
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
     machine.check()
-    with screen.outlived():
+    named = run_folder.claimed(pathlib.Path("runs"), config.stem)
+    with (
+        screen.outlived(),
+        contextlib.nullcontext(run_dir) if run_dir else named as folder,
+    ):
         code = runs.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)

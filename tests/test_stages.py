@@ -147,7 +147,11 @@ def test_the_progress_line_names_the_stage_and_the_size_is_told_first(tmp_path, 
 
 @pytest.mark.parametrize(
     ("stage", "update", "before"),
-    [("source", 40, 30), ("model", 6, 4), ("in_context", 15, 10)],
+    [
+        ("source", 40, 30),
+        pytest.param("model", 6, 4, marks=pytest.mark.slow),
+        pytest.param("in_context", 15, 10, marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_in_any_stage_costs_no_bit(
     tmp_path, staged_copy, staged, cached, stage, update, before

@@ -16,18 +16,20 @@ import pydantic
 import yaml
 
 from mtrl_jax import errors
-from mtrl_jax.config import completion, schema, strict
+from mtrl_jax.config import completion, modules, schema, strict
 
 
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
-    An ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
+    Agents and environments may come from files beside it, see ``modules``. An
+    ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
     """
-    return from_dict(override(read_yaml(path), overrides), where=str(path))
+    values = modules.placed(override(read_yaml(path), overrides), path.parent)
+    return from_dict(values, where=str(path))
 
 
 def from_dict(values: dict, where: str = "config") -> Any:

@@ -41,7 +41,7 @@ def render(
       CheckpointError: there is no sound checkpoint.
     """
     name = what.as_posix()
-    if what.exists() or name.partition("/")[0] not in envs.ENVS:
+    if what.exists() or not envs.is_named(name):
         return render_run(what, out, member, steps)
     if member is not None:
         raise errors.ConfigError(f"--member {member}: {name} is no run and has none")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pathlib
 import shlex
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from mtrl_jax import errors, metrics
@@ -15,6 +19,32 @@ CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"  # of a run in stages: a folder of theirs
 _TEMPORARY = f".{CONFIG}.tmp"
+
+
+@contextlib.contextmanager
+def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """Returns a new folder ``parent/name-TIME`` that no other process has.
+
+    Of several made in the same second the others are called TIME-2, TIME-3 and so on.
+    It is gone again if nothing was written into it.
+    """
+    stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
+    for i in itertools.count(1):
+        folder = parent / f"{name}-{stamp}{f'-{i}' if i > 1 else ''}"
+        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()  # Atomic: one process alone succeeds.
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            continue  # Another's ``parent`` was empty and is gone.
+        break
+    try:
+        yield folder
+    finally:
+        for empty in (folder, parent):
+            with contextlib.suppress(OSError):  # It is not empty.
+                empty.rmdir()
 
 
 def check_new(folder: pathlib.Path) -> None:
