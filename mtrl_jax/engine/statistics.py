@@ -43,6 +43,18 @@ def init(env: types.Env, env_state: types.Tree, window: int) -> EpisodeStats:
     )
 
 
+def in_own_units(spec: types.EnvSpec, ts: types.TimeStep) -> types.TimeStep:
+    """Returns ``ts`` ``[P, B]`` with rewards as the environments pay them.
+
+    What agents see may be scaled, ``TaskSpec.reward_scale``; what is reported is not.
+    """
+    scales = [task.reward_scale for task in spec.tasks]
+    if all(scale == 1.0 for scale in scales):
+        return ts
+    scale = jnp.asarray(scales, jnp.float32)[jnp.asarray(ts.task)]
+    return ts._replace(reward=ts.reward / scale)
+
+
 def start_chunk(stats: EpisodeStats) -> EpisodeStats:
     """Returns the statistics with the chunk's sums at zero."""
     return stats._replace(chunk=jax.tree.map(jnp.zeros_like, stats.chunk))

@@ -47,13 +47,15 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "num_bits": (1, 100),
     # What is divided by, or a length that has to be one.
     **dict.fromkeys(
-        ("dt", "tau", "length", "m", "l", "masscart", "masspole", "total_mass"),
+        ("length", "m", "l", "masscart", "masspole", "total_mass"),
         (1e-6, 1e6),
     ),
     **dict.fromkeys(
         ("link_length_1", "link_length_2", "link_mass_1", "link_mass_2", "link_moi"),
         (1e-6, 1e6),
     ),
+    **dict.fromkeys(("dt", "tau"), (1e-6, 1.0)),
+    **dict.fromkeys(("link_com_pos_1", "link_com_pos_2"), (0.0, 100.0)),
     **dict.fromkeys(("fail_prob", "reward_prob", "success_rate"), (0.0, 1.0)),
     **dict.fromkeys(("sigma_p", "sigma_l", "torque_noise_max"), (0.0, 1e6)),
     **dict.fromkeys(("circle_radius", "goal_radius", "max_force"), (1e-6, 1e6)),
