@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
-import time
+
+if __name__ == "__main__":
+    # Started by its path: the folder's own random.py and types.py are not Python's.
+    sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or ".."
+
+import contextlib
+import io
+import pathlib
 import warnings
 from collections.abc import Callable
 from typing import Annotated
@@ -12,12 +18,13 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import screen
+from mtrl_jax.training import machine, screen
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # It takes [default: …] for markup.
     help="Populations of RL agents on mixtures of tasks as one compiled JAX program.",
 )
 
@@ -38,13 +45,17 @@ def train(
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax.config import loading
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
+    from mtrl_jax.training import run_folder
 
     settings = loading.load(config, overrides or [])
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = run_dir or pathlib.Path("runs") / f"{config.stem}-{stamp}"
-    with screen.outlived():
-        code = stages.train(settings, folder, where=str(config))
+    machine.check()
+    named = run_folder.claimed(pathlib.Path("runs"), config.stem)
+    with (
+        screen.outlived(),
+        contextlib.nullcontext(run_dir) if run_dir else named as folder,
+    ):
+        code = runs.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
@@ -52,10 +63,11 @@ def train(
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
 
+    machine.check()
     with screen.outlived():
-        code = stages.resume(run, overrides)
+        code = runs.resume(run, overrides)
         typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
@@ -70,9 +82,11 @@ def evaluate(
 ) -> None:
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
-    from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.experiments import runs
+    from mtrl_jax.training import report
 
-    update, tasks = run_folders.evaluate(run, episodes)
+    machine.check()
+    update, tasks = runs.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
         return
@@ -83,30 +97,30 @@ def evaluate(
             low, high = member["interval"]
             typer.echo(
                 f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"[{low:.3f}, {high:.3f}] over {member['episodes']} episodes"
+                f"[{low:.3f}, {high:.3f}] {report.episodes(member)}"
             )
 
 
 @app.command()
 def plot(
-    runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
+    folders: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
-        pathlib.Path, typer.Option(help="the picture of a comparison")
-    ] = pathlib.Path("comparison.png"),
+        pathlib.Path | None,
+        typer.Option(help="one picture of them  [default: comparison.png of several]"),
+    ] = None,
 ) -> None:
-    """Draw a run's pictures; with several runs, one picture that compares them."""
+    """Draw a run's pictures; with several runs, or --out, one that compares them."""
     from mtrl_jax import plots
-    from mtrl_jax.experiments import runs as run_folders
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import reading
 
-    folders = runs if len(runs) > 1 else stages.parts(runs[0])
-    for run in folders:
-        run_folders.check_drawable(run)
-    if len(runs) > 1:
-        typer.echo(plots.compare(runs, out))
+    parts = folders if len(folders) > 1 else reading.parts(folders[0])
+    for folder in parts:
+        reading.check_drawable(folder)
+    if out is not None or len(folders) > 1:
+        typer.echo(plots.compare(parts, out or pathlib.Path("comparison.png")))
         return
-    for run in folders:
-        for path in plots.draw(run):
+    for folder in parts:
+        for path in plots.draw(folder):
             typer.echo(path)
 
 
@@ -126,6 +140,7 @@ def render(
     """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax.experiments import render
 
+    machine.check()
     typer.echo(render.render(run, out, member, steps, seed))
 
 
@@ -145,6 +160,9 @@ def list_(
 def main() -> None:
     """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    # In the locale "C" stdout is ASCII: a name that is not must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)
@@ -152,6 +170,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if line := machine.told(error):
+            _tell(line)
+            sys.exit(1)
         code = _exit_code(error)
         if code is None:
             raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import pathlib
 
 # The scheduler that runs independent parts of a CPU program at the same time loses
 # wake-ups in jaxlib 0.10.2: a training step on three tasks stopped for ever, all worker
@@ -30,6 +32,9 @@ def prepare() -> None:
     Cores as devices and kept memory. A library must not do this to its host, so it does
     not come with the import. It must run before the first computation.
     """
+    # XLA's alarm of a slow compilation looks like an error, and is logged as one. What
+    # fails is raised all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     use_cores()
     keep_memory()
 
@@ -45,8 +50,55 @@ def use_cores() -> None:
     flag = "--xla_force_host_platform_device_count"
     flags = os.environ.get("XLA_FLAGS", "")
     if flag not in flags:
-        cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}={cores}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}={cores()}".strip()
+
+
+def cores(system: str = "/") -> int:
+    """Returns how many cores this process may use at once: affinity and quota.
+
+    A container's quota is not in the affinity: 16 members on a device of each of 16
+    cores that share the time of 2 ran at a fifth of the speed of 2 devices. ``system``
+    is the root of the file system.
+    """
+    affinity = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
+    return max(1, int(min(affinity, _quota(pathlib.Path(system)))))
+
+
+def _quota(system: pathlib.Path) -> float:
+    """Returns the cores' worth of time that the control groups allow; inf without."""
+    try:
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf  # Not Linux.
+    found = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = system / "sys/fs/cgroup" / controllers
+        own = root / path.lstrip("/")
+        # Inside a container the own group is often mounted as the root; every group
+        # above limits too.
+        for group in {root, own, *(p for p in own.parents if root in p.parents)}:
+            found.append(_quota_of(group))
+    return min(found)
+
+
+def _quota_of(group: pathlib.Path) -> float:
+    """Returns the limit of one group, of version 2 or 1."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    try:
+        limit = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return math.inf  # "max"
+    return limit if limit > 0 else math.inf  # Version 1 has -1.
 
 
 def keep_memory() -> bool:

@@ -1,5 +1,6 @@
 """The command line: what each command prints, writes and leaves alone."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import running
 from PIL import Image
 
 import mtrl_jax
-from mtrl_jax import agents, cli, envs, metrics
+from mtrl_jax import agents, cli, envs, metrics, types
+from mtrl_jax.experiments import listing
+from mtrl_jax.training import report
 
 
 def test_help_and_import_do_not_load_jax():
@@ -33,9 +36,14 @@ def test_help_and_import_do_not_load_jax():
 
 
 def test_the_public_names_are_there():
-    """Everything in __all__ can be had, and nothing else."""
+    """Everything in __all__ is a module of that name or what a module calls by it."""
+    assert {"Agent", "Env", "agents", "envs"} <= set(mtrl_jax.__all__)
     for name in mtrl_jax.__all__:
-        assert getattr(mtrl_jax, name) is not None
+        found = getattr(mtrl_jax, name)
+        if inspect.ismodule(found):
+            assert found.__name__ == f"mtrl_jax.{name}"
+        else:
+            assert found.__name__ == name and getattr(types, name) is found
     with pytest.raises(AttributeError, match="Agnet"):
         _ = mtrl_jax.Agnet
 
@@ -128,6 +136,43 @@ def test_plot_draws_a_run(finished):
     for path in paths:
         with Image.open(path) as image:
             assert min(image.size) > 100
+
+
+def test_out_is_obeyed_for_a_single_run_too(finished, tmp_path):
+    """And what can be no picture is one line."""
+    out = tmp_path / "one.png"
+    assert running.mtrl("plot", finished, "--out", out).out.strip() == str(out)
+    assert out.exists()
+    outcome = running.mtrl("plot", finished, "--out", tmp_path / "x.foo")
+    assert outcome.code == 2
+    assert "ends in '.foo'" in outcome.error
+
+
+def test_help_shows_defaults(tmp_path):
+    """Brackets are text, not markup."""
+    assert "[default: runs/CONFIG-TIME]" in running.mtrl("train", "--help").out
+    assert "[default: the best]" in running.mtrl("render", "--help").out
+
+
+def test_no_configs_anywhere_is_said(monkeypatch, tmp_path):
+    """Instead of an empty list; an installation brings its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(listing, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr(listing.sysconfig, "get_path", lambda name: str(tmp_path))
+    outcome = running.mtrl("list", "configs")
+    assert outcome.code == 2
+    assert "there are none in" in outcome.error
+    installed = tmp_path / "share" / "mtrl_jax" / "configs"
+    installed.mkdir(parents=True)
+    (installed / "own.yaml").write_text("# Mine: from the wheel.\n")
+    assert "Mine: from the wheel." in running.mtrl("list", "configs").out
+
+
+def test_a_mean_of_no_episode_has_a_reason():
+    """NaN over 0 episodes: they did not end in time."""
+    member = {"episodes": 0, "unfinished": 4}
+    assert "none of 4 ended in evaluation.max_steps" in report.episodes(member)
+    assert report.episodes({"episodes": 3, "unfinished": 1}) == "over 3 episodes"
 
 
 def test_plot_compares_runs(finished, tmp_path):

@@ -12,13 +12,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1] / "mtrl_jax"
 # its own only, so rooms of one floor never import each other.
 FLOORS = (
     {"types", "errors", "metrics", "xla"},
-    {"losses", "data", "checkpoint", "plots", "tree", "random", "hparams"},
+    {"losses", "data", "checkpoint", "plots", "tree", "random", "hparams", "plugins"},
     {"networks", "envs", "engine"},
     {"agents"},
     {"config"},
     {"training"},
     {"experiments"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -1,5 +1,7 @@
 """The files of a run folder: written, cut, read again."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -243,6 +245,24 @@ def test_a_run_in_use_names_the_process(tmp_path):
         lock.lock(tmp_path).__enter__()
     with lock.lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, number):
+    """The run goes on; any other failure is an error as before."""
+
+    def fail(given):
+        def flock(*_):
+            raise OSError(given, os.strerror(given))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    fail(number)
+    with pytest.warns(UserWarning, match="has no locks"), lock.lock(tmp_path):
+        assert (tmp_path / lock.LOCK).exists()
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        lock.lock(tmp_path).__enter__()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):

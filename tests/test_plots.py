@@ -1,11 +1,17 @@
 """Pictures drawn from a run folder's files alone."""
 
+import os
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import PIL.Image
 import pytest
+import running
 import yaml
 
-from mtrl_jax import metrics, plots
+from mtrl_jax import errors, metrics, plots
 from mtrl_jax.plots import (
     hyperparameters,
     lineage,
@@ -286,3 +292,68 @@ def test_runs_are_compared_by_name(tmp_path):
         plots.compare([], out)
     with pytest.raises(ValueError, match="not a run folder"):
         plots.compare([tmp_path / "nothing"], out)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    """As much of their paths as it takes; the same folder twice is one name."""
+    made = [make_run(tmp_path / n / "run") for n in ("a", "b")]
+    assert run_series.distinct_names(made) == ["a/run", "b/run"]
+    assert run_series.distinct_names([*made, made[0]]) == ["a/run", "b/run", "a/run"]
+    assert run_series.distinct_names(made[:1]) == ["run"]
+    assert plots.compare(made, tmp_path / "both.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x.foo", "ends in '.foo'"), ("folder", "is a folder")]
+)
+def test_an_output_that_is_no_picture_is_refused(tmp_path, name, words):
+    """Before anything is read or drawn."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(errors.ConfigError, match=words):
+        plots.compare([tmp_path / "nothing"], tmp_path / name)
+
+
+def test_runs_without_returns_are_compared_by_what_they_measured(tmp_path):
+    """Two offline stages have losses."""
+    for name in ("a", "b"):
+        with metrics.MetricsWriter(tmp_path / name, tensorboard=False) as writer:
+            writer.write(
+                update=1, env_steps=64, wall_s=1.0, steps_per_s=1.0, compiles=1,
+                metrics={"loss": np.ones(2)}, returns={}, hparams={"lr": np.ones(2)},
+            )  # fmt: skip
+    runs = [run_series.load(tmp_path / name) for name in ("a", "b")]
+    figure = returns.of_runs(runs)
+    assert [a.get_title() for a in figure.axes] == ["loss"]
+    assert _labels(figure) == ["a", "b"]
+    for run in runs:
+        run.rows.metrics.clear()
+    with pytest.raises(ValueError, match="nothing that could be compared"):
+        returns.of_runs(runs)
+
+
+def test_a_users_settings_and_backend_change_nothing(tmp_path):
+    """In a process whose MPLBACKEND is not there and whose matplotlibrc is odd."""
+    run = finished(make_run(tmp_path / "run"))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\n")
+    code = f"from mtrl_jax import plots; print(len(plots.draw({str(run)!r})))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        cwd=tmp_path,
+        env=os.environ
+        | {"MPLBACKEND": "no-such-backend", "PYTHONPATH": str(running.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "5\n", done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_a_final_evaluation_without_episodes_is_drawn_without_warnings(tmp_path):
+    """Means of nothing are NaN."""
+    run = make_run(tmp_path / "run")
+    nothing = [{"member": p, "mean": float("nan"), "episodes": 0} for p in range(8)]
+    found = {name: {"members": nothing} for name in ("Catch", "Breakout")}
+    metrics.write_summary(run, {"tasks": found, "best_member": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (run / "plots" / "tasks.png") in plots.draw(run)

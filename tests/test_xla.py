@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from mtrl_jax import xla
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator of its own")
 def test_kept_memory_is_not_mapped_again():
@@ -53,8 +55,7 @@ def test_every_core_is_a_device_unless_the_user_says_otherwise(given, expected):
 
         before = os.environ["XLA_FLAGS"]
         xla.prepare()
-        print("host_platform" in before, len(jax.devices()), os.process_cpu_count()
-              if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0)))
+        print("host_platform" in before, len(jax.devices()), xla.cores())
     """)
     out = subprocess.run(
         [sys.executable, "-c", program],
@@ -64,3 +65,31 @@ def test_every_core_is_a_device_unless_the_user_says_otherwise(given, expected):
     asked_for, devices, cores = out
     assert asked_for == str(bool(given))
     assert devices == (cores if expected == "cores" else expected)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, 64),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "250000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("3:cpu,cpuacct:/x\n0::/", {"cpu,cpuacct/x/cpu.cfs_quota_us": "400000",
+          "cpu,cpuacct/x/cpu.cfs_period_us": "100000"}, 4),
+        ("3:cpu:/x\n1:memory:/", {"cpu/cpu.cfs_quota_us": "-1",
+          "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "nonsense"}, 64),
+        (None, {}, 64),
+    ],
+)  # fmt: skip
+def test_a_containers_quota_counts(tmp_path, monkeypatch, groups, files, expected):
+    """Of version 1 or 2, of the own group or one above; whole cores, at least one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    if groups is not None:
+        files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+        files["proc/self/cgroup"] = groups
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert xla.cores(str(tmp_path)) == expected

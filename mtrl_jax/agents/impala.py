@@ -50,7 +50,7 @@ class Config:
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
-    normalise_advantages: bool = False  # over a minibatch, as PPO does; the paper not
+    normalise_advantages: bool = False  # by task, as PPO does; the paper not
 
 
 class Hparams(NamedTuple):
@@ -106,6 +106,8 @@ def make(
             rollout.extras.log_prob,
             unrolls.arrivals(rollout, transform, hp.returns),
             hp.vtrace,
+            task=rollout.ts.task[:-1],
+            tasks=len(spec.tasks),
             normalise=config.normalise_advantages,
         )
         more = objective.auxiliary_losses(

@@ -3,7 +3,7 @@
 Several passes of clipped policy-gradient steps over one batch of experience.
 
 Ref: Schulman et al. 2017 (arXiv:1707.06347) with the details the field settled on:
-generalised advantages, normalised per minibatch, gradients clipped by norm. Clipping the
+generalised advantages, normalised per minibatch and task, gradients clipped by norm. Clipping the
 value error is an option and off: the bound has the unit of returns, which differ by task.
 
 Deviations: the rows of a long pass are ordered by an affine bijection of the index instead
@@ -124,6 +124,7 @@ def make(
             out.value,
             batch,
             hp.clipped,
+            tasks=len(spec.tasks),
             normalise=config.normalise_advantages,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
@@ -205,11 +206,12 @@ def surrogate(
     batch: Batch,
     hp: Clipped,
     *,
+    tasks: int,
     normalise: bool,
 ) -> tuple[objective.Terms, dict[str, Array]]:
     """Returns (terms, metrics) of a minibatch ``[L, N]``: surrogate, value error, entropy.
 
-    ``normalise`` gives the live advantages mean 0 and variance 1.
+    ``normalise`` gives the live advantages of each task mean 0 and variance 1.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
 
@@ -218,7 +220,9 @@ def surrogate(
 
     advantage = batch.targets.advantage
     if normalise:
-        advantage = policy_gradient.normalised(advantage, batch.live)
+        advantage = policy_gradient.normalised(
+            advantage, batch.live, batch.ts.task, tasks
+        )
     policy_loss = mean(
         policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
     )

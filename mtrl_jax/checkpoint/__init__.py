@@ -36,6 +36,7 @@ __all__ = [
     "close",
     "latest_step",
     "missing",
+    "newest_whole",
     "open_manager",
     "restore",
     "save",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
+# How often a list of checkpoints that has moved on is read anew.
+_LOOKS = 10
 
 
 @dataclasses.dataclass
@@ -150,6 +153,7 @@ def restore(
     """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
 
     A damaged step is skipped with a warning that names it and the one restored instead.
+    Beside a training that replaces checkpoints while they are read, it looks again.
     Nothing is written or deleted.
 
     Args:
@@ -167,26 +171,22 @@ def restore(
     """
     with failures.one_line("the last checkpoint could not be written"):
         manager.orbax.wait_until_finished()
-    steps = sorted(_steps(manager), reverse=True) if step is None else [step]
-    if not steps or (step is not None and step not in _steps(manager)):
-        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise errors.CheckpointError(f"{what} in {manager.directory}")
-    for index, candidate in enumerate(steps):
+    if step is not None:
+        if step not in _steps(manager):
+            raise errors.CheckpointError(
+                f"no checkpoint of step {step} in {manager.directory}"
+            )
+        return _restore_newest(manager, [step], like)
+    for _ in range(_LOOKS):
+        steps = sorted(_steps(manager), reverse=True)
         try:
-            state, meta = _restore_step(manager, candidate, like)
-        except errors.CheckpointError:
-            raise
-        except Exception as error:
-            # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
-            manager.damaged.add(candidate)
-            rest = steps[index + 1 :]
-            told = f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
-            if not rest:
-                raise errors.CheckpointError(f"{told}; no older one is left") from error
-            warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=2)
-        else:
-            return candidate, state, meta
-    raise AssertionError("unreachable")
+            return _restore_newest(manager, steps, like)
+        except _MovedOnError:
+            continue
+    raise errors.CheckpointError(
+        f"the checkpoints in {manager.directory} are replaced faster than they can be "
+        "read; try again when the run is over"
+    )
 
 
 def close(manager: Manager) -> None:
@@ -195,6 +195,37 @@ def close(manager: Manager) -> None:
         wait(manager)
     finally:
         manager.orbax.close()
+
+
+class _MovedOnError(Exception):
+    """A running training has other checkpoints by now than there were."""
+
+
+def _restore_newest(
+    manager: Manager, steps: list[int], like: Tree
+) -> tuple[int, Tree, dict[str, Any]]:
+    """Returns the first sound one of ``steps``, which go from the newest down."""
+    if not steps:
+        raise errors.CheckpointError(f"no checkpoint in {manager.directory}")
+    for index, candidate in enumerate(steps):
+        try:
+            state, meta = _restore_step(manager, candidate, like)
+        except errors.CheckpointError:
+            raise
+        except Exception as error:
+            # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
+            manager.orbax.reload()
+            if set(_steps(manager)) - set(steps):
+                raise _MovedOnError from error
+            manager.damaged.add(candidate)
+            rest = steps[index + 1 :]
+            told = f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
+            if not rest:
+                raise errors.CheckpointError(f"{told}; no older one is left") from error
+            warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=3)
+        else:
+            return candidate, state, meta
+    raise AssertionError("unreachable")
 
 
 def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:

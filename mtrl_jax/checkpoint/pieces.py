@@ -79,7 +79,7 @@ def manifest_of(folder: pathlib.Path) -> dict[str, list[Piece]]:
       CheckpointError: it names a file that is not in the folder itself.
       OSError, ValueError: it is missing or damaged.
     """
-    content = sealed.unseal(json.loads((folder / MANIFEST).read_text()))
+    content = sealed.unseal(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     found = {
         number: [
             Piece(f, tuple(start), tuple(shape), crc) for f, start, shape, crc in x

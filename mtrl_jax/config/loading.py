@@ -16,30 +16,32 @@ import pydantic
 import yaml
 
 from mtrl_jax import errors
-from mtrl_jax.config import completion, schema, strict
+from mtrl_jax.config import completion, modules, schema, strict
 
 
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
-    An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
+    Agents and environments may come from files beside it, see ``modules``. An
+    ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
     """
-    return from_dict(override(read_yaml(path), overrides), where=str(path))
+    values = modules.placed(override(read_yaml(path), overrides), path.parent)
+    return from_dict(values, where=str(path))
 
 
 def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
-    An ExperimentConfig; of values with ``stages`` a ``stages.Staged``, of values with a
-    ``kind`` the stage that they are.
+    An ExperimentConfig; of values with ``stages`` a ``stage_schema.Staged``, of values of
+    another ``kind`` than online the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
-    if "stages" in values or "kind" in values:
+    if "stages" in values or values.get("kind", "online") != "online":
         from mtrl_jax.config import stage_lists
 
         return stage_lists.from_dict(values, where)
@@ -74,7 +76,7 @@ def read_yaml(path: pathlib.Path) -> dict:
       ConfigError: no such file, not readable, not YAML, or no mapping.
     """
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise errors.ConfigError(f"{path}: cannot be read: {reason}") from None
@@ -83,6 +85,9 @@ def read_yaml(path: pathlib.Path) -> dict:
         line = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or "unreadable"
         raise errors.ConfigError(f"{path}: not valid YAML{line}: {what}") from None
+    except (RecursionError, ValueError) as error:  # Too deep; a date that is none.
+        what = str(error).splitlines()[0] if isinstance(error, ValueError) else "nested"
+        raise errors.ConfigError(f"{path}: not valid YAML: {what}") from None
     if not isinstance(values, dict):
         raise errors.ConfigError(
             f"{path}: a mapping is needed, got {type(values).__name__}"
@@ -104,7 +109,7 @@ def override(values: dict, overrides: Iterable[str]) -> dict:
             raise errors.ConfigError(f"override {item!r}: write key=value")
         try:
             value = yaml.load(text, _Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, ValueError):
             raise errors.ConfigError(
                 f"override {item!r}: the value is not YAML"
             ) from None
@@ -142,7 +147,22 @@ def _copied(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-3 is a float, as everyone who writes it expects."""
+    """YAML 1.2's numbers: 1e-3 is a float, as everyone who writes it expects.
+
+    A key given twice is an error: PyYAML would drop the first without a word.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Returns the mapping; raises ConstructorError for a key that is there twice."""
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            if name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

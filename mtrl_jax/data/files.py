@@ -115,7 +115,7 @@ def checksum(array: np.ndarray, start: int, stop: int) -> int:
 def write_meta(folder: pathlib.Path, meta: dict[str, Any]) -> None:
     """Replaces the folder's description, as one step. Raises OSError."""
     temporary = folder / f".{META}"
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         json.dump(meta, file)
         file.flush()
         os.fsync(file.fileno())
@@ -127,7 +127,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     """Returns the folder's description. Raises DatasetError: none, or not readable."""
     path = folder / META
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
         if version == layout.FORMAT:
             _check_meta(meta)

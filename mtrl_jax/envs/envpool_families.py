@@ -7,6 +7,7 @@ reported. Everything else about a task is read from the pool's own specification
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,9 +52,6 @@ PROTOCOLS: dict[str, Options] = {
 def _atari(options: Options) -> Options:
     if options["colour"] not in ("grey", "rgb"):
         raise ValueError(f"colour: {options['colour']!r} is not one of 'grey', 'rgb'")
-    for field in ("noop_max", "frame_skip", "size", "stack", "max_frames"):
-        if options[field] < 1:
-            raise ValueError(f"{field}: {options[field]} is below 1")
     if not 0.0 <= options["sticky_actions"] < 1.0:
         raise ValueError(
             f"sticky_actions: {options['sticky_actions']} is not in [0, 1)"
@@ -163,8 +161,31 @@ _RESERVED = frozenset(
         "num_threads",
         "frame_stack",
         "episodic_life",
+        # Programs and files of the machine: a config is data.
+        "cfg_path",
+        "wad_path",
+        "vzd_path",
+        "iwad_path",
+        "game_args",
+        "lmp_save_dir",
     }
 )
+# Where a number beyond would end the process, or take all memory.
+_BOUNDS: dict[str, tuple[int, int]] = {
+    "max_steps": (1, 2**31 - 2),
+    "num_threads": (0, 1024),
+    "noop_max": (1, 10_000),
+    "frame_skip": (1, 1_000),
+    "size": (1, 512),
+    "stack": (1, 64),
+    "max_frames": (1, 2**31 - 2),
+    "img_height": (1, 512),
+    "img_width": (1, 512),
+    "stack_num": (1, 64),
+}
+_INT = (-(2**31) + 1, 2**31 - 1)
+# Of the kit's own options those that are not bounded above.
+_UNBOUNDED = frozenset({"mode", "difficulty"})
 
 
 def resolve(
@@ -184,17 +205,21 @@ def resolve(
     errors.check_options(owner, given, sorted(allowed))
     for field, value in given.items():
         _check_type(field, value, allowed[field])
+        _check_value(field, value)
     if "protocol" in defaults:
         protocol = given.get("protocol", defaults["protocol"])
         errors.check("protocol", protocol, PROTOCOLS)
         defaults |= PROTOCOLS[protocol]
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    resolved = {**defaults, **given}
-    if resolved["max_steps"] is not None and resolved["max_steps"] < 1:
-        raise ValueError(f"max_steps: {resolved['max_steps']} is below 1")
-    if resolved["num_threads"] < 0:
-        raise ValueError(f"num_threads: {resolved['num_threads']} is below 0")
-    return resolved
+    return {**defaults, **given}
+
+
+def is_harmless(family: Family, given: Options) -> bool:
+    """Returns whether options of any value that is in bounds work: the kit's own do.
+
+    The pool's own settings may not, see envpool_trial.
+    """
+    return set(given) <= {*COMMON, *family.options} - _UNBOUNDED
 
 
 def settings(family: Family, options: Options) -> Options:
@@ -222,3 +247,16 @@ def _check_type(field: str, value: Any, default: Any) -> None:
     if not right:
         names = " or ".join("null" if k is type(None) else k.__name__ for k in wanted)
         raise ValueError(f"{field}: {value!r} is not of type {names}")
+
+
+def _check_value(field: str, value: Any) -> None:
+    """Raises ValueError for a number that the pool could not hold, a path out of it."""
+    if isinstance(value, list | tuple):
+        for x in value:
+            _check_value(field, x)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        errors.integer(field, value, *_BOUNDS.get(field, _INT))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{field}: got {value!r}, give a finite number")
+    elif isinstance(value, str) and (value.startswith("/") or ".." in value):
+        raise ValueError(f"{field}: got {value!r}, which is a path out of envpool")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mtrl_jax import errors, types
 from mtrl_jax.envs import envpool_families as families
+from mtrl_jax.envs import envpool_trial
 
 # The guarded XLA call and the raw step use private functions of these versions.
 ADMITTED = ("1.2.5", "1.2.7")
@@ -81,6 +82,8 @@ def make(
     cores = len(os.sched_getaffinity(0))
     threads = resolved["num_threads"] or min(cores, batch[0] * batch[1])
     settings = families.settings(families.FAMILIES[family], resolved)
+    if not families.is_harmless(families.FAMILIES[family], options or {}):
+        envpool_trial.check(name, task, settings, options or {})
     try:
         engine = _envpool().make(
             task,

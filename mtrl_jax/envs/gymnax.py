@@ -10,9 +10,10 @@ space become one-hot. MNISTBandit is left out: making it downloads a data set.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,48 @@ from mtrl_jax.envs import core, reference_scores
 _LEFT_OUT = ("MNISTBandit-bsuite",)
 # Constructor arguments that are not numbers a user could write in a config.
 _NOT_OPTIONS = ("action_mapping_key",)
+# Whole numbers count something (a size, an interval) and are from 1 to this, as far as
+# BOUNDS has no others.
+_MOST = 10_000
+BOUNDS: dict[str, tuple[float, float]] = {
+    # Counters are int32, and one more than the limit is counted.
+    "max_steps_in_episode": (1, 2**31 - 2),
+    "t_max": (1, 2**31 - 2),
+    "mapping_seed": (0, 2**31 - 1),
+    "n_distractor": (0, _MOST),
+    "rows": (2, 500),
+    "columns": (1, 500),
+    "size": (1, 100),
+    "maze_size": (5, 99),
+    "rf_size": (1, 99),
+    "width": (4, 500),
+    "height": (4, 500),
+    "num_urchins": (1, 1_000),
+    "num_joints": (1, 100),
+    "num_bits": (1, 100),
+    # What is divided by, or a length that has to be one.
+    **dict.fromkeys(
+        ("length", "m", "l", "masscart", "masspole", "total_mass"),
+        (1e-6, 1e6),
+    ),
+    **dict.fromkeys(
+        ("link_length_1", "link_length_2", "link_mass_1", "link_mass_2", "link_moi"),
+        (1e-6, 1e6),
+    ),
+    **dict.fromkeys(("dt", "tau"), (1e-6, 1.0)),
+    **dict.fromkeys(("link_com_pos_1", "link_com_pos_2"), (0.0, 100.0)),
+    **dict.fromkeys(("fail_prob", "reward_prob", "success_rate"), (0.0, 1.0)),
+    **dict.fromkeys(("sigma_p", "sigma_l", "torque_noise_max"), (0.0, 1e6)),
+    **dict.fromkeys(("circle_radius", "goal_radius", "max_force"), (1e-6, 1e6)),
+    **dict.fromkeys(("max_speed", "max_vel_1", "max_vel_2"), (1e-6, 1e6)),
+}
+_FLOAT = (-1e6, 1e6)
+# The first is below the second.
+_PAIRS = (
+    ("min_position", "max_position"),
+    ("min_action", "max_action"),
+    ("min_lim", "max_lim"),
+)
 
 
 def names() -> list[str]:
@@ -34,18 +77,32 @@ def names() -> list[str]:
     return [name for name in gymnax.registered_envs if name not in _LEFT_OUT]
 
 
+def numbers(name: str) -> dict[str, tuple[float, float]]:
+    """Returns the bounds of every option of ``name`` that is a single number."""
+    import gymnax
+
+    arguments, fields = _options(*gymnax.make(name))
+    kinds = {k: np.asarray(x) for k, x in {**fields, **arguments}.items()}
+    single = {k: x.dtype.kind for k, x in kinds.items() if x.ndim == 0}
+    return {k: _bounds(k, kind) for k, kind in single.items() if kind in "if"}
+
+
 def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """Returns the gymnax environment ``name`` as a PureTask called ``gymnax/name``.
 
     ``options`` are fields of its EnvParams (traced, a curriculum may write them) and
     arguments of its constructor (static sizes, such as DeepSea's ``size``). With another
-    length of episodes there are no reference scores. Raises
-    ValueError for an unknown name or option and for a value of another type.
+    length of episodes there are no reference scores. Raises ValueError for an unknown
+    name or option, a value of another type or out of BOUNDS, and for values that cannot
+    go together.
     """
     import gymnax
 
     errors.check("env", name, names())
     env, params = _configure(gymnax, name, dict(options or {}))
+    if options:
+        with _playable(name, options):
+            _try(env, params)
     action = _action_space(name, env.action_space(params))
     observe = _observe(name, env.observation_space(params))
 
@@ -77,15 +134,33 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     )
 
 
+@contextlib.contextmanager
+def _playable(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns whatever an environment makes of odd options into a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        given = ", ".join(f"{field}={value!r}" for field, value in options.items())
+        raise ValueError(
+            f"options: gymnax/{name} cannot be played with {given} ({said[:120]}); "
+            "give others"
+        ) from error
+
+
+def _try(env: Any, params: Any) -> None:
+    """Traces a reset and a step, which raises what does not fit together."""
+    key = jax.random.key(0)
+    with jax.numpy_rank_promotion("allow"):
+        _, state = jax.eval_shape(env.reset_env, key, params)
+        action = jax.eval_shape(env.action_space(params).sample, key)
+        jax.eval_shape(env.step_env, key, state, action, params)
+
+
 def _configure(gymnax: Any, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """Returns (environment, params) with the options in the place each belongs to."""
     env, params = gymnax.make(name)
-    arguments = {
-        key: parameter.default
-        for key, parameter in inspect.signature(type(env)).parameters.items()
-        if key not in _NOT_OPTIONS
-    }
-    fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
+    arguments, fields = _options(env, params)
     errors.check_options(f"gymnax/{name}", options, [*fields, *arguments])
     static = {
         key: _like(key, options[key], arguments[key])
@@ -93,22 +168,66 @@ def _configure(gymnax: Any, name: str, options: dict[str, Any]) -> tuple[Any, An
         if key in options
     }
     if static:
-        env, params = gymnax.make(name, **static)
+        with _playable(name, options):
+            env, params = gymnax.make(name, **static)
         fields = {key: getattr(params, key) for key in fields}
     traced = {
         key: _like(key, options[key], fields[key]) for key in fields if key in options
     }
-    return env, params.replace(**traced)
+    params = params.replace(**traced)
+    _check_pairs(params)
+    return env, params
+
+
+def _options(env: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the defaults of (static arguments, traced fields)."""
+    arguments = {
+        key: parameter.default
+        for key, parameter in inspect.signature(type(env)).parameters.items()
+        if key not in _NOT_OPTIONS
+    }
+    fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
+    return arguments, fields
+
+
+def _bounds(key: str, kind: str) -> tuple[float, float]:
+    return BOUNDS.get(key, (1, _MOST) if kind == "i" else _FLOAT)
+
+
+def _check_pairs(params: Any) -> None:
+    for low, high in _PAIRS:
+        if hasattr(params, low) and not getattr(params, low) < getattr(params, high):
+            raise ValueError(
+                f"options.{low}: {getattr(params, low)!r} is not below "
+                f"{high}={getattr(params, high)!r}"
+            )
+
+
+def _check_bounds(key: str, value: Any, kind: str) -> None:
+    """Raises ValueError for a number with which the environment means nothing."""
+    low, high = _bounds(key, kind)
+    for x in np.asarray(value, np.float64).ravel():
+        if not low <= x <= high:
+            what = "an integer" if kind == "i" else "a number"
+            raise ValueError(
+                f"options.{key}: got {value!r}, give {what} from {low:g} to {high:g}"
+            )
 
 
 def _like(key: str, value: Any, default: Any) -> Any:
     """Returns an option's value as the kind of its default, or raises ValueError."""
-    array, like = np.asarray(value), np.asarray(default)
+    like = np.asarray(default)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # A list of lists that are not alike.
+        array = np.asarray(None)
     accepted = {"b": "b", "i": "iu", "f": "iuf"}.get(like.dtype.kind, like.dtype.kind)
     if array.dtype.kind not in accepted or array.shape != like.shape:
         raise ValueError(
             f"options.{key}: got {value!r}, give a value like {np.asarray(default).tolist()!r}"
         )
+    if like.dtype.kind in "if":
+        _check_bounds(key, value, like.dtype.kind)
     if like.ndim == 0 and not isinstance(default, jax.Array):
         return type(default)(value)
     return jnp.asarray(array.astype(like.dtype))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from mtrl_jax import errors, types
+from mtrl_jax.config import agent_settings
 from mtrl_jax.data import replay
 from mtrl_jax.engine import sharding
 from mtrl_jax.training import progress
@@ -23,14 +24,15 @@ def room(mesh: sharding.Mesh) -> float:
 
 
 def check_replays(
-    agent: types.Agent, config: Any, slots: int, members: int, mesh: sharding.Mesh
+    agent: types.Agent, config: Any, slots: int, mesh: sharding.Mesh
 ) -> None:
     """Raises ConfigError unless the replays of the members fit their devices.
 
-    ``config`` is the agent's; the largest ``capacity`` of it that fits is named.
+    The largest ``agent.config.capacity`` that fits is named, where there is one.
     """
     if agent.replay is None:
         return
+    members = config.population.size
     each = replay.bytes_of(agent.replay, slots)
     have = room(mesh) * mesh.size
     if each * members <= have:
@@ -39,11 +41,14 @@ def check_replays(
         f"replays of {progress.si(each)}B for each of {members} members need "
         f"{progress.si(each * members)}B, and there is room for {progress.si(have)}B"
     )
-    if hasattr(config, "capacity"):
-        # Bytes are proportional to it, up to a few.
-        most = int(config.capacity * have / (each * members)) // slots * slots
-        line = f"capacity={config.capacity}: {line}; give at most {most}"
-    raise errors.ConfigError(f"agent.config.{line}, or fewer members")
+    capacity = getattr(agent_settings.config(config), "capacity", None)
+    if capacity is None:
+        raise errors.ConfigError(f"agent.name: {line}; give fewer members")
+    # Bytes are proportional to it, up to the sums of priorities.
+    most = int(capacity * have / (each * members)) // slots * slots
+    raise errors.ConfigError(
+        f"agent.config.capacity={capacity}: {line}; give at most {most}, or fewer members"
+    )
 
 
 def _bytes(device: jax.Device) -> int:

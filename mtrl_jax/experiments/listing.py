@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sysconfig
 from collections.abc import Iterator
 
 from mtrl_jax import agents, envs, errors
@@ -14,7 +15,7 @@ def lines(what: str) -> Iterator[str]:
     """Returns the lines for "agents", "envs" or "configs".
 
     Raises:
-      ConfigError: any other word.
+      ConfigError: any other word, or no configs anywhere.
     """
     if what == "agents":
         found = ((name, agents.get(name).INFO) for name in agents.AGENTS)
@@ -22,20 +23,28 @@ def lines(what: str) -> Iterator[str]:
     if what == "envs":
         return iter(envs.names())
     if what == "configs":
-        return (_config_line(path) for path in sorted(_folder().glob("*.yaml")))
+        return (_config_line(path) for path in _configs())
     raise errors.ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
 
 
-def _folder() -> pathlib.Path:
-    """Returns configs/ of the working directory, else of the source checkout."""
-    here = pathlib.Path("configs")
-    if here.is_dir():
-        return here
-    return pathlib.Path(__file__).resolve().parents[2] / "configs"
+def _configs() -> list[pathlib.Path]:
+    """Returns the configs of the working directory, the checkout, or the installation."""
+    folders = (
+        pathlib.Path("configs"),
+        pathlib.Path(__file__).resolve().parents[2] / "configs",
+        pathlib.Path(sysconfig.get_path("data")) / "share/mtrl_jax/configs",
+    )
+    for folder in folders:
+        if found := sorted(folder.glob("*.yaml")):
+            return found
+    looked = ", ".join(str(folder) for folder in folders)
+    raise errors.ConfigError(
+        f"list configs: there are none in {looked}; they come with the source"
+    )
 
 
 def _config_line(path: pathlib.Path) -> str:
     """Returns the path and the first comment of a config."""
-    first = path.read_text().splitlines()[:1]
+    first = path.read_text(encoding="utf-8").splitlines()[:1]
     says = first[0].lstrip("# ") if first and first[0].startswith("#") else ""
     return f"{path!s:40s} {says}"

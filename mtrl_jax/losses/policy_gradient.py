@@ -24,6 +24,14 @@ class Targets(NamedTuple):
     advantage: Array  # weight of grad log pi(a_tm1)
 
 
+class WeightedTargets(NamedTuple):
+    """All ``[T]``, without gradient; ``weight · advantage`` weighs grad log pi(a_tm1)."""
+
+    value: Array  # regression target of v_tm1
+    advantage: Array
+    weight: Array  # clipped importance ratio
+
+
 def vtrace(
     v_tm1: Array,
     v_t: Array,
@@ -35,12 +43,12 @@ def vtrace(
     lambda_: Scalar = 1.0,
     clip_rho: Scalar = 1.0,
     clip_pg_rho: Scalar = 1.0,
-) -> Targets:
-    """Returns V-trace targets and policy-gradient advantages.
+) -> WeightedTargets:
+    """Returns V-trace targets, policy-gradient advantages and their weights.
 
     v_s = V(x_s) + Σ_t (Π_{i<t} γ_i c_i) ρ_t (r_t + γ_t V(x_{t+1}) − V(x_t)) with
     ρ = min(clip_rho, ratio) and c = λ·min(1, ratio); the advantage is
-    min(clip_pg_rho, ratio)·(r + γ v_{s+1} − V(x_s)), where λ < 1 puts
+    r + γ v_{s+1} − V(x_s) and its weight min(clip_pg_rho, ratio), where λ < 1 puts
     λ v_{s+1} + (1 − λ) V(x_{s+1}) in the place of v_{s+1}. All arrays are ``[T]``;
     ``rho_tm1`` is the unclipped ratio π/μ of the action taken.
 
@@ -55,9 +63,10 @@ def vtrace(
     out = rlax.vtrace_td_error_and_advantage(
         v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_, clip_rho, clip_pg_rho
     )
-    return Targets(
+    return WeightedTargets(
         jax.lax.stop_gradient(out.errors + v_tm1),
-        jax.lax.stop_gradient(out.pg_advantage),
+        jax.lax.stop_gradient(out.q_estimate - v_tm1),
+        jax.lax.stop_gradient(jnp.minimum(clip_pg_rho, rho_tm1)),
     )
 
 
@@ -130,13 +139,33 @@ def clipped_value_error(
     return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
 
 
-def normalised(advantage: Array, live: Array) -> Array:
-    """Returns advantages with mean 0 and variance 1 over live steps.
+def normalised(advantage: Array, live: Array, task: Array, tasks: int) -> Array:
+    """Returns advantages with mean 0 and variance 1 over the live steps of each task.
 
-    Costs of entropy and the like then mean the same whatever rewards are worth.
+    All arrays are ``[...]``, ``task`` int in [0, tasks). Costs of entropy and the like
+    then mean the same whatever the rewards of a task are worth.
     """
-    centred = advantage - masked_mean(advantage, live)
-    return centred / (jnp.sqrt(masked_mean(jnp.square(centred), live)) + 1e-8)
+    mean = task_means(advantage, live, task, tasks)
+    centred = advantage - of_task(mean, task)
+    std = jnp.sqrt(task_means(jnp.square(centred), live, task, tasks))
+    return centred / (of_task(std, task) + 1e-8)
+
+
+def task_means(x: Array, live: Array, task: Array, tasks: int) -> Array:
+    """Returns the mean of x over the live steps of each task, ``[tasks]``; 0 of none."""
+    chex.assert_equal_shape([x, live, task])
+    if tasks == 1:
+        return masked_mean(x, live)[None]
+    return jax.vmap(lambda k: masked_mean(x, live & (task == k)))(jnp.arange(tasks))
+
+
+def of_task(per_task: Array, task: Array) -> Array:
+    """Returns each step's own entry of ``per_task`` [tasks], in the shape of ``task``."""
+    return (
+        jnp.broadcast_to(per_task[0], task.shape)
+        if len(per_task) == 1
+        else per_task[task]
+    )
 
 
 def masked_mean(x: Array, live: Array) -> Array:

@@ -235,7 +235,7 @@ def to_json(values: Mapping[str, Any]) -> str:
 def read_summary(run: str | os.PathLike) -> dict[str, Any]:
     """Returns summary.json, {} if there is none yet."""
     path = pathlib.Path(run) / SUMMARY
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _next_step(run: pathlib.Path) -> int:

@@ -40,17 +40,19 @@ def draw(run: str | os.PathLike) -> list[pathlib.Path]:
     data = run_series.load(run)
     folder = pathlib.Path(run) / "plots"
     folder.mkdir(exist_ok=True)
-    drawn = {
-        "returns.png": returns.of_run(data),
-        "hyperparameters.png": hyperparameters.of_run(data),
-        "metrics.png": measures.of_run(data),
-        "tasks.png": tasks.of_run(data),
-        "in_context.png": context_curves.of_run(data),
-        "lineage.png": lineage.of_run(data),
+    makers = {
+        "returns.png": returns.of_run,
+        "hyperparameters.png": hyperparameters.of_run,
+        "metrics.png": measures.of_run,
+        "tasks.png": tasks.of_run,
+        "in_context.png": context_curves.of_run,
+        "lineage.png": lineage.of_run,
     }
-    return [
-        figures.save(f, folder / name) for name, f in drawn.items() if f is not None
-    ]
+    with figures.own_settings():
+        drawn = {name: of_run(data) for name, of_run in makers.items()}
+        return [
+            figures.save(f, folder / name) for name, f in drawn.items() if f is not None
+        ]
 
 
 def compare(runs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathlib.Path:
@@ -59,10 +61,21 @@ def compare(runs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathli
     Each run is its median over members and the band from the 10th to the 90th
     percentile; a task is drawn for the runs that have it.
 
+    Runs in folders of one name are called by what tells them apart. Runs without returns
+    are compared by what they measured.
+
     Raises:
+        ConfigError: ``out`` cannot be a picture.
         ValueError: no run is given, or one of them holds no metrics.
     """
     if not runs:
         raise ValueError("no run to compare; give at least one run folder")
-    figure = returns.of_runs([run_series.load(run) for run in runs])
-    return figures.save(figure, pathlib.Path(out))
+    out = pathlib.Path(out)
+    figures.check_out(out)
+    loaded = [run_series.load(run) for run in runs]
+    names = run_series.distinct_names(runs)
+    with figures.own_settings():
+        figure = returns.of_runs(
+            [run._replace(name=name) for run, name in zip(loaded, names)]
+        )
+        return figures.save(figure, out)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from mtrl_jax import errors
 
 MEDIAN, BEST, REFERENCE, TESTED = "#1f5fa8", "#e08214", "#4d4d4d", "#1b7837"
 _STYLE: Any = {
@@ -31,22 +36,27 @@ _STYLE: Any = {
 
 def panels_of(count: int) -> tuple[Any, list[Any]]:
     """Returns (figure, its ``count`` panels in reading order)."""
-    import matplotlib.pyplot as plt
-
     columns = min(count, 4 if count > 6 else 3)
     lines = math.ceil(count / columns)
     with style():
-        figure, axes = plt.subplots(
-            lines,
-            columns,
-            figsize=(max(4.6, 3.5 * columns), 2.6 * lines + 0.5),
-            layout="constrained",
-            squeeze=False,
-        )
+        size = max(4.6, 3.5 * columns), 2.6 * lines + 0.5
+        figure = new_figure(size)
+        axes = figure.subplots(lines, columns, squeeze=False)
     panels = list(axes.ravel())
     for panel in panels[count:]:
         panel.set_axis_off()
     return figure, panels[:count]
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """Returns an empty figure of so many inches.
+
+    Without pyplot: no backend is chosen, so that neither a notebook's nor a missing one
+    matters.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
@@ -90,23 +100,52 @@ def colours(count: int) -> list[Any]:
 
 
 def style() -> Any:
-    """Returns a context in which pictures look like the kit's, drawn without a display."""
+    """Returns a context in which pictures look like the kit's."""
     import matplotlib
 
-    # No display is needed, or wanted: a training machine has none.
-    matplotlib.use("Agg", force=False)
     return matplotlib.rc_context(_STYLE)
 
 
-def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
-    """Returns ``path`` after writing the figure there and closing it."""
-    import matplotlib.pyplot as plt
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Draws with the kit's settings alone, whatever a user's matplotlib is set to.
 
+    Means of nothing are NaN, and not worth a warning.
+    """
+    # A notebook's MPLBACKEND names one that may be there in the notebook alone.
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        for told in ("Mean of empty slice", "All-NaN", "invalid value", "Degrees of"):
+            warnings.filterwarnings("ignore", told, RuntimeWarning)
+        matplotlib.rcdefaults()
+        yield
+
+
+def check_out(path: pathlib.Path) -> None:
+    """Raises ConfigError unless a picture can be written to ``path``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if path.is_dir():
+        raise errors.ConfigError(f"--out {path}: is a folder; give a file")
+    known = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise errors.ConfigError(
+            f"--out {path}: no picture ends in {path.suffix!r}; there is "
+            f"{', '.join(known)}"
+        )
+
+
+def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
+    """Returns ``path`` after writing the figure there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed: a viewer never sees half a picture.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
     with style():
         figure.savefig(temporary, dpi=150)
-    plt.close(figure)
     os.replace(temporary, path)
     return path

@@ -20,8 +20,6 @@ class Segment(NamedTuple):
 
 def of_run(run: run_series.Run) -> Any:
     """Returns the figure, a row per member; None where there was no round."""
-    import matplotlib.pyplot as plt
-
     if not run.rounds:
         return None
     segments = segments_of(run)
@@ -29,7 +27,8 @@ def of_run(run: run_series.Run) -> Any:
     colours = _ancestor_colours(segments, P)
     with figures.style():
         height = min(1.4 + 0.32 * P, 14)
-        figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
+        figure = figures.new_figure((9, height))
+        axes = figure.subplots()
         _draw(axes, segments, colours)
         survivors = np.unique(run.rounds[-1]["ancestor"].astype(int))
         _number(axes, survivors, colours)

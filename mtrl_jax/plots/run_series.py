@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ def load(run: str | os.PathLike) -> Run:
     if config.exists():
         import yaml
 
-        settings = yaml.safe_load(config.read_text()) or {}
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         search = (settings.get("population") or {}).get("search")
         schedules = (settings.get("agent") or {}).get("schedules") or {}
     return Run(
@@ -54,6 +54,16 @@ def load(run: str | os.PathLike) -> Run:
         _best(rows) if best is None else int(best),
         summary.get("compared") or {},
     )
+
+
+def distinct_names(runs: Sequence[str | os.PathLike]) -> list[str]:
+    """Returns as much of the ends of the paths as tells the runs apart."""
+    parts = [pathlib.Path(run).resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 def curve(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:

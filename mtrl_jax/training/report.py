@@ -86,10 +86,7 @@ def judged(
 
 def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
     """Returns fitness scores [P] of mean returns [P, K] on the host."""
-    low, high, weight = (
-        np.asarray(x) for x in (metric.low, metric.high, metric.weight)
-    )
-    value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
+    value = fitness.task_scores(metric, means)[:, np.asarray(metric.weight) > 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.
         return np.nanmean(value, axis=1)
@@ -156,11 +153,19 @@ def table(values: Mapping[str, Any]) -> str:
         for member in (m for m in task["members"] if m["member"] == best):
             low, high = member["interval"]
             line += (
-                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] over "
-                f"{member['episodes']} episodes"
+                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] {episodes(member)}"
             )
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def episodes(member: Mapping[str, Any]) -> str:
+    """Returns how many episodes a member's mean is of; of none, why."""
+    if member["episodes"] or not member.get("unfinished"):
+        return f"over {member['episodes']} episodes"
+    return (
+        f"over 0 episodes: none of {member['unfinished']} ended in evaluation.max_steps"
+    )
 
 
 def draw(folder: pathlib.Path) -> str:

@@ -18,7 +18,15 @@ import jax
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.config import loading, resuming
 from mtrl_jax.engine import pbt
-from mtrl_jax.training import pace, progress, report, saved_state, scheduler
+from mtrl_jax.training import (
+    notices,
+    pace,
+    progress,
+    report,
+    run_folder,
+    saved_state,
+    scheduler,
+)
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
@@ -57,7 +65,7 @@ class Session:
     @property
     def run_folder(self) -> pathlib.Path:
         """The folder to resume: of a stage, the run's that it is a part of."""
-        return self.folder.parents[1] if hasattr(self.config, "kind") else self.folder
+        return run_folder.whole(self.folder)
 
 
 def begin(
@@ -122,6 +130,8 @@ def go_on(
     session.saved = update
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
+    for line in notices.of_longer(config, changed):
+        session.bar.note(line)
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -181,6 +191,8 @@ def _open(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
+        for line in notices.of(config, length):
+            bar.note(line)
         if program.record is not None:
             bar.note(program.record.told)
         session = Session(

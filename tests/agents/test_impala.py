@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax import agents
 from mtrl_jax.agents import impala
-from mtrl_jax.agents.common import unrolls
+from mtrl_jax.agents.common import unrolls, vtrace
 from mtrl_jax.networks import actor_critic as networks
 
 KEY = jax.random.key(0)
@@ -120,6 +120,40 @@ def test_normalised_advantages_make_the_policys_gradient_scale_free(kit):
     assert not np.allclose(plain["kernel"], heads[0], atol=1e-6)
 
 
+def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
+    """A = [1,1,1,1,1,.5] with ratios [1,1,1,1,1,.01]: the last weighs −0.022.
+
+    Weighed first it would be −2.236, and the trust region would read that number's sign.
+    """
+    ratio = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.01])[:, None]
+    zeros = jnp.zeros((6, 1))
+    arrived = unrolls.Arrivals(
+        jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.5])[:, None], zeros, zeros > 0
+    )
+
+    def policy_loss(log_prob, clip_epsilon):
+        now = unrolls.Evaluated(log_prob, zeros, jnp.zeros((7, 1)))
+        return vtrace.terms(
+            now,
+            log_mu,
+            arrived,
+            vtrace.Hparams(clip_epsilon=clip_epsilon),
+            task=jnp.zeros((6, 1), jnp.int32),
+            tasks=1,
+            normalise=True,
+        )[0].policy_loss
+
+    log_prob = jnp.log(jnp.full((6, 1), 0.005))
+    log_mu = log_prob - jnp.log(ratio)
+    weights = -6 * jax.grad(policy_loss)(log_prob, 0.0)[:, 0]
+    expected = [*[5**-0.5] * 5, -0.01 * 5**0.5]
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+    assert abs(weights[-1] + 0.022) < 1e-3
+    # It has moved that way already: not trusted. The others have not moved.
+    trusted = -6 * jax.grad(policy_loss)(log_prob, 0.2)[:, 0]
+    np.testing.assert_allclose(trusted, [*expected[:5], 0.0], rtol=1e-4, atol=1e-7)
+
+
 def test_wrong_options_are_refused_when_the_agent_is_made(kit):
     """Not at the first update: the error names field and value."""
     spec = kit.probe("both").spec
@@ -127,5 +161,7 @@ def test_wrong_options_are_refused_when_the_agent_is_made(kit):
         impala.make(spec, impala.Config(rewards="tanh"))
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'"):
         impala.make(spec, impala.Config(optimiser="sgd"))
-    with pytest.raises(ValueError, match=r"agent\.name: unknown 'dqn'; one of impala"):
+    with pytest.raises(
+        ValueError, match=r"agent\.name='dqn' is unknown; there is impala"
+    ):
         agents.get("dqn")

@@ -305,3 +305,32 @@ def test_unusable_folders_are_named(tmp_path):
         checkpoint.open_manager(tmp_path / "none", 1, read_only=True)
     with pytest.raises(ValueError, match="keep=0"):
         checkpoint.open_manager(tmp_path / "x", 0)
+
+
+def test_a_list_that_has_moved_on_is_read_again(folder, bits):
+    """A training replaces all that was there when the reader looked: it looks again."""
+    writer = folder(keep=2)
+    _save(writer, 1, 2)
+    reader = folder(keep=2, read_only=True)
+    _save(writer, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step, state, _ = checkpoint.restore(reader, _abstract(_state()))
+    assert step == 4
+    assert bits(state) == bits(_state(4))
+
+
+def test_a_list_that_moves_on_for_ever_is_an_error(folder, monkeypatch):
+    """One line after a few looks, instead of a reader that never comes back."""
+    writer = folder(keep=1)
+    _save(writer, 1)
+    reader = folder(keep=1, read_only=True)
+    restore, steps = checkpoint._restore_step, iter(range(2, 100))
+
+    def replaced(manager, step, like):
+        _save(writer, next(steps))
+        return restore(manager, step, like)
+
+    monkeypatch.setattr(checkpoint, "_restore_step", replaced)
+    with pytest.raises(errors.CheckpointError, match="replaced faster than"):
+        checkpoint.restore(reader, _abstract(_state()))

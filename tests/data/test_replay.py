@@ -226,6 +226,7 @@ def test_a_million_atari_frames_are_below_eight_gigabytes():
     ("changes", "message"),
     [
         ({"capacity": 0}, "capacity: got 0, give at least 1"),
+        ({"capacity": 10**10}, "capacity: got 10000000000, give at most"),
         ({"steps": 1}, "steps: 1 is no transition"),
         ({"frames": 3}, "frames: 3 does not divide the 4 channels"),
     ],

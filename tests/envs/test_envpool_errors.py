@@ -200,12 +200,16 @@ def test_a_program_over_several_devices_is_refused():
         ("Pong-v5", {"colour": "blue"}, "'grey', 'rgb'"),
         ("Pong-v5", {"size": "84"}, "size: '84' is not of type int"),
         ("Pong-v5", {"life_loss": 1}, "life_loss: 1 is not of type bool"),
-        ("Pong-v5", {"noop_max": 0}, "noop_max: 0 is below 1"),
+        ("Pong-v5", {"noop_max": 0}, "noop_max: got 0, give an integer from 1"),
         ("Pong-v5", {"sticky_actions": 1.0}, "not in"),
         ("Pong-v5", {"protocol": "nop"}, "did you mean noop"),
         ("CartPole-v1", {"max_step": 5}, "did you mean max_steps"),
-        ("CartPole-v1", {"max_steps": 0}, "max_steps: 0 is below 1"),
-        ("CartPole-v1", {"num_threads": -1}, "num_threads: -1 is below 0"),
+        ("CartPole-v1", {"max_steps": 0}, "max_steps: got 0, give an integer from 1"),
+        (
+            "CartPole-v1",
+            {"num_threads": -1},
+            "num_threads: got -1, give an integer from 0",
+        ),
         ("CheetahRun-v1", {"task_name": "walk"}, "no option 'task_name'"),
         ("Go9x9-v1", {}, "family 'pgx' is not supported"),
         ("MyWayHome-v1", {}, "drops the reward"),
@@ -297,3 +301,50 @@ def test_the_record_of_a_pool_is_plain_json_and_makes_it_again():
     assert again == record
     pool = envpool_pool.make("Pong-v5", (2, 3), record["options"], record["seed"])
     assert list(pool.engine.config["env_seed"]) == record["seeds"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("CartPole-v1", {"max_steps": 2**31}, "max_steps: got 2147483648"),
+        (
+            "Pong-v5",
+            {"size": 100_000},
+            "size: got 100000, give an integer from 1 to 512",
+        ),
+        ("Pong-v5", {"mode": 77}, r"refuses .*mode.* options mode=77; give others"),
+        ("FrozenLake-v1", {"size": 0}, "size: got 0"),
+        ("MiniGrid-Empty-5x5-v0", {"size": 1}, r"crashes \(SIGABRT\) .*size=1"),
+        ("Catch-v0", {"height": 0}, r"crashes \(SIGSEGV\) .*height=0"),
+        ("Catch-v0", {"width": 10**5, "height": 10**5}, "bad_alloc"),
+        ("CartPole-v1", {"reward_threshold": float("nan")}, "give a finite number"),
+        ("Ant-v4", {"xml_file": "/etc/passwd"}, "a path out of envpool"),
+        ("Ant-v4", {"xml_file": "../ant.xml"}, "a path out of envpool"),
+        ("D1Basic-v1", {"vzd_path": "/bin/true"}, "has no option 'vzd_path'"),
+    ],
+)
+def test_a_value_that_could_end_the_process_is_refused(task, options, words):
+    """Bounded, or tried in a child; no config names a file or program of the machine."""
+    with pytest.raises(ValueError, match=words):
+        envpool_pool.make(task, (1, 1), options, 0)
+
+
+def test_a_value_that_works_is_tried_once_and_used():
+    """The second pool of the same settings costs nothing more."""
+    from mtrl_jax.envs import envpool_trial
+
+    envpool_trial._problem.cache_clear()
+    for _ in range(2):
+        pool = envpool_pool.make("Catch-v0", (1, 2), {"height": 7, "width": 6}, 0)
+        assert pool.engine.spec.observation_space.shape[-2:] == (7, 6)
+    assert envpool_trial._problem.cache_info().misses == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 512])
+def test_the_kits_own_bounds_hold_at_their_ends(size):
+    """Options that no child tries play at their smallest and largest."""
+    options = {"size": size, "stack": 64 if size > 1 else 1, "frame_skip": 1000}
+    pool = envpool_pool.make("Pong-v5", (1, 2), options | {"noop_max": 10_000}, 0)
+    pool.engine.reset()
+    pool.engine.step(np.zeros(2, np.int32))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import envs, random
+from mtrl_jax import envs, random, types
 from mtrl_jax.envs import gymnax as adapter
 
 CASES = [
@@ -97,3 +97,64 @@ def test_minatar_planes_stay_binary_and_small():
     assert (spec.random_score, spec.reference_score) == (0.38, 28.0)
     short = adapter.task("Breakout-MinAtar", {"max_steps_in_episode": 9}).spec
     assert (short.random_score, short.reference_score) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("CartPole-v1", {"max_steps_in_episode": -5}, "from 1 to 2.14748e"),
+        ("CartPole-v1", {"max_steps_in_episode": 2**31}, "got 2147483648"),
+        ("CartPole-v1", {"masspole": 0}, "got 0, give a number from 1e-06"),
+        ("CartPole-v1", {"gravity": float("nan")}, "got nan, give a number"),
+        ("DeepSea-bsuite", {"size": 0}, "got 0, give an integer from 1 to 100"),
+        ("DeepSea-bsuite", {"size": 10**6}, "got 1000000"),
+        ("MemoryChain-bsuite", {"memory_length": 0}, "got 0, give an integer from 1"),
+        (
+            "FrozenLake-misc",
+            {"map_name": "5x5"},
+            "cannot be played with map_name='5x5'",
+        ),
+        ("FrozenLake-misc", {"reward_schedule": [1, 2]}, "give a value like"),
+        ("FrozenLake-misc", {"reward_schedule": [[1], 2, 3]}, "give a value like"),
+        ("MountainCar-v0", {"min_position": 0.6}, "not below max_position=0.6"),
+        ("FourRooms-misc", {"fail_prob": 1.5}, "from 0 to 1"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(name, options, words):
+    """One line with the option and its bounds, in place of NaN or an error of another."""
+    with pytest.raises(ValueError, match="options") as caught:
+        adapter.task(name, options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+NUMBERS = [
+    (name, field, end)
+    for name in adapter.names()
+    for field in adapter.numbers(name)
+    for end in (0, 1)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "field", "end"), NUMBERS)
+def test_values_at_the_ends_of_their_bounds_are_finite(name, field, end):
+    """Or are refused because they do not go with the defaults of others."""
+    value = adapter.numbers(name)[field][end]
+    try:
+        env = envs.make(f"gymnax/{name}", (1, 1), {field: value})
+    except ValueError as error:
+        assert "options" in str(error)
+        return
+
+    @jax.jit
+    def run(key):
+        start = env.reset(key, env.params)
+        action = jnp.zeros((50, *one.shape), one.dtype)
+        step = lambda at, a: env.step(at[0], a, env.params)  # noqa: E731
+        return jax.lax.scan(lambda at, a: (step(at, a), at[1]), start, action)[1]
+
+    one = types.action_shape(env.spec.action)
+    one = jax.ShapeDtypeStruct((1, 1, *one.shape), one.dtype)
+    ts = run(random.roots(0, 1))
+    assert all(np.isfinite(x).all() for x in (*ts.obs.values(), ts.reward))

@@ -53,7 +53,7 @@ def test_vtrace_gives_the_golden_vectors(ratio, clip, value, advantage):
     )
     out = vtrace(*stream, clip_rho=clip, clip_pg_rho=clip)
     np.testing.assert_allclose(out.value, value, atol=1e-6)
-    np.testing.assert_allclose(out.advantage, advantage, atol=1e-6)
+    np.testing.assert_allclose(out.weight * out.advantage, advantage, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,7 +74,8 @@ def test_vtrace_is_its_definition_episode_by_episode(hp, seed):
     for part in episodes(stream):
         value, advantage = vtrace_oracle(cut(stream, part), **hp)
         np.testing.assert_allclose(out.value[part], value, atol=2e-5)
-        np.testing.assert_allclose(out.advantage[part], advantage, atol=2e-5)
+        weighted = (out.weight * out.advantage)[part]
+        np.testing.assert_allclose(weighted, advantage, atol=2e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -398,7 +399,8 @@ def without_ratio(stream):
 
 def call(loss, stream):
     if loss == "vtrace":
-        return policy_gradient.vtrace(*stream)
+        out = policy_gradient.vtrace(*stream)
+        return policy_gradient.Targets(out.value, out.weight * out.advantage)
     return policy_gradient.gae(*without_ratio(stream), lambda_=0.8)
 
 
@@ -435,14 +437,34 @@ def gae_oracle(s, lambda_):
 
 def test_normalised_advantages_ignore_scale_and_dead_steps():
     """Mean 0 and variance 1 over live steps, whatever the reward's unit; 0 stays 0."""
-    live = jnp.array([True, True, False, True])
+    live, task = jnp.array([True, True, False, True]), jnp.zeros(4, jnp.int32)
     advantage = jnp.array([1.0, -2.0, 1e6, 4.0])
-    found = np.asarray(policy_gradient.normalised(advantage, live))[np.asarray(live)]
+    found = policy_gradient.normalised(advantage, live, task, 1)
+    found = np.asarray(found)[np.asarray(live)]
     np.testing.assert_allclose([found.mean(), found.std()], [0.0, 1.0], atol=1e-6)
-    scaled = policy_gradient.normalised(100.0 * advantage, live)
+    scaled = policy_gradient.normalised(100.0 * advantage, live, task, 1)
     np.testing.assert_allclose(np.asarray(scaled)[np.asarray(live)], found, rtol=1e-5)
-    nothing = policy_gradient.normalised(jnp.zeros(4), live)
+    nothing = policy_gradient.normalised(jnp.zeros(4), live, task, 1)
     np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_each_task_has_its_advantages_normalised_on_its_own():
+    """A loud task takes nothing from a quiet one; a task without live steps is left."""
+    task = jnp.array([0, 1, 0, 1, 0, 1, 2])
+    live = jnp.array([True, True, True, True, True, False, False])
+    advantage = jnp.array([1.0, 100.0, 3.0, 300.0, 5.0, 7e5, 9.0])
+    found = policy_gradient.normalised(advantage, live, task, 4)
+    std = np.sqrt(8 / 3)
+    expected = [-2 / std, -1.0, 0.0, 1.0, 2 / std]
+    np.testing.assert_allclose(found[:5], expected, atol=1e-6)
+    for own in (0, 1):
+        mine = np.asarray(task) == own
+        alone = policy_gradient.normalised(
+            advantage[mine], live[mine], jnp.zeros(3, jnp.int32), 1
+        )
+        np.testing.assert_allclose(found[mine], alone, rtol=1e-6)
+    means = policy_gradient.task_means(advantage, live, task, 4)
+    np.testing.assert_allclose(means, [3.0, 200.0, 0.0, 0.0])
 
 
 def test_trusted_steps_are_those_with_a_gradient_in_the_clipped_surrogate():

@@ -34,15 +34,19 @@ def terms(
     arrived: unrolls.Arrivals,
     hp: Hparams,
     *,
+    task: Array,
+    tasks: int,
     normalise: bool = False,
 ) -> tuple[objective.Terms, dict[str, Array]]:
     """Returns (terms, metrics): policy gradient, value error and entropy of live steps.
 
-    mean(−A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A and
-    targets v. ``log_mu`` [T, B] are the behaviour's log-probabilities. ``normalise``
-    gives the live advantages mean 0 and variance 1; ``clip_epsilon`` above 0 takes out
-    the steps whose policy has moved that far already. The metrics are ``rho`` and
-    ``value``, means over live steps.
+    mean(−ρ A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A, their
+    weights ρ and targets v. ``log_mu`` [T, B] are the behaviour's log-probabilities,
+    ``task`` [T, B] is one of ``tasks``. ``normalise`` gives the live advantages of each
+    task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
+    has moved that far already. Both come before the weights, which would otherwise
+    change what is near the mean, and the sign that trust depends on. The metrics are
+    ``rho`` and ``value``, means over live steps.
     """
     r_t, discount_t, first_t = arrived
     log_ratio = now.log_prob - log_mu
@@ -67,8 +71,9 @@ def terms(
 
     advantage = targets.advantage
     if normalise:
-        advantage = policy_gradient.normalised(advantage, ~first_t)
+        advantage = policy_gradient.normalised(advantage, ~first_t, task, tasks)
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
+    advantage = targets.weight * advantage
     found = objective.Terms(
         policy_loss=mean(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
         value_loss=mean(0.5 * jnp.square(targets.value - v_tm1)),
