@@ -46,9 +46,11 @@ def test_every_chunk_has_one_row(finished):
         assert {"loss", "entropy", "length/probe/action"} <= row["metrics"].keys()
         for group in ("metrics", "returns"):
             assert all(len(values) == 4 for values in row[group].values())
-        assert row["steps_per_s"] > 0
     wall = [row["wall_s"] for row in rows]
     assert wall == sorted(wall)
+    # For how long a chunk that was compiled ran can be unknown.
+    rates = [row["steps_per_s"] for row in rows[1:]]
+    assert all(rate is None or rate > 0 for rate in rates) and any(rates)
 
 
 def test_members_are_tested_and_compared_when_the_config_says(finished):
