@@ -23,7 +23,7 @@ def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
     Agents and environments may come from files beside it, see ``modules``. An
-    ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
+    ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
@@ -35,13 +35,13 @@ def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
 def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
-    An ExperimentConfig; of values with ``stages`` a ``stages.Staged``, of values with a
-    ``kind`` the stage that they are.
+    An ExperimentConfig; of values with ``stages`` a ``stage_schema.Staged``, of values of
+    another ``kind`` than online the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
-    if "stages" in values or "kind" in values:
+    if "stages" in values or values.get("kind", "online") != "online":
         from mtrl_jax.config import stage_lists
 
         return stage_lists.from_dict(values, where)

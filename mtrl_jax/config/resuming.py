@@ -48,7 +48,7 @@ def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
       ConfigError: naming the first setting that would need another program or state.
     """
     changed = differences(old, new)
-    may_change = _OF_KIND.get(getattr(new, "kind", "online"), RESUMABLE)
+    may_change = _OF_KIND.get(new.kind, RESUMABLE)
     for name, (was, now) in changed.items():
         if modules.has_moved(name, was, now):
             continue
