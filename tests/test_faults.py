@@ -8,6 +8,7 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, errors, hparams, metrics
+from mtrl_jax.config import loading
 from mtrl_jax.experiments import build, kinds, online, reading, runs
 from mtrl_jax.training import lock, loop, run_folder
 
@@ -108,16 +109,17 @@ BAD = [
 
 @pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
 def test_a_bad_setting_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
-    """Exit code 2, one line with field, value and a way out, no traceback, no folder."""
+    """A ConfigError, one line with field, value and a way out, and no folder."""
     run = tmp_path / "run"
     config = running.write(tmp_path / "tiny.yaml")
     given = _split(overrides)
-    outcome = running.mtrl("train", config, *given, "--run-dir", run)
-    assert outcome.code == 2
-    missing = [word for word in words.split() if word not in outcome.error]
-    assert not missing, outcome.error
-    if not outcome.error.startswith("mtrl: override "):
-        assert outcome.error.startswith(f"mtrl: {config}: ")
+    with pytest.raises(errors.ConfigError) as refused:
+        runs.train(loading.load(config, given), run, where=str(config))
+    line = str(refused.value)
+    assert "\n" not in line
+    missing = [word for word in words.split() if word not in line]
+    assert not missing, line
+    assert line.startswith(("override ", f"{config}: "))
     assert not run.exists()
 
 
@@ -157,13 +159,18 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
     assert not run.exists()
 
 
-def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path):
+@pytest.mark.parametrize(
+    "override", ["population.size=3", "nothing.here=3", "agent.name=impalla"]
+)
+def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path, override):
     """In a process of its own: one line on stderr, exit code 2, nothing on disk."""
     config, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "run"
-    process = running.start("train", config, "population.size=3", "--run-dir", run)
+    process = running.start("train", config, override, "--run-dir", run)
     outcome = running.ended(process)
     assert outcome.code == 2
-    assert "population.size=3" in outcome.error
+    field = override.partition("=")[0]
+    # A name in a section that is not there: the section.
+    assert field.removesuffix(".here") in outcome.error
     assert outcome.out == ""
     assert not run.exists()
 
