@@ -8,9 +8,8 @@ Actor-Learner Architectures" (arXiv:1802.01561).
 
 Deviations from the paper: losses are means over live steps instead of sums over time and
 batch, so that a setting carries over between batch sizes. A sum over N = T·B steps with
-RMSProp epsilon e (inside the square root, as in the authors' program) and gradient-norm
-bound g is, here, rmsprop_eps √e/N and bound g/N: the paper's Atari values 0.01 and 40 at
-N = 640 are 1.6e-4 and 0.0625.
+RMSProp epsilon e and gradient-norm bound g is, here, rmsprop_eps e/N² and bound g/N. The
+defaults are the paper's for Atari (0.01 and 40 at N = 640), for RMSProp.
 """
 
 from __future__ import annotations
@@ -56,9 +55,7 @@ class Config:
 class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
-    optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
-    )
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()

@@ -15,7 +15,8 @@ Ref: Czarnecki et al. 2018, "Mix&Match: Agent Curricula for Reinforcement Learni
 
 Deviations: the teacher of a matching term gets no gradient from it by default
 (``teacher_learns``); the entropy bonus is that of the mixture, the paper does not say;
-with more than two components ``alpha`` is a way along the list (losses/mixing.py).
+with more than two components ``alpha`` is a way along the list (losses/mixing.py); where
+all actions of a component are illegal the others have its weight, and it teaches nothing.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ class Hparams(NamedTuple):
 
     alpha: Share = 0.0  # 0: the first component alone, 1: the last alone
     matching_cost: Amount = 1.0
-    optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
-    )
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
@@ -157,12 +156,16 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         outputs = jax.tree.map(lambda x: x[0], outputs)
         policies = network.policies(outputs, ts.action_mask, hp.temperature)
         choice_key, action_key = jax.random.split(key)
-        planned = control.planned(hp.alpha, ts.task)
+        possible = network.possible(ts.action_mask)
+        planned = control.planned(hp.alpha, ts.task, possible)
         drawn = Mixture(policies, planned, spec.action).draw(choice_key)
         choice = control.choose(carry.choice, drawn, ts.first)
-        acting = Mixture(policies, control.acting(planned, choice), spec.action)
+        weights = control.acting(planned, choice, possible)
+        acting = Mixture(policies, weights, spec.action)
         action, log_prob = acting.sample_and_log_prob(action_key)
-        value = mixing.mixed_value(control.baseline(planned, choice), _values(outputs))
+        value = mixing.mixed_value(
+            control.baseline(planned, choice, possible), _values(outputs)
+        )
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
     loss = make_loss(spec, config, network, control)
@@ -222,12 +225,13 @@ def make_loss(
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
-        matching = mean(match(control.pairs(hp.alpha, task)))
+        possible = network.possible(rollout.ts.action_mask[:-1])
+        matching = mean(match(control.pairs(hp.alpha, task, possible)))
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
         beside = {
-            "kl": mean(match(control.all_pairs(task))),
+            "kl": mean(match(control.all_pairs(task, possible))),
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
@@ -236,10 +240,13 @@ def make_loss(
     def in_control(outputs, policies, rollout, hp):
         """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""
         choice = rollout.extras.choice
-        planned = control.planned(hp.alpha, rollout.ts.task)
-        weights = control.acting(planned[:-1], choice)
+        possible = network.possible(rollout.ts.action_mask)
+        planned = control.planned(hp.alpha, rollout.ts.task, possible)
+        weights = control.acting(planned[:-1], choice, possible[:-1])
         after = jnp.concatenate([choice, choice[-1:]])
-        value = mixing.mixed_value(control.baseline(planned, after), _values(outputs))
+        value = mixing.mixed_value(
+            control.baseline(planned, after, possible), _values(outputs)
+        )
         return Mixture(policies, weights, spec.action), value
 
     return loss

@@ -61,7 +61,7 @@ class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
     optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=2.5e-4, adam_eps=1e-5, rmsprop_eps=1e-5
+        learning_rate=2.5e-4, adam_eps=1e-5, rmsprop_eps=1e-10
     )
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()

@@ -13,10 +13,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.agents.common import objective, unrolls
+from mtrl_jax.agents.common import objective, optimiser, unrolls
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array
+
+
+# The paper's for Atari, where a loss is a sum over 640 steps: rate 6e-4, norm 40,
+# RMSProp's eps 0.01.
+OPTIMISER = optimiser.Hparams(
+    learning_rate=6e-4,
+    max_grad_norm=40 / 640,
+    adam_eps=1.6e-4,
+    rmsprop_eps=0.01 / 640**2,
+)
 
 
 class Hparams(NamedTuple):
