@@ -86,6 +86,8 @@ def make(
     config: NetworkConfig,
     components: Sequence[Component],
     share: Sequence[str],
+    *,
+    num_values: int | None = None,
 ) -> Networks:
     """Returns the networks of ``components`` for environments of ``spec``.
 
@@ -95,7 +97,7 @@ def make(
     """
     parts = plan(spec, config, components, share)
     nets = tuple(part.net for part in parts)
-    module = network_module.ActorCritics(nets, spec.action, len(spec.tasks))
+    module = network_module.ActorCritics(nets, spec.action, len(spec.tasks), num_values)
 
     def init(key):
         inputs = (initial_state(1), *network_module.dummy(spec))
