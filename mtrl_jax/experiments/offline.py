@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import errors, hparams, random, types
+from mtrl_jax import errors, types
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
-from mtrl_jax.experiments import checks, online, reporters, selection
+from mtrl_jax.experiments import build, checks, reporters, selection
 from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
@@ -55,11 +55,7 @@ def make_program(
     """
     agent = make_agent(config, spec)
     training, members = config.training, config.population.size
-    keys = random.roots(config.seed, members)
-    mesh = sharding.make_mesh(members, 1, online.devices(members, True))
-    initial, lineage = online.on_devices(
-        (online.initial_hparams(config, keys), pbt.init(members)), mesh, members
-    )
+    place = build.placement(config, 1)
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
 
     def sample(key: types.Key, data: windows.Data) -> types.Rollout:
@@ -71,36 +67,31 @@ def make_program(
         members=members,
         updates_per_chunk=training.updates_per_chunk,
         metric=score,
-        at_once=config.population.at_once or online.members_at_once(mesh),
-        mesh=mesh,
+        at_once=place.at_once,
+        mesh=place.mesh,
     )
-
-    def init(hp: Tree) -> offline_runner.OfflineState:
-        state = jax.jit(runner.init)(keys, hp)
-        return online.on_devices(state, mesh, members)
 
     @functools.cache
     def data() -> tuple[windows.Data, windows.Data | None]:
-        return load(config, folder, mesh)
+        return load(config, folder, place.mesh)
 
-    chunk, measure = online.keeping_layout(runner.chunk), jax.jit(runner.measure)
+    chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
-        return measure(
-            state, hparams.override(hp, config.evaluation.hparams), data()[1]
-        )
+        changed = build.with_evaluation_hparams(config, hp)
+        return measure(state, changed, data()[1])
 
-    return Program(
+    return build.assemble(
+        config,
+        place,
+        init=runner.init,
+        chunk=lambda state, hp: chunk(state, hp, data()[0]),
+        compiled=False,
         spec=expert_labels.without(spec),
         agent=agent,
         batch=(members, training.batch),
-        pure=True,
         run_length=_run_length(config),
         reporter=reporters.of_losses(score, held_out),
-        hparams=initial,
-        lineage=lineage,
-        init=init,
-        chunk=lambda state, hp: chunk(state, hp, data()[0]),
         evaluate=evaluate if held_out else None,
         pbt_round=_make_round(config),
         metric=None,
@@ -124,8 +115,8 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
             "behaviour_cloning"
         )
     label, spec = spec.obs.get(types.OPTIMAL), expert_labels.without(spec)
+    agent = build.make_agent(config, spec)
     with errors.at("agent.config"):
-        agent = module.make(spec, agent_settings.config(config))
         checks.check_learns_from_rollouts(
             agent, config, spec, training.batch, training.unroll_length
         )

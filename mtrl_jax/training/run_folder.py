@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pathlib
 import shlex
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from mtrl_jax import errors, metrics
@@ -13,14 +17,40 @@ from mtrl_jax.training import lock
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"  # of a run in stages: a folder of theirs
 _TEMPORARY = f".{CONFIG}.tmp"
 
 
-def check_new(folder: pathlib.Path) -> None:
-    """Returns nothing if a run may begin in ``folder``.
+@contextlib.contextmanager
+def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """Returns a new folder ``parent/name-TIME`` that no other process has.
 
-    Raises:
-      ConfigError: it is a file, holds a run already, or holds something else.
+    Of several made in the same second the others are called TIME-2, TIME-3 and so on.
+    It is gone again if nothing was written into it.
+    """
+    stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
+    for i in itertools.count(1):
+        folder = parent / f"{name}-{stamp}{f'-{i}' if i > 1 else ''}"
+        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()  # Atomic: one process alone succeeds.
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            continue  # Another's ``parent`` was empty and is gone.
+        break
+    try:
+        yield folder
+    finally:
+        for empty in (folder, parent):
+            with contextlib.suppress(OSError):  # It is not empty.
+                empty.rmdir()
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Raises ConfigError unless a run may begin in ``folder``.
+
+    It may not where that is a file, holds a run already, or holds something else.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -46,17 +76,16 @@ def check_new(folder: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path, config: Any) -> None:
-    """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
+    """Write config.yaml, or leave it as it was: a run needs one."""
     temporary = folder / _TEMPORARY
     temporary.write_text(loading.dump(config), encoding="utf-8")
     os.replace(temporary, folder / CONFIG)
 
 
 def check_untrained(folder: pathlib.Path) -> None:
-    """Returns nothing if a run without checkpoints never had one.
+    """Raises ConfigError unless a run without checkpoints never had one.
 
-    Raises:
-      ConfigError: it has rows, which no run has before its first checkpoint.
+    No run has rows before its first checkpoint.
     """
     rows = folder / metrics.METRICS
     if rows.exists() and rows.stat().st_size:
@@ -69,3 +98,16 @@ def no_checkpoint(folder: pathlib.Path) -> errors.ConfigError:
         f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
         "has one"
     )
+
+
+def is_done(folder: Any) -> bool:
+    """Returns whether the summary in ``folder`` is that of a run that has ended."""
+    summary = metrics.read_summary(folder)
+    return bool(summary) and summary.get("complete", True)
+
+
+def whole(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the run that ``folder`` is a stage of, else ``folder``."""
+    stages, run = folder.absolute().parents[:2]
+    is_stage = stages.name == STAGES and (run / CONFIG).is_file()
+    return run if is_stage else folder

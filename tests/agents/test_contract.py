@@ -1,5 +1,7 @@
 """What every agent promises; a new line in AGENTS is tested without a line here.
 
+So is an agent from outside the package, ``tests/outside/reinforce.py``.
+
 An agent's tests share what is compiled for it and run in one process: a recurrent
 network on a mixture of probes, one program for each other action space.
 """
@@ -33,8 +35,10 @@ UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 
+NAMES = [*agents.AGENTS, "outside.reinforce"]
+
 pytestmark = pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=pytest.mark.xdist_group(x)) for x in agents.AGENTS]
+    "name", [pytest.param(x, marks=pytest.mark.xdist_group(x)) for x in NAMES]
 )
 KEY = jax.random.key(11)
 
