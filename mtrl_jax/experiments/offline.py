@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -21,13 +20,10 @@ from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
-from mtrl_jax.experiments import build, checks, reporters, selection
+from mtrl_jax.experiments import build, checks, device_memory, reporters, selection
 from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
-
-# How much of a device's memory a dataset may take; a training step needs some too.
-_SHARE = 0.7
 
 
 def spec_in(folder: pathlib.Path) -> types.EnvSpec:
@@ -155,7 +151,7 @@ def load(
     except (errors.DatasetError, ValueError) as error:
         raise errors.RunError(f"{folder}: {error}") from None
     need = sum(windows.device_bytes(found, part) for part in kept)
-    room = _SHARE * _memory(mesh.devices.ravel()[0]) / _copies(mesh)
+    room = device_memory.room(mesh)
     if need > room:
         raise errors.RunError(
             f"{folder}: {progress.si(need)}B do not fit a device, which has room for "
@@ -210,16 +206,3 @@ def _make_round(config: stage_schema.OfflineStage) -> Any:
         return pbt.Fitness(-loss, finite & jnp.isfinite(loss), enough)
 
     return selection.round_of(config.population, judge, lambda state, *_: state)
-
-
-def _memory(device: jax.Device) -> int:
-    """Returns the bytes of a device; of a CPU, of the machine."""
-    known = device.memory_stats() or {}
-    if "bytes_limit" in known:
-        return known["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _copies(mesh: sharding.Mesh) -> int:
-    """Returns how many copies of the data share one memory: CPU devices are cores."""
-    return mesh.size if mesh.devices.ravel()[0].platform == "cpu" else 1

@@ -17,7 +17,14 @@ from mtrl_jax.engine import (
     fused_runner,
     host_runner,
 )
-from mtrl_jax.experiments import build, checks, environments, reporters, selection
+from mtrl_jax.experiments import (
+    build,
+    checks,
+    device_memory,
+    environments,
+    reporters,
+    selection,
+)
 from mtrl_jax.training.program import Program, Recording, RunLength
 
 
@@ -49,6 +56,7 @@ def make_program(
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
     place = build.placement(config, batch[1], world.pure)
+    device_memory.check_replays(agent, config, batch[1], place.mesh)
     runner = make_runner(
         config, agent, world, place, judged=metric.measure, record=record is not None
     )

@@ -14,7 +14,7 @@ import optax
 from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Scalar
 
-KINDS = ("adam", "rmsprop")
+KINDS = ("adam", "rmsprop", "rmsprop_centred")
 # RMSProp's second moment at the start, in units of eps: in the program of IMPALA it is 1
 # and eps, on Atari, 0.01. Both scale with the square of the gradient's unit.
 _START = 100.0
@@ -49,7 +49,8 @@ def make(
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
     ``steps_per_update`` optimiser steps each. RMSProp decays its second moment at 0.99
     from 100 eps, without momentum, and adds eps inside the square root, as TensorFlow
-    does; Adam uses (0.9, 0.999) and adds eps outside.
+    does; Adam uses (0.9, 0.999) and adds eps outside. Centred RMSProp is the one of DQN:
+    moments decay at 0.95 and eps is inside the root of the variance.
 
     Raises:
       ValueError: ``kind`` is not one of KINDS.
@@ -57,13 +58,15 @@ def make(
     check(kind)
     if kind == "adam":
         scale = optax.scale_by_adam(eps=hp.adam_eps)
-    else:
+    elif kind == "rmsprop":
         scale = optax.scale_by_rms(
             decay=0.99,
             eps=hp.rmsprop_eps,
             initial_scale=_START * hp.rmsprop_eps,
             eps_in_sqrt=True,
         )
+    else:
+        scale = optax.scale_by_stddev(decay=0.95, eps=hp.rmsprop_eps)
 
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
