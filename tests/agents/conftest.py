@@ -5,6 +5,7 @@ and compiled once and shared: everything is a pure function.
 """
 
 import collections
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ import pytest
 
 from mtrl_jax import agents, envs, hparams, random, tree, types
 from mtrl_jax.envs import expert_labels, mixture
-from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import transformer
 
 # Static settings that make an agent small; an agent not named here gets its defaults.
@@ -23,6 +23,8 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
+    "dqn": {"capacity": 1200, "batch": 16, "double": True},
+    "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -38,6 +40,11 @@ QUICK = {
     "adam_eps": 1e-5,
     "rmsprop_eps": 1e-5,
     "epsilon_start": 0.05,
+    "epsilon_end": 0.0,
+    "epsilon_updates": 200.0,
+    "target_period": 5.0,
+    "v_min": -2.0,
+    "v_max": 2.0,
     "warmup_updates": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
@@ -64,12 +71,17 @@ def config(name, spec, core="none", **changes):
     module = agents.get(name)
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
-        settings["network"] = networks.NetworkConfig(
-            hidden=(8,), core=core, core_size=8
-        )
+        settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)
+
+
+def network(name, **fields):
+    """Returns the agent's network settings; fields it does not have are ignored."""
+    default = agents.get(name).Config().network
+    known = {field.name for field in dataclasses.fields(default)}
+    return dataclasses.replace(default, **{k: fields[k] for k in known & set(fields)})
 
 
 def small(name, spec, core="none", **changes):
@@ -111,9 +123,48 @@ def changed(hp, **leaves):
     return hparams.override(hp, {k: v for k, v in leaves.items() if k in known})
 
 
+def memory(agent, slots):
+    """Returns the empty replay of ``slots``, () of an agent that has none."""
+    return () if agent.replay is None else agent.replay.init(slots)
+
+
+def train(agent):
+    """Returns an update of one member with its replay, as the engine makes it.
+
+    (learner, memory, rollout, key, hp, step) -> (learner, memory, metrics).
+    """
+
+    def update(learner, memory, rollout, key, hp, step):
+        batch = rollout
+        if agent.replay is not None:
+            own = random.fold(key, random.REPLAY)
+            memory, batch = agent.replay.observe(memory, rollout, own, hp, step)
+        learner, metrics, found = agent.update(learner, batch, key, hp, step)
+        if agent.replay is not None:
+            memory = agent.replay.feedback(memory, found)
+        return learner, memory, metrics
+
+    return update
+
+
+def learn(agent):
+    """Returns update 0: (learner, rollout, key, hp) -> (learner, metrics).
+
+    An agent with a replay learns from what a fresh one draws, having seen the rollout.
+    """
+
+    def update(learner, rollout, key, hp):
+        empty = memory(agent, rollout.ts.first.shape[-1])
+        args = (learner, empty, rollout, key, hp, jnp.int32(0))
+        learner, _, metrics = train(agent)(*args)
+        return learner, metrics
+
+    return update
+
+
 def updater(agent):
-    """Returns the agent's update 0 compiled: (learner, batch, key, hp) -> (learner, metrics)."""
-    return jax.jit(lambda *args: agent.update(*args, jnp.int32(0))[:2])
+    """Returns ``learn(agent)`` compiled."""
+    return jax.jit(learn(agent))
 
 
 def probe(*names, batch=(1, SLOTS), labels=False):
@@ -190,7 +241,7 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    info, config, small, table, quick, arrays, changed, updater, probe, setup, fresh, collect,
+    info, config, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
     member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}

@@ -1,0 +1,292 @@
+"""The world model's state: its equations, its resets, its gradients and its sizes."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.networks import conv_transpose, latents, layers, observation_model, rssm
+
+CATEGORICAL = latents.LatentConfig("categorical", 3, 4)
+GAUSSIAN = latents.LatentConfig("gaussian", 5)
+T, B, A, E = 5, 2, 3, 6
+KEY = jax.random.key(0)
+
+
+def small(latent=CATEGORICAL, **changes):
+    return rssm.RSSMConfig(latent=latent, deter=8, hidden=7, **changes)
+
+
+@functools.cache
+def sequence(config):
+    """Returns (params, start, embed, action, first, states of observe)."""
+    keys = jax.random.split(KEY, 3)
+    params = rssm.init(keys[0], config, E, A)
+    embed = jax.random.normal(keys[1], (T, B, E))
+    action = jax.random.normal(keys[2], (T, B, A))
+    first = jnp.zeros((T, B), bool).at[3, 0].set(True)
+    start = rssm.initial(config, B)
+    found = rssm.observe(params, config, start, embed, action, first, KEY)
+    return params, start, embed, action, first, found
+
+
+def test_a_sample_is_one_hot_and_its_gradient_that_of_the_softmax():
+    raw = jax.random.normal(KEY, (12,))
+
+    def draw(raw):
+        return latents.sample(CATEGORICAL, KEY, raw, 0.0)
+
+    z = np.asarray(draw(raw)).reshape(3, 4)
+    assert sorted(np.unique(z)) == [0.0, 1.0] and (z.sum(-1) == 1).all()
+    softmax = jax.jacobian(lambda x: jax.nn.softmax(x.reshape(3, 4)).reshape(-1))
+    np.testing.assert_allclose(jax.jacobian(draw)(raw), softmax(raw), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
+def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent):
+    """Against the product distribution of the joint, or distrax for the Gaussian."""
+    import distrax
+
+    q, p = jax.random.normal(KEY, (2, latent.raw_size))
+    found = latents.kl(latent, q, p, 0.0)
+    assert latents.kl(latent, q, q, 0.0) == pytest.approx(0.0, abs=1e-6)
+    if latent.kind == "gaussian":
+
+        def normal(raw):
+            mean, std = jnp.split(raw, 2)
+            return distrax.MultivariateNormalDiag(
+                mean, 2 * jax.nn.sigmoid(std / 2) + 0.1
+            )
+
+        expected, entropy = normal(q).kl_divergence(normal(p)), normal(q).entropy()
+    else:
+
+        def joint(raw):
+            x = jax.nn.log_softmax(raw.reshape(3, 4))
+            return (
+                x[0][:, None, None] + x[1][None, :, None] + x[2][None, None]
+            ).ravel()
+
+        expected = jnp.sum(jnp.exp(joint(q)) * (joint(q) - joint(p)))
+        entropy = -jnp.sum(jnp.exp(joint(q)) * joint(q))
+    np.testing.assert_allclose(found, expected, 1e-5)
+    np.testing.assert_allclose(latents.entropy(latent, q, 0.0), entropy, 1e-5)
+
+
+def test_mixing_with_uniform_keeps_every_class_possible():
+    raw = jnp.array([1e4, 0.0, 0.0, 0.0] * 3)
+    other = jnp.roll(raw, 1)
+    assert latents.kl(CATEGORICAL, raw, other, 0.01) < 3 * np.log(4 / 0.01)
+    slope = jax.grad(lambda x: latents.kl(CATEGORICAL, x, other, 0.0))(raw)
+    assert np.isfinite(np.asarray(slope)).all()
+
+
+def test_the_update_gate_keeps_most_of_the_state():
+    """At zero pre-activations σ(−1) = 27 % of the state is replaced, by tanh 0."""
+    config = small(gru_norm="none")
+    params = jax.tree.map(jnp.zeros_like, rssm.init(KEY, config, E, A))
+    state = rssm.State(jnp.ones((B, 8)), jnp.zeros((B, 12)))
+    after = rssm.imagine_step(params, config, state, jnp.zeros((B, A)), KEY)
+    np.testing.assert_allclose(after.deter, np.full((B, 8), 1 - 0.26894143), 1e-6)
+
+
+def test_the_gru_is_the_papers():
+    """Reset multiplies the whole candidate; one layer norm over all gates."""
+    config = small()
+    params = rssm.init(KEY, config, E, A)
+    h, z, a = (np.asarray(jax.random.normal(KEY, (B, n))) for n in (8, 12, A))
+    p = jax.tree.map(np.asarray, params)
+    x = np.concatenate([z, a], -1) @ p["input"]["kernel"] + p["input"]["bias"]
+    x = np.where(x > 0, x, np.expm1(x))
+    g = np.concatenate([x, h], -1) @ p["gru"]["kernel"] + p["gru"]["bias"]
+    g = (g - g.mean(-1, keepdims=True)) / np.sqrt(g.var(-1, keepdims=True) + 1e-3)
+    r, c, u = np.split(g, 3, -1)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    c, u = np.tanh(sigmoid(r) * c), sigmoid(u - 1)
+    after = rssm.imagine_step(params, config, rssm.State(h, z), a, KEY)
+    np.testing.assert_allclose(after.deter, u * c + (1 - u) * h, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
+def test_observing_a_sequence_is_observing_its_steps(latent):
+    config = small(latent)
+    params, state, embed, action, first, found = sequence(config)
+    for t, key in enumerate(jax.random.split(KEY, T)):
+        state = rssm.observe_step(
+            params, config, state, embed[t], action[t], first[t], key
+        )
+        np.testing.assert_allclose(state.deter, found.state.deter[t], 1e-5, 1e-6)
+        np.testing.assert_allclose(state.stoch, found.state.stoch[t], 1e-5, 1e-6)
+
+
+def test_imagining_actions_is_imagining_their_steps():
+    config = small()
+    params, state, _, action, _, _ = sequence(config)
+    found = rssm.imagine(params, config, state, action, KEY)
+    for t, key in enumerate(jax.random.split(KEY, T)):
+        state = rssm.imagine_step(params, config, state, action[t], key)
+        np.testing.assert_allclose(state.deter, found.deter[t], 1e-5, 1e-6)
+        np.testing.assert_array_equal(state.stoch, found.stoch[t])
+
+
+def test_an_episodes_first_step_knows_nothing_of_what_was_before():
+    """Bit for bit, in slot 0 from step 3 on; in slot 1 the past does matter."""
+    config = small()
+    params, start, embed, action, first, found = sequence(config)
+    other = (embed.at[:3].add(1.0), action.at[:4].add(1.0))
+    past = jax.tree.map(lambda x: x + 1.0, start)
+    again = rssm.observe(params, config, past, *other, first, KEY)
+    for x, y in zip(found.state, again.state):
+        np.testing.assert_array_equal(x[3:, 0], y[3:, 0])
+    assert (found.state.deter[3:, 1] != again.state.deter[3:, 1]).any()
+
+
+def test_the_states_of_blocks_hear_each_other_only_through_the_input():
+    """Of two blocks, one's state does not reach the other's next state in one step."""
+    config = small(blocks=2, gru_norm="none")
+    params = rssm.init(KEY, config, E, A)
+
+    def later(h):
+        state = rssm.State(h, jnp.zeros((1, 12)))
+        return rssm.imagine_step(params, config, state, jnp.zeros((1, A)), KEY).deter
+
+    reach = np.asarray(jax.jacobian(later)(jnp.ones((1, 8))))[0, :, 0]
+    assert not reach[:4, 4:].any() and not reach[4:, :4].any()
+    assert reach[:4, :4].all() and reach[4:, 4:].all()
+
+
+def test_the_posterior_is_trained_by_one_side_and_the_prior_by_the_other():
+    """KL(sg(q) ‖ p) has no gradient for what only q has, and the other way round."""
+    config = small()
+    params, start, embed, action, first, _ = sequence(config)
+
+    def loss(params, side):
+        found = rssm.observe(params, config, start, embed, action, first, KEY)
+        q, p = found.posterior, found.prior
+        q, p = (jax.lax.stop_gradient(q), p) if side else (q, jax.lax.stop_gradient(p))
+        return jnp.sum(latents.kl(config.latent, q, p, 0.0))
+
+    to_prior, to_posterior = (jax.grad(loss)(params, side) for side in (True, False))
+    assert np.asarray(to_prior["prior_out"]["kernel"]).any()
+    assert not np.asarray(to_posterior["prior_out"]["kernel"]).any()
+    assert np.asarray(to_posterior["posterior_out"]["kernel"]).any()
+
+
+def counted(init, *args):
+    return layers.count(jax.eval_shape(init, *args))
+
+
+def test_sizes_are_the_papers():
+    """Parameter counts at one channel of 64×64 and 18 actions."""
+    obs = {"image": jax.ShapeDtypeStruct((64, 64, 1), np.uint8)}
+    model = observation_model.choose(observation_model.ObservationConfig(), obs)
+    config = rssm.RSSMConfig()
+    embed = observation_model.embed_size(model, obs)
+    assert (embed, config.feature_size) == (1536, 1624)
+    found = {
+        "encoder": counted(
+            lambda k: observation_model.encoder_init(k, model, obs), KEY
+        ),
+        "rssm": counted(lambda k: rssm.init(k, config, embed, 18), KEY),
+        "decoder": counted(
+            lambda k: observation_model.decoder_init(k, model, obs, 1624), KEY
+        ),
+        "head": counted(lambda k: layers.mlp_init(k, 1624, (400,) * 4, 1), KEY),
+        "actor": counted(lambda k: layers.mlp_init(k, 1624, (400,) * 4, 18), KEY),
+    }
+    assert found == {
+        "encoder": 1_549_776, "rssm": 5_664_848, "decoder": 10_497_553,
+        "head": 1_131_601, "actor": 1_138_418,
+    }  # fmt: skip
+    world = found["encoder"] + found["rssm"] + found["decoder"] + 2 * found["head"]
+    assert world == 19_975_379
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"),
+    [(5, 2, (1, 1)), (6, 2, (3, 5)), (3, 1, (4, 2)), (2, 2, (2, 2)), (5, 3, (2, 3))],
+)
+def test_the_transposed_convolution_is_flaxs(kernel, stride, size):
+    """Numbers and gradients, both implementations, any leading axes."""
+    x = jax.random.normal(KEY, (2, 2, *size, 3))
+    w = jax.random.normal(KEY, (kernel, kernel, 3, 4))
+    module = nn.ConvTranspose(
+        4, (kernel, kernel), (stride, stride), "VALID", use_bias=False
+    )
+    expected = module.apply({"params": {"kernel": w}}, x.reshape(4, *size, 3))
+    expected = expected.reshape(2, 2, *expected.shape[1:])
+
+    def loss(x, w, implementation):
+        y = conv_transpose.conv_transpose2d(
+            x, w, stride=stride, implementation=implementation
+        )
+        return jnp.sum(jnp.square(y)), y
+
+    found = {}
+    for name in ("matmul", "lax"):
+        found[name], y = jax.grad(loss, (0, 1), has_aux=True)(x, w, name)
+        np.testing.assert_allclose(y, expected, 1e-4, 1e-4)
+    for mine, lax in zip(found["matmul"], found["lax"]):
+        np.testing.assert_allclose(mine, lax, 1e-3, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((64, 64, 3), "conv"), ((10, 10, 4), "grid"), ((7, 9, 1), "mlp")],
+)
+def test_what_is_decoded_has_the_observations_shape(shape, kind):
+    obs = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "vector": jax.ShapeDtypeStruct((3,), np.float32),
+    }
+    config = observation_model.ObservationConfig(
+        image="mlp" if kind == "mlp" else "auto", depth=2, units=5, layers=2
+    )
+    config = observation_model.choose(config, obs)
+    assert config.image == kind
+    seen = {k: jax.ShapeDtypeStruct((4, *x.shape), x.dtype) for k, x in obs.items()}
+
+    def both(seen, features):
+        params = observation_model.encoder_init(KEY, config, obs)
+        embed = observation_model.encode(params, config, seen, "float32")
+        params = observation_model.decoder_init(KEY, config, obs, 9)
+        return embed, observation_model.decode(params, config, obs, features, "float32")
+
+    embed, drawn = jax.eval_shape(both, seen, jnp.ones((4, 9)))
+    assert embed.shape == (4, observation_model.embed_size(config, obs))
+    assert {k: x.shape for k, x in drawn.items()} == {
+        k: x.shape for k, x in seen.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "message"),
+    [
+        ((84, 84, 1), {}, "image: 'conv' takes 64x64, got 84x84"),
+        ((64, 64, 1), {"image": "grid"}, "image: 'grid' takes sides of 3 to 32"),
+        ((10, 10, 1), {"image": "resnet"}, "image: 'resnet' is not known"),
+        ((10, 10, 1), {"units": 0}, "units: got 0"),
+    ],
+)
+def test_an_image_that_cannot_be_taken_is_refused(shape, changes, message):
+    obs = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
+    with pytest.raises(ValueError, match=message):
+        observation_model.choose(observation_model.ObservationConfig(**changes), obs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"deter": 0}, "deter: got 0"),
+        ({"gru_norm": "batch"}, "gru_norm: 'batch'"),
+        ({"deter": 8, "blocks": 3}, "blocks: 8 units"),
+        ({"latent": latents.LatentConfig("binary")}, "kind: 'binary'"),
+        ({"latent": latents.LatentConfig(classes=1)}, "classes: got 1"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        rssm.check(rssm.RSSMConfig(**changes))
