@@ -138,21 +138,21 @@ def check_settings(start: int, stop: int, folder: str) -> None:
     import resource
 
     from mtrl_jax import errors, xla
-    from mtrl_jax.config import loading, stage_schema
-    from mtrl_jax.experiments import online, stages
+    from mtrl_jax.config import loading
+    from mtrl_jax.experiments import kinds, stages
 
     xla.prepare()
     resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))
-    path, run = pathlib.Path(folder) / "careless.yaml", pathlib.Path(folder) / "none"
+    path, none = pathlib.Path(folder) / "careless.yaml", pathlib.Path(folder) / "none"
     for seed in range(start, stop):
         path.write_text(yaml.safe_dump(faults_configs.mutated(seed)))
         bad = 0
         try:
-            settings = loading.load(path)
-            if isinstance(settings, stage_schema.Staged):
-                stages.check(settings, run)
-            elif not isinstance(settings, stage_schema.Stage):
-                online.make_program(settings).close()
+            run = kinds.run_of(loading.load(path), none)
+            if run.is_plain:
+                kinds.make_program(run, run.stages[0], for_check=True).close()
+            else:
+                stages.check(run)
         except errors.MtrlError as error:
             bad = int("\n" in str(error).strip())
         except Exception as error:
@@ -162,7 +162,7 @@ def check_settings(start: int, stop: int, folder: str) -> None:
             "tried": 1,
             "lost": 0,
             "tracebacks": bad,
-            "partial": int(run.exists()),
+            "partial": int(none.exists()),
         }
         print(json.dumps(counts), flush=True)
 
