@@ -196,7 +196,7 @@ def _open(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
-        for line in notices.of(config, length):
+        for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
         if program.record is not None:
             bar.note(program.record.told)
