@@ -12,6 +12,7 @@ AGENTS = {
     "impala": "mtrl_jax.agents.impala",
     "mix_and_match": "mtrl_jax.agents.mix_and_match",
     "ppo": "mtrl_jax.agents.ppo",
+    "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
     "tabular": "mtrl_jax.agents.tabular",
     "bandit": "mtrl_jax.agents.bandit",
     "demonstrator": "mtrl_jax.agents.demonstrator",

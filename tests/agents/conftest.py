@@ -8,6 +8,7 @@ import collections
 import functools
 from typing import Any, NamedTuple
 
+import dreaming
 import jax
 import jax.numpy as jnp
 import pytest
@@ -23,6 +24,7 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
+    "dreamer_v2": dreaming.SMALL,
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -112,8 +114,21 @@ def changed(hp, **leaves):
 
 
 def updater(agent):
-    """Returns the agent's update 0 compiled: (learner, batch, key, hp) -> (learner, metrics)."""
-    return jax.jit(lambda *args: agent.update(*args, jnp.int32(0))[:2])
+    """Returns update 0 compiled: (learner, rollout, key, hp) -> (learner, metrics)."""
+
+    def update(learner, rollout, key, hp):
+        batch = observed(agent, rollout, key, hp)
+        return agent.update(learner, batch, key, hp, jnp.int32(0))[:2]
+
+    return jax.jit(update)
+
+
+def observed(agent, rollout, key, hp):
+    """Returns what update 0 learns from: the rollout, or what an empty replay makes of it."""
+    if agent.replay is None:
+        return rollout
+    memory = agent.replay.init(rollout.ts.reward.shape[-1])
+    return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
 
 
 def probe(*names, batch=(1, SLOTS), labels=False):
@@ -190,8 +205,8 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    info, config, small, table, quick, arrays, changed, updater, probe, setup, fresh, collect,
-    member,
+    info, config, small, table, quick, arrays, changed, updater, observed, probe, setup,
+    fresh, collect, member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
 

@@ -27,6 +27,7 @@ REGIME = {
     "rmsprop_eps": 1e-2,
     "clip_epsilon": 1e-3,
     "clip_value": 1e-2,
+    "weight_decay": 0.5,
 }
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
@@ -62,7 +63,8 @@ def test_a_population_member_is_its_solo_run(name, one, kit):
 
     @jax.jit
     def both(learner, rollout, carry, keys, hp):
-        learnt, metrics, _ = several.update(learner, rollout, keys, hp, jnp.int32(0))
+        batch = kit.observed(several, rollout, keys, hp)
+        learnt, metrics, _ = several.update(learner, batch, keys, hp, jnp.int32(0))
         acted = several.act(learner, carry, kit.member(rollout.ts), keys, hp)
         return (learnt, metrics), acted
 
@@ -177,7 +179,8 @@ def on_probe(name, probe, kit):
         (_, end, _), (ts, action, extras) = jax.lax.scan(step, first, keys)
         ts = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, end)
         rollout = types.Rollout(ts, action, extras, start)
-        return rollout, *agent.update(learner, rollout, KEY, hp, jnp.int32(0))[:2]
+        batch = kit.observed(agent, rollout, KEY, hp)
+        return rollout, *agent.update(learner, batch, KEY, hp, jnp.int32(0))[:2]
 
     legal = jnp.ones(types.action_mask_size(env.spec.action), bool)
     return python_types.SimpleNamespace(
@@ -280,12 +283,16 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     """With a dataset's extras an update can be traced, or the agent's INFO says not."""
     live = jnp.ones(one.rollout.action.shape[:2], bool)
     rollout = one.rollout._replace(extras=windows.Extras(live))
-    args = (one.learner, rollout, KEY, one.hp, jnp.int32(0))
+
+    def update(rollout):
+        batch = kit.observed(one.agent, rollout, KEY, one.hp)
+        return one.agent.update(one.learner, batch, KEY, one.hp, jnp.int32(0))
+
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
-            jax.eval_shape(one.agent.update, *args)
+            jax.eval_shape(update, rollout)
     else:
-        jax.eval_shape(one.agent.update, *args)
+        jax.eval_shape(update, rollout)
 
 
 def test_labels_are_asked_for_by_those_who_say_that_they_read_them(name, kit):
@@ -356,6 +363,8 @@ def test_padding_teaches_nothing(name, one, kit):
     # first entry, 0 of its second.
     inputs = [0, 2, 3, 5, 6]
     index = {(6, 4): inputs[:4], (7, 5): inputs, (3, 2): [0, 1], (27, 3): [1, 4, 7]}
+    # World model: vector 1 of 2, in and out; 12 numbers of a latent and the action's.
+    index |= {(2, 1): [0], (15, 14): range(14)}
 
     def cut(x, like):
         return x[np.ix_(*kept(x, like))] if x.ndim else x

@@ -167,9 +167,10 @@ def test_members_in_turn_are_members_together():
     both = stack(*alone)
     for step, parts in enumerate(zip(*(rollouts(*s, 4) for s in streams_of))):
         both, drawn = together(both, stack(*parts), keys, (), jnp.int32(step))
-        found = lambda d: replay.Feedback(
-            d.place, d.live, 1 + d.rows.reward[..., -1, :]
-        )  # noqa: E731
+
+        def found(d):
+            return replay.Feedback(d.place, d.live, 1 + d.rows.reward[..., -1, :])
+
         both = learnt(both, found(drawn))
         for p, part in enumerate(parts):
             alone[p], own = observe(alone[p], part, keys[p], (), jnp.int32(step))
