@@ -4,12 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test install lint types tests slow clean
+.PHONY: train test test-all install lint types tests slow clean
 
 train: install
 	$(BIN)/mtrl train configs/quickstart.yaml
 
 test: install lint types tests
+
+# Everything: minutes of default tests, then learning runs of hours; TEST_ALL_LIMIT ends it.
+TEST_ALL_LIMIT ?= 6h
+test-all: install lint types
+	timeout --foreground $(TEST_ALL_LIMIT) \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --timeout 7200
 
 install: $(STAMP)
 
@@ -33,4 +39,4 @@ slow:
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache

@@ -31,11 +31,10 @@ import numpy as np
 from mtrl_jax import metrics, random, xla
 from mtrl_jax.config import agent_settings, loading
 from mtrl_jax.experiments import (
+    build,
     episode_curves,
-    online,
+    reading,
     runs,
-    stages,
-    staging,
     task_families,
 )
 from mtrl_jax.metrics import estimates
@@ -93,14 +92,14 @@ def run(folder: pathlib.Path, settings: dict[str, Any]) -> Any:
     """Returns the run's settings after all its stages; stages it lacks are added to it."""
     begun = (folder / run_folder.CONFIG).exists()
     if begun:
-        old = loading.to_dict(runs.load_config(folder))
+        old = loading.to_dict(reading.load_config(folder))
         known = {stage["name"] for stage in old["stages"]}
         more = [stage for stage in settings["stages"] if stage["name"] not in known]
         settings = {**old, "stages": [*old["stages"], *more]}
     given = loading.from_dict(settings, where=str(folder))
     if begun:
         run_folder.write_config(folder, given)
-    code = stages.resume(folder) if begun else stages.train(given, folder)
+    code = runs.resume(folder) if begun else runs.train(given, folder)
     if code:
         raise SystemExit(code)
     return given
@@ -109,7 +108,7 @@ def run(folder: pathlib.Path, settings: dict[str, Any]) -> Any:
 def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any]]:
     """Returns the numbers and curves of a finished arm, a row for each kind of task."""
     trained, own = (
-        metrics.read_summary(staging.folder_of(folder, name))
+        metrics.read_summary(folder / run_folder.STAGES / name)
         for name in algorithm_distillation_arms.stages_of(experiment_, arm)
     )
     wanted, totals = (
@@ -177,7 +176,7 @@ def read_source(
 
     None where these had but one episode each, and so no curve.
     """
-    own = staging.folder_of(folder, SOURCE)
+    own = folder / run_folder.STAGES / SOURCE
     curve = episode_curves.curve_of(own, _stage(given, SOURCE))
     mean, totals = np.asarray(curve["mean"]), metrics.read_summary(own)["totals"]
     if len(mean) < 2:
@@ -233,7 +232,7 @@ def making(stage: Any, members: int) -> Callable[[], Any]:
         record=True,
     )
     keys = random.roots(0, members)
-    hp = online.initial_hparams(stage, keys)
+    hp = build.initial_hparams(stage, keys)
     state, chunk = jax.jit(runner.init)(keys, hp), jax.jit(runner.chunk)
     return lambda: chunk(state, hp)
 

@@ -149,9 +149,10 @@ def trained(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """
     from mtrl_jax import metrics
     from mtrl_jax.experiments import runs
+    from mtrl_jax.training import run_folder
 
     if not metrics.read_summary(folder).get("totals"):
-        begun = (folder / runs.CONFIG).exists()
+        begun = (folder / run_folder.CONFIG).exists()
         code = runs.resume(folder) if begun else runs.train(config, folder)
         if code:
             raise SystemExit(code)

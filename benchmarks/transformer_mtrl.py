@@ -21,7 +21,6 @@ from mtrl_jax.agents import algorithm_distillation
 from mtrl_jax.data import windows
 from mtrl_jax.engine import offline_runner, sharding
 from mtrl_jax.envs import dark
-from mtrl_jax.experiments import online
 from mtrl_jax.networks import transformer
 
 
@@ -58,7 +57,7 @@ class Trainer:
         self.hparams = hparams.override(
             algorithm_distillation.Hparams(), settings["hparams"]
         )
-        mesh = sharding.make_mesh(1, 1, online.devices(1, True))
+        mesh = sharding.make_mesh(1, 1, sharding.devices(1, True))
         runner = offline_runner.make(
             self.agent,
             lambda key, data: windows.sample(
@@ -66,15 +65,15 @@ class Trainer:
             ),
             members=1,
             updates_per_chunk=settings["updates"],
-            at_once=online.members_at_once(mesh),
+            at_once=sharding.members_at_once(mesh),
             mesh=mesh,
         )
-        self.hp = online.on_devices(
+        self.hp = sharding.on_devices(
             jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), self.hparams), mesh, 1
         )
         state = jax.jit(runner.init)(random.roots(settings["seed"], 1), self.hp)
-        self.state = online.on_devices(state, mesh, 1)
-        self.chunk = online.keeping_layout(runner.chunk)
+        self.state = sharding.on_devices(state, mesh, 1)
+        self.chunk = sharding.keeping_layout(runner.chunk)
         self.data = histories(settings["data"])
 
     def train(self) -> float:

@@ -45,18 +45,17 @@ def train(
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax.config import loading
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
     from mtrl_jax.training import run_folder
 
     settings = loading.load(config, overrides or [])
     machine.check()
-    runs = pathlib.Path("runs")
-    named = run_folder.claimed(runs, config.stem)
+    named = run_folder.claimed(pathlib.Path("runs"), config.stem)
     with (
         screen.outlived(),
         contextlib.nullcontext(run_dir) if run_dir else named as folder,
     ):
-        code = stages.train(settings, folder, where=str(config))
+        code = runs.train(settings, folder, where=str(config))
         typer.echo(f"run folder: {folder}")
     raise typer.Exit(code)
 
@@ -64,11 +63,11 @@ def train(
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint, at the stage it was in."""
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import runs
 
     machine.check()
     with screen.outlived():
-        code = stages.resume(run, overrides)
+        code = runs.resume(run, overrides)
         typer.echo(f"run folder: {run}")
     raise typer.Exit(code)
 
@@ -83,11 +82,11 @@ def evaluate(
 ) -> None:
     """Test every member of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
-    from mtrl_jax.experiments import runs as run_folders
+    from mtrl_jax.experiments import runs
     from mtrl_jax.training import report
 
     machine.check()
-    update, tasks = run_folders.evaluate(run, episodes)
+    update, tasks = runs.evaluate(run, episodes)
     if as_json:
         typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
         return
@@ -104,7 +103,7 @@ def evaluate(
 
 @app.command()
 def plot(
-    runs: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
+    folders: Annotated[list[pathlib.Path], typer.Argument(help="folders of runs")],
     out: Annotated[
         pathlib.Path | None,
         typer.Option(help="one picture of them  [default: comparison.png of several]"),
@@ -112,17 +111,16 @@ def plot(
 ) -> None:
     """Draw a run's pictures; with several runs, or --out, one that compares them."""
     from mtrl_jax import plots
-    from mtrl_jax.experiments import runs as run_folders
-    from mtrl_jax.experiments import stages
+    from mtrl_jax.experiments import reading
 
-    folders = runs if len(runs) > 1 else stages.parts(runs[0])
-    for run in folders:
-        run_folders.check_drawable(run)
-    if out is not None or len(runs) > 1:
-        typer.echo(plots.compare(folders, out or pathlib.Path("comparison.png")))
+    parts = folders if len(folders) > 1 else reading.parts(folders[0])
+    for folder in parts:
+        reading.check_drawable(folder)
+    if out is not None or len(folders) > 1:
+        typer.echo(plots.compare(parts, out or pathlib.Path("comparison.png")))
         return
-    for run in folders:
-        for path in plots.draw(run):
+    for folder in parts:
+        for path in plots.draw(folder):
             typer.echo(path)
 
 

@@ -82,6 +82,8 @@ class TaskSpec(NamedTuple):
     trial: int = 1
     # What Env.info measures of it beside the return ("success").
     measures: tuple[str, ...] = ()
+    # What rewards were multiplied by (envs/wrappers.py); returns are reported without it.
+    reward_scale: float = 1.0
 
 
 class EnvSpec(NamedTuple):

@@ -217,22 +217,21 @@ def assert_same(run: pathlib.Path, other: pathlib.Path) -> None:
         assert results[0][name] == results[1][name]
 
 
-def bits(
-    run: pathlib.Path, config: Any = None, make: Callable | None = None
-) -> dict[str, bytes]:
-    """Returns every array of a run's newest checkpoint by name, as bytes.
+def bits(run: pathlib.Path, stage: str | None = None) -> dict[str, bytes]:
+    """Returns every array of the newest checkpoint of a run, or of a stage of it.
 
-    ``config`` and ``make(config, restart)`` give its program if it is a stage.
+    By name, as bytes.
     """
-    from mtrl_jax.experiments import online, runs
+    from mtrl_jax.experiments import kinds, reading
 
     def plain(x) -> bytes:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(x).tobytes()
 
-    config, make = config or runs.load_config(run), make or online.make_program
-    with runs.restored(run, config, make) as (update, _, saved):
+    whole = kinds.run_of(reading.load_config(run), run)
+    chosen = whole.stage(stage) if stage else whole.stages[0]
+    with kinds.restored(whole, chosen) as (update, _, saved):
         leaves = jax.tree_util.tree_leaves_with_path(saved)
         named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}
     return {"update": str(update).encode(), **named}

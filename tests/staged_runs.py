@@ -92,15 +92,7 @@ def steps_on_disk(folder):
 
 def state_of(run, name):
     """Returns every array of a stage's newest checkpoint by name, as bytes."""
-    from mtrl_jax.experiments import runs, staging
-
-    settings = runs.load_config(run)
-    stage = next(stage for stage in settings.stages if stage.name == name)
-
-    def make(one, restart):
-        return staging.make_program(settings, one, run, restart)
-
-    return running.bits(stage_of(run, name), stage, make)
+    return running.bits(run, name)
 
 
 def assert_same(run, other):

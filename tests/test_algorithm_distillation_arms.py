@@ -8,7 +8,7 @@ import pytest
 
 from mtrl_jax import config, random
 from mtrl_jax.config import stage_schema
-from mtrl_jax.experiments import online, task_families
+from mtrl_jax.experiments import build, task_families
 
 _PATH = (
     pathlib.Path(__file__).parent.parent / "benchmarks/algorithm_distillation_arms.py"
@@ -80,7 +80,7 @@ def test_arms_of_one_population_are_its_members():
     staged = settings("dark_room", [f"context_{min(known)}"])
     trained = next(x for x in staged.stages if x.name == "train_contexts")
     keys = random.roots(0, trained.population.size)
-    horizon = online.initial_hparams(trained, keys).horizon
+    horizon = build.initial_hparams(trained, keys).horizon
     assert {int(horizon[member]): member for member in known.values()} == known
     assert (
         len(horizon) == len(known)

@@ -1,5 +1,6 @@
 """The command line: what each command prints, writes and leaves alone."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import running
 from PIL import Image
 
 import mtrl_jax
-from mtrl_jax import agents, cli, envs, metrics
+from mtrl_jax import agents, cli, envs, metrics, types
 from mtrl_jax.experiments import listing
 from mtrl_jax.training import report
 
@@ -35,9 +36,14 @@ def test_help_and_import_do_not_load_jax():
 
 
 def test_the_public_names_are_there():
-    """Everything in __all__ can be had, and nothing else."""
+    """Everything in __all__ is a module of that name or what a module calls by it."""
+    assert {"Agent", "Env", "agents", "envs"} <= set(mtrl_jax.__all__)
     for name in mtrl_jax.__all__:
-        assert getattr(mtrl_jax, name) is not None
+        found = getattr(mtrl_jax, name)
+        if inspect.ismodule(found):
+            assert found.__name__ == f"mtrl_jax.{name}"
+        else:
+            assert found.__name__ == name and getattr(types, name) is found
     with pytest.raises(AttributeError, match="Agnet"):
         _ = mtrl_jax.Agnet
 

@@ -11,7 +11,12 @@ import staged_runs
 
 from mtrl_jax import config, errors, metrics, random, types
 from mtrl_jax.config import agent_settings, stage_schema
-from mtrl_jax.experiments import episode_curves, in_context, online, task_families
+from mtrl_jax.experiments import (
+    build,
+    episode_curves,
+    in_context,
+    task_families,
+)
 from mtrl_jax.plots import context_curves, run_series
 
 P, N, E = 2, 3, 20
@@ -179,5 +184,5 @@ def _fresh(stage, spec):
     """Returns (learners, hyperparameters) of the stage's members, untrained."""
     agent = agent_settings.module(stage).make(spec, agent_settings.config(stage))
     keys = random.roots(0, stage.population.size)
-    hp = online.initial_hparams(stage, keys)
+    hp = build.initial_hparams(stage, keys)
     return jax.jit(jax.vmap(agent.init))(keys, hp), hp

@@ -8,7 +8,7 @@ import staged_runs
 from mtrl_jax import config, metrics
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories
-from mtrl_jax.experiments import offline, staging, task_families
+from mtrl_jax.experiments import kinds, offline, task_families
 
 # 12 episodes of 4 steps and a reset, an update each.
 SOURCE = (
@@ -44,10 +44,8 @@ def test_demonstrations_are_histories_like_any_other(demonstrated):
     assert (data.first == (np.arange(60) % 5 == 0)).all()
     settings = config.load(demonstrated / "config.yaml")
     (stage,) = settings.stages
-    assert staging.make_program(settings, stage, demonstrated).spec.obs.keys() == {
-        "vector",
-        "optimal",
-    }
+    program = kinds.make_program(kinds.run_of(settings, demonstrated), stage)
+    assert program.spec.obs.keys() == {"vector", "optimal"}
     assert offline.spec_in(folder / "histories") == data.spec
     goals = np.asarray(task_families.entries(stage)[0].many.goals)[data.task, 0]
     optimum = 4 - np.maximum(goals.sum(-1) - 1, 0)

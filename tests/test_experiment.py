@@ -10,7 +10,7 @@ import running
 
 from mtrl_jax import config, metrics, plots, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
-from mtrl_jax.experiments import runs
+from mtrl_jax.experiments import reading
 from mtrl_jax.plots import run_series
 from mtrl_jax.training import report
 
@@ -28,7 +28,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert running.checkpoints(finished) == [24, 36, 40]  # the newest three
     assert len(list((finished / "plots").glob("*.png"))) >= 3
     given = config.from_dict(running.TINY)
-    assert runs.load_config(finished) == given
+    assert reading.load_config(finished) == given
 
 
 def test_every_chunk_has_one_row(finished):

@@ -8,7 +8,7 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, errors, hparams, metrics
-from mtrl_jax.experiments import online, runs
+from mtrl_jax.experiments import build, kinds, online, reading, runs
 from mtrl_jax.training import lock, loop, run_folder
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
@@ -264,10 +264,10 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
     run, other = tmp_path / "run", "seed: 1\n"
     make_program = online.make_program
 
-    def slow(config, **options):
+    def slow(config, *restart):
         run.mkdir()
         (run / run_folder.CONFIG).write_text(other)
-        return make_program(config, **options)
+        return make_program(config, *restart)
 
     monkeypatch.setattr(online, "make_program", slow)
     config = running.write(tmp_path / "tiny.yaml")
@@ -283,14 +283,14 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
 @pytest.fixture
 def lost_member(monkeypatch):
     """Member 2 of a new run begins with a learning rate that is not a number."""
-    initial = online.initial_hparams
+    initial = build.initial_hparams
 
     def broken(config, keys):
         hp = initial(config, keys)
         rate = hparams.flatten(hp)["learning_rate"]
         return hparams.override(hp, {"learning_rate": rate.at[2].set(np.nan)})
 
-    monkeypatch.setattr(online, "initial_hparams", broken)
+    monkeypatch.setattr(build, "initial_hparams", broken)
 
 
 def test_pbt_replaces_a_member_that_is_not_finite(tmp_path, cached, lost_member):
@@ -317,7 +317,8 @@ def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
     assert line.startswith("mtrl: member 2 is not finite at update 2")
     assert "checkpoint 0 is kept" in line
     assert "Traceback" not in outcome.err
-    with runs.restored(run, runs.load_config(run)) as (update, _, saved):
+    settings = reading.load_config(run)
+    with kinds.restored(kinds.run_of(settings, run), settings) as (update, _, saved):
         assert update == 0
         learner = saved.run.learner
         assert all(np.isfinite(x).all() for x in _floats(learner))

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1] / "mtrl_jax"
 # its own only, so rooms of one floor never import each other.
 FLOORS = (
     {"types", "errors", "metrics", "xla"},
-    {"losses", "data", "checkpoint", "plots", "tree", "random", "hparams"},
+    {"losses", "data", "checkpoint", "plots", "tree", "random", "hparams", "plugins"},
     {"networks", "envs", "engine"},
     {"agents"},
     {"config"},

@@ -34,8 +34,8 @@ def blocks(page, language):
 
 
 def run(page):
-    """Returns the names that the one Python block of a page leaves."""
-    (code,) = blocks(page, "python")
+    """Returns the names that the first Python block of a page leaves."""
+    code = blocks(page, "python")[0]
     scope: dict = {}
     exec(compile(code, page.name, "exec"), scope)
     return scope
@@ -62,7 +62,7 @@ def test_the_readme_is_read_in_five_minutes():
 
 def test_the_python_example_trains_a_population_in_fifteen_lines():
     """The README's Python block runs as it stands and is at most 15 lines."""
-    (code,) = blocks(README, "python")
+    code = blocks(README, "python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     scope = run(README)
     episodes = np.asarray(scope["out"].episodes["episodes"])
@@ -91,15 +91,23 @@ def test_the_level_example_is_a_level(monkeypatch):
 
 
 def test_no_python_is_shown_that_is_not_run():
-    """Python stands only where the two tests above run it, and says so."""
+    """Python stands only where the tests above and tests/outside run it, and says so."""
     shown = {name(page): len(blocks(page, "python")) for page in PAGES}
-    assert {page for page, count in shown.items() if count} == {
-        "README.md",
-        "configs/README.md",
+    assert {page: count for page, count in shown.items() if count} == {
+        "README.md": 2,
+        "configs/README.md": 1,
     }
     for page in (README, CONFIGS):
-        before, _, _ = text(page).partition("```python")
-        assert before.rstrip().endswith("(this block is run by a test):")
+        *before, _ = text(page).split("```python")
+        for part in before:
+            assert part.rstrip().endswith("(this block is run by a test):")
+
+
+def test_the_section_on_outside_is_short():
+    """At most 20 lines from heading to heading."""
+    _, _, after = text(README).partition("## From outside the package\n")
+    section, _, _ = after.partition("\n## ")
+    assert 10 < len(section.strip().splitlines()) + 2 <= 20
 
 
 @pytest.mark.parametrize("number", range(len(blocks(CONFIGS, "yaml"))))

@@ -91,7 +91,8 @@ def test_known_vectors_are_drawn_as_the_scene_they_describe():
     drawn = observation_pictures.board(balls.ravel(), 10, 200)
     assert tuple(drawn[10, 100]) == observation_pictures.BLUE
     assert tuple(drawn[190, 140]) == observation_pictures.ORANGE
-    assert observation_pictures.find("gymnax/Catch-bsuite#2") is not None
+    sketch = observation_pictures.find("gymnax/Catch-bsuite#2")
+    np.testing.assert_array_equal(sketch(balls.ravel(), 200), drawn)
     assert observation_pictures.find("gymnax/Breakout-MinAtar") is None
 
 

@@ -14,10 +14,10 @@ import yaml
 from mtrl_jax import config, errors, metrics, random
 from mtrl_jax.experiments import (
     in_context,
+    kinds,
     offline,
-    runs,
+    reading,
     stages,
-    staging,
     task_families,
 )
 
@@ -154,14 +154,14 @@ def test_a_run_of_an_older_version_lacks_what_has_come_since(staged_copy, cached
 
 def test_the_first_members_can_be_tested_alone(staged):
     """Their weights and hyperparameters, and no others'; what is said is of them."""
-    every = runs.load_config(staged)
+    every = reading.load_config(staged)
     values = config.to_dict(every)
     for name in ("population", "agent"):
         del values["stages"][2][name]
     values["stages"][2]["members"] = 2
     weights, hparams, summaries = [], [], []
     for settings in (every, config.from_dict(values)):
-        program = staging.make_program(settings, settings.stages[2], staged)
+        program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
         state = program.init(program.hparams)
         weights.append(jax.device_get(state.learner))
         hparams.append(jax.device_get(program.hparams))
@@ -173,8 +173,8 @@ def test_the_first_members_can_be_tested_alone(staged):
 
 def test_weights_that_moved_are_found_out(staged):
     """The hash at the end is held against the hash of what was read."""
-    settings = runs.load_config(staged)
-    program = staging.make_program(settings, settings.stages[2], staged)
+    settings = reading.load_config(staged)
+    program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
     state = program.init(program.hparams)
     summary, _ = program.reporter.finish(state, None, {}, 0)
     assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
@@ -205,7 +205,7 @@ def test_the_list_that_is_shown_can_be_run():
     )
     (shown,) = [block for block in blocks if "stages:" in block]
     settings = config.from_dict(yaml.safe_load(shown))
-    stages.check(settings, pathlib.Path("nowhere"))
+    stages.check(kinds.run_of(settings, pathlib.Path("nowhere")))
     assert [stage.name for stage in settings.stages] == staged_runs.NAMES
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from mtrl_jax import checkpoint, config, metrics
 from mtrl_jax.data import histories
-from mtrl_jax.experiments import stages
+from mtrl_jax.experiments import reading
 
 # A process that stands still instead of logging an update of a stage.
 _STALL = """
@@ -147,7 +147,11 @@ def test_the_progress_line_names_the_stage_and_the_size_is_told_first(tmp_path, 
 
 @pytest.mark.parametrize(
     ("stage", "update", "before"),
-    [("source", 40, 30), ("model", 6, 4), ("in_context", 15, 10)],
+    [
+        ("source", 40, 30),
+        pytest.param("model", 6, 4, marks=pytest.mark.slow),
+        pytest.param("in_context", 15, 10, marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_in_any_stage_costs_no_bit(
     tmp_path, staged_copy, staged, cached, stage, update, before
@@ -309,10 +313,10 @@ def test_a_stage_that_has_only_begun_is_not_drawn(staged, tmp_path):
     for folder in (pathlib.Path(), *(pathlib.Path("stages", name) for name in names)):
         (run / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(staged / folder / "config.yaml", run / folder)
-    assert [path.name for path in stages.parts(run)] == names
+    assert [path.name for path in reading.parts(run)] == names
     rows = pathlib.Path("stages", names[0], "metrics.jsonl")
     shutil.copy(staged / rows, run / rows)
-    assert [path.name for path in stages.parts(run)] == names[:1]
+    assert [path.name for path in reading.parts(run)] == names[:1]
 
 
 def test_commands_for_runs_know_stages(staged, tmp_path):

@@ -113,11 +113,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def act(learner, carry, ts, key, hp):
         q = _look_up(learner.table, rows(ts))
-        greedy, value = exploration.greedy(q, ts.action_mask)
         epsilon = exploration.epsilon_at(learner.updates, hp.exploration)
-        u = jax.random.uniform(key, (2, *value.shape))
-        among = jnp.where((u[0] < epsilon)[..., None], ts.action_mask, greedy)
-        action = exploration.uniform_from(among, u[1])
+        action, greedy, value = exploration.epsilon_greedy(
+            key, q, ts.action_mask, epsilon
+        )
         log_prob = jnp.log(probability(action, greedy, ts.action_mask, epsilon))
         return action, carry, Extras(log_prob, value)
 

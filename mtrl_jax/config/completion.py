@@ -21,9 +21,6 @@ def complete(config: Any) -> Any:
     from mtrl_jax import agents
     from mtrl_jax.engine import pbt_config
 
-    if config.agent.name not in agents.AGENTS:
-        hint = errors.suggest(config.agent.name, agents.AGENTS)
-        raise ValueError(f"agent.name={config.agent.name!r} is unknown{hint}")
     module = agents.get(config.agent.name)
     static = strict.build(module.Config, config.agent.config, "agent.config")
     fields = hparams.names(module.Hparams)

@@ -16,30 +16,32 @@ import pydantic
 import yaml
 
 from mtrl_jax import errors
-from mtrl_jax.config import completion, schema, strict
+from mtrl_jax.config import completion, modules, schema, strict
 
 
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
     """Returns the checked settings of a YAML file with ``key=value`` overrides applied.
 
-    An ExperimentConfig or, of an experiment in stages, a ``stages.Staged``.
+    Agents and environments may come from files beside it, see ``modules``. An
+    ExperimentConfig or, of an experiment in stages, a ``stage_schema.Staged``.
 
     Raises:
       ConfigError: the file cannot be read, or a setting cannot work.
     """
-    return from_dict(override(read_yaml(path), overrides), where=str(path))
+    values = modules.placed(override(read_yaml(path), overrides), path.parent)
+    return from_dict(values, where=str(path))
 
 
 def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
-    An ExperimentConfig; of values with ``stages`` a ``stages.Staged``, of values with a
-    ``kind`` the stage that they are.
+    An ExperimentConfig; of values with ``stages`` a ``stage_schema.Staged``, of values of
+    another ``kind`` than online the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
-    if "stages" in values or "kind" in values:
+    if "stages" in values or values.get("kind", "online") != "online":
         from mtrl_jax.config import stage_lists
 
         return stage_lists.from_dict(values, where)

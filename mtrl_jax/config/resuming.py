@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtrl_jax import errors
-from mtrl_jax.config import loading, strict
+from mtrl_jax.config import loading, modules, strict
 
 RESUMABLE = (
     "agent.hparams",
@@ -48,8 +48,10 @@ def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
       ConfigError: naming the first setting that would need another program or state.
     """
     changed = differences(old, new)
-    may_change = _OF_KIND.get(getattr(new, "kind", "online"), RESUMABLE)
+    may_change = _OF_KIND.get(new.kind, RESUMABLE)
     for name, (was, now) in changed.items():
+        if modules.has_moved(name, was, now):
+            continue
         if not any(name == ok or name.startswith(ok + ".") for ok in may_change):
             raise errors.ConfigError(
                 f"{name}: the run has {was!r}, {now!r} given; a running experiment "

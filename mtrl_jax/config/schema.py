@@ -6,13 +6,16 @@ the settings are completed (``from_dict``).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
 from mtrl_jax.engine.schedules import Schedule
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # of a folder
+Name = Annotated[str, Field(pattern=_NAME)]
 
 
 class Section(pydantic.BaseModel):
@@ -72,7 +75,7 @@ class PopulationConfig(Section):
     search: dict[str, SearchRange] = {}
     pbt: PbtConfig | None = None
     fitness: FitnessConfig = FitnessConfig()
-    at_once: PositiveInt | None = None  # updated together; see online.members_at_once
+    at_once: PositiveInt | None = None  # updated together; see engine/sharding
 
 
 class TrainingConfig(Section):
@@ -108,8 +111,10 @@ class LoggingConfig(Section):
 
 
 class ExperimentConfig(Section):
-    """A whole run."""
+    """A whole run: a run of one stage, which a list of stages may hold as well."""
 
+    name: Name = "run"
+    kind: Literal["online"] = "online"
     seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above
     tasks: list[TaskConfig] = Field(min_length=1)
     agent: AgentConfig = AgentConfig()

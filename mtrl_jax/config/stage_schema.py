@@ -8,8 +8,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl_jax.config import schema
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # of a folder
-Name = Annotated[str, Field(pattern=_NAME)]
 Seed = Annotated[NonNegativeInt, Field(lt=2**32)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -23,15 +21,15 @@ class StageTask(schema.TaskConfig):
 class OnlineStage(schema.ExperimentConfig):
     """A run like any other."""
 
-    name: Name
+    name: schema.Name
     kind: Literal["online"]
 
 
 class CollectStage(schema.ExperimentConfig):
     """Learners with a task each, whose whole histories are kept."""
 
-    name: Name
-    kind: Literal["collect"]
+    name: schema.Name
+    kind: Literal["collect"]  # type: ignore[assignment]
     tasks: list[StageTask] = Field(min_length=1)  # type: ignore[assignment]
     labels: bool = False  # write down what is best at every step, too
 
@@ -82,7 +80,7 @@ class OfflineEvaluation(schema.Section):
 class OfflineStage(schema.Section):
     """Learning from a dataset. ``data`` is a collect stage's name or a folder's path."""
 
-    name: Name
+    name: schema.Name
     kind: Literal["offline"]
     seed: Seed = 0
     data: str
@@ -116,7 +114,7 @@ class Prompt(schema.Section):
 class EvaluateStage(schema.Section):
     """The weights of stage ``of`` on ``tasks``, frozen, the carry never reset."""
 
-    name: Name
+    name: schema.Name
     kind: Literal["evaluate"]
     seed: Seed = 0
     of: str

@@ -32,6 +32,7 @@ from mtrl_jax.data import priorities as priorities_lib
 from mtrl_jax.data import ring as ring_lib
 from mtrl_jax.types import Array, Key, Tree
 
+_MOST = 2**31 - 2  # places that int32 counts
 TRIES = 2  # of drawing a valid window uniformly; then it is not live
 
 
@@ -228,6 +229,8 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
     for name in ("capacity", "batch", "batches", "steps", "frames"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")
+    if config.capacity > _MOST:
+        raise ValueError(f"capacity: got {config.capacity}, give at most {_MOST}")
     if config.transitions and config.steps < 2:
         raise ValueError(f"steps: {config.steps} is no transition, give at least 2")
     if config.frames > 1:

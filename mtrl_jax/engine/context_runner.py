@@ -105,8 +105,9 @@ def make(
         action, carry = act(state, hp)
         env_state, ts = env.step(state.env, action, env.params)
         ended = _ended(env, state.env, env_state, ts)
+        paid = statistics.in_own_units(env.spec, ts)
         stats = statistics.update(
-            state.stats, ts._replace(last=ended), env.info(env_state)
+            state.stats, paid._replace(last=ended), env.info(env_state)
         )
         # Out of range, and so nowhere, from the slot's E-th episode on.
         written = ended[..., None] & (
@@ -124,7 +125,7 @@ def make(
             stats=_begun(stats, ended & ~ts.last),
             returns=jnp.where(written, stats.partial_return[..., None], state.returns),
             rewards=jax.tree.map(
-                lambda old: jnp.where(now, ts.reward[..., None], old), state.rewards
+                lambda old: jnp.where(now, paid.reward[..., None], old), state.rewards
             ),
             episode=state.episode + ended,
             step=state.step + 1,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, types
-from mtrl_jax.engine import population
+from mtrl_jax.engine import population, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -53,7 +53,8 @@ def make(
                 learner, loop.carry, loop.ts, random.fold(key, loop.step), hp
             )
             env_state, ts = env.step(loop.env, action, env.params)
-            result = _record(loop.result, ts, env.info(env_state))
+            paid = statistics.in_own_units(env.spec, ts)
+            result = _record(loop.result, paid, env.info(env_state))
             return _Loop(loop.step + 1, carry, env_state, ts, result)
 
         def unfinished(loop: _Loop) -> Array:
@@ -86,7 +87,7 @@ def make_host(
 
     @jax.jit
     def record(result, ts, info):
-        result = _record(result, ts, info)
+        result = _record(result, statistics.in_own_units(env.spec, ts), info)
         return result, jnp.all(result.complete)
 
     def evaluate(learner, hp, key):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.engine import pbt, statistics
@@ -18,8 +19,9 @@ METRICS = ("return", "normalised", "capped")
 class Metric(NamedTuple):
     """How returns become a score; built once from the environment's spec.
 
-    A return is mapped to ``(return − low) / (high − low)``, limited to ``cap``, and
-    averaged over the tasks with ``weight``.
+    A task's mean return is mapped to ``(mean − low) / (high − low)``, limited to ``cap``,
+    and averaged over the tasks with ``weight``. The limit is of the mean, not of single
+    episodes (returns of 0 and 2 are a mean of 1): as in Espeholt et al. 2018.
     """
 
     low: tuple[float, ...]  # [K]
@@ -75,24 +77,19 @@ def of_training(
 ) -> pbt.Fitness:
     """Returns the fitness by the episodes since each member's last copy.
 
-    ``task`` is ``[P, B]``, ``finite`` is ``[P]``. The score is NaN while a task that
-    counts has no finished episode; ``episodes`` is that of the task with fewest.
+    ``task`` is ``[P, B]``, ``finite`` is ``[P]``. The score is NaN while a slot of a task
+    that counts has no finished episode (``statistics.balanced``); ``episodes`` is that of
+    the task with fewest.
     """
     tasks = len(metric.weight)
     mean, number = statistics.recent_mean(stats, task, tasks)
-    members, slots, window = stats.recent.shape
-    valid = (
-        statistics.recent_valid(stats) & (_per_slot(metric.weight, task) > 0)[..., None]
+    members = task.shape[0]
+    valid = statistics.balanced(stats, task, tasks)
+    slots = jnp.broadcast_to(task[..., None], valid.shape)
+    values, valid, slots = (
+        x.reshape(members, -1) for x in (stats.recent, valid, slots)
     )
-    low, high = _per_slot(metric.low, task), _per_slot(metric.high, task)
-    samples = (stats.recent - low[..., None]) / (high - low)[..., None]
-    return pbt.Fitness(
-        score=_score(metric, mean),
-        finite=finite,
-        episodes=_fewest(metric, number),
-        returns=jnp.minimum(samples, metric.cap).reshape(members, slots * window),
-        valid=valid.reshape(members, slots * window),
-    )
+    return _fitness(metric, mean, number, finite, values, valid, slots)
 
 
 def values_of(metric: Metric, result: Evaluation) -> Array:
@@ -108,23 +105,41 @@ def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitn
     counted = result.complete[..., None] & (result.task[..., None] == tasks)
     number = jnp.sum(counted, axis=1)
     mean = jnp.sum(jnp.where(counted, values[..., None], 0.0), axis=1) / number
-    low, high = _per_slot(metric.low, result.task), _per_slot(metric.high, result.task)
-    samples = jnp.minimum((values - low) / (high - low), metric.cap)
+    return _fitness(metric, mean, number, finite, values, result.complete, result.task)
+
+
+def task_scores(metric: Metric, mean: Any) -> Any:
+    """Returns [P, K] from mean returns [P, K]: mapped and limited, of either library."""
+    low, high = (np.asarray(x)[None] for x in (metric.low, metric.high))
+    return ((mean - low) / (high - low)).clip(None, metric.cap)
+
+
+def _fitness(
+    metric: Metric,
+    mean: Array,
+    number: Array,
+    finite: Array,
+    values: Array,
+    valid: Array,
+    task: Array,
+) -> pbt.Fitness:
+    """Returns the fitness from task means [P, K] and the episodes [P, N] behind them."""
+    low, high = _per_slot(metric.low, task), _per_slot(metric.high, task)
+    counted = jnp.asarray([k for k, w in enumerate(metric.weight) if w > 0])
     return pbt.Fitness(
         score=_score(metric, mean),
         finite=finite,
         episodes=_fewest(metric, number),
-        returns=samples,
-        valid=result.complete & (_per_slot(metric.weight, result.task) > 0),
+        returns=(values - low) / (high - low),
+        valid=valid[:, None] & (task[:, None] == counted[None, :, None]),
+        cap=jnp.full(mean.shape[0], metric.cap, jnp.float32),
     )
 
 
 def _score(metric: Metric, mean: Array) -> Array:
     """Returns [P] from mean returns [P, K]; NaN of tasks that do not count is ignored."""
-    low, high, weight = (
-        jnp.asarray(x)[None] for x in (metric.low, metric.high, metric.weight)
-    )
-    value = jnp.minimum((mean - low) / (high - low), metric.cap)
+    weight = jnp.asarray(metric.weight)[None]
+    value = task_scores(metric, mean)
     return jnp.sum(jnp.where(weight > 0, value * weight, 0.0), 1) / jnp.sum(weight)
 
 

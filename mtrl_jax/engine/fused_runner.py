@@ -116,7 +116,8 @@ def make(
                 state.learner, carry, ts, random.fold(key, t), hp
             )
             env_state, next_ts = env.step(env_state, action, params)
-            stats = statistics.update(stats, next_ts, env.info(env_state), judged)
+            paid = statistics.in_own_units(env.spec, next_ts)
+            stats = statistics.update(stats, paid, env.info(env_state), judged)
             return (carry, env_state, next_ts, stats), (ts, action, extras)
 
         scanned = (state.carry, state.env, state.ts, state.stats)

@@ -61,7 +61,7 @@ def make(
     agents = population.population(agent, halves[0].batch[0], at_once)
     begin = _make_begin(agents, halves, window)
     unroll = _make_unroll(agents, halves, unroll_length)
-    learn = jax.jit(_make_learn(agents, judged), donate_argnums=0)
+    learn = jax.jit(_make_learn(agents, halves[0].spec, judged), donate_argnums=0)
     start_chunk = jax.jit(
         lambda s: s._replace(stats=statistics.start_chunk(s.stats)), donate_argnums=0
     )
@@ -164,7 +164,7 @@ def _make_act(agents: types.Agent, halves: int) -> Callable:
     return of_half
 
 
-def _make_learn(agents: types.Agent, judged: str) -> Callable:
+def _make_learn(agents: types.Agent, spec: types.EnvSpec, judged: str) -> Callable:
     """Returns ``learn(state, pieces, carries, ts, hp) -> (state, metrics[P])``.
 
     It joins the halves to the rollout, counts its episodes and updates every member.
@@ -177,7 +177,10 @@ def _make_learn(agents: types.Agent, judged: str) -> Callable:
         stats, _ = jax.lax.scan(
             lambda stats, arrived: (statistics.update(stats, *arrived, judged), None),
             state.stats,
-            (jax.tree.map(lambda x: x[1:], ts), whole.measures),
+            (
+                statistics.in_own_units(spec, jax.tree.map(lambda x: x[1:], ts)),
+                whole.measures,
+            ),
         )
         learner, memory, metrics = fused_runner.learn(agents, state, rollout, hp)
         steps = whole.action.shape[0]

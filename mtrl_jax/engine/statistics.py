@@ -43,6 +43,18 @@ def init(env: types.Env, env_state: types.Tree, window: int) -> EpisodeStats:
     )
 
 
+def in_own_units(spec: types.EnvSpec, ts: types.TimeStep) -> types.TimeStep:
+    """Returns ``ts`` ``[P, B]`` with rewards as the environments pay them.
+
+    What agents see may be scaled, ``TaskSpec.reward_scale``; what is reported is not.
+    """
+    scales = [task.reward_scale for task in spec.tasks]
+    if all(scale == 1.0 for scale in scales):
+        return ts
+    scale = jnp.asarray(scales, jnp.float32)[jnp.asarray(ts.task)]
+    return ts._replace(reward=ts.reward / scale)
+
+
 def start_chunk(stats: EpisodeStats) -> EpisodeStats:
     """Returns the statistics with the chunk's sums at zero."""
     return stats._replace(chunk=jax.tree.map(jnp.zeros_like, stats.chunk))
@@ -113,12 +125,34 @@ def recent_valid(stats: EpisodeStats) -> Array:
     return jnp.arange(window)[None, None] < stats.recent_count[..., None]
 
 
-def recent_mean(stats: EpisodeStats, task: Array, tasks: int) -> tuple[Array, Array]:
-    """Returns (mean of the recent returns, their number), both ``[P, K]``.
+def balanced(stats: EpisodeStats, task: Array, tasks: int) -> Array:
+    """Returns the entries of ``recent`` that a member may be judged by, ``[P, B, W]``.
 
-    ``task`` is ``[P, B]``. The mean is NaN where a task has no finished episode.
+    Every slot of a task counts with as many episodes as the slot with fewest has, its
+    oldest in the ring; none does until each slot has finished one. Pooling what has ended
+    so far would count the shortest episodes alone: in the first n steps after a copy only
+    those of at most n steps end. The first episode of each slot is as long as any.
+
+    ``task`` is ``[P, B]``.
     """
-    valid = recent_valid(stats)
+    window = stats.recent.shape[-1]
+    kept = jnp.minimum(stats.recent_count, window)  # [P, B]
+    mine = task[..., None] == jnp.arange(tasks)[None, None]  # [P, B, K]
+    fewest = jnp.min(jnp.where(mine, kept[..., None], window), axis=1)  # [P, K]
+    number = jnp.take_along_axis(fewest, task, axis=1)  # [P, B]
+    # How many entries of the slot are older.
+    turned = jnp.where(stats.recent_count > window, stats.recent_count % window, 0)
+    age = (jnp.arange(window)[None, None] - turned[..., None]) % window
+    return age < number[..., None]
+
+
+def recent_mean(stats: EpisodeStats, task: Array, tasks: int) -> tuple[Array, Array]:
+    """Returns (mean of the balanced recent returns, their number), both ``[P, K]``.
+
+    ``task`` is ``[P, B]``. The mean is NaN where a slot of the task has no finished
+    episode.
+    """
+    valid = balanced(stats, task, tasks)
     mine = task[..., None] == jnp.arange(tasks)[None, None]  # [P, B, K]
     sums = jnp.sum(jnp.where(valid, stats.recent, 0.0), axis=-1)[..., None]
     counts = jnp.sum(valid, axis=-1)[..., None]

@@ -1,7 +1,8 @@
 """The registry of environments: ``family/name`` to something that can be made.
 
 A new family is one file with ``names()`` and ``task(name, options)`` (names without the
-prefix) and one line in ``ENVS``; the contract tests pick it up.
+prefix) and one line in ``ENVS``; the contract tests pick it up. A file outside the
+package offers the same, and its module's name is the family's, see ``plugins``.
 Nothing is imported before it is asked for: gymnax and envpool take seconds.
 """
 
@@ -24,25 +25,39 @@ class Family(NamedTuple):
     stacked [N, ...], None where options leave one task, and, where it is known,
     ``optimal_action_in(name, options)`` -> what ``optimal_action`` returns; any other
     ``make(name, batch, options, seed) -> Env`` and ``make_host(name, batch, options,
-    seed, first_slot) -> HostEnv``.
+    seed, first_slot) -> HostEnv`` in the place of ``task``. Options do not have the
+    ``wrappers``, which are put around what a module makes.
     """
 
     module: str
+    is_own: bool = True  # of this package; of any other it is checked what it offers
 
     def names(self) -> list[str]:
         """Returns every name that ``make`` takes."""
         return list(self.load().names())
 
+    def task(self, name: str, options: Options = None) -> Any:
+        """Returns the core.PureTask, None of environments that are not pure."""
+        from mtrl_jax.envs import foreign, wrappers
+
+        own, wrapped = wrappers.split(options)
+        module = self.load()
+        if not hasattr(module, "task"):
+            return None
+        make = module.task if self.is_own else foreign.checked(module)
+        return wrappers.apply(make(name, own), wrapped)
+
     def make(
         self, name: str, batch: tuple[int, int], options: Options = None, seed: int = 0
     ) -> types.Env:
         """Returns the environment as a batch ``(P, B)``; a pure one draws from keys."""
-        module = self.load()
-        if hasattr(module, "make"):
-            return module.make(name, batch, options, seed)
-        from mtrl_jax.envs import core
+        from mtrl_jax.envs import core, wrappers
 
-        return core.vectorise(module.task(name, options), batch)
+        module = self.load()
+        if hasattr(module, "task"):
+            return core.vectorise(self.task(name, options), batch)
+        own, wrapped = wrappers.split(options)
+        return wrappers.apply(module.make(name, batch, own, seed), wrapped)
 
     def make_host(
         self,
@@ -53,19 +68,28 @@ class Family(NamedTuple):
         first_slot: int = 0,
     ) -> types.HostEnv:
         """Returns it driven from Python; a pure one is stepped by a jitted call."""
-        module = self.load()
-        if hasattr(module, "make_host"):
-            return module.make_host(name, batch, options, seed, first_slot)
         from mtrl_jax import random
-        from mtrl_jax.envs import core, mixture
+        from mtrl_jax.envs import core, mixture, wrappers
 
+        module = self.load()
+        if not hasattr(module, "task"):
+            own, wrapped = wrappers.split(options)
+            env = module.make_host(name, batch, own, seed, first_slot)
+            return wrappers.apply(env, wrapped)
         key = random.at(random.roots(seed, batch[0]), 0, random.ENV)
-        env = core.vectorise(module.task(name, options), batch, first_slot)
+        env = core.vectorise(self.task(name, options), batch, first_slot)
         return mixture.host_from_pure(env, key)
 
     def load(self) -> Any:
         """Returns the module, imported now."""
-        return importlib.import_module(self.module)
+        if self.is_own:
+            return importlib.import_module(self.module)
+        from mtrl_jax import plugins
+        from mtrl_jax.envs import foreign
+
+        module = plugins.load("env", self.module, GROUP, ENVS)
+        foreign.check(module)
+        return module
 
 
 ENVS: dict[str, Family] = {
@@ -76,6 +100,8 @@ ENVS: dict[str, Family] = {
     "dark": Family("mtrl_jax.envs.dark"),
     "bandit": Family("mtrl_jax.envs.bandits"),
 }
+# Of entry points that add to them.
+GROUP = "mtrl_jax.envs"
 
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
 
@@ -104,8 +130,7 @@ def pure_task(name: str, options: Options = None) -> Any:
     Raises ValueError as ``make`` does.
     """
     family, rest = _split(name)
-    module = family.load()
-    return module.task(rest, options) if hasattr(module, "task") else None
+    return family.task(rest, options)
 
 
 def tasks_of(name: str, options: Options = None) -> types.Tree:
@@ -116,7 +141,8 @@ def tasks_of(name: str, options: Options = None) -> types.Tree:
     """
     family, rest = _split(name)
     module = family.load()
-    found = module.tasks_of(rest, options) if hasattr(module, "tasks_of") else None
+    own = _own(options)
+    found = module.tasks_of(rest, own) if hasattr(module, "tasks_of") else None
     if found is None:
         having = [key for key in ENVS if hasattr(ENVS[key].load(), "tasks_of")]
         raise ValueError(
@@ -129,7 +155,9 @@ def is_many(name: str, options: Options = None) -> bool:
     """Returns whether ``tasks_of`` has tasks to return. Raises ValueError as ``make``."""
     family, rest = _split(name)
     module = family.load()
-    return hasattr(module, "tasks_of") and module.tasks_of(rest, options) is not None
+    if not hasattr(module, "tasks_of"):
+        return False
+    return module.tasks_of(rest, _own(options)) is not None
 
 
 def optimal_action(
@@ -149,7 +177,7 @@ def optimal_action(
             f"env: of {name} no optimal action is known; families of which it is: "
             f"{', '.join(having)}"
         )
-    return module.optimal_action_in(rest, options)
+    return module.optimal_action_in(rest, _own(options))
 
 
 def make_host(
@@ -171,11 +199,11 @@ def make_host(
 def runs_on_host(name: str) -> bool:
     """Returns whether ``family/name`` is stepped by code outside the program (envpool).
 
-    Such an environment has a ``make_host`` of its own; a pure one has not and runs on
-    whatever device the program does. Raises ValueError for an unknown family.
+    Such an environment has a ``make_host`` of its own; a pure one has a ``task`` and runs
+    on whatever device the program does. Raises ValueError for an unknown family.
     """
     family, _ = _split(name)
-    return hasattr(family.load(), "make_host")
+    return not hasattr(family.load(), "task")
 
 
 def describe(
@@ -190,7 +218,7 @@ def describe(
     module = family.load()
     record = {"options": dict(options or {})}
     if hasattr(module, "describe"):
-        record |= module.describe(rest, batch, options, seed)
+        record |= module.describe(rest, batch, _own(options), seed)
     return record
 
 
@@ -217,11 +245,29 @@ def suites() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _split(name: str) -> tuple[Family, str]:
-    from mtrl_jax import errors
+def is_named(name: str) -> bool:
+    """Returns whether ``name`` begins with a family: of ENVS, an entry point, a file's."""
+    from mtrl_jax import plugins
 
     family, slash, rest = name.partition("/")
     if not slash:
+        return False
+    return "@" in rest or family in ENVS or family in plugins.entry_points(GROUP)
+
+
+def _split(name: str) -> tuple[Family, str]:
+    """Returns (family, the name in it); FAMILY/NAME@FOLDER is a file's."""
+    head, at, folder = name.partition("@")
+    family, slash, rest = head.partition("/")
+    if not slash:
         raise ValueError(f"env: {name!r} has no family, give FAMILY/{name}")
-    errors.check("env family", family, ENVS)
-    return ENVS[family], rest
+    if family in ENVS and not at:
+        return ENVS[family], rest
+    return Family(f"{family}{at}{folder}", is_own=False), rest
+
+
+def _own(options: Options) -> dict[str, Any]:
+    """Returns the options that are the environment's own."""
+    from mtrl_jax.envs import wrappers
+
+    return wrappers.split(options)[0]

@@ -49,12 +49,15 @@ class PureTask(NamedTuple):
     # params) -> params`` that the episode is played by. A slot's key is always the same
     # (what is drawn from it stays for the whole run), an episode's is its own.
     deal: Callable[[Key, Key, Tree], Tree] | None = None
+    # What is put around the Env of its slots, in this order, see wrappers. ``spec`` is
+    # that of the task itself, beneath them.
+    wrappers: tuple[Callable[[types.Env], types.Env], ...] = ()
 
 
 # The fields in which tasks of the same code agree (render is not compiled with them).
 _CODE = (
     *("reset", "step", "action_mask", "info"),
-    *("wants_renewal", "renew", "group", "deal"),
+    *("wants_renewal", "renew", "group", "deal", "wrappers"),
 )
 
 
@@ -150,7 +153,7 @@ def stack(
     )
     default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
     env = slots.make(tasks[0], spec, batch, default, task_id, first_slot)
-    return env._replace(render=slots.renderer(tasks, sizes, dim))
+    return _wrapped(tasks[0], env._replace(render=slots.renderer(tasks, sizes, dim)))
 
 
 def spread(
@@ -187,7 +190,7 @@ def spread(
     )
     task_id = jnp.zeros(batch, jnp.int32)
     env = slots.make(task._replace(deal=None), spec, batch, default, task_id, 0)
-    return env._replace(render=slots.renderer([task], [batch[1]], 1))
+    return _wrapped(task, env._replace(render=slots.renderer([task], [batch[1]], 1)))
 
 
 def join(
@@ -226,6 +229,12 @@ def same_code(x: PureTask, y: PureTask) -> bool:
     same = all(getattr(x, name) == getattr(y, name) for name in _CODE)
     params = [[(p.shape, p.dtype) for p in _leaves(t)] for t in (x, y)]
     return same and x.spec[1:3] == y.spec[1:3] and params[0] == params[1]
+
+
+def _wrapped(task: PureTask, env: types.Env) -> types.Env:
+    for wrapper in task.wrappers:
+        env = wrapper(env)
+    return env
 
 
 def _check_batch(batch: tuple[int, int]) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import agents, errors, hparams, random, tree, types
+from mtrl_jax import agents, errors, tree, types
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import agent_settings, stage_schema
-from mtrl_jax.engine import context_runner, pbt, sharding
+from mtrl_jax.engine import context_runner
 from mtrl_jax.envs import trials
-from mtrl_jax.experiments import episode_curves, online, reporters, task_families
+from mtrl_jax.experiments import build, episode_curves, reporters, task_families
 from mtrl_jax.training import report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
@@ -42,7 +42,7 @@ def make_program(
     Raises:
       ConfigError: tasks that the agent cannot see or act in, or without an end.
     """
-    env, agent = task_families.testing(config), _agent(config, spec)
+    env, agent = task_families.testing(config), build.make_agent(config, spec)
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     _check_fits(env.spec, spec, config)
@@ -58,24 +58,20 @@ def make_program(
         longest=longest,
         prompt=_prompt(config),
     )
-    mesh = sharding.make_mesh(members, slots, online.devices(members, True))
-    keys = random.roots(config.seed, members)
-    weights, hp = source or (None, online.initial_hparams(config, keys))
-    hp = hparams.override(hp, settings.hparams)
-    hp, lineage = online.on_devices((hp, pbt.init(members)), mesh, members)
-
-    def init(_: Tree) -> context_runner.ContextState:
-        # Copied, because the runner donates its state.
-        state = jax.jit(runner.init)(keys, tree.copy(weights))
-        return jax.device_put(state, sharding.run_state_shardings(state, mesh, members))
-
+    place = build.placement(config, slots)
+    weights, hp = source or (None, build.initial_hparams(config, place.keys))
     chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
-    return Program(
+    return build.assemble(
+        config,
+        place,
+        # Copied, because the runner donates its state.
+        init=lambda keys, _: runner.init(keys, tree.copy(weights)),
+        chunk=runner.chunk,
+        hp=build.with_evaluation_hparams(config, hp),
         spec=told,
         agent=agent,
         batch=(members, slots),
-        pure=True,
         run_length=RunLength(
             updates=chunks * steps,
             per_chunk=steps,
@@ -84,10 +80,6 @@ def make_program(
             save_every=config.checkpoint.every_updates,
         ),
         reporter=_reporter(config, told, before, compared),
-        hparams=hp,
-        lineage=lineage,
-        init=init,
-        chunk=online.keeping_layout(runner.chunk),
         evaluate=None,
         pbt_round=None,
         metric=None,
@@ -105,11 +97,6 @@ def fingerprint(learner: Tree) -> str:
         name = f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}"
         found.update(name.encode() + x.tobytes())
     return found.hexdigest()
-
-
-def _agent(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> types.Agent:
-    with errors.at("agent.config"):
-        return agent_settings.module(config).make(spec, agent_settings.config(config))
 
 
 def _check_fits(

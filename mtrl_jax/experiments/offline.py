@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -16,18 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import errors, hparams, random, types
+from mtrl_jax import errors, types
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
-from mtrl_jax.experiments import checks, online, reporters, selection
+from mtrl_jax.experiments import build, checks, device_memory, reporters, selection
 from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
-
-# How much of a device's memory a dataset may take; a training step needs some too.
-_SHARE = 0.7
 
 
 def spec_in(folder: pathlib.Path) -> types.EnvSpec:
@@ -55,11 +51,7 @@ def make_program(
     """
     agent = make_agent(config, spec)
     training, members = config.training, config.population.size
-    keys = random.roots(config.seed, members)
-    mesh = sharding.make_mesh(members, 1, online.devices(members, True))
-    initial, lineage = online.on_devices(
-        (online.initial_hparams(config, keys), pbt.init(members)), mesh, members
-    )
+    place = build.placement(config, 1)
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
 
     def sample(key: types.Key, data: windows.Data) -> types.Rollout:
@@ -71,36 +63,31 @@ def make_program(
         members=members,
         updates_per_chunk=training.updates_per_chunk,
         metric=score,
-        at_once=config.population.at_once or online.members_at_once(mesh),
-        mesh=mesh,
+        at_once=place.at_once,
+        mesh=place.mesh,
     )
-
-    def init(hp: Tree) -> offline_runner.OfflineState:
-        state = jax.jit(runner.init)(keys, hp)
-        return online.on_devices(state, mesh, members)
 
     @functools.cache
     def data() -> tuple[windows.Data, windows.Data | None]:
-        return load(config, folder, mesh)
+        return load(config, folder, place.mesh)
 
-    chunk, measure = online.keeping_layout(runner.chunk), jax.jit(runner.measure)
+    chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
-        return measure(
-            state, hparams.override(hp, config.evaluation.hparams), data()[1]
-        )
+        changed = build.with_evaluation_hparams(config, hp)
+        return measure(state, changed, data()[1])
 
-    return Program(
+    return build.assemble(
+        config,
+        place,
+        init=runner.init,
+        chunk=lambda state, hp: chunk(state, hp, data()[0]),
+        compiled=False,
         spec=expert_labels.without(spec),
         agent=agent,
         batch=(members, training.batch),
-        pure=True,
         run_length=_run_length(config),
         reporter=reporters.of_losses(score, held_out),
-        hparams=initial,
-        lineage=lineage,
-        init=init,
-        chunk=lambda state, hp: chunk(state, hp, data()[0]),
         evaluate=evaluate if held_out else None,
         pbt_round=_make_round(config),
         metric=None,
@@ -124,8 +111,8 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
             "behaviour_cloning"
         )
     label, spec = spec.obs.get(types.OPTIMAL), expert_labels.without(spec)
+    agent = build.make_agent(config, spec)
     with errors.at("agent.config"):
-        agent = module.make(spec, agent_settings.config(config))
         checks.check_learns_from_rollouts(
             agent, config, spec, training.batch, training.unroll_length
         )
@@ -164,7 +151,7 @@ def load(
     except (errors.DatasetError, ValueError) as error:
         raise errors.RunError(f"{folder}: {error}") from None
     need = sum(windows.device_bytes(found, part) for part in kept)
-    room = _SHARE * _memory(mesh.devices.ravel()[0]) / _copies(mesh)
+    room = device_memory.room(mesh)
     if need > room:
         raise errors.RunError(
             f"{folder}: {progress.si(need)}B do not fit a device, which has room for "
@@ -219,16 +206,3 @@ def _make_round(config: stage_schema.OfflineStage) -> Any:
         return pbt.Fitness(-loss, finite & jnp.isfinite(loss), enough)
 
     return selection.round_of(config.population, judge, lambda state, *_: state)
-
-
-def _memory(device: jax.Device) -> int:
-    """Returns the bytes of a device; of a CPU, of the machine."""
-    known = device.memory_stats() or {}
-    if "bytes_limit" in known:
-        return known["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _copies(mesh: sharding.Mesh) -> int:
-    """Returns how many copies of the data share one memory: CPU devices are cores."""
-    return mesh.size if mesh.devices.ravel()[0].platform == "cpu" else 1

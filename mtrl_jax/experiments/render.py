@@ -19,7 +19,7 @@ from mtrl_jax import envs, errors, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.experiments import environments, runs, selection
+from mtrl_jax.experiments import environments, kinds, reading, selection
 from mtrl_jax.plots import observation_pictures
 from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
@@ -41,7 +41,7 @@ def render(
       CheckpointError: there is no sound checkpoint.
     """
     name = what.as_posix()
-    if what.exists() or name.partition("/")[0] not in envs.ENVS:
+    if what.exists() or not envs.is_named(name):
         return render_run(what, out, member, steps)
     if member is not None:
         raise errors.ConfigError(f"--member {member}: {name} is no run and has none")
@@ -60,7 +60,7 @@ def render_run(
       CheckpointError: there is no sound checkpoint.
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
-    config, make = runs.with_environments(folder, ("online",))
+    config = reading.with_environments(folder, ("online",))
     _check_out(out)
     size = config.population.size
     if member is None:
@@ -69,7 +69,8 @@ def render_run(
         raise errors.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    with runs.restored(folder, config, make) as (_, program, saved):
+    run = kinds.run_of(config, folder)
+    with kinds.restored(run, config) as (_, program, saved):
         frames = play(config, program, saved, member, steps)
     save_gif(frames, out)
     return out

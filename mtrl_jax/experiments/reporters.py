@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import metrics, types
+from mtrl_jax import types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
@@ -96,9 +96,3 @@ def lowest(loss: Any) -> int:
     loss = np.asarray(loss, np.float64)
     known = np.isfinite(loss)
     return int(np.argmin(np.where(known, loss, np.inf))) if known.any() else 0
-
-
-def is_done(folder: Any) -> bool:
-    """Returns whether the summary in ``folder`` is that of a run that has ended."""
-    summary = metrics.read_summary(folder)
-    return bool(summary) and summary.get("complete", True)

@@ -1,94 +1,43 @@
-"""An experiment as a list of stages, each a run in a folder of its own.
+"""What a list of stages needs beside its stages: checks, changes on resume, a summary.
 
     RUN/config.yaml     every setting of every stage, resolved
-    RUN/stages/NAME/    a run folder, see runs; of a collect stage also histories/
+    RUN/stages/NAME/    a run folder; of a collect stage also histories/
     RUN/summary.json    which stages are done, and the results of the last of them
 
 Stages run one after the other. One that is done is never begun again, one that was
 stopped goes on from its newest checkpoint; what that means is the business of the run
-itself. Nothing here knows an algorithm: a stage names others for their data or weights.
+itself. Nothing here knows an algorithm.
 """
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import shlex
 import shutil
-from collections.abc import Iterator
-from typing import Any
 
 from mtrl_jax import errors, metrics
 from mtrl_jax.config import loading, resuming, stage_schema
-from mtrl_jax.experiments import reporters, runs, staging
-from mtrl_jax.training import lock, progress, report, run_folder
-from mtrl_jax.training.program import Program
+from mtrl_jax.experiments import kinds
+from mtrl_jax.training import progress, run_folder
 
 
-def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
-    """Returns the exit code of a new run, of stages or not; see runs.train."""
-    if isinstance(settings, stage_schema.Stage):
-        raise errors.ConfigError(
-            f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
-        )
-    if not isinstance(settings, stage_schema.Staged):
-        return runs.train(settings, folder, where)
-    run_folder.check_new(folder)
-    with errors.within(where):
-        check(settings, folder)
-    with _held(folder):
-        run_folder.check_new(folder)  # Another process may have been as fast.
-        run_folder.write_config(folder, settings)
-        return _run(settings, folder)
+def check(run: kinds.Run) -> None:
+    """Raises ConfigError unless every stage that is not done could be begun.
 
-
-def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
-    """Returns the exit code of a run gone on with, of stages or not.
-
-    Of a stage that is done nothing can change, of one that has begun what its run could
-    change, of the others everything.
-
-    Raises:
-      ConfigError: no run there, or an override that cannot be; see runs.resume.
-    """
-    old = runs.load_config(folder)
-    if isinstance(old, stage_schema.Stage):
-        if overrides:
-            raise errors.ConfigError(
-                f"{folder}: a stage; give overrides to the whole run, "
-                f"`mtrl resume {shlex.quote(str(folder.absolute().parents[1]))} "
-                "stages.0.…`"
-            )
-        return resume(folder.absolute().parents[1])
-    if not isinstance(old, stage_schema.Staged):
-        return runs.resume(folder, overrides)
-    new = _changed(old, folder, overrides or [])
-    with errors.within(str(folder / run_folder.CONFIG)):
-        check(new, folder)
-    with _held(folder):
-        run_folder.write_config(folder, new)
-        return _run(new, folder)
-
-
-def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
-    """Returns nothing if every stage that is not done could be begun.
-
-    Agents are traced, nothing is compiled, read or written.
-
-    Raises:
-      ConfigError: a setting that cannot work, or less space than histories will take.
+    Agents are traced, nothing is compiled, read or written. It is an error, too, if there
+    is less space than the histories of the run will take.
     """
     need = 0
-    for i, stage in enumerate(staged.stages):
-        if reporters.is_done(staging.folder_of(folder, stage)):
+    for i, stage in enumerate(run.stages):
+        own = run.folder_of(stage)
+        if run_folder.is_done(own):
             continue
         with errors.within(f"stages.{i}"):
-            runs.check_logging(stage)
-            made = staging.make_program(staged, stage, folder, for_check=True)
-            made.close()
-        begun = (staging.folder_of(folder, stage) / run_folder.CONFIG).exists()
-        need += made.record.size if made.record is not None and not begun else 0
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            program = kinds.make_program(run, stage, for_check=True)
+            program.close()
+        begun = (own / run_folder.CONFIG).exists()
+        need += program.record.size if program.record and not begun else 0
+    parents = (run.folder, *run.folder.absolute().parents)
+    there = next(path for path in parents if path.exists())
     free = shutil.disk_usage(there).free
     if need > free:
         raise errors.ConfigError(
@@ -97,57 +46,16 @@ def check(staged: stage_schema.Staged, folder: pathlib.Path) -> None:
         )
 
 
-def parts(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders of the stages with rows, of any other run its own."""
-    config = runs.load_config(folder)
-    if not isinstance(config, stage_schema.Staged):
-        return [folder]
-    found = [staging.folder_of(folder, stage) for stage in config.stages]
-    begun = [path for path in found if (path / run_folder.CONFIG).exists()]
-    # One that has only just begun has nothing to show; if all have, that is the error.
-    return [path for path in begun if metrics.has_rows(path)] or begun
-
-
-def _run(staged: stage_schema.Staged, folder: pathlib.Path) -> int:
-    """Returns the exit code after all stages, or of the one that a signal ended."""
-    code = 0
-    for i, stage in enumerate(staged.stages):
-        own = staging.folder_of(folder, stage)
-        if reporters.is_done(own):
-            if not (own / "plots").exists():
-                report.draw(own)  # It was stopped between its summary and this.
-            continue
-        label = f"[{i + 1}/{len(staged.stages)} {stage.name}]"
-        code = _run_stage(staged, stage, folder, label)
-        if code:
-            break
-    write_summary(folder, staged)
-    return code
-
-
-def _run_stage(staged, stage, folder: pathlib.Path, label: str) -> int:
-    own = staging.folder_of(folder, stage)
-
-    def make(restart: int) -> Program:
-        return staging.make_program(staged, stage, folder, restart)
-
-    if (own / run_folder.CONFIG).exists():
-        return runs.go_on(stage, own, make, label)
-    return runs.begin(stage, own, make(0), label)
-
-
-def write_summary(folder: pathlib.Path, staged: stage_schema.Staged) -> None:
-    """Returns after writing which stages are done, and what the last of them found."""
-    done = {
-        x.name: reporters.is_done(staging.folder_of(folder, x)) for x in staged.stages
-    }
+def write_summary(run: kinds.Run) -> None:
+    """Write which stages are done, and what the last of them found."""
+    done = {x.name: run_folder.is_done(run.folder_of(x)) for x in run.stages}
     last = [name for name, is_done in done.items() if is_done][-1:]
-    results = [metrics.read_summary(staging.folder_of(folder, name)) for name in last]
+    results = [metrics.read_summary(run.folder_of(name)) for name in last]
     metrics.write_summary(
-        folder,
+        run.folder,
         {
             "stages": {
-                x.name: {"kind": x.kind, "done": done[x.name]} for x in staged.stages
+                x.name: {"kind": x.kind, "done": done[x.name]} for x in run.stages
             },
             "complete": all(done.values()),
             "results": {"stage": last[0], **results[0]} if last else {},
@@ -155,9 +63,14 @@ def write_summary(folder: pathlib.Path, staged: stage_schema.Staged) -> None:
     )
 
 
-def _changed(
+def changed(
     old: stage_schema.Staged, folder: pathlib.Path, overrides: list[str]
 ) -> stage_schema.Staged:
+    """Returns the settings of a run in stages with ``overrides``.
+
+    Raises:
+      ConfigError: a change that a running experiment, or one of its stages, cannot take.
+    """
     values = loading.to_dict(old)
     for stage in values["stages"]:
         if stage["kind"] == "evaluate":
@@ -173,11 +86,12 @@ def _changed(
         raise errors.ConfigError(
             f"seed: the run has {old.seed}, {new.seed} given; a running experiment keeps it"
         )
+    run = kinds.run_of(old, folder)
     for i, (was, now) in enumerate(zip(old.stages, new.stages)):
-        own = staging.folder_of(folder, was)
+        own = run.folder_of(was)
         if was == now or not (own / run_folder.CONFIG).exists():
             continue
-        if reporters.is_done(own):
+        if run_folder.is_done(own):
             name = next(iter(resuming.differences(was, now)))
             raise errors.ConfigError(
                 f"stages.{i}.{name}: stage {was.name!r} is done and keeps it"
@@ -185,20 +99,3 @@ def _changed(
         with errors.within(f"stages.{i}"):
             resuming.check_resumable(was, now)
     return new
-
-
-@contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[None]:
-    """Returns a context in which this process alone works on the run.
-
-    Raises:
-      RunLockedError: another process does.
-      RunError: the folder cannot be written to.
-    """
-    try:
-        with lock.lock(folder):
-            yield
-    except OSError as error:
-        raise errors.RunError(
-            f"{folder}: the run stops: {error.strerror or error}"
-        ) from error

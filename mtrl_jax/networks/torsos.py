@@ -47,6 +47,8 @@ class Torso(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     implementation: str = "auto"
+    norm: bool = False  # a layer norm before each activation, not in impala_deep
+    dense: bool = True  # the image's last layer; without it its features are maps
 
     @nn.compact
     def __call__(self, obs: Mapping[str, Array], side: Array) -> Array:
@@ -59,11 +61,13 @@ class Torso(nn.Module):
             if self.kind == "mlp":
                 flat.append(image.reshape(*lead, -1))
             else:
-                stack = _STACKS[self.kind](self.implementation, name=self.kind)
+                stack = _STACKS[self.kind](
+                    self.implementation, self.norm, self.dense, name=self.kind
+                )
                 features.append(stack(image))
         (flat or features).append(side)
         if flat:
-            mlp = MLP(self.hidden, self.activation, name="mlp")
+            mlp = MLP(self.hidden, self.activation, self.norm, name="mlp")
             features.append(mlp(jnp.concatenate(flat, -1)))
         return jnp.concatenate(features, -1)
 
@@ -73,11 +77,12 @@ class MLP(nn.Module):
 
     hidden: tuple[int, ...]
     activation: str = "tanh"
+    norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for size in self.hidden:
-            x = ACTIVATIONS[self.activation](_dense(size)(x))
+            x = ACTIVATIONS[self.activation](_normed(_dense(size)(x), self.norm))
         return x
 
 
@@ -85,10 +90,12 @@ class MinAtar(nn.Module):
     """Returns 128 features: 16 filters 3x3 VALID, one dense layer."""
 
     implementation: str = "auto"
+    norm: bool = False
+    dense: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(x, ((16, 3, 1),), 128, self.implementation)
+        return _convs_and_dense(self, x, ((16, 3, 1),), 128)
 
 
 class ImpalaShallow(nn.Module):
@@ -98,22 +105,26 @@ class ImpalaShallow(nn.Module):
     """
 
     implementation: str = "auto"
+    norm: bool = False
+    dense: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         layers = ((16, 8, 4), (32, 4, 2))
-        return _convs_and_dense(x, layers, 256, self.implementation)
+        return _convs_and_dense(self, x, layers, 256)
 
 
 class Nature(nn.Module):
     """Returns 512 features: 32 filters 8x8/4, 64 4x4/2, 64 3x3, one dense layer."""
 
     implementation: str = "auto"
+    norm: bool = False
+    dense: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-        return _convs_and_dense(x, layers, 512, self.implementation)
+        return _convs_and_dense(self, x, layers, 512)
 
 
 class ImpalaDeep(nn.Module):
@@ -124,6 +135,8 @@ class ImpalaDeep(nn.Module):
     """
 
     implementation: str = "auto"
+    norm: bool = False
+    dense: bool = True
     channels: tuple[int, ...] = (16, 32, 32)
     blocks: int = 2
 
@@ -136,7 +149,7 @@ class ImpalaDeep(nn.Module):
             x = conv.max_pool(layer()(x), implementation=self.implementation)
             for _ in range(self.blocks):
                 x = x + layer()(jax.nn.relu(layer()(jax.nn.relu(x))))
-        return _dense_relu(jax.nn.relu(x), 256)
+        return _dense_relu(self, jax.nn.relu(x), 256)
 
 
 _STACKS: dict[str, Any] = {
@@ -204,7 +217,7 @@ def _check_obs(obs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
 
 
 def _convs_and_dense(
-    x: Array, layers: tuple[tuple[int, int, int], ...], size: int, implementation: str
+    stack: Any, x: Array, layers: tuple[tuple[int, int, int], ...], size: int
 ) -> Array:
     """Applies (features, kernel, stride) VALID convolutions with ReLU and a dense layer."""
     for features, kernel, stride in layers:
@@ -214,14 +227,20 @@ def _convs_and_dense(
             strides=stride,
             padding="VALID",
             kernel_init=_orthogonal,
-            implementation=implementation,
+            implementation=stack.implementation,
         )(x)
-        x = jax.nn.relu(x)
-    return _dense_relu(x, size)
+        x = jax.nn.relu(_normed(x, stack.norm))
+    return _dense_relu(stack, x, size)
 
 
-def _dense_relu(x: Array, size: int) -> Array:
-    return jax.nn.relu(_dense(size)(x.reshape(*x.shape[:-3], -1)))
+def _dense_relu(stack: Any, x: Array, size: int) -> Array:
+    """Returns maps as features, through a dense layer unless ``stack`` has none."""
+    x = x.reshape(*x.shape[:-3], -1)
+    return jax.nn.relu(_normed(_dense(size)(x), stack.norm)) if stack.dense else x
+
+
+def _normed(x: Array, norm: bool) -> Array:
+    return nn.LayerNorm()(x) if norm else x
 
 
 def _dense(size: int) -> nn.Dense:

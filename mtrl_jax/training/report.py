@@ -86,10 +86,7 @@ def judged(
 
 def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
     """Returns fitness scores [P] of mean returns [P, K] on the host."""
-    low, high, weight = (
-        np.asarray(x) for x in (metric.low, metric.high, metric.weight)
-    )
-    value = np.minimum((means - low) / (high - low), metric.cap)[:, weight > 0]
+    value = fitness.task_scores(metric, means)[:, np.asarray(metric.weight) > 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # A member without episodes.
         return np.nanmean(value, axis=1)

@@ -17,6 +17,7 @@ from mtrl_jax.training import lock
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"  # of a run in stages: a folder of theirs
 _TEMPORARY = f".{CONFIG}.tmp"
 
 
@@ -47,10 +48,9 @@ def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
 
 
 def check_new(folder: pathlib.Path) -> None:
-    """Returns nothing if a run may begin in ``folder``.
+    """Raises ConfigError unless a run may begin in ``folder``.
 
-    Raises:
-      ConfigError: it is a file, holds a run already, or holds something else.
+    It may not where that is a file, holds a run already, or holds something else.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -76,17 +76,16 @@ def check_new(folder: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path, config: Any) -> None:
-    """Returns after writing config.yaml, or leaves it as it was: a run needs one."""
+    """Write config.yaml, or leave it as it was: a run needs one."""
     temporary = folder / _TEMPORARY
     temporary.write_text(loading.dump(config), encoding="utf-8")
     os.replace(temporary, folder / CONFIG)
 
 
 def check_untrained(folder: pathlib.Path) -> None:
-    """Returns nothing if a run without checkpoints never had one.
+    """Raises ConfigError unless a run without checkpoints never had one.
 
-    Raises:
-      ConfigError: it has rows, which no run has before its first checkpoint.
+    No run has rows before its first checkpoint.
     """
     rows = folder / metrics.METRICS
     if rows.exists() and rows.stat().st_size:
@@ -99,3 +98,16 @@ def no_checkpoint(folder: pathlib.Path) -> errors.ConfigError:
         f"{folder}: there is no checkpoint in {folder / CHECKPOINTS}; give a run that "
         "has one"
     )
+
+
+def is_done(folder: Any) -> bool:
+    """Returns whether the summary in ``folder`` is that of a run that has ended."""
+    summary = metrics.read_summary(folder)
+    return bool(summary) and summary.get("complete", True)
+
+
+def whole(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the run that ``folder`` is a stage of, else ``folder``."""
+    stages, run = folder.absolute().parents[:2]
+    is_stage = stages.name == STAGES and (run / CONFIG).is_file()
+    return run if is_stage else folder

@@ -23,6 +23,7 @@ from mtrl_jax.training import (
     pace,
     progress,
     report,
+    run_folder,
     saved_state,
     scheduler,
 )
@@ -64,7 +65,7 @@ class Session:
     @property
     def run_folder(self) -> pathlib.Path:
         """The folder to resume: of a stage, the run's that it is a part of."""
-        return self.folder.parents[1] if hasattr(self.config, "kind") else self.folder
+        return run_folder.whole(self.folder)
 
 
 def begin(

@@ -5,6 +5,7 @@ and compiled once and shared: everything is a pure function.
 """
 
 import collections
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ import pytest
 
 from mtrl_jax import agents, envs, hparams, random, tree, types
 from mtrl_jax.envs import expert_labels, mixture
-from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import transformer
 
 # Static settings that make an agent small; an agent not named here gets its defaults.
@@ -24,7 +24,12 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
+<<<<<<< HEAD
     "dreamer_v2": dreaming.SMALL,
+=======
+    "dqn": {"capacity": 1200, "batch": 16, "double": True},
+    "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
+>>>>>>> main
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -40,6 +45,11 @@ QUICK = {
     "adam_eps": 1e-5,
     "rmsprop_eps": 1e-5,
     "epsilon_start": 0.05,
+    "epsilon_end": 0.0,
+    "epsilon_updates": 200.0,
+    "target_period": 5.0,
+    "v_min": -2.0,
+    "v_max": 2.0,
     "warmup_updates": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
@@ -66,12 +76,17 @@ def config(name, spec, core="none", **changes):
     module = agents.get(name)
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
-        settings["network"] = networks.NetworkConfig(
-            hidden=(8,), core=core, core_size=8
-        )
+        settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)
+
+
+def network(name, **fields):
+    """Returns the agent's network settings; fields it does not have are ignored."""
+    default = agents.get(name).Config().network
+    known = {field.name for field in dataclasses.fields(default)}
+    return dataclasses.replace(default, **{k: fields[k] for k in known & set(fields)})
 
 
 def small(name, spec, core="none", **changes):
@@ -113,7 +128,47 @@ def changed(hp, **leaves):
     return hparams.override(hp, {k: v for k, v in leaves.items() if k in known})
 
 
+def memory(agent, slots):
+    """Returns the empty replay of ``slots``, () of an agent that has none."""
+    return () if agent.replay is None else agent.replay.init(slots)
+
+
+def train(agent):
+    """Returns an update of one member with its replay, as the engine makes it.
+
+    (learner, memory, rollout, key, hp, step) -> (learner, memory, metrics).
+    """
+
+    def update(learner, memory, rollout, key, hp, step):
+        batch = rollout
+        if agent.replay is not None:
+            own = random.fold(key, random.REPLAY)
+            memory, batch = agent.replay.observe(memory, rollout, own, hp, step)
+        learner, metrics, found = agent.update(learner, batch, key, hp, step)
+        if agent.replay is not None:
+            memory = agent.replay.feedback(memory, found)
+        return learner, memory, metrics
+
+    return update
+
+
+def learn(agent):
+    """Returns update 0: (learner, rollout, key, hp) -> (learner, metrics).
+
+    An agent with a replay learns from what a fresh one draws, having seen the rollout.
+    """
+
+    def update(learner, rollout, key, hp):
+        empty = memory(agent, rollout.ts.first.shape[-1])
+        args = (learner, empty, rollout, key, hp, jnp.int32(0))
+        learner, _, metrics = train(agent)(*args)
+        return learner, metrics
+
+    return update
+
+
 def updater(agent):
+<<<<<<< HEAD
     """Returns update 0 compiled: (learner, rollout, key, hp) -> (learner, metrics)."""
 
     def update(learner, rollout, key, hp):
@@ -129,6 +184,10 @@ def observed(agent, rollout, key, hp):
         return rollout
     memory = agent.replay.init(rollout.ts.reward.shape[-1])
     return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
+=======
+    """Returns ``learn(agent)`` compiled."""
+    return jax.jit(learn(agent))
+>>>>>>> main
 
 
 def probe(*names, batch=(1, SLOTS), labels=False):
@@ -205,8 +264,13 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
+<<<<<<< HEAD
     info, config, small, table, quick, arrays, changed, updater, observed, probe, setup,
     fresh, collect, member,
+=======
+    info, config, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
+    member,
+>>>>>>> main
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
 

@@ -161,5 +161,7 @@ def test_wrong_options_are_refused_when_the_agent_is_made(kit):
         impala.make(spec, impala.Config(rewards="tanh"))
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'"):
         impala.make(spec, impala.Config(optimiser="sgd"))
-    with pytest.raises(ValueError, match=r"agent\.name: unknown 'dqn'; one of impala"):
+    with pytest.raises(
+        ValueError, match=r"agent\.name='dqn' is unknown; there is impala"
+    ):
         agents.get("dqn")

@@ -13,7 +13,6 @@ import pytest
 
 from mtrl_jax import agents, random
 from mtrl_jax.engine import fused_runner, population
-from mtrl_jax.networks import actor_critic as networks
 
 MEMBERS, SLOTS = 2, 8
 DISCOUNT = 0.9
@@ -69,14 +68,16 @@ def train(name, tasks, core, updates, kit):
     """Returns returns ``[P, K]`` of the last chunk and two steps with their values."""
     labels = kit.info(name).reads_expert_labels
     env = kit.probe(*tasks, batch=(MEMBERS, SLOTS), labels=labels)
-    network = networks.NetworkConfig(
+    module = agents.get(name)
+    has_network = "network" in module.Config.__dataclass_fields__
+    network = has_network and kit.network(
+        name,
         hidden=(32,),
         core=core,
         core_size=16,
         task_embedding=len(tasks) > 1,
         last_action_reward="memory" not in tasks,
     )
-    module = agents.get(name)
     settings = {"network": network, "optimiser": "adam", **kit.table(env.spec)}
     if len(tasks) == 1:
         # Of one task a minibatch is 12 steps: once all is learned, their advantages,

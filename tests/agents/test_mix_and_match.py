@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import agents, hparams
+from mtrl_jax import hparams
 from mtrl_jax.agents import mix_and_match
 from mtrl_jax.agents.common import (
     learning,
@@ -437,9 +437,3 @@ def test_wrong_options_are_refused(tasks, config, message, kit):
     with pytest.raises(ValueError, match=message):
         agent = mix_and_match.make(spec, mix_and_match.Config(**config))
         jax.eval_shape(agent.init, KEY, mix_and_match.Hparams())
-
-
-def test_it_is_among_the_agents():
-    """By its name, with the paper."""
-    assert agents.get("mix_and_match") is mix_and_match
-    assert "Czarnecki" in mix_and_match.INFO.summary

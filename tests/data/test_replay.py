@@ -155,6 +155,11 @@ def test_nothing_is_live_before_a_window_is_stored(is_prioritised):
         assert np.isfinite(np.asarray(drawn.importance)).all()
 
 
+def rewarded(drawn):
+    """Returns feedback: whole numbers, which sums of any order agree on."""
+    return replay.Feedback(drawn.place, drawn.live, 1 + drawn.rows.reward[..., -1, :])
+
+
 def test_members_in_turn_are_members_together():
     """vmap over members with one position changes nothing."""
     _, made, observe, feedback = compiled(CASES[1], True)
@@ -167,14 +172,10 @@ def test_members_in_turn_are_members_together():
     both = stack(*alone)
     for step, parts in enumerate(zip(*(rollouts(*s, 4) for s in streams_of))):
         both, drawn = together(both, stack(*parts), keys, (), jnp.int32(step))
-
-        def found(d):
-            return replay.Feedback(d.place, d.live, 1 + d.rows.reward[..., -1, :])
-
-        both = learnt(both, found(drawn))
+        both = learnt(both, rewarded(drawn))
         for p, part in enumerate(parts):
             alone[p], own = observe(alone[p], part, keys[p], (), jnp.int32(step))
-            alone[p] = feedback(alone[p], found(own))
+            alone[p] = feedback(alone[p], rewarded(own))
             jax.tree.map(
                 lambda x, y, p=p: np.testing.assert_allclose(x[p], y, 1e-6),
                 (both, drawn),
@@ -225,6 +226,7 @@ def test_a_million_atari_frames_are_below_eight_gigabytes():
     ("changes", "message"),
     [
         ({"capacity": 0}, "capacity: got 0, give at least 1"),
+        ({"capacity": 10**10}, "capacity: got 10000000000, give at most"),
         ({"steps": 1}, "steps: 1 is no transition"),
         ({"frames": 3}, "frames: 3 does not divide the 4 channels"),
     ],

@@ -7,6 +7,7 @@ import pytest
 from mtrl_jax import types
 from mtrl_jax.engine import fitness, statistics
 from mtrl_jax.engine.evaluate import Evaluation
+from mtrl_jax.training import report
 
 
 def spec(*scores):
@@ -60,45 +61,111 @@ def both(metric, *args):
 )
 def test_scores_are_means_over_tasks_of_mapped_mean_returns(name, task, score):
     """Return, (return − random)/(reference − random), the same capped at 1, one task."""
-    for judged in both(fitness.make_metric(TWO, name, task)):
-        np.testing.assert_allclose(judged.score, score, rtol=1e-6)
+    tested, trained = both(fitness.make_metric(TWO, name, task))
+    for judged in (tested, trained):
         np.testing.assert_array_equal(judged.finite, [True, False])
+    np.testing.assert_allclose(tested.score, score, rtol=1e-6)
+    # Member 1 has a slot of task 0 without an episode.
+    expected = score if task == "t1" else [score[0], np.nan]
+    np.testing.assert_allclose(trained.score, expected, rtol=1e-6)
 
 
 def test_the_number_of_episodes_is_that_of_the_task_with_fewest():
     """A score is as sure as its least known task that counts."""
-    for judged in both(fitness.make_metric(TWO, "return")):
-        np.testing.assert_array_equal(judged.episodes, [1, 1])
-    for judged in both(fitness.make_metric(TWO, "return", "t0")):
-        np.testing.assert_array_equal(judged.episodes, [2, 1])
+    tested, trained = both(fitness.make_metric(TWO, "return"))
+    np.testing.assert_array_equal(tested.episodes, [1, 1])
+    np.testing.assert_array_equal(trained.episodes, [1, 0])
+    tested, trained = both(fitness.make_metric(TWO, "return", "t0"))
+    np.testing.assert_array_equal(tested.episodes, [2, 1])
+    np.testing.assert_array_equal(trained.episodes, [2, 0])
 
 
 def test_a_member_without_an_episode_of_a_task_has_no_score():
     """NaN rather than a number, unless the task does not count."""
     complete = COMPLETE.at[0, 2].set(False)
     for judged in both(fitness.make_metric(TWO, "return"), RETURNS, complete):
-        np.testing.assert_array_equal(np.isnan(judged.score), [True, False])
-        np.testing.assert_array_equal(judged.episodes, [0, 1])
+        assert np.isnan(judged.score[0]) and judged.episodes[0] == 0
     for name in ("capped", "return"):
         metric = fitness.make_metric(TWO, name, "t0")
         for judged in both(metric, RETURNS, complete):
-            assert np.isfinite(judged.score).all()
+            assert np.isfinite(judged.score[0])
+
+
+def _age(end, ages, window, slots=16):
+    """Returns EpisodeStats of streams of episodes, judged at ``ages``; reward 1 a step."""
+    lengths = np.diff(end, axis=-1, prepend=0)
+    done = (end <= ages).sum(-1)
+    recent = np.zeros((*done.shape, window))
+    for place in range(window):
+        # The latest episode that was written here.
+        latest = done - 1 - (done - 1 - place) % window
+        at = np.maximum(latest, 0)[..., None]
+        recent[..., place] = np.take_along_axis(lengths, at, -1)[..., 0]
+    zeros = jnp.zeros(done.shape)
+    counts = jnp.asarray(done, jnp.int32)
+    return statistics.EpisodeStats(
+        zeros, zeros, zeros > 0, jnp.asarray(recent), counts, {}
+    )
+
+
+def test_a_fresh_copy_is_judged_as_its_parent_is():
+    """16 slots, window 2, an episode ends with 1/500 a step: a mean of 500 steps.
+
+    Judged by whatever ended first, an identical child is below its parent in 100, 100
+    and 95 of 100 draws after 500, 1000 and 2000 steps a slot.
+    """
+    rng = np.random.default_rng(0)
+    draws, slots, window = 400, 16, 2
+    metric = fitness.make_metric(spec((0.0, 1.0)), "return")
+    child = rng.geometric(1 / 500, size=(draws, slots, 60)).cumsum(-1)
+    parent = rng.geometric(1 / 500, size=(draws, slots, 120)).cumsum(-1)
+    task, finite = jnp.zeros((draws, slots), int), jnp.ones(draws, bool)
+
+    def score(end, age):
+        stats = _age(end, age, window)
+        return np.asarray(fitness.of_training(metric, stats, task, finite).score)
+
+    first, of_parent = np.full(draws, np.nan), np.full(draws, np.nan)
+    for age in range(500, 12_001, 500):
+        new = np.isnan(first) & ~np.isnan(score(child, age))
+        if age == 500:
+            assert new.mean() < 0.02
+        first[new] = score(child, age)[new]
+        of_parent[new] = score(parent, 20_000 + age)[new]
+    assert not np.isnan(first).any()
+    # One standard error of a difference is 500 / sqrt(16) · sqrt(3 / 2) / sqrt(400) = 8.
+    assert abs(first.mean() - of_parent.mean()) < 32
+    assert 0.4 < (first < of_parent).mean() < 0.62
 
 
 def test_samples_for_the_t_test_are_the_mapped_returns_of_tasks_that_count():
     """One sample an episode, on the scale of the score; the others are not valid."""
     metric = fitness.make_metric(TWO, "capped", "t0")
-    for judged in both(metric):
-        samples, valid = np.asarray(judged.returns), np.asarray(judged.valid)
-        np.testing.assert_allclose(samples[0][valid[0]], [0.5, 1.0])
-        np.testing.assert_allclose(samples[1][valid[1]], [0.2])
+    for judged in both(metric, RETURNS, jnp.ones_like(COMPLETE)):
+        assert judged.valid.shape[1] == 1
+        samples, valid = np.asarray(judged.returns), np.asarray(judged.valid)[:, 0]
+        np.testing.assert_allclose(samples[0][valid[0]], [0.5, 1.5])
+        np.testing.assert_allclose(samples[1][valid[1]], [0.2, 9.9], rtol=1e-6)
+    for judged in both(fitness.make_metric(TWO, "return")):
+        assert judged.valid.shape[1] == 2
+        np.testing.assert_array_equal(judged.valid[0].sum(1), [2, 1])
+
+
+def test_a_cap_is_of_the_mean_and_in_one_place():
+    """Returns of 0 and 2 times the reference are a mean of 1, not 1/2."""
+    returns = jnp.array([[0.0, 20.0, 20.0], [0.0, 20.0, 20.0]])
+    metric = fitness.make_metric(TWO, "capped")
+    for judged in both(metric, returns, jnp.ones_like(COMPLETE)):
+        np.testing.assert_allclose(judged.score, [1.0, 1.0])
+        np.testing.assert_array_equal(judged.cap, [1.0, 1.0])
+    np.testing.assert_allclose(report.scores(metric, np.array([[10.0, 20.0]])), [1.0])
 
 
 def test_a_member_that_returns_nan_scores_nan():
     """A cap must not turn NaN into the best score there is."""
     returns = RETURNS.at[0, 0].set(jnp.nan)
     for judged in both(fitness.make_metric(TWO, "capped"), returns):
-        np.testing.assert_array_equal(np.isnan(judged.score), [True, False])
+        assert np.isnan(judged.score[0])
 
 
 def test_metrics_that_cannot_be_computed_are_refused():
@@ -135,7 +202,8 @@ def test_a_measure_of_the_environments_can_be_the_metric():
     judged = fitness.of_evaluation(metric, result, jnp.array([True, True]))
     # Member 1 has not finished slot 1.
     np.testing.assert_allclose(judged.score, [(0.5 + 1.0) / 2, (0.0 + 1.0) / 2])
-    np.testing.assert_array_equal(judged.returns[judged.valid], [1, 0, 1, 0, 1])
+    valid = judged.valid.any(1)
+    np.testing.assert_array_equal(judged.returns[valid], [1, 0, 1, 0, 1])
     half = TWO._replace(tasks=(tasks[0], TWO.tasks[1]))
     assert fitness.make_metric(half, "success", "t0").measure == "success"
     with pytest.raises(ValueError, match=r"'success' is none of return, norm.*capped$"):

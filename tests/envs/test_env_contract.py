@@ -23,10 +23,14 @@ CASES = {
         ("CartPole-v1", {}),
         ("Pendulum-v1", {"max_steps_in_episode": 12}),
         ("MemoryChain-bsuite", {}),
+        ("Catch-bsuite", {"wrappers": {"frame_stack": 3, "reward_scale": 0.5}}),
         ("Breakout-MinAtar", {}),
         ("SpaceInvaders-MinAtar", {"max_steps_in_episode": 15}),
     ],
-    "envpool": [("CartPole-v1", {})],
+    "envpool": [
+        ("CartPole-v1", {}),
+        ("CartPole-v1", {"wrappers": {"frame_stack": 2, "time_in_episode": True}}),
+    ],
     "labyrinth": [
         ("seekavoid_arena_01", {"length": 15}),
         ("lasertag_three_opponents_small", {"length": 15, "actions": "small"}),
@@ -35,6 +39,7 @@ CASES = {
         ("room", {"one_hot": True}),
         ("room_hard", {"task": "slot", "tasks": "train"}),
         ("room_hard", {"trial": 3, "length": 6, "size": 3}),
+        ("room", {"wrappers": {"frame_stack": 2, "time_in_episode": True}}),
         ("key_to_door", {"length": 15, "has_key": True}),
     ],
     "bandit": [
@@ -69,11 +74,11 @@ def _compiled(player):
     """One environment and one compiled random rollout per case."""
 
     @functools.cache
-    def get(family, name, options):
-        env = make((family, name, dict(options)))
+    def get(number):
+        env = make(ALL[number])
         return env, player(env, STEPS)
 
-    return lambda case: get(case[0], case[1], tuple(case[2].items()))
+    return lambda case: get(ALL.index(case))
 
 
 @pytest.fixture(name="played", scope="module")
@@ -81,11 +86,11 @@ def _played(compiled):
     """Its result for SEED, shared by the tests that only look at it."""
 
     @functools.cache
-    def get(family, name, options):
-        env, run = compiled((family, name, dict(options)))
+    def get(number):
+        env, run = compiled(ALL[number])
         return env, *run(SEED)
 
-    return lambda case: get(case[0], case[1], tuple(case[2].items()))
+    return lambda case: get(ALL.index(case))
 
 
 def test_every_family_has_a_case():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.types import Array
+from mtrl_jax.types import Array, Key, Scalar
 
 
 class Hparams(NamedTuple):
@@ -32,6 +33,20 @@ def uniform_from(among: Array, u: Array) -> Array:
     size = place[..., -1]
     wanted = jnp.minimum((u * size).astype(jnp.int32), size - 1)
     return jnp.argmax(place > wanted[..., None], axis=-1).astype(jnp.int32)
+
+
+def epsilon_greedy(
+    key: Key, q: Array, legal: Array, epsilon: Scalar
+) -> tuple[Array, Array, Array]:
+    """Returns (action int32 [...], mask of the best [..., A], their value [...]).
+
+    Each entry for itself: with probability ε uniform over the legal actions, else over
+    those of the highest value. ``q`` and bool ``legal`` are ``[..., A]``.
+    """
+    maximising, value = greedy(q, legal)
+    u = jax.random.uniform(key, (2, *value.shape))
+    among = jnp.where((u[0] < epsilon)[..., None], legal, maximising)
+    return uniform_from(among, u[1]), maximising, value
 
 
 def greedy(q: Array, legal: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ import optax
 from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Scalar
 
-KINDS = ("adam", "rmsprop")
+KINDS = ("adam", "rmsprop", "rmsprop_centred")
 
 
 class Hparams(NamedTuple):
@@ -47,7 +47,8 @@ def make(
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
     ``steps_per_update`` optimiser steps each. Eps is added outside the square root (the
     TensorFlow program of IMPALA adds it inside: its 0.1 is 0.316 here). RMSProp decays
-    its second moment at 0.99 without momentum, Adam uses (0.9, 0.999).
+    its second moment at 0.99 without momentum, Adam uses (0.9, 0.999). Centred RMSProp is
+    the one of DQN: moments decay at 0.95 and eps is inside the root of the variance.
 
     Raises:
       ValueError: ``kind`` is not one of KINDS.
@@ -55,8 +56,10 @@ def make(
     check(kind)
     if kind == "adam":
         scale = optax.scale_by_adam(eps=hp.adam_eps)
-    else:
+    elif kind == "rmsprop":
         scale = optax.scale_by_rms(decay=0.99, eps=hp.rmsprop_eps, eps_in_sqrt=False)
+    else:
+        scale = optax.scale_by_stddev(decay=0.95, eps=hp.rmsprop_eps)
 
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)

@@ -1,0 +1,56 @@
+"""Deep Q-network: Q-learning on experience replay with a target network.
+
+Ref: Mnih et al. 2015, "Human-level control through deep reinforcement learning".
+``double`` is van Hasselt et al. 2016 (arXiv:1509.06461).
+
+Deviations: lengths are counted in updates of ``unroll_length · slots`` env steps each, in
+which the policy stays as it is; of actions with the same value a random one is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
+from mtrl_jax.networks import q_network
+
+INFO = types.AgentInfo(
+    "deep Q-network (Mnih et al. 2015)",
+    actions=(types.Discrete,),
+    learns=q_learning.LEARNS,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program."""
+
+    network: q_network.QNetworkConfig = dataclasses.field(
+        default_factory=q_network.QNetworkConfig
+    )
+    optimiser: str = "adam"  # see agents/common/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    capacity: int = 100_000  # env steps a member's replay holds
+    frames: int = 1  # an image is a stack of so many frames; each is stored once
+    batch: int = 32
+    gradient_steps: int = 1  # of an update
+    learning_starts: int = 0  # updates before the first that learns
+    double: bool = False
+    n_step: int = 1
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every leaf is traced."""
+
+    optimiser: optimiser.Hparams = optimiser.Hparams(max_grad_norm=10.0)
+    returns: unrolls.Returns = unrolls.Returns()
+    exploration: q_learning.Exploration = q_learning.Exploration()
+    targets: q_learning.Targets = q_learning.Targets()
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the DQN agent for environments of ``spec``; see ``q_learning.make``."""
+    parts = q_loss.Parts(double=config.double, n_step=config.n_step)
+    return q_learning.make(spec, config, parts, "dqn")

@@ -1,0 +1,71 @@
+"""Rainbow: six improvements of DQN in one agent, each a switch.
+
+Double, prioritised, dueling, n-step, categorical (C51) and noisy; every subset runs.
+``distribution: quantile`` puts QR-DQN's quantiles in the place of the atoms.
+
+Ref: Hessel et al. 2018, "Rainbow: Combining Improvements in Deep Reinforcement Learning"
+(arXiv:1710.02298).
+
+Deviations: as DQN's; noise is drawn for each state of a batch (see networks/noisy.py);
+the mean of the advantages is over legal actions; priorities of a categorical learner are
+the KL of the paper, raised to the exponent when they are stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
+from mtrl_jax.hparams import Amount
+from mtrl_jax.networks import q_network
+
+INFO = types.AgentInfo(
+    "DQN with six improvements (Hessel et al. 2018)",
+    actions=(types.Discrete,),
+    learns=q_learning.LEARNS,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program."""
+
+    network: q_network.QNetworkConfig = dataclasses.field(
+        default_factory=q_network.QNetworkConfig
+    )
+    optimiser: str = "adam"  # see agents/common/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    capacity: int = 100_000  # env steps a member's replay holds
+    frames: int = 1  # an image is a stack of so many frames; each is stored once
+    batch: int = 32
+    gradient_steps: int = 1  # of an update
+    learning_starts: int = 0  # updates before the first that learns
+    double: bool = True
+    prioritised: bool = True
+    dueling: bool = True
+    n_step: int = 3
+    distribution: str = "categorical"  # none, categorical, quantile
+    atoms: int = 51  # of the distribution: atoms or quantiles
+    noisy: bool = True
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every leaf is traced."""
+
+    optimiser: optimiser.Hparams = optimiser.Hparams(max_grad_norm=10.0)
+    returns: unrolls.Returns = unrolls.Returns()
+    # Noise explores; without it give ε.
+    exploration: q_learning.Exploration = q_learning.Exploration(0.0, 0.0, 0.0)
+    targets: q_learning.Targets = q_learning.Targets()
+    prioritising: q_loss.Prioritising = q_loss.Prioritising()
+    support: q_loss.Support = q_loss.Support()
+    noise: Amount = 1.0  # of the weights when acting; 0 is greedy
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the Rainbow agent for environments of ``spec``; see ``q_learning.make``."""
+    names = [field.name for field in dataclasses.fields(q_loss.Parts)]
+    parts = q_loss.Parts(**{name: getattr(config, name) for name in names})
+    return q_learning.make(spec, config, parts, "rainbow")

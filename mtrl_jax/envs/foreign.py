@@ -1,0 +1,117 @@
+"""What environments from outside the package must be; own ones have tests for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from mtrl_jax import plugins, types
+from mtrl_jax.envs import core, dtypes
+
+_OFFERED = {
+    "names": (),
+    "task": ("name", "options"),
+    "make": ("name", "batch", "options", "seed"),
+    "make_host": ("name", "batch", "options", "seed", "first_slot"),
+}
+_OF_A_TASK = {
+    "reset": ("key", "params"),
+    "step": ("key", "state", "action", "params"),
+    "action_mask": ("state", "params"),
+    "info": ("state", "params"),
+    "deal": ("slot_key", "episode_key", "params"),
+}
+
+
+def check(module: Any) -> None:
+    """Raises ValueError unless a module offers what a family of environments must."""
+    # An agent may be in the same file, and has a ``make``.
+    is_pooled = hasattr(module, "make_host") and not hasattr(module, "task")
+    needed = ("names", "make", "make_host") if is_pooled else ("names", "task")
+    absent = [name for name in needed if not hasattr(module, name)]
+    if absent:
+        raise ValueError(
+            f"env: {module.__name__} offers no {' and no '.join(absent)}; an "
+            "environment's file offers names() and task(name, options)"
+        )
+    for name in needed:
+        where = f"env: {module.__name__}.{name}"
+        _check_takes(where, getattr(module, name), _OFFERED[name])
+
+
+def checked(module: Any) -> Callable[[str, Mapping[str, Any]], core.PureTask]:
+    """Returns the module's ``task``, whose tasks are traced once before they are used.
+
+    It raises ValueError where a name, an option or the task's functions cannot be.
+    """
+
+    def make(name: str, options: Mapping[str, Any]) -> core.PureTask:
+        where = f"env: {module.__name__}/{name}"
+        known = list(module.names())
+        if name not in known:
+            raise ValueError(
+                f"{where} is unknown; {module.__name__} has {', '.join(known)}"
+            )
+        task = _tried(f"{where}: task", lambda: module.task(name, options))
+        if not isinstance(task, core.PureTask):
+            raise ValueError(
+                f"{where}: task returned a {type(task).__name__}, give a core.PureTask"
+            )
+        check_task(where, task)
+        return task
+
+    return make
+
+
+def check_task(where: str, task: core.PureTask) -> None:
+    """Raises ValueError, beginning with ``where``, unless the functions fit the contract."""
+    for name, arguments in _OF_A_TASK.items():
+        if getattr(task, name) is not None:
+            _check_takes(f"{where}: {name}", getattr(task, name), arguments)
+    key, params = jax.random.key(0), dtypes.as_arrays(task.params)
+    action = types.action_shape(task.spec.action)
+
+    def shapes(name: str, number: int, *args: Any) -> Any:
+        found = _tried(
+            f"{where}: {name}",
+            lambda: jax.eval_shape(getattr(task, name), *args),
+        )
+        if not isinstance(found, tuple) or len(found) != number:
+            what = f"{len(found)} values" if isinstance(found, tuple) else "one value"
+            raise ValueError(f"{where}: {name} returned {what}, give {number}")
+        return found
+
+    state, _ = shapes("reset", 2, key, params)
+    after = shapes("step", 5, key, state, action, params)
+    for name, x in zip(("reward", "terminated", "truncated"), after[2:]):
+        if getattr(x, "shape", None) != ():
+            raise ValueError(f"{where}: step's {name} must be one number, has {x}")
+    _tried(where, lambda: dtypes.fixed(task))
+    info = task.info
+    if info is not None:
+        _tried(f"{where}: info", lambda: jax.eval_shape(info, state, params))
+
+
+def _check_takes(where: str, function: Any, arguments: tuple[str, ...]) -> None:
+    wanted = f"({', '.join(arguments)})"
+    if not callable(function):
+        raise ValueError(f"{where} must be a function of {wanted}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # Of a builtin: nothing is known.
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise ValueError(f"{where} takes {signature}, give it {wanted}") from None
+
+
+def _tried(what: str, call: Callable[[], Any]) -> Any:
+    """Returns what ``call`` does; its errors are those of a file that somebody wrote."""
+    try:
+        return call()
+    except Exception as error:
+        raise ValueError(f"{what}: {plugins.reason(error)}") from error

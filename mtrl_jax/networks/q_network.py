@@ -1,0 +1,173 @@
+"""Networks of action values: a torso, then one stream or two.
+
+    expected     q(s, ·) = h                     outputs = 1 a action
+    dueling      V + A − mean_legal A            for every output
+    categorical  softmax over atoms              quantile  the quantiles themselves
+
+Refs: Wang et al. 2016, dueling (arXiv:1511.06581), eq. 9; Bellemare et al. 2017, atoms
+(arXiv:1707.06887); Dabney et al. 2018, quantiles (arXiv:1710.10044). Deviation: the mean
+of the advantages is over the legal actions, which padding does not change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.networks import (
+    conv,
+    initialisers,
+    network_module,
+    noisy,
+    product,
+    torsos,
+)
+from mtrl_jax.types import Array, Key, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class QNetworkConfig:
+    """What a network is made of; every field is static."""
+
+    torso: str = "auto"  # see torsos.choose
+    hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
+    activation: str = "relu"  # of that MLP, see torsos.ACTIVATIONS
+    # Units of a hidden layer in each stream, in the place of an image torso's dense
+    # layer; 0: the streams read the torso's features.
+    stream: int = 0
+    layer_norm: bool = False  # after every layer of the torso, before its activation
+    task_embedding: bool = False  # one-hot task as input
+    convolution: str = "auto"  # see conv.conv2d
+
+
+class Head(NamedTuple):
+    """What the streams end in."""
+
+    outputs: int = 1  # of each action: 1 value, or its atoms or quantiles
+    dueling: bool = False
+    noisy: bool = False
+
+
+_EXPECTED = Head()
+
+
+class QNetwork(NamedTuple):
+    """``init(key)`` returns params; ``apply(params, obs, task, legal, noise)`` outputs.
+
+    Outputs are ``[..., A, outputs]`` of observations ``[..., ...]``; ``noise`` is read by
+    noisy heads alone.
+    """
+
+    init: Callable[[Key], Tree]
+    apply: Callable[..., Array]
+
+
+def make(
+    spec: types.EnvSpec, config: QNetworkConfig, actions: int, head: Head = _EXPECTED
+) -> QNetwork:
+    """Returns the network of ``actions`` values for observations of ``spec``.
+
+    Raises:
+      ValueError: an unknown torso, activation or convolution, a size below 1, a layer
+        norm in a torso that has none.
+    """
+    _check(config, head)
+    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    if config.layer_norm and config.torso == "impala_deep":
+        raise ValueError(
+            "layer_norm: the torso 'impala_deep' has none, use 'nature' or "
+            "'impala_shallow'"
+        )
+    module = _QModule(config, head, actions, len(spec.tasks))
+    ts, _ = network_module.dummy(spec)
+    dummy_noise = noisy.Noise(jax.random.key(0))
+
+    def init(key: Key) -> Tree:
+        args = (ts.obs, ts.task, ts.action_mask, dummy_noise)
+        return module.init(key, *args)["params"]
+
+    def apply(params, obs, task, legal, noise=dummy_noise):
+        return module.apply({"params": params}, obs, task, legal, noise)
+
+    return QNetwork(init, apply)
+
+
+class _QModule(nn.Module):
+    config: QNetworkConfig
+    head: Head
+    actions: int
+    tasks: int
+
+    @nn.compact
+    def __call__(self, obs: Tree, task: Array, legal: Array, noise: noisy.Noise):
+        config, head = self.config, self.head
+        side = jnp.zeros((*task.shape, 0))
+        if config.task_embedding:
+            side = jax.nn.one_hot(task, self.tasks)
+        features = torsos.Torso(
+            config.torso,
+            config.hidden,
+            config.activation,
+            config.convolution,
+            config.layer_norm,
+            not config.stream,
+            name="torso",
+        )(obs, side)
+        advantage = self._stream("advantage", 0, features, self.actions, noise)
+        if not head.dueling:
+            return advantage
+        value = self._stream("value", 2, features, 1, noise)
+        among = legal[..., None]
+        number = jnp.maximum(jnp.sum(among, axis=-2, keepdims=True), 1)
+        mean = jnp.sum(jnp.where(among, advantage, 0.0), -2, keepdims=True) / number
+        return value + advantage - mean
+
+    def _stream(
+        self, name: str, place: int, x: Array, rows: int, noise: noisy.Noise
+    ) -> Array:
+        """Returns [..., rows, outputs]: a hidden layer if there is one, and a linear."""
+        if self.config.stream:
+            x = self._dense(f"{name}_hidden", place, self.config.stream, 2**0.5)(
+                x, noise
+            )
+            x = jax.nn.relu(x)
+        size = rows * self.head.outputs
+        x = self._dense(name, place + 1, size, 1.0)(x, noise)
+        return x.reshape(*x.shape[:-1], rows, self.head.outputs)
+
+    def _dense(self, name: str, place: int, size: int, gain: float) -> Any:
+        if self.head.noisy:
+            return noisy.NoisyDense(size, place, name=name)
+        layer = nn.Dense(
+            size,
+            kernel_init=initialisers.orthogonal(gain),
+            dot_general=product.dot_general,
+            name=name,
+        )
+        return lambda x, noise: layer(x)
+
+
+def _check(config: QNetworkConfig, head: Head) -> None:
+    """Raises ValueError unless the names are known and the sizes positive."""
+    for field, known in (
+        ("activation", tuple(torsos.ACTIVATIONS)),
+        ("convolution", conv.IMPLEMENTATIONS),
+    ):
+        if getattr(config, field) not in known:
+            raise ValueError(
+                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
+            )
+    if not config.hidden or min(config.hidden) < 1:
+        raise ValueError(
+            f"hidden: got {config.hidden}, give at least one positive size"
+        )
+    if config.stream < 0:
+        raise ValueError(f"stream: got {config.stream}, give 0 or a positive size")
+    if head.outputs < 1:
+        raise ValueError(f"atoms: got {head.outputs}, give a positive number")

@@ -1,0 +1,269 @@
+"""DQN, Rainbow and what lies between: one learner of which each part is a switch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import agents, envs, hparams, random, types
+from mtrl_jax.agents import dqn, rainbow
+from mtrl_jax.agents.common import q_learning, q_loss
+from mtrl_jax.engine import fused_runner
+from mtrl_jax.networks import noisy, q_network
+
+KEY = jax.random.key(2)
+NETWORK = q_network.QNetworkConfig(hidden=(8,))
+SMALL = {"network": NETWORK, "capacity": 400, "batch": 8}
+OFF = {
+    "double": False, "prioritised": False, "dueling": False, "n_step": 1,
+    "distribution": "none", "noisy": False,
+}  # fmt: skip
+
+
+@functools.cache
+def env():
+    return envs.make("probe/both", (2, 4))
+
+
+def run(agent, hp, updates, at_once=None):
+    """Returns the states after 0 and ``updates`` updates, and the metrics."""
+    runner = fused_runner.make(
+        agent, env(), unroll_length=4, updates_per_chunk=updates, at_once=at_once
+    )
+    hp = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), hp)
+    start = runner.init(random.roots(0, 2), hp)
+    after, out = jax.jit(runner.chunk)(start, hp)
+    return start, after, out
+
+
+def subsets():
+    """Yields Rainbow without each part, DQN with each part, and the other distribution."""
+    full = {f: getattr(rainbow.Config(), f) for f in OFF}
+    for part in OFF:
+        yield f"no_{part}", full | {part: OFF[part]}
+        yield f"only_{part}", OFF | {part: full[part]}
+    yield "quantile", full | {"distribution": "quantile"}
+
+
+SUBSETS = dict(subsets())
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_every_subset_of_the_parts_can_be_traced(name, kit):
+    """Each switch alone, and all but each."""
+    parts = SUBSETS[name]
+    spec = kit.setup("dqn", "lstm").env.spec
+    agent = rainbow.make(
+        spec, rainbow.Config(**SMALL, **parts, atoms=5, gradient_steps=2)
+    )
+    hp = jax.tree.map(jnp.float32, rainbow.Hparams())
+    learner, memory = agent.init(KEY, hp), agent.replay.init(4 * len(kit.TASKS))
+    rollout = kit.setup("dqn", "lstm").rollout._replace(extras=())
+    learner, memory, metrics = jax.eval_shape(
+        kit.train(agent), learner, memory, rollout, KEY, hp, jnp.int32(0)
+    )
+    assert {x.shape for x in metrics.values()} == {()}
+    priorities = memory.priorities
+    assert bool(jax.tree.leaves(priorities)) == parts["prioritised"]
+    assert ("sigma_kernel" in learner.params["advantage"]) == parts["noisy"]
+    assert ("value" in learner.params) == parts["dueling"]
+
+
+@pytest.mark.parametrize("name", ["no_noisy", "quantile"])
+def test_some_subsets_run_and_stay_finite(name):
+    agent = rainbow.make(env().spec, rainbow.Config(**SMALL, **SUBSETS[name], atoms=5))
+    _, after, out = run(agent, rainbow.Hparams(), 6)
+    assert np.asarray(out.finite).all()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.memory))
+
+
+def test_the_target_network_is_the_online_one_right_after_a_copy_only():
+    """Every third update; in between it stays as it was."""
+    agent = dqn.make(env().spec, dqn.Config(**SMALL))
+    hp = hparams.override(dqn.Hparams(), {"target_period": 3.0, "learning_rate": 0.1})
+    runner = fused_runner.make(agent, env(), unroll_length=4, updates_per_chunk=1)
+    hp = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), hp)
+    state, chunk = runner.init(random.roots(0, 2), hp), jax.jit(runner.chunk)
+    same = lambda x, y: all(  # noqa: E731
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y))
+    )
+    assert same(state.learner.params, state.learner.stats)
+    for update in range(1, 8):
+        before = state.learner.stats
+        state, _ = chunk(state, hp)
+        is_copy = same(state.learner.params, state.learner.stats)
+        assert is_copy == (update % 3 == 0)
+        assert same(before, state.learner.stats) != is_copy
+
+
+def test_nothing_is_learned_before_the_start_and_no_branch_is_a_select():
+    agent = dqn.make(env().spec, dqn.Config(**SMALL, learning_starts=3))
+    start, after, _ = run(agent, dqn.Hparams(), 3)
+    jax.tree.map(
+        np.testing.assert_array_equal, start.learner.params, after.learner.params
+    )
+    start, after, _ = run(agent, dqn.Hparams(), 4)
+    assert (
+        np.asarray(start.learner.params["advantage"]["kernel"])
+        != np.asarray(after.learner.params["advantage"]["kernel"])
+    ).any()
+    for at_once in (1, None):
+        runner = fused_runner.make(
+            agent, env(), unroll_length=4, updates_per_chunk=4, at_once=at_once
+        )
+        hp = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), dqn.Hparams())
+        state = jax.eval_shape(runner.init, random.roots(0, 2), hp)
+        text = jax.jit(runner.chunk).lower(state, hp).compile().as_text()
+        assert " conditional(" in text
+
+
+@pytest.mark.parametrize("name", ["dqn", "rainbow", "pqn"])
+def test_with_epsilon_one_every_legal_action_is_as_likely(name):
+    """And with 0 the best is taken; the values are noted down."""
+    spec = envs.make("probe/both", (1, 4096)).spec
+    module = agents.get(name)
+    agent = module.make(spec, module.Config(network=NETWORK))
+    ts, _ = jax.tree.map(
+        lambda x: jnp.broadcast_to(x[0], (4096, *x.shape[2:])), _dummy(spec)
+    )
+    ts = ts._replace(obs=jax.tree.map(jnp.ones_like, ts.obs))
+    for epsilon in (1.0, 0.0):
+        hp = hparams.override(
+            module.Hparams(), {"epsilon_start": epsilon, "epsilon_end": epsilon}
+        )
+        learner = agent.init(KEY, hp)
+        action, _, extras = jax.jit(agent.act)(learner, (), ts, KEY, hp)
+        assert extras.q.shape == (4096, 2)
+        if epsilon:
+            assert abs(float(action.mean()) - 0.5) < 4 * 0.5 / 64
+        else:
+            np.testing.assert_array_equal(action, extras.q.argmax(-1))
+
+
+def _dummy(spec):
+    from mtrl_jax.networks import network_module
+
+    return network_module.dummy(spec)
+
+
+def test_double_takes_the_target_networks_value_of_the_online_choice():
+    """The three networks' roles, with outputs that tell them apart."""
+    table = {"online": [1.0, 5.0], "target": [10.0, 2.0]}
+
+    def apply(params, obs, task, legal, noise):
+        return jnp.broadcast_to(params[:, None], (*task.shape, 2, 1))
+
+    rows = jax.tree.map(
+        lambda x: jnp.zeros((2, 3, *x.shape), x.dtype), q_learning_rows()
+    )
+    rows = rows._replace(
+        discount=jnp.ones((2, 3)), action_mask=jnp.ones((2, 3, 2), bool)
+    )
+    drawn = drawn_of(rows)
+    for double, value in ((False, 10.0), (True, 2.0)):
+        setting = q_loss.Setting(
+            q_network.QNetwork(None, apply), q_loss.Parts(double=double), lambda r: r
+        )
+        _, metrics = q_loss.loss_of(
+            setting,
+            jnp.array(table["online"]),
+            jnp.array(table["target"]),
+            (drawn, jnp.int32(0)),
+            KEY,
+            hparams.override(dqn.Hparams(), {"discount": 0.5}),
+        )
+        np.testing.assert_allclose(metrics["error"], 0.5 * value - 1.0)
+
+
+def q_learning_rows():
+    from mtrl_jax.data import ring
+
+    return ring.row_shapes(env().spec)
+
+
+def drawn_of(rows):
+    from mtrl_jax.data import replay
+
+    n = rows.reward.shape[1]
+    return replay.Drawn(rows, jnp.ones(n, bool), jnp.ones(n), jnp.arange(n))
+
+
+def test_importance_grows_to_one():
+    hp = q_loss.Prioritising(0.5, 0.4, 10.0)
+    found = [float(q_loss.importance_at(jnp.int32(u), hp)) for u in (0, 5, 10, 99)]
+    np.testing.assert_allclose(found, [0.4, 0.7, 1.0, 1.0], rtol=1e-6)
+    assert float(
+        q_loss.importance_at(jnp.int32(99), hp._replace(importance_updates=0.0))
+    ) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("period", [1.0, 2.5, 4.0])
+def test_a_period_may_be_no_whole_number(period):
+    due = [u for u in range(1, 41) if q_learning.is_due(jnp.int32(u), period)]
+    expected = sorted({int(np.ceil(i * period)) for i in range(1, 41)})
+    assert due == [u for u in expected if u <= 40]
+
+
+def test_the_paper_networks_have_the_papers_size():
+    """DQN's Nature network with 18 outputs: 1,693,362 parameters (84 × 84 × 4)."""
+    spec = types.EnvSpec(
+        {"image": jax.ShapeDtypeStruct((84, 84, 4), np.uint8)},
+        types.Discrete(18),
+        (types.TaskSpec("x", {}, types.Discrete(18)),),
+    )
+
+    def size(**changes):
+        config = q_network.QNetworkConfig(torso="nature", **changes)
+        made = q_network.make(spec, config, 18)
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(made.init, KEY)))
+
+    assert size() == size(stream=512) == 1_693_362
+
+
+def test_dueling_advantages_have_mean_zero_over_legal_actions():
+    spec = env().spec
+    made = q_network.make(spec, NETWORK, 2, q_network.Head(dueling=True))
+    params = made.init(KEY)
+    obs, task = {"vector": jnp.ones((1, *spec.obs["vector"].shape))}, jnp.zeros(1, int)
+    params["value"]["kernel"] *= 0
+    params["value"]["bias"] += 7.0
+    both = made.apply(params, obs, task, jnp.ones((1, 2), bool))
+    np.testing.assert_allclose(both.mean(1), [[7.0]], rtol=1e-5)
+    only = made.apply(params, obs, task, jnp.array([[True, False]]))
+    np.testing.assert_allclose(only[:, 0], [[7.0]], rtol=1e-5)
+
+
+def test_noise_has_the_layers_moments():
+    """Mean: the mean weights; variance of f(ε) factors E|ε|² = 2/π; 0 without a scale."""
+    layer = noisy.NoisyDense(3, place=0)
+    x = jnp.broadcast_to(jnp.array([1.0, -2.0]), (100_000, 2))
+    params = layer.init(KEY, x[:1], noisy.Noise(KEY))
+    out = layer.apply(params, x, noisy.Noise(KEY))
+    mean = layer.apply(params, x[:1], noisy.Noise(KEY, 0.0))
+    p = params["params"]
+    np.testing.assert_allclose(mean, x[:1] @ p["kernel"] + p["bias"][None], rtol=1e-5)
+    np.testing.assert_allclose(out.mean(0), mean[0], atol=0.02)
+    # Var = E f² (σ² Σ x² E f² + σ_b²), E f² = E|ε| = √(2/π), σ = 0.5 / √2.
+    f2, sigma2 = (2 / np.pi) ** 0.5, 0.25 / 2
+    expected = f2 * sigma2 * (5 * f2 + 1)
+    np.testing.assert_allclose(out.var(0), expected, rtol=0.03)
+    assert len(np.unique(np.asarray(out)[:, 0])) > 90_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distribution": "c51"}, "distribution: 'c51' is not known.*categorical"),
+        ({"n_step": 0}, "n_step: got 0"),
+        ({"atoms": 1}, "atoms: got 1, give at least 2"),
+        ({"gradient_steps": 0}, "gradient_steps: got 0"),
+        ({"learning_starts": -1}, "learning_starts: got -1"),
+        ({"frames": 2}, "frames: 2 given, but there is no image"),
+        ({"optimiser": "sgd"}, "optimiser: unknown 'sgd'"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        rainbow.make(env().spec, rainbow.Config(**changes))
