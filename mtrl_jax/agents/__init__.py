@@ -19,13 +19,10 @@ AGENTS = {
     "impala": "mtrl_jax.agents.impala",
     "mix_and_match": "mtrl_jax.agents.mix_and_match",
     "ppo": "mtrl_jax.agents.ppo",
-<<<<<<< HEAD
     "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
-=======
     "dqn": "mtrl_jax.agents.dqn",
     "rainbow": "mtrl_jax.agents.rainbow",
     "pqn": "mtrl_jax.agents.pqn",
->>>>>>> main
     "tabular": "mtrl_jax.agents.tabular",
     "bandit": "mtrl_jax.agents.bandit",
     "demonstrator": "mtrl_jax.agents.demonstrator",

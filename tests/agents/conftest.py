@@ -24,12 +24,9 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
-<<<<<<< HEAD
     "dreamer_v2": dreaming.SMALL,
-=======
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
->>>>>>> main
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -168,26 +165,8 @@ def learn(agent):
 
 
 def updater(agent):
-<<<<<<< HEAD
-    """Returns update 0 compiled: (learner, rollout, key, hp) -> (learner, metrics)."""
-
-    def update(learner, rollout, key, hp):
-        batch = observed(agent, rollout, key, hp)
-        return agent.update(learner, batch, key, hp, jnp.int32(0))[:2]
-
-    return jax.jit(update)
-
-
-def observed(agent, rollout, key, hp):
-    """Returns what update 0 learns from: the rollout, or what an empty replay makes of it."""
-    if agent.replay is None:
-        return rollout
-    memory = agent.replay.init(rollout.ts.reward.shape[-1])
-    return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
-=======
     """Returns ``learn(agent)`` compiled."""
     return jax.jit(learn(agent))
->>>>>>> main
 
 
 def probe(*names, batch=(1, SLOTS), labels=False):
@@ -264,13 +243,8 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-<<<<<<< HEAD
-    info, config, small, table, quick, arrays, changed, updater, observed, probe, setup,
-    fresh, collect, member,
-=======
     info, config, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
     member,
->>>>>>> main
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
 

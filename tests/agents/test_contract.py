@@ -30,13 +30,10 @@ OTHER |= {"epsilon_start": 0.0, "epsilon_end": 1.0}
 REGIME = {
     "adam_eps": 1e-2,
     "rmsprop_eps": 1e-2,
+    "weight_decay": 0.5,
     "clip_epsilon": 1e-3,
     "clip_value": 1e-2,
-<<<<<<< HEAD
-    "weight_decay": 0.5,
-=======
     "target_period": 1.0,
->>>>>>> main
 }
 # So that every leaf of exploration bites after three updates.
 EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
@@ -77,12 +74,7 @@ def test_a_population_member_is_its_solo_run(name, one, kit):
 
     @jax.jit
     def both(learner, rollout, carry, keys, hp):
-<<<<<<< HEAD
-        batch = kit.observed(several, rollout, keys, hp)
-        learnt, metrics, _ = several.update(learner, batch, keys, hp, jnp.int32(0))
-=======
         learnt, metrics = kit.learn(several)(learner, rollout, keys, hp)
->>>>>>> main
         acted = several.act(learner, carry, kit.member(rollout.ts), keys, hp)
         return (learnt, metrics), acted
 
@@ -208,12 +200,7 @@ def on_probe(name, probe, kit):
         (_, end, _), (ts, action, extras) = jax.lax.scan(step, first, keys)
         ts = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, end)
         rollout = types.Rollout(ts, action, extras, start)
-<<<<<<< HEAD
-        batch = kit.observed(agent, rollout, KEY, hp)
-        return rollout, *agent.update(learner, batch, KEY, hp, jnp.int32(0))[:2]
-=======
         return rollout, *kit.learn(agent)(learner, rollout, KEY, hp)
->>>>>>> main
 
     legal = jnp.ones(types.action_mask_size(env.spec.action), bool)
     return python_types.SimpleNamespace(
@@ -316,25 +303,12 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     """With a dataset's extras an update can be traced, or the agent's INFO says not."""
     live = jnp.ones(one.rollout.action.shape[:2], bool)
     rollout = one.rollout._replace(extras=windows.Extras(live))
-<<<<<<< HEAD
-
-    def update(rollout):
-        batch = kit.observed(one.agent, rollout, KEY, one.hp)
-        return one.agent.update(one.learner, batch, KEY, one.hp, jnp.int32(0))
-
-    if kit.info(name).needs_extras:
-        with pytest.raises(AttributeError, match="Extras"):
-            jax.eval_shape(update, rollout)
-    else:
-        jax.eval_shape(update, rollout)
-=======
     args = (one.learner, rollout, KEY, one.hp)
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
             jax.eval_shape(kit.learn(one.agent), *args)
     else:
         jax.eval_shape(kit.learn(one.agent), *args)
->>>>>>> main
 
 
 def test_labels_are_asked_for_by_those_who_say_that_they_read_them(name, kit):
@@ -404,20 +378,15 @@ def test_padding_teaches_nothing(name, one, kit):
     # ended. Logits or values: 2 of 3, or 5 atoms each. Table: of 3 tasks the first, 3 of 3 values of the vector's
     # first entry, 0 of its second.
     inputs = [0, 2, 3, 5, 6]
-<<<<<<< HEAD
-    index = {(6, 4): inputs[:4], (7, 5): inputs, (3, 2): [0, 1], (27, 3): [1, 4, 7]}
-    # World model: vector 1 of 2, in and out; 12 numbers of a latent and the action's.
-    index |= {(2, 1): [0], (15, 14): range(14)}
-=======
     index = {
         (2, 1): [0],
         (15, 10): range(10),
+        (15, 14): range(14),
         (6, 4): inputs[:4],
         (7, 5): inputs,
         (3, 2): [0, 1],
         (27, 3): [1, 4, 7],
     }
->>>>>>> main
 
     def cut(x, like):
         return x[np.ix_(*kept(x, like))] if x.ndim else x

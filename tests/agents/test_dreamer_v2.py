@@ -40,6 +40,12 @@ def made(kit):
     return agent, learner, rollout, hp, kit.updater(agent)
 
 
+def observed(agent, rollout, key, hp):
+    """Returns what update 0 learns from: the batches of a replay with this rollout."""
+    memory = agent.replay.init(rollout.ts.reward.shape[-1])
+    return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
+
+
 @pytest.mark.parametrize("still", ["model", "actor", "critic"])
 def test_each_loss_trains_its_own_parameters_alone(still, kit):
     """Changing one part's target leaves the gradients of the others: by rates of 0."""
@@ -94,7 +100,7 @@ def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
 def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
     """Also across the rows of the ring: the action of row t meets observation t + 1."""
     agent, _, rollout, hp, _ = made(kit)
-    drawn = kit.observed(agent, rollout, KEY, hp)
+    drawn = observed(agent, rollout, KEY, hp)
     actor = imagination.actor(
         types.Discrete(2), dreaming.SMALL["rssm"], (8,), "float32"
     )
@@ -126,7 +132,7 @@ def test_it_waits_until_enough_is_there(kit):
     assert sequences.waits(replay, 2) == 2  # of 24 steps each
     agent = kit.small("dreamer_v2", kit.probe("both").spec, replay=replay, **SLOW)
     _, learner, rollout, hp, _ = made(kit)
-    drawn = kit.observed(agent, rollout, KEY, hp)
+    drawn = observed(agent, rollout, KEY, hp)
     update = jax.jit(agent.update)
     for step, learns in ((0, False), (1, False), (2, True)):
         after, metrics, _ = update(learner, drawn, KEY, hp, jnp.int32(step))
@@ -211,7 +217,7 @@ def test_what_does_not_fit_the_run_is_refused_when_it_is_traced(changes, message
     config = dataclasses.replace(dreaming.SMALL["replay"], **changes)
     agent = kit.small("dreamer_v2", kit.probe("both").spec, replay=config)
     with pytest.raises(ValueError, match=message):
-        kit.observed(agent, rollout, KEY, hp)
+        observed(agent, rollout, KEY, hp)
 
 
 def test_reinforce_alone_is_refused_for_box_actions(kit):
