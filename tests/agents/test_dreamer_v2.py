@@ -191,7 +191,6 @@ def test_a_setting_that_cannot_be_is_refused(changes, message, kit):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"capacity": 10**13}, r"capacity: 10+ steps are .* GB a member .* less than"),
         ({"train_every": 0}, "train_every: got 0"),
         ({"length": 1}, "length: 1 is no sequence"),
         ({"batch": 0}, "batch: got 0"),
@@ -202,6 +201,17 @@ def test_a_replay_that_cannot_be_is_refused(changes, message, kit):
     config = dataclasses.replace(dreaming.SMALL["replay"], **changes)
     with pytest.raises(ValueError, match=message):
         sequences.make(kit.probe("both").spec, config)
+
+
+def test_more_than_the_machines_memory_is_refused_with_what_would_fit(kit):
+    """24 TB a member: 64×64 pixels in colour, one byte each."""
+    image = jax.ShapeDtypeStruct((64, 64, 3), np.uint8)
+    spec = kit.probe("both").spec._replace(obs={"image": image})
+    config = dataclasses.replace(dreaming.SMALL["replay"], capacity=2 * 10**9)
+    message = r"capacity: 2000000000 steps are 246\d\d.\d GB a member .* less than \d+"
+    with pytest.raises(ValueError, match=message):
+        sequences.make(spec, config)
+    sequences.make(spec, dataclasses.replace(config, capacity=1000))
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
             ),
         )
 
+    _check_memory(spec, config)
     one = windows(1)
-    _check_memory(config, replay.bytes_of(one, 1))
 
     def observe(
         memory: Tree, rollout: types.Rollout, key: Key, hp: Tree, step: Array
@@ -90,9 +90,10 @@ def _check(config: SequenceConfig) -> None:
         raise ValueError(f"prefill: got {config.prefill}, give 0 or more")
 
 
-def _check_memory(config: SequenceConfig, needed: int) -> None:
+def _check_memory(spec: types.EnvSpec, config: SequenceConfig) -> None:
     """Raises ValueError unless one member's replay fits the memory of its device."""
-    there = _memory()
+    row = replay.make(spec, replay.Config(1, steps=1, transitions=False))
+    needed, there = config.capacity * replay.bytes_of(row, 1), _memory()
     if needed > there:
         fits = int(config.capacity * there / needed)
         raise ValueError(
