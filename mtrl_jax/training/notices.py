@@ -13,7 +13,8 @@ _LONGER = 1.05
 
 def of(config: Any, length: RunLength) -> Iterator[str]:
     """Yields a line for every setting that does something else than it seems to."""
-    asked = getattr(config.training, "env_steps", None)
+    # An evaluate stage has no training, an offline one no environment steps.
+    asked = getattr(getattr(config, "training", None), "env_steps", None)
     trained, chunk = length.updates * length.steps, length.per_chunk * length.steps
     if asked is not None and trained > _LONGER * asked:
         yield (
