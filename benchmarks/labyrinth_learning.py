@@ -186,7 +186,7 @@ def agent(row: Row, recipe: Recipe, decay_updates: float) -> dict[str, Any]:
     if row.agent == "impala":
         # What PPO has by default.
         config |= {"optimiser": "adam", "normalise_advantages": True}
-        hparams |= {"clip_epsilon": 0.2, "adam_eps": 1e-5}
+        hparams |= {"clip_epsilon": 0.2, "max_grad_norm": 0.5, "adam_eps": 1e-5}
     return {"name": row.agent, "config": config, "hparams": hparams}
 
 

@@ -29,7 +29,8 @@ _CURRICULA: dict[str, dict[str, Any]] = {
     "plateau": {"alpha": PLATEAU},
     "shared_head": {"alpha": LINEAR, "share": ["policy"], "matching_cost": 0.0},
     "masked_kl": {"alpha": LINEAR, "config": {"matching": "within_support"}},
-    "distil_then_switch": {"alpha": STEP},
+    # One value head: another would meet its first target at the switch.
+    "distil_then_switch": {"alpha": STEP, "share": ["value"]},
     "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
     "no_mixing": {"alpha": LINEAR, "config": {"control": "slot"}},
     "kl_stays": {"alpha": LINEAR, "config": {"fades": False}},
@@ -192,6 +193,7 @@ _CONFIG = {
 }
 _HPARAMS = {
     "learning_rate": 1e-3,
+    "max_grad_norm": 0.5,
     "adam_eps": 1e-5,
     "discount": 0.98,
     "lambda_": 0.95,

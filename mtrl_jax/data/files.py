@@ -23,7 +23,9 @@ _BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
 def path_of(folder: pathlib.Path, field: layout.Field) -> pathlib.Path:
-    """Returns the file of a field."""
+    """Returns the file of a field. Raises DatasetError: a name that leaves the folder."""
+    if pathlib.PurePath(field.name).name != field.name or "\\" in field.name:
+        raise errors.DatasetError(f"{folder}: {field.name!r} is not a file's own name")
     return folder / f"{field.name}.npy"
 
 

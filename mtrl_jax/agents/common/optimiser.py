@@ -16,6 +16,9 @@ from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Scalar
 
 KINDS = ("adam", "rmsprop", "rmsprop_centred")
+# RMSProp's second moment at the start, in units of eps: in the program of IMPALA it is 1
+# and eps, on Atari, 0.01. Both scale with the square of the gradient's unit.
+_START = 100.0
 
 
 class Hparams(NamedTuple):
@@ -25,7 +28,7 @@ class Hparams(NamedTuple):
     decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
     max_grad_norm: Amount = 0.5
     adam_eps: Amount = 1e-8
-    rmsprop_eps: Amount = 1e-8
+    rmsprop_eps: Amount = 1e-8  # inside the square root
 
 
 class AdamwHparams(NamedTuple):
@@ -45,10 +48,10 @@ def make(
     """Returns clip-by-global-norm, then ``kind``, then the learning rate.
 
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
-    ``steps_per_update`` optimiser steps each. Eps is added outside the square root (the
-    TensorFlow program of IMPALA adds it inside: its 0.1 is 0.316 here). RMSProp decays
-    its second moment at 0.99 without momentum, Adam uses (0.9, 0.999). Centred RMSProp is
-    the one of DQN: moments decay at 0.95 and eps is inside the root of the variance.
+    ``steps_per_update`` optimiser steps each. RMSProp decays its second moment at 0.99
+    from 100 eps, without momentum, and adds eps inside the square root, as TensorFlow
+    does; Adam uses (0.9, 0.999) and adds eps outside. Centred RMSProp is the one of DQN:
+    moments decay at 0.95 and eps is inside the root of the variance.
 
     Raises:
       ValueError: ``kind`` is not one of KINDS.
@@ -57,7 +60,12 @@ def make(
     if kind == "adam":
         scale = optax.scale_by_adam(eps=hp.adam_eps)
     elif kind == "rmsprop":
-        scale = optax.scale_by_rms(decay=0.99, eps=hp.rmsprop_eps, eps_in_sqrt=False)
+        scale = optax.scale_by_rms(
+            decay=0.99,
+            eps=hp.rmsprop_eps,
+            initial_scale=_START * hp.rmsprop_eps,
+            eps_in_sqrt=True,
+        )
     else:
         scale = optax.scale_by_stddev(decay=0.95, eps=hp.rmsprop_eps)
 
