@@ -49,10 +49,13 @@ def notes(agent: types.Agent, config: Any, spec: types.EnvSpec) -> dict[str, Any
 
 
 def by_name(extras: types.Tree) -> dict[str, types.Array]:
-    """Returns the leaves of what acting notes down by their names, ``q`` or ``a.b``."""
+    """Returns the leaves of what acting notes down by their names, ``q`` or ``a.b``.
+
+    A single array, which has none, is called ``extras``.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(extras)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): x
+        jax.tree_util.keystr(path, simple=True, separator=".") or "extras": x
         for path, x in leaves
         if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
     }

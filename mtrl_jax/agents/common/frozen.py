@@ -33,7 +33,7 @@ def make(
         explores = explores.reshape(explores.shape + (1,) * (chosen.ndim - 1))
         action = jnp.where(explores, other, chosen)
         if observe_action is not None:
-            after = observe_action(carry, ts, action)
+            after = observe_action(after, ts, action)
         return action, after, extras
 
     def update(learner, batch, key, hp, step):
