@@ -170,7 +170,7 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
     among them, and of a collect stage's ``of`` the hyperparameters, too.
     """
     of = getattr(stage, "of", None)
-    name = of or stage.init_from
+    name = of or getattr(stage, "init_from", None)
     if name is None:
         return program
     if for_check:
