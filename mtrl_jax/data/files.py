@@ -166,6 +166,8 @@ def one_line(error: BaseException) -> str:
 
 def _check_meta(meta: dict[str, Any]) -> None:
     """Raises ValueError, TypeError or KeyError where a description contradicts itself."""
+    if (meta["format"] == layout.FORMATS[0]) != ("recorded" not in meta):
+        raise ValueError("its format is not that of what it holds")
     fields = {f.name for f in layout.fields_of(meta)}
     ends = [end for end, _ in meta["parts"]]
     rises = all(x < y for x, y in zip([0, *ends], [*ends, meta["steps"] + 1]))
