@@ -88,6 +88,18 @@ def quickstart() -> Rows:
     return made
 
 
+def two_rooms() -> Rows:
+    """Returns Distral on two rooms, beside the specification's run."""
+    heads = ("left", "right", "onward", "return", "return, memory")
+    rows: Rows = [["β", "α", *heads, "expected"]]
+    for row in load("two_rooms")["rows"]:
+        numbers = [f"{row[name]:.3g}" for name in ("beta", "alpha")]
+        rows.append(
+            [*numbers, *(f"{row[name]:.3f}" for name in heads), row["expected"]]
+        )
+    return rows
+
+
 def pbt_toy() -> Rows:
     """Returns the table of PBT's toy problem, over seeds."""
     found = load("pbt_toy")
@@ -222,6 +234,7 @@ def _cell(rows: Any, where: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
+    "two_rooms": two_rooms,
     "minatar": minatar,
     "labyrinth_scores": labyrinth_scores,
     "labyrinth_learning": labyrinth_learning,

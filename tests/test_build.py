@@ -153,10 +153,9 @@ def program():
 
 
 @pytest.fixture
-def state(program, programs):
-    """The first state of the program; programs that runs have compiled are found."""
-    with running.cached_programs(programs):
-        yield program.init(program.hparams)
+def state(program):
+    """The first state of the program."""
+    return program.init(program.hparams)
 
 
 def test_an_agent_is_traced_before_anything_is_written():

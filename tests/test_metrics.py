@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     """One JSON object a chunk, NaN as null, arrays [N, P] when read."""
     _write(tmp_path, [10, 20])
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert [*first, "evaluation"] == list(metrics.Metrics._fields)
+    assert [*first, "evaluation", "lost"] == list(metrics.Metrics._fields)
     assert first["returns"]["catch"] == [1.0, None, 10.0]
     read = metrics.read_metrics(tmp_path)
     np.testing.assert_array_equal(read.env_steps, [1000, 2000])

@@ -182,6 +182,9 @@ def _reporter(
         returns, rewards, task = jax.device_get(
             (state.returns, state.rewards, state.ts.task)
         )
+        # What weights that are not finite did counts for nothing.
+        finite = np.asarray(tree.all_finite(state.learner, axes=1))
+        returns = np.where(finite[:, None, None], returns, np.nan)
         watched = config.prompt.episodes if config.prompt else 0
         summary = {
             **episode_curves.summarise(spec, returns, rewards, task, numbers, watched),

@@ -2,7 +2,8 @@
 
     metrics.jsonl   one object a chunk: update, env_steps, wall_s, steps_per_s, compiles,
                     metrics {name: [P]}, returns {task: [P]}, hparams {name: [P]},
-                    and after a test evaluation {task: [P]}
+                    after a test evaluation {task: [P]}, and lost [members] where there
+                    are any whose weights are not finite: they have no returns
     lineage.jsonl   one object a PBT round: update, score [P], source [P], ancestor [P],
                     hparams_before {name: [P]}, hparams_after {name: [P]}
     summary.json    the outcome; ``tasks`` maps a task to what is known of it
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Metrics(NamedTuple):
     returns: dict[str, np.ndarray]  # task -> [N, P]
     hparams: dict[str, np.ndarray]  # name -> [N, P]
     evaluation: dict[str, np.ndarray]  # task -> [N, P], NaN in rows without a test
+    lost: np.ndarray  # [N, P] bool, the member's weights are not finite
 
 
 class MetricsWriter:
@@ -51,6 +53,8 @@ class MetricsWriter:
         resume_after: the update a resumed run goes on from: later rows (of a process
             that was killed after its last checkpoint) and a half-written last line are
             dropped. None: a new run, nothing is dropped.
+        round_owed: the round of ``resume_after`` itself is still to be made, so that it
+            is dropped as well.
         tensorboard: whether to write TensorBoard events as well.
         wandb: arguments of ``wandb.init`` (project, name, …); None: no W&B.
 
@@ -63,6 +67,7 @@ class MetricsWriter:
         run: str | os.PathLike,
         *,
         resume_after: int | None = None,
+        round_owed: bool = False,
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
     ):
@@ -71,7 +76,7 @@ class MetricsWriter:
         self._run = pathlib.Path(run)
         self._run.mkdir(parents=True, exist_ok=True)
         if resume_after is not None:
-            truncate_after(self._run, resume_after)
+            truncate_after(self._run, resume_after, round_owed=round_owed)
         self._files: dict[str, IO[bytes]] = {
             name: open(self._run / name, "ab")  # noqa: SIM115
             for name in (METRICS, LINEAGE)
@@ -93,11 +98,13 @@ class MetricsWriter:
         returns: Mapping[str, Any],
         hparams: Mapping[str, Any],
         evaluation: Mapping[str, Any] | None = None,
+        lost: Sequence[int] = (),
     ) -> None:
         """Returns after appending one chunk's row; values per member are arrays [P].
 
         ``evaluation`` has a task's mean return where members were tested after the
-        chunk; a row without one has no such field.
+        chunk, ``lost`` the members whose weights are not finite; a row without one of
+        them has no such field.
         """
         fields = {
             "update": update,
@@ -111,6 +118,8 @@ class MetricsWriter:
         }
         if evaluation is not None:
             fields["evaluation"] = evaluation
+        if lost:
+            fields["lost"] = list(lost)
         row = jsonl.plain(fields)
         jsonl.append(self._files[METRICS], row)
         scalars = boards.scalars(row)
@@ -168,9 +177,12 @@ class MetricsWriter:
         self.close()
 
 
-def truncate_after(run: str | os.PathLike, update: int) -> None:
-    """Returns after dropping the rows of both files beyond ``update`` and cut-off lines.
+def truncate_after(
+    run: str | os.PathLike, update: int, *, round_owed: bool = False
+) -> None:
+    """Drop the rows of both files beyond ``update`` and cut-off lines.
 
+    With ``round_owed`` the PBT round of ``update`` is dropped, too.
     The kept lines stay byte for byte; a file changes by renaming, or not at all.
     """
     for name in (METRICS, LINEAGE):
@@ -178,7 +190,8 @@ def truncate_after(run: str | os.PathLike, update: int) -> None:
         if not path.exists():
             continue
         old = path.read_bytes()
-        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= update]
+        last = update - (round_owed and name == LINEAGE)
+        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= last]
         new = b"".join(line + b"\n" for line in kept)
         if new != old:
             jsonl.replace(path, new)
@@ -207,7 +220,19 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
         }
 
     scalars = (scalar(name) for name in Metrics._fields[:5])
-    return Metrics(*scalars, *(table(group) for group in Metrics._fields[5:]))
+    tables = [table(group) for group in Metrics._fields[5:-1]]
+    return Metrics._make([*scalars, *tables, _lost(rows)])
+
+
+def _lost(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns bool [N, P] from rows that list the members lost, if there are any."""
+    groups = [row.get(group, {}) for row in rows for group in ("hparams", "returns")]
+    listed = [member + 1 for row in rows for member in row.get("lost", [])]
+    members = max([len(x) for group in groups for x in group.values()] + listed or [1])
+    lost = np.zeros((len(rows), members), bool)
+    for n, row in enumerate(rows):
+        lost[n, row.get("lost", [])] = True
+    return lost
 
 
 def has_rows(run: str | os.PathLike) -> bool:

@@ -6,7 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,17 @@ def row(
 ) -> dict[str, Any]:
     """Returns ``metrics``, ``returns`` and maybe ``evaluation`` of a metrics.jsonl row.
 
-    Values are ``[P]``; NaN where a member finished no episode of a task. Episode
-    measures beside the return are metrics called "measure/task".
+    Values are ``[P]``; NaN where a member finished no episode of a task, or is lost:
+    what weights that are not finite do counts for nothing. Episode measures beside the
+    return are metrics called "measure/task".
     """
     fields: dict[str, Any] = {"metrics": {}, "returns": {}}
     names = [task.name for task in spec.tasks]
     if output is not None:
         fields["metrics"] = dict(output.metrics)
-        episodes = np.asarray(output.episodes["episodes"])
+        gone = lost(output)
+        episodes = np.array(output.episodes["episodes"], np.float64)
+        episodes[gone] = np.nan
         for name, sums in output.episodes.items():
             if name == "episodes":
                 continue
@@ -58,8 +61,16 @@ def row(
                     fields["metrics"][f"{name}/{task}"] = means[:, k]
     if evaluation is not None:
         means = _nan_mean_per_task(evaluation, evaluation.returns, len(names))
+        means[lost(output)] = np.nan
         fields["evaluation"] = {task: means[:, k] for k, task in enumerate(names)}
     return fields
+
+
+def lost(output: fused_runner.ChunkOutput | None) -> list[int]:
+    """Returns the members whose weights are not finite after a chunk."""
+    if output is None:
+        return []
+    return [int(member) for member in np.flatnonzero(~np.asarray(output.finite))]
 
 
 def best_member(
@@ -92,14 +103,18 @@ def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
         return np.nanmean(value, axis=1)
 
 
-def evaluation_table(spec: types.EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_table(
+    spec: types.EnvSpec, evaluation: Evaluation, lost: Sequence[int] = ()
+) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
     Each member has its mean over complete episodes, a bootstrap 95 % interval of it and
-    the number of episodes; ``normalised`` where the task has reference scores.
+    the number of episodes; ``normalised`` where the task has reference scores. Of a
+    member in ``lost`` no episode counts.
     """
     return {
-        task.name: _task_table(task, evaluation, k) for k, task in enumerate(spec.tasks)
+        task.name: _task_table(task, evaluation, k, lost)
+        for k, task in enumerate(spec.tasks)
     }
 
 
@@ -109,6 +124,7 @@ def summary(
     evaluation: Evaluation,
     *,
     selection: np.ndarray,
+    finite: np.ndarray,
     totals: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -116,10 +132,14 @@ def summary(
 
     The best member is chosen by ``selection`` ``[P]`` (its score in training) and
     reported by the evaluation, which had no part in the choice; where training says
-    nothing, by the evaluation itself, and ``selected_by`` says so.
+    nothing, by the evaluation itself, and ``selected_by`` says so. A member that is not
+    ``finite`` ``[P]`` is lost: it has no score and is never the best.
     """
+    gone = [int(member) for member in np.flatnonzero(~finite)]
+    selection = np.where(finite, selection, np.nan)
     values = fitness.values_of(metric, evaluation)
     tested = scores(metric, _nan_mean_per_task(evaluation, values, len(spec.tasks)))
+    tested = np.where(finite, tested, np.nan)
     by_training = bool(np.isfinite(selection).any())
     choice = selection if by_training else tested
     best = int(np.nanargmax(choice)) if np.isfinite(choice).any() else 0
@@ -127,7 +147,8 @@ def summary(
         "best_member": best,
         "selected_by": "training" if by_training else "evaluation",
         "score": tested,
-        "tasks": evaluation_table(spec, evaluation),
+        "lost": gone,
+        "tasks": evaluation_table(spec, evaluation, gone),
         "totals": dict(totals),
         "environments": dict(environment),
         "versions": versions(),
@@ -161,6 +182,8 @@ def table(values: Mapping[str, Any]) -> str:
 
 def episodes(member: Mapping[str, Any]) -> str:
     """Returns how many episodes a member's mean is of; of none, why."""
+    if member.get("lost"):
+        return "lost: its weights are not finite"
     if member["episodes"] or not member.get("unfinished"):
         return f"over {member['episodes']} episodes"
     return (
@@ -208,10 +231,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[str, Any]:
+def _task_table(
+    task: types.TaskSpec, evaluation: Evaluation, k: int, lost: Sequence[int]
+) -> dict[str, Any]:
     members = []
     for p in range(evaluation.returns.shape[0]):
-        mine = evaluation.complete[p] & (evaluation.task[p] == k)
+        mine = evaluation.complete[p] & (evaluation.task[p] == k) & (p not in lost)
         returns = np.asarray(evaluation.returns[p], np.float64)[mine]
         if not returns.size and not np.any(evaluation.task[p] == k):
             continue  # Another member's task.
@@ -224,6 +249,8 @@ def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[st
                 np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
             ),
         }
+        if p in lost:
+            member["lost"] = True
         for name, values in evaluation.info.items():
             measured = np.asarray(values[p], np.float64)[mine]
             member[name] = float(measured.mean()) if measured.size else float("nan")

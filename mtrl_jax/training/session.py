@@ -58,6 +58,9 @@ class Session:
     pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
+    # The run was to end here, so a PBT round was left out that a longer one has.
+    round_owed: bool = False
+    lost: set[int] = dataclasses.field(default_factory=set)  # members that were noted
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
@@ -172,6 +175,7 @@ def save(session: Session) -> None:
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
         "schedules": session.scheduler.memory(),
+        "round_owed": session.round_owed,
     }
     checkpoint.save(
         session.manager,
@@ -187,12 +191,13 @@ def _open(
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
     meta = meta or {"wall_s": 0.0}
+    round_owed = meta.get("round_owed", False)
     length = program.run_length
     bar = progress.Progress(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
-        for line in notices.of(config, length):
+        for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
         if program.record is not None:
             bar.note(program.record.announcement)
@@ -203,7 +208,7 @@ def _open(
             programs=_compiled(program, saved, config),
             manager=manager,
             recorder=program.record and program.record.open(folder),
-            writer=_writer(config.logging, folder, resume_after),
+            writer=_writer(config.logging, folder, resume_after, round_owed),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -212,15 +217,17 @@ def _open(
             pace=pace.Pace(length.updates),
             update=update,
             restart=update,
+            round_owed=round_owed,
             wall_s=meta["wall_s"],
         )
     return session
 
 
-def _writer(logging, folder, resume_after) -> metrics.MetricsWriter:
+def _writer(logging, folder, resume_after, round_owed) -> metrics.MetricsWriter:
     return metrics.MetricsWriter(
         folder,
         resume_after=resume_after,
+        round_owed=round_owed,
         tensorboard=logging.tensorboard,
         wandb={"project": logging.wandb} if logging.wandb else None,
     )

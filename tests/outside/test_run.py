@@ -45,11 +45,10 @@ def _project(tmp_path_factory):
 
 
 @pytest.fixture(name="run", scope="module")
-def _run(project, tmp_path_factory, programs):
+def _run(project, tmp_path_factory):
     """A run of it in another folder, from the first to the last update."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with running.cached_programs(programs):
-        outcome = running.mtrl("train", project / "own.yaml", "--run-dir", folder)
+    outcome = running.mtrl("train", project / "own.yaml", "--run-dir", folder)
     assert outcome.code == 0, outcome.err
     return folder
 
