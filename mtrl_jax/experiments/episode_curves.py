@@ -56,6 +56,7 @@ def summarise(
     return {
         "best_member": reporters.lowest(-score),
         "selected_by": "evaluation",
+        "reported_on": "evaluation",
         "score": score,
         "tasks": tasks,
     }
