@@ -102,7 +102,7 @@ def test_the_summary_says_who_is_best_and_of_what_run(finished):
         for member in task["members"]:
             assert member["episodes"] + member["unfinished"] == 4
             low, high = member["interval"]
-            assert low <= member["mean"] <= high
+            assert member["episodes"] < 2 or low <= member["mean"] <= high
     assert summary["selected_by"] == "training"
     assert summary["best_member"] == int(np.argmax(summary["selection"]))
     assert summary["best_score"] == summary["score"][summary["best_member"]]

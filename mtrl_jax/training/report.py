@@ -108,9 +108,9 @@ def evaluation_table(
 ) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
-    Each member has its mean over complete episodes, a bootstrap 95 % interval of it and
-    the number of episodes; ``normalised`` where the task has reference scores. Of a
-    member in ``lost`` no episode counts.
+    Each member has its mean over complete episodes, a 95 % interval of it
+    (``estimates.mean_interval``) and the number of episodes; ``normalised`` where the
+    task has reference scores. Of a member in ``lost`` no episode counts.
     """
     return {
         task.name: _task_table(task, evaluation, k, lost)
@@ -258,7 +258,7 @@ def _task_table(
         member = {
             "member": p,
             "mean": float(returns.mean()) if returns.size else float("nan"),
-            "interval": estimates.bootstrap_interval(returns),
+            "interval": estimates.mean_interval(returns),
             "episodes": int(returns.size),
             "unfinished": int(
                 np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
