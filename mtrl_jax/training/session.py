@@ -113,6 +113,9 @@ def go_on(
       CheckpointError: there is no sound checkpoint.
     """
     update, saved, meta = read(program, manager)
+    is_refilled = saved_state.lacks_memory(saved)
+    if is_refilled:
+        saved = saved_state.with_memory(saved, program.agent, program.batch)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
     was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
@@ -135,6 +138,11 @@ def go_on(
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):
         session.bar.note(line)
+    if is_refilled:
+        session.bar.note(
+            f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
+            "from empty, and learning waits as at the start of a run"
+        )
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -145,20 +153,25 @@ def read(
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
-    A world that is outside the program was not saved: it is at fresh episodes.
+    A world that is outside the program was not saved: it is at fresh episodes. Memories
+    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``.
 
     Raises:
       CheckpointError: there is none, or it does not fit the program.
     """
-    fresh = program.init(program.hparams)
+    world = None
+    if program.shapes is not None:
+        run = program.shapes(program.hparams)
+    else:
+        run = program.init(program.hparams)
+        world = saved_state.world_of(run)
     like = checkpoint.abstract(
         saved_state.without_world(
-            saved_state.Saved(fresh, program.hparams, program.lineage), program.pure
+            saved_state.Saved(run, program.hparams, program.lineage), program.pure
         )
     )
-    world = None if program.pure else saved_state.world_of(fresh)
     # Its memory is for what is restored.
-    del fresh
+    del run
     update, saved, meta = checkpoint.restore(manager, like)
     return update, saved_state.with_world(saved, world), meta
 
@@ -181,6 +194,7 @@ def save(session: Session) -> None:
         session.update,
         saved_state.without_world(saved, session.program.pure),
         meta,
+        drop=saved_state.dropped(saved, session.config.checkpoint.replay),
     )
     session.saved = session.update
 
