@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import math
 import os
 import pathlib
 import signal
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from mtrl_jax import errors, metrics
-from mtrl_jax.metrics import estimates
 from mtrl_jax.training import lock
 
 P = 3
@@ -286,34 +284,3 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
         child.stdout.close()
     with lock.lock(tmp_path):
         pass
-
-
-def test_the_interquartile_mean_ignores_the_quarters():
-    """IQM of 1..8 with an outlier is the mean of the middle four."""
-    assert estimates.iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == 4.5
-    assert estimates.iqm(np.arange(8).reshape(2, 4)) == 3.5
-
-
-def test_bootstrap_intervals_cover_the_mean():
-    """95 % of intervals hold the true mean; the same seed gives the same interval."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(100):
-        low, high = estimates.bootstrap_interval(rng.normal(size=40), resamples=400)
-        covered += low <= 0 <= high
-    assert 86 <= covered <= 100
-    x = rng.normal(size=20)
-    assert estimates.bootstrap_interval(x) == estimates.bootstrap_interval(x)
-    low, high = estimates.bootstrap_interval(x, statistic=np.median)
-    assert low <= np.median(x) <= high
-    assert (
-        estimates.bootstrap_interval(x, confidence=0.5)[0]
-        > estimates.bootstrap_interval(x)[0]
-    )
-
-
-def test_bootstrap_of_few_or_equal_samples():
-    """One sample, equal samples and none have an answer, without warnings."""
-    assert estimates.bootstrap_interval([3.0]) == (3.0, 3.0)
-    assert estimates.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
-    assert all(math.isnan(x) for x in estimates.bootstrap_interval([np.nan]))

@@ -82,6 +82,7 @@ def of_losses(score: str, held_out: bool) -> Reporter:
         summary = {
             "best_member": lowest(losses),
             "selected_by": judged,
+            "reported_on": judged,
             "score": -losses,
             "lost": [int(member) for member in np.flatnonzero(~finite)],
             "held_out": dict(measured),
@@ -89,8 +90,10 @@ def of_losses(score: str, held_out: bool) -> Reporter:
             "versions": report.versions(),
             "machine": report.machine(),
         }
-        text = f"{judged}: mean {np.nanmean(losses):.4g}, best #{lowest(losses)} "
-        return summary, text + f"{np.nanmin(losses) if losses.size else 0:.4g}"
+        known = losses[np.isfinite(losses)]
+        mean, least = (known.mean(), known.min()) if known.size else (np.nan, np.nan)
+        text = f"{judged}: mean {mean:.4g}, least {least:.4g}; "
+        return summary, text + report.chosen(summary)
 
     return Reporter(row, shown, best, lambda: {"complete": False}, finish)
 

@@ -108,9 +108,9 @@ def evaluation_table(
 ) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
-    Each member has its mean over complete episodes, a bootstrap 95 % interval of it and
-    the number of episodes; ``normalised`` where the task has reference scores. Of a
-    member in ``lost`` no episode counts.
+    Each member has its mean over complete episodes, a 95 % interval of it
+    (``estimates.mean_interval``) and the number of episodes; ``normalised`` where the
+    task has reference scores. Of a member in ``lost`` no episode counts.
     """
     return {
         task.name: _task_table(task, evaluation, k, lost)
@@ -130,10 +130,12 @@ def summary(
 ) -> dict[str, Any]:
     """Returns the contents of summary.json.
 
-    The best member is chosen by ``selection`` ``[P]`` (its score in training) and
-    reported by the evaluation, which had no part in the choice; where training says
-    nothing, by the evaluation itself, and ``selected_by`` says so. A member that is not
-    ``finite`` ``[P]`` is lost: it has no score and is never the best.
+    The best member is that with the highest ``selection`` ``[P]``, its fitness in
+    training; ``score`` and all else is of the evaluation, which had no part in the
+    choice. The best may so have a lower score than others: a best of the scores
+    themselves would be too good by what luck gave it. Where training says nothing the
+    evaluation chooses, and ``selected_by`` says so. A member that is not ``finite``
+    ``[P]`` is lost: it has no score and is never the best.
     """
     gone = [int(member) for member in np.flatnonzero(~finite)]
     selection = np.where(finite, selection, np.nan)
@@ -146,7 +148,10 @@ def summary(
     return {
         "best_member": best,
         "selected_by": "training" if by_training else "evaluation",
+        "selection": choice,
+        "reported_on": "evaluation",
         "score": tested,
+        "best_score": tested[best],
         "lost": gone,
         "tasks": evaluation_table(spec, evaluation, gone),
         "totals": dict(totals),
@@ -166,7 +171,8 @@ def table(values: Mapping[str, Any]) -> str:
     """Returns the final evaluation as lines of text: population and best member."""
     best = values["best_member"]
     lines = [
-        f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"
+        f"final evaluation; {chosen(values)}",
+        f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval",
     ]
     for name, task in values["tasks"].items():
         line = f"{name:32s} {task['mean']:12.3f} "
@@ -178,6 +184,15 @@ def table(values: Mapping[str, Any]) -> str:
             )
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def chosen(values: Mapping[str, Any]) -> str:
+    """Returns by what the best member of a summary was selected, as a table's head."""
+    by, on = values["selected_by"], values["reported_on"]
+    named = f"best #{values['best_member']}: selected by {by}"
+    if by == on:
+        return f"{named}, the numbers it is reported on, which flatters it"
+    return f"{named}, reported on {on}"
 
 
 def episodes(member: Mapping[str, Any]) -> str:
@@ -243,7 +258,7 @@ def _task_table(
         member = {
             "member": p,
             "mean": float(returns.mean()) if returns.size else float("nan"),
-            "interval": estimates.bootstrap_interval(returns),
+            "interval": estimates.mean_interval(returns),
             "episodes": int(returns.size),
             "unfinished": int(
                 np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
