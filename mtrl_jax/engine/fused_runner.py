@@ -40,7 +40,7 @@ class ChunkOutput(NamedTuple):
     episodes: dict[str, Array]  # [P, K] sums over its finished episodes
     finite: Array  # [P] bool, all learner floats finite at the end
     # With ``record``, all the chunk's steps as one Rollout [T K + 1, P, B, ...] (its last
-    # ts is the next one's first); extras and carry are ().
+    # ts is the next one's first); extras as asked for, carry is ().
     history: Any = ()
 
 
@@ -62,6 +62,7 @@ def make(
     at_once: int | None = None,
     mesh: Mesh | None = None,
     record: bool = False,
+    extras_of: Callable[[Tree], Tree] = lambda extras: (),
     judged: str = "return",
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
@@ -70,7 +71,8 @@ def make(
     ``window`` the returns kept per slot for PBT, or what else of an episode is
     ``judged`` (a measure of ``env.info``). ``curriculum`` is a Curriculum (see
     ``envs/curriculum.py``) or None for the environment's own parameters. ``record``
-    gives every step out with the chunk's output.
+    gives every step out with the chunk's output, with ``extras_of`` what acting noted
+    down.
     """
     members, slots = env.batch
     agents = population.population(agent, members, at_once, mesh)
@@ -103,7 +105,8 @@ def make(
             state = state._replace(
                 curriculum=update_curriculum(curriculum, state, before.chunk)
             )
-        return state, (metrics, (rollout.ts, rollout.action) if record else ())
+        steps = rollout.ts, rollout.action, extras_of(rollout.extras)
+        return state, (metrics, steps if record else ())
 
     def unroll(
         state: RunState, hp: Tree, params: Tree
@@ -173,7 +176,7 @@ def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, last)
 
 
-def one_rollout(ts: types.TimeStep, action: Array) -> types.Rollout:
+def one_rollout(ts: types.TimeStep, action: Array, extras: Tree) -> types.Rollout:
     """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1]."""
 
     def flat(x: Array) -> Array:
@@ -181,7 +184,8 @@ def one_rollout(ts: types.TimeStep, action: Array) -> types.Rollout:
 
     steps = jax.tree.map(lambda x: flat(x[:, :-1]), ts)
     last = jax.tree.map(lambda x: x[-1, -1], ts)
-    return types.Rollout(append(steps, last), flat(action), (), ())
+    extras = jax.tree.map(flat, extras)
+    return types.Rollout(append(steps, last), flat(action), extras, ())
 
 
 def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:

@@ -43,6 +43,11 @@ def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
         raise errors.ConfigError(
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
         )
+    if isinstance(settings, stage_schema.OnlineStage):
+        raise errors.ConfigError(
+            f"{where}: init_from={settings.init_from!r} is of a stage; give it in a list "
+            "stages"
+        )
     run = kinds.run_of(settings, folder)
     run_folder.check_new(folder)
     if run.is_plain:

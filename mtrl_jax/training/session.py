@@ -85,9 +85,10 @@ def begin(
     ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
     ``label`` begins the progress line.
     """
-    fresh = saved_state.Saved(
-        program.init(program.hparams), program.hparams, program.lineage
-    )
+    state, hp = program.init(program.hparams), program.hparams
+    if program.inherit is not None:
+        state, hp = program.inherit(state, hp)
+    fresh = saved_state.Saved(state, hp, program.lineage)
     session = _open(
         config, folder, program, manager, fresh, resume_after=resume_after, label=label
     )
@@ -199,7 +200,7 @@ def _open(
         for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
         if program.record is not None:
-            bar.note(program.record.told)
+            bar.note(program.record.announcement)
         session = Session(
             config=config,
             folder=folder,
