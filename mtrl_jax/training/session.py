@@ -222,7 +222,7 @@ def _open(
             programs=_compiled(program, saved, config),
             manager=manager,
             recorder=program.record and program.record.open(folder),
-            writer=_writer(config.logging, folder, resume_after, round_owed),
+            writer=_writer(config, folder, resume_after, round_owed),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -237,14 +237,29 @@ def _open(
     return session
 
 
-def _writer(logging, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+def _writer(config, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+    moved = config.population.search if config.population.pbt is not None else ()
     return metrics.MetricsWriter(
         folder,
         resume_after=resume_after,
         round_owed=round_owed,
-        tensorboard=logging.tensorboard,
-        wandb={"project": logging.wandb} if logging.wandb else None,
+        tensorboard=config.logging.tensorboard,
+        wandb=_wandb(config, folder) if config.logging.wandb else None,
+        curves={*moved, *config.agent.schedules},
     )
+
+
+def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the arguments of ``wandb.init``: runs of a config are a group, or stages."""
+    folder = folder.resolve()
+    whole = run_folder.whole(folder)
+    stage = folder != whole
+    return {
+        "project": config.logging.wandb,
+        "name": f"{whole.name}/{folder.name}" if stage else folder.name,
+        "group": whole.name if stage else config.name,
+        "config": loading.to_dict(config),
+    }
 
 
 def _compiled(program, saved: saved_state.Saved, config) -> Programs:
