@@ -210,7 +210,7 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     ((task, found),) = summary["tasks"].items()
     means = np.asarray([member["mean"] for member in found["members"]], float)
-    low, high = estimates.bootstrap_interval(means)
+    low, high = estimates.mean_interval(means)
     known = scores.TABLE[ROWS[name].level]
     random, oracle = known.random.mean, known.oracle.mean
     curves[name] = (log.env_steps, log.returns[task], random, oracle)

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from mtrl_jax.envs.labyrinth import scores
+from mtrl_jax.envs.labyrinth import levels, scores
+from mtrl_jax.training import notices
 
 # A curriculum's alpha where nothing else is said: control passes in the first 40 %.
 LINEAR = {"kind": "linear", "low": 0.0, "high": 1.0, "begin": 0.05, "end": 0.4}
@@ -106,7 +107,7 @@ def settings(
     if "alpha" in change:
         agent["schedules"] = {"alpha": change["alpha"]}
     if change.get("pbt"):
-        given["population"] = _population(updates)
+        given["population"] = _population(updates, given["tasks"])
     return given
 
 
@@ -160,8 +161,14 @@ def has_curriculum(arm: str) -> bool:
     )
 
 
-def _population(updates: int) -> dict[str, Any]:
-    """Returns a population in which PBT moves alpha, about 60 rounds long."""
+def _population(updates: int, tasks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a population in which PBT moves alpha, about 60 rounds long.
+
+    Fewer where rounds would be less than two episodes of the longest task apart.
+    """
+    names = [task["env"].removeprefix("labyrinth/") for task in tasks]
+    longest = max(levels.LEVELS[name].params.length for name in names)
+    enough = notices.two_episodes(int(longest), _UNROLL, _CHUNK)
     return {
         "size": _PBT_MEMBERS,
         "search": {
@@ -176,7 +183,7 @@ def _population(updates: int) -> dict[str, Any]:
         },
         "pbt": {
             "exploit": "truncation",
-            "interval": max(_CHUNK, updates // 60 // _CHUNK * _CHUNK),
+            "interval": max(enough, updates // 60 // _CHUNK * _CHUNK),
             "explore_all": True,
         },
         "fitness": {"metric": "return", "window": 32},

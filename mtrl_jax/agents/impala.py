@@ -35,6 +35,7 @@ from mtrl_jax.networks import actor_critic as networks
 INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
     needs_extras=True,
+    observe_action=unrolls.observe_action,
     learns=unrolls.LEARNS,
 )
 

@@ -38,6 +38,7 @@ from mtrl_jax.types import Array, Tree
 INFO = types.AgentInfo(
     "proximal policy optimisation (Schulman et al. 2017)",
     needs_extras=True,
+    observe_action=unrolls.observe_action,
     learns=unrolls.LEARNS,
 )
 

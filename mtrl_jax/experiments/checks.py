@@ -95,12 +95,17 @@ def check_rounds(config: Any) -> None:
 def _arguments(config: Any, spec: types.EnvSpec, slots: int, length: int) -> tuple:
     """Returns shapes (key, hp, step, ts ``[B]``, ts ``[T + 1, B]``) to trace with."""
     return (
-        jax.random.key(0),
-        jax.tree.map(jnp.float32, agent_settings.hparams(config)),
+        *key_and_hparams(config),
         jax.ShapeDtypeStruct((), jnp.int32),
-        _time_step_shapes(spec, slots),
-        _time_step_shapes(spec, length + 1, slots),
+        time_step_shapes(spec, slots),
+        time_step_shapes(spec, length + 1, slots),
     )
+
+
+def key_and_hparams(config: Any) -> tuple[types.Key, types.Tree]:
+    """Returns a key and the configured hyperparameters of one member."""
+    hp = jax.tree.map(jnp.float32, agent_settings.hparams(config))
+    return jax.random.key(0), hp
 
 
 def _acted(
@@ -121,7 +126,7 @@ def _acted(
     return types.Rollout(unroll, action, extras, carry)
 
 
-def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
+def time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
     """Returns the ShapeDtypeStructs of time steps ``[*leading, ...]``."""
 
     def leaf(dtype: Any, *shape: int) -> Any:

@@ -19,6 +19,11 @@ def clip(r_t: Array) -> Array:
     return jnp.clip(r_t, -1.0, 1.0)
 
 
+def tanh(r_t: Array) -> Array:
+    """Returns tanh r, as DreamerV2 on Atari."""
+    return jnp.tanh(r_t)
+
+
 def oac_paper(r_t: Array) -> Array:
     """Returns 0.3·min(tanh r, 0) + 5·max(tanh r, 0): optimistic asymmetric clipping.
 
@@ -56,6 +61,7 @@ def signed_hyperbolic(r_t: Array) -> Array:
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "none": identity,
     "clip": clip,
+    "tanh": tanh,
     "oac_paper": oac_paper,
     "oac_code": oac_code,
     "symlog": symlog,

@@ -30,6 +30,7 @@ OTHER |= {"epsilon_start": 0.0, "epsilon_end": 1.0}
 REGIME = {
     "adam_eps": 1e-2,
     "rmsprop_eps": 1e-2,
+    "weight_decay": 0.5,
     "clip_epsilon": 1e-3,
     "clip_value": 1e-2,
     "target_period": 1.0,
@@ -405,6 +406,7 @@ def test_padding_teaches_nothing(name, one, kit):
     index = {
         (2, 1): [0],
         (15, 10): range(10),
+        (15, 14): range(14),
         (6, 4): inputs[:4],
         (7, 5): inputs,
         (3, 2): [0, 1],

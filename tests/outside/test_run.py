@@ -9,7 +9,8 @@ import pytest
 import running
 import yaml
 
-from mtrl_jax import config
+import mtrl_jax
+from mtrl_jax import config, envs, random
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -144,3 +145,25 @@ def test_the_settings_of_the_run_are_settings(run):
     found = config.load(run / "config.yaml")
     assert config.load(run / "config.yaml") == found
     assert found.agent.name.startswith("williams@")
+
+
+def test_a_run_is_loaded_and_plays(run):
+    """Its agent and environment are found where they were, wrappers are part of them."""
+    policy = mtrl_jax.load(run).policy()
+    corridor = envs.make(*_task_of(run))
+    state, ts = corridor.reset(random.roots(0, 1), corridor.params)
+    total = 0.0
+    for _ in range(10):
+        obs = {name: x[0, 0] for name, x in ts.obs.items()}
+        action = policy(obs)
+        state, ts = corridor.step(state, action[None, None], corridor.params)
+        total += float(ts.reward[0, 0]) / 3.0
+        if ts.last[0, 0]:
+            break
+    assert ts.last[0, 0] and total > 0.0
+
+
+def _task_of(run):
+    """Returns the arguments of envs.make of the run's only task."""
+    task = config.load(run / "config.yaml").tasks[0]
+    return task.env, (1, 1), task.options

@@ -6,6 +6,7 @@ it is static but its kind, so PBT may change a learning rate without a new progr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -96,6 +97,28 @@ def adamw(hp: AdamwHparams) -> optax.GradientTransformation:
         optax.add_decayed_weights(hp.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def grouped(
+    groups: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Returns one optimiser of parameters {group: tree}, each group by its own.
+
+    Norms are clipped group by group; states are {group: state}.
+    """
+
+    def init(params):
+        return {name: each.init(params[name]) for name, each in groups.items()}
+
+    def update(grads, state, params=None):
+        found = {
+            name: each.update(grads[name], state[name], params and params[name])
+            for name, each in groups.items()
+        }
+        changes = {name: x for name, (x, _) in found.items()}
+        return changes, {name: x for name, (_, x) in found.items()}
+
+    return optax.GradientTransformation(init, update)
 
 
 def check(kind: str) -> None:

@@ -88,6 +88,12 @@ def act(
     return action, Carry(core, action), Extras(log_prob, value_of(value))
 
 
+def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry as if ``act`` had chosen ``action``; all are [B]."""
+    del ts
+    return carry._replace(action=action)
+
+
 def previous_actions(rollout: types.Rollout) -> Array:
     """Returns the action that led to each of the T + 1 steps."""
     return jnp.concatenate([rollout.carry.action[None], rollout.action])
