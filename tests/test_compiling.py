@@ -92,6 +92,14 @@ def test_a_file_over_its_budget_fails(tmp_path, budget):
     assert (said in done.stdout) == (budget == 2)
 
 
+def test_every_test_is_in_one_group(request):
+    """Of its file, where no mark says otherwise: it shares the file's fixtures."""
+    for item in request.session.items:
+        (mark,) = item.iter_markers("xdist_group")
+        path = item.path.relative_to(compiling.TESTS.parent).as_posix()
+        assert mark.args == (path,) or path == "tests/agents/test_contract.py"
+
+
 def test_budgets_name_files_that_there_are():
     """And allow them more than the others."""
     for file, budget in budgets.LARGER.items():

@@ -31,6 +31,8 @@ class RunState(NamedTuple):
     curriculum: Tree
     step: Array  # [] int32, updates done: steps would overflow
     key: Key  # [P] root keys, constant for the whole run
+    # [] int32, the update at which memories were empty; () without any.
+    emptied: Tree = ()
 
 
 class ChunkOutput(NamedTuple):
@@ -91,6 +93,7 @@ def make(
             curriculum=course,
             step=jnp.zeros((), jnp.int32),
             key=key,
+            emptied=() if agents.replay is None else jnp.zeros((), jnp.int32),
         )
 
     def train_step(state: RunState, hp: Tree) -> tuple[RunState, tuple]:
@@ -144,10 +147,15 @@ def make(
     return Runner(init, chunk)
 
 
-def init_memory(agents: types.Agent, slots: int) -> Tree:
-    """Returns the empty memories ``[P, ...]`` of a population, () without a replay."""
+def init_memory(agents: types.Agent, slots: int, shardings: Any = None) -> Tree:
+    """Returns the empty memories ``[P, ...]`` of a population, () without a replay.
+
+    ``shardings`` say where each leaf is made; by default, where the caller computes.
+    """
     replay = agents.replay
-    return () if replay is None else jax.jit(lambda: replay.init(slots))()
+    if replay is None:
+        return ()
+    return jax.jit(lambda: replay.init(slots), out_shardings=shardings)()
 
 
 def learn(
@@ -156,16 +164,18 @@ def learn(
     """Returns (learner, memory, metrics ``[P]``) after one update of a population.
 
     observe, update, feedback: the memory is written before it is read and nothing but
-    ``observe`` and ``feedback`` touches it, so it stays in place.
+    ``observe`` and ``feedback`` touches it, so it stays in place. With a replay ``step``
+    counts from where it was empty, so that what is not written yet is not read and
+    learning waits as at the start.
     """
     batch, memory, replay = rollout, state.memory, agents.replay
+    step = state.step
     if replay is not None:
         key = random.at(state.key, state.step, random.REPLAY)
-        memory, batch = replay.observe(memory, rollout, key, hp, state.step)
+        step = state.step - state.emptied
+        memory, batch = replay.observe(memory, rollout, key, hp, step)
     key = random.at(state.key, state.step, random.UPDATE)
-    learner, metrics, feedback = agents.update(
-        state.learner, batch, key, hp, state.step
-    )
+    learner, metrics, feedback = agents.update(state.learner, batch, key, hp, step)
     if replay is not None:
         memory = replay.feedback(memory, feedback)
     return learner, memory, metrics

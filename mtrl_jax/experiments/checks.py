@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import errors, types
+from mtrl_jax import checkpoint, errors, types
 from mtrl_jax.config import agent_settings
 
 
@@ -45,6 +45,19 @@ def check_agent(
         return metrics
 
     return jax.eval_shape(update, *_arguments(config, spec, slots, length))
+
+
+def bytes_of(
+    agent: types.Agent, config: Any, spec: types.EnvSpec, slots: int, length: int
+) -> tuple[int, int]:
+    """Returns the bytes of one member's (learner, rollout ``[T, B]``); only traced."""
+
+    def sizes(key, hp, step, ts, unroll):
+        learner = agent.init(key, hp)
+        return learner, _acted(agent, learner, key, hp, ts, unroll)
+
+    learner, rollout = jax.eval_shape(sizes, *_arguments(config, spec, slots, length))
+    return checkpoint.bytes_of(learner), checkpoint.bytes_of(rollout)
 
 
 def check_learns_from_rollouts(

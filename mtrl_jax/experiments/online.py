@@ -57,7 +57,7 @@ def make_program(
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
     place = build.placement(config, batch[1], world.pure)
-    device_memory.check_replays(agent, config, batch[1], place.mesh)
+    device_memory.check(agent, config, spec, batch[1], place.mesh)
     runner = make_runner(
         config, agent, world, place, judged=metric.measure, record=record
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -56,7 +56,10 @@ class MetricsWriter:
         round_owed: the round of ``resume_after`` itself is still to be made, so that it
             is dropped as well.
         tensorboard: whether to write TensorBoard events as well.
-        wandb: arguments of ``wandb.init`` (project, name, …); None: no W&B.
+        wandb: arguments of ``wandb.init`` (project, name, group, config, …); None: no
+            W&B. Its id is kept in the folder, so that a resumed run goes on with it.
+        curves: the hyperparameters that move during the run; TensorBoard and W&B have
+            the others once, as text and config. None: all are curves.
 
     Raises:
         ValueError: W&B is asked for and not installed.
@@ -70,11 +73,15 @@ class MetricsWriter:
         round_owed: bool = False,
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
+        curves: Collection[str] | None = None,
     ):
         # First what may fail, so that nothing is written if it does.
         self._wandb = None if wandb is None else boards.open_wandb(wandb, run)
         self._run = pathlib.Path(run)
         self._run.mkdir(parents=True, exist_ok=True)
+        if self._wandb is not None:
+            boards.keep_id(self._wandb, self._run)
+        self._curves, self._begun = curves, False
         if resume_after is not None:
             truncate_after(self._run, resume_after, round_owed=round_owed)
         self._files: dict[str, IO[bytes]] = {
@@ -122,12 +129,22 @@ class MetricsWriter:
             fields["lost"] = list(lost)
         row = jsonl.plain(fields)
         jsonl.append(self._files[METRICS], row)
-        scalars = boards.scalars(row)
+        if not self._begun:
+            self._begun = True
+            self._write_constants(boards.constants(row, self._curves), env_steps)
+        scalars = boards.scalars(row, self._curves)
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, env_steps)
         if self._wandb is not None:
             self._wandb.log({"update": update, **scalars}, step=env_steps)
+
+    def _write_constants(self, constants: Mapping[str, Any], env_steps: int) -> None:
+        if constants and self._board is not None:
+            self._board.add_text("hparams", json.dumps(constants), env_steps)
+        if constants and self._wandb is not None:
+            changed = {"hparams": dict(constants)}
+            self._wandb.config.update(changed, allow_val_change=True)
 
     def write_lineage(
         self,
@@ -160,21 +177,24 @@ class MetricsWriter:
         if self._board is not None:
             self._board.flush()
 
-    def close(self) -> None:
-        """Returns once everything is written and closed; a second call does nothing."""
+    def close(self, exit_code: int = 0) -> None:
+        """Close the files and boards; a second call does nothing.
+
+        W&B marks a run with another ``exit_code`` than 0 as failed.
+        """
         for file in self._files.values():
             file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=exit_code)
         self._board = self._wandb = None
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(exit_code=0 if kind is None else 1)
 
 
 def truncate_after(

@@ -37,6 +37,7 @@ class Pending(NamedTuple):
 
 def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
+    code = 1  # of a run that an error ends
     try:
         with signals.caught(lambda n: session.bar.note(answer(session, n))) as caught:
             _loop(session, caught)
@@ -49,10 +50,11 @@ def run(session: Session) -> int:
                 )
             else:
                 _finish(session)
-        return 128 + caught[0] if caught else 0
+        code = 128 + caught[0] if caught else 0
+        return code
     finally:
         session.bar.close()
-        session.writer.close()
+        session.writer.close(code)
         if session.recorder is not None:
             session.recorder.close()
         problem = report.draw(session.folder)

@@ -89,6 +89,9 @@ class Program(NamedTuple):
     hparams: Tree  # [P] initial values, on their devices
     lineage: pbt.PbtState  # of generation 0, on its devices
     init: Callable[[Tree], Any]
+    # What ``init`` returns as jax.ShapeDtypeStructs with shardings; nothing is allocated.
+    # None where environments outside the program decide.
+    shapes: Callable[[Tree], Any] | None
     chunk: Callable[[Any, Tree], tuple]
     evaluate: Callable[[Any, Tree], Any] | None
     pbt_round: Callable[..., tuple] | None

@@ -114,6 +114,9 @@ def go_on(
       CheckpointError: there is no sound checkpoint.
     """
     update, saved, meta = read(program, manager)
+    is_refilled = saved_state.lacks_memory(saved)
+    if is_refilled:
+        saved = saved_state.with_memory(saved, program.agent, program.batch)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
     was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
@@ -136,6 +139,11 @@ def go_on(
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):
         session.bar.note(line)
+    if is_refilled:
+        session.bar.note(
+            f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
+            "from empty, and learning waits as at the start of a run"
+        )
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -146,20 +154,25 @@ def read(
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
-    A world that is outside the program was not saved: it is at fresh episodes.
+    A world that is outside the program was not saved: it is at fresh episodes. Memories
+    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``.
 
     Raises:
       CheckpointError: there is none, or it does not fit the program.
     """
-    fresh = program.init(program.hparams)
+    world = None
+    if program.shapes is not None:
+        run = program.shapes(program.hparams)
+    else:
+        run = program.init(program.hparams)
+        world = saved_state.world_of(run)
     like = checkpoint.abstract(
         saved_state.without_world(
-            saved_state.Saved(fresh, program.hparams, program.lineage), program.pure
+            saved_state.Saved(run, program.hparams, program.lineage), program.pure
         )
     )
-    world = None if program.pure else saved_state.world_of(fresh)
     # Its memory is for what is restored.
-    del fresh
+    del run
     update, saved, meta = checkpoint.restore(manager, like)
     return update, saved_state.with_world(saved, world), meta
 
@@ -182,6 +195,7 @@ def save(session: Session) -> None:
         session.update,
         saved_state.without_world(saved, session.program.pure),
         meta,
+        drop=saved_state.dropped(saved, session.config.checkpoint.replay),
     )
     session.saved = session.update
 
@@ -208,7 +222,7 @@ def _open(
             programs=_compiled(program, saved, config),
             manager=manager,
             recorder=program.record and program.record.open(folder),
-            writer=_writer(config.logging, folder, resume_after, round_owed),
+            writer=_writer(config, folder, resume_after, round_owed),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -223,14 +237,29 @@ def _open(
     return session
 
 
-def _writer(logging, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+def _writer(config, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+    moved = config.population.search if config.population.pbt is not None else ()
     return metrics.MetricsWriter(
         folder,
         resume_after=resume_after,
         round_owed=round_owed,
-        tensorboard=logging.tensorboard,
-        wandb={"project": logging.wandb} if logging.wandb else None,
+        tensorboard=config.logging.tensorboard,
+        wandb=_wandb(config, folder) if config.logging.wandb else None,
+        curves={*moved, *config.agent.schedules},
     )
+
+
+def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the arguments of ``wandb.init``: runs of a config are a group, or stages."""
+    folder = folder.resolve()
+    whole = run_folder.whole(folder)
+    stage = folder != whole
+    return {
+        "project": config.logging.wandb,
+        "name": f"{whole.name}/{folder.name}" if stage else folder.name,
+        "group": whole.name if stage else config.name,
+        "config": loading.to_dict(config),
+    }
 
 
 def _compiled(program, saved: saved_state.Saved, config) -> Programs:

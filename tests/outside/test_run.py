@@ -30,7 +30,7 @@ SETTINGS = {
     "logging": {"tensorboard": False},
 }
 
-pytestmark = [pytest.mark.usefixtures("cached"), pytest.mark.xdist_group("outside")]
+pytestmark = pytest.mark.usefixtures("cached")
 
 
 @pytest.fixture(name="project", scope="module")
