@@ -124,7 +124,7 @@ def read(folder: pathlib.Path, experiment_: str, arm: str) -> list[dict[str, Any
         mean, watched = np.asarray(curve["mean"], float), curve.get("prompt", 0)
         last = slice(-max(1, len(mean) // 10), None)
         of_tasks = np.nanmean(np.asarray(curve["returns"], float)[..., last], (0, 2))
-        low, high = estimates.bootstrap_interval(of_tasks)
+        low, high = estimates.mean_interval(of_tasks)
         rows.append(
             {
                 "arm": arm,
@@ -156,7 +156,7 @@ def of_member(curve: dict[str, Any], member: int) -> dict[str, Any]:
     return {
         **curve,
         "mean": np.nanmean(returns, axis=0),
-        "interval": [estimates.bootstrap_interval(x) for x in returns.T],
+        "interval": [estimates.mean_interval(x) for x in returns.T],
         "returns": returns[None],
     }
 

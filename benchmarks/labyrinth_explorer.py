@@ -63,7 +63,7 @@ def main() -> None:
     for name, memory in itertools.product(LEVELS, args.memory):
         keys = jax.random.split(jax.random.key(5), args.episodes)
         found = np.asarray(jax.jit(jax.vmap(player(name, memory)))(keys))
-        low, high = estimates.bootstrap_interval(found)
+        low, high = estimates.mean_interval(found)
         known = scores.TABLE[name]
         span = known.oracle.mean - known.random.mean
         rows.append(

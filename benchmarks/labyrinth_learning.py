@@ -186,7 +186,7 @@ def agent(row: Row, recipe: Recipe, decay_updates: float) -> dict[str, Any]:
     if row.agent == "impala":
         # What PPO has by default.
         config |= {"optimiser": "adam", "normalise_advantages": True}
-        hparams |= {"clip_epsilon": 0.2, "adam_eps": 1e-5}
+        hparams |= {"clip_epsilon": 0.2, "max_grad_norm": 0.5, "adam_eps": 1e-5}
     return {"name": row.agent, "config": config, "hparams": hparams}
 
 
@@ -210,7 +210,7 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     ((task, found),) = summary["tasks"].items()
     means = np.asarray([member["mean"] for member in found["members"]], float)
-    low, high = estimates.bootstrap_interval(means)
+    low, high = estimates.mean_interval(means)
     known = scores.TABLE[ROWS[name].level]
     random, oracle = known.random.mean, known.oracle.mean
     curves[name] = (log.env_steps, log.returns[task], random, oracle)

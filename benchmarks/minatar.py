@@ -104,7 +104,7 @@ def read(
     for task, found in summary["tasks"].items():
         name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
         means = np.asarray([member["mean"] for member in found["members"]], float)
-        low, high = estimates.bootstrap_interval(means)
+        low, high = estimates.mean_interval(means)
         steps = summary["totals"]["env_steps_per_member"] // len(summary["tasks"])
         label = f"{agent}, all four" if game == MIXTURE else agent
         curves.setdefault(name, []).append(

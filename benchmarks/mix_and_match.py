@@ -6,7 +6,8 @@
 
 Every arm is a run of its own under --runs (a population of seeds) and is gone on with if
 it exists. The final score is that of the wanted policy alone (alpha = 1) in the final
-evaluation, IQM over seeds with a bootstrap 95 % interval; the early one is the mean
+evaluation, IQM over seeds with its 95 % t interval (Tukey and McLaughlin; none of members
+of one PBT population, which are one sample); the early one is the mean
 training return over the first fifth of the run.
 
     python benchmarks/mix_and_match.py --experiment actions
@@ -56,7 +57,7 @@ def main() -> None:
         )
         common.trained(loading.from_dict(given, where=arm), folder)
         folders[arm] = folder
-        rows += read(arm, folder)
+        rows += read(arm, folder, seeds=not given["population"].get("pbt"))
         for row in rows:
             if row["arm"] == arm:
                 print(common.line(row, COLUMNS), flush=True)
@@ -65,13 +66,17 @@ def main() -> None:
     draw(args.experiment, folders, args.out / name)
 
 
-def read(arm: str, folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the table's rows of a finished run, one a task."""
+def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
+    """Returns the table's rows of a finished run, one a task.
+
+    Without ``seeds`` the members copied each other: they are one sample.
+    """
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     rows = []
     for task, found in summary["tasks"].items():
         final = np.asarray([member["mean"] for member in found["members"]], float)
-        low, high = estimates.bootstrap_interval(final, statistic=estimates.iqm)
+        quarter = estimates.QUARTER
+        low, high = estimates.t_interval(final, trim=quarter) if seeds else (None, None)
         scale = arms.scale(task, found)
         returns = log.returns[task]
         first = returns[: max(1, len(returns) // 5)]

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from mtrl_jax.envs.labyrinth import scores
+from mtrl_jax.envs.labyrinth import levels, scores
+from mtrl_jax.training import notices
 
 # A curriculum's alpha where nothing else is said: control passes in the first 40 %.
 LINEAR = {"kind": "linear", "low": 0.0, "high": 1.0, "begin": 0.05, "end": 0.4}
@@ -29,7 +30,8 @@ _CURRICULA: dict[str, dict[str, Any]] = {
     "plateau": {"alpha": PLATEAU},
     "shared_head": {"alpha": LINEAR, "share": ["policy"], "matching_cost": 0.0},
     "masked_kl": {"alpha": LINEAR, "config": {"matching": "within_support"}},
-    "distil_then_switch": {"alpha": STEP},
+    # One value head: another would meet its first target at the switch.
+    "distil_then_switch": {"alpha": STEP, "share": ["value"]},
     "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
     "no_mixing": {"alpha": LINEAR, "config": {"control": "slot"}},
     "kl_stays": {"alpha": LINEAR, "config": {"fades": False}},
@@ -105,7 +107,7 @@ def settings(
     if "alpha" in change:
         agent["schedules"] = {"alpha": change["alpha"]}
     if change.get("pbt"):
-        given["population"] = _population(updates)
+        given["population"] = _population(updates, given["tasks"])
     return given
 
 
@@ -159,8 +161,14 @@ def has_curriculum(arm: str) -> bool:
     )
 
 
-def _population(updates: int) -> dict[str, Any]:
-    """Returns a population in which PBT moves alpha, about 60 rounds long."""
+def _population(updates: int, tasks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a population in which PBT moves alpha, about 60 rounds long.
+
+    Fewer where rounds would be less than two episodes of the longest task apart.
+    """
+    names = [task["env"].removeprefix("labyrinth/") for task in tasks]
+    longest = max(levels.LEVELS[name].params.length for name in names)
+    enough = notices.two_episodes(int(longest), _UNROLL, _CHUNK)
     return {
         "size": _PBT_MEMBERS,
         "search": {
@@ -175,7 +183,7 @@ def _population(updates: int) -> dict[str, Any]:
         },
         "pbt": {
             "exploit": "truncation",
-            "interval": max(_CHUNK, updates // 60 // _CHUNK * _CHUNK),
+            "interval": max(enough, updates // 60 // _CHUNK * _CHUNK),
             "explore_all": True,
         },
         "fitness": {"metric": "return", "window": 32},
@@ -192,6 +200,7 @@ _CONFIG = {
 }
 _HPARAMS = {
     "learning_rate": 1e-3,
+    "max_grad_norm": 0.5,
     "adam_eps": 1e-5,
     "discount": 0.98,
     "lambda_": 0.95,

@@ -88,6 +88,18 @@ def quickstart() -> Rows:
     return made
 
 
+def two_rooms() -> Rows:
+    """Returns Distral on two rooms, beside the specification's run."""
+    heads = ("left", "right", "onward", "return", "return, memory")
+    rows: Rows = [["β", "α", *heads, "expected"]]
+    for row in load("two_rooms")["rows"]:
+        numbers = [f"{row[name]:.3g}" for name in ("beta", "alpha")]
+        rows.append(
+            [*numbers, *(f"{row[name]:.3f}" for name in heads), row["expected"]]
+        )
+    return rows
+
+
 def pbt_toy() -> Rows:
     """Returns the table of PBT's toy problem, over seeds."""
     found = load("pbt_toy")
@@ -139,7 +151,9 @@ def labyrinth_scores() -> Rows:
 def labyrinth_learning() -> Rows:
     """Returns the table of what agents learn on Labyrinth's levels."""
     rows = load("labyrinth_learning")["rows"]
-    made: Rows = [["level", "steps", "random", "mean [95 %]", "oracle", "normalised"]]
+    made: Rows = [
+        ["level", "steps", "random", "mean [95 %]", "seeds", "oracle", "normalised"]
+    ]
     for name, text in _LEARNED.items():
         row = find(rows, row=name)
         if ("rule" in row) != ("†" in text):
@@ -152,6 +166,7 @@ def labyrinth_learning() -> Rows:
                 f"{row['steps'] / 1e6:.1f} M",
                 number(row["random"]),
                 interval(row["mean"], row["low"], row["high"]),
+                ", ".join(number(x) for x in row["seeds"]),
                 number(row["oracle"]),
                 ratio(row["normalised"]),
             ]
@@ -181,15 +196,14 @@ def labyrinth_mixture() -> Rows:
     return made
 
 
-def arms(experiment: str, labels: dict[str, str], seeds: bool = False) -> Rows:
-    """Returns the table of arms of Mix&Match: early and final return, with ``seeds`` of each."""
-    made: Rows = [["arm", "early", "final [95 %]", *(["seeds"] if seeds else [])]]
+def arms(experiment: str, labels: dict[str, str]) -> Rows:
+    """Returns the table of arms of Mix&Match: early and final return, seeds or members."""
+    made: Rows = [["arm", "early", "final [95 %]", "seeds, or PBT's members"]]
     rows = load(f"mix_and_match_{experiment}")["rows"]
     for arm, text in labels.items():
         row = find(rows, arm=arm)
         cells = [number(row["early"]), interval(row["final"], row["low"], row["high"])]
-        if seeds:
-            cells.append(", ".join(number(x) for x in row["seeds"]))
+        cells.append(", ".join(number(x) for x in row["seeds"]))
         made.append([text, *cells])
     return made
 
@@ -222,20 +236,17 @@ def _cell(rows: Any, where: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
+    "two_rooms": two_rooms,
     "minatar": minatar,
     "labyrinth_scores": labyrinth_scores,
     "labyrinth_learning": labyrinth_learning,
     "labyrinth_explorer": labyrinth_explorer,
     "labyrinth_mixture": labyrinth_mixture,
     "mix_and_match_actions": functools.partial(arms, "actions", _ACTIONS),
-    "mix_and_match_ablations": functools.partial(
-        arms, "actions", _ABLATIONS, seeds=True
-    ),
+    "mix_and_match_ablations": functools.partial(arms, "actions", _ABLATIONS),
     "mix_and_match_architecture": functools.partial(
         arms, "architecture", _ARCHITECTURES
     ),
-    "mix_and_match_control": functools.partial(
-        arms, "architecture", _CONTROLS, seeds=True
-    ),
+    "mix_and_match_control": functools.partial(arms, "architecture", _CONTROLS),
     "mix_and_match_multitask": multitask,
 }

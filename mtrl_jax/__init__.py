@@ -24,6 +24,7 @@ _PUBLIC = {
     "Rollout": "mtrl_jax.types",
     "TaskSpec": "mtrl_jax.types",
     "TimeStep": "mtrl_jax.types",
+    "load": "mtrl_jax.experiments.loaded",
     "agents": None,
     "checkpoint": None,
     "config": None,

@@ -156,8 +156,8 @@ class Replay(NamedTuple):
     ``init(slots)`` returns the empty memory of one member.
     ``observe(memory, rollout, key, hp, step)`` returns ``(memory, batch)``: it adds the
     rollout, then draws the batches of all gradient steps of the update at once. ``step``
-    [] int32 counts updates, is the same for all members and is not batched, so that a
-    position in the memory, or a ``lax.cond``, may depend on it.
+    [] int32 counts updates since the memory was empty, is the same for all members and
+    is not batched, so that a position in the memory, or a ``lax.cond``, may depend on it.
     ``feedback(memory, feedback)`` returns the memory after what ``update`` found out
     about the batch (new priorities).
 

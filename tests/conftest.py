@@ -14,6 +14,7 @@ _FLAGS = (
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import compiling  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import running  # noqa: E402
@@ -24,42 +25,40 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(50_000, 20, 50)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    """Compiled programs are forgotten with their file: jax keeps 2,048, over which every
-    further compilation searches, and which take gigabytes."""
-    yield
-    jax.clear_caches()
-    gc.collect()
+def pytest_configure(config):
+    """Count what is compiled, and keep it."""
+    config.pluginmanager.register(compiling, "compiling")
 
 
-@pytest.fixture(name="programs", scope="session")
-def _programs(tmp_path_factory):
-    """The folder where the session's runs keep their compiled programs."""
-    return tmp_path_factory.mktemp("programs")
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Let a process run a file's tests together, unless they are in groups of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            file = item.path.relative_to(item.config.rootpath).as_posix()
+            item.add_marker(pytest.mark.xdist_group(file))
 
 
-@pytest.fixture(name="cached", scope="module")
-def _cached(programs):
-    """Tests of the module find compiled programs there."""
-    with running.cached_programs(programs):
-        yield programs
+@pytest.fixture(name="cached", scope="session")
+def _cached():
+    """The folder where the suite, and a process that is given it, keeps its programs."""
+    return compiling.CACHE
 
 
 @pytest.fixture(name="finished", scope="session")
-def _finished(tmp_path_factory, programs):
+def _finished(tmp_path_factory):
     """A run of the tiny settings from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    with running.cached_programs(programs):
+    with compiling.shared():
         running.train(folder)
     return folder
 
 
 @pytest.fixture(name="staged", scope="session")
-def _staged(tmp_path_factory, programs):
+def _staged(tmp_path_factory):
     """A run through all stages; do not change it."""
     folder = tmp_path_factory.mktemp("staged") / "run"
-    with running.cached_programs(programs):
+    with compiling.shared():
         outcome = running.mtrl(
             "train",
             staged_runs.write(folder.with_name("tiny.yaml")),

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -235,26 +235,3 @@ def bits(run: pathlib.Path, stage: str | None = None) -> dict[str, bytes]:
         leaves = jax.tree_util.tree_leaves_with_path(saved)
         named = {jax.tree_util.keystr(path): plain(x) for path, x in leaves}
     return {"update": str(update).encode(), **named}
-
-
-@contextlib.contextmanager
-def cached_programs(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps compiled programs in ``folder``: most of a tiny run is its compilation."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    # Everything is kept, however small or quickly made.
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    old = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in old.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()

@@ -62,6 +62,17 @@ TINY = {
     ]
 }
 NAMES = ["source", "model", "in_context"]
+# A process that stands still instead of logging an update of a stage.
+STALL = """
+import time
+from mtrl_jax import metrics
+write = metrics.MetricsWriter.write
+def stall(self, **row):
+    if row["update"] == {update} and self._run.name == {stage!r}:
+        time.sleep(1e6)
+    write(self, **row)
+metrics.MetricsWriter.write = stall
+"""
 
 
 def write(path, *changes, settings=TINY):

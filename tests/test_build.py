@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import running
 
-from mtrl_jax import config, envs, errors, hparams, metrics, random, tree
+from mtrl_jax import checkpoint, config, envs, errors, hparams, metrics, random, tree
 from mtrl_jax.envs import envpool_pool
 from mtrl_jax.experiments import checks, environments, online
 
@@ -153,10 +153,9 @@ def program():
 
 
 @pytest.fixture
-def state(program, programs):
-    """The first state of the program; programs that runs have compiled are found."""
-    with running.cached_programs(programs):
-        yield program.init(program.hparams)
+def state(program):
+    """The first state of the program."""
+    return program.init(program.hparams)
 
 
 def test_an_agent_is_traced_before_anything_is_written():
@@ -167,6 +166,15 @@ def test_an_agent_is_traced_before_anything_is_written():
     ):
         online.make_program(_settings(*changes))
     online.make_program(_settings(*changes, "training.unroll_length=3"))
+
+
+def test_shapes_are_those_of_the_first_state(program, state):
+    """Names, dtypes and devices, without making it: what a run is restored by."""
+    made, known = checkpoint.abstract(state), program.shapes(program.hparams)
+    assert jax.tree.structure(made) == jax.tree.structure(known)
+    for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(known)):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert x.sharding.is_equivalent_to(y.sharding, len(x.shape))
 
 
 def test_a_members_state_does_not_depend_on_the_others(program, state):

@@ -46,7 +46,7 @@ def test_demonstrations_are_histories_like_any_other(demonstrated):
     (stage,) = settings.stages
     program = kinds.make_program(kinds.run_of(settings, demonstrated), stage)
     assert program.spec.obs.keys() == {"vector", "optimal"}
-    assert offline.spec_in(folder / "histories") == data.spec
+    assert offline.contents_in(folder / "histories").spec == data.spec
     goals = np.asarray(task_families.entries(stage)[0].many.goals)[data.task, 0]
     optimum = 4 - np.maximum(goals.sum(-1) - 1, 0)
     last = data.reward.reshape(3, 12, 5)[:, -1].sum(-1)

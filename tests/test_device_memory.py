@@ -1,11 +1,12 @@
 """What does not fit a machine is refused before anything is allocated."""
 
+import contextlib
 import re
 
 import pytest
 
 from mtrl_jax import config, errors
-from mtrl_jax.experiments import online
+from mtrl_jax.experiments import device_memory, online
 
 
 def settings(capacity, members=2):
@@ -24,8 +25,34 @@ def test_a_replay_that_does_not_fit_names_the_largest_that_does():
     with pytest.raises(errors.ConfigError) as error:
         online.make_program(settings(2_000_000_000, 64))
     line = str(error.value)
-    assert re.match(r"agent\.config\.capacity=2000000000: .* 64 members need", line)
-    most = int(re.search(r"give at most (\d+)", line)[1])
+    assert re.match(r"agent\.config\.capacity=2000000000: each of 64 members", line)
+    most = int(re.search(r"a capacity of at most (\d+)", line)[1])
     online.make_program(settings(most, 64))
-    with pytest.raises(errors.ConfigError, match="give at most"):
+    with pytest.raises(errors.ConfigError, match="give a capacity of at most"):
         online.make_program(settings(most + most // 100, 64))
+
+
+def test_a_population_without_a_replay_is_measured_too(monkeypatch):
+    """Learner and rollout, in one line with the largest population, which is accepted."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 2_000_000)
+    agent = {"name": "impala", "config": {"network": {"hidden": [64]}}}
+    given = config.to_dict(settings(100, 4096)) | {"agent": agent}
+    with pytest.raises(errors.ConfigError) as error:
+        online.make_program(config.from_dict(given))
+    line = str(error.value)
+    assert re.match(r"population\.size=4096: each of 4096 members needs", line)
+    assert "replay 0B" in line and "\n" not in line
+    most = int(re.search(r"a population\.size of at most (\d+)", line)[1])
+    for members, fits in ((most, True), (most + 1, False)):
+        given["population"] = {"size": members}
+        with contextlib.nullcontext() if fits else pytest.raises(errors.ConfigError):
+            online.make_program(config.from_dict(given))
+
+
+def test_a_container_limits_the_memory(monkeypatch, tmp_path):
+    """Of both kinds of control groups; "max" and a file that is not there are no limit."""
+    (tmp_path / "two").write_text("max\n")
+    (tmp_path / "one").write_text("1000000\n")
+    paths = [tmp_path / name for name in ("two", "none", "one")]
+    monkeypatch.setattr(device_memory, "_CGROUPS", paths)
+    assert device_memory._limits() == [1_000_000]

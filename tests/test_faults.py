@@ -8,7 +8,10 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, errors, hparams, metrics
+from mtrl_jax.config import loading
 from mtrl_jax.experiments import build, kinds, online, reading, runs
+from mtrl_jax.plots import returns as returns_plot
+from mtrl_jax.plots import run_series
 from mtrl_jax.training import lock, loop, run_folder
 
 # Overrides of the tiny settings -> what the line says: field, given, what would work.
@@ -108,16 +111,17 @@ BAD = [
 
 @pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
 def test_a_bad_setting_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
-    """Exit code 2, one line with field, value and a way out, no traceback, no folder."""
+    """A ConfigError, one line with field, value and a way out, and no folder."""
     run = tmp_path / "run"
     config = running.write(tmp_path / "tiny.yaml")
     given = _split(overrides)
-    outcome = running.mtrl("train", config, *given, "--run-dir", run)
-    assert outcome.code == 2
-    missing = [word for word in words.split() if word not in outcome.error]
-    assert not missing, outcome.error
-    if not outcome.error.startswith("mtrl: override "):
-        assert outcome.error.startswith(f"mtrl: {config}: ")
+    with pytest.raises(errors.ConfigError) as refused:
+        runs.train(loading.load(config, given), run, where=str(config))
+    line = str(refused.value)
+    assert "\n" not in line
+    missing = [word for word in words.split() if word not in line]
+    assert not missing, line
+    assert line.startswith(("override ", f"{config}: "))
     assert not run.exists()
 
 
@@ -157,13 +161,18 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
     assert not run.exists()
 
 
-def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path):
+@pytest.mark.parametrize(
+    "override", ["population.size=3", "nothing.here=3", "agent.name=impalla"]
+)
+def test_a_bad_setting_ends_the_real_command_the_same_way(tmp_path, override):
     """In a process of its own: one line on stderr, exit code 2, nothing on disk."""
     config, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "run"
-    process = running.start("train", config, "population.size=3", "--run-dir", run)
+    process = running.start("train", config, override, "--run-dir", run)
     outcome = running.ended(process)
     assert outcome.code == 2
-    assert "population.size=3" in outcome.error
+    field = override.partition("=")[0]
+    # A name in a section that is not there: the section.
+    assert field.removesuffix(".here") in outcome.error
     assert outcome.out == ""
     assert not run.exists()
 
@@ -283,12 +292,17 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
 @pytest.fixture
 def lost_member(monkeypatch):
     """Member 2 of a new run begins with a learning rate that is not a number."""
+    _break_members(monkeypatch, [2])
+
+
+def _break_members(monkeypatch, members):
     initial = build.initial_hparams
 
     def broken(config, keys):
         hp = initial(config, keys)
         rate = hparams.flatten(hp)["learning_rate"]
-        return hparams.override(hp, {"learning_rate": rate.at[2].set(np.nan)})
+        lost = rate.at[np.array(members)].set(np.nan)
+        return hparams.override(hp, {"learning_rate": lost})
 
     monkeypatch.setattr(build, "initial_hparams", broken)
 
@@ -305,16 +319,59 @@ def test_pbt_replaces_a_member_that_is_not_finite(tmp_path, cached, lost_member)
     assert metrics.read_summary(run)["totals"]["updates"] == running.UPDATES
 
 
-def test_a_member_that_is_not_finite_stops_a_run_without_pbt(
-    tmp_path, cached, lost_member
-):
-    """Exit code 1, member and update named, the last good checkpoint kept."""
+SWEEP = (
+    "population.pbt={exploit: none, interval: 5}",
+    "population.search={learning_rate: {low: 1e-4, high: 1e30, log: true, "
+    "initial: [1e-4, 1e-3, 1e-2, 1e30]}}",
+)
+
+
+@pytest.mark.parametrize("changes", [SWEEP, ("population.pbt=null",)])
+def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, changes):
+    """The others go on; it is marked lost in rows, summary and picture."""
     run = tmp_path / "run"
-    config = running.write(tmp_path / "tiny.yaml", "population.pbt=null")
+    lost = 3
+    if changes is not SWEEP:
+        request.getfixturevalue("lost_member")
+        lost = 2
+    outcome = running.train(run, *changes)
+    notes = [line for line in outcome.err.splitlines() if "is not finite" in line]
+    assert len(notes) == 1
+    assert f"member {lost} is not finite" in notes[0]
+    assert "the others go on" in notes[0]
+    logged = metrics.read_metrics(run)
+    others = np.arange(4) != lost
+    assert logged.lost[-1].tolist() == (~others).tolist()
+    assert "lost" in running.rows(run)[-1]
+    for returns in (logged.returns, logged.evaluation):
+        for values in returns.values():
+            assert np.isnan(values[logged.lost]).all()
+            assert np.isfinite(values[-1, others]).any()
+    summary = metrics.read_summary(run)
+    assert summary["lost"] == [lost]
+    assert summary["best_member"] != lost
+    assert summary["score"][lost] is None
+    figure = returns_plot.of_run(run_series.load(run))
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert f"lost: member {lost}" in labels
+
+    length = f"training.env_steps={(running.UPDATES + 4) * running.STEPS}"
+    resumed = running.mtrl("resume", run, length)
+    assert resumed.code == 0, resumed.err
+    assert metrics.read_summary(run)["lost"] == [lost]
+    assert metrics.read_metrics(run).update[-1] == running.UPDATES + 4
+
+
+@pytest.mark.parametrize("pbt", ["null", "{interval: 8, min_episodes: 1}"])
+def test_a_run_without_a_finite_member_stops(tmp_path, cached, monkeypatch, pbt):
+    """Exit code 1, the update named, the last good checkpoint kept."""
+    _break_members(monkeypatch, [0, 1, 2, 3])
+    run = tmp_path / "run"
+    config = running.write(tmp_path / "tiny.yaml", f"population.pbt={pbt}")
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     line = outcome.err.strip().splitlines()[-1]
-    assert line.startswith("mtrl: member 2 is not finite at update 2")
+    assert line.startswith("mtrl: no member is finite at update 2")
     assert "checkpoint 0 is kept" in line
     assert "Traceback" not in outcome.err
     settings = reading.load_config(run)

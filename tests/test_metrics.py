@@ -2,8 +2,8 @@
 
 import errno
 import fcntl
+import importlib.machinery
 import json
-import math
 import os
 import pathlib
 import signal
@@ -13,9 +13,9 @@ import types
 
 import numpy as np
 import pytest
+import running
 
 from mtrl_jax import errors, metrics
-from mtrl_jax.metrics import estimates
 from mtrl_jax.training import lock
 
 P = 3
@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     """One JSON object a chunk, NaN as null, arrays [N, P] when read."""
     _write(tmp_path, [10, 20])
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert [*first, "evaluation"] == list(metrics.Metrics._fields)
+    assert [*first, "evaluation", "lost"] == list(metrics.Metrics._fields)
     assert first["returns"]["catch"] == [1.0, None, 10.0]
     read = metrics.read_metrics(tmp_path)
     np.testing.assert_array_equal(read.env_steps, [1000, 2000])
@@ -207,19 +207,97 @@ def test_wandb_missing_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_wandb_gets_the_same_scalars(tmp_path, monkeypatch):
+class RecordingWandb(types.ModuleType):
+    """Records what W&B's public interface is given; W&B itself is not installed."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        # Whether it is installed is asked of the import system.
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.given, self.rows, self.updates, self.codes = [], [], [], []
+
+    def init(self, **given):
+        self.given.append(given)
+        return types.SimpleNamespace(
+            id=given["id"],
+            log=lambda row, step: self.rows.append((step, row)),
+            config=types.SimpleNamespace(
+                update=lambda x, allow_val_change: self.updates.append(x)
+            ),
+            finish=lambda exit_code: self.codes.append(exit_code),
+        )
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    recording = RecordingWandb()
+    monkeypatch.setitem(sys.modules, "wandb", recording)
+    return recording
+
+
+def test_wandb_gets_the_same_scalars(tmp_path, wandb):
     """One call a chunk with the numbers TensorBoard shows; finished on close."""
-    calls = []
-    run = types.SimpleNamespace(
-        log=lambda row, step: calls.append((step, row)),
-        finish=lambda: calls.append("end"),
-    )
-    fake = types.SimpleNamespace(init=lambda **kw: calls.append(kw) or run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    _write(tmp_path, [10], wandb={"project": "x"})
-    assert calls[0] == {"dir": str(tmp_path), "project": "x"}
-    assert calls[1][0] == 1000 and calls[1][1]["returns/catch/mean"] == 5.5
-    assert calls[2] == "end"
+    with metrics.MetricsWriter(
+        tmp_path, tensorboard=False, wandb={"project": "x"}
+    ) as writer:
+        writer.write(**_row(10))
+        writer.write(**_row(20, evaluation={"catch": np.array([1.0, np.nan, 4.0])}))
+    assert wandb.given[0]["dir"] == str(tmp_path)
+    assert wandb.given[0]["project"] == "x"
+    (step, first), (_, second) = wandb.rows
+    assert step == 1000 and first["returns/catch/mean"] == 5.5
+    assert second["evaluation/catch/mean"] == 2.5
+    assert second["hparams/learning_rate/median"] == pytest.approx(1e-4)
+    assert wandb.codes == [0]
+
+
+def test_wandb_keeps_its_id_and_knows_failed_runs(tmp_path, wandb):
+    """A resumed run goes on with the same one; an error is an exit code of 1."""
+    with (
+        pytest.raises(RuntimeError),
+        metrics.MetricsWriter(tmp_path, tensorboard=False, wandb={"project": "x"}),
+    ):
+        raise RuntimeError
+    _write(tmp_path, [10], wandb={"project": "x"}, resume_after=-1)
+    _write(tmp_path / "other", [10], wandb={"project": "x"})
+    first, resumed, other = wandb.given
+    assert first["id"] == resumed["id"] != other["id"]
+    assert {given["resume"] for given in wandb.given} == {"allow"}
+    assert wandb.codes == [1, 0, 0]
+
+
+def test_constant_hyperparameters_are_told_once(tmp_path, wandb):
+    """They are W&B's config and TensorBoard's text; what moves is a curve."""
+    hparams = {"learning_rate": np.array([1e-3, 2e-3]), "discount": np.full(2, 0.5)}
+    with metrics.MetricsWriter(
+        tmp_path, wandb={"project": "x"}, curves={"learning_rate"}
+    ) as writer:
+        for update in (10, 20):
+            writer.write(**_row(update, hparams=hparams))
+    assert wandb.updates == [{"hparams": {"discount": [0.5, 0.5]}}]
+    for _, row in wandb.rows:
+        assert "hparams/learning_rate/max" in row
+        assert "hparams/discount/max" not in row
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert path.read_bytes().count(b"discount") == 1
+
+
+def test_a_run_tells_wandb_what_it_is(tmp_path, cached, wandb):
+    """Config, name and group; evaluations; the same id after a resume."""
+    run = tmp_path / "run"
+    running.train(run, "logging.wandb=project", "training.env_steps=128", "name=sweep")
+    outcome = running.mtrl("resume", run, "training.env_steps=192")
+    assert outcome.code == 0, outcome.err
+    first, second = wandb.given
+    assert first["project"] == "project"
+    assert (first["name"], first["group"]) == ("run", "sweep")
+    assert first["config"]["training"]["unroll_length"] == 4
+    assert first["id"] == second["id"]
+    assert wandb.codes == [0, 0]
+    assert any("evaluation/probe/action/best" in row for _, row in wandb.rows)
+    assert "hparams/learning_rate/median" in wandb.rows[-1][1]
+    assert "hparams/discount/median" not in wandb.rows[-1][1]
+    assert "discount" in wandb.updates[0]["hparams"]
 
 
 def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
@@ -286,34 +364,3 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
         child.stdout.close()
     with lock.lock(tmp_path):
         pass
-
-
-def test_the_interquartile_mean_ignores_the_quarters():
-    """IQM of 1..8 with an outlier is the mean of the middle four."""
-    assert estimates.iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == 4.5
-    assert estimates.iqm(np.arange(8).reshape(2, 4)) == 3.5
-
-
-def test_bootstrap_intervals_cover_the_mean():
-    """95 % of intervals hold the true mean; the same seed gives the same interval."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(100):
-        low, high = estimates.bootstrap_interval(rng.normal(size=40), resamples=400)
-        covered += low <= 0 <= high
-    assert 86 <= covered <= 100
-    x = rng.normal(size=20)
-    assert estimates.bootstrap_interval(x) == estimates.bootstrap_interval(x)
-    low, high = estimates.bootstrap_interval(x, statistic=np.median)
-    assert low <= np.median(x) <= high
-    assert (
-        estimates.bootstrap_interval(x, confidence=0.5)[0]
-        > estimates.bootstrap_interval(x)[0]
-    )
-
-
-def test_bootstrap_of_few_or_equal_samples():
-    """One sample, equal samples and none have an answer, without warnings."""
-    assert estimates.bootstrap_interval([3.0]) == (3.0, 3.0)
-    assert estimates.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
-    assert all(math.isnan(x) for x in estimates.bootstrap_interval([np.nan]))

@@ -7,7 +7,8 @@ import pytest
 
 from mtrl_jax import config
 from mtrl_jax.config import agent_settings, schema
-from mtrl_jax.experiments import environments
+from mtrl_jax.experiments import environments, online
+from mtrl_jax.training import notices
 
 _PATH = pathlib.Path(__file__).parent.parent / "benchmarks/mix_and_match_arms.py"
 _SPEC = importlib.util.spec_from_file_location("mix_and_match_arms", _PATH)
@@ -24,6 +25,9 @@ def test_every_arm_makes_an_agent(experiment, arm):
     assert isinstance(settings, schema.ExperimentConfig)
     spec = environments.make_world(settings, "0").spec
     agent_settings.module(settings).make(spec, agent_settings.config(settings))
+    length = online.run_length(settings, sum(task.slots for task in settings.tasks))
+    # No round without two episodes to judge by.
+    assert list(notices.of(settings, length, spec.tasks)) == []
 
 
 @pytest.mark.parametrize("experiment", arms.EXPERIMENTS)

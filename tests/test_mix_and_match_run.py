@@ -22,11 +22,10 @@ CHANGES = [
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(tmp_path_factory, programs):
+def _whole(tmp_path_factory):
     """A run from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("mix_and_match") / "run"
-    with running.cached_programs(programs):
-        running.train(folder, *CHANGES)
+    running.train(folder, *CHANGES)
     return folder
 
 

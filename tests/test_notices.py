@@ -3,9 +3,9 @@
 import pytest
 import running
 
-from mtrl_jax import errors
+from mtrl_jax import errors, types
 from mtrl_jax.config import loading
-from mtrl_jax.experiments import online
+from mtrl_jax.experiments import environments, online
 from mtrl_jax.training import notices
 
 
@@ -34,6 +34,62 @@ def test_what_is_not_meant_is_said_before_training(change, words):
     assert [words in line for line in _said(change) if "interval=8" not in line] == [
         True
     ]
+
+
+def _task(name, max_steps):
+    return types.TaskSpec(name, {}, types.Discrete(2), max_steps=max_steps)
+
+
+@pytest.mark.parametrize(
+    ("longest", "changes", "enough"),
+    [
+        (15, (), None),  # 8 updates of 4 steps are two episodes of 15 and their resets
+        (16, (), 10),
+        (900, (), 452),
+        (900, ("training.unroll_length=32", "population.pbt.interval=56"), 58),
+        (900, ("training.unroll_length=32", "population.pbt.interval=57"), None),
+        (900, ("population.pbt={exploit: none, interval: 8}",), None),
+        (None, (), None),
+    ],
+)
+def test_rounds_that_come_faster_than_episodes_are_said(longest, changes, enough):
+    """Two episodes of the longest task must fit between rounds; what would do is said."""
+    given = loading.override(running.TINY, ("training.env_steps=6400", *changes))
+    config = loading.from_dict(given)
+    length = online.run_length(config, 4)
+    tasks = [_task("short", 3), _task("long", longest)]
+    lines = [x for x in notices.of(config, length, tasks) if "two episodes" in x]
+    if enough is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert f"two episodes of long at its longest ({longest} steps)" in line
+        assert line.endswith(f"; {enough} would do")
+
+
+def test_only_episodes_that_members_are_judged_by_count():
+    """Of the task that the fitness is of; none where evaluations judge."""
+    for change, names in (
+        ("seed=0", ["probe/action", "probe/memory"]),
+        ("population.fitness.task=probe/memory", ["probe/memory"]),
+        ("population.fitness.source=evaluation", []),
+    ):
+        config = loading.from_dict(loading.override(running.TINY, [change]))
+        program = online.make_program(config)
+        found = [task.name for task in notices.judged(config, program)]
+        program.close()
+        assert found == names
+
+
+@pytest.mark.parametrize(
+    "name", ["mix_and_match_actions", "mix_and_match_architecture"]
+)
+def test_no_config_has_more_rounds_than_episodes(name):
+    """Labyrinth's levels last 900 steps: 60 updates of 32."""
+    config = loading.load(running.ROOT / "configs" / f"{name}.yaml")
+    spec = environments.make_world(config, "0").spec
+    length = online.run_length(config, sum(task.slots for task in config.tasks))
+    assert list(notices.of(config, length, spec.tasks)) == []
 
 
 def test_a_longer_run_says_that_its_schedules_go_back():

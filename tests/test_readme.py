@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+import mtrl_jax
 from mtrl_jax import config, random
 from mtrl_jax.envs.labyrinth import levels, world
 
@@ -72,6 +73,17 @@ def test_the_python_example_trains_a_population_in_fifteen_lines():
     assert int(scope["state"].step) == 10
 
 
+def test_a_trained_run_is_played_in_three_lines(finished):
+    """The README's second block, of a run and an observation that there are."""
+    code = blocks(README, "python")[1]
+    assert len(code.splitlines()) == 3
+    scope = {"mtrl_jax": mtrl_jax, "obs": np.array([1.0, 0.0])}
+    exec(code.replace('"RUN"', repr(str(finished))), scope)
+    assert int(scope["action"]) in (0, 1)
+    for name in ("params", "hparams", "metrics"):
+        assert f"run.{name}(" in code and getattr(scope["run"], name)
+
+
 def test_the_level_example_is_a_level(monkeypatch):
     """The block on Labyrinth adds a level by its parameters and a rule of its own."""
     monkeypatch.setattr(levels, "LEVELS", dict(levels.LEVELS))
@@ -94,7 +106,7 @@ def test_no_python_is_shown_that_is_not_run():
     """Python stands only where the tests above and tests/outside run it, and says so."""
     shown = {name(page): len(blocks(page, "python")) for page in PAGES}
     assert {page: count for page, count in shown.items() if count} == {
-        "README.md": 2,
+        "README.md": 3,
         "configs/README.md": 1,
     }
     for page in (README, CONFIGS):

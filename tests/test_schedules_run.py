@@ -28,11 +28,10 @@ CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items(
 
 
 @pytest.fixture(name="scheduled", scope="module")
-def _scheduled(tmp_path_factory, programs):
+def _scheduled(tmp_path_factory):
     """A run with both schedules from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("scheduled") / "run"
-    with running.cached_programs(programs):
-        running.train(folder, *CHANGES)
+    running.train(folder, *CHANGES)
     return folder
 
 

@@ -8,9 +8,8 @@ Actor-Learner Architectures" (arXiv:1802.01561).
 
 Deviations from the paper: losses are means over live steps instead of sums over time and
 batch, so that a setting carries over between batch sizes. A sum over N = T·B steps with
-RMSProp epsilon e (inside the square root, as in the authors' program) and gradient-norm
-bound g is, here, rmsprop_eps √e/N and bound g/N: the paper's Atari values 0.01 and 40 at
-N = 640 are 1.6e-4 and 0.0625.
+RMSProp epsilon e and gradient-norm bound g is, here, rmsprop_eps e/N² and bound g/N. The
+defaults are the paper's for Atari (0.01 and 40 at N = 640), for RMSProp.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from mtrl_jax.agents.common import (
     objective,
     optimiser,
     unrolls,
+    value_scale,
     vtrace,
 )
 from mtrl_jax.hparams import Amount
@@ -35,6 +35,7 @@ from mtrl_jax.networks import actor_critic as networks
 INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
     needs_extras=True,
+    observe_action=unrolls.observe_action,
     learns=unrolls.LEARNS,
 )
 
@@ -51,17 +52,19 @@ class Config:
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
     normalise_advantages: bool = False  # by task, as PPO does; the paper not
+    value_scale: str = "none"  # see agents/common/value_scale.py
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
 
 
 class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
-    optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
-    )
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
+    scale: value_scale.Hparams = value_scale.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -73,7 +76,7 @@ def make(
     """Returns the V-trace agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, grad_norm, rho`` (mean importance
-    ratio), ``value`` (mean), all means over live transitions, and each auxiliary loss by
+    ratio), ``value`` (mean), ``value_std`` with a value scale, all means over live transitions, and each auxiliary loss by
     its name. The auxiliaries' batch is the rollout.
 
     Raises:
@@ -81,7 +84,8 @@ def make(
         time, slots that do not divide into the minibatches.
     """
     learning.check(config)
-    network = networks.make(spec, config.network)
+    scale = value_scale.make(config, len(spec.tasks))
+    network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
@@ -90,31 +94,42 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp))
+        return learning.init(params, optimise(hp), scale.init())
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
 
     def act(learner, carry, ts, key, hp):
-        return unrolls.act(network, learner.params, carry, ts, key, hp.temperature)
+        def value_of(value):
+            return scale.value(learner.stats, value, ts.task, hp.scale)
+
+        return unrolls.act(
+            network, learner.params, carry, ts, key, hp.temperature, value_of
+        )
 
     def loss(params, stats, rollout, key, hp):
         del key
         out = unrolls.outputs(network, params, rollout)
-        terms, metrics = vtrace.terms(
-            unrolls.evaluate(network, out, rollout),
+
+        def value_of(value):
+            return scale.value(stats, value, rollout.ts.task, hp.scale)
+
+        terms, metrics, stats_after = vtrace.terms(
+            unrolls.evaluate(network, out, rollout, value_of),
             rollout.extras.log_prob,
             unrolls.arrivals(rollout, transform, hp.returns),
             hp.vtrace,
             task=rollout.ts.task[:-1],
-            tasks=len(spec.tasks),
+            scale=scale,
+            stats=stats,
+            of_scale=hp.scale,
             normalise=config.normalise_advantages,
         )
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
         )
         total, parts = objective.total(terms, hp.costs, more)
-        return total, learning.Aux(metrics | parts, stats)
+        return total, learning.Aux(metrics | parts, stats_after)
 
     def update(learner, rollout, key, hp, step):
         del step
@@ -127,6 +142,7 @@ def make(
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
+            preserve=scale.preserve,
         )
         return learner, metrics, ()
 

@@ -15,7 +15,8 @@ Ref: Czarnecki et al. 2018, "Mix&Match: Agent Curricula for Reinforcement Learni
 
 Deviations: the teacher of a matching term gets no gradient from it by default
 (``teacher_learns``); the entropy bonus is that of the mixture, the paper does not say;
-with more than two components ``alpha`` is a way along the list (losses/mixing.py).
+with more than two components ``alpha`` is a way along the list (losses/mixing.py); where
+all actions of a component are illegal the others have its weight, and it teaches nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from mtrl_jax.agents.common import (
     objective,
     optimiser,
     unrolls,
+    value_scale,
     vtrace,
 )
 from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
@@ -84,6 +86,9 @@ class Config:
     epochs: int = 1  # passes over a rollout; the paper makes one
     minibatches: int = 1  # groups of slots a pass is made in
     normalise_advantages: bool = False  # by task, as PPO does; the paper not
+    value_scale: str = "none"  # see agents/common/value_scale.py
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
 
 
 class Hparams(NamedTuple):
@@ -91,12 +96,11 @@ class Hparams(NamedTuple):
 
     alpha: Share = 0.0  # 0: the first component alone, 1: the last alone
     matching_cost: Amount = 1.0
-    optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=6e-4, adam_eps=1.6e-4, rmsprop_eps=1.6e-4
-    )
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
+    scale: value_scale.Hparams = value_scale.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -129,7 +133,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """
     mixture_checks.check(config, spec)
     listed = _listed(config, spec)
-    network = components.make(spec, config.network, listed, config.share)
+    scale = value_scale.make(config, len(spec.tasks), _value_heads(config, len(listed)))
+    network = components.make(
+        spec, config.network, listed, config.share, num_values=scale.num_values
+    )
     mixture_checks.check_nested(network.parts)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
@@ -140,7 +147,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        return learning.init(network.init(key), optimise(hp))
+        return learning.init(network.init(key), optimise(hp), scale.init())
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -157,15 +164,18 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         outputs = jax.tree.map(lambda x: x[0], outputs)
         policies = network.policies(outputs, ts.action_mask, hp.temperature)
         choice_key, action_key = jax.random.split(key)
-        planned = control.planned(hp.alpha, ts.task)
+        possible = network.possible(ts.action_mask)
+        planned = control.planned(hp.alpha, ts.task, possible)
         drawn = Mixture(policies, planned, spec.action).draw(choice_key)
         choice = control.choose(carry.choice, drawn, ts.first)
-        acting = Mixture(policies, control.acting(planned, choice), spec.action)
+        weights = control.acting(planned, choice, possible)
+        acting = Mixture(policies, weights, spec.action)
         action, log_prob = acting.sample_and_log_prob(action_key)
-        value = mixing.mixed_value(control.baseline(planned, choice), _values(outputs))
+        values = _values(outputs, scale, learner.stats, ts.task, hp.scale)
+        value = mixing.mixed_value(control.baseline(planned, choice, possible), values)
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
-    loss = make_loss(spec, config, network, control)
+    loss = make_loss(spec, config, network, control, scale)
 
     def update(learner, rollout, key, hp, step):
         del step
@@ -178,6 +188,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
+            preserve=scale.preserve,
         )
         return learner, metrics, ()
 
@@ -189,6 +200,7 @@ def make_loss(
     config: Config,
     network: components.Networks,
     control: mixture_control.Control,
+    scale: value_scale.Scale,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
     transform = rewards.get(config.rewards)
@@ -207,46 +219,60 @@ def make_loss(
         def mean(x: Array) -> Array:
             return policy_gradient.masked_mean(x, live)
 
-        mixture, value = in_control(outputs, policies, rollout, hp)
+        mixture, value = in_control(outputs, policies, stats, rollout, hp)
         log_probs = mixture.log_probs(rollout.action)
         log_prob = mixing.log_mixture(mixture.weights, log_probs)
-        terms, metrics = vtrace.terms(
+        terms, metrics, stats_after = vtrace.terms(
             unrolls.Evaluated(log_prob, mixture.entropy(), value),
             rollout.extras.log_prob,
             unrolls.arrivals(rollout, transform, hp.returns),
             hp.vtrace,
             task=task,
-            tasks=len(spec.tasks),
+            scale=scale,
+            stats=stats,
+            of_scale=hp.scale,
             normalise=config.normalise_advantages,
         )
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
-        matching = mean(match(control.pairs(hp.alpha, task)))
+        possible = network.possible(rollout.ts.action_mask[:-1])
+        matching = mean(match(control.pairs(hp.alpha, task, possible)))
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
         beside = {
-            "kl": mean(match(control.all_pairs(task))),
+            "kl": mean(match(control.all_pairs(task, possible))),
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
-        return total, learning.Aux(metrics | parts | beside, stats)
+        return total, learning.Aux(metrics | parts | beside, stats_after)
 
-    def in_control(outputs, policies, rollout, hp):
+    def in_control(outputs, policies, stats, rollout, hp):
         """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""
         choice = rollout.extras.choice
-        planned = control.planned(hp.alpha, rollout.ts.task)
-        weights = control.acting(planned[:-1], choice)
+        possible = network.possible(rollout.ts.action_mask)
+        planned = control.planned(hp.alpha, rollout.ts.task, possible)
+        weights = control.acting(planned[:-1], choice, possible[:-1])
         after = jnp.concatenate([choice, choice[-1:]])
-        value = mixing.mixed_value(control.baseline(planned, after), _values(outputs))
+        values = _values(outputs, scale, stats, rollout.ts.task, hp.scale)
+        value = mixing.mixed_value(control.baseline(planned, after, possible), values)
         return Mixture(policies, weights, spec.action), value
 
     return loss
 
 
-def _values(outputs) -> Array:
-    return jnp.stack([out.value for out in outputs], axis=-1)
+def _values(outputs, scale, stats, task: Array, hp: value_scale.Hparams) -> Array:
+    """Returns the components' values in the unit of rewards, [..., K]."""
+    each = [scale.value(stats, out.value, task, hp) for out in outputs]
+    return jnp.stack(each, axis=-1)
+
+
+def _value_heads(config: Config, number: int) -> tuple[tuple[str, str], ...]:
+    """Returns the paths of the value heads among the parameters."""
+    if "value" in config.share:
+        return (("value", "value"),)
+    return tuple((f"value_{i}", "value") for i in range(number))
 
 
 def _taken_entropy(space: types.ActionSpace, action: Array, live: Array) -> Array:

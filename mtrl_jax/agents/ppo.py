@@ -21,7 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.agents.common import learning, minibatches, objective, optimiser, unrolls
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    objective,
+    optimiser,
+    unrolls,
+    value_scale,
+)
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
@@ -31,6 +38,7 @@ from mtrl_jax.types import Array, Tree
 INFO = types.AgentInfo(
     "proximal policy optimisation (Schulman et al. 2017)",
     needs_extras=True,
+    observe_action=unrolls.observe_action,
     learns=unrolls.LEARNS,
 )
 
@@ -46,7 +54,10 @@ class Config:
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 4
     minibatches: int = 4
-    normalise_advantages: bool = True
+    normalise_advantages: bool = True  # by task
+    value_scale: str = "none"  # see agents/common/value_scale.py
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
 
 
 class Clipped(NamedTuple):
@@ -54,18 +65,19 @@ class Clipped(NamedTuple):
 
     lambda_: Share = 0.95
     clip_epsilon: Amount = 0.2
-    clip_value: Amount = 0.0  # in units of value; 0: the value is not clipped
+    clip_value: Amount = 0.0  # in units of (scaled) value; 0: the value is not clipped
 
 
 class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
     optimiser: optimiser.Hparams = optimiser.Hparams(
-        learning_rate=2.5e-4, adam_eps=1e-5, rmsprop_eps=1e-5
+        learning_rate=2.5e-4, adam_eps=1e-5, rmsprop_eps=1e-10
     )
     costs: objective.Costs = objective.Costs()
     returns: unrolls.Returns = unrolls.Returns()
     clipped: Clipped = Clipped()
+    scale: value_scale.Hparams = value_scale.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -88,7 +100,7 @@ def make(
     """Returns the PPO agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, approx_kl`` (Schulman's
-    (ρ − 1) − log ρ), ``clip_fraction, grad_norm`` and each auxiliary loss by its name,
+    (ρ − 1) − log ρ), ``clip_fraction, grad_norm``, ``value_std`` with a value scale, and each auxiliary loss by its name,
     means over minibatches. The auxiliaries' batch is a Batch ``[L, N]``.
 
     Raises:
@@ -96,7 +108,8 @@ def make(
         rows do not divide into the minibatches.
     """
     learning.check(config)
-    network = networks.make(spec, config.network)
+    scale = value_scale.make(config, len(spec.tasks))
+    network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
@@ -105,13 +118,18 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp))
+        return learning.init(params, optimise(hp), scale.init())
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
 
     def act(learner, carry, ts, key, hp):
-        return unrolls.act(network, learner.params, carry, ts, key, hp.temperature)
+        def value_of(value):
+            return scale.value(learner.stats, value, ts.task, hp.scale)
+
+        return unrolls.act(
+            network, learner.params, carry, ts, key, hp.temperature, value_of
+        )
 
     def loss(params, stats, rows, key, hp):
         del key
@@ -119,17 +137,18 @@ def make(
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
         out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
         distribution = network.distribution(out.policy, batch.ts.action_mask)
-        terms, metrics = surrogate(
+        terms, metrics, stats_after = surrogate(
             distribution,
-            out.value,
+            scale.value(stats, out.value, batch.ts.task, hp.scale),
             batch,
-            hp.clipped,
-            tasks=len(spec.tasks),
+            hp,
+            scale=scale,
+            stats=stats,
             normalise=config.normalise_advantages,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
         total, parts = objective.total(terms, hp.costs, more)
-        return total, learning.Aux(metrics | parts, stats)
+        return total, learning.Aux(metrics | parts, stats_after)
 
     def update(learner, rollout, key, hp, step):
         del step
@@ -137,11 +156,12 @@ def make(
             loss,
             optimise(hp),
             learner,
-            rows_of(network, transform, learner.params, rollout, hp),
+            rows_of(network, transform, learner, rollout, hp, scale),
             key,
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
+            preserve=scale.preserve,
         )
         return learner, metrics, ()
 
@@ -151,16 +171,21 @@ def make(
 def rows_of(
     network: networks.Network,
     transform: Callable[[Array], Array],
-    params: Tree,
+    learner: learning.Learner,
     rollout: types.Rollout,
     hp: Hparams,
+    scale: value_scale.Scale,
 ) -> minibatches.Rows:
     """Returns the rows of a pass: (Batch, the core state each begins with).
 
     A row is the unroll of a slot where the network has a memory, else a single step; the
     targets are of the parameters before the first pass.
     """
-    value = bootstrapped(network, params, rollout)
+
+    def value_of(value, task):
+        return scale.value(learner.stats, value, task, hp.scale)
+
+    value = bootstrapped(network, learner.params, rollout, value_of)
     arrived = unrolls.arrivals(rollout, transform, hp.returns)
 
     def targets_of(*slot):
@@ -185,32 +210,41 @@ def rows_of(
 
 
 def bootstrapped(
-    network: networks.Network, params: Tree, rollout: types.Rollout
+    network: networks.Network,
+    params: Tree,
+    rollout: types.Rollout,
+    value_of: Callable[[Array, Array], Array],
 ) -> Array:
     """Returns values ``[T + 1, B]``: T from acting, the last from the network.
+
+    ``value_of(value, task)`` gives the network's in the unit of rewards.
 
     With a memory all are the network's: the last needs the unroll in any case.
     """
     prev_action = unrolls.previous_actions(rollout)
     if network.recurrent:
         out, _ = network.unroll(params, rollout.carry.core, rollout.ts, prev_action)
-        return out.value
+        return value_of(out.value, rollout.ts.task)
     last = jax.tree.map(lambda x: x[-1:], (rollout.ts, prev_action))
     out, _ = network.unroll(params, rollout.carry.core, *last)
-    return jnp.concatenate([rollout.extras.value, out.value])
+    last_value = value_of(out.value, rollout.ts.task[-1:])
+    return jnp.concatenate([rollout.extras.value, last_value])
 
 
 def surrogate(
     distribution: heads.Policy,
     value: Array,
     batch: Batch,
-    hp: Clipped,
+    hp: Hparams,
     *,
-    tasks: int,
+    scale: value_scale.Scale,
+    stats: Tree,
     normalise: bool,
-) -> tuple[objective.Terms, dict[str, Array]]:
-    """Returns (terms, metrics) of a minibatch ``[L, N]``: surrogate, value error, entropy.
+) -> tuple[objective.Terms, dict[str, Array], Tree]:
+    """Returns (terms, metrics, statistics) of a minibatch ``[L, N]``.
 
+    Surrogate, value error and entropy; advantages and the value error are divided by the
+    scale of values after the minibatch.
     ``normalise`` gives the live advantages of each task mean 0 and variance 1.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
@@ -218,23 +252,34 @@ def surrogate(
     def mean(x: Array) -> Array:
         return policy_gradient.masked_mean(x, batch.live)
 
-    advantage = batch.targets.advantage
+    task = batch.ts.task
+    new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
+
+    def divided(x: Array) -> Array:
+        return scale.divided(new, x, task, hp.scale)
+
+    advantage = divided(batch.targets.advantage)
     if normalise:
-        advantage = policy_gradient.normalised(
-            advantage, batch.live, batch.ts.task, tasks
-        )
+        advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
     policy_loss = mean(
-        policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clip_epsilon)
+        policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clipped.clip_epsilon)
     )
     value_loss = mean(
         policy_gradient.clipped_value_error(
-            value, batch.extras.value, batch.targets.value, hp.clip_value
+            scale.predicted(stats, new, value, task, hp.scale),
+            scale.predicted(stats, new, batch.extras.value, task, hp.scale),
+            divided(batch.targets.value),
+            hp.clipped.clip_value,
         )
     )
     entropy = mean(distribution.entropy())
-    return objective.Terms(policy_loss, value_loss, entropy), {
+    metrics = {
         "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
         "clip_fraction": mean(
-            (jnp.abs(jnp.expm1(log_ratio)) > hp.clip_epsilon).astype(jnp.float32)
+            (jnp.abs(jnp.expm1(log_ratio)) > hp.clipped.clip_epsilon).astype(
+                jnp.float32
+            )
         ),
     }
+    metrics |= scale.metrics(new, task, batch.live, hp.scale)
+    return objective.Terms(policy_loss, value_loss, entropy), metrics, new

@@ -35,6 +35,7 @@ class Record(NamedTuple):
     large: frozenset[str]  # numbers of the leaves in pieces
     dropped: tuple[str, ...]
     meta: dict[str, Any]
+    writer: str = ""  # the version of mtrl_jax, "" where it is not known
 
 
 def contents(state: Tree, meta: dict[str, Any], drop: tuple[str, ...]) -> Contents:
@@ -79,6 +80,7 @@ def parse(raw: dict[str, Any], step: int) -> Record:
         large=frozenset(raw.get("large", ())),
         dropped=tuple(raw.get("dropped", ())),
         meta=raw["meta"],
+        writer=_writer(raw),
     )
 
 
@@ -86,12 +88,17 @@ def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
     """Returns {number: what to restore the leaf as}, without those of size 0.
 
     Raises:
-      CheckpointError: ``like`` has other leaves than were saved; names the first.
+      CheckpointError: ``like`` has other leaves than were saved; names the first, and
+        what to do about it.
     """
     wanted = trees.without(like, record.dropped)
     misfit = trees.misfit(record.leaves, trees.describe(wanted))
     if misfit:
-        raise errors.CheckpointError(f"checkpoint {step} {misfit}")
+        by = f"mtrl_jax {record.writer}" if record.writer else "an unknown version"
+        raise errors.CheckpointError(
+            f"checkpoint {step} {misfit}; it was written by {by}, this is {_version()}: "
+            "go on with the version and the settings that wrote it, or begin a new run"
+        )
     return _numbered([trees.target(wanted[leaf.name]) for leaf in record.leaves])
 
 
@@ -113,6 +120,12 @@ def rebuilt(record: Record, like: Tree, arrays: dict[str, Any]) -> Tree:
 def _numbered(leaves: list[Any]) -> dict[str, Any]:
     """Returns {number: leaf} without those of size 0, which orbax refuses."""
     return {_number(i): x for i, x in enumerate(leaves) if 0 not in np.shape(x)}
+
+
+def _writer(raw: dict[str, Any]) -> str:
+    """Returns the version that wrote a record; format 1 says it in the run's meta."""
+    versions = raw["meta"].get("versions", {})
+    return str(raw.get("writer") or versions.get("mtrl-jax") or "")
 
 
 def _number(i: int) -> str:

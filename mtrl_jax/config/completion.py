@@ -56,6 +56,7 @@ def _check_hparams(config: Any, known: type) -> None:
         ("agent.hparams", config.agent.hparams),
         ("agent.schedules", config.agent.schedules),
         ("evaluation.hparams", config.evaluation.hparams),
+        ("play.hparams", config.play.hparams if hasattr(config, "play") else {}),
         ("population.search", config.population.search),
     ):
         for name, value in given.items():

@@ -36,12 +36,13 @@ def from_dict(values: dict, where: str = "config") -> Any:
     """Returns the checked settings; agent config and hparams filled with defaults.
 
     An ExperimentConfig; of values with ``stages`` a ``stage_schema.Staged``, of values of
-    another ``kind`` than online the stage that they are.
+    another ``kind`` than online, or with ``init_from``, the stage that they are.
 
     Raises:
       ConfigError: naming ``where``, the field, what was given and what would work.
     """
-    if "stages" in values or values.get("kind", "online") != "online":
+    is_plain = values.get("kind", "online") == "online" and "init_from" not in values
+    if "stages" in values or not is_plain:
         from mtrl_jax.config import stage_lists
 
         return stage_lists.from_dict(values, where)

@@ -97,10 +97,15 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """How often a run is saved and how many of the saves are kept."""
+    """How often a run is saved, how many of the saves are kept, and what is in them.
+
+    Without its ``replay`` a save is small, and a run that goes on from it fills an empty
+    one: not bit for bit the run that was not stopped.
+    """
 
     every_updates: PositiveInt = 500
     keep: PositiveInt = 3
+    replay: Literal["keep", "drop"] = "keep"
 
 
 class LoggingConfig(Section):

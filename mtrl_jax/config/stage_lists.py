@@ -77,6 +77,7 @@ def _stage(
     config: Any = _validated(stage_schema.KINDS[kind], values, at)
     try:
         _check(config)
+        _check_learners(config, earlier)
         config = completion.complete(config)
         completion.check_numbers(values, config)
     except ValueError as error:
@@ -88,13 +89,14 @@ def _resolved(
     values: dict, at: str, earlier: dict[str, stage_schema.Stage], all_: list[dict]
 ) -> dict:
     """Returns the values with what they take from earlier stages filled in."""
-    named = {"data": ["collect"], "of": ["online", "collect", "offline"]}
+    learning = ["online", "collect", "offline"]
+    named = {"data": ["collect"], "of": learning, "init_from": learning}
     for field, kinds in named.items():
         name = values.get(field)
         if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
             name, str
         ):
-            if field == "of" or stage_schema.is_name(name):
+            if field != "data" or stage_schema.is_name(name):
                 _check_named(name, f"{at}{field}", kinds, earlier, all_)
             else:
                 # Wherever the run is resumed from.
@@ -103,15 +105,28 @@ def _resolved(
     for name in compared if isinstance(compared, list) else []:
         kinds = ["online", "collect", "evaluate"]
         _check_named(name, f"{at}compare", kinds, earlier, all_)
-    if values["kind"] == "evaluate" and values.get("of") in earlier:
-        values = {**values, **_agent_of(earlier[values["of"]], values, at)}
+    of = values.get("of")
+    if isinstance(of, str) and of in earlier:
+        values = {**values, **_agent_of(earlier[of], values, at)}
     return values
 
 
 def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
-    """Returns agent and population of an evaluate stage: its source's, without search."""
+    """Returns agent and population of a stage that plays another's learners, frozen.
+
+    They are its source's, without search; a collect stage may have another number.
+    """
     agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
     size = source.population.size
+    if values["kind"] == "collect":
+        if not _agrees(values.get("agent", agent), agent):
+            raise ValueError(
+                f"{at}agent: is that of stage {source.name!r}; leave it out, or change "
+                "play.hparams"
+            )
+        own = values.get("population", {})
+        own = {"size": size, **own} if isinstance(own, dict) else own
+        return {"agent": agent, "population": own}
     members = values.get("members") or size
     if isinstance(members, int) and members > size:
         raise ValueError(
@@ -154,6 +169,32 @@ def _check_named(
     elif any(stage.get("name") == name for stage in all_):
         what += " (stages run in the order of the list)"
     raise ValueError(f"{what}; {works}")
+
+
+def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None:
+    """Raises ValueError for learners that a stage cannot begin with."""
+    source = earlier.get(getattr(config, "init_from", None) or "")
+    if source is not None and source.agent.name != config.agent.name:
+        raise ValueError(
+            f"init_from={source.name!r}: its learners are of agent "
+            f"{source.agent.name}, here agent.name={config.agent.name!r}; give the same"
+        )
+    if config.kind != "collect":
+        return
+    if config.of is None:
+        if config.play != stage_schema.Play():
+            raise ValueError(
+                "play: without of; what a learner does is its agent's, give "
+                "agent.hparams, or the stage whose learners play"
+            )
+        return
+    if config.init_from is not None:
+        raise ValueError("init_from: with of; give one of them")
+    if config.population.search:
+        raise ValueError(
+            f"population.search: hyperparameters are those of stage {config.of!r}; "
+            "leave it out"
+        )
 
 
 def _check(config: Any) -> None:

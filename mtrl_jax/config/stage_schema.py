@@ -23,15 +23,30 @@ class OnlineStage(schema.ExperimentConfig):
 
     name: schema.Name
     kind: Literal["online"]
+    init_from: str | None = None  # the stage whose learners it begins with
+
+
+class Play(schema.Section):
+    """How the frozen learners of another stage act."""
+
+    epsilon: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # share of random actions
+    hparams: dict[str, float] = Field(default_factory=dict)  # e.g. temperature
 
 
 class CollectStage(schema.ExperimentConfig):
-    """Learners with a task each, whose whole histories are kept."""
+    """Learners with a task each, whose whole histories are kept.
+
+    With ``of`` they are those of another stage, and learn nothing.
+    """
 
     name: schema.Name
     kind: Literal["collect"]  # type: ignore[assignment]
     tasks: list[StageTask] = Field(min_length=1)  # type: ignore[assignment]
     labels: bool = False  # write down what is best at every step, too
+    record: list[str] = Field(default_factory=list)  # of what acting notes down
+    init_from: str | None = None
+    of: str | None = None  # the stage whose learners play, frozen
+    play: Play = Play()
 
 
 class OfflineFitness(schema.Section):
@@ -84,6 +99,7 @@ class OfflineStage(schema.Section):
     kind: Literal["offline"]
     seed: Seed = 0
     data: str
+    init_from: str | None = None
     agent: schema.AgentConfig
     population: OfflinePopulation = OfflinePopulation()
     training: OfflineTraining = OfflineTraining()

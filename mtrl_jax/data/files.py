@@ -23,7 +23,9 @@ _BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
 def path_of(folder: pathlib.Path, field: layout.Field) -> pathlib.Path:
-    """Returns the file of a field."""
+    """Returns the file of a field. Raises DatasetError: a name that leaves the folder."""
+    if pathlib.PurePath(field.name).name != field.name or "\\" in field.name:
+        raise errors.DatasetError(f"{folder}: {field.name!r} is not a file's own name")
     return folder / f"{field.name}.npy"
 
 
@@ -66,7 +68,7 @@ def open_maps(folder: pathlib.Path, meta: dict[str, Any]) -> dict[str, np.memmap
     shape = (meta["histories"], meta["steps"])
     return {
         f.name: open_map(path_of(folder, f), (*shape, *f.shape), f.dtype)
-        for f in layout.fields(layout.spec_of(meta), meta["masks"])
+        for f in layout.fields_of(meta)
     }
 
 
@@ -129,7 +131,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
-        if version == layout.FORMAT:
+        if version in layout.FORMATS:
             _check_meta(meta)
     except FileNotFoundError:
         raise errors.DatasetError(
@@ -137,9 +139,11 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise errors.DatasetError(f"{path} is damaged: {one_line(error)}") from None
-    if version != layout.FORMAT:
-        told = f"{path}: format {version}, this version reads {layout.FORMAT}"
-        raise errors.DatasetError(told)
+    if version not in layout.FORMATS:
+        known = " and ".join(map(str, layout.FORMATS))
+        raise errors.DatasetError(
+            f"{path}: format {version}, this version reads {known}"
+        )
     return meta
 
 
@@ -162,7 +166,9 @@ def one_line(error: BaseException) -> str:
 
 def _check_meta(meta: dict[str, Any]) -> None:
     """Raises ValueError, TypeError or KeyError where a description contradicts itself."""
-    fields = {f.name for f in layout.fields(layout.spec_of(meta), meta["masks"])}
+    if (meta["format"] == layout.FORMATS[0]) != ("recorded" not in meta):
+        raise ValueError("its format is not that of what it holds")
+    fields = {f.name for f in layout.fields_of(meta)}
     ends = [end for end, _ in meta["parts"]]
     rises = all(x < y for x, y in zip([0, *ends], [*ends, meta["steps"] + 1]))
     if not rises or meta["complete"] != (ends[-1] if ends else 0):

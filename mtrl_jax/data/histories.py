@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Histories(NamedTuple):
     task: np.ndarray  # [N] int32, index into spec.tasks
     spec: types.EnvSpec  # observations, actions, and a task for each name
     config: Any  # what made it
+    recorded: Mapping[str, np.ndarray] = {}  # [N, L, ...] that acting noted down
 
 
 def load(
@@ -61,8 +63,9 @@ def load(
             raise errors.DatasetError(told + advice)
         warnings.warn(f"{told}; using the first {sound}", stacklevel=2)
     cut = {name: array[:, :sound] for name, array in maps.items()}
-    spec = layout.spec_of(meta)
+    spec, recorded = layout.contents_of(meta)
     return Histories(
+        recorded={name: cut.pop(f"recorded.{name}") for name in recorded},
         obs={name: cut.pop(f"obs.{name}") for name in spec.obs},
         action_mask=cut.pop("action_mask", None),
         task=np.asarray(meta["task"], np.int32),

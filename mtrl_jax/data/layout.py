@@ -10,7 +10,8 @@ steps as its learner met them, from the first to the last. Row t of it holds
     reset                     time step t ended an episode (it was ``last``)
 
 A label, what had been best to do at t, is stored as one more observation (and windows
-keep it apart from those, see ``windows.Extras``).
+keep it apart from those, see ``windows.Extras``). What acting noted down and a
+collector was asked to keep, action values or log-probabilities, is ``recorded.NAME``.
 
 Under next-step autoreset the action of a ``reset`` row was ignored: its observation is
 the episode's final one, its reward 0. Without the reset rows an episode of l steps is
@@ -28,7 +29,8 @@ import numpy as np
 
 from mtrl_jax import types
 
-FORMAT = 1
+# 2: as 1, with something recorded.
+FORMATS = (1, 2)
 _SPACES: dict[str, Any] = {
     "discrete": types.Discrete,
     "factorised": types.Factorised,
@@ -44,8 +46,22 @@ class Field(NamedTuple):
     dtype: np.dtype
 
 
-def fields(spec: types.EnvSpec, masks: bool = False) -> tuple[Field, ...]:
-    """Returns the fields of histories of ``spec``; action masks only with ``masks``."""
+class Contents(NamedTuple):
+    """What the rows of a dataset hold."""
+
+    spec: types.EnvSpec  # observations, labels among them, actions, a task a name
+    recorded: Mapping[str, jax.ShapeDtypeStruct]  # of one row, by name
+
+
+def fields(
+    spec: types.EnvSpec,
+    masks: bool = False,
+    recorded: Mapping[str, jax.ShapeDtypeStruct] = {},
+) -> tuple[Field, ...]:
+    """Returns the fields of histories of ``spec``.
+
+    Action masks only with ``masks``; of what acting noted down, what is ``recorded``.
+    """
     out = [
         Field(f"obs.{name}", tuple(struct.shape), np.dtype(struct.dtype))
         for name, struct in sorted(spec.obs.items())
@@ -57,6 +73,10 @@ def fields(spec: types.EnvSpec, masks: bool = False) -> tuple[Field, ...]:
     if masks:
         size = types.action_mask_size(spec.action)
         out.append(Field("action_mask", (size,), np.dtype(bool)))
+    out += [
+        Field(f"recorded.{name}", tuple(struct.shape), np.dtype(struct.dtype))
+        for name, struct in sorted(recorded.items())
+    ]
     return tuple(out)
 
 
@@ -66,17 +86,27 @@ def row_bytes(field: Field) -> int:
 
 
 def plan(
-    spec: types.EnvSpec, histories: int, steps: int, *, masks: bool = False
+    spec: types.EnvSpec,
+    histories: int,
+    steps: int,
+    *,
+    masks: bool = False,
+    recorded: Mapping[str, jax.ShapeDtypeStruct] = {},
 ) -> int:
     """Returns the bytes that N ``histories`` of L ``steps`` take on disk.
 
     Without the description, some 10 bytes per history. Reset rows are among the steps.
     """
-    return histories * steps * sum(map(row_bytes, fields(spec, masks)))
+    return histories * steps * sum(map(row_bytes, fields(spec, masks, recorded)))
 
 
 def describe(
-    spec: types.EnvSpec, tasks: Sequence[str], steps: int, masks: bool, config: Any
+    spec: types.EnvSpec,
+    tasks: Sequence[str],
+    steps: int,
+    masks: bool,
+    config: Any,
+    recorded: Mapping[str, jax.ShapeDtypeStruct] = {},
 ) -> dict[str, Any]:
     """Returns what JSON can hold of a dataset, all that is known before its first step.
 
@@ -89,13 +119,9 @@ def describe(
         )
     names = list(dict.fromkeys(tasks))
     number = {name: i for i, name in enumerate(names)}
-    obs = {
-        name: {"shape": list(struct.shape), "dtype": str(np.dtype(struct.dtype))}
-        for name, struct in sorted(spec.obs.items())
-    }
     return {
-        "format": FORMAT,
-        "obs": obs,
+        "format": FORMATS[1] if recorded else FORMATS[0],
+        "obs": _to_json(spec.obs),
         "action": _space_to_json(spec.action),
         "masks": masks,
         "histories": len(tasks),
@@ -103,18 +129,41 @@ def describe(
         "names": names,
         "task": [number[name] for name in tasks],
         "config": config,
+        **({"recorded": _to_json(recorded)} if recorded else {}),
     }
+
+
+def contents_of(meta: Mapping[str, Any]) -> Contents:
+    """Returns what the rows of a described dataset hold."""
+    return Contents(spec_of(meta), _from_json(meta.get("recorded", {})))
+
+
+def fields_of(meta: Mapping[str, Any]) -> tuple[Field, ...]:
+    """Returns the fields of a described dataset."""
+    spec, recorded = contents_of(meta)
+    return fields(spec, meta["masks"], recorded)
 
 
 def spec_of(meta: Mapping[str, Any]) -> types.EnvSpec:
     """Returns the EnvSpec of a described dataset: a task for each name."""
-    obs = {
-        name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
-        for name, leaf in meta["obs"].items()
-    }
+    obs = _from_json(meta["obs"])
     action = _space_from_json(meta["action"])
     tasks = tuple(types.TaskSpec(name, obs, action) for name in meta["names"])
     return types.EnvSpec(obs, action, tasks)
+
+
+def _to_json(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    return {
+        name: {"shape": list(struct.shape), "dtype": str(np.dtype(struct.dtype))}
+        for name, struct in sorted(leaves.items())
+    }
+
+
+def _from_json(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+        for name, leaf in leaves.items()
+    }
 
 
 def _space_to_json(space: types.ActionSpace) -> dict[str, Any]:

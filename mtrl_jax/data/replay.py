@@ -14,7 +14,7 @@ The memory is written before it is read, at a position that depends on the updat
 and is the same for all members: nothing of it is copied under scan, vmap and donation.
 
 Refs: Lin 1992; Mnih et al. 2015; priorities: Schaul et al. 2016 (arXiv:1511.05952), see
-``data/priorities.py``.
+``data/replay_priorities.py``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.data import frames as frames_lib
-from mtrl_jax.data import priorities as priorities_lib
-from mtrl_jax.data import ring as ring_lib
+from mtrl_jax.data import frame_stacks, replay_priorities, replay_ring
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 2**31 - 2  # places that int32 counts
@@ -58,14 +56,14 @@ class Config:
 class Memory(NamedTuple):
     """One member's ring: time step t of slot b lies at [t mod L, b]."""
 
-    rows: ring_lib.Row  # leaves [L, B, size], items flat; [L, B] of scalars
+    rows: replay_ring.Row  # leaves [L, B, size], items flat; [L, B] of scalars
     priorities: Any  # Priorities of the windows by end · B + slot; () if uniform
 
 
 class Drawn(NamedTuple):
     """K batches of N windows."""
 
-    rows: ring_lib.Row  # [K, steps, N, ...]
+    rows: replay_ring.Row  # [K, steps, N, ...]
     live: Array  # [K, N] bool, False: nothing valid was there to be drawn
     importance: (
         Array  # [K, N] min p / p over the batch, not yet raised to β; 1: uniform
@@ -91,16 +89,16 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
         image is no stack of; at trace time, a capacity below a window and an unroll.
     """
     _check(spec, config)
-    shapes = ring_lib.row_shapes(spec, config.frames)
+    shapes = replay_ring.row_shapes(spec, config.frames)
 
     def init(slots: int) -> Memory:
         length = config.capacity // slots
 
         def empty(x: jax.ShapeDtypeStruct) -> Array:
-            return jnp.zeros((length, slots, *ring_lib.flat(x.shape)), x.dtype)
+            return jnp.zeros((length, slots, *replay_ring.flat(x.shape)), x.dtype)
 
         ends = length * slots
-        ranked = priorities_lib.init(ends) if config.prioritised else ()
+        ranked = replay_priorities.init(ends) if config.prioritised else ()
         return Memory(jax.tree.map(empty, shapes), ranked)
 
     def observe(
@@ -108,12 +106,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
     ) -> tuple[Memory, Drawn]:
         del hp
         unroll, slots = rollout.ts.reward[1:].shape
-        length = ring_lib.usable(memory.rows.first.shape[0], unroll)
+        length = replay_ring.usable(memory.rows.first.shape[0], unroll)
         _check_fits(config, length, unroll, slots)
-        rows = ring_lib.write(
-            memory.rows, ring_lib.rows_of(rollout, config.frames), length, step
+        rows = replay_ring.write(
+            memory.rows, replay_ring.rows_of(rollout, config.frames), length, step
         )
-        ring = ring_lib.written(length, unroll, step)
+        ring = replay_ring.written(length, unroll, step)
         ranked = memory.priorities
         if config.prioritised:
             ranked = _enter(ranked, rows.first, ring, unroll, config)
@@ -121,7 +119,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
         else:
             end, slot, live = uniform(key, rows.first, ring, config)
             importance = jnp.ones(live.shape)
-        windows = ring_lib.read(rows, shapes, ring.length, end, slot, config.width)
+        windows = replay_ring.read(rows, shapes, ring.length, end, slot, config.width)
         windows = _unstacked(windows, config.frames)
         drawn = Drawn(windows, live, importance, end * slots + slot)
         return Memory(rows, ranked), drawn
@@ -131,7 +129,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
             return memory
         flat = (x.reshape(-1) for x in found)
         return memory._replace(
-            priorities=priorities_lib.feedback(memory.priorities, *flat)
+            priorities=replay_priorities.feedback(memory.priorities, *flat)
         )
 
     return types.Replay(init, observe, feedback)
@@ -144,7 +142,7 @@ def bytes_of(replay: types.Replay, slots: int) -> int:
 
 
 def uniform(
-    key: Key, first: Array, ring: ring_lib.Ring, config: Config
+    key: Key, first: Array, ring: replay_ring.Ring, config: Config
 ) -> tuple[Array, Array, Array]:
     """Returns (end, slot, live) ``[K, N]``, every valid window equally likely.
 
@@ -175,12 +173,12 @@ def _begins(
 
 
 def _enter(
-    ranked: priorities_lib.Priorities,
+    ranked: replay_priorities.Priorities,
     first: Array,
-    ring: ring_lib.Ring,
+    ring: replay_ring.Ring,
     unroll: int,
     config: Config,
-) -> priorities_lib.Priorities:
+) -> replay_priorities.Priorities:
     """Returns the priorities with the T new ends at the highest so far.
 
     0 where a window is not valid: it leads into a reset, or lacks rows before it. The
@@ -195,15 +193,15 @@ def _enter(
     at, slot = jnp.meshgrid(end, jnp.arange(slots), indexing="ij")
     valid = whole[:, None] & _begins(first, ring.length, at, slot, config)
     place = at * slots + slot
-    return priorities_lib.enter(ranked, place.reshape(-1), valid.reshape(-1))
+    return replay_priorities.enter(ranked, place.reshape(-1), valid.reshape(-1))
 
 
 def _prioritised(
-    key: Key, ranked: priorities_lib.Priorities, slots: int, config: Config
+    key: Key, ranked: replay_priorities.Priorities, slots: int, config: Config
 ) -> tuple[Array, Array, Array, Array]:
     """Returns (end, slot, live, importance) ``[K, N]``; strata are dealt in turn."""
     count = config.batches * config.batch
-    found = priorities_lib.draw(ranked, key, count)
+    found = replay_priorities.draw(ranked, key, count)
     place, priority, live = (
         x.reshape(config.batch, config.batches).T
         for x in (found.place, found.priority, found.live)
@@ -213,11 +211,11 @@ def _prioritised(
     return place // slots, place % slots, live, importance
 
 
-def _unstacked(windows: ring_lib.Row, frames: int) -> ring_lib.Row:
+def _unstacked(windows: replay_ring.Row, frames: int) -> replay_ring.Row:
     """Returns windows ``[K, steps, N, ...]`` with stacks of frames rebuilt."""
     if frames == 1:
         return windows
-    images = jax.vmap(lambda x, first: frames_lib.stack(x, first, frames))(
+    images = jax.vmap(lambda x, first: frame_stacks.stack(x, first, frames))(
         windows.obs["image"], windows.first
     )
     short = jax.tree.map(lambda x: x[:, frames - 1 :], windows)
@@ -234,7 +232,7 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
     if config.transitions and config.steps < 2:
         raise ValueError(f"steps: {config.steps} is no transition, give at least 2")
     if config.frames > 1:
-        frames_lib.check(spec, config.frames)
+        frame_stacks.check(spec, config.frames)
 
 
 def _check_fits(config: Config, length: int, unroll: int, slots: int) -> None:

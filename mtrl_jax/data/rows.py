@@ -67,18 +67,24 @@ def keep(
         raise ValueError(f"only: {list(history)[:8]}; give numbers below {number}")
     start = steps - math.ceil(steps * last_fraction)
     stop = math.ceil(steps * first_fraction)
+    cut = slice(start, stop)
     found = [
-        start + _kept_of(data.reset[n, start:stop], subsample, resets) for n in history
+        start + _kept_of(data.first[n, cut], data.reset[n, cut], subsample, resets)
+        for n in history
     ]
     return _packed(history, found)
 
 
-def _kept_of(reset: np.ndarray, subsample: int, resets: bool) -> np.ndarray:
-    """Returns the places kept among consecutive rows, in order."""
-    # A reset row belongs to the episode that it ends.
-    episode = np.concatenate([[0], np.cumsum(reset)[:-1]])
+def _kept_of(
+    first: np.ndarray, reset: np.ndarray, subsample: int, resets: bool
+) -> np.ndarray:
+    """Returns the places kept among consecutive rows, in order.
+
+    A reset row belongs to the episode that it ends; one that was cut off by a resume has
+    none.
+    """
     # Cut right before its reset row, an episode has no step here: it is not number 0.
-    episode = episode - bool(reset[0])
+    episode = np.cumsum(first) - bool(first[0]) - bool(reset[0])
     kept = (episode % subsample == 0) & (episode >= 0)
     return np.flatnonzero(kept if resets else kept & ~reset)
 

@@ -16,7 +16,7 @@ rollouts as the source had them, dead actions and all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Data(NamedTuple):
     action_mask: Any  # [H, M, A] bool, or [1, 1, A] where all rows have the same
     task: Any  # [H] int32
     counts: Any  # [H] int32, rows there are
+    recorded: Mapping[str, Any] = {}  # [H, M, ...] that acting noted down
 
 
 class Extras(NamedTuple):
@@ -49,6 +50,7 @@ class Extras(NamedTuple):
 
     live: Array  # [T, B] bool, False beyond the end of a history shorter than a window
     optimal: Array | None = None  # [T, B] what had been best to do, where that is known
+    recorded: Mapping[str, Array] = {}  # [T, B, ...] what acting noted down, by name
 
 
 ToExtras = Callable[[types.Rollout], Tree]
@@ -198,7 +200,9 @@ def assemble(
     )
     best = data.obs.get(types.OPTIMAL)
     extras = Extras(
-        exists[..., within, :], None if best is None else rows(best, within)
+        live=exists[..., within, :],
+        optimal=None if best is None else rows(best, within),
+        recorded={name: rows(x, within) for name, x in data.recorded.items()},
     )
     return types.Rollout(ts, rows(data.action, within), extras, ())
 
@@ -229,4 +233,5 @@ def _masks(xp: ModuleType, masks: Any, read: Callable, shape: tuple[int, ...]) -
 def _fields(data: Histories) -> dict[str, Any]:
     """Returns the fields that windows always read, by name."""
     names = ("obs", "action", "reward", "discount", "first", "last")
-    return {name: getattr(data, name) for name in names}
+    recorded = dict(data.recorded)
+    return {name: getattr(data, name) for name in names} | {"recorded": recorded}

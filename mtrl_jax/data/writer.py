@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,13 @@ from mtrl_jax import errors, types
 from mtrl_jax.data import files, layout
 from mtrl_jax.types import Array
 
-# ts [T+1, P, B, ...] and action [T, P, B, ...]; of a Rollout nothing else is read.
-Chunk = tuple[types.TimeStep, Array] | types.Rollout
+# ts [T+1, P, B, ...], action [T, P, B, ...] and, where something is recorded, {name:
+# [T, P, B, ...]}, which a Rollout has as its extras; its carry is not read.
+Chunk = (
+    tuple[types.TimeStep, Array]
+    | tuple[types.TimeStep, Array, Mapping[str, Array]]
+    | types.Rollout
+)
 
 
 class Writer:
@@ -44,6 +49,7 @@ class Writer:
         steps: int,
         *,
         masks: bool = False,
+        recorded: Mapping[str, jax.ShapeDtypeStruct] = {},
         config: Any = None,
         resume: bool = True,
     ):
@@ -55,6 +61,7 @@ class Writer:
           tasks: the name of each history's task, N = P·B of them.
           steps: L, time steps of each history, resets included; more are dropped.
           masks: also store action masks; without, every action must be legal.
+          recorded: what acting noted down and is stored, shape and dtype of one row.
           config: what makes the histories, anything JSON can hold.
           resume: False: a folder that holds a dataset is refused.
 
@@ -64,8 +71,8 @@ class Writer:
         """
         self._folder = pathlib.Path(folder)
         config = json.loads(json.dumps(config))
-        self._meta = layout.describe(spec, list(tasks), steps, masks, config)
-        self._fields = layout.fields(spec, masks)
+        self._meta = layout.describe(spec, list(tasks), steps, masks, config, recorded)
+        self._fields = layout.fields_of(self._meta)
         self.steps = steps
         try:
             if (self._folder / files.META).exists():
@@ -90,8 +97,8 @@ class Writer:
         """Returns once a chunk of T steps is on disk for good.
 
         Args:
-          chunk: (ts [T+1, P, B, ...], action [T, P, B, ...]), as an unroll gives them:
-            each chunk's first time step is the last of the one before.
+          chunk: as an unroll gives them: each chunk's first time step is the last of
+            the one before, or of an environment that had to begin again.
           at: the number of its first step; default: the next one. Less than
             ``complete_steps``: what is there from ``at`` on is replaced.
 
@@ -165,7 +172,8 @@ class Writer:
 
     def _columns(self, chunk: Chunk, room: int) -> dict[str, np.ndarray]:
         """Returns each field's columns [N, T, ...], of at most ``room`` steps."""
-        ts, action = jax.tree.map(np.asarray, tuple(chunk[:2]))
+        read = 3 if "recorded" in self._meta else 2
+        ts, action, *extras = jax.tree.map(np.asarray, tuple(chunk[:read]))
         steps = min(action.shape[0], room)
         now, after = (jax.tree.map(lambda x, i=i: x[i : i + steps], ts) for i in (0, 1))
         found = {f"obs.{name}": x for name, x in now.obs.items()}
@@ -173,6 +181,8 @@ class Writer:
         found |= {"reward": after.reward, "discount": after.discount}
         found |= {"first": now.first, "last": after.last}
         found |= {"action_mask": now.action_mask}
+        for recorded in extras:
+            found |= {f"recorded.{name}": x[:steps] for name, x in recorded.items()}
         if not self._meta["masks"] and not now.action_mask.all():
             raise ValueError("action_mask: some actions are illegal; give masks=True")
         return {f.name: self._by_history(f, found.get(f.name)) for f in self._fields}

@@ -31,6 +31,8 @@ class RunState(NamedTuple):
     curriculum: Tree
     step: Array  # [] int32, updates done: steps would overflow
     key: Key  # [P] root keys, constant for the whole run
+    # [] int32, the update at which memories were empty; () without any.
+    emptied: Tree = ()
 
 
 class ChunkOutput(NamedTuple):
@@ -40,7 +42,7 @@ class ChunkOutput(NamedTuple):
     episodes: dict[str, Array]  # [P, K] sums over its finished episodes
     finite: Array  # [P] bool, all learner floats finite at the end
     # With ``record``, all the chunk's steps as one Rollout [T K + 1, P, B, ...] (its last
-    # ts is the next one's first); extras and carry are ().
+    # ts is the next one's first); extras as asked for, carry is ().
     history: Any = ()
 
 
@@ -62,6 +64,7 @@ def make(
     at_once: int | None = None,
     mesh: Mesh | None = None,
     record: bool = False,
+    extras_of: Callable[[Tree], Tree] = lambda extras: (),
     judged: str = "return",
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
@@ -70,7 +73,8 @@ def make(
     ``window`` the returns kept per slot for PBT, or what else of an episode is
     ``judged`` (a measure of ``env.info``). ``curriculum`` is a Curriculum (see
     ``envs/curriculum.py``) or None for the environment's own parameters. ``record``
-    gives every step out with the chunk's output.
+    gives every step out with the chunk's output, with ``extras_of`` what acting noted
+    down.
     """
     members, slots = env.batch
     agents = population.population(agent, members, at_once, mesh)
@@ -89,6 +93,7 @@ def make(
             curriculum=course,
             step=jnp.zeros((), jnp.int32),
             key=key,
+            emptied=() if agents.replay is None else jnp.zeros((), jnp.int32),
         )
 
     def train_step(state: RunState, hp: Tree) -> tuple[RunState, tuple]:
@@ -103,7 +108,8 @@ def make(
             state = state._replace(
                 curriculum=update_curriculum(curriculum, state, before.chunk)
             )
-        return state, (metrics, (rollout.ts, rollout.action) if record else ())
+        steps = rollout.ts, rollout.action, extras_of(rollout.extras)
+        return state, (metrics, steps if record else ())
 
     def unroll(
         state: RunState, hp: Tree, params: Tree
@@ -141,10 +147,15 @@ def make(
     return Runner(init, chunk)
 
 
-def init_memory(agents: types.Agent, slots: int) -> Tree:
-    """Returns the empty memories ``[P, ...]`` of a population, () without a replay."""
+def init_memory(agents: types.Agent, slots: int, shardings: Any = None) -> Tree:
+    """Returns the empty memories ``[P, ...]`` of a population, () without a replay.
+
+    ``shardings`` say where each leaf is made; by default, where the caller computes.
+    """
     replay = agents.replay
-    return () if replay is None else jax.jit(lambda: replay.init(slots))()
+    if replay is None:
+        return ()
+    return jax.jit(lambda: replay.init(slots), out_shardings=shardings)()
 
 
 def learn(
@@ -153,16 +164,18 @@ def learn(
     """Returns (learner, memory, metrics ``[P]``) after one update of a population.
 
     observe, update, feedback: the memory is written before it is read and nothing but
-    ``observe`` and ``feedback`` touches it, so it stays in place.
+    ``observe`` and ``feedback`` touches it, so it stays in place. With a replay ``step``
+    counts from where it was empty, so that what is not written yet is not read and
+    learning waits as at the start.
     """
     batch, memory, replay = rollout, state.memory, agents.replay
+    step = state.step
     if replay is not None:
         key = random.at(state.key, state.step, random.REPLAY)
-        memory, batch = replay.observe(memory, rollout, key, hp, state.step)
+        step = state.step - state.emptied
+        memory, batch = replay.observe(memory, rollout, key, hp, step)
     key = random.at(state.key, state.step, random.UPDATE)
-    learner, metrics, feedback = agents.update(
-        state.learner, batch, key, hp, state.step
-    )
+    learner, metrics, feedback = agents.update(state.learner, batch, key, hp, step)
     if replay is not None:
         memory = replay.feedback(memory, feedback)
     return learner, memory, metrics
@@ -173,7 +186,7 @@ def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), ts, last)
 
 
-def one_rollout(ts: types.TimeStep, action: Array) -> types.Rollout:
+def one_rollout(ts: types.TimeStep, action: Array, extras: Tree) -> types.Rollout:
     """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1]."""
 
     def flat(x: Array) -> Array:
@@ -181,7 +194,8 @@ def one_rollout(ts: types.TimeStep, action: Array) -> types.Rollout:
 
     steps = jax.tree.map(lambda x: flat(x[:, :-1]), ts)
     last = jax.tree.map(lambda x: x[-1, -1], ts)
-    return types.Rollout(append(steps, last), flat(action), (), ())
+    extras = jax.tree.map(flat, extras)
+    return types.Rollout(append(steps, last), flat(action), extras, ())
 
 
 def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:

@@ -112,6 +112,7 @@ def _make_begin(
             curriculum=(),
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(key),
+            emptied=() if agents.replay is None else jnp.zeros((), jnp.int32),
         )
 
     return begin

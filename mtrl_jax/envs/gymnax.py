@@ -130,8 +130,18 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         params,
         random_score=random_score,
         reference_score=reference_score,
-        max_steps=int(params.max_steps_in_episode),
+        max_steps=_max_steps(name, env, params),
     )
+
+
+def _max_steps(name: str, env: Any, params: Any) -> int:
+    """Returns the longest episode in steps: the limit, or where the game ends before."""
+    limit = int(params.max_steps_in_episode)
+    if name == "Catch-bsuite":  # The ball falls a row a step.
+        return min(limit, env.rows - 1)
+    if name == "MemoryChain-bsuite":
+        return min(limit, int(params.memory_length) + 1)
+    return limit
 
 
 @contextlib.contextmanager

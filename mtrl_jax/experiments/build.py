@@ -88,10 +88,16 @@ def assemble(
         layout = sharding.run_state_shardings(state, place.mesh, members)
         return jax.device_put(state, layout)
 
+    def shapes(hp: Tree) -> Any:
+        state = jax.eval_shape(init, place.keys, hp)
+        layout = sharding.run_state_shardings(state, place.mesh, members)
+        return jax.tree.map(lambda x, at: x.update(sharding=at), state, layout)
+
     return Program(
         hparams=hp,
         lineage=lineage,
         init=placed,
+        shapes=shapes if pure else None,
         chunk=sharding.keeping_layout(chunk) if compiled else chunk,
         pure=pure,
         **more,

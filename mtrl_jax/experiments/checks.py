@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import errors, types
+from mtrl_jax import checkpoint, errors, types
 from mtrl_jax.config import agent_settings
 
 
@@ -45,6 +45,19 @@ def check_agent(
         return metrics
 
     return jax.eval_shape(update, *_arguments(config, spec, slots, length))
+
+
+def bytes_of(
+    agent: types.Agent, config: Any, spec: types.EnvSpec, slots: int, length: int
+) -> tuple[int, int]:
+    """Returns the bytes of one member's (learner, rollout ``[T, B]``); only traced."""
+
+    def sizes(key, hp, step, ts, unroll):
+        learner = agent.init(key, hp)
+        return learner, _acted(agent, learner, key, hp, ts, unroll)
+
+    learner, rollout = jax.eval_shape(sizes, *_arguments(config, spec, slots, length))
+    return checkpoint.bytes_of(learner), checkpoint.bytes_of(rollout)
 
 
 def check_learns_from_rollouts(
@@ -95,12 +108,17 @@ def check_rounds(config: Any) -> None:
 def _arguments(config: Any, spec: types.EnvSpec, slots: int, length: int) -> tuple:
     """Returns shapes (key, hp, step, ts ``[B]``, ts ``[T + 1, B]``) to trace with."""
     return (
-        jax.random.key(0),
-        jax.tree.map(jnp.float32, agent_settings.hparams(config)),
+        *key_and_hparams(config),
         jax.ShapeDtypeStruct((), jnp.int32),
-        _time_step_shapes(spec, slots),
-        _time_step_shapes(spec, length + 1, slots),
+        time_step_shapes(spec, slots),
+        time_step_shapes(spec, length + 1, slots),
     )
+
+
+def key_and_hparams(config: Any) -> tuple[types.Key, types.Tree]:
+    """Returns a key and the configured hyperparameters of one member."""
+    hp = jax.tree.map(jnp.float32, agent_settings.hparams(config))
+    return jax.random.key(0), hp
 
 
 def _acted(
@@ -121,7 +139,7 @@ def _acted(
     return types.Rollout(unroll, action, extras, carry)
 
 
-def _time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
+def time_step_shapes(spec: types.EnvSpec, *leading: int) -> types.TimeStep:
     """Returns the ShapeDtypeStructs of time steps ``[*leading, ...]``."""
 
     def leaf(dtype: Any, *shape: int) -> Any:

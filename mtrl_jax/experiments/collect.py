@@ -1,19 +1,26 @@
 """A collect stage: a run of learners whose every step goes to disk, history by history.
 
 Member p's slot b is one history: a learner's stream of steps on one task, from its first
-random action to its last. The file says where every step belongs, so a process that was
-killed after its last checkpoint writes the same steps to the same places again.
+random action to its last; or that of a learner of another stage, which plays and learns
+nothing. The file says where every step belongs, so a process that was killed after its
+last checkpoint writes the same steps to the same places again. Environments outside the
+program (envpool) begin new episodes there, with other seeds: the steps before stay, the
+episode that was going on is cut off without a reset row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
+import jax
+
 from mtrl_jax import errors, types
-from mtrl_jax.config import loading, stage_schema
+from mtrl_jax.agents.common import frozen
+from mtrl_jax.config import agent_settings, loading, stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
-from mtrl_jax.experiments import environments, online, task_families
+from mtrl_jax.experiments import acting, build, online, task_families
 from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, Recorder, Recording
 
@@ -26,47 +33,92 @@ def make_program(config: stage_schema.CollectStage, restart: int = 0) -> Program
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
-    world, names, masks = task_families.collecting(config)
-    record = _record(config, _written(config, world), names, masks, world.batch[1])
-    return online.make_program(config, restart, world=world, record=record)
+    world, names, masks = task_families.collecting(config, restart)
+    agent = make_agent(config, world.spec)
+    contents = layout.Contents(
+        _written(config, world.spec), _recorded(config, agent, world.spec)
+    )
+    record = _record(config, contents, names, masks, world.batch[1])
+    return online.make_program(config, restart, world=world, agent=agent, record=record)
 
 
-def spec_of(config: stage_schema.CollectStage) -> types.EnvSpec:
-    """Returns the spec that the stage's dataset will have: a task for each name."""
-    world, names, masks = task_families.collecting(config)
-    spec = _written(config, world)
-    return layout.spec_of(layout.describe(spec, names, 1, masks, None))
+def contents_of(config: stage_schema.CollectStage) -> layout.Contents:
+    """Returns what the stage's dataset will hold, a task for each name."""
+    world, names, masks = task_families.collecting(config, -1)
+    with contextlib.closing(world):
+        recorded = _recorded(config, make_agent(config, world.spec), world.spec)
+        spec = _written(config, world.spec)
+    return layout.contents_of(layout.describe(spec, names, 1, masks, None, recorded))
 
 
-def _written(
-    config: stage_schema.CollectStage, world: environments.World
-) -> types.EnvSpec:
+def make_agent(config: stage_schema.CollectStage, spec: types.EnvSpec) -> types.Agent:
+    """Returns the agent that plays: one that learns, or one of another stage, frozen.
+
+    Raises:
+      ConfigError: random actions between those of an agent that remembers its own.
+    """
+    agent = build.make_agent(config, spec)
+    if config.of is None:
+        return agent
+    observe_action = agent_settings.module(config).INFO.observe_action
+    epsilon = config.play.epsilon
+    if epsilon and observe_action is None and acting.reads(agent, config, spec).carry:
+        raise errors.ConfigError(
+            f"play.epsilon={epsilon}: {config.agent.name} acts by what it remembers, its "
+            "own actions perhaps among that, which others would replace; leave it out, "
+            "and give a higher play.hparams.temperature if the agent has one"
+        )
+    return frozen.make(agent, spec.action, epsilon, observe_action)
+
+
+def _recorded(
+    config: stage_schema.CollectStage, agent: types.Agent, spec: types.EnvSpec
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what is kept of what acting notes down, by name.
+
+    Raises:
+      ConfigError: it notes down no such thing.
+    """
+    if not config.record:
+        return {}
+    known = acting.notes(agent, config, spec)
+    for i, name in enumerate(config.record):
+        if name not in known:
+            raise errors.ConfigError(
+                f"record.{i}={name!r}: acting of {config.agent.name} notes down "
+                f"{', '.join(known) or 'nothing'}"
+            )
+    return {name: known[name] for name in config.record}
+
+
+def _written(config: stage_schema.CollectStage, spec: types.EnvSpec) -> types.EnvSpec:
     """Returns the spec of what is written: with labels, what is best is an observation.
 
     Raises:
       ConfigError: labels of a stage whose environments do not say what is best.
     """
     if not config.labels:
-        return expert_labels.without(world.spec)
-    if types.OPTIMAL not in world.spec.obs:
+        return expert_labels.without(spec)
+    if types.OPTIMAL not in spec.obs:
         raise errors.ConfigError(
-            f"labels=True: what is best is told to demonstrators alone, not to "
-            f"{config.agent.name}; give agent.name=demonstrator"
+            "labels=True: demonstrators alone observe what is best, "
+            f"{config.agent.name} does not; give agent.name=demonstrator"
         )
-    return world.spec
+    return spec
 
 
 def _record(
     config: stage_schema.CollectStage,
-    spec: types.EnvSpec,
+    contents: layout.Contents,
     names: list[str],
     masks: bool,
     slots: int,
 ) -> Recording:
     length = config.training.unroll_length
     steps = online.run_length(config, slots).updates * length
-    size = histories.plan(spec, len(names), steps, masks=masks)
-    told = (
+    spec, recorded = contents
+    size = histories.plan(spec, len(names), steps, masks=masks, recorded=recorded)
+    announcement = (
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
         f"{progress.si(size)}B on disk"
     )
@@ -77,10 +129,20 @@ def _record(
         if name in ("seed", "tasks", "name")
     }
 
+    def extras(noted: types.Tree) -> types.Tree:
+        found = acting.by_name(noted) if recorded else {}
+        return {name: found[name] for name in recorded}
+
     def open_(folder: pathlib.Path) -> Recorder:
         try:
             writer = histories.Writer(
-                folder / FOLDER, spec, names, steps, masks=masks, config=made_by
+                folder / FOLDER,
+                spec,
+                names,
+                steps,
+                masks=masks,
+                recorded=recorded,
+                config=made_by,
             )
         except ValueError as error:
             raise errors.DatasetError(str(error)) from error
@@ -88,10 +150,10 @@ def _record(
         def write(history: types.Rollout, update: int) -> None:
             try:
                 at = update * length - history.action.shape[0]
-                writer.write((history.ts, history.action), at=at)
+                writer.write(history, at=at)
             except ValueError as error:
                 raise errors.DatasetError(f"{folder / FOLDER}: {error}") from error
 
         return Recorder(write, writer.close)
 
-    return Recording(told, size, open_)
+    return Recording(announcement, size, open_, extras)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -11,10 +12,15 @@ from mtrl_jax import errors, types
 from mtrl_jax.config import agent_settings
 from mtrl_jax.data import replay
 from mtrl_jax.engine import sharding
+from mtrl_jax.experiments import checks
 from mtrl_jax.training import progress
 
 # How much of a device data or replays may take; a training step needs some too.
 SHARE = 0.7
+_CGROUPS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
 def room(mesh: sharding.Mesh) -> float:
@@ -23,37 +29,61 @@ def room(mesh: sharding.Mesh) -> float:
     return SHARE * _bytes(device) / (mesh.size if device.platform == "cpu" else 1)
 
 
-def check_replays(
-    agent: types.Agent, config: Any, slots: int, mesh: sharding.Mesh
+def check(
+    agent: types.Agent,
+    config: Any,
+    spec: types.EnvSpec,
+    slots: int,
+    mesh: sharding.Mesh,
 ) -> None:
-    """Raises ConfigError unless the replays of the members fit their devices.
+    """Raises ConfigError unless learners, replays and rollouts fit the devices.
 
-    The largest ``agent.config.capacity`` that fits is named, where there is one.
+    The largest ``population.size`` that fits is named, and where there is a replay the
+    largest ``agent.config.capacity``. Nothing is allocated or compiled.
     """
-    if agent.replay is None:
-        return
     members = config.population.size
-    each = replay.bytes_of(agent.replay, slots)
-    have = room(mesh) * mesh.size
+    learner, rollout = checks.bytes_of(
+        agent, config, spec, slots, config.training.unroll_length
+    )
+    memory = 0 if agent.replay is None else replay.bytes_of(agent.replay, slots)
+    each, have = learner + rollout + memory, room(mesh) * mesh.size
     if each * members <= have:
         return
-    line = (
-        f"replays of {progress.si(each)}B for each of {members} members need "
-        f"{progress.si(each * members)}B, and there is room for {progress.si(have)}B"
-    )
+    si = progress.si
     capacity = getattr(agent_settings.config(config), "capacity", None)
-    if capacity is None:
-        raise errors.ConfigError(f"agent.name: {line}; give fewer members")
-    # Bytes are proportional to it, up to the sums of priorities.
-    most = int(capacity * have / (each * members)) // slots * slots
+    fits = [f"a population.size of at most {int(have / each)}"] if have >= each else []
+    field = f"population.size={members}"
+    if memory and capacity is not None:
+        field = f"agent.config.capacity={capacity}"
+        left = have / members - learner - rollout
+        # Bytes are proportional to it, up to the sums of priorities.
+        most = int(capacity * left / memory) // slots * slots
+        fits = ([f"a capacity of at most {most}"] if most > 0 else []) + fits
     raise errors.ConfigError(
-        f"agent.config.capacity={capacity}: {line}; give at most {most}, or fewer members"
+        f"{field}: each of {members} members needs {si(each)}B (learner {si(learner)}B, "
+        f"replay {si(memory)}B, rollout {si(rollout)}B), {si(each * members)}B together, "
+        f"and there is room for {si(have)}B; give "
+        f"{' or '.join(fits) or 'a smaller network, fewer slots or shorter unrolls'}"
     )
 
 
 def _bytes(device: jax.Device) -> int:
-    """Returns the bytes of a device; of a CPU, of the machine."""
+    """Returns the bytes of a device; of a CPU, what this process may have of them."""
     known = device.memory_stats() or {}
     if "bytes_limit" in known:
         return known["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_limits()])
+
+
+def _limits() -> list[int]:
+    """Returns the limits that a container sets, of cgroups 2 or 1."""
+    found = []
+    for path in _CGROUPS:
+        try:
+            said = pathlib.Path(path).read_text().strip()
+        except OSError:
+            continue
+        if said.isdigit():  # "max" where there is none.
+            found.append(int(said))
+    return found

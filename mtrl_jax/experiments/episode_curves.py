@@ -25,7 +25,7 @@ def summarise(
 
     ``returns`` [P, B, E] with NaN of episodes that did not end, ``task`` [P, B];
     ``numbers`` [K] are the tasks N that an entry of the spec stands for. ``mean`` [E] is
-    over members and slots; ``interval`` [E, 2] is its 95 % bootstrap interval over the N
+    over members and slots; ``interval`` [E, 2] is its 95 % interval over the N
     tasks, or over members and slots where N = 1. ``returns`` is [P, N, E]. ``prompt`` are
     the episodes ``watched``, if any; of a single episode ``rewards``, [P, B, L] or (), give
     the mean ``rewards`` [L] of its steps.
@@ -44,7 +44,7 @@ def summarise(
             "reference_score": one.reference_score,
             "in_context": {
                 "mean": _mean(mine, (0, 1)),
-                "interval": [estimates.bootstrap_interval(x) for x in samples.T],
+                "interval": [estimates.mean_interval(x) for x in samples.T],
                 "returns": _mean(by_task, 1),
                 "unfinished": int(np.isnan(mine).sum()),
                 **({"prompt": watched} if watched else {}),
@@ -56,6 +56,7 @@ def summarise(
     return {
         "best_member": reporters.lowest(-score),
         "selected_by": "evaluation",
+        "reported_on": "evaluation",
         "score": score,
         "tasks": tasks,
     }

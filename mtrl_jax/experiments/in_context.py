@@ -19,7 +19,7 @@ from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner
 from mtrl_jax.envs import trials
-from mtrl_jax.experiments import build, episode_curves, reporters, task_families
+from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
 from mtrl_jax.training import report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
@@ -45,9 +45,10 @@ def make_program(
     env, agent = task_families.testing(config), build.make_agent(config, spec)
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
-    _check_fits(env.spec, spec, config)
-    told = trials.per_episode(env.spec)
-    longest = _longest(config, told)
+    check_fits(env.spec, spec, config.of)
+    acting.check_tasks(agent, config, spec, env.spec)
+    test_spec = trials.per_episode(env.spec)
+    longest = _longest(config, test_spec)
     # With the step that resets.
     steps = settings.episodes_per_chunk * (longest + 1)
     runner = context_runner.make(
@@ -69,7 +70,7 @@ def make_program(
         init=lambda keys, _: runner.init(keys, tree.copy(weights)),
         chunk=runner.chunk,
         hp=build.with_evaluation_hparams(config, hp),
-        spec=told,
+        spec=test_spec,
         agent=agent,
         batch=(members, slots),
         run_length=RunLength(
@@ -79,7 +80,7 @@ def make_program(
             test_every=0,
             save_every=config.checkpoint.every_updates,
         ),
-        reporter=_reporter(config, told, before, compared),
+        reporter=_reporter(config, test_spec, before, compared),
         evaluate=None,
         pbt_round=None,
         metric=None,
@@ -99,9 +100,10 @@ def fingerprint(learner: Tree) -> str:
     return found.hexdigest()
 
 
-def _check_fits(
-    test: types.EnvSpec, trained: types.EnvSpec, config: stage_schema.EvaluateStage
-) -> None:
+def check_fits(test: types.EnvSpec, trained: types.EnvSpec, of: str) -> None:
+    """Raises ConfigError unless ``test`` is seen and acted in as ``trained``, of stage
+    ``of``, was."""
+
     def shapes(spec: types.EnvSpec) -> dict[str, Any]:
         return {name: (list(x.shape), str(x.dtype)) for name, x in spec.obs.items()}
 
@@ -111,7 +113,7 @@ def _check_fits(
     ):
         if given != known:
             raise errors.ConfigError(
-                f"tasks: they {what} {given}, stage {config.of!r} learned with {known}; "
+                f"tasks: they {what} {given}, stage {of!r} learned with {known}; "
                 "give tasks with the same options"
             )
 
@@ -180,6 +182,9 @@ def _reporter(
         returns, rewards, task = jax.device_get(
             (state.returns, state.rewards, state.ts.task)
         )
+        # What weights that are not finite did counts for nothing.
+        finite = np.asarray(tree.all_finite(state.learner, axes=1))
+        returns = np.where(finite[:, None, None], returns, np.nan)
         watched = config.prompt.episodes if config.prompt else 0
         summary = {
             **episode_curves.summarise(spec, returns, rewards, task, numbers, watched),

@@ -14,10 +14,17 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mtrl_jax import checkpoint, errors, tree, types
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import checkpoint, errors, hparams, types
 from mtrl_jax.config import stage_schema
+from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import (
+    acting,
+    build,
     collect,
     environments,
     episode_curves,
@@ -28,6 +35,7 @@ from mtrl_jax.experiments import (
 )
 from mtrl_jax.training import run_folder, session
 from mtrl_jax.training.program import Program
+from mtrl_jax.types import Tree
 
 
 class Run(NamedTuple):
@@ -99,26 +107,30 @@ def restored(run: Run, stage: stage_schema.Stage):
 def spec_of(run: Run, stage: stage_schema.Stage) -> types.EnvSpec:
     """Returns the spec that the agent of a stage was built for."""
     if isinstance(stage, stage_schema.OfflineStage):
-        return expert_labels.without(_data_of(run, stage)[0])
-    if isinstance(stage, stage_schema.CollectStage):
-        return task_families.collecting(stage)[0].spec
+        return expert_labels.without(_data_of(run, stage)[0].spec)
     if isinstance(stage, stage_schema.EvaluateStage):
         return spec_of(run, run.stage(stage.of))
-    made = environments.make_world(stage, f"{stage.seed}/-1")
+    if isinstance(stage, stage_schema.CollectStage):
+        made = task_families.collecting(stage, -1)[0]
+    else:
+        made = environments.make_world(stage, f"{stage.seed}/-1")
     with contextlib.closing(made):
         return made.spec
 
 
 def _online(run: Run, stage, restart: int, for_check: bool) -> Program:
-    return online.make_program(stage, restart)
+    program = online.make_program(stage, restart)
+    return _inheriting(run, stage, program, for_check)
 
 
 def _collect(run: Run, stage, restart: int, for_check: bool) -> Program:
-    return collect.make_program(stage, restart)
+    program = collect.make_program(stage, restart)
+    return _inheriting(run, stage, program, for_check)
 
 
 def _offline(run: Run, stage, restart: int, for_check: bool) -> Program:
-    return offline.make_program(stage, *_data_of(run, stage))
+    program = offline.make_program(stage, *_data_of(run, stage))
+    return _inheriting(run, stage, program, for_check)
 
 
 def _evaluate(run: Run, stage, restart: int, for_check: bool) -> Program:
@@ -142,18 +154,70 @@ KINDS: dict[str, Callable[..., Program]] = {
 
 
 def weights_of(run: Run, stage: stage_schema.Stage, members: int) -> in_context.Source:
-    """Returns (learners, hyperparameters) of the first ``members`` of a stage."""
+    """Returns (learners, hyperparameters) of ``members`` members of a stage.
+
+    They are its first ones; of more than there are, member p is p modulo its number.
+    """
+    chosen = np.arange(members) % stage.population.size
     with restored(run, stage) as (_, _, saved):
-        return tree.slice_axis((saved.run.learner, saved.hparams), 0, members, axis=0)
+        return jax.tree.map(lambda x: x[chosen], (saved.run.learner, saved.hparams))
+
+
+def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Program:
+    """Returns the program of a stage, which begins with what it takes from another.
+
+    That is the learners of ``init_from`` as they were saved, optimiser and counters
+    among them, and of a collect stage's ``of`` the hyperparameters, too.
+    """
+    of = getattr(stage, "of", None)
+    name = of or getattr(stage, "init_from", None)
+    if name is None:
+        return program
+    if for_check:
+        with contextlib.ExitStack() as stack:
+            stack.callback(program.close)  # Unless nothing is wrong.
+            _check_inherited(run, stage, run.stage(name), program)
+            stack.pop_all()
+
+    def inherit(state: Any, hp: Tree) -> tuple[Any, Tree]:
+        learners, theirs = weights_of(run, run.stage(name), stage.population.size)
+        if of:
+            hp = _like(hp, hparams.override(theirs, stage.play.hparams))
+        return state._replace(learner=_like(state.learner, learners)), hp
+
+    return program._replace(inherit=inherit)
+
+
+def _check_inherited(
+    run: Run, stage: Any, source: stage_schema.Stage, program: Program
+) -> None:
+    """Raises ConfigError unless a stage can begin with the learners of ``source``."""
+    spec = spec_of(run, source)
+    field = "of" if getattr(stage, "of", None) else "init_from"
+    if field == "of":
+        in_context.check_fits(program.spec, spec, source.name)
+        acting.check_tasks(program.agent, stage, spec, program.spec)
+    acting.check_same_learners(
+        f"{field}={source.name!r}",
+        (program.agent, stage),
+        (build.make_agent(source, spec), source),
+    )
+
+
+def _like(own: Tree, given: Tree) -> Tree:
+    """Returns ``given`` where ``own`` lies, in memory that nothing else holds."""
+    return jax.tree.map(
+        lambda x, y: jax.device_put(jnp.copy(y), x.sharding), own, given
+    )
 
 
 def _data_of(
     run: Run, stage: stage_schema.OfflineStage
-) -> tuple[types.EnvSpec, pathlib.Path]:
+) -> tuple[layout.Contents, pathlib.Path]:
     if not stage_schema.is_name(stage.data):
         path = pathlib.Path(stage.data)
-        return offline.spec_in(path), path
+        return offline.contents_in(path), path
     source = run.stage(stage.data)
     if not isinstance(source, stage_schema.CollectStage):
         raise errors.ConfigError(f"data={stage.data!r}: it is no stage of kind collect")
-    return collect.spec_of(source), run.folder_of(source) / collect.FOLDER
+    return collect.contents_of(source), run.folder_of(source) / collect.FOLDER

@@ -26,30 +26,31 @@ from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.types import Tree
 
 
-def spec_in(folder: pathlib.Path) -> types.EnvSpec:
-    """Returns the spec of the dataset in ``folder``.
+def contents_in(folder: pathlib.Path) -> layout.Contents:
+    """Returns what the rows of the dataset in ``folder`` hold.
 
     Raises:
       ConfigError: there is none.
     """
     try:
-        return layout.spec_of(files.read_meta(folder))
+        return layout.contents_of(files.read_meta(folder))
     except errors.DatasetError as error:
         raise errors.ConfigError(f"data: {error}") from None
 
 
 def make_program(
-    config: stage_schema.OfflineStage, spec: types.EnvSpec, folder: pathlib.Path
+    config: stage_schema.OfflineStage, contents: layout.Contents, folder: pathlib.Path
 ) -> Program:
-    """Returns the program of an offline stage on the dataset of ``spec`` in ``folder``.
+    """Returns the program of an offline stage on the dataset in ``folder``.
 
     The data are read when the first chunk is trained. Labels, where there are any, are
-    among the observations of ``spec``; the agent has them as extras.
+    among the observations of ``contents.spec``; the agent has them, and what acting
+    noted down, as extras.
 
     Raises:
       ConfigError: an agent that cannot learn from a dataset, or settings it has not.
     """
-    agent = make_agent(config, spec)
+    agent = make_agent(config, contents)
     training, members = config.training, config.population.size
     place = build.placement(config, 1)
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
@@ -83,7 +84,7 @@ def make_program(
         init=runner.init,
         chunk=lambda state, hp: chunk(state, hp, data()[0]),
         compiled=False,
-        spec=expert_labels.without(spec),
+        spec=expert_labels.without(contents.spec),
         agent=agent,
         batch=(members, training.batch),
         run_length=_run_length(config),
@@ -95,7 +96,9 @@ def make_program(
     )
 
 
-def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.Agent:
+def make_agent(
+    config: stage_schema.OfflineStage, contents: layout.Contents
+) -> types.Agent:
     """Returns the stage's agent, which one update on windows was traced of.
 
     Raises:
@@ -110,7 +113,12 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
             "down, which no dataset has; give an agent that imitates, such as "
             "behaviour_cloning"
         )
-    label, spec = spec.obs.get(types.OPTIMAL), expert_labels.without(spec)
+    label = contents.spec.obs.get(types.OPTIMAL)
+    spec = expert_labels.without(contents.spec)
+
+    def zeros(one: jax.ShapeDtypeStruct) -> types.Array:
+        return jnp.zeros((*shape, *one.shape), one.dtype)
+
     agent = build.make_agent(config, spec)
     with errors.at("agent.config"):
         checks.check_learns_from_rollouts(
@@ -118,7 +126,8 @@ def make_agent(config: stage_schema.OfflineStage, spec: types.EnvSpec) -> types.
         )
         extras = windows.Extras(
             jnp.ones(shape, bool),
-            None if label is None else jnp.zeros((*shape, *label.shape), label.dtype),
+            None if label is None else zeros(label),
+            {name: zeros(x) for name, x in contents.recorded.items()},
         )
         metrics = checks.check_agent(
             agent, config, spec, training.batch, training.unroll_length, extras

@@ -33,14 +33,15 @@ def make_program(
     restart: int = 0,
     *,
     world: environments.World | None = None,
+    agent: types.Agent | None = None,
     record: Recording | None = None,
 ) -> Program:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
     (envpool) get other seeds, so that they do not repeat the episodes already seen.
-    ``world`` replaces the mixture that the config describes; with ``record`` every step
-    is given out and goes there.
+    ``world`` and ``agent`` replace those that the config describes; with ``record``
+    every step is given out and goes there.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
@@ -48,7 +49,7 @@ def make_program(
     if world is None:
         world = environments.make_world(config, f"{config.seed}/{restart}")
     spec, batch = world.spec, world.batch
-    agent = build.make_agent(config, spec)
+    agent = build.make_agent(config, spec) if agent is None else agent
     with errors.at("agent.config"):
         checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
     choice = config.population.fitness
@@ -56,9 +57,9 @@ def make_program(
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
     place = build.placement(config, batch[1], world.pure)
-    device_memory.check_replays(agent, config, batch[1], place.mesh)
+    device_memory.check(agent, config, spec, batch[1], place.mesh)
     runner = make_runner(
-        config, agent, world, place, judged=metric.measure, record=record is not None
+        config, agent, world, place, judged=metric.measure, record=record
     )
     return build.assemble(
         config,
@@ -101,7 +102,7 @@ def make_runner(
     place: build.Placement,
     *,
     judged: str,
-    record: bool,
+    record: Recording | None,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
     fewest = min(task.slots for task in environments.tasks_of(config))
@@ -114,6 +115,6 @@ def make_runner(
     }
     if world.kind == "host":
         return host_runner.make(agent, world.train, **options)
-    return fused_runner.make(
-        agent, world.train, mesh=place.mesh, record=record, **options
-    )
+    if record is not None:
+        options |= {"record": True, "extras_of": record.extras}
+    return fused_runner.make(agent, world.train, mesh=place.mesh, **options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
@@ -36,6 +36,7 @@ def of_returns(
             metric,
             evaluation,
             selection=np.asarray(score),
+            finite=np.asarray(tree.all_finite(state.learner, axes=1)),
             totals={**totals, "runner": runner},
             environment=environments.describe(config, restart),
         )
@@ -75,18 +76,24 @@ def of_losses(score: str, held_out: bool) -> Reporter:
 
     def finish(state, evaluation, totals, restart):
         losses = np.asarray(evaluation[score] if held_out else state.recent, np.float64)
+        finite = np.asarray(tree.all_finite(state.learner, axes=1))
+        losses = np.where(finite & np.isfinite(losses), losses, np.nan)
         measured = {} if evaluation is None else evaluation
         summary = {
             "best_member": lowest(losses),
             "selected_by": judged,
+            "reported_on": judged,
             "score": -losses,
+            "lost": [int(member) for member in np.flatnonzero(~finite)],
             "held_out": dict(measured),
             "totals": dict(totals),
             "versions": report.versions(),
             "machine": report.machine(),
         }
-        text = f"{judged}: mean {losses.mean():.4g}, best #{lowest(losses)} "
-        return summary, text + f"{np.nanmin(losses) if losses.size else 0:.4g}"
+        known = losses[np.isfinite(losses)]
+        mean, least = (known.mean(), known.min()) if known.size else (np.nan, np.nan)
+        text = f"{judged}: mean {mean:.4g}, least {least:.4g}; "
+        return summary, text + report.chosen(summary)
 
     return Reporter(row, shown, best, lambda: {"complete": False}, finish)
 

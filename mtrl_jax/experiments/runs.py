@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
-from mtrl_jax import checkpoint, errors, metrics
+from mtrl_jax import checkpoint, errors, metrics, tree
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds, reading, stages
 from mtrl_jax.training import lock, loop, report, run_folder, session
@@ -41,6 +42,11 @@ def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
     if not isinstance(settings, stage_schema.Staged) and settings.kind != "online":
         raise errors.ConfigError(
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
+        )
+    if isinstance(settings, stage_schema.OnlineStage):
+        raise errors.ConfigError(
+            f"{where}: init_from={settings.init_from!r} is of a stage; give it in a list "
+            "stages"
         )
     run = kinds.run_of(settings, folder)
     run_folder.check_new(folder)
@@ -159,7 +165,9 @@ def evaluate(
         update, program, saved = found
         assert program.evaluate is not None
         result = jax.device_get(program.evaluate(saved.run, saved.hparams))
-        return update, report.evaluation_table(program.spec, result)
+        finite = tree.all_finite(saved.run.learner, axes=1)
+        lost = [int(member) for member in np.flatnonzero(~np.asarray(finite))]
+        return update, report.evaluation_table(program.spec, result, lost)
 
 
 def check_logging(config: Any) -> None:

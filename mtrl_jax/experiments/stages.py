@@ -73,9 +73,11 @@ def changed(
     """
     values = loading.to_dict(old)
     for stage in values["stages"]:
+        # Those of another stage, which may be the one that is changed.
+        if stage.get("of") is not None:
+            del stage["agent"]
         if stage["kind"] == "evaluate":
-            # Those of another stage, which may be the one that is changed.
-            del stage["agent"], stage["population"]
+            del stage["population"]
     values = loading.override(values, overrides)
     new = loading.from_dict(values, where=str(folder / run_folder.CONFIG))
     if [(x.name, x.kind) for x in new.stages] != [(x.name, x.kind) for x in old.stages]:

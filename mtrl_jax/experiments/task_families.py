@@ -22,7 +22,7 @@ class Spread(NamedTuple):
     """An entry of ``tasks``: its code and, where there are many, all that it stands for."""
 
     task: stage_schema.StageTask
-    pure: core.PureTask
+    pure: core.PureTask | None  # None outside the program (envpool)
     many: types.Tree | None  # params [N, ...]
 
     @property
@@ -34,6 +34,8 @@ class Spread(NamedTuple):
 def entries(config: Any) -> list[Spread]:
     """Returns the entries of a stage's ``tasks``, suites expanded.
 
+    A collect stage's may be outside the program.
+
     Raises:
       ConfigError: an unknown environment or option, or one outside the program.
     """
@@ -41,11 +43,22 @@ def entries(config: Any) -> list[Spread]:
     for i, entry in enumerate(config.tasks):
         with errors.at(f"tasks.{i}"):
             found += [_entry(entry, name) for name in _names(entry)]
+            if config.kind != "collect" and any(x.pure is None for x in found):
+                raise ValueError(
+                    f"env: {entry.env or entry.suite} runs outside the program, where "
+                    "frozen weights cannot go on with the same carry; give one that is "
+                    "pure"
+                )
     return found
 
 
-def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], bool]:
+def collecting(
+    config: stage_schema.CollectStage, restart: int = 0
+) -> tuple[World, list[str], bool]:
     """Returns (world, task name of each history, whether actions may be illegal).
+
+    ``restart`` is the update that the run goes on from: of other seeds are environments
+    outside the program.
 
     Raises:
       ConfigError: a task or size that cannot be; several tasks where one is a family.
@@ -58,13 +71,14 @@ def collecting(config: stage_schema.CollectStage) -> tuple[World, list[str], boo
     found, members = entries(config), config.population.size
     advised = _advice(config)
     if all(spread.many is None for spread in found):
-        return _mixture(config, found)
+        return _mixture(config, found, restart)
     if len(found) > 1:
         raise errors.ConfigError(
             f"tasks: {len(found)} given, and among them a family of tasks; a collect "
             "stage spreads one family over its members, give it a stage of its own"
         )
     (one,) = found
+    assert one.pure is not None
     train, test = (
         advised(core.spread(one.pure, one.many, (members, slots)))
         for slots in (one.task.slots, config.evaluation.episodes)
@@ -88,6 +102,7 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env:
     """
     members, parts = config.population.size, []
     for spread in entries(config):
+        assert spread.pure is not None
         batch = (members, spread.number * spread.task.slots)
         if spread.many is None:
             parts.append(core.vectorise(spread.pure, batch))
@@ -131,11 +146,17 @@ def _advice(config: Any) -> Callable[[types.Env], types.Env]:
 
 
 def _mixture(
-    config: stage_schema.CollectStage, found: list[Spread]
+    config: stage_schema.CollectStage, found: list[Spread], restart: int
 ) -> tuple[World, list[str], bool]:
     from mtrl_jax.experiments import environments
 
-    world = environments.make_world(config, f"{config.seed}/0")
+    world = environments.make_world(config, f"{config.seed}/{restart}")
+    if world.kind != "fused":
+        world.close()
+        raise errors.ConfigError(
+            "tasks: stepped from Python on this machine's accelerator, and steps are "
+            "kept by the compiled program; collect on a CPU"
+        )
     members, by_member = config.population.size, config.population.axis == "population"
     each = members // len(found) if by_member else 1
     # In the order of members, then slots.
@@ -143,7 +164,8 @@ def _mixture(
     names = [task.name for task, x in named for _ in range(each * x.task.slots)]
     names = names if by_member else names * members
     # Padded to each other, some actions are illegal in some tasks.
-    masks = len(found) > 1 or found[0].pure.action_mask is not None
+    own = found[0].pure
+    masks = len(found) > 1 or (own is not None and own.action_mask is not None)
     return world, names, masks
 
 
@@ -154,9 +176,6 @@ def _names(entry: stage_schema.StageTask) -> list[str]:
 def _entry(entry: stage_schema.StageTask, name: str) -> Spread:
     pure = envs.pure_task(name, entry.options)
     if pure is None:
-        raise ValueError(
-            f"env: {name} runs outside the program, where a stage cannot go on with the "
-            "same bits; give one that is pure"
-        )
+        return Spread(entry, None, None)
     many = envs.is_many(name, entry.options)
     return Spread(entry, pure, envs.tasks_of(name, entry.options) if many else None)

@@ -45,6 +45,21 @@ def task_weights(alpha: Scalar, task: Array, experts: int) -> Array:
     return jnp.concatenate([own, jnp.full((*task.shape, 1), alpha)], axis=-1)
 
 
+def within_possible(weights: Array, possible: Array) -> Array:
+    """Returns the weights [..., K] without the policies that can do nothing here.
+
+    ``possible`` bool [..., K]. What they had goes to the others in proportion; where the
+    others had nothing, to all of them alike. Where nothing is possible, and where all
+    is, the weights stay as they are.
+    """
+    kept = jnp.where(possible, weights, 0.0)
+    total = jnp.sum(kept, axis=-1, keepdims=True)
+    alike = possible / jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True), 1)
+    kept = jnp.where(total > 0, kept / jnp.where(total > 0, total, 1.0), alike)
+    is_limited = jnp.any(possible, axis=-1) & ~jnp.all(possible, axis=-1)
+    return jnp.where(is_limited[..., None], kept, weights)
+
+
 def log_mixture(weights: Array, log_probs: Array) -> Array:
     """Returns log π_mm = log Σ_i w_i π_i, [...] of ``log_probs`` [..., K] of one action.
 

@@ -19,6 +19,11 @@ def clip(r_t: Array) -> Array:
     return jnp.clip(r_t, -1.0, 1.0)
 
 
+def tanh(r_t: Array) -> Array:
+    """Returns tanh r, as DreamerV2 on Atari."""
+    return jnp.tanh(r_t)
+
+
 def oac_paper(r_t: Array) -> Array:
     """Returns 0.3·min(tanh r, 0) + 5·max(tanh r, 0): optimistic asymmetric clipping.
 
@@ -37,11 +42,30 @@ def oac_code(r_t: Array) -> Array:
     return jnp.where(r_t < 0.0, 0.3 * squashed, squashed)
 
 
+def symlog(r_t: Array) -> Array:
+    """Returns sign(r)·log(1 + |r|).
+
+    Ref: Hafner et al. 2023 (arXiv:2301.04104), eq. 9. Of the reward, not of the return.
+    """
+    return jnp.sign(r_t) * jnp.log1p(jnp.abs(r_t))
+
+
+def signed_hyperbolic(r_t: Array) -> Array:
+    """Returns sign(r)·(√(|r| + 1) − 1) + 1e-3·r.
+
+    Ref: Pohlen et al. 2018 (arXiv:1805.11593). Of the reward, not of the return.
+    """
+    return jnp.sign(r_t) * (jnp.sqrt(jnp.abs(r_t) + 1.0) - 1.0) + 1e-3 * r_t
+
+
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "none": identity,
     "clip": clip,
+    "tanh": tanh,
     "oac_paper": oac_paper,
     "oac_code": oac_code,
+    "symlog": symlog,
+    "signed_hyperbolic": signed_hyperbolic,
 }
 
 

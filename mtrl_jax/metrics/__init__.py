@@ -2,7 +2,8 @@
 
     metrics.jsonl   one object a chunk: update, env_steps, wall_s, steps_per_s, compiles,
                     metrics {name: [P]}, returns {task: [P]}, hparams {name: [P]},
-                    and after a test evaluation {task: [P]}
+                    after a test evaluation {task: [P]}, and lost [members] where there
+                    are any whose weights are not finite: they have no returns
     lineage.jsonl   one object a PBT round: update, score [P], source [P], ancestor [P],
                     hparams_before {name: [P]}, hparams_after {name: [P]}
     summary.json    the outcome; ``tasks`` maps a task to what is known of it
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Metrics(NamedTuple):
     returns: dict[str, np.ndarray]  # task -> [N, P]
     hparams: dict[str, np.ndarray]  # name -> [N, P]
     evaluation: dict[str, np.ndarray]  # task -> [N, P], NaN in rows without a test
+    lost: np.ndarray  # [N, P] bool, the member's weights are not finite
 
 
 class MetricsWriter:
@@ -51,8 +53,13 @@ class MetricsWriter:
         resume_after: the update a resumed run goes on from: later rows (of a process
             that was killed after its last checkpoint) and a half-written last line are
             dropped. None: a new run, nothing is dropped.
+        round_owed: the round of ``resume_after`` itself is still to be made, so that it
+            is dropped as well.
         tensorboard: whether to write TensorBoard events as well.
-        wandb: arguments of ``wandb.init`` (project, name, …); None: no W&B.
+        wandb: arguments of ``wandb.init`` (project, name, group, config, …); None: no
+            W&B. Its id is kept in the folder, so that a resumed run goes on with it.
+        curves: the hyperparameters that move during the run; TensorBoard and W&B have
+            the others once, as text and config. None: all are curves.
 
     Raises:
         ValueError: W&B is asked for and not installed.
@@ -63,15 +70,20 @@ class MetricsWriter:
         run: str | os.PathLike,
         *,
         resume_after: int | None = None,
+        round_owed: bool = False,
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
+        curves: Collection[str] | None = None,
     ):
         # First what may fail, so that nothing is written if it does.
         self._wandb = None if wandb is None else boards.open_wandb(wandb, run)
         self._run = pathlib.Path(run)
         self._run.mkdir(parents=True, exist_ok=True)
+        if self._wandb is not None:
+            boards.keep_id(self._wandb, self._run)
+        self._curves, self._begun = curves, False
         if resume_after is not None:
-            truncate_after(self._run, resume_after)
+            truncate_after(self._run, resume_after, round_owed=round_owed)
         self._files: dict[str, IO[bytes]] = {
             name: open(self._run / name, "ab")  # noqa: SIM115
             for name in (METRICS, LINEAGE)
@@ -93,11 +105,13 @@ class MetricsWriter:
         returns: Mapping[str, Any],
         hparams: Mapping[str, Any],
         evaluation: Mapping[str, Any] | None = None,
+        lost: Sequence[int] = (),
     ) -> None:
         """Returns after appending one chunk's row; values per member are arrays [P].
 
         ``evaluation`` has a task's mean return where members were tested after the
-        chunk; a row without one has no such field.
+        chunk, ``lost`` the members whose weights are not finite; a row without one of
+        them has no such field.
         """
         fields = {
             "update": update,
@@ -111,14 +125,26 @@ class MetricsWriter:
         }
         if evaluation is not None:
             fields["evaluation"] = evaluation
+        if lost:
+            fields["lost"] = list(lost)
         row = jsonl.plain(fields)
         jsonl.append(self._files[METRICS], row)
-        scalars = boards.scalars(row)
+        if not self._begun:
+            self._begun = True
+            self._write_constants(boards.constants(row, self._curves), env_steps)
+        scalars = boards.scalars(row, self._curves)
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, env_steps)
         if self._wandb is not None:
             self._wandb.log({"update": update, **scalars}, step=env_steps)
+
+    def _write_constants(self, constants: Mapping[str, Any], env_steps: int) -> None:
+        if constants and self._board is not None:
+            self._board.add_text("hparams", json.dumps(constants), env_steps)
+        if constants and self._wandb is not None:
+            changed = {"hparams": dict(constants)}
+            self._wandb.config.update(changed, allow_val_change=True)
 
     def write_lineage(
         self,
@@ -151,26 +177,32 @@ class MetricsWriter:
         if self._board is not None:
             self._board.flush()
 
-    def close(self) -> None:
-        """Returns once everything is written and closed; a second call does nothing."""
+    def close(self, exit_code: int = 0) -> None:
+        """Close the files and boards; a second call does nothing.
+
+        W&B marks a run with another ``exit_code`` than 0 as failed.
+        """
         for file in self._files.values():
             file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=exit_code)
         self._board = self._wandb = None
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(exit_code=0 if kind is None else 1)
 
 
-def truncate_after(run: str | os.PathLike, update: int) -> None:
-    """Returns after dropping the rows of both files beyond ``update`` and cut-off lines.
+def truncate_after(
+    run: str | os.PathLike, update: int, *, round_owed: bool = False
+) -> None:
+    """Drop the rows of both files beyond ``update`` and cut-off lines.
 
+    With ``round_owed`` the PBT round of ``update`` is dropped, too.
     The kept lines stay byte for byte; a file changes by renaming, or not at all.
     """
     for name in (METRICS, LINEAGE):
@@ -178,7 +210,8 @@ def truncate_after(run: str | os.PathLike, update: int) -> None:
         if not path.exists():
             continue
         old = path.read_bytes()
-        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= update]
+        last = update - (round_owed and name == LINEAGE)
+        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= last]
         new = b"".join(line + b"\n" for line in kept)
         if new != old:
             jsonl.replace(path, new)
@@ -207,7 +240,19 @@ def read_metrics(run: str | os.PathLike) -> Metrics:
         }
 
     scalars = (scalar(name) for name in Metrics._fields[:5])
-    return Metrics(*scalars, *(table(group) for group in Metrics._fields[5:]))
+    tables = [table(group) for group in Metrics._fields[5:-1]]
+    return Metrics._make([*scalars, *tables, _lost(rows)])
+
+
+def _lost(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns bool [N, P] from rows that list the members lost, if there are any."""
+    groups = [row.get(group, {}) for row in rows for group in ("hparams", "returns")]
+    listed = [member + 1 for row in rows for member in row.get("lost", [])]
+    members = max([len(x) for group in groups for x in group.values()] + listed or [1])
+    lost = np.zeros((len(rows), members), bool)
+    for n, row in enumerate(rows):
+        lost[n, row.get("lost", [])] = True
+    return lost
 
 
 def has_rows(run: str | os.PathLike) -> bool:

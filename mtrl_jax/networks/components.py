@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax
+import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
@@ -35,7 +36,7 @@ from mtrl_jax.networks import (
 )
 from mtrl_jax.networks.network_config import NetworkConfig
 from mtrl_jax.networks.network_module import PolicyValue
-from mtrl_jax.types import Key, Tree
+from mtrl_jax.types import Array, Key, Tree
 
 PIECES = ("torso", "core", "policy", "value")
 
@@ -68,12 +69,15 @@ class Networks(NamedTuple):
     ``unroll(params, state, ts, prev_action)`` returns (PolicyValue of each, state).
     ``policies(outputs, action_mask, temperature=1.0)`` returns a ``heads.Policy`` over
     the whole action space for each component.
+    ``possible(action_mask)`` returns bool [..., K]: which has any legal action. One
+    without a subset always has (a group that is masked altogether has its choice 0).
     """
 
     init: Callable[[Key], Tree]
     initial_state: Callable[[int], Tree]
     unroll: Callable[..., tuple[tuple[PolicyValue, ...], Tree]]
     policies: Callable[..., list]
+    possible: Callable[[Array], Array]
     parts: tuple[Part, ...]
 
 
@@ -82,6 +86,8 @@ def make(
     config: NetworkConfig,
     components: Sequence[Component],
     share: Sequence[str],
+    *,
+    num_values: int | None = None,
 ) -> Networks:
     """Returns the networks of ``components`` for environments of ``spec``.
 
@@ -91,7 +97,7 @@ def make(
     """
     parts = plan(spec, config, components, share)
     nets = tuple(part.net for part in parts)
-    module = network_module.ActorCritics(nets, spec.action, len(spec.tasks))
+    module = network_module.ActorCritics(nets, spec.action, len(spec.tasks), num_values)
 
     def init(key):
         inputs = (initial_state(1), *network_module.dummy(spec))
@@ -115,7 +121,19 @@ def make(
             for part, out in zip(parts, outputs)
         ]
 
-    return Networks(init, initial_state, unroll, policies, parts)
+    def possible(action_mask):
+        some = jnp.ones(action_mask.shape[:-1], bool)
+        return jnp.stack(
+            [
+                some
+                if part.rows is None
+                else jnp.any(subsets.legal(spec.action, part.rows, action_mask), -1)
+                for part in parts
+            ],
+            axis=-1,
+        )
+
+    return Networks(init, initial_state, unroll, policies, possible, parts)
 
 
 def plan(

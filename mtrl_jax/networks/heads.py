@@ -133,6 +133,11 @@ class Categoricals:
         return sum(mine.kl_divergence(theirs) for mine, theirs in pairs)
 
     @property
+    def probs(self) -> Array:
+        """Returns the probability of every choice, [..., sum(sizes)]."""
+        return jnp.exp(self._log_p)
+
+    @property
     def _log_p(self) -> Array:
         """Log-probabilities of every choice, [..., sum(sizes)]."""
         # distrax has normalised the logits; its own entropy would do so once more.

@@ -15,6 +15,7 @@ import numpy as np
 from mtrl_jax import errors
 
 MEDIAN, BEST, REFERENCE, TESTED = "#1f5fa8", "#e08214", "#4d4d4d", "#1b7837"
+LOST = "#b2182b"
 _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,

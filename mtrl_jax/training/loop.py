@@ -37,6 +37,7 @@ class Pending(NamedTuple):
 
 def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
+    code = 1  # of a run that an error ends
     try:
         with signals.caught(lambda n: session.bar.note(answer(session, n))) as caught:
             _loop(session, caught)
@@ -49,10 +50,11 @@ def run(session: Session) -> int:
                 )
             else:
                 _finish(session)
-        return 128 + caught[0] if caught else 0
+        code = 128 + caught[0] if caught else 0
+        return code
     finally:
         session.bar.close()
-        session.writer.close()
+        session.writer.close(code)
         if session.recorder is not None:
             session.recorder.close()
         problem = report.draw(session.folder)
@@ -64,6 +66,8 @@ def _loop(session: Session, caught: list[int]) -> None:
     settings, length = session.config.population, session.program.run_length
     source = settings.fitness.source
     pending = None
+    if session.round_owed and session.update < length.updates:
+        _owed_round(session, source)
     if session.update < length.updates and length.test_every:
         # Of a resumed run the result is dropped: nothing is compiled later on.
         test = _test(session)
@@ -88,7 +92,11 @@ def _loop(session: Session, caught: list[int]) -> None:
             _seconds(session, output, times)
             test = jax.block_until_ready(_test(session))
             session.pace.ready(time.monotonic())
-        record = _round(session, test if by_test else None) if round_due else None
+        record = None
+        # None after the last update: what is measured in the end is what was trained.
+        session.round_owed = bool(round_due) and session.update >= length.updates
+        if round_due and not session.round_owed:
+            record = _round(session, test if by_test else None)
         pending = Pending(session.update, output, used, times, test, record)
         if due(length.save_every):
             _write(session, pending)
@@ -132,6 +140,13 @@ def _round(session: Session, test: Any) -> RoundRecord:
     return record
 
 
+def _owed_round(session: Session, source: str) -> None:
+    """Make the round that was left out where the run, now longer, had its end."""
+    test = _test(session) if source == "evaluation" else None
+    _write_round(session, session.update, jax.device_get(_round(session, test)))
+    session.round_owed = False
+
+
 def _write(session: Session, pending: Pending | None) -> None:
     """Writes a chunk's row, once the device has it, and stops a run that is lost."""
     if pending is None:
@@ -157,10 +172,11 @@ def _write(session: Session, pending: Pending | None) -> None:
         steps_per_s=round(rate, 1),
         compiles=_compilations(),
         hparams=hparams.flatten(pending.hparams),
+        lost=report.lost(pending.output),
         **row,
     )
     if pending.record is not None:
-        _write_round(session, pending)
+        _write_round(session, pending.update, pending.record)
     session.bar.update(
         pending.update * per_update * members,
         trained / session.pace.typical_seconds(),
@@ -169,15 +185,12 @@ def _write(session: Session, pending: Pending | None) -> None:
         reporter.best(row),
         row.get("evaluation"),
     )
-    if pending.output is not None:
-        _check_finite(session, pending)
+    _check_finite(session, pending)
 
 
-def _write_round(session: Session, pending: Pending) -> None:
-    record = pending.record
-    assert record is not None
+def _write_round(session: Session, update: int, record: RoundRecord) -> None:
     session.writer.write_lineage(
-        update=pending.update,
+        update=update,
         score=record.score,
         source=record.source,
         ancestor=record.ancestor,
@@ -185,27 +198,31 @@ def _write_round(session: Session, pending: Pending) -> None:
         hparams_after=hparams.flatten(record.after),
     )
     for member in np.flatnonzero(~record.finite):
-        session.bar.note(
-            f"member {member} is not finite at update {pending.update}; it goes on as a "
-            f"copy of member {record.source[member]}"
-        )
+        if record.source[member] != member:
+            session.bar.note(
+                f"member {member} is not finite at update {update}; it goes on as a "
+                f"copy of member {record.source[member]}"
+            )
 
 
 def _check_finite(session: Session, pending: Pending) -> None:
-    """Raises RunError where members are lost for good."""
-    assert pending.output is not None
-    finite = np.asarray(pending.output.finite)
+    """Raises RunError unless a member is finite; notes each that is lost, once."""
+    lost = set(report.lost(pending.output))
+    if len(lost) == session.program.batch[0]:
+        kept = checkpoint.latest_step(session.manager)
+        raise errors.RunError(
+            f"no member is finite at update {pending.update}: the run stops "
+            f"(checkpoint {kept} is kept); lower the learning rate, or look for rewards "
+            "and observations that are not finite"
+        )
     settings = session.config.population.pbt
-    rescued = settings is not None and settings.exploit != "none"
-    if np.all(finite) or (rescued and np.any(finite)):
-        return
-    members = ", ".join(str(m) for m in np.flatnonzero(~finite))
-    kept = checkpoint.latest_step(session.manager)
-    raise errors.RunError(
-        f"member {members} is not finite at update {pending.update}: the run stops "
-        f"(checkpoint {kept} is kept); lower the learning rate, or let PBT replace "
-        "such members"
-    )
+    if settings is None or settings.exploit == "none":
+        for member in sorted(lost - session.lost):
+            session.bar.note(
+                f"member {member} is not finite at update {pending.update}: it is lost, "
+                "the others go on"
+            )
+        session.lost |= lost
 
 
 def _finish(session: Session) -> None:

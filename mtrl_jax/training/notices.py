@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mtrl_jax.training.program import RunLength
+from mtrl_jax import types
+from mtrl_jax.training.program import Program, RunLength
 
 # A run may be longer than asked for by whole chunks; by more than this it is said.
 _LONGER = 1.05
 
 
-def of(config: Any, length: RunLength) -> Iterator[str]:
-    """Yields a line for every setting that does something else than it seems to."""
-    asked = getattr(config.training, "env_steps", None)
+def of(
+    config: Any, length: RunLength, tasks: Sequence[types.TaskSpec] = ()
+) -> Iterator[str]:
+    """Yields a line for every setting that does something else than it seems to.
+
+    ``tasks`` are those by whose episodes in training members are judged.
+    """
+    # An evaluate stage has no training, an offline one no environment steps.
+    asked = getattr(getattr(config, "training", None), "env_steps", None)
     trained, chunk = length.updates * length.steps, length.per_chunk * length.steps
     if asked is not None and trained > _LONGER * asked:
         yield (
@@ -31,6 +39,47 @@ def of(config: Any, length: RunLength) -> Iterator[str]:
             f"population.pbt.interval={pbt.interval}: rounds come between chunks, every "
             f"{length.per_chunk} updates (training.updates_per_chunk)"
         )
+    if pbt is not None and pbt.exploit != "none":
+        yield from _of_interval(config, length, tasks)
+
+
+def judged(config: Any, program: Program) -> list[types.TaskSpec]:
+    """Returns the tasks by whose episodes in training PBT judges members."""
+    if program.metric is None or config.population.fitness.source != "training":
+        return []
+    tasks = zip(program.spec.tasks, program.metric.weight, strict=True)
+    return [task for task, weight in tasks if weight > 0]
+
+
+def two_episodes(max_steps: int, unroll_length: int, per_chunk: int = 1) -> int:
+    """Returns the fewest updates, in whole chunks, in which a slot ends two episodes.
+
+    ⌈2 (max_steps + 1) / unroll_length⌉: a reset takes a step as well.
+    """
+    updates = math.ceil(2 * (max_steps + 1) / unroll_length)
+    return math.ceil(updates / per_chunk) * per_chunk
+
+
+def _of_interval(
+    config: Any, length: RunLength, tasks: Sequence[types.TaskSpec]
+) -> Iterator[str]:
+    """Yields a line where PBT's rounds are more than the episodes to judge by."""
+    known = [task for task in tasks if task.max_steps is not None]
+    if not known:
+        return
+    longest = max(known, key=lambda task: task.max_steps or 0)
+    unroll = config.training.unroll_length
+    assert longest.max_steps is not None
+    enough = two_episodes(longest.max_steps, unroll, length.per_chunk)
+    interval = config.population.pbt.interval
+    if interval >= two_episodes(longest.max_steps, unroll):
+        return
+    yield (
+        f"population.pbt.interval={interval}: {interval * unroll} steps of a slot are "
+        f"less than two episodes of {longest.name} at its longest "
+        f"({longest.max_steps} steps), so that rounds may see nothing new; "
+        f"{enough} would do"
+    )
 
 
 def of_longer(config: Any, changed: Any) -> Iterator[str]:

@@ -39,9 +39,10 @@ class Recorder(NamedTuple):
 class Recording(NamedTuple):
     """A recorder to be opened in a run's folder, and what to say before."""
 
-    told: str
+    announcement: str
     size: int  # bytes on disk
     open: Callable[[pathlib.Path], Recorder]
+    extras: Callable[[Tree], Tree]  # of what acting notes down, what is recorded
 
 
 class Reporter(NamedTuple):
@@ -88,9 +89,15 @@ class Program(NamedTuple):
     hparams: Tree  # [P] initial values, on their devices
     lineage: pbt.PbtState  # of generation 0, on its devices
     init: Callable[[Tree], Any]
+    # What ``init`` returns as jax.ShapeDtypeStructs with shardings; nothing is allocated.
+    # None where environments outside the program decide.
+    shapes: Callable[[Tree], Any] | None
     chunk: Callable[[Any, Tree], tuple]
     evaluate: Callable[[Any, Tree], Any] | None
     pbt_round: Callable[..., tuple] | None
     metric: fitness.Metric | None
     close: Callable[[], None]
     record: Recording | None = None
+    # What a new run takes from another stage: its (state, hparams) as they were made ->
+    # as it begins with them. A run that is resumed has them in its checkpoint.
+    inherit: Callable[[Any, Tree], tuple[Any, Tree]] | None = None

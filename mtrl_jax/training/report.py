@@ -6,7 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,22 @@ def row(
 ) -> dict[str, Any]:
     """Returns ``metrics``, ``returns`` and maybe ``evaluation`` of a metrics.jsonl row.
 
-    Values are ``[P]``; NaN where a member finished no episode of a task. Episode
-    measures beside the return are metrics called "measure/task".
+    Values are ``[P]``; NaN where a member finished no episode of a task, or is lost:
+    what weights that are not finite do counts for nothing. Episode measures beside the
+    return are metrics called "measure/task".
+
+    Means are of the episodes that ended in the chunk. Until every slot has ended one,
+    the shortest are too many among them. These rows are not held back: where episodes
+    may last 27,000 steps one slot would hide its task for that long. What decides
+    anything, PBT's fitness and the summary, has no such bias (``statistics.balanced``).
     """
     fields: dict[str, Any] = {"metrics": {}, "returns": {}}
     names = [task.name for task in spec.tasks]
     if output is not None:
         fields["metrics"] = dict(output.metrics)
-        episodes = np.asarray(output.episodes["episodes"])
+        gone = lost(output)
+        episodes = np.array(output.episodes["episodes"], np.float64)
+        episodes[gone] = np.nan
         for name, sums in output.episodes.items():
             if name == "episodes":
                 continue
@@ -58,8 +66,16 @@ def row(
                     fields["metrics"][f"{name}/{task}"] = means[:, k]
     if evaluation is not None:
         means = _nan_mean_per_task(evaluation, evaluation.returns, len(names))
+        means[lost(output)] = np.nan
         fields["evaluation"] = {task: means[:, k] for k, task in enumerate(names)}
     return fields
+
+
+def lost(output: fused_runner.ChunkOutput | None) -> list[int]:
+    """Returns the members whose weights are not finite after a chunk."""
+    if output is None:
+        return []
+    return [int(member) for member in np.flatnonzero(~np.asarray(output.finite))]
 
 
 def best_member(
@@ -92,14 +108,18 @@ def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
         return np.nanmean(value, axis=1)
 
 
-def evaluation_table(spec: types.EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_table(
+    spec: types.EnvSpec, evaluation: Evaluation, lost: Sequence[int] = ()
+) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
-    Each member has its mean over complete episodes, a bootstrap 95 % interval of it and
-    the number of episodes; ``normalised`` where the task has reference scores.
+    Each member has its mean over complete episodes, a 95 % interval of it
+    (``estimates.mean_interval``) and the number of episodes; ``normalised`` where the
+    task has reference scores. Of a member in ``lost`` no episode counts.
     """
     return {
-        task.name: _task_table(task, evaluation, k) for k, task in enumerate(spec.tasks)
+        task.name: _task_table(task, evaluation, k, lost)
+        for k, task in enumerate(spec.tasks)
     }
 
 
@@ -109,25 +129,36 @@ def summary(
     evaluation: Evaluation,
     *,
     selection: np.ndarray,
+    finite: np.ndarray,
     totals: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the contents of summary.json.
 
-    The best member is chosen by ``selection`` ``[P]`` (its score in training) and
-    reported by the evaluation, which had no part in the choice; where training says
-    nothing, by the evaluation itself, and ``selected_by`` says so.
+    The best member is that with the highest ``selection`` ``[P]``, its fitness in
+    training; ``score`` and all else is of the evaluation, which had no part in the
+    choice. The best may so have a lower score than others: a best of the scores
+    themselves would be too good by what luck gave it. Where training says nothing the
+    evaluation chooses, and ``selected_by`` says so. A member that is not ``finite``
+    ``[P]`` is lost: it has no score and is never the best.
     """
+    gone = [int(member) for member in np.flatnonzero(~finite)]
+    selection = np.where(finite, selection, np.nan)
     values = fitness.values_of(metric, evaluation)
     tested = scores(metric, _nan_mean_per_task(evaluation, values, len(spec.tasks)))
+    tested = np.where(finite, tested, np.nan)
     by_training = bool(np.isfinite(selection).any())
     choice = selection if by_training else tested
     best = int(np.nanargmax(choice)) if np.isfinite(choice).any() else 0
     return {
         "best_member": best,
         "selected_by": "training" if by_training else "evaluation",
+        "selection": choice,
+        "reported_on": "evaluation",
         "score": tested,
-        "tasks": evaluation_table(spec, evaluation),
+        "best_score": tested[best],
+        "lost": gone,
+        "tasks": evaluation_table(spec, evaluation, gone),
         "totals": dict(totals),
         "environments": dict(environment),
         "versions": versions(),
@@ -145,7 +176,8 @@ def table(values: Mapping[str, Any]) -> str:
     """Returns the final evaluation as lines of text: population and best member."""
     best = values["best_member"]
     lines = [
-        f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval"
+        f"final evaluation; {chosen(values)}",
+        f"{'task':32s} {'population':>12s} {'best #' + str(best):>12s}  95 % interval",
     ]
     for name, task in values["tasks"].items():
         line = f"{name:32s} {task['mean']:12.3f} "
@@ -159,8 +191,19 @@ def table(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def chosen(values: Mapping[str, Any]) -> str:
+    """Returns by what the best member of a summary was selected, as a table's head."""
+    by, on = values["selected_by"], values["reported_on"]
+    named = f"best #{values['best_member']}: selected by {by}"
+    if by == on:
+        return f"{named}, the numbers it is reported on, which flatters it"
+    return f"{named}, reported on {on}"
+
+
 def episodes(member: Mapping[str, Any]) -> str:
     """Returns how many episodes a member's mean is of; of none, why."""
+    if member.get("lost"):
+        return "lost: its weights are not finite"
     if member["episodes"] or not member.get("unfinished"):
         return f"over {member['episodes']} episodes"
     return (
@@ -208,22 +251,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _task_table(task: types.TaskSpec, evaluation: Evaluation, k: int) -> dict[str, Any]:
+def _task_table(
+    task: types.TaskSpec, evaluation: Evaluation, k: int, lost: Sequence[int]
+) -> dict[str, Any]:
     members = []
     for p in range(evaluation.returns.shape[0]):
-        mine = evaluation.complete[p] & (evaluation.task[p] == k)
+        mine = evaluation.complete[p] & (evaluation.task[p] == k) & (p not in lost)
         returns = np.asarray(evaluation.returns[p], np.float64)[mine]
         if not returns.size and not np.any(evaluation.task[p] == k):
             continue  # Another member's task.
         member = {
             "member": p,
             "mean": float(returns.mean()) if returns.size else float("nan"),
-            "interval": estimates.bootstrap_interval(returns),
+            "interval": estimates.mean_interval(returns),
             "episodes": int(returns.size),
             "unfinished": int(
                 np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
             ),
         }
+        if p in lost:
+            member["lost"] = True
         for name, values in evaluation.info.items():
             measured = np.asarray(values[p], np.float64)[mine]
             member[name] = float(measured.mean()) if measured.size else float("nan")

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import hparams
-from mtrl_jax.engine import pbt, statistics
+from mtrl_jax import checkpoint, hparams, types
+from mtrl_jax.engine import fused_runner, pbt, population, statistics
 from mtrl_jax.types import Tree
 
 
@@ -25,6 +25,28 @@ class World(NamedTuple):
     env: Any
     ts: Any
     carry: Any
+
+
+def dropped(saved: Saved, replay: str) -> tuple[str, ...]:
+    """Returns the subtrees that a checkpoint leaves out where ``replay`` is "drop"."""
+    has_memory = bool(jax.tree.leaves(getattr(saved.run, "memory", ())))
+    return ("run.memory",) if has_memory and replay == "drop" else ()
+
+
+def lacks_memory(saved: Saved) -> bool:
+    """Returns whether the members' replays were left out of what was restored."""
+    return bool(checkpoint.missing(getattr(saved.run, "memory", ())))
+
+
+def with_memory(saved: Saved, agent: types.Agent, batch: tuple[int, int]) -> Saved:
+    """Returns the restored state with empty memories, on the devices they belong to."""
+    members, slots = batch
+    places = jax.tree.map(lambda x: x.sharding, saved.run.memory)
+    agents = population.population(agent, members)
+    memory = fused_runner.init_memory(agents, slots, places)
+    # Not its buffer: a runner donates both.
+    emptied = jax.tree.map(jax.numpy.copy, saved.run.step)
+    return saved._replace(run=saved.run._replace(memory=memory, emptied=emptied))
 
 
 def with_changes(hp: Tree, changed: dict[str, tuple], like: Tree) -> Tree:

@@ -58,6 +58,9 @@ class Session:
     pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
+    # The run was to end here, so a PBT round was left out that a longer one has.
+    round_owed: bool = False
+    lost: set[int] = dataclasses.field(default_factory=set)  # members that were noted
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
     started: float = dataclasses.field(default_factory=time.monotonic)
@@ -82,9 +85,10 @@ def begin(
     ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
     ``label`` begins the progress line.
     """
-    fresh = saved_state.Saved(
-        program.init(program.hparams), program.hparams, program.lineage
-    )
+    state, hp = program.init(program.hparams), program.hparams
+    if program.inherit is not None:
+        state, hp = program.inherit(state, hp)
+    fresh = saved_state.Saved(state, hp, program.lineage)
     session = _open(
         config, folder, program, manager, fresh, resume_after=resume_after, label=label
     )
@@ -110,6 +114,9 @@ def go_on(
       CheckpointError: there is no sound checkpoint.
     """
     update, saved, meta = read(program, manager)
+    is_refilled = saved_state.lacks_memory(saved)
+    if is_refilled:
+        saved = saved_state.with_memory(saved, program.agent, program.batch)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
     was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
@@ -132,6 +139,11 @@ def go_on(
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):
         session.bar.note(line)
+    if is_refilled:
+        session.bar.note(
+            f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
+            "from empty, and learning waits as at the start of a run"
+        )
     if not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
@@ -142,20 +154,25 @@ def read(
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
-    A world that is outside the program was not saved: it is at fresh episodes.
+    A world that is outside the program was not saved: it is at fresh episodes. Memories
+    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``.
 
     Raises:
       CheckpointError: there is none, or it does not fit the program.
     """
-    fresh = program.init(program.hparams)
+    world = None
+    if program.shapes is not None:
+        run = program.shapes(program.hparams)
+    else:
+        run = program.init(program.hparams)
+        world = saved_state.world_of(run)
     like = checkpoint.abstract(
         saved_state.without_world(
-            saved_state.Saved(fresh, program.hparams, program.lineage), program.pure
+            saved_state.Saved(run, program.hparams, program.lineage), program.pure
         )
     )
-    world = None if program.pure else saved_state.world_of(fresh)
     # Its memory is for what is restored.
-    del fresh
+    del run
     update, saved, meta = checkpoint.restore(manager, like)
     return update, saved_state.with_world(saved, world), meta
 
@@ -171,12 +188,14 @@ def save(session: Session) -> None:
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
         "schedules": session.scheduler.memory(),
+        "round_owed": session.round_owed,
     }
     checkpoint.save(
         session.manager,
         session.update,
         saved_state.without_world(saved, session.program.pure),
         meta,
+        drop=saved_state.dropped(saved, session.config.checkpoint.replay),
     )
     session.saved = session.update
 
@@ -186,15 +205,16 @@ def _open(
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
     meta = meta or {"wall_s": 0.0}
+    round_owed = meta.get("round_owed", False)
     length = program.run_length
     bar = progress.Progress(
         length.updates * length.steps * program.batch[0], label=label
     )
     with bar.closed_on_error():
-        for line in notices.of(config, length):
+        for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
         if program.record is not None:
-            bar.note(program.record.told)
+            bar.note(program.record.announcement)
         session = Session(
             config=config,
             folder=folder,
@@ -202,7 +222,7 @@ def _open(
             programs=_compiled(program, saved, config),
             manager=manager,
             recorder=program.record and program.record.open(folder),
-            writer=_writer(config.logging, folder, resume_after),
+            writer=_writer(config, folder, resume_after, round_owed),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -211,18 +231,35 @@ def _open(
             pace=pace.Pace(length.updates),
             update=update,
             restart=update,
+            round_owed=round_owed,
             wall_s=meta["wall_s"],
         )
     return session
 
 
-def _writer(logging, folder, resume_after) -> metrics.MetricsWriter:
+def _writer(config, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+    moved = config.population.search if config.population.pbt is not None else ()
     return metrics.MetricsWriter(
         folder,
         resume_after=resume_after,
-        tensorboard=logging.tensorboard,
-        wandb={"project": logging.wandb} if logging.wandb else None,
+        round_owed=round_owed,
+        tensorboard=config.logging.tensorboard,
+        wandb=_wandb(config, folder) if config.logging.wandb else None,
+        curves={*moved, *config.agent.schedules},
     )
+
+
+def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the arguments of ``wandb.init``: runs of a config are a group, or stages."""
+    folder = folder.resolve()
+    whole = run_folder.whole(folder)
+    stage = folder != whole
+    return {
+        "project": config.logging.wandb,
+        "name": f"{whole.name}/{folder.name}" if stage else folder.name,
+        "group": whole.name if stage else config.name,
+        "config": loading.to_dict(config),
+    }
 
 
 def _compiled(program, saved: saved_state.Saved, config) -> Programs:

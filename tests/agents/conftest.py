@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import dreaming
 import jax
 import jax.numpy as jnp
 import pytest
@@ -23,6 +24,7 @@ SMALL: dict[str, dict] = {
     "mix_and_match": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
+    "dreamer_v2": dreaming.SMALL,
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
     "algorithm_distillation": {

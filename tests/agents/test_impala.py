@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax import agents
 from mtrl_jax.agents import impala
-from mtrl_jax.agents.common import unrolls, vtrace
+from mtrl_jax.agents.common import unrolls, value_scale, vtrace
 from mtrl_jax.networks import actor_critic as networks
 
 KEY = jax.random.key(0)
@@ -139,7 +139,9 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
             arrived,
             vtrace.Hparams(clip_epsilon=clip_epsilon),
             task=jnp.zeros((6, 1), jnp.int32),
-            tasks=1,
+            scale=value_scale.make(impala.Config(), 1),
+            stats=(),
+            of_scale=value_scale.Hparams(),
             normalise=True,
         )[0].policy_loss
 

@@ -215,6 +215,32 @@ def spread(x, n):
     return jnp.broadcast_to(x, (n, *x.shape))
 
 
+@pytest.mark.parametrize("control", ["mixture", "slot"])
+def test_a_component_whose_actions_are_all_illegal_has_no_say(control, kit):
+    """In control of everything else (alpha 0) it neither acts nor teaches there."""
+    config = {"components": (NARROW, Component()), "control": control}
+    agent, hp, learner, rollout, update = made(kit, FACTORISED, **config)
+    # Legal are (1, 0) and (1, 1), which NARROW has not.
+    legal = jnp.array([False, True, True, True, False])
+    ts = rollout.ts._replace(
+        action_mask=jnp.broadcast_to(legal, rollout.ts.action_mask.shape)
+    )
+    for i in range(8):
+        key = jax.random.fold_in(KEY, i)
+        now = jax.tree.map(lambda x: x[0], ts)
+        action, _, extras = agent.act(learner, rollout.carry, now, key, hp)
+        action = np.asarray(action)
+        assert (action[:, 0] == 1).all() and (action[:, 1] < 2).all()
+        assert (np.asarray(extras.log_prob) > np.log(1e-6)).all()
+    action = rollout.action.at[..., 0].set(1).at[..., 1].set(0)
+    log_prob = jnp.full_like(rollout.extras.log_prob, np.log(0.5))
+    extras = rollout.extras._replace(log_prob=log_prob)
+    rollout = rollout._replace(ts=ts, action=action, extras=extras)
+    _, metrics = update(learner, rollout, KEY, hp)
+    assert metrics["kl"] == 0 and metrics["matching_loss"] == 0
+    assert 0.5 < metrics["rho"] < 1.5
+
+
 def test_every_memory_advances_on_every_step(kit):
     """Also that of a component without control; each is its own and starts at zero."""
     agent, hp, learner, rollout, _ = made(

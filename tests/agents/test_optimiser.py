@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from mtrl_jax.agents import impala
 from mtrl_jax.agents.common import optimiser
 
 
@@ -31,14 +32,28 @@ def steps(kind, hp, grads, steps_per_update=1):
 GRADS = [[1.0, -2.0], [0.5, 0.0], [3.0, 1e-4]]
 
 
-def test_rmsprop_decays_at_099_with_epsilon_outside_the_root():
-    """x ← x − lr·g/(√n + ε), n ← 0.99 n + 0.01 g², from 0, in float64."""
-    x, n, expected = np.zeros(2), np.zeros(2), []
+def test_rmsprop_decays_at_099_with_epsilon_inside_the_root():
+    """x ← x − lr·g/√(n + ε), n ← 0.99 n + 0.01 g², from 100 ε, in float64."""
+    x, n, expected = np.zeros(2), np.full(2, 0.1), []
     for g in np.array(GRADS):
         n = 0.99 * n + 0.01 * g**2
-        x = x - 0.1 * g / (np.sqrt(n) + 1e-3)
+        x = x - 0.1 * g / np.sqrt(n + 1e-3)
         expected.append(x)
     np.testing.assert_allclose(steps("rmsprop", hparams(), GRADS), expected, rtol=1e-5)
+
+
+def test_impalas_defaults_make_the_authors_steps():
+    """Theirs on the sum over N = 640 steps: norm 40, second moment from 1, ε 0.01."""
+    sums = 640 * np.array([[0.03, -0.2], [0.5, 0.0], [0.01, 1e-4]])
+    x, n, expected = np.zeros(2), np.ones(2), []
+    for g in sums:
+        g = g * min(1.0, 40.0 / np.linalg.norm(g))
+        n = 0.99 * n + 0.01 * g**2
+        x = x - 6e-4 * g / np.sqrt(n + 0.01)
+        expected.append(x)
+    hp = jax.tree.map(jnp.float32, impala.Hparams().optimiser)
+    found = steps(impala.Config().optimiser, hp, sums / 640)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_adam_is_kingmas_and_bas():
@@ -77,7 +92,8 @@ def test_each_kind_reads_its_own_eps(kind):
     plain = steps(kind, hparams(), GRADS)
     for name in ("adam_eps", "rmsprop_eps"):
         changed = steps(kind, hparams(**{name: 0.1}), GRADS)
-        assert np.array_equal(plain, changed) == (not name.startswith(kind))
+        own = name.startswith(kind.removesuffix("_centred"))
+        assert np.array_equal(plain, changed) != own
 
 
 def test_an_unknown_optimiser_is_refused_by_name():

@@ -178,9 +178,9 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
 
 
 def q_learning_rows():
-    from mtrl_jax.data import ring
+    from mtrl_jax.data import replay_ring
 
-    return ring.row_shapes(env().spec)
+    return replay_ring.row_shapes(env().spec)
 
 
 def drawn_of(rows):

@@ -58,6 +58,27 @@ def test_format_1_is_read(format_1, bits):
     assert step == 4 and bits(state) == bits(_state())
 
 
+def test_another_tree_names_the_version_that_wrote_it(folder):
+    """And what to do; in format 1 the run's own record says which it was."""
+    manager, other = folder(), _state()._replace(rest=())
+    checkpoint.save(manager, 1, _state(), {})
+    with pytest.raises(errors.CheckpointError) as error:
+        checkpoint.restore(manager, checkpoint.abstract(other))
+    version = records.contents(other, {}, ()).record["writer"]
+    assert f"it was written by mtrl_jax {version}, this is {version}" in str(
+        error.value
+    )
+    assert str(error.value).endswith("or begin a new run")
+    old = {"leaves": [[".w", [2], "float32"]], "checksums": [0]}
+    for meta, said in (
+        ({"versions": {"mtrl-jax": "0.0.9"}}, "written by mtrl_jax 0.0.9, "),
+        ({}, "written by an unknown version, "),
+    ):
+        record = records.parse({**old, "meta": meta}, 1)
+        with pytest.raises(errors.CheckpointError, match=said):
+            records.targets(record, {"v": jnp.zeros(2)}, 1)
+
+
 def test_damage_in_format_1_is_found(format_1):
     """By the checksums it has."""
     found = [x for x in (format_1.path / "3" / "state").rglob("*") if x.is_file()]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 import streams
@@ -186,6 +187,32 @@ def test_a_flipped_bit_is_found_and_the_steps_before_it_are_kept(tmp_path, name)
     histories.load(tmp_path)
 
 
+def test_what_was_recorded_comes_back_and_damage_to_it_is_found(tmp_path):
+    """A file of its own, checked as any other; a dataset without it is another."""
+    recorded = {"q": jax.ShapeDtypeStruct((3,), np.float32)}
+    whole = streams.stream(20)
+    q = np.arange(20 * 4 * 3, dtype=np.float32).reshape(20, 2, 2, 3)
+    writer = open_writer(tmp_path, recorded=recorded)
+    for i, (ts, action) in enumerate(streams.chunks(whole, 5)):
+        writer.write((ts, action, {"q": q[5 * i : 5 * (i + 1)]}))
+    writer.close()
+    meta = files.read_meta(tmp_path)
+    assert meta["format"] == 2 and layout.contents_of(meta).recorded == recorded
+    found = histories.load(tmp_path).recorded
+    np.testing.assert_array_equal(found["q"], q.reshape(20, 4, 3).swapaxes(0, 1))
+    with pytest.raises(ValueError, match="format"):
+        open_writer(tmp_path)
+    with open(tmp_path / "recorded.q.npy", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    with pytest.raises(errors.DatasetError, match=r"recorded\.q\.npy is damaged"):
+        histories.load(tmp_path)
+    bare = open_writer(tmp_path.joinpath("bare"), recorded=recorded)
+    with pytest.raises(ValueError, match=r"recorded\.q: got nothing"):
+        bare.write((*next(streams.chunks(whole, 5)), {}))
+    bare.close()
+
+
 def damage_nothing_there(folder):
     (folder / "action.npy").unlink()
 
@@ -218,6 +245,11 @@ def damage_no_meta(folder):
 
 def damage_newer(folder):
     meta = json.loads((folder / files.META).read_text())
+    (folder / files.META).write_text(json.dumps({**meta, "format": 3}))
+
+
+def damage_format(folder):
+    meta = json.loads((folder / files.META).read_text())
     (folder / files.META).write_text(json.dumps({**meta, "format": 2}))
 
 
@@ -231,7 +263,8 @@ def damage_newer(folder):
         (damage_meta, "meta.json is damaged: JSONDecodeError"),
         (damage_progress, "meta.json is damaged: ValueError: its parts"),
         (damage_no_meta, "holds no dataset: there is no meta.json"),
-        (damage_newer, "format 2, this version reads 1"),
+        (damage_newer, "format 3, this version reads 1 and 2"),
+        (damage_format, "meta.json is damaged: ValueError: its format"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage, told):

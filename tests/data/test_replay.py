@@ -9,7 +9,7 @@ import pytest
 import streams
 
 from mtrl_jax import types
-from mtrl_jax.data import frames, replay
+from mtrl_jax.data import frame_stacks, replay
 
 KEY = jax.random.key(3)
 DRAWS = 2048  # many times the windows of the rings below
@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused(changes, message):
 def test_frames_need_an_image():
     spec = streams.SPEC._replace(obs={"vector": streams.OBS["vector"]})
     with pytest.raises(ValueError, match=r"frames: 4 .* no image .*give 1"):
-        frames.check(spec, 4)
+        frame_stacks.check(spec, 4)
 
 
 def test_a_capacity_below_a_window_names_the_least_that_does():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import streams
 
-from mtrl_jax import types
-from mtrl_jax.data import histories, rows, windows
+from mtrl_jax import errors, types
+from mtrl_jax.data import files, histories, layout, rows, windows
 
 STEPS = 60
 TASKS = ["a", "b", "a", "c"]
@@ -308,3 +308,11 @@ def test_the_spec_of_a_dataset_is_one_that_agents_can_be_made_for(data):
     assert isinstance(data.spec, types.EnvSpec)
     ro = sample(jax.random.key(0), windows.put(data), 64, 3)
     assert {data.spec.tasks[k].name for k in np.unique(ro.ts.task)} == set("abc")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "obs../../x", "a\\b"])
+def test_no_field_leaves_the_folder_of_its_dataset(tmp_path, name):
+    """A description is data: what it names is in its own folder."""
+    field = layout.Field(name, (), np.dtype("float32"))
+    with pytest.raises(errors.DatasetError, match="not a file's own name"):
+        files.path_of(tmp_path, field)

@@ -145,6 +145,22 @@ def test_an_update_is_observe_then_learn_then_feedback(tiny, together):
     np.testing.assert_array_equal(newest, rollout.ts.reward[1:])
 
 
+def test_an_emptied_memory_is_filled_and_waited_for_as_at_the_start(tiny, together):
+    """Rows go where those of a new run go, and nothing is learned before WARM_UP."""
+    run, states = together
+    before, fresh = states[2], run.start()
+    emptied = before._replace(memory=fresh.memory, emptied=before.step)
+    after, _ = jax.jit(run.runner.chunk)(emptied, run.hp)
+    trained = np.asarray(after.learner["trained"] - before.learner["trained"])
+    np.testing.assert_array_equal(trained, np.full(P, K - probe.WARM_UP))
+    rows = np.abs(np.asarray(after.memory.rows)).sum(axis=(2, 3))
+    assert rows.shape[1] > K * T and (rows[:, : K * T] > 0).all()
+    assert not rows[:, K * T :].any()
+    # Drawn with keys of their own, not those of the first updates again.
+    first, _ = jax.jit(run.runner.chunk)(fresh, run.hp)
+    assert (np.asarray(first.memory.key) != np.asarray(after.memory.key)).any()
+
+
 def test_a_full_ring_holds_the_newest_rows(tiny, together):
     """Twelve updates of four rows in a ring of 32: the first four updates are gone."""
     run, states = together

@@ -90,6 +90,29 @@ def test_options_reach_params_and_constructor():
     np.testing.assert_array_equal(env.params.unscaled_move_cost, jnp.full((2, 1), 0.5))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "steps"),
+    [
+        ("Catch-bsuite", {}, 9),
+        ("Catch-bsuite", {"rows": 4}, 3),
+        ("MemoryChain-bsuite", {"memory_length": 3}, 4),
+        ("MemoryChain-bsuite", {"memory_length": 3, "max_steps_in_episode": 2}, 2),
+    ],
+)
+def test_the_longest_episode_is_known_where_the_game_ends_before_the_limit(
+    name, options, steps
+):
+    """Played to its end, it is as long as the task says."""
+    env = envs.make(f"gymnax/{name}", (1, 1), options)
+    assert env.spec.tasks[0].max_steps == steps
+    state, ts = env.reset(random.roots(0, 1), env.params)
+    step, length = jax.jit(env.step), 0
+    while not ts.last[0, 0]:
+        state, ts = step(state, jnp.zeros((1, 1), jnp.int32), env.params)
+        length += 1
+    assert length == steps
+
+
 def test_minatar_planes_stay_binary_and_small():
     """Bool planes take a quarter of the memory of what gymnax returns."""
     spec = adapter.task("Breakout-MinAtar").spec

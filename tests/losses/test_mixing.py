@@ -244,3 +244,14 @@ def test_unknown_forms_are_refused():
     """The message names what there is."""
     with pytest.raises(ValueError, match=r"matching: 'x' is not known.*adjacent"):
         mixing.matching_weights(jnp.ones(2), "x")
+
+
+def test_a_policy_that_can_do_nothing_leaves_its_weight_to_the_others():
+    """In proportion; to all alike where they had none; nobody: the weights stay."""
+    weights = jnp.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]])
+    possible = jnp.array([[False, True, True], [False, True, True], [False] * 3])
+    found = mixing.within_possible(weights, possible)
+    expected = [[0.0, 0.6, 0.4], [0.0, 0.5, 0.5], [0.6, 0.4, 0.0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    kept = mixing.within_possible(weights, jnp.ones((3, 3), bool))
+    np.testing.assert_array_equal(kept, weights)

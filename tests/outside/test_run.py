@@ -9,7 +9,8 @@ import pytest
 import running
 import yaml
 
-from mtrl_jax import config
+import mtrl_jax
+from mtrl_jax import config, envs, random
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -29,7 +30,7 @@ SETTINGS = {
     "logging": {"tensorboard": False},
 }
 
-pytestmark = [pytest.mark.usefixtures("cached"), pytest.mark.xdist_group("outside")]
+pytestmark = pytest.mark.usefixtures("cached")
 
 
 @pytest.fixture(name="project", scope="module")
@@ -45,11 +46,10 @@ def _project(tmp_path_factory):
 
 
 @pytest.fixture(name="run", scope="module")
-def _run(project, tmp_path_factory, programs):
+def _run(project, tmp_path_factory):
     """A run of it in another folder, from the first to the last update."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with running.cached_programs(programs):
-        outcome = running.mtrl("train", project / "own.yaml", "--run-dir", folder)
+    outcome = running.mtrl("train", project / "own.yaml", "--run-dir", folder)
     assert outcome.code == 0, outcome.err
     return folder
 
@@ -145,3 +145,25 @@ def test_the_settings_of_the_run_are_settings(run):
     found = config.load(run / "config.yaml")
     assert config.load(run / "config.yaml") == found
     assert found.agent.name.startswith("williams@")
+
+
+def test_a_run_is_loaded_and_plays(run):
+    """Its agent and environment are found where they were, wrappers are part of them."""
+    policy = mtrl_jax.load(run).policy()
+    corridor = envs.make(*_task_of(run))
+    state, ts = corridor.reset(random.roots(0, 1), corridor.params)
+    total = 0.0
+    for _ in range(10):
+        obs = {name: x[0, 0] for name, x in ts.obs.items()}
+        action = policy(obs)
+        state, ts = corridor.step(state, action[None, None], corridor.params)
+        total += float(ts.reward[0, 0]) / 3.0
+        if ts.last[0, 0]:
+            break
+    assert ts.last[0, 0] and total > 0.0
+
+
+def _task_of(run):
+    """Returns the arguments of envs.make of the run's only task."""
+    task = config.load(run / "config.yaml").tasks[0]
+    return task.env, (1, 1), task.options

@@ -38,6 +38,10 @@ class Aux(NamedTuple):
     stats: Tree = ()  # after the batch
 
 
+# (params, gradients, statistics before, after, hp) -> (params, gradients): what has to
+# follow the statistics before the optimiser steps.
+Preserve = Callable[[Tree, Tree, Tree, Tree, Any], tuple[Tree, Tree]]
+
 # (params, stats, batch, key, hp) -> (loss [], Aux)
 Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
 
@@ -56,6 +60,7 @@ def gradient_step(
     batch: Tree,
     key: Key,
     hp: Any,
+    preserve: Preserve | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after one step; ``updates`` is not counted.
 
@@ -63,9 +68,12 @@ def gradient_step(
     """
     grad_fn = jax.value_and_grad(loss, has_aux=True)
     (_, aux), grads = grad_fn(learner.params, learner.stats, batch, key, hp)
+    params = learner.params
+    if preserve is not None:
+        params, grads = preserve(params, grads, learner.stats, aux.stats, hp)
     metrics = aux.metrics | {"grad_norm": optax.tree.norm(grads)}
-    changes, opt = optimise.update(grads, learner.opt, learner.params)
-    params = optax.apply_updates(learner.params, changes)
+    changes, opt = optimise.update(grads, learner.opt, params)
+    params = optax.apply_updates(params, changes)
     return Learner(params, opt, aux.stats, learner.updates), metrics
 
 
@@ -76,9 +84,10 @@ def update(
     batch: Tree,
     key: Key,
     hp: Any,
+    preserve: Preserve | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of one step on the whole batch."""
-    learner, metrics = gradient_step(loss, optimise, learner, batch, key, hp)
+    learner, metrics = gradient_step(loss, optimise, learner, batch, key, hp, preserve)
     return learner._replace(updates=learner.updates + 1), metrics
 
 
@@ -92,6 +101,7 @@ def passes(
     *,
     epochs: int,
     minibatches: int,
+    preserve: Preserve | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
@@ -99,14 +109,15 @@ def passes(
     over the steps. A single step takes the rows as they are.
     """
     if epochs * minibatches == 1:
-        return update(loss, optimise, learner, rows.batch, key, hp)
+        return update(loss, optimise, learner, rows.batch, key, hp, preserve)
     index = rows.order(key, epochs, minibatches)  # [steps, rows]
     # None of the keys that order the rows.
     keys = jax.random.split(jax.random.fold_in(key, epochs), len(index))
 
     def step(learner: Learner, now: tuple[Array, Key]) -> tuple[Learner, Metrics]:
         index, key = now
-        return gradient_step(loss, optimise, learner, rows.take(index), key, hp)
+        rows_now = rows.take(index)
+        return gradient_step(loss, optimise, learner, rows_now, key, hp, preserve)
 
     learner, metrics = jax.lax.scan(step, learner, (tree.shard(index, axis=1), keys))
     metrics = jax.tree.map(jnp.mean, metrics)

@@ -31,13 +31,12 @@ class Control(NamedTuple):
     matching: str = "adjacent"
     fades: bool = True
 
-    def planned(self, alpha: Scalar, task: Array) -> Array:
-        """Returns the weights [..., K] that alpha asks for; ``task`` [...] int."""
-        if self.experts:
-            return mixing.task_weights(alpha, task, self.components - 1)
-        path = mixing.path_weights(alpha, self.components)
-        path = path.reshape((1,) * task.ndim + path.shape)
-        return jnp.broadcast_to(path, (*task.shape, self.components))
+    def planned(self, alpha: Scalar, task: Array, possible: Array) -> Array:
+        """Returns the weights [..., K] that alpha asks for; ``task`` [...] int.
+
+        ``possible`` bool [..., K], here and below, are the components with a legal action.
+        """
+        return mixing.within_possible(self._asked(alpha, task), possible)
 
     def choose(self, before: Array, drawn: Array, first: Array) -> Array:
         """Returns the component [...] whose turn it is; of no consequence in a mixture.
@@ -48,29 +47,50 @@ class Control(NamedTuple):
             return before
         return jnp.where(first, drawn, before) if self.kind == "episode" else drawn
 
-    def acting(self, planned: Array, choice: Array) -> Array:
+    def acting(self, planned: Array, choice: Array, possible: Array) -> Array:
         """Returns the weights [..., K] of what acts."""
         if self.kind == "mixture":
             return planned
-        return jax.nn.one_hot(choice, self.components)
+        chosen = jax.nn.one_hot(choice, self.components)
+        return mixing.within_possible(chosen, possible)
 
-    def baseline(self, planned: Array, choice: Array) -> Array:
+    def baseline(self, planned: Array, choice: Array, possible: Array) -> Array:
         """Returns the weights [..., K] of the value.
 
         A component drawn for a while does not change what the state is worth to the
         mixture; one that has its slots for good does.
         """
-        return self.acting(planned, choice) if self.kind == "slot" else planned
+        if self.kind != "slot":
+            return planned
+        return self.acting(planned, choice, possible)
 
-    def pairs(self, alpha: Scalar, task: Array) -> dict[tuple[int, int], Array]:
-        """Returns {(i, j): weight [...]}: how strongly j is matched to i."""
-        weights = self.planned(alpha if self.fades else 0.0, task)
+    def pairs(
+        self, alpha: Scalar, task: Array, possible: Array
+    ) -> dict[tuple[int, int], Array]:
+        """Returns {(i, j): weight [...]}: how strongly j is matched to i.
+
+        A component without a legal action neither teaches nor is taught.
+        """
+        weights = self._asked(alpha if self.fades else 0.0, task)
         if self.experts:
             last = self.components - 1
-            return {(i, last): weights[..., i] for i in range(last)}
-        form = "all" if self.matching == "all" else "adjacent"
-        return mixing.matching_weights(weights, form)
+            found = {(i, last): weights[..., i] for i in range(last)}
+        else:
+            form = "all" if self.matching == "all" else "adjacent"
+            found = mixing.matching_weights(weights, form)
+        return {
+            (i, j): jnp.where(possible[..., i] & possible[..., j], weight, 0.0)
+            for (i, j), weight in found.items()
+        }
 
-    def all_pairs(self, task: Array) -> dict[tuple[int, int], Array]:
+    def all_pairs(self, task: Array, possible: Array) -> dict[tuple[int, int], Array]:
         """Returns the pairs as if nothing had faded: each matching term in full."""
-        return self.pairs(0.0, task)
+        return self.pairs(0.0, task, possible)
+
+    def _asked(self, alpha: Scalar, task: Array) -> Array:
+        """Returns the weights [..., K] as if every component had a legal action."""
+        if self.experts:
+            return mixing.task_weights(alpha, task, self.components - 1)
+        path = mixing.path_weights(alpha, self.components)
+        path = path.reshape((1,) * task.ndim + path.shape)
+        return jnp.broadcast_to(path, (*task.shape, self.components))

@@ -6,6 +6,7 @@ it is static but its kind, so PBT may change a learning rate without a new progr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Scalar
 
 KINDS = ("adam", "rmsprop", "rmsprop_centred")
+# RMSProp's second moment at the start, in units of eps: in the program of IMPALA it is 1
+# and eps, on Atari, 0.01. Both scale with the square of the gradient's unit.
+_START = 100.0
 
 
 class Hparams(NamedTuple):
@@ -24,7 +28,7 @@ class Hparams(NamedTuple):
     decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
     max_grad_norm: Amount = 0.5
     adam_eps: Amount = 1e-8
-    rmsprop_eps: Amount = 1e-8
+    rmsprop_eps: Amount = 1e-8  # inside the square root
 
 
 class AdamwHparams(NamedTuple):
@@ -44,10 +48,10 @@ def make(
     """Returns clip-by-global-norm, then ``kind``, then the learning rate.
 
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
-    ``steps_per_update`` optimiser steps each. Eps is added outside the square root (the
-    TensorFlow program of IMPALA adds it inside: its 0.1 is 0.316 here). RMSProp decays
-    its second moment at 0.99 without momentum, Adam uses (0.9, 0.999). Centred RMSProp is
-    the one of DQN: moments decay at 0.95 and eps is inside the root of the variance.
+    ``steps_per_update`` optimiser steps each. RMSProp decays its second moment at 0.99
+    from 100 eps, without momentum, and adds eps inside the square root, as TensorFlow
+    does; Adam uses (0.9, 0.999) and adds eps outside. Centred RMSProp is the one of DQN:
+    moments decay at 0.95 and eps is inside the root of the variance.
 
     Raises:
       ValueError: ``kind`` is not one of KINDS.
@@ -56,7 +60,12 @@ def make(
     if kind == "adam":
         scale = optax.scale_by_adam(eps=hp.adam_eps)
     elif kind == "rmsprop":
-        scale = optax.scale_by_rms(decay=0.99, eps=hp.rmsprop_eps, eps_in_sqrt=False)
+        scale = optax.scale_by_rms(
+            decay=0.99,
+            eps=hp.rmsprop_eps,
+            initial_scale=_START * hp.rmsprop_eps,
+            eps_in_sqrt=True,
+        )
     else:
         scale = optax.scale_by_stddev(decay=0.95, eps=hp.rmsprop_eps)
 
@@ -88,6 +97,28 @@ def adamw(hp: AdamwHparams) -> optax.GradientTransformation:
         optax.add_decayed_weights(hp.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def grouped(
+    groups: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Returns one optimiser of parameters {group: tree}, each group by its own.
+
+    Norms are clipped group by group; states are {group: state}.
+    """
+
+    def init(params):
+        return {name: each.init(params[name]) for name, each in groups.items()}
+
+    def update(grads, state, params=None):
+        found = {
+            name: each.update(grads[name], state[name], params and params[name])
+            for name, each in groups.items()
+        }
+        changes = {name: x for name, (x, _) in found.items()}
+        return changes, {name: x for name, (_, x) in found.items()}
+
+    return optax.GradientTransformation(init, update)
 
 
 def check(kind: str) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import tree, types
 from mtrl_jax.agents.common import exploration, learning, optimiser, q_loss
-from mtrl_jax.data import replay as replay_lib
+from mtrl_jax.data import replay
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import q_network
@@ -77,9 +77,9 @@ def make(
         parts,
         rewards.get(config.rewards),
     )
-    memory = replay_lib.make(
+    memory = replay.make(
         spec,
-        replay_lib.Config(
+        replay.Config(
             config.capacity,
             config.batch,
             config.gradient_steps,
@@ -134,7 +134,7 @@ def make(
         target = tree.where(due, learner.params, learner.stats)
         metrics["epsilon"] = epsilon_at(learner.updates, hp.exploration)
         learner = learner._replace(stats=target, updates=updates)
-        found = replay_lib.Feedback(drawn.place, drawn.live, priority)
+        found = replay.Feedback(drawn.place, drawn.live, priority)
         return learner, metrics, found if parts.prioritised else ()
 
     return types.Agent(init, lambda batch: (), act, update, memory)

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.agents.common import exploration
-from mtrl_jax.data import replay as replay_lib
-from mtrl_jax.data import ring
+from mtrl_jax.data import replay, replay_ring
 from mtrl_jax.hparams import Amount, Real, Share
 from mtrl_jax.losses import policy_gradient, value_learning
 from mtrl_jax.networks import noisy, q_network
@@ -85,7 +84,7 @@ def loss_of(
     setting: Setting,
     params: Tree,
     target: Tree,
-    given: tuple[replay_lib.Drawn, Array],
+    given: tuple[replay.Drawn, Array],
     key: Key,
     hp: Any,
 ) -> tuple[Array, dict[str, Array]]:
@@ -98,7 +97,7 @@ def loss_of(
     now, then, n_step = _ends(drawn.rows, setting, hp)
     keys = jax.random.split(key, 3)
 
-    def outputs(params: Tree, rows: ring.Row, key: Key) -> Array:
+    def outputs(params: Tree, rows: replay_ring.Row, key: Key) -> Array:
         noise = noise_of(parts, key, hp, acting=False)
         return network.apply(params, rows.obs, rows.task, rows.action_mask, noise)
 
@@ -136,8 +135,8 @@ def importance_at(updates: Array, hp: Prioritising) -> Array:
 
 
 def _ends(
-    rows: ring.Row, setting: Setting, hp: Any
-) -> tuple[ring.Row, ring.Row, value_learning.NStep]:
+    rows: replay_ring.Row, setting: Setting, hp: Any
+) -> tuple[replay_ring.Row, replay_ring.Row, value_learning.NStep]:
     """Returns (rows where it acted, rows m steps on, what they add up to), ``[N]``."""
     after = jax.tree.map(lambda x: x[1:], rows)
     reward = setting.transform(after.reward * hp.returns.reward_scale)

@@ -74,14 +74,24 @@ def act(
     ts: types.TimeStep,
     key: Key,
     temperature: Scalar,
+    value_of: Callable[[Array], Array] = lambda value: value,
 ) -> tuple[Array, Carry, Extras]:
-    """Returns (action, carry, extras) for one step of ``[B]`` slots."""
+    """Returns (action, carry, extras) for one step of ``[B]`` slots.
+
+    ``value_of`` gives the value in the unit of rewards, of the network's.
+    """
     time = jax.tree.map(lambda x: x[None], (ts, carry.action))
     out, core = network.unroll(params, carry.core, *time)
     policy, value = jax.tree.map(lambda x: x[0], (out.policy, out.value))
     distribution = network.distribution(policy, ts.action_mask, temperature)
     action, log_prob = distribution.sample_and_log_prob(key)
-    return action, Carry(core, action), Extras(log_prob, value)
+    return action, Carry(core, action), Extras(log_prob, value_of(value))
+
+
+def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry as if ``act`` had chosen ``action``; all are [B]."""
+    del ts
+    return carry._replace(action=action)
 
 
 def previous_actions(rollout: types.Rollout) -> Array:
@@ -99,13 +109,18 @@ def outputs(
 
 
 def evaluate(
-    network: networks.Network, out: networks.PolicyValue, rollout: types.Rollout
+    network: networks.Network,
+    out: networks.PolicyValue,
+    rollout: types.Rollout,
+    value_of: Callable[[Array], Array] = lambda value: value,
 ) -> Evaluated:
     """Returns log-probabilities, entropies and values of the ``outputs`` of a rollout."""
     policy, mask = jax.tree.map(lambda x: x[:-1], (out.policy, rollout.ts.action_mask))
     distribution = network.distribution(policy, mask)
     return Evaluated(
-        distribution.log_prob(rollout.action), distribution.entropy(), out.value
+        distribution.log_prob(rollout.action),
+        distribution.entropy(),
+        value_of(out.value),
     )
 
 

@@ -13,10 +13,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.agents.common import objective, unrolls
+from mtrl_jax.agents.common import objective, optimiser, unrolls, value_scale
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
-from mtrl_jax.types import Array
+from mtrl_jax.types import Array, Tree
+
+# The paper's for Atari, where a loss is a sum over 640 steps: rate 6e-4, norm 40,
+# RMSProp's eps 0.01.
+OPTIMISER = optimiser.Hparams(
+    learning_rate=6e-4,
+    max_grad_norm=40 / 640,
+    adam_eps=1.6e-4,
+    rmsprop_eps=0.01 / 640**2,
+)
 
 
 class Hparams(NamedTuple):
@@ -35,14 +44,17 @@ def terms(
     hp: Hparams,
     *,
     task: Array,
-    tasks: int,
+    scale: value_scale.Scale,
+    stats: Tree,
+    of_scale: value_scale.Hparams,
     normalise: bool = False,
-) -> tuple[objective.Terms, dict[str, Array]]:
-    """Returns (terms, metrics): policy gradient, value error and entropy of live steps.
+) -> tuple[objective.Terms, dict[str, Array], Tree]:
+    """Returns (terms, metrics, statistics): policy gradient, value error and entropy of live steps.
 
     mean(−ρ A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A, their
-    weights ρ and targets v. ``log_mu`` [T, B] are the behaviour's log-probabilities,
-    ``task`` [T, B] is one of ``tasks``. ``normalise`` gives the live advantages of each
+    weights ρ and targets v; A and v − V are divided by the scale of values after the
+    batch. ``log_mu`` [T, B] are the behaviour's log-probabilities, ``task`` [T, B].
+    ``normalise`` gives the live advantages of each
     task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
     has moved that far already. Both come before the weights, which would otherwise
     change what is near the mean, and the sign that trust depends on. The metrics are
@@ -69,14 +81,18 @@ def terms(
     def mean(x: Array) -> Array:
         return policy_gradient.masked_mean(x, ~first_t)
 
-    advantage = targets.advantage
+    new = scale.after(stats, targets.value, ~first_t, task, of_scale)
+    advantage = scale.divided(new, targets.advantage, task, of_scale)
+    target = scale.divided(new, targets.value, task, of_scale)
+    predicted = scale.predicted(stats, new, v_tm1, task, of_scale)
     if normalise:
-        advantage = policy_gradient.normalised(advantage, ~first_t, task, tasks)
+        advantage = policy_gradient.normalised(advantage, ~first_t, task, scale.tasks)
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
     advantage = targets.weight * advantage
     found = objective.Terms(
         policy_loss=mean(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
-        value_loss=mean(0.5 * jnp.square(targets.value - v_tm1)),
+        value_loss=mean(0.5 * jnp.square(target - predicted)),
         entropy=mean(now.entropy),
     )
-    return found, {"rho": mean(rho_tm1), "value": mean(v_tm1)}
+    metrics = {"rho": mean(rho_tm1), "value": mean(v_tm1)}
+    return found, metrics | scale.metrics(new, task, ~first_t, of_scale), new

@@ -5,25 +5,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.data import priorities
+from mtrl_jax.data import replay_priorities
 
 KEY = jax.random.key(5)
 N = 40_000  # three levels: 40,000, 1,250 and 40 sums
-feedback = jax.jit(priorities.feedback)
-draw = jax.jit(priorities.draw, static_argnums=2)
+feedback = jax.jit(replay_priorities.feedback)
+draw = jax.jit(replay_priorities.draw, static_argnums=2)
 
 
 def filled(values):
     """Returns the Priorities of ``values`` [N]."""
     place = jnp.arange(len(values))
     live = jnp.ones(place.shape, bool)
-    return feedback(priorities.init(len(values)), place, live, jnp.asarray(values))
+    return feedback(
+        replay_priorities.init(len(values)), place, live, jnp.asarray(values)
+    )
 
 
 def test_levels_end_at_512():
-    assert [x.size for x in priorities.init(N).levels] == [40_000, 1_280, 64]
-    assert [x.size for x in priorities.init(10**6).levels] == [10**6, 31_264, 992, 32]
-    assert [x.size for x in priorities.init(500).levels] == [512]
+    assert [x.size for x in replay_priorities.init(N).levels] == [40_000, 1_280, 64]
+    assert [x.size for x in replay_priorities.init(10**6).levels] == [
+        10**6,
+        31_264,
+        992,
+        32,
+    ]
+    assert [x.size for x in replay_priorities.init(500).levels] == [512]
 
 
 def test_frequencies_match_priorities():
@@ -46,7 +53,7 @@ def test_frequencies_match_priorities():
 
 def test_strata_spread_a_draw():
     """Of equal priorities, M draws fall into M equal shares, one each."""
-    p = filled(np.ones(priorities.BLOCK**3 // 64, np.float32))
+    p = filled(np.ones(replay_priorities.BLOCK**3 // 64, np.float32))
     found = draw(p, KEY, 16)
     np.testing.assert_array_equal(np.sort(found.place) // 32, np.arange(16))
 
@@ -65,23 +72,23 @@ def test_what_has_no_priority_is_never_drawn():
 
 
 def test_nothing_is_live_where_all_are_zero():
-    found = draw(priorities.init(N), KEY, 8)
+    found = draw(replay_priorities.init(N), KEY, 8)
     assert not np.asarray(found.live).any()
 
 
 def test_sums_do_not_drift():
     """After thousands of updates the total is the sum of the leaves to 1e-6."""
-    p = priorities.init(N)
+    p = replay_priorities.init(N)
 
     def step(p, key):
         at, value = jax.random.split(key)
         place = jax.random.randint(at, (32,), 0, N)
         priority = 10.0 ** jax.random.uniform(value, (32,), minval=-4, maxval=4)
-        return priorities.feedback(p, place, jnp.ones(32, bool), priority), ()
+        return replay_priorities.feedback(p, place, jnp.ones(32, bool), priority), ()
 
     p = jax.jit(lambda p: jax.lax.scan(step, p, jax.random.split(KEY, 20_000))[0])(p)
     exact = np.asarray(p.levels[0], np.float64).sum()
-    assert abs(float(priorities.total(p)) / exact - 1) < 1e-6
+    assert abs(float(replay_priorities.total(p)) / exact - 1) < 1e-6
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
@@ -97,7 +104,7 @@ def test_bad_priorities_count_as_the_highest_so_far(bad):
 
 def test_the_largest_priorities_do_not_overflow_a_sum():
     p = filled(np.full(N, 3e38, np.float32))
-    assert np.isfinite(priorities.total(p))
+    assert np.isfinite(replay_priorities.total(p))
     assert np.asarray(draw(p, KEY, 8).live).all()
 
 
@@ -121,8 +128,8 @@ def test_the_larger_of_two_counts():
 
 def test_new_places_get_the_highest_so_far():
     p = feedback(
-        priorities.init(N), jnp.array([0]), jnp.ones(1, bool), jnp.array([4.0])
+        replay_priorities.init(N), jnp.array([0]), jnp.ones(1, bool), jnp.array([4.0])
     )
-    p = priorities.enter(p, jnp.array([10, 11]), jnp.array([True, False]))
+    p = replay_priorities.enter(p, jnp.array([10, 11]), jnp.array([True, False]))
     np.testing.assert_array_equal(p.levels[0][:12], [4.0] + [0.0] * 9 + [4.0, 0.0])
-    assert priorities.total(p) == 8.0
+    assert replay_priorities.total(p) == 8.0

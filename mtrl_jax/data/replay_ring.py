@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.data import frames as frames_lib
+from mtrl_jax.data import frame_stacks
 from mtrl_jax.types import Array, Tree
 
 
@@ -42,7 +42,7 @@ def row_shapes(spec: types.EnvSpec, frames: int = 1) -> Row:
     obs = dict(spec.obs)
     if frames > 1:
         obs["image"] = jax.eval_shape(
-            lambda x: frames_lib.newest(x, frames), obs["image"]
+            lambda x: frame_stacks.newest(x, frames), obs["image"]
         )
 
     def leaf(dtype: Any, *shape: int) -> Any:
@@ -65,7 +65,7 @@ def rows_of(rollout: types.Rollout, frames: int = 1) -> Row:
     ts = jax.tree.map(lambda x: x[:-1], rollout.ts)
     obs = dict(ts.obs)
     if frames > 1:
-        obs["image"] = frames_lib.newest(obs["image"], frames)
+        obs["image"] = frame_stacks.newest(obs["image"], frames)
     return Row(
         obs,
         rollout.action,

@@ -1,0 +1,67 @@
+"""An agent that plays and learns nothing: a teacher, or a source of histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.types import Array, Key, Tree
+
+
+def make(
+    agent: types.Agent,
+    space: types.ActionSpace,
+    epsilon: float = 0.0,
+    observe_action: Callable[[Tree, types.TimeStep, Array], Tree] | None = None,
+) -> types.Agent:
+    """Returns ``agent`` with an update that changes nothing and has no metrics.
+
+    With probability ``epsilon`` a slot's action is uniform over the legal ones; what
+    acting notes down is of the action that the agent chose itself. ``observe_action``
+    (see AgentInfo) gives the carry after the action that was played; without it the
+    agent must be one whose actions do not depend on its carry.
+    """
+
+    def act(learner, carry, ts, key, hp):
+        own_key, when_key, which_key = jax.random.split(key, 3)
+        chosen, after, extras = agent.act(learner, carry, ts, own_key, hp)
+        explores = jax.random.uniform(when_key, ts.first.shape) < epsilon
+        other = uniform(which_key, space, ts.action_mask)
+        explores = explores.reshape(explores.shape + (1,) * (chosen.ndim - 1))
+        action = jnp.where(explores, other, chosen)
+        if observe_action is not None:
+            after = observe_action(after, ts, action)
+        return action, after, extras
+
+    def update(learner, batch, key, hp, step):
+        return learner, {}, ()
+
+    return agent._replace(act=act if epsilon else agent.act, update=update, replay=None)
+
+
+def uniform(key: Key, space: types.ActionSpace, legal: Array) -> Array:
+    """Returns uniform legal actions ``[B, ...]``; ``legal`` is ``[B, M]``.
+
+    Of a box, over all of it.
+    """
+
+    def draw(key: Key, legal: Array) -> Array:
+        logits = jnp.where(legal, 0.0, -jnp.inf)
+        return jax.random.categorical(key, logits).astype(jnp.int32)
+
+    match space:
+        case types.Discrete(_):
+            return draw(key, legal)
+        case types.Factorised(sizes):
+            ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+            parts = [legal[:, end - n : end] for n, end in zip(sizes, ends)]
+            keys = jax.random.split(key, len(sizes))
+            return jnp.stack([draw(*x) for x in zip(keys, parts)], axis=-1)
+        case types.Box(low, high):
+            shape = (legal.shape[0], len(low))
+            u = jax.random.uniform(key, shape, jnp.float32)
+            span = jnp.asarray(high, jnp.float32) - jnp.asarray(low, jnp.float32)
+            return jnp.asarray(low, jnp.float32)[None] + span[None] * u

@@ -1,0 +1,110 @@
+"""The replay of agents that learn from sequences: as many batches as experience is due.
+
+An update that adds T·B steps draws K = ⌊T·B / train_every⌋ batches, one for each of its
+gradient steps; T, B and so K are known when the program is traced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import jax
+
+from mtrl_jax import types
+from mtrl_jax.data import replay
+from mtrl_jax.types import Array, Key, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """What is kept, drawn and waited for; static."""
+
+    capacity: int = 100_000  # steps a member keeps, over all its slots
+    batch: int = 50  # sequences of a gradient step
+    length: int = 50  # steps of a sequence
+    train_every: float = 4.0  # steps a gradient step; below 1: several for each
+    prefill: int = 50_000  # steps before the first gradient step
+
+
+def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
+    """Returns the Replay of windows of ``length`` + 1 rows, any start; draws ``Drawn``.
+
+    The first row of a window is there for its action, which led to the second.
+    Raises:
+      ValueError: a size below 1, or more than the machine's memory for one member; at
+        trace time, sequences longer than what is kept, or no gradient step an update.
+    """
+    _check(config)
+
+    def windows(batches: int) -> types.Replay:
+        return replay.make(
+            spec,
+            replay.Config(
+                config.capacity,
+                config.batch,
+                batches,
+                steps=config.length + 1,
+                transitions=False,
+            ),
+        )
+
+    _check_memory(spec, config)
+    one = windows(1)
+
+    def observe(
+        memory: Tree, rollout: types.Rollout, key: Key, hp: Tree, step: Array
+    ) -> tuple[Tree, replay.Drawn]:
+        unroll, slots = rollout.ts.reward[1:].shape
+        each = windows(gradient_steps(config, unroll * slots))
+        return each.observe(memory, rollout, key, hp, step)
+
+    return types.Replay(one.init, observe, one.feedback)
+
+
+def gradient_steps(config: SequenceConfig, steps: int) -> int:
+    """Returns K of an update that adds ``steps`` steps; ValueError if it is 0."""
+    found = int(steps / config.train_every)
+    if found < 1:
+        raise ValueError(
+            f"train_every: {config.train_every:g} steps for a gradient step, but an "
+            f"update has unroll_length x slots = {steps}; give at most {steps}"
+        )
+    return found
+
+
+def waits(config: SequenceConfig, batches: int) -> int:
+    """Returns the updates before ``prefill`` steps are there, K = ``batches`` each."""
+    return int(-(-config.prefill // (batches * config.train_every)))
+
+
+def _check(config: SequenceConfig) -> None:
+    for field in ("capacity", "batch", "length"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}: got {getattr(config, field)}, give at least 1")
+    if config.length < 2:
+        raise ValueError(f"length: {config.length} is no sequence, give at least 2")
+    if not config.train_every > 0:
+        raise ValueError(f"train_every: got {config.train_every}, give more than 0")
+    if config.prefill < 0:
+        raise ValueError(f"prefill: got {config.prefill}, give 0 or more")
+
+
+def _check_memory(spec: types.EnvSpec, config: SequenceConfig) -> None:
+    """Raises ValueError unless one member's replay fits the memory of its device."""
+    row = replay.make(spec, replay.Config(1, steps=1, transitions=False))
+    needed, there = config.capacity * replay.bytes_of(row, 1), _memory()
+    if needed > there:
+        fits = int(config.capacity * there / needed)
+        raise ValueError(
+            f"capacity: {config.capacity} steps are {needed / 1e9:.1f} GB a member and "
+            f"there are {there / 1e9:.1f} GB; give less than {fits}"
+        )
+
+
+def _memory() -> int:
+    """Returns the bytes of a device's memory; on CPU of the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

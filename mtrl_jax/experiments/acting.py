@@ -1,0 +1,115 @@
+"""What an agent's acting reads and what it notes down, found out by tracing it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.interpreters import partial_eval
+
+from mtrl_jax import errors, types
+from mtrl_jax.experiments import checks
+
+
+class Reads(NamedTuple):
+    """What decides on actions, beside observations."""
+
+    task: bool  # TimeStep.task, now or through the carry
+    carry: bool  # what acting remembers
+
+
+def reads(agent: types.Agent, config: Any, spec: types.EnvSpec) -> Reads:
+    """Returns what the actions of ``agent``, configured by ``config``, depend on."""
+    given = _arguments(agent, config, spec)
+
+    def act(*given):
+        return agent.act(*given)[:2]
+
+    program, shape = jax.make_jaxpr(act, return_shape=True)(*given)
+    of_action, of_carry = (len(jax.tree.leaves(x)) for x in shape)
+
+    def used(outputs: list[bool]) -> tuple:
+        _, inputs = partial_eval.dce_jaxpr(program.jaxpr, outputs)
+        return jax.tree.unflatten(jax.tree.structure(given), inputs)
+
+    _, carry, *_ = used([True] * of_action + [False] * of_carry)
+    _, _, ts, *_ = used([True] * (of_action + of_carry))
+    return Reads(task=ts.task, carry=any(jax.tree.leaves(carry)))
+
+
+def notes(agent: types.Agent, config: Any, spec: types.EnvSpec) -> dict[str, Any]:
+    """Returns what acting notes down by name: a ShapeDtypeStruct of one slot's step."""
+    extras = jax.eval_shape(agent.act, *_arguments(agent, config, spec))[2]
+    return {
+        name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        for name, x in by_name(extras).items()
+        if np.dtype(x.dtype).kind in "biuf"
+    }
+
+
+def by_name(extras: types.Tree) -> dict[str, types.Array]:
+    """Returns the leaves of what acting notes down by their names, ``q`` or ``a.b``.
+
+    A single array, which has none, is called ``extras``.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(extras)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".") or "extras": x
+        for path, x in leaves
+        if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    }
+
+
+def check_tasks(
+    agent: types.Agent, config: Any, trained: types.EnvSpec, given: types.EnvSpec
+) -> None:
+    """Raises ConfigError unless an agent that reads its task gets those it learned.
+
+    ``config.of`` is where it learned on ``trained``. In ``given`` a task is to have the
+    number that it has there; there may be fewer.
+    """
+    known, here = ([task.name for task in x.tasks] for x in (trained, given))
+    if here == known[: len(here)] or not reads(agent, config, trained).task:
+        return
+    raise errors.ConfigError(
+        f"tasks: {', '.join(here)}: {config.agent.name} acts by the number of its task, "
+        f"and in stage {config.of!r} they were, in this order, {', '.join(known)}; give "
+        "these in this order, the last may be missing, or train it without "
+        "(task_embedding, per_task or experts: false)"
+    )
+
+
+def check_same_learners(
+    field: str,
+    own: tuple[types.Agent, Any],
+    source: tuple[types.Agent, Any],
+) -> None:
+    """Raises ConfigError unless two (agent, config) have learners of the same leaves.
+
+    The first leaf that differs is named, with both shapes; ``field`` is what gave them.
+    """
+    here, there = (_leaves(*x) for x in (own, source))
+    for name in [*there, *(x for x in here if x not in there)]:
+        if here.get(name) != there.get(name):
+            raise errors.ConfigError(
+                f"{field}: of its learners, leaf {name} is "
+                f"{there.get(name, 'not there')}, here {here.get(name, 'not there')}; "
+                "give the same network, optimiser and sizes of tasks"
+            )
+
+
+def _leaves(agent: types.Agent, config: Any) -> dict[str, str]:
+    key, hp = checks.key_and_hparams(config)
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(agent.init, key, hp))
+    return {
+        jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves
+    }
+
+
+def _arguments(agent: types.Agent, config: Any, spec: types.EnvSpec) -> tuple:
+    """Returns the shapes of what ``act`` takes of one slot."""
+    key, hp = checks.key_and_hparams(config)
+    learner = jax.eval_shape(agent.init, key, hp)
+    carry = jax.eval_shape(lambda: agent.carry(1))
+    return learner, carry, checks.time_step_shapes(spec, 1), key, hp

@@ -1,0 +1,220 @@
+"""A trained run in three lines of a notebook:
+
+    run = mtrl_jax.load("runs/quickstart-20260101-120000")
+    policy = run.policy(task="gymnax/CartPole-v1")
+    action = policy(obs)
+
+It reads a run's folder and writes nothing, so it may be used beside a training. A stage
+is loaded by its own folder, RUN/stages/NAME.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from mtrl_jax import errors, hparams, metrics, types
+from mtrl_jax.config import stage_schema
+from mtrl_jax.experiments import build, kinds, policies, reading
+from mtrl_jax.training import run_folder
+from mtrl_jax.types import Tree
+
+
+class LoadedRun:
+    """The newest sound checkpoint of a run: what its members learned.
+
+    Attributes:
+        folder: of the run or stage.
+        config: its settings.
+        update: of the checkpoint.
+        members: their number, P.
+        best: the best member by the summary; 0 where there is none yet.
+        spec: what the agent was built for; ``spec.tasks`` are its tasks.
+        agent: the pure functions, see ``types.Agent``.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        config: Any,
+        update: int,
+        spec: types.EnvSpec,
+        agent: types.Agent,
+        learners: Tree,
+        hp: Tree,
+    ):
+        self.folder, self.config, self.update = folder, config, update
+        self.spec, self.agent = spec, agent
+        self._learners, self._hparams = learners, hp
+        self.members = len(jax.tree.leaves(hp)[0])
+        best = metrics.read_summary(folder).get("best_member")
+        self.best = 0 if best is None else int(best)
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(self.tasks)
+        return (
+            f"<{self.folder}: {self.config.agent.name} after {self.update} updates, "
+            f"{self.members} members, best {self.best}; tasks {tasks}>"
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(task.name for task in self.spec.tasks)
+
+    def policy(
+        self,
+        member: int | None = None,
+        task: str | None = None,
+        *,
+        batch: int | None = None,
+        seed: int = 0,
+    ) -> policies.Policy:
+        """Returns a member at play in a task, with ``evaluation.hparams`` as in tests.
+
+        ``member`` is the best by default; ``task`` may be left out where there is one.
+        ``batch`` slots play at once, each with a memory of its own; None: a single one
+        whose observations have no axis for it. ``seed`` is of the actions drawn.
+
+        Raises:
+          ConfigError: no such member or task, or a batch below 1.
+        """
+        if batch is not None and batch < 1:
+            raise errors.ConfigError(f"batch={batch}: give at least 1, or None")
+        hp = build.with_evaluation_hparams(self.config, self._hparams)
+        return policies.Policy(
+            self.agent,
+            self.spec,
+            self._task(task),
+            self.learner(member),
+            self._of(hp, member),
+            batch=batch,
+            seed=seed,
+        )
+
+    def learner(self, member: int | None = None) -> Tree:
+        """Returns all that a member learned: parameters, optimiser, statistics.
+
+        Raises:
+          ConfigError: no such member.
+        """
+        return self._of(self._learners, member)
+
+    def params(self, member: int | None = None) -> Tree:
+        """Returns a member's parameters; its learner, where an agent has no ``params``.
+
+        Raises:
+          ConfigError: no such member.
+        """
+        learner = self.learner(member)
+        return getattr(learner, "params", learner)
+
+    def hparams(self, member: int | None = None) -> dict[str, float]:
+        """Returns {name: value} of a member's hyperparameters as they are in training.
+
+        Raises:
+          ConfigError: no such member.
+        """
+        found = hparams.flatten(self._of(self._hparams, member))
+        return {name: float(value) for name, value in found.items()}
+
+    def metrics(self) -> Any:
+        """Returns a pandas.DataFrame with a row for each update logged and member.
+
+        Its index is (update, member). Columns are env_steps and wall_s, the measures of
+        training by their names, ``return/TASK``, ``evaluation/TASK`` (NaN in rows
+        without a test) and ``hparams/NAME``.
+
+        Raises:
+          ConfigError: pandas is not installed, or nothing was logged.
+        """
+        if importlib.util.find_spec("pandas") is None:
+            raise errors.ConfigError(
+                "metrics: pandas is not installed; run: pip install mtrl-jax[pandas], "
+                "or use mtrl_jax.metrics.read_metrics(folder)"
+            )
+        import pandas
+
+        try:
+            found = metrics.read_metrics(self.folder)
+        except (ValueError, FileNotFoundError) as error:
+            raise errors.ConfigError(str(error)) from None
+        columns = {
+            **found.metrics,
+            **{f"return/{name}": x for name, x in found.returns.items()},
+            **{f"evaluation/{name}": x for name, x in found.evaluation.items()},
+            **{f"hparams/{name}": x for name, x in found.hparams.items()},
+        }
+        index = pandas.MultiIndex.from_product(
+            [found.update.astype(int), range(self.members)], names=["update", "member"]
+        )
+        once = {"env_steps": found.env_steps, "wall_s": found.wall_s}
+        return pandas.DataFrame(
+            {name: x.repeat(self.members) for name, x in once.items()}
+            | {name: x.reshape(-1) for name, x in columns.items()},
+            index=index,
+        )
+
+    def _of(self, members: Tree, member: int | None) -> Tree:
+        """Returns one member's part of what lies along ``[P]``."""
+        chosen = self.best if member is None else member
+        if not 0 <= chosen < self.members:
+            raise errors.ConfigError(
+                f"member={chosen}: the run has members 0 to {self.members - 1}"
+            )
+        own = jax.tree.map(lambda x: x[chosen], members)
+        return jax.device_put(own, jax.devices()[0])
+
+    def _task(self, name: str | None) -> int:
+        if name is None and len(self.tasks) == 1:
+            return 0
+        if name in self.tasks:
+            return self.tasks.index(name)
+        said = "" if name is None else errors.suggest(name, self.tasks)
+        raise errors.ConfigError(
+            f"task={name!r}: give one of {', '.join(self.tasks)}{said}"
+        )
+
+
+def load(folder: str | os.PathLike) -> LoadedRun:
+    """Returns the run in ``folder``, or the stage, at its newest sound checkpoint.
+
+    Raises:
+      ConfigError: no run there, a run in stages (give a stage's folder), or none of its
+        checkpoints.
+      CheckpointError: there is no sound checkpoint.
+    """
+    folder = pathlib.Path(folder)
+    whole = run_folder.whole(folder)
+    settings = reading.load_config(whole)
+    run = kinds.run_of(settings, whole)
+    if isinstance(settings, stage_schema.Staged) and whole == folder:
+        names = ", ".join(stage.name for stage in run.stages)
+        raise errors.ConfigError(
+            f"{folder}: a run in stages; give the folder of one, "
+            f"{folder / run_folder.STAGES}/NAME of {names}"
+        )
+    stage = run.stages[0] if run.is_plain else _stage_in(run, folder)
+    with kinds.restored(run, stage) as (update, program, saved):
+        spec = program.spec if stage.kind == "online" else kinds.spec_of(run, stage)
+        return LoadedRun(
+            run.folder_of(stage),
+            stage,
+            update,
+            spec,
+            program.agent,
+            saved.run.learner,
+            saved.hparams,
+        )
+
+
+def _stage_in(run: kinds.Run, folder: pathlib.Path) -> stage_schema.Stage:
+    found = [s for s in run.stages if s.name == folder.absolute().name]
+    if not found:
+        reading.load_config(folder)  # Says that there is no run.
+        raise errors.ConfigError(f"{folder}: no stage of {run.folder}")
+    return found[0]

@@ -1,0 +1,182 @@
+"""A world model: encoder, RSSM, decoder, reward and discount heads as pure functions.
+
+Parameters are {encoder, rssm, decoder, reward, discount}. What is static is closed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from mtrl_jax import tree, types
+from mtrl_jax.losses import symlog, world_model
+from mtrl_jax.networks import latents, layers, observation_model, rssm
+from mtrl_jax.types import Array, Key, Scalar, Tree
+
+
+class ScalarHead(NamedTuple):
+    """A scalar predicted by the output of an MLP, [..., size]."""
+
+    size: int
+    mean: Callable[[Array], Array]  # raw -> [...]
+    error: Callable[[Array, Array], Array]  # (raw, x [...]) -> [...]
+
+
+class WorldModel(NamedTuple):
+    """Functions of the model's parameters; features are ``rssm.features``."""
+
+    init: Callable[[Key], Tree]
+    initial: Callable[[int], rssm.State]
+    # (params, state [B], obs [T, B], action_tm1 [T, B, A], first [T, B], key, unimix)
+    observe: Callable[..., rssm.Observed]
+    # the same of one step [B] -> State
+    observe_step: Callable[..., rssm.State]
+    # (params, state [...], action [..., A], key, unimix) -> State
+    imagine_step: Callable[..., rssm.State]
+    decode: Callable[[Tree, Array], dict[str, Array]]  # (params, features)
+    # (decoded, obs, task) -> [...] summed over entries
+    observation_error: Callable[[dict, dict, Array], Array]
+    reward: Callable[[Tree, Array], Array]  # (params, features) -> raw of the head
+    discount: Callable[[Tree, Array], Array]  # (params, features) -> logit [...]
+    kl: Callable[[Array, Array, Scalar], Array]
+    entropy: Callable[[Array, Scalar], Array]
+    scalar: ScalarHead
+
+
+def make(
+    spec: types.EnvSpec,
+    config: rssm.RSSMConfig,
+    observation: observation_model.ObservationConfig,
+    *,
+    hidden: tuple[int, ...],
+    two_hot: bool,
+    precision: str,
+) -> WorldModel:
+    """Returns the world model of environments of ``spec``; ``hidden`` sizes its heads.
+
+    ``two_hot`` predicts rewards as classes, see ``losses/symlog``. Raises ValueError for
+    an option that is unknown or an observation that the encoder cannot take.
+    """
+    rssm.check(config)
+    observation = observation_model.choose(observation, spec.obs)
+    embed = observation_model.embed_size(observation, spec.obs)
+    size, action = config.feature_size, types.action_mask_size(spec.action)
+    present = observation_model.task_entries(spec)
+    head, dtype = scalar_head(two_hot), precision
+
+    def init(key: Key) -> Tree:
+        encoder, core, decoder, reward, discount = jax.random.split(key, 5)
+        return {
+            "encoder": observation_model.encoder_init(encoder, observation, spec.obs),
+            "rssm": rssm.init(core, config, embed, action),
+            "decoder": observation_model.decoder_init(
+                decoder, observation, spec.obs, size
+            ),
+            "reward": layers.mlp_init(reward, size, hidden, head.size, zero=two_hot),
+            "discount": layers.mlp_init(discount, size, hidden, 1),
+        }
+
+    def encode(params: Tree, obs: dict[str, Array]) -> Array:
+        return observation_model.encode(params["encoder"], observation, obs, dtype)
+
+    def observe(params, state, obs, action_tm1, first, key, unimix):
+        return rssm.observe(
+            params["rssm"], config, state, encode(params, obs), action_tm1, first, key,
+            unimix=unimix, dtype=dtype,
+        )  # fmt: skip
+
+    def observe_step(params, state, obs, action_tm1, first, key, unimix):
+        return rssm.observe_step(
+            params["rssm"], config, state, encode(params, obs), action_tm1, first, key,
+            unimix=unimix, dtype=dtype,
+        )  # fmt: skip
+
+    def imagine_step(params, state, action, key, unimix):
+        return rssm.imagine_step(
+            params["rssm"], config, state, action, key, unimix=unimix, dtype=dtype
+        )
+
+    def decode(params: Tree, features: Array) -> dict[str, Array]:
+        return observation_model.decode(
+            params["decoder"], observation, spec.obs, features, dtype
+        )
+
+    def observation_error(drawn: dict, obs: dict, task: Array) -> Array:
+        wanted = observation_model.targets(observation, obs)
+        return observation_model.errors(drawn, wanted, present, task)
+
+    def mlp(params: Tree, x: Array) -> Array:
+        return layers.mlp(params, x, activation=config.activation, dtype=dtype)
+
+    return WorldModel(
+        init=init,
+        initial=lambda batch: rssm.initial(config, batch),
+        observe=observe,
+        observe_step=observe_step,
+        imagine_step=imagine_step,
+        decode=decode,
+        observation_error=observation_error,
+        reward=lambda params, x: mlp(params["reward"], x),
+        discount=lambda params, x: mlp(params["discount"], x)[..., 0],
+        kl=lambda q, p, unimix: latents.kl(config.latent, q, p, unimix),
+        entropy=lambda raw, unimix: latents.entropy(config.latent, raw, unimix),
+        scalar=head,
+    )
+
+
+def scalar_head(two_hot: bool) -> ScalarHead:
+    """Returns a Gaussian of unit variance, or classes in symlog."""
+    if two_hot:
+        return ScalarHead(symlog.BINS, symlog.mean, symlog.cross_entropy)
+
+    def error(raw: Array, x: Array) -> Array:
+        return world_model.squared_error(raw[..., 0], jax.lax.stop_gradient(x))
+
+    return ScalarHead(1, lambda raw: raw[..., 0], error)
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless products can be computed so on this backend."""
+    if precision not in layers.PRECISIONS:
+        raise ValueError(
+            f"precision: {precision!r} is not known, use one of {layers.PRECISIONS}"
+        )
+    if precision == "bfloat16" and jax.default_backend() == "cpu":
+        raise ValueError(
+            "precision: 'bfloat16' is slower than float32 on a CPU, use 'float32' here"
+        )
+
+
+def open_loop(
+    model: WorldModel,
+    params: Tree,
+    obs: dict[str, Array],
+    action_tm1: Array,
+    first: Array,
+    key: Key,
+    *,
+    context: int,
+    unimix: Scalar = 0.0,
+) -> dict[str, Array]:
+    """Returns what the model says of a sequence of which it sees ``context`` steps.
+
+    obs leaves, ``action_tm1`` and ``first`` are [T, B, ...]; the result's leaves are
+    [T, B, *leaf] as ``decode`` scales them: reconstructions of the first ``context``
+    steps, then predictions from the actions alone.
+    """
+    seen_key, key = jax.random.split(key)
+    begin = jax.tree.map(lambda x: x[:context], (obs, action_tm1, first))
+    start = model.initial(first.shape[1])
+    seen = model.observe(params, start, *begin, seen_key, unimix).state
+
+    def step(state: rssm.State, now: tuple[Array, Key]) -> tuple:
+        state = model.imagine_step(params, state, *now, unimix)
+        return state, state
+
+    last = jax.tree.map(lambda x: x[-1], seen)
+    keys = jax.random.split(key, first.shape[0] - context)
+    states: rssm.State = jax.lax.scan(step, last, (action_tm1[context:], keys))[1]
+    states = tree.concatenate([seen, states])
+    return model.decode(params, rssm.features(states))

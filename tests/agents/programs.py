@@ -1,0 +1,201 @@
+"""The programs in which an agent's promises are tested.
+
+Compiling is what these tests spend their time on. An agent on the mixture of probes is
+four programs: ``init``, ``act`` along a stream of time steps, ``update``, and ``members``,
+the last two of a population. They take and return numpy arrays and seeds in place of
+keys: outside of them nothing is compiled. The streams are the same for all agents.
+"""
+
+import collections
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import random, types
+from mtrl_jax.engine import population
+
+MEMBERS = 8
+STEPS = 12  # of a stream; a rollout is the first kit.T of them
+SEED = 11
+
+
+class Programs(NamedTuple):
+    """An agent's compiled functions, and what they are mostly called with."""
+
+    agent: types.Agent
+    env: types.Env
+    init: Any  # (seed, hp) -> (learner, carry, memory)
+    act: Any  # (learner, carry, ts [S, B], seed, hp) -> (carry, what each step gave)
+    update: (
+        Any  # (learner, memory, rollout, seed, hp, step) -> (learner, memory, metrics)
+    )
+    members: Any  # act's and update's arguments and results with a member axis
+    traces: collections.Counter  # how often Python ran act and update
+    hp: Any
+    learner: types.Tree
+    carry: types.Tree
+    memory: types.Tree
+    ts: types.TimeStep  # [STEPS, B]
+    rollout: types.Rollout
+
+
+@functools.cache
+def make(name, kit):
+    """Returns the Programs of an agent, with a memory where it has a network."""
+    env, ts = stream(kit, kit.info(name).reads_expert_labels)
+    agent, traces = kit.small(name, env.spec, "lstm"), collections.Counter()
+    several = population.population(agent, MEMBERS)
+
+    def counted(function):
+        def call(*args):
+            traces[function] += 1
+            return getattr(agent, function)(*args)
+
+        return call
+
+    solo = agent._replace(act=counted("act"), update=counted("update"))
+    hp = jax.device_get(kit.quick(name))
+    init = jax.jit(functools.partial(begin, agent, env.batch[1]))
+    made = Programs(
+        agent, env, init, jax.jit(actor(solo)), jax.jit(learner(solo, kit)),
+        jax.jit(both(several, kit)), traces, hp, *jax.device_get(init(np.int32(0), hp)),
+        jax.tree.map(lambda x: x[:-1, 0], ts), None,
+    )  # fmt: skip
+    return made._replace(rollout=collect(made, kit))
+
+
+@functools.cache
+def stream(kit, labels):
+    """Returns (env of one member, the steps [STEPS + 1, MEMBERS, B] of several).
+
+    The actions are legal and drawn at random.
+    """
+    several = kit.probe(*kit.TASKS, batch=(MEMBERS, kit.SLOTS), labels=labels)
+
+    def step(now, key):
+        state, ts = now
+        action = jax.random.categorical(key, jnp.where(ts.action_mask, 0.0, -jnp.inf))
+        now = several.step(state, action.astype(jnp.int32), several.params)
+        return now, now[1]
+
+    @jax.jit
+    def play():
+        roots = random.roots(0, MEMBERS)
+        first = several.reset(random.at(roots, 0, random.ENV), several.params)
+        keys = jax.random.split(random.at(roots[0], 0, random.ACT), STEPS)
+        ts = jax.lax.scan(step, first, keys)[1]
+        return jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first[1], ts)
+
+    return kit.probe(*kit.TASKS, labels=labels), jax.device_get(play())
+
+
+def begin(agent, slots, seed, hp):
+    """Returns a fresh (learner, carry, memory); the memory is () without a replay."""
+    key = random.at(random.roots(seed, 1)[0], 0, random.INIT)
+    memory = () if agent.replay is None else agent.replay.init(slots)
+    return agent.init(key, hp), agent.carry(slots), memory
+
+
+def actor(agent):
+    """Returns ``act`` of Programs, of an agent or of a population."""
+
+    def act(learner, carry, ts, seed, hp):
+        key = jnp.vectorize(jax.random.key)(seed)
+        keys = jax.vmap(lambda t: random.fold(key, t))(jnp.arange(len(ts.first)))
+
+        def step(carry, now):
+            action, carry, extras = agent.act(learner, carry, *now, hp)
+            return carry, (action, carry, extras)
+
+        return jax.lax.scan(step, carry, (ts, keys))
+
+    return act
+
+
+def learner(agent, kit):
+    """Returns ``update`` of Programs, of an agent or of a population."""
+    train = kit.train(agent)
+
+    def update(learner, memory, rollout, seed, hp, step):
+        key = jnp.vectorize(jax.random.key)(seed)
+        return train(learner, memory, rollout, key, hp, step)
+
+    return update
+
+
+def both(agent, kit):
+    """Returns ``members`` of Programs: (what acting gave, what the update gave)."""
+    act, update = actor(agent), learner(agent, kit)
+
+    def members(learner, carry, memory, ts, rollout, seed, hp, step):
+        acted = act(learner, carry, ts, seed, hp)
+        return acted, update(learner, memory, rollout, seed, hp, step)
+
+    return members
+
+
+def fresh(one, seed):
+    """Returns a new learner."""
+    return jax.device_get(one.init(np.int32(seed), one.hp)[0])
+
+
+def act(one, **given):
+    """Returns what each step of ``one.act`` gave: (action, carry, extras), [S, B]."""
+    names = ("learner", "carry", "ts", "seed", "hp")
+    return jax.device_get(one.act(*arguments(one, names, given)))[1]
+
+
+def update(one, **given):
+    """Returns (learner, memory, metrics) of ``one.update``."""
+    names = ("learner", "memory", "rollout", "seed", "hp", "step")
+    return jax.device_get(one.update(*arguments(one, names, given)))
+
+
+def arguments(one, names, given):
+    """Returns the values of ``names``: those given, others as in Programs."""
+    assert not set(given) - set(names)
+    known = one._asdict() | {"seed": SEED, "step": 0} | given
+    # Of one type whoever gives them, so that there is one program.
+    known |= {name: np.int32(known[name]) for name in ("seed", "step")}
+    return [known[name] for name in names]
+
+
+def changed(kit, hp, **leaves):
+    """Returns hp with some leaves changed; those it does not have are ignored."""
+    return jax.tree.map(np.float32, kit.changed(hp, **leaves))
+
+
+def collect(one, kit, ts=None, **given):
+    """Returns the rollout of acting along the stream ``ts`` [STEPS + 1, B]."""
+    _, steps = stream(kit, types.OPTIMAL in one.env.spec.obs)
+    ts = jax.tree.map(lambda x: x[:, 0], steps) if ts is None else ts
+    before = jax.tree.map(lambda x: x[:-1], ts)
+    action, _, extras = act(one, ts=before, **given)
+    action, extras = jax.tree.map(lambda x: x[: kit.T], (action, extras))
+    ts = jax.tree.map(lambda x: x[: kit.T + 1], ts)
+    return types.Rollout(ts, action, extras, given.get("carry", one.carry))
+
+
+def stack(trees, axis=0):
+    """Returns one tree of numpy arrays with the leaves stacked along a new axis."""
+    return jax.tree.map(lambda *xs: np.stack(xs, axis), *trees)
+
+
+def stack_rollouts(rollouts):
+    """Returns the rollout of a population, as a scan over time leaves it.
+
+    Time comes first, then members; the carry has no time.
+    """
+    timed = stack([x._replace(carry=()) for x in rollouts], 1)
+    return timed._replace(carry=stack([x.carry for x in rollouts]))
+
+
+def all_finite(x):
+    """Returns whether no leaf of numpy arrays holds a NaN or an infinity."""
+    found = [
+        leaf for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return all(np.isfinite(leaf).all() for leaf in found)

@@ -1,0 +1,238 @@
+"""What is DreamerV2's own: who learns from which loss, the slow critic, the replay."""
+
+import dataclasses
+import functools
+
+import dreaming
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import random, types
+from mtrl_jax.agents import dreamer_v2
+from mtrl_jax.agents.common import imagination, sequences
+from mtrl_jax.networks import heads, layers
+
+KEY = jax.random.key(5)
+SLOW = {"slow_critic_period": 3, "horizon": 4}
+RATES = ("model_lr", "actor_lr", "critic_lr")
+
+
+@functools.cache
+def made(kit):
+    """Returns (agent, learner, rollout, hp, compiled update)."""
+    env = kit.probe("both")
+    agent = kit.small("dreamer_v2", env.spec, **SLOW)
+    hp = kit.quick("dreamer_v2")
+    learner = agent.init(random.at(random.roots(0, 1)[0], 0, random.INIT), hp)
+    ts = types.TimeStep(
+        {"vector": jax.random.normal(KEY, (kit.T + 1, kit.SLOTS, 1))},
+        jax.random.normal(KEY, (kit.T + 1, kit.SLOTS)),
+        jnp.ones((kit.T + 1, kit.SLOTS)).at[2].set(0.0),
+        jnp.zeros((kit.T + 1, kit.SLOTS), bool).at[3].set(True),
+        jnp.zeros((kit.T + 1, kit.SLOTS), bool).at[2].set(True),
+        jnp.zeros((kit.T + 1, kit.SLOTS), jnp.int32),
+        jnp.ones((kit.T + 1, kit.SLOTS, 2), bool),
+    )
+    action = jax.random.randint(KEY, (kit.T, kit.SLOTS), 0, 2)
+    rollout = types.Rollout(ts, action, (), agent.carry(kit.SLOTS))
+    return agent, learner, rollout, hp, kit.updater(agent)
+
+
+def observed(agent, rollout, key, hp):
+    """Returns what update 0 learns from: the batches of a replay with this rollout."""
+    memory = agent.replay.init(rollout.ts.reward.shape[-1])
+    return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
+
+
+@pytest.mark.parametrize("still", ["model", "actor", "critic"])
+def test_each_loss_trains_its_own_parameters_alone(still, kit):
+    """Changing one part's target leaves the gradients of the others: by rates of 0."""
+    _, learner, rollout, hp, update = made(kit)
+    moving = {"model": "model_lr", "actor": "actor_lr", "critic": "critic_lr"}
+    rates = {rate: 0.0 if part == still else 1e-3 for part, rate in moving.items()}
+    after, _ = update(learner, rollout, KEY, kit.changed(hp, **rates))
+    for part in moving:
+        changed = [
+            not np.array_equal(x, y)
+            for x, y in zip(
+                *(jax.tree.leaves(x.params[part]) for x in (learner, after))
+            )
+        ]
+        assert any(changed) == (part != still), part
+
+
+def test_actor_and_critic_send_nothing_into_the_model(kit):
+    """The model's step is the same whatever actor and critic are, bit for bit."""
+    _, learner, rollout, hp, update = made(kit)
+    other = {
+        part: jax.tree.map(lambda x: -2.0 * x, learner.params[part])
+        for part in ("actor", "critic")
+    }
+    # Of a norm that clips nothing: norms are each group's own in any case.
+    after, _ = update(learner, rollout, KEY, hp)
+    changed, _ = update(
+        learner._replace(params=learner.params | other), rollout, KEY, hp
+    )
+    for x, y in zip(*(jax.tree.leaves(x.params["model"]) for x in (after, changed))):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
+    """Two gradient steps an update, period 3: a copy at steps 3, 6, in between constant."""
+    _, learner, _, hp, _ = made(kit)
+    config = kit.config("dreamer_v2", kit.probe("both").spec, **SLOW).replay
+    assert sequences.gradient_steps(config, kit.T * kit.SLOTS) == 2
+    stats = learner.stats
+    critic = learner.params["critic"]
+    for step in range(1, 7):
+        critic = jax.tree.map(lambda x: x + 1.0, critic)
+        before, stats = stats, dreamer_v2.slow_copy(stats, critic, hp.behaviour, 3)
+        expected = critic if step % 3 == 0 else before.slow_critic
+        for x, y in zip(jax.tree.leaves(stats.slow_critic), jax.tree.leaves(expected)):
+            np.testing.assert_array_equal(x, y)
+    half = hp.behaviour._replace(slow_critic_rate=0.5)
+    moved = dreamer_v2.slow_copy(stats._replace(steps=2), critic, half, 3).slow_critic
+    assert jax.tree.leaves(moved)[0].shape == jax.tree.leaves(critic)[0].shape
+
+
+def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
+    """Also across the rows of the ring: the action of row t meets observation t + 1."""
+    agent, _, rollout, hp, _ = made(kit)
+    drawn = observed(agent, rollout, KEY, hp)
+    actor = imagination.actor(
+        types.Discrete(2), dreaming.SMALL["rssm"], (8,), "float32"
+    )
+    batch = dreamer_v2.sequences_of(
+        actor, jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live))
+    )
+    assert batch.live.all() and batch.ts.reward.shape == (5, 6)
+    obs, action = (
+        np.asarray(rollout.ts.obs["vector"])[..., 0],
+        np.asarray(rollout.action),
+    )
+    for n in range(6):
+        seen = np.asarray(batch.ts.obs["vector"])[:, n, 0]
+        (start,), (slot,) = np.where(obs == seen[0])
+        np.testing.assert_array_equal(seen, obs[start : start + 5, slot])
+        np.testing.assert_array_equal(
+            np.asarray(batch.action_tm1)[:, n].argmax(-1),
+            action[start - 1 : start + 4, slot],
+        )
+        np.testing.assert_array_equal(
+            np.asarray(batch.ts.first)[:, n],
+            np.asarray(rollout.ts.first)[start : start + 5, slot],
+        )
+
+
+def test_it_waits_until_enough_is_there(kit):
+    """Before ``prefill`` steps nothing moves; the update after them learns."""
+    replay = dataclasses.replace(dreaming.SMALL["replay"], prefill=30)
+    assert sequences.waits(replay, 2) == 2  # of 24 steps each
+    agent = kit.small("dreamer_v2", kit.probe("both").spec, replay=replay, **SLOW)
+    _, learner, rollout, hp, _ = made(kit)
+    drawn = observed(agent, rollout, KEY, hp)
+    update = jax.jit(agent.update)
+    for step, learns in ((0, False), (1, False), (2, True)):
+        after, metrics, _ = update(learner, drawn, KEY, hp, jnp.int32(step))
+        assert (after.updates > 0) == learns
+        assert (metrics["grad_norm"] > 0) == learns
+        same = jax.tree.map(np.array_equal, after.params, learner.params)
+        assert all(jax.tree.leaves(same)) != learns
+
+
+def test_imagined_actions_are_legal_and_follow_their_probabilities():
+    """Drawn by inverting the cumulative probabilities; never what is masked."""
+    config = dreaming.SMALL["rssm"]
+    space = types.Factorised((2, 3))
+    actor = imagination.actor(space, config, (8,), "float32")
+    logits = jnp.log(jnp.array([0.25, 0.75, 0.5, 0.2, 0.3]))
+    mask = jnp.array([True, True, True, False, True])
+    policy = heads.policy(
+        space, jnp.broadcast_to(logits, (4000, 5)), jnp.broadcast_to(mask, (4000, 5))
+    )
+    action, encoded = actor.sample(policy, KEY)
+    np.testing.assert_array_equal(encoded, actor.encode(action))
+    counts = [np.bincount(np.asarray(action)[:, i], minlength=3) / 4000 for i in (0, 1)]
+    np.testing.assert_allclose(counts[0], [0.25, 0.75, 0], atol=0.03)
+    np.testing.assert_allclose(counts[1], [0.625, 0, 0.375], atol=0.03)
+
+
+def test_box_actions_pass_the_gradient_of_their_mean():
+    space = types.Box((-2.0,), (2.0,))
+    actor = imagination.actor(space, dreaming.SMALL["rssm"], (8,), "float32")
+    params = actor.init(KEY)
+    x, mask = jnp.ones((3, 20)), jnp.ones((3, 1), bool)
+
+    def reached(params):
+        return jnp.sum(actor.sample(actor.policy(params, x, mask, 1e-3), KEY)[1])
+
+    assert np.asarray(jax.grad(reached)(params)["out"]["kernel"])[:, 0].any()
+    assert layers.count(params) > 0
+
+
+REFUSED = [
+    ({"units": 0}, "units: got 0"),
+    ({"horizon": 1}, "horizon: .* at least 2"),
+    ({"actor_gradient": "both"}, "actor_gradient: 'both' is not known"),
+    ({"precision": "float16"}, "precision: 'float16' is not known"),
+    ({"precision": "bfloat16"}, "precision: 'bfloat16' is slower .* 'float32'"),
+    ({"rewards": "sqrt"}, "rewards: unknown 'sqrt'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_a_setting_that_cannot_be_is_refused(changes, message, kit):
+    with pytest.raises(ValueError, match=message):
+        kit.small("dreamer_v2", kit.probe("both").spec, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_every": 0}, "train_every: got 0"),
+        ({"length": 1}, "length: 1 is no sequence"),
+        ({"batch": 0}, "batch: got 0"),
+        ({"prefill": -1}, "prefill: got -1"),
+    ],
+)
+def test_a_replay_that_cannot_be_is_refused(changes, message, kit):
+    config = dataclasses.replace(dreaming.SMALL["replay"], **changes)
+    with pytest.raises(ValueError, match=message):
+        sequences.make(kit.probe("both").spec, config)
+
+
+def test_more_than_the_machines_memory_is_refused_with_what_would_fit(kit):
+    """24 TB a member: 64×64 pixels in colour, one byte each."""
+    image = jax.ShapeDtypeStruct((64, 64, 3), np.uint8)
+    spec = kit.probe("both").spec._replace(obs={"image": image})
+    config = dataclasses.replace(dreaming.SMALL["replay"], capacity=2 * 10**9)
+    message = r"capacity: 2000000000 steps are 246\d\d.\d GB a member .* less than \d+"
+    with pytest.raises(ValueError, match=message):
+        sequences.make(spec, config)
+    sequences.make(spec, dataclasses.replace(config, capacity=1000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_every": 25}, "train_every: 25 steps .* give at most 24"),
+        ({"length": 200}, "capacity: 400 rows .* need at least"),
+    ],
+)
+def test_what_does_not_fit_the_run_is_refused_when_it_is_traced(changes, message, kit):
+    """A train ratio that rounds to nothing; a sequence longer than the replay keeps."""
+    _, _, rollout, hp, _ = made(kit)
+    config = dataclasses.replace(dreaming.SMALL["replay"], **changes)
+    agent = kit.small("dreamer_v2", kit.probe("both").spec, replay=config)
+    with pytest.raises(ValueError, match=message):
+        observed(agent, rollout, KEY, hp)
+
+
+def test_reinforce_alone_is_refused_for_box_actions(kit):
+    spec = kit.probe("both_box").spec
+    with pytest.raises(ValueError, match="actor_gradient: 'reinforce' alone"):
+        kit.small("dreamer_v2", spec, actor_gradient="reinforce")
+    assert imagination.actor_gradient(spec.action, "auto") == "dynamics"
+    assert imagination.actor_gradient(types.Discrete(2), "auto") == "reinforce"

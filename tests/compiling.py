@@ -1,0 +1,117 @@
+"""What the suite compiles: kept between sessions, and counted for each file of tests.
+
+A pytest plugin. Nearly all of the suite's time is compilation, so a file that compiles
+more programs than its budget fails: its last test that ran ends in an error.
+"""
+
+import contextlib
+import gc
+import pathlib
+
+import jax
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+CACHE = TESTS.parent / ".jax_cache"
+# A cache that has grown larger begins again.
+MAX_CACHE_BYTES = 4 << 30
+_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Tally:
+    """The programs compiled in all and for each file; found in a cache counts as well."""
+
+    def __init__(self):
+        self.programs: dict[str, int] = {}
+        self.file: str | None = None
+        self.total = 0
+
+    def listen(self, event, duration, **_):
+        """Count a compilation for the file in progress, if there is one."""
+        if event != _EVENT:
+            return
+        self.total += 1
+        if self.file is not None:
+            self.programs[self.file] = self.programs.get(self.file, 0) + 1
+
+    @contextlib.contextmanager
+    def of(self, file):
+        """Count what is compiled for ``file``; for no file where it is None."""
+        before, self.file = self.file, file
+        try:
+            yield
+        finally:
+            self.file = before
+
+    def check(self, file, budget):
+        """Raises AssertionError unless ``file`` compiled at most ``budget`` programs."""
+        found = self.programs.get(file, 0)
+        if found > budget:
+            raise AssertionError(
+                f"{file} compiled {found} programs, its budget is {budget}: share them"
+                " among its tests, or give it a larger budget in tests/budgets.py"
+            )
+
+
+TALLY = Tally()
+jax.monitoring.register_event_duration_secs_listener(TALLY.listen)
+
+
+def shared():
+    """Returns a context for what several files share: it is on no file's account."""
+    return TALLY.of(None)
+
+
+def keep(folder=CACHE):
+    """Keep every compiled program of this process in ``folder``, however small."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+
+
+def trim(folder=CACHE, max_bytes=MAX_CACHE_BYTES):
+    """Empty ``folder`` if its files are larger than ``max_bytes`` together."""
+    files = [path for path in folder.glob("*") if path.is_file()]
+    if sum(path.stat().st_size for path in files) > max_bytes:
+        for path in files:
+            path.unlink(missing_ok=True)
+
+
+def pytest_configure(config):
+    """Trim the cache before there are workers that read it, then use it."""
+    if not hasattr(config, "workerinput"):
+        trim()
+    keep()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs(request):
+    """Hold a file to its budget.
+
+    Compiled programs are forgotten with their file: jax keeps 2,048, over which every
+    further compilation searches, and which take gigabytes.
+    """
+    import budgets
+
+    path = request.node.path
+    file = path.relative_to(TESTS).as_posix() if TESTS in path.parents else path.name
+    with TALLY.of(file):
+        yield
+    jax.clear_caches()
+    gc.collect()
+    TALLY.check(file, budgets.of(file))
+
+
+def pytest_sessionfinish(session):
+    """Write the counts where the variable COMPILED names a folder."""
+    import json
+    import os
+
+    if folder := os.environ.get("COMPILED"):
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+        path = pathlib.Path(folder) / f"{worker}.json"
+        path.write_text(json.dumps(TALLY.programs, indent=1, sort_keys=True))

@@ -1,0 +1,89 @@
+"""A run whose checkpoints leave the replay out: small, and it says what it goes on with."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+import running
+import yaml
+
+from mtrl_jax import checkpoint, config
+from mtrl_jax.experiments import kinds
+from mtrl_jax.training import session
+
+pytestmark = [pytest.mark.usefixtures("cached"), pytest.mark.xdist_group("dropped")]
+STARTS = 4  # updates before the first that learns
+SETTINGS = {
+    "tasks": [{"env": "probe/both", "slots": 4}],
+    "agent": {
+        "name": "rainbow",
+        "config": {
+            "network": {"hidden": [8]},
+            "capacity": 256,
+            "batch": 8,
+            "learning_starts": STARTS,
+        },
+    },
+    "population": {"size": 2},
+    "training": {"env_steps": 320, "unroll_length": 4, "updates_per_chunk": 2},
+    "evaluation": {"every_updates": 0, "episodes": 4},
+    "checkpoint": {"every_updates": 12, "replay": "drop"},
+    "logging": {"tensorboard": False},
+}
+
+
+@pytest.fixture(name="stopped", scope="module")
+def _stopped(tmp_path_factory):
+    """A run that ended after update 12 of 20, where its checkpoint is."""
+    folder = tmp_path_factory.mktemp("dropped")
+    (folder / "own.yaml").write_text(yaml.safe_dump(SETTINGS))
+    running.mtrl_ending_at(
+        14, "train", folder / "own.yaml", "--run-dir", folder / "run"
+    )
+    return folder / "run"
+
+
+def test_it_goes_on_from_empty_and_says_so(stopped):
+    """One line; nothing is learned until the replay has what a new run waits for."""
+    with read(stopped) as (update, _, saved):
+        missing = checkpoint.missing(saved)
+        assert update == 12
+        assert missing and all(name.startswith(".run.memory") for name in missing)
+        before = saved.run.learner.params
+        capacity = checkpoint.bytes_of(saved.run.memory)
+        assert capacity > 2 * 256 * 4
+    outcome = running.mtrl("resume", stopped)
+    assert outcome.code == 0, outcome.err
+    said = outcome.out + outcome.err
+    assert said.count("checkpoint 12 has no replay") == 1
+    loss = {row["update"]: row["metrics"]["loss"] for row in running.rows(stopped)}
+    learned = [update for update, x in loss.items() if np.any(np.abs(x) > 0)]
+    # Rows are of two updates each.
+    assert learned == [6, 8, 10, 12, 18, 20]
+    with read(stopped) as (update, _, saved):
+        assert update == 20 and int(saved.run.emptied) == 12
+        after = saved.run.learner.params
+        assert any(
+            np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (before, after)))
+        )
+
+
+def test_what_needs_no_replay_reads_it(stopped):
+    """An evaluation, beside a run that may go on."""
+    outcome = running.mtrl("evaluate", stopped, "--episodes", 2, "--json")
+    assert outcome.code == 0, outcome.err
+
+
+@contextlib.contextmanager
+def read(folder):
+    """Returns (update, program, saved), restored without a first state."""
+    settings = config.load(folder / "config.yaml")
+    program = kinds.make_program(kinds.run_of(settings, folder), settings)
+    manager = checkpoint.open_manager(folder / "checkpoints", 3, read_only=True)
+    try:
+        update, saved, _ = session.read(program._replace(init=None), manager)
+        yield update, program, saved
+    finally:
+        checkpoint.close(manager)
+        program.close()

@@ -1,0 +1,135 @@
+"""PopArt's statistics and head against the sheet's golden numbers and properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.losses import popart
+
+LOWEST = 1e-4
+
+
+def fold(stats, targets, tasks=None, live=None, step_size=0.1, **options):
+    """Returns the statistics after a batch ``[n]``, of task 0 unless said."""
+    targets = jnp.asarray(targets, jnp.float32)
+    tasks = jnp.zeros(targets.shape, jnp.int32) if tasks is None else tasks
+    live = jnp.ones(targets.shape, bool) if live is None else jnp.asarray(live)
+    return popart.update(stats, targets, live, jnp.asarray(tasks), step_size, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "mean", "second", "std"),
+    [
+        ("sequential", 5.61, 134.829, 10.1665),
+        ("mean", 2.0, 47.5667, 6.6005),
+        ("sum", 6.0, 140.7, 10.2323),
+    ],
+)
+def test_each_batch_mode_gives_the_golden_numbers(mode, mean, second, std):
+    """From μ = 0, ν = 1 with β = 0.1 and G = [10, 20, 30]."""
+    stats = fold(popart.init(1), [10.0, 20.0, 30.0], mode=mode)
+    np.testing.assert_allclose(stats.mean, [mean], rtol=1e-5)
+    np.testing.assert_allclose(stats.variance + stats.mean**2, [second], rtol=1e-5)
+    np.testing.assert_allclose(popart.std(stats, LOWEST), [std], rtol=1e-5)
+
+
+def test_the_golden_head_is_rewritten():
+    """w = 2, b = .5 from (0, 1) to (3, 5): w' = .4, b' = −.5."""
+    head = popart.Head(jnp.array([[2.0]]), jnp.array([0.5]))
+    one = jnp.ones(1)
+    found = popart.rewrite(head, 0 * one, one, 3 * one, 5 * one)
+    np.testing.assert_allclose(found.kernel, [[0.4]], rtol=1e-6)
+    np.testing.assert_allclose(found.bias, [-0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 1.0, 1e3])
+def test_rewriting_preserves_every_output_and_composes(ratio):
+    """|Δv| ≤ 1e-5 max(1, |v|); old to middle to new is old to new."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    head, h, task = popart.Head(draw(8, 3), draw(3)), draw(50, 8), jnp.arange(50) % 3
+    old = draw(3), jnp.exp(draw(3))
+    middle = draw(3), jnp.exp(draw(3))
+    new = ratio * draw(3), ratio * jnp.exp(draw(3))
+
+    def outputs(head, moments):
+        return popart.unnormalised(h @ head.kernel + head.bias[None], *moments, task)
+
+    before = np.asarray(outputs(head, old))
+    after = popart.rewrite(head, *old, *new)
+    bound = 1e-5 * max(1.0, ratio) * np.maximum(1.0, np.abs(before))
+    assert (np.abs(outputs(after, new) - before) <= bound).all()
+    twice = popart.rewrite(popart.rewrite(head, *old, *middle), *middle, *new)
+    for x, y in zip(twice, after):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", popart.MODES)
+def test_only_live_targets_of_a_task_move_its_statistics(mode):
+    """A task without any keeps its own to the bit."""
+    start = popart.Statistics(jnp.arange(3.0), jnp.ones(3), jnp.zeros(3))
+    live = [True, False, True, True]
+    found = fold(start, [5.0, 9e9, 7.0, 8.0], [0, 0, 0, 2], live, mode=mode)
+    for x, y in zip(found, start):
+        np.testing.assert_array_equal(x[1], y[1])
+    alone = fold(popart.init(1), [5.0, 7.0], mode=mode)
+    np.testing.assert_allclose(found.mean[0], alone.mean[0], rtol=1e-6)
+    np.testing.assert_allclose(found.variance[0], alone.variance[0], rtol=1e-6)
+    assert found.mean[2] > 2.0
+
+
+@pytest.mark.parametrize("mode", popart.MODES)
+def test_statistics_converge_to_those_of_the_targets(mode):
+    """Targets are normalised, once the start (1e4 away) is forgotten; μ ≫ σ costs nothing."""
+    rng = np.random.default_rng(1)
+    targets = 1e4 + 3.0 * rng.normal(size=(12000, 8))
+
+    def step(stats, batch):
+        return fold(stats, batch, step_size=0.0025, mode=mode), ()
+
+    stats, _ = jax.lax.scan(step, popart.init(1), jnp.asarray(targets, jnp.float32))
+    normal = (rng.normal(size=4000) * 3.0 + 1e4 - stats.mean) / popart.std(stats, 1e-4)
+    assert abs(normal.mean()) < 0.1 and abs(normal.std() - 1) < 0.1
+
+
+def test_a_constant_target_ends_at_the_lowest_deviation():
+    """μ → c and σ at its bound, never beneath it nor above 1e6."""
+    stats = popart.init(1)
+    for _ in range(300):
+        stats = fold(stats, [7.0, 7.0])
+    np.testing.assert_allclose(stats.mean, [7.0], rtol=1e-5)
+    np.testing.assert_allclose(popart.std(stats, 1e-2), [1e-2])
+    wide = fold(popart.init(1), [1e9, -1e9])
+    np.testing.assert_allclose(popart.std(wide, LOWEST), [1e6])
+
+
+@pytest.mark.parametrize("mode", popart.MODES)
+def test_without_the_initial_values_statistics_scale_and_shift_with_targets(mode):
+    """G' = kG + c gives kμ + c and kσ from the first batch on."""
+    batches = np.random.default_rng(2).normal(size=(5, 6)).astype(np.float32)
+    plain = moved = popart.init(1)
+    for batch in batches:
+        plain = fold(plain, batch, mode=mode, debias=True)
+        moved = fold(moved, 100.0 * batch + 30.0, mode=mode, debias=True)
+    np.testing.assert_allclose(moved.mean, 100 * plain.mean + 30, rtol=1e-4)
+    np.testing.assert_allclose(moved.variance, 1e4 * plain.variance, rtol=1e-3)
+    first = fold(popart.init(1), batches[0], mode="mean", debias=True)
+    np.testing.assert_allclose(first.mean, [batches[0].mean()], rtol=1e-5)
+    np.testing.assert_allclose(first.variance, [batches[0].var()], rtol=1e-5)
+
+
+def test_a_step_size_of_zero_moves_nothing_and_no_gradient_flows():
+    """Also without the initial values; statistics are constants of the loss."""
+    stats = fold(popart.init(2), [3.0, 4.0])
+    for debias in (False, True):
+        found = fold(stats, [9.0, 5.0], step_size=0.0, debias=debias)
+        for x, y in zip(found, stats):
+            np.testing.assert_array_equal(x, y)
+    slope = jax.grad(
+        lambda g: fold(stats, g).mean.sum() + fold(stats, g).variance.sum()
+    )
+    np.testing.assert_array_equal(slope(jnp.array([1.0, 2.0])), 0.0)

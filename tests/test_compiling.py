@@ -1,0 +1,117 @@
+"""The account of compiled programs: who pays, and what happens over the budget."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import budgets
+import compiling
+import jax
+import jax.numpy as jnp
+import pytest
+
+GREEDY = """
+import budgets, jax, jax.numpy as jnp, pytest
+budgets.BUDGET = {budget}
+
+@pytest.mark.parametrize("i", range(3))
+def test_compiles_one_each(i):
+    x = jnp.zeros(())
+    assert jax.jit(lambda x: x + i)(x) == i
+"""
+
+
+@pytest.fixture
+def tally():
+    """An account of its own that hears of this process's compilations."""
+    tally = compiling.Tally()
+    jax.monitoring.register_event_duration_secs_listener(tally.listen)
+    yield tally
+    # The listener stays, without a file to count for.
+    tally.file = None
+
+
+def test_programs_are_on_the_account_of_the_file_in_progress(tally):
+    """Twice the same call is one program; what is shared is on no account."""
+    x = jnp.zeros(3)
+    before = tally.total
+    with tally.of("a.py"):
+        double = jax.jit(lambda x: 2 * x)
+        double(x), double(x)
+        with tally.of(None):
+            jax.jit(lambda x: 3 * x)(x)
+        jax.jit(lambda x: 4 * x)(x)
+    jax.jit(lambda x: 5 * x)(x)
+    assert tally.programs == {"a.py": 2}
+    assert tally.total == before + 4
+
+
+def test_a_program_found_in_the_cache_counts_like_a_compiled_one(tally):
+    """Otherwise a second session would be held to less than the first."""
+    x = jnp.zeros(3)
+    for _ in range(2):
+        with tally.of("a.py"):
+            jax.jit(lambda x: 7 * x)(x)
+        jax.clear_caches()
+    assert tally.programs == {"a.py": 2}
+    assert list(compiling.CACHE.glob("*-cache"))
+
+
+def test_over_the_budget_the_error_says_who_and_by_how_much(tally):
+    """Up to the budget is fine."""
+    for _ in range(3):
+        with tally.of("a.py"):
+            tally.listen("/jax/core/compile/backend_compile_duration", 0.0)
+    tally.check("a.py", 3)
+    tally.check("b.py", 0)
+    with pytest.raises(AssertionError, match=r"a\.py compiled 3 programs, .* is 2:"):
+        tally.check("a.py", 2)
+
+
+@pytest.mark.parametrize("budget", [2, 100])
+def test_a_file_over_its_budget_fails(tmp_path, budget):
+    """In a session of its own, whatever its tests say."""
+    (tmp_path / "test_greedy.py").write_text(GREEDY.format(budget=budget))
+    path = os.pathsep.join([str(compiling.TESTS), str(compiling.TESTS.parent)])
+    alone = {n: x for n, x in os.environ.items() if n != "PYTEST_XDIST_WORKER"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "compiling", "-q", "test_greedy.py"],
+        cwd=tmp_path,
+        env=alone | {"PYTHONPATH": path, "COMPILED": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    (found,) = json.loads((tmp_path / "alone.json").read_text()).values()
+    assert 3 <= found <= 100
+    assert "3 passed" in done.stdout
+    assert ("error" in done.stdout) == (budget == 2)
+    assert done.returncode == (1 if budget == 2 else 0)
+    said = f"test_greedy.py compiled {found} programs, its budget is 2"
+    assert (said in done.stdout) == (budget == 2)
+
+
+def test_every_test_is_in_one_group(request):
+    """Of its file, where no mark says otherwise: it shares the file's fixtures."""
+    for item in request.session.items:
+        (mark,) = item.iter_markers("xdist_group")
+        path = item.path.relative_to(compiling.TESTS.parent).as_posix()
+        assert mark.args == (path,) or path == "tests/agents/test_contract.py"
+
+
+def test_budgets_name_files_that_there_are():
+    """And allow them more than the others."""
+    for file, budget in budgets.LARGER.items():
+        assert (pathlib.Path(compiling.TESTS) / file).is_file(), file
+        assert budget > budgets.BUDGET, file
+
+
+def test_a_cache_that_has_grown_too_large_begins_again(tmp_path):
+    """And one that has not is kept."""
+    (tmp_path / "a-cache").write_bytes(bytes(100))
+    compiling.trim(tmp_path, 100)
+    assert (tmp_path / "a-cache").exists()
+    compiling.trim(tmp_path, 99)
+    assert not list(tmp_path.iterdir())
+    compiling.trim(tmp_path / "none", 0)
