@@ -422,8 +422,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     """The run ends with one line; given space, it goes on to the same numbers."""
     save = checkpoint.save
 
-    def save_and_fill(manager, step, state, meta):
-        save(manager, step, state, meta)
+    def save_and_fill(manager, step, *state, **named):
+        save(manager, step, *state, **named)
         if step == 12:
             checkpoint.wait(manager)
             _fill(small_disk)

@@ -66,9 +66,9 @@ def test_the_rows_of_a_run_have_the_devices_rate(tmp_path, cached, monkeypatch):
 
     save = checkpoint.save
 
-    def slow(*arguments):
+    def slow(*arguments, **named):
         time.sleep(0.4)
-        save(*arguments)
+        save(*arguments, **named)
 
     monkeypatch.setattr(checkpoint, "save", slow)
     running.train(tmp_path / "run", "checkpoint.every_updates=4", "population.pbt=null")

@@ -94,7 +94,7 @@ def test_a_run_without_its_first_checkpoint_begins_again(
     """A run that was killed while it compiled can be gone on with all the same."""
     run, settings = tmp_path / "run", running.write(tmp_path / "tiny.yaml")
 
-    def end(*_):
+    def end(*_, **__):
         raise Ended
 
     with monkeypatch.context() as patch:

@@ -178,7 +178,7 @@ def test_a_stage_without_its_first_checkpoint_begins_again(
     class Ended(Exception):
         pass
 
-    def end(*_):
+    def end(*_, **__):
         raise Ended
 
     staged_runs.without(
