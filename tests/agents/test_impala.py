@@ -159,8 +159,8 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
 def test_wrong_options_are_refused_when_the_agent_is_made(kit):
     """Not at the first update: the error names field and value."""
     spec = kit.probe("both").spec
-    with pytest.raises(ValueError, match="rewards: unknown 'tanh'"):
-        impala.make(spec, impala.Config(rewards="tanh"))
+    with pytest.raises(ValueError, match="rewards: unknown 'cube'"):
+        impala.make(spec, impala.Config(rewards="cube"))
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'"):
         impala.make(spec, impala.Config(optimiser="sgd"))
     with pytest.raises(
