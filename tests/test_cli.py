@@ -1,5 +1,6 @@
 """The command line: what each command prints, writes and leaves alone."""
 
+import importlib
 import inspect
 import json
 import subprocess
@@ -43,7 +44,9 @@ def test_the_public_names_are_there():
         if inspect.ismodule(found):
             assert found.__name__ == f"mtrl_jax.{name}"
         else:
-            assert found.__name__ == name and getattr(types, name) is found
+            home = importlib.import_module(found.__module__)
+            assert found.__name__ == name and getattr(home, name) is found
+    assert mtrl_jax.Agent is types.Agent
     with pytest.raises(AttributeError, match="Agnet"):
         _ = mtrl_jax.Agnet
 

@@ -166,4 +166,4 @@ def test_wrong_options_are_refused_when_the_agent_is_made(kit):
     with pytest.raises(
         ValueError, match=r"agent\.name='dqn' is unknown; there is impala"
     ):
-        agents.get("dqn")
+        agents.get("xyz")
