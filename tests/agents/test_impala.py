@@ -164,6 +164,6 @@ def test_wrong_options_are_refused_when_the_agent_is_made(kit):
     with pytest.raises(ValueError, match="optimiser: unknown 'sgd'"):
         impala.make(spec, impala.Config(optimiser="sgd"))
     with pytest.raises(
-        ValueError, match=r"agent\.name='dqn' is unknown; there is impala"
+        ValueError, match=r"agent\.name='xyz' is unknown; there is impala"
     ):
         agents.get("xyz")
