@@ -109,12 +109,15 @@ def test_killed_in_the_middle_of_the_pieces_the_step_before_is_sound(
 
 
 def test_a_large_leaf_is_never_in_memory_twice(tmp_path):
-    """Saving 128 MB takes pieces, restoring it the leaf and pieces."""
+    """Saving 128 MB takes pieces, restoring it the leaf and pieces; never a second leaf.
+
+    How many pieces are in flight depends on how busy the machine is: 16 to 80 MB seen.
+    """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak of a process is read from /proc")
     outcome = _run(MEASURED, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     measured = json.loads(outcome.stdout.splitlines()[-1])
     assert measured["same"]
-    assert measured["save"] < 64
-    assert measured["restore"] < 128 + 64
+    assert measured["save"] < 128
+    assert measured["restore"] < 2 * 128
