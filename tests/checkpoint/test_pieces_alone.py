@@ -67,7 +67,7 @@ x = np.frombuffer(np.random.default_rng(0).bytes(128 << 20), np.uint8)
 total, x = int(x.sum()), jnp.array(x.reshape(2, -1)).block_until_ready()
 save(2, x)
 x = (x + 1).block_until_ready()
-saving, _ = extra(lambda: save(3, x))
+saving = min(extra(lambda: save(step, x))[0] for step in (3, 4, 5))
 like = checkpoint.abstract({"x": x})
 del x
 checkpoint.restore(manager, like)
@@ -109,9 +109,10 @@ def test_killed_in_the_middle_of_the_pieces_the_step_before_is_sound(
 
 
 def test_a_large_leaf_is_never_in_memory_twice(tmp_path):
-    """Saving 128 MB takes pieces, restoring it the leaf and pieces; never a second leaf.
+    """Saving 128 MB takes pieces, restoring it the leaf and pieces.
 
-    How many pieces are in flight depends on how busy the machine is: 16 to 80 MB seen.
+    How many pieces of a save are in flight depends on how busy the machine is: the least
+    of three saves counts.
     """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak of a process is read from /proc")
@@ -119,5 +120,5 @@ def test_a_large_leaf_is_never_in_memory_twice(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     measured = json.loads(outcome.stdout.splitlines()[-1])
     assert measured["same"]
-    assert measured["save"] < 128
-    assert measured["restore"] < 2 * 128
+    assert measured["save"] < 64
+    assert measured["restore"] < 128 + 64
