@@ -1,5 +1,6 @@
 """The account of compiled programs: who pays, and what happens over the budget."""
 
+import collections
 import json
 import os
 import pathlib
@@ -98,6 +99,14 @@ def test_every_test_is_in_one_group(request):
         (mark,) = item.iter_markers("xdist_group")
         path = item.path.relative_to(compiling.TESTS.parent).as_posix()
         assert mark.args == (path,) or "xdist_group" in item.path.read_text(), path
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Two would be one module, and the second is an error when the whole suite runs."""
+    names = collections.Counter(
+        path.name for path in compiling.TESTS.rglob("test_*.py")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_budgets_name_files_that_there_are():
