@@ -202,6 +202,8 @@ class AgentInfo(NamedTuple):
     # update() reads what its own acting noted down (log-probabilities), which no dataset
     # of another's play has: the agent cannot learn offline.
     needs_extras: bool = False
+    # update() reads what a teacher's acting noted down: of a dataset, what it recorded.
+    reads_recorded: bool = False
     # It is told the environment's optimal action as an observation, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
     # Its carry outlives episodes: what it learns in one it knows in the next.

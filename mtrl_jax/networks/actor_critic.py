@@ -18,7 +18,6 @@ gain 0.01 for the policy and 1 for the value) follows common PPO practice.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,7 +63,7 @@ def make(
     with the others or with the observations.
     """
     network_config.check(config, num_values)
-    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    config = torsos.resolved(config, spec.obs)
     nets = (network_module.net_of(config, spec.action),)
     module = network_module.ActorCritics(
         nets, spec.action, len(spec.tasks), num_values, is_single=True

@@ -124,6 +124,16 @@ def evaluate(
     )
 
 
+def chosen_from(rollout: types.Rollout) -> Array:
+    """Returns the steps ``[T, B]`` that an action was chosen from, where data say so.
+
+    Not those that ended an episode, whose action was sent into the reset, nor those
+    beyond the end of a dataset's history.
+    """
+    ends = rollout.ts.last[:-1] & ~rollout.ts.first[:-1]
+    return ~ends & getattr(rollout.extras, "live", True)
+
+
 def arrivals(
     rollout: types.Rollout, transform: Callable[[Array], Array], hp: Returns
 ) -> Arrivals:
