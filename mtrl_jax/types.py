@@ -243,6 +243,17 @@ def action_mask_size(space: ActionSpace) -> int:
             return len(low)
 
 
+def groups(space: ActionSpace) -> tuple[int, ...]:
+    """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
+    match space:
+        case Discrete(n):
+            return (n,)
+        case Factorised(sizes):
+            return sizes
+        case Box():
+            return ()
+
+
 def action_shape(space: ActionSpace) -> jax.ShapeDtypeStruct:
     """Returns shape and dtype of one slot's action."""
     import jax.numpy as jnp

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +141,7 @@ def labels_of(extras: Tree, name: str, space: types.ActionSpace) -> Array:
     Raises:
       ValueError: there is nothing of that name, or of so many actions.
     """
-    recorded = getattr(extras, "recorded", extras)
+    recorded = cast(Mapping[str, Array], getattr(extras, "recorded", extras))
     if name not in recorded:
         raise ValueError(
             f"labels={name!r}: the data recorded {', '.join(recorded) or 'nothing'}; "
@@ -195,8 +196,7 @@ def errors(
     tau: Scalar,
 ) -> Array:
     """Returns the loss called ``name`` of each step ``[T, B]``, summed over groups."""
-    sizes = space.sizes if isinstance(space, types.Factorised) else (space.n,)
-    ends = np.cumsum(sizes)[:-1].tolist()
+    ends = np.cumsum(types.groups(space))[:-1].tolist()
 
     def each(q, s, legal):
         return distillation.loss(name, q, s, legal, tau)

@@ -122,7 +122,7 @@ def _padded(x: Array, own: types.ActionSpace, space: types.ActionSpace) -> Array
     """Returns ``x`` [..., m] of a task's space as [..., M] of the space of all."""
     if own == space:
         return x
-    sizes, own_sizes = _groups(space), _groups(own)
+    sizes, own_sizes = types.groups(space), types.groups(own)
     parts, start = [], 0
     for i, size in enumerate(sizes):
         n = own_sizes[i] if i < len(own_sizes) else 0
@@ -131,11 +131,6 @@ def _padded(x: Array, own: types.ActionSpace, space: types.ActionSpace) -> Array
         parts.append(jnp.pad(part, widths, constant_values=ABSENT))
         start += n
     return jnp.concatenate(parts, axis=-1)
-
-
-def _groups(space: types.ActionSpace) -> tuple[int, ...]:
-    """Returns the number of choices in each group."""
-    return space.sizes if isinstance(space, types.Factorised) else (space.n,)
 
 
 def _dense(size: int, gain: float, name: str) -> nn.Dense:

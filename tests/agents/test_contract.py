@@ -321,6 +321,9 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
             jax.eval_shape(kit.learn(one.agent), *args)
+    elif kit.info(name).reads_recorded:
+        with pytest.raises(ValueError, match="recorded nothing; collect with record"):
+            jax.eval_shape(kit.learn(one.agent), *args)
     else:
         jax.eval_shape(kit.learn(one.agent), *args)
 
