@@ -117,10 +117,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def loss(params, stats, rollout, key, hp):
         del key
-        before = unrolls.previous_actions(rollout)
-        logits, _ = network.unroll(params, rollout.carry.core, rollout.ts, before)
+        # The step after the last action has no label.
+        seen = rollout.ts, unrolls.previous_actions(rollout)
+        seen = jax.tree.map(lambda x: x[:-1], seen)
+        logits, _ = network.unroll(params, rollout.carry.core, *seen)
         labels = labels_of(rollout.extras, config.labels, spec.action)
-        total, metrics = loss_of(spec.action, labels, logits[:-1], rollout, hp)
+        total, metrics = loss_of(spec.action, labels, logits, rollout, hp)
         return total, learning.Aux(metrics, stats)
 
     def update(learner, rollout, key, hp, step):
