@@ -62,7 +62,9 @@ def blind(agent):
         return agent.act(learner, carry, one(ts), key, hp)
 
     def update(learner, rollout, key, hp, step):
-        return agent.update(learner, rollout._replace(ts=one(rollout.ts)), key, hp, step)
+        return agent.update(
+            learner, rollout._replace(ts=one(rollout.ts)), key, hp, step
+        )
 
     return agent._replace(act=act, update=update)
 
@@ -85,7 +87,8 @@ def progress(told_apart, separate_value, value_scale="none"):
         ),
         returns=hp.returns._replace(reward_scale=jnp.repeat(jnp.array(UNITS), SEEDS)),
         scale=hp.scale._replace(
-            value_step_size=jnp.full(members, 1e-2), value_std_min=jnp.full(members, 1e-4)
+            value_step_size=jnp.full(members, 1e-2),
+            value_std_min=jnp.full(members, 1e-4),
         ),
     )
     runner = fused_runner.make(agent, env, unroll_length=8, updates_per_chunk=CHUNK)
