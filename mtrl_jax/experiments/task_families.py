@@ -42,6 +42,11 @@ def entries(config: Any) -> list[Spread]:
     found = []
     for i, entry in enumerate(config.tasks):
         with errors.at(f"tasks.{i}"):
+            if entry.curriculum is not None:
+                raise ValueError(
+                    f"curriculum with kind={config.kind!r}: levels move in online runs "
+                    "and stages alone; leave it out"
+                )
             found += [_entry(entry, name) for name in _names(entry)]
             if config.kind != "collect" and any(x.pure is None for x in found):
                 raise ValueError(
