@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
@@ -57,6 +58,7 @@ class Config:
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
     normalise_observations: bool = False  # see agents/common/observation_scale.py
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -67,6 +69,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -88,6 +91,7 @@ def make(
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
     normaliser = observation_scale.make(spec, config.normalise_observations)
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -129,6 +133,7 @@ def make(
             stats=stats,
             of_scale=hp.scale,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
@@ -149,6 +154,7 @@ def make(
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
         observations = normaliser.after(learner.observations, rollout)
         return learner._replace(observations=observations), metrics, ()
