@@ -66,14 +66,14 @@ def at(field: str) -> Iterator[None]:
 
 
 def check(field: str, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError if ``name`` is not among ``known``: did you mean ...?"""
+    """Raises ValueError unless ``name`` is among ``known``: did you mean ...?"""
     known = list(known)
     if name not in known:
         raise ValueError(f"{field}: no {name!r}{suggest(name, known)}")
 
 
 def check_options(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ValueError for the first option that ``owner`` does not have."""
+    """Raises ValueError unless ``owner`` has all ``options``; names the first it has not."""
     for name in options:
         if name not in known:
             allowed = ", ".join(known) or "none"

@@ -194,7 +194,7 @@ def prior(params: Tree, config: RSSMConfig, deter: Array, dtype: str) -> Array:
 
 
 def check(config: RSSMConfig) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not divide."""
+    """Raises ValueError unless fields are known, large enough and divide."""
     latents.check(config.latent)
     for field in ("deter", "hidden", "blocks"):
         if getattr(config, field) < 1:
