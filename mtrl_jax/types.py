@@ -202,6 +202,8 @@ class AgentInfo(NamedTuple):
     # update() reads what its own acting noted down (log-probabilities), which no dataset
     # of another's play has: the agent cannot learn offline.
     needs_extras: bool = False
+    # Of a dataset it wants the columns of whole histories, too (data/columns.py).
+    reads_columns: bool = False
     # It is told the environment's optimal action as an observation, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
     # Its carry outlives episodes: what it learns in one it knows in the next.

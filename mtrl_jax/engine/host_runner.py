@@ -89,15 +89,17 @@ def make(
     return Runner(init, chunk)
 
 
+def view(spec: types.EnvSpec, batch: tuple[int, int]) -> types.Env:
+    """Returns what statistics read of host-driven environments; its state are measures."""
+    return types.Env(spec, batch, _no_env, _no_env, info=lambda measures: measures)
+
+
 def _make_begin(
     agents: types.Agent, halves: Sequence[types.HostEnv], window: int
 ) -> Callable:
     """Returns ``begin(key, hp, steps_taken) -> state`` with the environments reset."""
     members, slots = halves[0].batch[0], sum(half.batch[SLOT] for half in halves)
-    # What statistics want to know of an environment; its state is the measures.
-    view = types.Env(
-        halves[0].spec, (members, slots), _no_env, _no_env, info=lambda x: x
-    )
+    seen = view(halves[0].spec, (members, slots))
 
     def begin(key: Key, hp: Tree, steps_taken: int) -> RunState:
         ts = [jax.device_put(half.reset()) for half in halves]
@@ -108,7 +110,7 @@ def _make_begin(
             carry=tree.copy(agents.carry(slots)),
             env=jnp.asarray(steps_taken, jnp.uint32),
             ts=jax.jit(_join)(ts),
-            stats=statistics.init(view, measures, window),
+            stats=statistics.init(seen, measures, window),
             curriculum=(),
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(key),

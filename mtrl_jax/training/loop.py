@@ -261,6 +261,8 @@ def answer(session: Session, n: int) -> str:
         )
     if session.update >= session.program.run_length.updates:
         return "stopping after the last results; all training is saved by then"
+    if session.program.indivisible:
+        return f"stopping after this chunk: nothing is kept, {resume} begins again"
     usual = session.pace.typical_seconds()
     takes = "" if math.isnan(usual) else f" (one takes {progress.duration(usual)})"
     return (

@@ -9,7 +9,7 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import context_runner
-from mtrl_jax.envs import core, trials
+from mtrl_jax.envs import core, mixture, trials
 
 MEMBERS, ARMS, EPISODES = 2, 4, 6
 LENGTH = 2  # steps of an episode, and one more to reset
@@ -121,6 +121,22 @@ def test_two_chunks_are_one_of_twice_the_length(played, tiny):
     state, _ = jax.jit(longer.chunk)(state, ())
     different = tiny.differs(played[1], state)
     assert {path.split("[")[0] for path in different} <= {".stats.chunk"}
+
+
+def test_stepped_from_python_the_numbers_are_the_same(played, tiny):
+    """The host's runner is the program's, also from one chunk to the next."""
+    keys = random.roots(0, MEMBERS)
+    hosted = context_runner.make_host(
+        stubborn(forgets=False),
+        mixture.host_from_pure(env(), random.at(keys, 0, random.ENV)),
+        episodes=EPISODES,
+        steps_per_chunk=6,
+    )
+    state = hosted.init(keys, played[0].learner)
+    for expected in played[2]:
+        state, output = hosted.chunk(state, ())
+        assert not tiny.differs(output, expected)
+    assert not tiny.differs(state._replace(env=()), played[1]._replace(env=()))
 
 
 def test_episodes_beyond_the_last_are_not_written_down():
