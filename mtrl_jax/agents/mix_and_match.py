@@ -77,7 +77,7 @@ class Config:
         Component(),
         Component(),
     )
-    share: tuple[str, ...] = ("torso", "core")  # see components.PIECES
+    share: tuple[str, ...] = ("torso", "core")  # see components.MODULES
     experts: bool = False  # the first component is one for each task
     control: str = "mixture"
     matching: str = "adjacent"

@@ -193,7 +193,7 @@ def save(session: Session) -> None:
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
-        "schedules": session.scheduler.memory(),
+        "schedules": session.scheduler.state_dict(),
         "round_owed": session.round_owed,
     }
     checkpoint.save(

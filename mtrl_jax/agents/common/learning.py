@@ -145,6 +145,21 @@ def passes(
     return learner._replace(updates=learner.updates + 1), metrics
 
 
+def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:
+    """Returns ``learn(learner, *more)``, before update ``starts`` the learner and zeros.
+
+    A branch, not a select: ``step`` is the same for all members.
+    """
+    if starts == 0:
+        return learn(*args)
+    shapes = jax.eval_shape(learn, *args)[1:]
+
+    def wait(learner: Tree, *_: Any) -> tuple:
+        return learner, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.lax.cond(step >= starts, learn, wait, *args)
+
+
 def check(config: Any) -> None:
     """Raises ValueError unless ``optimiser, epochs, minibatches`` of it can be."""
     for name in ("epochs", "minibatches"):
