@@ -75,8 +75,9 @@ class Torso(nn.Module):
     def _vector(self, vector: Array) -> Array:
         if not self.sequence:
             return vector
+        positions, channels = self.sequence
         return sequence_conv.SequenceConv(
-            *self.sequence, self.implementation, name="sequence"
+            positions, channels, self.implementation, name="sequence"
         )(vector)
 
 
