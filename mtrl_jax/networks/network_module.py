@@ -167,6 +167,7 @@ def torso_of(config: NetworkConfig, name: str) -> torsos.Torso:
         config.convolution,
         filters=config.filters,
         features=config.features,
+        sequence=config.sequence,
         name=name,
     )
 

@@ -27,6 +27,7 @@ from mtrl_jax.networks import (
     network_config,
     network_module,
     product,
+    sequence_conv,
     torsos,
 )
 from mtrl_jax.networks.network_config import NetworkConfig
@@ -64,6 +65,7 @@ def make(
         raise ValueError("separate_value: there is no value here; leave it out")
     if hidden < 0:
         raise ValueError(f"head_hidden: got {hidden}, give 0 or a positive size")
+    sequence_conv.check(config.sequence, spec.obs)
     config = torsos.resolved(config, spec.obs)
     spaces = tuple(x.action for x in spec.tasks) if per_task else (spec.action,)
     module = _TaskHeads(config, spec.action, spaces, len(spec.tasks), hidden)
