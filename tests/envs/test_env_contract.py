@@ -171,7 +171,15 @@ def test_a_stream_is_decided_by_its_key(case, compiled, played):
     assert all(jax.tree.leaves(same)) == draws_nothing
 
 
-@every_pure_env
+# The first of each family; the others compile once more in `make test-all`.
+@pytest.mark.parametrize(
+    "case",
+    [
+        x if x[1:] == CASES[x[0]][0] else pytest.param(x, marks=pytest.mark.slow)
+        for x in PURE
+    ],
+    ids=_id,
+)
 def test_a_slot_does_not_depend_on_how_many_others_there_are(case, played, play):
     """Slot b of member p is fold_in(key[p], b), whatever the batch; slots differ."""
     _, ts, *_ = played(case)
