@@ -90,7 +90,8 @@ def _resolved(
 ) -> dict:
     """Returns the values with what they take from earlier stages filled in."""
     learning = ["online", "collect", "offline"]
-    named = {"data": ["collect"], "of": learning, "init_from": learning}
+    named = {"data": ["collect"]}
+    named |= dict.fromkeys(("of", "init_from", "teacher"), learning)
     for field, kinds in named.items():
         name = values.get(field)
         if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
@@ -107,11 +108,17 @@ def _resolved(
         _check_named(name, f"{at}compare", kinds, earlier, all_)
     of = values.get("of")
     if isinstance(of, str) and of in earlier:
-        values = {**values, **_agent_of(earlier[of], values, at)}
+        teacher = earlier.get(str(values.get("teacher")))
+        values = {**values, **_agent_of(earlier[of], values, at, teacher)}
     return values
 
 
-def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
+def _agent_of(
+    source: stage_schema.Stage,
+    values: dict,
+    at: str,
+    teacher: stage_schema.Stage | None,
+) -> dict:
     """Returns agent and population of a stage that plays another's learners, frozen.
 
     They are its source's, without search; a collect stage may have another number.
@@ -119,6 +126,8 @@ def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
     agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
     size = source.population.size
     if values["kind"] == "collect":
+        # A member for each teacher: they may have a task each.
+        size = size if teacher is None else teacher.population.size
         if not _agrees(values.get("agent", agent), agent):
             raise ValueError(
                 f"{at}agent: is that of stage {source.name!r}; leave it out, or change "
@@ -182,6 +191,11 @@ def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None
     if config.kind != "collect":
         return
     if config.of is None:
+        if config.teacher is not None:
+            raise ValueError(
+                f"teacher={config.teacher!r}: without of; what learners note down of "
+                "their own steps is recorded by itself, give of, the stage that plays"
+            )
         if config.play != stage_schema.Play():
             raise ValueError(
                 "play: without of; what a learner does is its agent's, give "

@@ -62,11 +62,15 @@ def by_name(extras: types.Tree) -> dict[str, types.Array]:
 
 
 def check_tasks(
-    agent: types.Agent, config: Any, trained: types.EnvSpec, given: types.EnvSpec
+    agent: types.Agent,
+    config: Any,
+    trained: types.EnvSpec,
+    given: types.EnvSpec,
+    of: str,
 ) -> None:
     """Raises ConfigError unless an agent that reads its task gets those it learned.
 
-    ``config.of`` is where it learned on ``trained``. In ``given`` a task is to have the
+    Stage ``of`` is where it learned on ``trained``. In ``given`` a task is to have the
     number that it has there; there may be fewer.
     """
     known, here = ([task.name for task in x.tasks] for x in (trained, given))
@@ -74,7 +78,7 @@ def check_tasks(
         return
     raise errors.ConfigError(
         f"tasks: {', '.join(here)}: {config.agent.name} acts by the number of its task, "
-        f"and in stage {config.of!r} they were, in this order, {', '.join(known)}; give "
+        f"and in stage {of!r} they were, in this order, {', '.join(known)}; give "
         "these in this order, the last may be missing, or train it without "
         "(task_embedding, per_task or experts: false)"
     )

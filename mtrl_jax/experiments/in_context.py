@@ -46,7 +46,7 @@ def make_program(
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     check_fits(env.spec, spec, config.of)
-    acting.check_tasks(agent, config, spec, env.spec)
+    acting.check_tasks(agent, config, spec, env.spec, config.of)
     test_spec = trials.per_episode(env.spec)
     run_length = _run_length(config, slots, _longest(config, test_spec))
     runner = _runner(config, agent, env, run_length.per_chunk)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, types
+from mtrl_jax.agents.common import watched
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
@@ -124,7 +125,7 @@ def _online(run: Run, stage, restart: int, for_check: bool) -> Program:
 
 
 def _collect(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = collect.make_program(stage, restart)
+    program = collect.make_program(stage, restart, _teacher_of(run, stage))
     return _inheriting(run, stage, program, for_check)
 
 
@@ -167,7 +168,7 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
     """Returns the program of a stage, which begins with what it takes from another.
 
     That is the learners of ``init_from`` as they were saved, optimiser and counters
-    among them, and of a collect stage's ``of`` the hyperparameters, too.
+    among them, and of a collect stage's ``of`` and ``teacher`` the hyperparameters, too.
     """
     of = getattr(stage, "of", None)
     name = of or getattr(stage, "init_from", None)
@@ -183,6 +184,10 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
         learners, theirs = weights_of(run, run.stage(name), stage.population.size)
         if of:
             hp = _like(hp, hparams.override(theirs, stage.play.hparams))
+        teacher = _teacher_of(run, stage)
+        if teacher is not None:
+            watching = weights_of(run, teacher, stage.population.size)
+            learners = watched.Learner(learners, *watching)
         return state._replace(learner=_like(state.learner, learners)), hp
 
     return program._replace(inherit=inherit)
@@ -191,17 +196,41 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
 def _check_inherited(
     run: Run, stage: Any, source: stage_schema.Stage, program: Program
 ) -> None:
-    """Raises ConfigError unless a stage can begin with the learners of ``source``."""
-    spec = spec_of(run, source)
+    """Raises ConfigError unless a stage can begin with the learners of ``source``.
+
+    Nor where those of its ``teacher`` cannot watch.
+    """
     field = "of" if getattr(stage, "of", None) else "init_from"
-    if field == "of":
-        in_context.check_fits(program.spec, spec, source.name)
-        acting.check_tasks(program.agent, stage, spec, program.spec)
+    _check_learners_of(run, field, stage, source, program.spec)
+    teacher = _teacher_of(run, stage)
+    if teacher is not None:
+        _check_learners_of(run, "teacher", teacher, teacher, program.spec)
+
+
+def _check_learners_of(
+    run: Run,
+    field: str,
+    config: Any,
+    source: stage_schema.Stage,
+    spec: types.EnvSpec,
+) -> None:
+    """Raises ConfigError unless learners of ``source`` are those of ``config`` on ``spec``."""
+    trained = spec_of(run, source)
+    agent = build.make_agent(config, spec)
+    if field != "init_from":
+        in_context.check_fits(spec, trained, source.name)
+        acting.check_tasks(agent, config, trained, spec, source.name)
     acting.check_same_learners(
         f"{field}={source.name!r}",
-        (program.agent, stage),
-        (build.make_agent(source, spec), source),
+        (agent, config),
+        (build.make_agent(source, trained), source),
     )
+
+
+def _teacher_of(run: Run, stage: Any) -> Any:
+    """Returns the stage whose learners watch ``stage``, None of most."""
+    name = getattr(stage, "teacher", None)
+    return None if name is None else run.stage(name)
 
 
 def _like(own: Tree, given: Tree) -> Tree:
@@ -220,4 +249,5 @@ def _data_of(
     source = run.stage(stage.data)
     if not isinstance(source, stage_schema.CollectStage):
         raise errors.ConfigError(f"data={stage.data!r}: it is no stage of kind collect")
-    return collect.contents_of(source), run.folder_of(source) / collect.FOLDER
+    contents = collect.contents_of(source, _teacher_of(run, source))
+    return contents, run.folder_of(source) / collect.FOLDER
