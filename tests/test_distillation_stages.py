@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import running
@@ -50,7 +51,7 @@ STATES = {
     "teacher": "teachers",
     "record": ["q"],
     "population": {"axis": "population"},
-    "training": {"env_steps": 64, "unroll_length": 4, "updates_per_chunk": 2},
+    "training": {"env_steps": 128, "unroll_length": 4, "updates_per_chunk": 2},
 }
 
 
@@ -127,7 +128,7 @@ def test_teachers_label_what_the_student_does(whole):
 
     @jax.jit
     def said(member, seen, legal):
-        own = jax.tree.map(lambda x: x[member], (learners, hp))
+        own = jax.tree.map(lambda x: jnp.asarray(x)[member], (learners, hp))
         now = ts._replace(obs={"vector": seen[None]}, action_mask=legal[None])
         return agent.act(own[0], (), now, jax.random.key(0), own[1])[2].q[0]
 
