@@ -21,6 +21,7 @@ from typing import NamedTuple
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
     combining,
+    kickstarting,
     learning,
     minibatches,
     objective,
@@ -57,6 +58,8 @@ class Config:
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
+    # Whom to be kickstarted by, see agents/common/kickstarting.py.
+    teacher: kickstarting.Teacher | None = None
 
 
 class Hparams(NamedTuple):
@@ -68,6 +71,7 @@ class Hparams(NamedTuple):
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
+    kickstarting: kickstarting.Hparams = kickstarting.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -89,6 +93,7 @@ def make(
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
     combiner = combining.make(config.combiner, spec)
+    teacher = kickstarting.make(config.teacher, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -98,18 +103,21 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp), scale.init())
+        return learning.init(params, optimise(hp), scale.init(), teacher.init(key))
 
     def carry(batch):
-        return unrolls.initial_carry(network, spec.action, batch)
+        fresh = unrolls.initial_carry(network, spec.action, batch)
+        return fresh._replace(teacher=teacher.initial_state(batch))
 
     def act(learner, carry, ts, key, hp):
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
-        return unrolls.act(
+        action, after, extras = unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
+        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
+        return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rollout, key, hp):
         del key
@@ -132,6 +140,16 @@ def make(
         )
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
+        )
+        policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
+        more |= teacher.losses(
+            network.distribution(policy, mask),
+            rollout.extras.teacher,
+            mask,
+            ~rollout.ts.first[1:],
+            rollout.ts.task[:-1],
+            hp.kickstarting,
+            combiner,
         )
         total, parts = objective.total(terms, hp.costs, more)
         return total, learning.Aux(metrics | parts, stats_after)

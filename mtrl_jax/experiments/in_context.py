@@ -46,7 +46,7 @@ def make_program(
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     check_fits(env.spec, spec, config.of)
-    acting.check_tasks(agent, config, spec, env.spec)
+    acting.check_tasks(agent, config, spec, env.spec, config.of)
     test_spec = trials.per_episode(env.spec)
     longest = _longest(config, test_spec)
     # With the step that resets.

@@ -40,8 +40,8 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
-# Of options that are off: the scale of values, the combiner of gradients.
-OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c"}
+# Of options that are off: scale of values, combiner of gradients, teacher.
+OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c", "teacher_cost"}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 

@@ -32,6 +32,7 @@ class Carry(NamedTuple):
 
     core: Tree  # {stream: [B, ...]} of the network's memories
     action: Array  # [B, ...] the action that led to the next step
+    teacher: Tree = ()  # what the core is to the agent, to its teacher
 
 
 class Extras(NamedTuple):
@@ -39,6 +40,7 @@ class Extras(NamedTuple):
 
     log_prob: Array  # of the action under the policy that took it
     value: Array
+    teacher: Tree = ()  # raw parameters of the teacher's policy, [T, B, ...]
 
 
 class Evaluated(NamedTuple):
