@@ -213,6 +213,8 @@ class AgentInfo(NamedTuple):
     observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
+    # A mixture of fewer tasks is refused by ``mtrl train``.
+    fewest_tasks: int = 1
     # The probe tasks that it promises to learn (envs/probes.py, without "probe/").
     learns: tuple[str, ...] = ()
 

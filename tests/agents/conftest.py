@@ -22,6 +22,7 @@ from mtrl_jax.networks import transformer
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "mix_and_match": {"optimiser": "adam"},
+    "distral": {"optimiser": "adam"},
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
     "dreamer_v2": dreaming.SMALL,

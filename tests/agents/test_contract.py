@@ -403,7 +403,7 @@ def test_padding_teaches_nothing(name, one, kit):
     rollout = programs.collect(one, kit, ts)
     # Inputs: vector 1 of 2, the last action 2 of 3, the reward, maybe whether an episode
     # ended. Logits or values: 2 of 3, or 5 atoms each. Table: of 3 tasks the first, 3 of 3 values of the vector's
-    # first entry, 0 of its second.
+    # first entry, 0 of its second. Networks: of 3 tasks the first's.
     inputs = [0, 2, 3, 5, 6]
     index = {
         (2, 1): [0],
@@ -412,6 +412,7 @@ def test_padding_teaches_nothing(name, one, kit):
         (6, 4): inputs[:4],
         (7, 5): inputs,
         (3, 2): [0, 1],
+        (3, 1): [0],
         (27, 3): [1, 4, 7],
     }
 
