@@ -26,6 +26,7 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    sharing,
     unrolls,
     value_scale,
     vtrace,
@@ -58,6 +59,7 @@ class Config:
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
+    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
     # Whom to be kickstarted by, see agents/common/kickstarting.py.
     teacher: kickstarting.Teacher | None = None
 
@@ -72,6 +74,7 @@ class Hparams(NamedTuple):
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
     kickstarting: kickstarting.Hparams = kickstarting.Hparams()
+    sharing: sharing.Hparams = sharing.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -91,14 +94,20 @@ def make(
         time, slots that do not divide into the minibatches.
     """
     learning.check(config)
-    scale = value_scale.make(config, len(spec.tasks))
+    steps, is_soft = (
+        config.epochs * config.minibatches,
+        config.network.sharing == "soft",
+    )
+    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
     combiner = combining.make(config.combiner, spec)
     teacher = kickstarting.make(config.teacher, spec)
-    network = networks.make(spec, config.network, num_values=scale.num_values)
+    shared = sharing.make(
+        spec, config.network, config.distance, steps, num_values=scale.num_values
+    )
+    network = shared.acting
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
-        steps = config.epochs * config.minibatches
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
@@ -121,6 +130,7 @@ def make(
 
     def loss(params, stats, rollout, key, hp):
         del key
+        network = shared.learned(rollout.ts.first.shape[1])
         out = unrolls.outputs(network, params, rollout)
 
         def value_of(value):
@@ -142,6 +152,7 @@ def make(
             auxiliaries, params, out.features, rollout, hp
         )
         policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
+        more |= shared.losses(params, hp.sharing)
         more |= teacher.losses(
             network.distribution(policy, mask),
             rollout.extras.teacher,
@@ -160,7 +171,7 @@ def make(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(rollout),
+            minibatches.slots(rollout, shared.groups(rollout.ts.first.shape[1])),
             key,
             hp,
             epochs=config.epochs,

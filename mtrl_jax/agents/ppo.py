@@ -28,6 +28,7 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    sharing,
     unrolls,
     value_scale,
 )
@@ -61,6 +62,7 @@ class Config:
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
+    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
     # Whom to be kickstarted by, see agents/common/kickstarting.py.
     teacher: kickstarting.Teacher | None = None
 
@@ -85,6 +87,7 @@ class Hparams(NamedTuple):
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
     kickstarting: kickstarting.Hparams = kickstarting.Hparams()
+    sharing: sharing.Hparams = sharing.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -115,14 +118,20 @@ def make(
         rows do not divide into the minibatches.
     """
     learning.check(config)
-    scale = value_scale.make(config, len(spec.tasks))
+    steps, is_soft = (
+        config.epochs * config.minibatches,
+        config.network.sharing == "soft",
+    )
+    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
     combiner = combining.make(config.combiner, spec)
     teacher = kickstarting.make(config.teacher, spec)
-    network = networks.make(spec, config.network, num_values=scale.num_values)
+    shared = sharing.make(
+        spec, config.network, config.distance, steps, num_values=scale.num_values
+    )
+    network = shared.acting
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
-        steps = config.epochs * config.minibatches
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
@@ -147,6 +156,7 @@ def make(
         del key
         batch, core = rows
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
+        network = shared.learned(batch.ts.first.shape[1])
         out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
         distribution = network.distribution(out.policy, batch.ts.action_mask)
         terms, metrics, stats_after = surrogate(
@@ -160,6 +170,7 @@ def make(
             combiner=combiner,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
+        more |= shared.losses(params, hp.sharing)
         more |= teacher.losses(
             distribution,
             batch.extras.teacher,
@@ -178,7 +189,7 @@ def make(
             loss,
             optimise(hp),
             learner,
-            rows_of(network, transform, learner, rollout, hp, scale),
+            rows_of(shared, transform, learner, rollout, hp, scale),
             key,
             hp,
             epochs=config.epochs,
@@ -192,7 +203,7 @@ def make(
 
 
 def rows_of(
-    network: networks.Network,
+    shared: sharing.Sharing,
     transform: Callable[[Array], Array],
     learner: learning.Learner,
     rollout: types.Rollout,
@@ -208,6 +219,7 @@ def rows_of(
     def value_of(value, task):
         return scale.value(learner.stats, value, task, hp.scale)
 
+    network = shared.acting
     value = bootstrapped(network, learner.params, rollout, value_of)
     arrived = unrolls.arrivals(rollout, transform, hp.returns)
 
@@ -227,9 +239,11 @@ def rows_of(
     )
     if network.recurrent:
         by_slot = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
-        return minibatches.leading((by_slot, rollout.carry.core), "slots")
+        groups = shared.groups(rollout.ts.first.shape[1])
+        return minibatches.leading((by_slot, rollout.carry.core), "slots", groups)
     single = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), batch)
-    return minibatches.leading((single, network.initial_state(0)), "steps")
+    groups = shared.groups(batch.live.size)
+    return minibatches.leading((single, network.initial_state(0)), "steps", groups)
 
 
 def bootstrapped(

@@ -95,6 +95,7 @@ def make(
     piece or action set, pieces that cannot be shared because the components' settings
     differ, and whatever ``actor_critic.make`` refuses.
     """
+    network_config.check_single(config)
     parts = plan(spec, config, components, share)
     nets = tuple(part.net for part in parts)
     module = network_module.ActorCritics(nets, spec.action, len(spec.tasks), num_values)

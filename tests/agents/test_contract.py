@@ -41,7 +41,13 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
 # Of options that are off: scale of values, combiner of gradients, teacher.
-OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c", "teacher_cost"}
+OPTIONAL = {
+    "value_step_size",
+    "value_std_min",
+    "cagrad_c",
+    "teacher_cost",
+    "distance_cost",
+}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 

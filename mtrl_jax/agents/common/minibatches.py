@@ -83,12 +83,13 @@ def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def leading(batch: Tree, unit: str) -> Rows:
+def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
-    number = len(jax.tree.leaves(batch)[0])
-    return Rows(
-        batch, number, unit, lambda index: jax.tree.map(lambda x: x[index], batch)
-    )
+
+    def take(index: Array) -> Tree:
+        return jax.tree.map(lambda x: x[index], batch)
+
+    return Rows(batch, len(jax.tree.leaves(batch)[0]), unit, take, groups)
 
 
 def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
