@@ -20,6 +20,7 @@ AGENTS = {
     "mix_and_match": "mtrl_jax.agents.mix_and_match",
     "ppo": "mtrl_jax.agents.ppo",
     "distral": "mtrl_jax.agents.distral",
+    "unreal": "mtrl_jax.agents.unreal",
     "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
     "dqn": "mtrl_jax.agents.dqn",
     "rainbow": "mtrl_jax.agents.rainbow",

@@ -419,6 +419,7 @@ def test_padding_teaches_nothing(name, one, kit):
         (7, 5): inputs,
         (3, 2): [0, 1],
         (3, 1): [0],
+        (6, 2): [0, 1],
         (27, 3): [1, 4, 7],
     }
 
