@@ -130,9 +130,9 @@ def test_a_stage_is_taught_by_the_frozen_learners_of_another(whole):
         if k.startswith(".run.learner.params")
     }
     kept = {
-        k.removeprefix(".run.learner.frozen"): x
+        k.removeprefix(".run.learner.frozen['params']"): x
         for k, x in running.bits(whole, "taught").items()
-        if k.startswith(".run.learner.frozen")
+        if k.startswith(".run.learner.frozen['params']")
     }
     teachers = _members(given, 2)
     assert given and _members(kept, 3) == [teachers[0], teachers[1], teachers[0]]

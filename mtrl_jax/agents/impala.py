@@ -25,6 +25,7 @@ from mtrl_jax.agents.common import (
     learning,
     minibatches,
     objective,
+    observation_scale,
     optimiser,
     sharing,
     unrolls,
@@ -58,6 +59,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
     distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
     # Whom to be kickstarted by, see agents/common/kickstarting.py.
@@ -99,6 +101,7 @@ def make(
         config.network.sharing == "soft",
     )
     scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
+    normaliser = observation_scale.make(spec, config.normalise_observations)
     combiner = combining.make(config.combiner, spec)
     teacher = kickstarting.make(config.teacher, spec)
     shared = sharing.make(
@@ -112,7 +115,9 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp), scale.init(), teacher.init(key))
+        return learning.init(
+            params, optimise(hp), scale.init(), normaliser.init(), teacher.init(key)
+        )
 
     def carry(batch):
         fresh = unrolls.initial_carry(network, spec.action, batch)
@@ -122,10 +127,11 @@ def make(
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
+        ts = normaliser.apply(learner.observations, ts)
         action, after, extras = unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
-        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
         return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rollout, key, hp):
@@ -167,11 +173,12 @@ def make(
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(rollout, shared.groups(rollout.ts.first.shape[1])),
+            minibatches.slots(seen, shared.groups(rollout.ts.first.shape[1])),
             key,
             hp,
             epochs=config.epochs,
@@ -179,6 +186,7 @@ def make(
             preserve=scale.preserve,
             combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)

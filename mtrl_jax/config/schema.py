@@ -94,7 +94,7 @@ class PopulationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long and in what pieces. ``env_steps`` is per member."""
+    """How long, and how much at a time. ``env_steps`` is per member."""
 
     env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
     unroll_length: PositiveInt = 20

@@ -112,7 +112,7 @@ def check_same_teacher(
 
     Both are (agent, config). What else a teacher learned, for other heads, is no matter.
     """
-    here, there = _learner(*own).frozen, getattr(_learner(*source), "params", {})
+    here, there = _learner(*own).frozen, _learner(*source)._asdict()
     for name, leaf in _described(here).items():
         found = _described(there).get(name, "not there")
         if leaf != found:
@@ -120,6 +120,17 @@ def check_same_teacher(
                 f"{field}: leaf {name} of its network is {found}, here {leaf}; give a "
                 "stage with one network for all tasks, on the same tasks"
             )
+
+
+def named(frozen: dict[str, Any], learner: Any) -> dict[str, Any]:
+    """Returns of a learner what ``frozen`` has: its fields, and of dicts the entries."""
+
+    def taken(own: Any, given: Any) -> Any:
+        if not isinstance(own, dict):
+            return given
+        return {name: taken(x, given[name]) for name, x in own.items()}
+
+    return {name: taken(x, getattr(learner, name)) for name, x in frozen.items()}
 
 
 def _leaves(agent: types.Agent, config: Any) -> dict[str, str]:

@@ -187,7 +187,7 @@ def describe(config: schema.ExperimentConfig, restart: int = 0) -> dict[str, Any
     described = {}
     seed = f"{config.seed}/{restart}/train"
     for k, (task, batch) in enumerate(batches(config)):
-        record = envs.describe(task.env, batch, task.options, _pool_seed(seed, k))
+        record = envs.describe(task.env, batch, task.options, pool_seed(seed, k))
         described[f"{k}: {task.env}"] = {"slots": batch[1], **record}
     return described
 
@@ -197,7 +197,7 @@ def _parts(config, tasks, seed, slots, make) -> list:
     parts = []
     for k, (task, batch) in enumerate(batches(config, tasks, slots)):
         with errors.at(task.field):
-            parts.append(make(task, batch, _pool_seed(seed, k)))
+            parts.append(make(task, batch, pool_seed(seed, k)))
     return parts
 
 
@@ -226,7 +226,8 @@ def batches(
     return [(task, (members, slots or task.slots)) for task in tasks]
 
 
-def _pool_seed(seed: str, part: int) -> int:
+def pool_seed(seed: str, part: int) -> int:
+    """Returns the seed of part ``part`` of the environments that ``seed`` names."""
     return zlib.crc32(f"{seed}/{part}".encode())
 
 

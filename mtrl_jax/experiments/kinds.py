@@ -192,9 +192,9 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
                 hp = _like(hp, hparams.override(theirs, stage.play.hparams))
             learner = _like(learner, learners)
         if teacher is not None:
-            given = weights_of(run, run.stage(teacher), members)[0].params
-            given = {part: given[part] for part in learner.frozen}
-            learner = learner._replace(frozen=_like(learner.frozen, given))
+            given, own = weights_of(run, run.stage(teacher), members)[0], learner.frozen
+            taken = acting.named(own, given)
+            learner = learner._replace(frozen=_like(own, taken))
         return state._replace(learner=learner), hp
 
     return program._replace(inherit=inherit)

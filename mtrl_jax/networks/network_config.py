@@ -17,6 +17,7 @@ class NetworkConfig:
 
     torso: str = "auto"  # see torsos.choose
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
+    sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128
@@ -32,7 +33,7 @@ class NetworkConfig:
 
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not go along."""
+    """Raises ValueError unless fields are known, large enough and go together."""
     for field, known in (
         ("sharing", SHARING),
         ("activation", tuple(torsos.ACTIVATIONS)),

@@ -161,6 +161,7 @@ def _bodies(nets: Sequence[Net], num_tasks: int) -> dict[str, Callable[..., Any]
                     sharing=config.sharing,
                     tasks=num_tasks,
                     experts=config.experts,
+                    sequence=config.sequence,
                     name=torso,
                 )
             if core not in made:

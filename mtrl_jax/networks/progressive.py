@@ -19,7 +19,7 @@ the input of all columns has the last action and reward beside it where asked fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -78,7 +78,10 @@ class Columns(nn.Module):
         return Column(policy, value, tuple(hidden))
 
     def _lateral(
-        self, i: int, before: Sequence[tuple[Array, ...]], outputs: list[tuple[str, int]]
+        self,
+        i: int,
+        before: Sequence[tuple[Array, ...]],
+        outputs: list[tuple[str, int]],
     ) -> list[Array]:
         """Returns U relu(V [α_j h_j]) of layer i − 1 of the columns before."""
         scales = self.param(f"scale_{i}", _drawn_scale, (len(before),))
@@ -110,14 +113,15 @@ def run(
     each = [*map(jax.lax.stop_gradient, frozen), params]
     for k, own in enumerate(each):
         nudge = None if nudges is None else nudges[k]
-        column = module.apply({"params": own}, x, hidden, nudge)
+        column: Any = module.apply({"params": own}, x, hidden, nudge)
         hidden = [*hidden, column.hidden]
     return column, hidden
 
 
 def init(module: Columns, key: Key, columns: int, size: int) -> tuple[list[Tree], Tree]:
     """Returns (parameters of the columns before, those of the last) for ``[F]`` inputs."""
-    x, hidden, made = jnp.zeros((1, size)), [], []
+    x, made = jnp.zeros((1, size)), []
+    hidden: list[tuple[Array, ...]] = []
     for k in range(columns):
         own = module.init(jax.random.fold_in(key, k), x, hidden)["params"]
         made.append(own)

@@ -18,7 +18,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, initialisers, product, shared_trunks
+from mtrl_jax.networks import (
+    conv,
+    initialisers,
+    product,
+    sequence_conv,
+    shared_trunks,
+)
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -52,6 +58,7 @@ class Torso(nn.Module):
     sharing: str = "hard"  # or a trunk in the MLP's place, see shared_trunks
     tasks: int = 1
     experts: int = 1
+    sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
 
     @nn.compact
     def __call__(
@@ -60,7 +67,7 @@ class Torso(nn.Module):
         lead = side.shape[:-1]
         flat, features = [], []
         if "vector" in obs:
-            flat.append(obs["vector"].astype(jnp.float32))
+            flat.append(self._vector(obs["vector"].astype(jnp.float32)))
         if "image" in obs:
             image = scale_image(obs["image"])
             if self.kind == "mlp":
@@ -89,6 +96,14 @@ class Torso(nn.Module):
             self.hidden, activation, self.tasks, self.experts, name="experts"
         )
         return experts(x, task)
+
+    def _vector(self, vector: Array) -> Array:
+        if not self.sequence:
+            return vector
+        positions, channels = self.sequence
+        return sequence_conv.SequenceConv(
+            positions, channels, self.implementation, name="sequence"
+        )(vector)
 
 
 class MLP(nn.Module):

@@ -26,7 +26,7 @@ def _given(request, kit):
     one = plain._replace(agent=agent, act=jax.jit(agent.act), update=kit.updater(agent))
     learner = kit.fresh(one, 0)
     frozen = jax.tree.map(lambda x: x, learner.frozen)
-    frozen["policy"]["kernel"] = 100 * frozen["policy"]["kernel"]
+    frozen["params"]["policy"]["kernel"] *= 100
     learner = learner._replace(frozen=frozen)
     rollout = kit.collect(one, learner=learner, tasks=TASKS)
     one = one._replace(learner=learner, rollout=rollout)
@@ -38,7 +38,10 @@ def test_the_teacher_acts_along_with_a_memory_of_its_own(given):
     _, one, network, _ = given
     ro = one.rollout
     out, _ = network.unroll(
-        one.learner.frozen, ro.carry.teacher, ro.ts, unrolls.previous_actions(ro)
+        one.learner.frozen["params"],
+        ro.carry.teacher,
+        ro.ts,
+        unrolls.previous_actions(ro),
     )
     np.testing.assert_allclose(ro.extras.teacher, out.policy[:-1], rtol=1e-4, atol=1e-5)
 

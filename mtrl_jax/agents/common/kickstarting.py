@@ -24,7 +24,12 @@ from typing import NamedTuple
 import jax
 
 from mtrl_jax import types
-from mtrl_jax.agents.common import combining, objective, value_scale
+from mtrl_jax.agents.common import (
+    combining,
+    objective,
+    observation_scale,
+    value_scale,
+)
 from mtrl_jax.hparams import Amount
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Key, Tree
@@ -38,6 +43,7 @@ class Teacher:
         default_factory=networks.NetworkConfig
     )
     value_scale: str = "none"  # with one, its network has a value for each task
+    normalise_observations: bool = False  # it sees them as it did when it learned
 
 
 class Hparams(NamedTuple):
@@ -51,28 +57,39 @@ class Kickstarting:
     """A teacher's network, or None where there is no teacher."""
 
     network: networks.Network | None
+    normaliser: observation_scale.Normaliser  # of what the teacher sees
 
     def init(self, key: Key) -> Tree:
-        """Returns parameters of the teacher's shapes, () without one.
+        """Returns parameters and statistics of the teacher's shapes, () without one.
 
-        A stage with ``teacher`` puts those of another in their place.
+        A stage with ``teacher`` puts those of another's learners in their place, by
+        their names.
         """
+        if self.network is None:
+            return ()
         # No key of the student's, whose parts are named or split.
         own = jax.random.fold_in(key, 1)
-        return () if self.network is None else self.network.init(own)
+        return {
+            "params": self.network.init(own),
+            "observations": self.normaliser.init(),
+        }
 
     def initial_state(self, batch: int) -> Tree:
         """Returns the teacher's memories of ``batch`` fresh slots."""
         return () if self.network is None else self.network.initial_state(batch)
 
     def shown(
-        self, params: Tree, state: Tree, ts: types.TimeStep, prev_action: Array
+        self, frozen: Tree, state: Tree, ts: types.TimeStep, prev_action: Array
     ) -> tuple[Tree, Tree]:
-        """Returns (the raw parameters of its policy ``[B, ...]``, its memory)."""
+        """Returns (the raw parameters of its policy ``[B, ...]``, its memory).
+
+        ``frozen`` is what ``init`` gave, ``ts`` are the environment's own steps.
+        """
         if self.network is None:
             return (), ()
+        ts = self.normaliser.apply(frozen["observations"], ts)
         time = jax.tree.map(lambda x: x[None], (ts, prev_action))
-        out, state = self.network.unroll(params, state, *time)
+        out, state = self.network.unroll(frozen["params"], state, *time)
         return out.policy[0], state
 
     def losses(
@@ -104,7 +121,7 @@ def make(teacher: Teacher | None, spec: types.EnvSpec) -> Kickstarting:
       ValueError: settings that make no network, or no scale.
     """
     if teacher is None:
-        return Kickstarting(None)
+        return Kickstarting(None, observation_scale.make(spec, False))
     if teacher.value_scale not in value_scale.SCALES:
         raise ValueError(
             f"teacher.value_scale: unknown {teacher.value_scale!r}; one of "
@@ -112,6 +129,8 @@ def make(teacher: Teacher | None, spec: types.EnvSpec) -> Kickstarting:
         )
     values = None if teacher.value_scale == "none" else len(spec.tasks)
     try:
-        return Kickstarting(networks.make(spec, teacher.network, num_values=values))
+        network = networks.make(spec, teacher.network, num_values=values)
     except ValueError as error:
         raise ValueError(f"teacher.network.{error}") from None
+    normaliser = observation_scale.make(spec, teacher.normalise_observations)
+    return Kickstarting(network, normaliser)

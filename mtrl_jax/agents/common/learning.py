@@ -29,6 +29,7 @@ class Learner(NamedTuple):
     opt: Tree
     stats: Tree  # statistics that no gradient trains; () without any
     updates: Array  # [] int32
+    observations: Tree = ()  # of observation_scale, of which no loss reads anything
     frozen: Tree = ()  # weights that nothing changes: a teacher's; () without any
 
 
@@ -51,11 +52,12 @@ def init(
     params: Tree,
     optimise: optax.GradientTransformation,
     stats: Tree = (),
+    observations: Tree = (),
     frozen: Tree = (),
 ) -> Learner:
     """Returns a learner that has made no update."""
-    none = jnp.zeros((), jnp.int32)
-    return Learner(params, optimise.init(params), stats, none, frozen)
+    updates, opt = jnp.zeros((), jnp.int32), optimise.init(params)
+    return Learner(params, opt, stats, updates, observations, frozen)
 
 
 def gradient_step(
@@ -143,6 +145,21 @@ def passes(
     learner, metrics = jax.lax.scan(step, learner, (tree.shard(index, axis=1), keys))
     metrics = jax.tree.map(jnp.mean, metrics)
     return learner._replace(updates=learner.updates + 1), metrics
+
+
+def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:
+    """Returns ``learn(learner, *more)``, before update ``starts`` the learner and zeros.
+
+    A branch, not a select: ``step`` is the same for all members.
+    """
+    if starts == 0:
+        return learn(*args)
+    shapes = jax.eval_shape(learn, *args)[1:]
+
+    def wait(learner: Tree, *_: Any) -> tuple:
+        return learner, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.lax.cond(step >= starts, learn, wait, *args)
 
 
 def check(config: Any) -> None:
