@@ -21,6 +21,7 @@ AGENTS = {
     "ppo": "mtrl_jax.agents.ppo",
     "distral": "mtrl_jax.agents.distral",
     "unreal": "mtrl_jax.agents.unreal",
+    "progressive": "mtrl_jax.agents.progressive",
     "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
     "dqn": "mtrl_jax.agents.dqn",
     "rainbow": "mtrl_jax.agents.rainbow",

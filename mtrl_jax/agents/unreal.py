@@ -4,8 +4,9 @@
 
 control: n-step Q-learning of how to change each cell of what is seen, by a dueling head
 on the core; reward: which sign the next reward has, from the torso's features of three
-frames, drawn as often before a reward as before none in every task; value: the returns of
-replayed windows, for the value head. Each cost is traced: PBT may set it, 0 is off.
+frames (those of an episode before are 0), drawn as often before a reward as before none
+in every task; value: the returns of replayed windows, for the value head. Each cost is
+traced: PBT may set it, 0 is off.
 
 The replay is of the newest steps of each slot and stays with its member. Windows begin
 with an empty memory; what crosses an episode's end is masked.
@@ -172,7 +173,7 @@ def make_replay(spec: types.EnvSpec, config: Config) -> types.Replay:
         unroll, rows = rollout.ts.reward.shape[0] - 1, memory.rows
         length = replay_ring.usable(rows.first.shape[0], unroll)
         ring = replay_ring.written(length, unroll, step)
-        valid = skewed_replay.ends(rows.first, ring, FRAMES + 1, before=1)
+        valid = skewed_replay.ends(rows.first, ring, 2, before=FRAMES)
         weights = skewed_replay.weights(valid, rows.reward, rows.task, len(spec.tasks))
         end, slot, live = skewed_replay.draw(snippet_key, weights, config.snippets)
         snippets = replay_ring.read(
@@ -266,6 +267,9 @@ def make_loss(
         """Returns the mean cross-entropy of the sign of rewards after three frames."""
         ts, previous = time_steps(batch.snippets)
         frames = torso_features(spec, config, params, ts, previous)[:FRAMES]
+        # What was seen in another episode is nothing.
+        later = jnp.flip(jnp.cumsum(jnp.flip(ts.first[1:], 0), axis=0), 0)
+        frames = jnp.where((later == 0)[..., None], frames, 0.0)
         frames = jnp.moveaxis(frames, 0, 1).reshape(frames.shape[1], -1)
         logits = reward.apply({"params": params["auxiliaries"]["reward"]}, frames)
         sign = auxiliary_heads.signs(batch.snippets.reward[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,12 +89,15 @@ def check_same_learners(
     field: str,
     own: tuple[types.Agent, Any],
     source: tuple[types.Agent, Any],
+    joined: Callable[[types.Tree, types.Tree], types.Tree],
 ) -> None:
-    """Raises ConfigError unless two (agent, config) have learners of the same leaves.
+    """Raises ConfigError unless an (agent, config) can begin with learners of another.
 
-    The first leaf that differs is named, with both shapes; ``field`` is what gave them.
+    With what ``joined(own, source's)`` makes of them. The first leaf that differs is
+    named, with both shapes; ``field`` is what gave them.
     """
-    here, there = (_leaves(*x) for x in (own, source))
+    fresh = _learner(*own)
+    here, there = map(_described, (fresh, joined(fresh, _learner(*source))))
     for name in [*there, *(x for x in here if x not in there)]:
         if here.get(name) != there.get(name):
             raise errors.ConfigError(
@@ -131,10 +135,6 @@ def named(frozen: dict[str, Any], learner: Any) -> dict[str, Any]:
         return {name: taken(x, given[name]) for name, x in own.items()}
 
     return {name: taken(x, getattr(learner, name)) for name, x in frozen.items()}
-
-
-def _leaves(agent: types.Agent, config: Any) -> dict[str, str]:
-    return _described(_learner(agent, config))
 
 
 def _learner(agent: types.Agent, config: Any) -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, types
-from mtrl_jax.config import stage_schema
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import (
@@ -190,6 +190,8 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
             learners, theirs = weights_of(run, run.stage(name), members)
             if of:
                 hp = _like(hp, hparams.override(theirs, stage.play.hparams))
+            else:
+                learners = _joined(stage)(learner, learners)
             learner = _like(learner, learners)
         if teacher is not None:
             given, own = weights_of(run, run.stage(teacher), members)[0], learner.frozen
@@ -226,7 +228,18 @@ def _check_inherited(
         f"{field}={source.name!r}",
         (program.agent, stage),
         (build.make_agent(source, spec), source),
+        _joined(stage) if field == "init_from" else _given,
     )
+
+
+def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
+    """Returns what an agent makes of its own fresh learner and another's: that one."""
+    return getattr(agent_settings.module(stage), "inherit", _given)
+
+
+def _given(own: Tree, given: Tree) -> Tree:
+    del own
+    return given
 
 
 def _like(own: Tree, given: Tree) -> Tree:

@@ -7,7 +7,8 @@ and likewise for the policy and the value, which share V and α. V projects what
 columns before say to the size of the column's own layer, α_j is a learned scale. A column
 by itself is a plain network; with U = 0 it is one, whatever came before.
 
-The columns before are given as parameters that get no gradient. Inputs are flat, an image
+The columns before are given as parameters that get no gradient, and without their heads:
+tasks may have other actions. Inputs are flat, an image
 among them.
 
 Ref: Rusu et al. 2016 (arXiv:1606.04671), section 2 and appendix.
@@ -51,6 +52,7 @@ class Columns(nn.Module):
     policy: int
     values: int
     heads_only: bool = False  # the gradient stops below the heads
+    headless: bool = False  # the hidden layers alone, of a column before
 
     @nn.compact
     def __call__(
@@ -68,6 +70,8 @@ class Columns(nn.Module):
             if nudges is not None:
                 x = x + nudges[i]
             hidden.append(x)
+        if self.headless:
+            return Column(jnp.zeros(0), jnp.zeros(0), tuple(hidden))
         x = jax.lax.stop_gradient(x) if self.heads_only else x
         policy = _dense(self.policy, 0.01, "policy")(x)
         value = _dense(self.values, 1.0, "value")(x)
@@ -106,25 +110,38 @@ def run(
 ) -> tuple[Column, list[tuple[Array, ...]]]:
     """Returns (the last column, the hidden layers of all) of inputs ``[..., F]``.
 
-    ``frozen`` are the parameters of the columns before, without gradient. ``nudges`` are
+    ``frozen`` are the parameters of the columns before, as ``headless`` gives them; they
+    get no gradient. ``nudges`` are
     added to the activations, of each column one of each layer.
     """
     hidden: list[tuple[Array, ...]] = []
-    each = [*map(jax.lax.stop_gradient, frozen), params]
-    for k, own in enumerate(each):
+    before = module.clone(headless=True)
+    each = [(before, jax.lax.stop_gradient(own)) for own in frozen]
+    for k, (network, own) in enumerate([*each, (module, params)]):
         nudge = None if nudges is None else nudges[k]
-        column: Any = module.apply({"params": own}, x, hidden, nudge)
+        column: Any = network.apply({"params": own}, x, hidden, nudge)
         hidden = [*hidden, column.hidden]
     return column, hidden
 
 
+def headless(params: Tree, layers: int) -> Tree:
+    """Returns of a column's parameters those of its hidden layers."""
+    heads = {"policy", "value", "lateral_policy", "lateral_value"}
+    heads |= {f"adapter_{layers}", f"scale_{layers}"}
+    return {name: x for name, x in params.items() if name not in heads}
+
+
 def init(module: Columns, key: Key, columns: int, size: int) -> tuple[list[Tree], Tree]:
-    """Returns (parameters of the columns before, those of the last) for ``[F]`` inputs."""
+    """Returns (parameters of the columns before, those of the last) for ``[F]`` inputs.
+
+    Those before are ``headless``.
+    """
     x, made = jnp.zeros((1, size)), []
     hidden: list[tuple[Array, ...]] = []
     for k in range(columns):
         own = module.init(jax.random.fold_in(key, k), x, hidden)["params"]
-        made.append(own)
+        is_last = k == columns - 1
+        made.append(own if is_last else headless(own, len(module.hidden)))
         hidden = [*hidden, tuple(jnp.zeros((1, n)) for n in module.hidden)]
     return made[:-1], made[-1]
 

@@ -23,6 +23,7 @@ SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "mix_and_match": {"optimiser": "adam"},
     "distral": {"optimiser": "adam"},
+    "progressive": {"optimiser": "adam", "columns": 2, "hidden": (8, 8)},
     "unreal": {
         "optimiser": "adam",
         "cell": 1,
