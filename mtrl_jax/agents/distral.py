@@ -168,7 +168,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         action, log_prob = policy.sample_and_log_prob(key)
         value = scale.value(learner.stats, out.value, ts.task, hp.scale)
         after = unrolls.Carry(memories, action)
-        return action, after, unrolls.Extras(log_prob, value)
+        return action, after, unrolls.Extras(log_prob, value, logits)
 
     loss = make_loss(spec, config, learned, scale)
 

@@ -115,7 +115,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         chosen = heads.policy(spec.action, policy, ts.action_mask, hp.temperature)
         action, log_prob = chosen.sample_and_log_prob(key)
         value = scale.value(learner.stats, value, ts.task, hp.scale)
-        return action, carry._replace(action=action), unrolls.Extras(log_prob, value)
+        extras = unrolls.Extras(log_prob, value, policy)
+        return action, carry._replace(action=action), extras
 
     def loss_of(frozen: Tree) -> learning.Loss:
         def loss(params, stats, rollout, key, hp):

@@ -307,11 +307,9 @@ def torso_features(
     """Returns what the torso says of each step, before the core, ``[T, B, F]``."""
     net = config.network
     side = network_module.side_inputs(net, spec.action, len(spec.tasks), ts, previous)
-    kind = torsos.choose(net.torso, spec.obs)
-    torso = torsos.Torso(
-        kind, net.hidden, net.activation, net.convolution, sharing=net.sharing,
-        tasks=len(spec.tasks), experts=net.experts,
-    )  # fmt: skip
+    torso = network_module.torso_of(
+        torsos.resolved(net, spec.obs), "torso", len(spec.tasks)
+    )
     features: Any = torso.apply({"params": params["torso"]}, ts.obs, side, ts.task)
     return features
 

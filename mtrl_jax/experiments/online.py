@@ -60,6 +60,9 @@ def make_program(
     agent = make(spec)
     with errors.at("agent.config"):
         checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
+    length = run_length(config, batch[1])
+    if not getattr(config, "of", None):
+        checks.check_starts(config, length.updates)
     choice = config.population.fitness
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
@@ -80,7 +83,7 @@ def make_program(
         spec=spec,
         agent=make(spec._replace(slot_tasks=())),
         batch=batch,
-        run_length=run_length(config, batch[1]),
+        run_length=length,
         reporter=reporters.of_returns(config, spec, metric, world.kind),
         evaluate=selection.make_evaluate(config, make(world.test.spec), world),
         pbt_round=selection.make_round(config, agent, spec, batch, metric),

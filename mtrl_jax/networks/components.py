@@ -157,7 +157,7 @@ def plan(
     for i, component in enumerate(components):
         own = _resolved(config, components, component)
         network_config.check(own)
-        own = dataclasses.replace(own, torso=torsos.choose(own.torso, spec.obs))
+        own = torsos.resolved(own, spec.obs)
         names = {p: p if p in share else f"{p}_{i}" for p in MODULES}
         rows = _rows(spec, component.actions, i)
         # A shared policy head is that of all actions, see _policy.

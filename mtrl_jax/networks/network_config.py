@@ -16,6 +16,10 @@ class NetworkConfig:
     """What a network is made of; every field is static."""
 
     torso: str = "auto"  # see torsos.choose
+    # Of a torso that reads images: filters of each layer, units of the last one; () and
+    # 0: the paper's, see torsos.FILTERS.
+    filters: tuple[int, ...] = ()
+    features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
@@ -72,11 +76,11 @@ def check_sharing(config: NetworkConfig) -> None:
 
 
 def check_single(config: NetworkConfig) -> None:
-    """Raises ValueError for a network of several that tasks would share by parts."""
+    """Raises ValueError unless the network has no other sharing than one for all."""
     if config.sharing != "hard" or config.task_heads:
         raise ValueError(
-            f"sharing: {config.sharing!r} with task_heads={config.task_heads}; here "
-            "components share by 'share', use sharing 'hard' without task_heads"
+            f"sharing: {config.sharing!r} with task_heads={config.task_heads} is for "
+            "networks of impala and ppo; use sharing 'hard' without task_heads here"
         )
 
 
