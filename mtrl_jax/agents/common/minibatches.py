@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.agents.common import packing
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
@@ -50,18 +51,20 @@ class Rows:
 def leading(batch: Tree, unit: str) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
     number = len(jax.tree.leaves(batch)[0])
-    return Rows(
-        batch, number, unit, lambda index: jax.tree.map(lambda x: x[index], batch)
-    )
+    packed, unpack = packing.pack(batch, axes=1)
+    return Rows(batch, number, unit, lambda index: unpack([x[index] for x in packed]))
 
 
 def slots(rollout: types.Rollout) -> Rows:
     """Returns the slots of a rollout, whole unrolls; its carry has no time axis."""
-    timed, carry = rollout._replace(carry=()), rollout.carry
+    # The steps are T + 1 and the actions T, so they cannot share an array.
+    ts, steps_of = packing.pack(rollout.ts, axes=2)
+    actions, actions_of = packing.pack((rollout.action, rollout.extras), axes=2)
 
     def take(index: Array) -> types.Rollout:
-        some = jax.tree.map(lambda x: x[:, index], timed)
-        return some._replace(carry=jax.tree.map(lambda x: x[index], carry))
+        action, extras = actions_of([x[:, index] for x in actions])
+        carry = jax.tree.map(lambda x: x[index], rollout.carry)
+        return types.Rollout(steps_of([x[:, index] for x in ts]), action, extras, carry)
 
     return Rows(rollout, rollout.ts.first.shape[1], "slots", take)
 
