@@ -196,18 +196,20 @@ class Agent(NamedTuple):
 
 
 class AgentInfo(NamedTuple):
-    """What an agent's file says of it, so that nobody has to know its name."""
+    """What an agent needs and promises, so that its name need not be known."""
 
     summary: str  # one line, with the paper
     # update() reads what its own acting noted down (log-probabilities), which no dataset
     # of another's play has: the agent cannot learn offline.
     needs_extras: bool = False
-    # It is told the environment's optimal action as an observation, ``types.OPTIMAL``.
+    # Of a dataset it wants the columns of whole histories, too (data/columns.py).
+    reads_columns: bool = False
+    # It observes the environment's optimal action, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
     # Its carry outlives episodes: what it learns in one it knows in the next.
     learns_across_episodes: bool = False
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
-    # chosen ``action``: who has it can watch others play.
+    # chosen ``action``: an agent that has it can watch others play.
     observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
@@ -58,6 +59,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Clipped(NamedTuple):
@@ -78,6 +80,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     clipped: Clipped = Clipped()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -109,6 +112,7 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -145,6 +149,7 @@ def make(
             scale=scale,
             stats=stats,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
         total, parts = objective.total(terms, hp.costs, more)
@@ -162,6 +167,7 @@ def make(
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
         return learner, metrics, ()
 
@@ -240,15 +246,16 @@ def surrogate(
     scale: value_scale.Scale,
     stats: Tree,
     normalise: bool,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics) of a minibatch ``[L, N]``.
 
     Surrogate, value error and entropy; advantages and the value error are divided by the
     scale of values after the minibatch.
-    ``normalise`` gives the live advantages of each task mean 0 and variance 1.
+    ``normalise`` gives the live advantages of each task mean 0 and variance 1;
+    ``combiner`` says whether the terms are split by task.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
-
     task = batch.ts.task
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
 
@@ -266,17 +273,17 @@ def surrogate(
     )
     epsilon = hp.clipped.clip_epsilon
     growth = jnp.expm1(log_ratio)  # ρ − 1
-    means = policy_gradient.masked_means(
+    terms, metrics = combiner.means(
+        objective.Terms(
+            policy_gradient.clipped_surrogate(log_ratio, advantage, epsilon),
+            value_error,
+            distribution.entropy(),
+        ),
         {
-            "policy_loss": policy_gradient.clipped_surrogate(
-                log_ratio, advantage, epsilon
-            ),
-            "value_loss": value_error,
-            "entropy": distribution.entropy(),
             "approx_kl": growth - log_ratio,
             "clip_fraction": (jnp.abs(growth) > epsilon).astype(jnp.float32),
         },
         batch.live,
+        task,
     )
-    terms = objective.Terms(*(means.pop(name) for name in objective.Terms._fields))
-    return terms, means | scale.metrics(new, task, batch.live, hp.scale), new
+    return terms, metrics | scale.metrics(new, task, batch.live, hp.scale), new

@@ -13,7 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.agents.common import objective, optimiser, unrolls, value_scale
+from mtrl_jax.agents.common import (
+    combining,
+    objective,
+    optimiser,
+    unrolls,
+    value_scale,
+)
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Tree
@@ -48,6 +54,7 @@ def terms(
     stats: Tree,
     of_scale: value_scale.Hparams,
     normalise: bool = False,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics): policy gradient, value error and entropy of live steps.
 
@@ -57,8 +64,9 @@ def terms(
     ``normalise`` gives the live advantages of each
     task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
     has moved that far already. Both come before the weights, which would otherwise
-    change what is near the mean, and the sign that trust depends on. The metrics are
-    ``rho`` and ``value``, means over live steps.
+    change what is near the mean, and the sign that trust depends on. ``combiner`` says
+    whether the terms are split by task. The metrics are ``rho`` and ``value``, means
+    over live steps.
     """
     r_t, discount_t, first_t = arrived
     log_ratio = now.log_prob - log_mu
@@ -78,9 +86,6 @@ def terms(
         *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
     )
 
-    def mean(x: Array) -> Array:
-        return policy_gradient.masked_mean(x, ~first_t)
-
     new = scale.after(stats, targets.value, ~first_t, task, of_scale)
     advantage = scale.divided(new, targets.advantage, task, of_scale)
     target = scale.divided(new, targets.value, task, of_scale)
@@ -89,10 +94,15 @@ def terms(
         advantage = policy_gradient.normalised(advantage, ~first_t, task, scale.tasks)
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
     advantage = targets.weight * advantage
-    found = objective.Terms(
-        policy_loss=mean(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
-        value_loss=mean(0.5 * jnp.square(target - predicted)),
-        entropy=mean(now.entropy),
+
+    found, metrics = combiner.means(
+        objective.Terms(
+            policy_loss=jnp.where(trusted, -advantage * now.log_prob, 0.0),
+            value_loss=0.5 * jnp.square(target - predicted),
+            entropy=now.entropy,
+        ),
+        {"rho": rho_tm1, "value": v_tm1},
+        ~first_t,
+        task,
     )
-    metrics = {"rho": mean(rho_tm1), "value": mean(v_tm1)}
     return found, metrics | scale.metrics(new, task, ~first_t, of_scale), new
