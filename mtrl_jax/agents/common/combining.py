@@ -62,12 +62,12 @@ class Combining:
         One reduction for all of them where nothing is split. No gradient flows through
         ``more``: its zeros would meet infinities on the way back.
         """
-        more = jax.lax.stop_gradient(dict(more))
+        measured = jax.lax.stop_gradient(dict(more))
         if self.is_split:
             split = [self.mean(x, live, task) for x in terms]
-            return type(terms)(*split), policy_gradient.masked_means(more, live)
+            return type(terms)(*split), policy_gradient.masked_means(measured, live)
         names = terms._fields
-        found = policy_gradient.masked_means(terms._asdict() | more, live)
+        found = policy_gradient.masked_means(terms._asdict() | measured, live)
         return type(terms)(*map(found.pop, names)), found
 
     def gradients(

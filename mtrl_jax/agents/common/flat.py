@@ -39,7 +39,7 @@ def layout(params: Tree) -> Layout:
 
     A single leaf, or leaves of several dtypes, stay as they are.
     """
-    leaves, structure = jax.tree.flatten(params)
+    leaves, structure = jax.tree.leaves(params), jax.tree.structure(params)
     if len(leaves) < 2 or len({x.dtype for x in leaves}) > 1:
         return Layout(_same, lambda packed, like: packed, _same, _same)
     _, read = ravel_pytree(params)
