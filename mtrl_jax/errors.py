@@ -73,7 +73,7 @@ def check(field: str, name: str, known: Iterable[str]) -> None:
 
 
 def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError for the first field {name: its choices} that is none of them."""
+    """Raises ValueError unless each field {name: its choices} is one of its choices."""
     for field, choices in known.items():
         value = getattr(config, field)
         if value not in choices:
@@ -81,7 +81,7 @@ def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_sizes(config: Any, fields: Iterable[str]) -> None:
-    """Raises ValueError for the first of ``fields`` that is below 1."""
+    """Raises ValueError unless all ``fields`` are at least 1; names the first below."""
     for field in fields:
         value = getattr(config, field)
         if value < 1:

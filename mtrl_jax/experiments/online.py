@@ -54,6 +54,9 @@ def make_program(
     agent = build.make_agent(config, spec) if agent is None else agent
     with errors.at("agent.config"):
         checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
+    length = run_length(config, batch[1])
+    if not getattr(config, "of", None):
+        checks.check_starts(config, length.updates)
     choice = config.population.fitness
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
@@ -74,7 +77,7 @@ def make_program(
         spec=spec,
         agent=agent,
         batch=batch,
-        run_length=run_length(config, batch[1]),
+        run_length=length,
         reporter=reporters.of_returns(config, spec, metric, world.kind),
         evaluate=selection.make_evaluate(config, agent, world),
         pbt_round=selection.make_round(config, agent, spec, batch, metric),

@@ -31,6 +31,7 @@ from mtrl_jax.networks import (
     heads,
     network_config,
     network_module,
+    sequence_conv,
     subsets,
     torsos,
 )
@@ -150,11 +151,12 @@ def plan(
             )
     if not components:
         raise ValueError("components: none given, give at least one")
+    sequence_conv.check(config.sequence, spec.obs)
     parts = []
     for i, component in enumerate(components):
         own = _resolved(config, components, component)
         network_config.check(own)
-        own = dataclasses.replace(own, torso=torsos.choose(own.torso, spec.obs))
+        own = torsos.resolved(own, spec.obs)
         names = {p: p if p in share else f"{p}_{i}" for p in MODULES}
         rows = _rows(spec, component.actions, i)
         # A shared policy head is that of all actions, see _policy.

@@ -57,8 +57,7 @@ def run(session: Session) -> int:
         session.writer.close(code)
         if session.recorder is not None:
             session.recorder.close()
-        problem = report.draw(session.folder)
-        if problem:
+        if session.config.logging.plots and (problem := report.draw(session.folder)):
             session.bar.note(problem)
 
 
