@@ -39,13 +39,13 @@ def layout(params: Tree) -> Layout:
 
     A single leaf, or leaves of several dtypes, stay as they are.
     """
-    leaves, structure = jax.tree.leaves(params), jax.tree.structure(params)
+    leaves, structure = jax.tree.flatten(params)
     if len(leaves) < 2 or len({x.dtype for x in leaves}) > 1:
         return Layout(_same, lambda packed, like: packed, _same, _same)
     _, read = ravel_pytree(params)
 
     def is_one(x: Tree) -> bool:
-        return jax.tree.structure(x) == structure
+        return structure == jax.tree.structure(x)
 
     def pack(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: _lay(x) if is_one(x) else x, tree, is_leaf=is_one)
