@@ -10,6 +10,7 @@ Elementwise rules give the same numbers; a global norm is summed in another orde
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def layout(params: Tree) -> Layout:
     _, read = ravel_pytree(params)
 
     def is_one(x: Tree) -> bool:
-        return structure == jax.tree.structure(x)
+        return bool(operator.eq(jax.tree.structure(x), structure))
 
     def pack(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: _lay(x) if is_one(x) else x, tree, is_leaf=is_one)
