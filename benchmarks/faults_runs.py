@@ -17,6 +17,7 @@ from faults_processes import Child, Ended, execute, fork
 
 # What two runs with the same numbers may differ in.
 _OF_THE_PROCESS = ("wall_s", "steps_per_s", "compiles")
+_UNDRAWN = "from mtrl_jax.training import report; report.draw = lambda folder: ''"
 Counts = dict[str, Any]  # where it happened, and 0 or 1 of each of COUNTED
 COUNTED = ("tried", "lost", "tracebacks", "partial")
 # Stages of a run, by the kind that each is of.
@@ -24,7 +25,7 @@ STAGES = {"source": "collect", "model": "offline", "in_context": "in context"}
 
 
 class Lab:
-    """A folder of runs and the reference of every kind.
+    """A folder of runs and the reference of every kind, made when first asked for.
 
     ``is_cold``: what they compile is not kept yet.
     """
@@ -35,17 +36,12 @@ class Lab:
         kinds: dict[str, dict[str, Any]],
         is_cold: bool = True,
     ):
-        self.folder = folder
-        # Of a whole run with compiled programs: until it has a folder, until its end.
-        self.begins: dict[str, float] = {}
-        self.seconds: dict[str, float] = {}
+        self.folder, self._is_cold = folder, is_cold
+        self._times: dict[str, tuple[float, float]] = {}
         self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
         for kind, settings in kinds.items():
-            folder.mkdir(parents=True, exist_ok=True)
             self.config(kind).write_text(yaml.safe_dump(settings))
-            if is_cold:  # Compile first, then take the time.
-                self.ended("train", self.config(kind), "--run-dir", self.new())
-            self._take_times(kind)
 
     def config(self, kind: str) -> pathlib.Path:
         """Returns the settings of a kind."""
@@ -53,7 +49,25 @@ class Lab:
 
     def whole(self, kind: str) -> pathlib.Path:
         """Returns a run of a kind that nothing happened to."""
+        self.times(kind)
         return self.folder / f"{kind}-whole"
+
+    def times(self, kind: str) -> tuple[float, float]:
+        """Returns the seconds of a whole run of a kind: to its first file, to its end.
+
+        Programs are compiled and kept before the time is taken.
+        """
+        if kind not in self._times:
+            whole = self.folder / f"{kind}-whole"
+            for run in (self.new(), whole) if self._is_cold else (whole,):
+                begun = time.monotonic()
+                child = self.start("train", self.config(kind), "--run-dir", run)
+                wait_for_run(child, run)
+                first = time.monotonic() - begun
+                ended = child.end()
+                self._times[kind] = first, time.monotonic() - begun
+                assert ended.code == 0, ended.said
+        return self._times[kind]
 
     def new(self) -> pathlib.Path:
         """Returns a path that no run has."""
@@ -73,23 +87,17 @@ class Lab:
         """Returns how ``mtrl ARGUMENTS`` ended."""
         return self.start(*arguments, code=code).end()
 
-    def is_same(self, kind: str, run: pathlib.Path) -> bool:
+    def is_same(self, kind: str, run: pathlib.Path, pictures: bool = True) -> bool:
         """Returns whether a run has the rows and results of the one left alone."""
-        return outcome_of(run) == outcome_of(self.whole(kind))
-
-    def _take_times(self, kind: str) -> None:
-        run, begun = self.whole(kind), time.monotonic()
-        process = self.start("train", self.config(kind), "--run-dir", run)
-        wait_for_run(process, run)
-        self.begins[kind] = time.monotonic() - begun
-        ended = process.end()
-        self.seconds[kind] = time.monotonic() - begun
-        assert ended.code == 0, ended.said
+        found, known = outcome_of(run), outcome_of(self.whole(kind))
+        if not pictures:
+            found.pop("pictures"), known.pop("pictures")
+        return found == known
 
 
-def wait_for_run(process: Child, run: pathlib.Path) -> None:
+def wait_for_run(child: Child, run: pathlib.Path) -> None:
     """Wait until there is a run in the folder, or its process has ended."""
-    while process.code() is None and not (run / "config.yaml").exists():
+    while child.code() is None and not (run / "config.yaml").exists():
         time.sleep(0.02)
 
 
@@ -128,11 +136,11 @@ def stage_of(kind: str, run: pathlib.Path) -> str:
     )
 
 
-def gone_on(lab: Lab, kind: str, run: pathlib.Path) -> Ended:
+def gone_on(lab: Lab, kind: str, run: pathlib.Path, code: str = "") -> Ended:
     """Returns how a run ended that was stopped anywhere: resumed, or begun anew."""
     if (run / "config.yaml").exists():
-        return lab.ended("resume", run)
-    return lab.ended("train", lab.config(kind), "--run-dir", run)
+        return lab.ended("resume", run, code=code)
+    return lab.ended("train", lab.config(kind), "--run-dir", run, code=code)
 
 
 def counts(
@@ -160,32 +168,36 @@ def stopped(
 ) -> Counts:
     """Returns the counts of a run that signals stop ``times`` times, then goes on.
 
-    Of every third try the first signal comes anywhere, starting included; of the others,
-    and later on, while there is a run.
+    Of every third try the first signal comes anywhere, starting and drawing included; of
+    the others, and later on, while there is a run, and no pictures are drawn.
     """
     rng, run = random.Random(seed), lab.new()
+    first, whole = lab.times(kind)
+    is_anywhere = seed % 3 == 0
+    code = "" if is_anywhere else _UNDRAWN
     endings, where, partial = [], "starting", False
     for attempt in range(times):
         is_run = (run / "config.yaml").exists()
         arguments = ("resume", run) if is_run else ("train", lab.config(kind))
-        is_new = seed % 3 == 0 and not attempt
-        where_to = () if is_run else ("--run-dir", run)
-        process = lab.start(*arguments, *where_to, is_new=is_new)
+        arguments += () if is_run else ("--run-dir", run)
+        is_new = is_anywhere and not attempt
+        child = lab.start(*arguments, code=code, is_new=is_new)
         if is_new:
-            time.sleep(rng.uniform(0.0, lab.seconds[kind]))
+            time.sleep(rng.uniform(0.0, whole))
         else:
-            wait_for_run(process, run)
-            alone = lab.begins[kind] if is_run else 0.0
-            time.sleep(alone + rng.uniform(0.0, lab.seconds[kind] - lab.begins[kind]))
+            wait_for_run(child, run)
+            time.sleep(
+                (first if is_run else 0.0) + rng.uniform(0.0, 0.8) * (whole - first)
+            )
         where = stage_of(kind, run)
         for number in numbers:
-            process.signal(number)
-        endings.append(process.end())
+            child.signal(number)
+        endings.append(child.end())
         partial |= is_partial(run)
     if all(ended.code == 0 for ended in endings):
         where = "ended before"
-    last = gone_on(lab, kind, run)
-    lost = last.code != 0 or not lab.is_same(kind, run)
+    last = gone_on(lab, kind, run, code)
+    lost = last.code != 0 or not lab.is_same(kind, run, pictures=is_anywhere)
     return counts(where, *endings, last, lost=lost, run=run, partial=partial)
 
 
@@ -229,11 +241,12 @@ def two_at_once(lab: Lab, kind: str, is_begun: bool) -> Counts:
     run, where = lab.new(), f"{kind}, {'resume' if is_begun else 'train'}"
     command: tuple[Any, ...] = ("train", lab.config(kind), "--run-dir", run)
     if is_begun:
-        process = lab.start(*command)
-        wait_for_run(process, run)
-        time.sleep((lab.seconds[kind] - lab.begins[kind]) / 2)
-        process.signal(signal.SIGKILL)
-        process.end()
+        child = lab.start(*command)
+        wait_for_run(child, run)
+        first, whole = lab.times(kind)
+        time.sleep((whole - first) / 2)
+        child.signal(signal.SIGKILL)
+        child.end()
         command = ("resume", run)
     both = [p.end() for p in [lab.start(*command), lab.start(*command)]]
     codes = sorted(ended.code for ended in both)
@@ -276,7 +289,10 @@ def on_disk(lab: Lab, kind: str, options: str) -> Counts | None:
         partial = is_partial(run)
         again = "remount,rw,size=64m,nr_inodes=0"
         subprocess.run(["mount", "-o", again, str(folder)], check=True)
-        last = gone_on(lab, kind, run) if ended.code else ended
+        # Pictures alone may be missing of a run that ended; it says so.
+        undrawn = ended.code == 0 and "plots were not drawn" in ended.said
+        last = lab.ended("plot", run) if undrawn else ended
+        last = gone_on(lab, kind, run) if ended.code else last
         lost = last.code != 0 or not lab.is_same(kind, run)
         where = f"{kind}, {'read-only' if options == 'ro' else options}"
         endings = (ended, last) if ended.code else (ended,)
