@@ -134,7 +134,7 @@ def careless(number: int, folder: pathlib.Path) -> Tries:
 
 
 def check_settings(start: int, stop: int, folder: str) -> None:
-    """Prints the counts of mutated settings, a line each: accepted, or one line."""
+    """Print the counts of mutated settings, a line each: accepted, or one line."""
     import resource
 
     from mtrl_jax import errors, xla
@@ -178,7 +178,7 @@ def by_place(tries: Iterable[faults_runs.Counts]) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    """Prints the table and writes faults.json."""
+    """Print the table and write faults.json."""
     parser = common.parser(__doc__, "a few of each fault")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
     parser.add_argument(
@@ -205,8 +205,8 @@ def main() -> None:
                 found[name] = by_place(done)
                 result = {"environment": common.environment(), "faults": found}
                 common.write(arguments.out, "faults", result)
-            told = "  ".join(f"{key} {n}" for key, n in total_of(done).items())
-            print(f"{name:24s} {told}", flush=True)
+            line = "  ".join(f"{key} {n}" for key, n in total_of(done).items())
+            print(f"{name:24s} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -326,7 +326,10 @@ SWEEP = (
 )
 
 
-@pytest.mark.parametrize("changes", [SWEEP, ("population.pbt=null",)])
+@pytest.mark.parametrize(
+    "changes",
+    [SWEEP, pytest.param(("population.pbt=null",), marks=pytest.mark.slow)],
+)
 def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, changes):
     """The others go on; it is marked lost in rows, summary and picture."""
     run = tmp_path / "run"
@@ -372,7 +375,10 @@ def _counted(logged):
     return (each * (~logged.lost).sum(1)).sum()
 
 
-@pytest.mark.parametrize("pbt", ["null", "{interval: 8, min_episodes: 1}"])
+@pytest.mark.parametrize(
+    "pbt",
+    ["null", pytest.param("{interval: 8, min_episodes: 1}", marks=pytest.mark.slow)],
+)
 def test_a_run_without_a_finite_member_stops(tmp_path, cached, monkeypatch, pbt):
     """Exit code 1, the update named, the last good checkpoint kept."""
     _break_members(monkeypatch, [0, 1, 2, 3])
@@ -416,7 +422,8 @@ def test_a_full_disk_is_found_before_training(
     """No step is taken, one line says why, and the folder can be used later."""
     _fill(small_disk)
     monkeypatch.setattr(loop, "run", lambda session: pytest.fail("it trained"))
-    config, run = running.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    config = running.write(tmp_path / "tiny.yaml", "training.env_steps=64")
+    run = small_disk / "run"
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert f"{run}" in outcome.error

@@ -167,6 +167,7 @@ def test_what_acting_noted_down_is_on_disk_and_in_windows(whole):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_teacher_writes_the_same_bytes(copied, whole, cached):
     """kill -9 with steps on disk beyond the checkpoint: every file is the same."""
     staged_runs.without(copied, *NAMES[1:])

@@ -27,6 +27,7 @@ AGENTS = {
     "bandit": "mtrl_jax.agents.bandit",
     "demonstrator": "mtrl_jax.agents.demonstrator",
     "behaviour_cloning": "mtrl_jax.agents.behaviour_cloning",
+    "policy_distillation": "mtrl_jax.agents.policy_distillation",
     "algorithm_distillation": "mtrl_jax.agents.algorithm_distillation",
 }
 # Of entry points that add to them.

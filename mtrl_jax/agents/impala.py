@@ -20,9 +20,11 @@ from typing import NamedTuple
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
+    observation_scale,
     optimiser,
     unrolls,
     value_scale,
@@ -55,6 +57,8 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -65,6 +69,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -85,6 +90,8 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    normaliser = observation_scale.make(spec, config.normalise_observations)
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -94,7 +101,8 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp), scale.init())
+        observations = normaliser.init()
+        return learning.init(params, optimise(hp), scale.init(), observations)
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
@@ -103,6 +111,7 @@ def make(
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        ts = normaliser.apply(learner.observations, ts)
         return unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
@@ -124,6 +133,7 @@ def make(
             stats=stats,
             of_scale=hp.scale,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
@@ -133,17 +143,20 @@ def make(
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(rollout),
+            minibatches.slots(seen),
             key,
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)

@@ -31,11 +31,13 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     mixture_checks,
     mixture_control,
     objective,
+    observation_scale,
     optimiser,
     unrolls,
     value_scale,
@@ -75,7 +77,7 @@ class Config:
         Component(),
         Component(),
     )
-    share: tuple[str, ...] = ("torso", "core")  # see components.PIECES
+    share: tuple[str, ...] = ("torso", "core")  # see components.MODULES
     experts: bool = False  # the first component is one for each task
     control: str = "mixture"
     matching: str = "adjacent"
@@ -89,6 +91,8 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -101,6 +105,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -134,10 +139,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     mixture_checks.check(config, spec)
     listed = _listed(config, spec)
     scale = value_scale.make(config, len(spec.tasks), _value_heads(config, len(listed)))
+    normaliser = observation_scale.make(spec, config.normalise_observations)
     network = components.make(
         spec, config.network, listed, config.share, num_values=scale.num_values
     )
     mixture_checks.check_nested(network.parts)
+    combiner = combining.make(config.combiner, spec)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
@@ -147,7 +154,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        return learning.init(network.init(key), optimise(hp), scale.init())
+        observations = normaliser.init()
+        return learning.init(
+            network.init(key), optimise(hp), scale.init(), observations
+        )
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -159,6 +169,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         )
 
     def act(learner, carry, ts, key, hp):
+        ts = normaliser.apply(learner.observations, ts)
         time = jax.tree.map(lambda x: x[None], (ts, carry.action))
         outputs, core = network.unroll(learner.params, carry.core, *time)
         outputs = jax.tree.map(lambda x: x[0], outputs)
@@ -175,22 +186,25 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         value = mixing.mixed_value(control.baseline(planned, choice, possible), values)
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
-    loss = make_loss(spec, config, network, control, scale)
+    loss = make_loss(spec, config, network, control, scale, combiner)
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(rollout),
+            minibatches.slots(seen),
             key,
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)
 
@@ -201,6 +215,7 @@ def make_loss(
     network: components.Networks,
     control: mixture_control.Control,
     scale: value_scale.Scale,
+    combiner: combining.Combining,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
     transform = rewards.get(config.rewards)
@@ -232,12 +247,14 @@ def make_loss(
             stats=stats,
             of_scale=hp.scale,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
         possible = network.possible(rollout.ts.action_mask[:-1])
-        matching = mean(match(control.pairs(hp.alpha, task, possible)))
+        matched = match(control.pairs(hp.alpha, task, possible))
+        matching = combiner.mean(matched, live, task)
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]

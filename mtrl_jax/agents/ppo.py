@@ -22,9 +22,11 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
+    observation_scale,
     optimiser,
     unrolls,
     value_scale,
@@ -58,6 +60,8 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Clipped(NamedTuple):
@@ -78,6 +82,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     clipped: Clipped = Clipped()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -109,6 +114,8 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    normaliser = observation_scale.make(spec, config.normalise_observations)
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -118,7 +125,8 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp), scale.init())
+        observations = normaliser.init()
+        return learning.init(params, optimise(hp), scale.init(), observations)
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
@@ -127,6 +135,7 @@ def make(
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        ts = normaliser.apply(learner.observations, ts)
         return unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
@@ -145,6 +154,7 @@ def make(
             scale=scale,
             stats=stats,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
         total, parts = objective.total(terms, hp.costs, more)
@@ -152,18 +162,21 @@ def make(
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            rows_of(network, transform, learner, rollout, hp, scale),
+            rows_of(network, transform, learner, seen, hp, scale),
             key,
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)
 
@@ -240,12 +253,14 @@ def surrogate(
     scale: value_scale.Scale,
     stats: Tree,
     normalise: bool,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics) of a minibatch ``[L, N]``.
 
     Surrogate, value error and entropy; advantages and the value error are divided by the
     scale of values after the minibatch.
-    ``normalise`` gives the live advantages of each task mean 0 and variance 1.
+    ``normalise`` gives the live advantages of each task mean 0 and variance 1;
+    ``combiner`` says whether the terms are split by task.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
 
@@ -253,6 +268,10 @@ def surrogate(
         return policy_gradient.masked_mean(x, batch.live)
 
     task = batch.ts.task
+
+    def term(x: Array) -> Array:
+        return combiner.mean(x, batch.live, task)
+
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
 
     def divided(x: Array) -> Array:
@@ -261,10 +280,10 @@ def surrogate(
     advantage = divided(batch.targets.advantage)
     if normalise:
         advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
-    policy_loss = mean(
+    policy_loss = term(
         policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clipped.clip_epsilon)
     )
-    value_loss = mean(
+    value_loss = term(
         policy_gradient.clipped_value_error(
             scale.predicted(stats, new, value, task, hp.scale),
             scale.predicted(stats, new, batch.extras.value, task, hp.scale),
@@ -272,7 +291,7 @@ def surrogate(
             hp.clipped.clip_value,
         )
     )
-    entropy = mean(distribution.entropy())
+    entropy = term(distribution.entropy())
     metrics = {
         "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
         "clip_fraction": mean(

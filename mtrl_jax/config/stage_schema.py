@@ -1,4 +1,4 @@
-"""What each kind of stage can be told; which they are, see ``stages``."""
+"""The settings of each kind of stage; which they are, see ``stages``."""
 
 from __future__ import annotations
 
@@ -66,10 +66,15 @@ class OfflinePopulation(schema.PopulationConfig):
 
 
 class OfflineTraining(schema.Section):
-    """How long, and what an update is given: ``batch`` windows of ``unroll_length``."""
+    """How long, and what an update is given: ``batch`` windows of ``unroll_length``.
+
+    Each has ``prompt_length`` rows of another episode of its history before it, which
+    agents with a ``prompt_share`` see or not.
+    """
 
     updates: PositiveInt = 10_000  # rounded up to whole chunks
     unroll_length: PositiveInt = 20  # T
+    prompt_length: NonNegativeInt = 0
     batch: PositiveInt = 64
     updates_per_chunk: PositiveInt = 50
 
@@ -80,6 +85,8 @@ class Keep(schema.Section):
     subsample: PositiveInt = 1  # k: every k-th episode
     first_fraction: Share = 1.0  # the beginning alone
     last_fraction: Share = 1.0  # the end alone
+    top_fraction: Share = 1.0  # the best episodes of each task alone
+    expert_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of an expert's return
     resets: bool = False  # with the steps that reset: what bootstrapping asks for
 
 

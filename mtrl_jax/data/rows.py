@@ -3,9 +3,12 @@
     reset rows      left out, so that an episode of l steps is l rows (see ``layout``)
     first_fraction  the beginning of a history alone: partial histories
     last_fraction   its end alone: what expert distillation learns from
+    top_fraction    the best share of the complete episodes of each task
+    expert_share    complete episodes of at least this share of their expert's return
     subsample       every k-th episode, so that what is learned improves k times as fast
 
-in this order; the rows that stay follow each other as if nothing had been between.
+in this order; the rows that stay follow each other as if nothing had been between. How
+good an episode is was found out in whole histories, see ``columns``.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtrl_jax.data import columns
 from mtrl_jax.data.histories import Histories
 
 
@@ -33,6 +37,8 @@ def keep(
     only: Sequence[int] | None = None,
     first_fraction: float = 1.0,
     last_fraction: float = 1.0,
+    top_fraction: float = 1.0,
+    expert_share: float = 0.0,
     subsample: int = 1,
     resets: bool = False,
 ) -> Kept:
@@ -43,7 +49,9 @@ def keep(
       only: numbers of the histories to keep (of the training tasks, say); None: all.
       first_fraction, last_fraction: in (0, 1], of a history's steps, rounded up. At
         most one of them is below 1. An episode that is cut stays as far as it goes.
-      subsample: k >= 1, episodes 0, k, 2k, ... of what the fractions left.
+      top_fraction: in (0, 1]; below 1, see ``columns.top``.
+      expert_share: in [0, 1]; above 0, see ``columns.expert``.
+      subsample: k >= 1, episodes 0, k, 2k, ... of what these left.
       resets: keep reset rows: windows are then the very rollouts of the source.
 
     Raises ValueError for a value that cannot be and where nothing is left.
@@ -51,6 +59,7 @@ def keep(
     for name, value in [
         ("first_fraction", first_fraction),
         ("last_fraction", last_fraction),
+        ("top_fraction", top_fraction),
     ]:
         if not 0 < value <= 1:
             raise ValueError(f"{name}: {value} is no share; give one in (0, 1]")
@@ -58,6 +67,10 @@ def keep(
         raise ValueError(
             f"first_fraction={first_fraction} and last_fraction={last_fraction}: "
             "give one of them"
+        )
+    if not 0 <= expert_share <= 1:
+        raise ValueError(
+            f"expert_share: {expert_share} is no share; give one in [0, 1], 0 for all"
         )
     if subsample < 1:
         raise ValueError(f"subsample: got {subsample}, give k >= 1, every k-th episode")
@@ -68,15 +81,33 @@ def keep(
     start = steps - math.ceil(steps * last_fraction)
     stop = math.ceil(steps * first_fraction)
     cut = slice(start, stop)
+    good = _good(data, top_fraction, expert_share)
     found = [
-        start + _kept_of(data.first[n, cut], data.reset[n, cut], subsample, resets)
+        start
+        + _kept_of(
+            data.first[n, cut], data.reset[n, cut], good[n][cut], subsample, resets
+        )
         for n in history
     ]
     return _packed(history, found)
 
 
+def _good(data: Histories, top_fraction: float, expert_share: float) -> np.ndarray:
+    """Returns which rows are of episodes that the filters by return leave, [N, L]."""
+    good = np.broadcast_to(True, data.reset.shape)
+    if top_fraction < 1:
+        good = good & columns.top(data, top_fraction)
+    if expert_share > 0:
+        good = good & columns.expert(data, expert_share)
+    return good
+
+
 def _kept_of(
-    first: np.ndarray, reset: np.ndarray, subsample: int, resets: bool
+    first: np.ndarray,
+    reset: np.ndarray,
+    good: np.ndarray,
+    subsample: int,
+    resets: bool,
 ) -> np.ndarray:
     """Returns the places kept among consecutive rows, in order.
 
@@ -85,14 +116,22 @@ def _kept_of(
     """
     # Cut right before its reset row, an episode has no step here: it is not number 0.
     episode = np.cumsum(first) - bool(first[0]) - bool(reset[0])
-    kept = (episode % subsample == 0) & (episode >= 0)
+    is_there = good & (episode >= 0)
+    if not is_there.any():
+        return np.flatnonzero(is_there)
+    # Episodes that the filters left out are not counted.
+    _, number = np.unique(episode[is_there], return_inverse=True)
+    kept = is_there.copy()
+    kept[is_there] = number % subsample == 0
     return np.flatnonzero(kept if resets else kept & ~reset)
 
 
 def _packed(history: np.ndarray, found: list[np.ndarray]) -> Kept:
     pairs = [(n, rows) for n, rows in zip(history, found) if rows.size]
     if not pairs:
-        raise ValueError("only: no history with a step to learn from is left")
+        raise ValueError(
+            "only: no history with a step to learn from is left; keep more of them"
+        )
     length = max(rows.size for _, rows in pairs)
     padded = [np.pad(rows, (0, length - rows.size), "edge") for _, rows in pairs]
     return Kept(

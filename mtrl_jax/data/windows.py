@@ -12,6 +12,9 @@ the ``ts`` after an episode's last action is both ``last`` (of it) and ``first``
 next, whose first observation it has). That is all that imitation asks for; an agent that
 bootstraps needs final observations: keep reset rows (``rows.keep``), and windows are
 rollouts as the source had them, dead actions and all.
+
+Asked for, windows also have the columns of whole histories (``columns``), and before
+each window a prompt, rows of another episode (``prompts``).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.data import columns as of_histories
+from mtrl_jax.data import prompts
 from mtrl_jax.data.histories import Histories
 from mtrl_jax.data.rows import Kept, keep
 from mtrl_jax.types import Array, Key, Tree
@@ -43,6 +48,8 @@ class Data(NamedTuple):
     task: Any  # [H] int32
     counts: Any  # [H] int32, rows there are
     recorded: Mapping[str, Any] = {}  # [H, M, ...] that acting noted down
+    columns: of_histories.Columns | None = None  # [H, M]
+    episodes: prompts.Whole | None = None  # to prompt with
 
 
 class Extras(NamedTuple):
@@ -51,12 +58,17 @@ class Extras(NamedTuple):
     live: Array  # [T, B] bool, False beyond the end of a history shorter than a window
     optimal: Array | None = None  # [T, B] what had been best to do, where that is known
     recorded: Mapping[str, Array] = {}  # [T, B, ...] what acting noted down, by name
+    columns: of_histories.Columns | None = None  # [T, B]
+    prompt: Array | None = None  # [T, B] bool, rows before the window itself
 
 
+_COLUMN_BYTES = 13
 ToExtras = Callable[[types.Rollout], Tree]
 
 
-def device_bytes(data: Histories, kept: Kept | None = None) -> int:
+def device_bytes(
+    data: Histories, kept: Kept | None = None, columns: bool = False
+) -> int:
     """Returns what ``put`` needs on a device; it fits if a training step still does.
 
     A Dark Room step takes 22 bytes (2,000 histories of 4,000 steps: 176 MB), one of an
@@ -65,6 +77,7 @@ def device_bytes(data: Histories, kept: Kept | None = None) -> int:
     counts = data.reset.shape if kept is None else kept.rows.shape
     leaves = [*jax.tree.leaves(_fields(data)), legal_masks(data)]
     per_row = sum(x[0, 0].nbytes for x in leaves if x.shape[:2] != (1, 1))
+    per_row += _COLUMN_BYTES * columns
     return counts[0] * counts[1] * per_row
 
 
@@ -72,10 +85,14 @@ def put(
     data: Histories,
     kept: Kept | None = None,
     device: Any = None,
+    *,
+    columns: bool = False,
+    prompted: bool = False,
 ) -> Data:
     """Returns the rows ``kept`` (default: all but resets) as arrays on a device.
 
-    ``device`` is a device or sharding (replicated), as ``jax.device_put`` takes it.
+    With ``columns`` those of the whole histories, with ``prompted`` what there is to
+    prompt with, which takes 8 bytes an episode. ``device`` is a device or sharding (replicated), as ``jax.device_put`` takes it.
     Raises ValueError for 2^31 rows and more.
     """
     kept = keep(data) if kept is None else kept
@@ -95,6 +112,10 @@ def put(
         else packed(masks),
         task=jax.device_put(data.task[kept.history], device),
         counts=jax.device_put(kept.counts, device),
+        columns=jax.tree.map(packed, of_histories.of(data)) if columns else None,
+        episodes=jax.device_put(prompts.whole(data, kept), device)
+        if prompted
+        else None,
     )
 
 
@@ -104,16 +125,29 @@ def sample(
     batch: int,
     length: int,
     *,
+    prompt: int = 0,
     extras: ToExtras | None = None,
     carry: Tree = (),
 ) -> types.Rollout:
     """Returns ``batch`` random windows: a Rollout, ts [T + 1, B], action [T, B].
 
     Pure; ``vmap`` over keys gives every member of a population its own windows. See
-    ``at`` for the arguments, ``draw`` for which windows there are.
+    ``at`` for the arguments, ``draw`` for which windows there are. With a ``prompt`` T is
+    ``prompt + length``: so many rows stand before each window, of data that were put
+    ``prompted``; fewer exist where the episode is shorter or there is none.
     """
     history, start = draw(key, data.counts, batch, length)
-    return at(data, history, start, length, extras=extras, carry=carry)
+    if not prompt:
+        return at(data, history, start, length, extras=extras, carry=carry)
+    known, own = data.episodes, jax.random.fold_in(key, 1)
+    if known is None:
+        raise ValueError("prompt: the data have no episodes; put them with prompted")
+    drawn = prompts.draw(own, known, history, start, length, prompt)
+    windows = at(data, history, start, length)
+    shown = at(data, history, drawn.start, prompt)
+    both = _joined(shown, windows, drawn.rows)
+    extra = both.extras if extras is None else extras(both)
+    return both._replace(extras=extra, carry=carry)
 
 
 def draw(key: Key, counts: Array, batch: int, length: int) -> tuple[Array, Array]:
@@ -203,6 +237,7 @@ def assemble(
         live=exists[..., within, :],
         optimal=None if best is None else rows(best, within),
         recorded={name: rows(x, within) for name, x in data.recorded.items()},
+        columns=jax.tree.map(lambda x: rows(x, within), data.columns),
     )
     return types.Rollout(ts, rows(data.action, within), extras, ())
 
@@ -215,12 +250,32 @@ def legal_masks(data: Histories) -> np.ndarray:
 
 
 def check(kept: Kept) -> None:
-    """Raises ValueError for 2^31 rows and more: windows are counted in int32."""
+    """Raises ValueError unless rows are below 2^31: windows are counted in int32."""
     if kept.rows.size >= 2**31:
         raise ValueError(
             f"kept: {kept.rows.size} rows, windows are drawn from fewer than 2^31; "
             "keep fewer histories or every k-th episode"
         )
+
+
+def _joined(shown: types.Rollout, windows: types.Rollout, rows: Array) -> types.Rollout:
+    """Returns windows [T, B] with prompts [N, B] before them, of which ``rows`` exist."""
+
+    def joined(before: Array, after: Array) -> Array:
+        return jnp.concatenate([before, after])
+
+    length = shown.action.shape[0]
+    ts = jax.tree.map(lambda x: x[:length], shown.ts)
+    exists = jnp.arange(length)[:, None] < rows[None]
+    said = shown.extras._replace(live=shown.extras.live & exists)
+    extras = jax.tree.map(joined, said, windows.extras)
+    is_prompt = joined(jnp.ones_like(exists), jnp.zeros_like(windows.extras.live))
+    return types.Rollout(
+        jax.tree.map(joined, ts, windows.ts),
+        joined(shown.action, windows.action),
+        extras._replace(prompt=is_prompt),
+        (),
+    )
 
 
 def _masks(xp: ModuleType, masks: Any, read: Callable, shape: tuple[int, ...]) -> Any:

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import errors, types
+from mtrl_jax import errors, hparams, types
 from mtrl_jax.config import agent_settings, stage_schema
-from mtrl_jax.data import files, histories, layout, rows, windows
+from mtrl_jax.data import columns, files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import build, checks, device_memory, reporters, selection
@@ -56,7 +56,13 @@ def make_program(
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
 
     def sample(key: types.Key, data: windows.Data) -> types.Rollout:
-        return windows.sample(key, data, training.batch, training.unroll_length)
+        return windows.sample(
+            key,
+            data,
+            training.batch,
+            training.unroll_length,
+            prompt=training.prompt_length,
+        )
 
     runner = offline_runner.make(
         agent,
@@ -106,12 +112,19 @@ def make_agent(
         no such metric as members are judged by.
     """
     module, training = agent_settings.module(config), config.training
-    shape = (training.unroll_length, training.batch)
+    length = training.prompt_length + training.unroll_length
+    shape = (length, training.batch)
     if module.INFO.needs_extras:
         raise errors.ConfigError(
             f"agent.name={config.agent.name!r} learns from what its own acting noted "
             "down, which no dataset has; give an agent that imitates, such as "
             "behaviour_cloning"
+        )
+    if training.prompt_length and "prompt_share" not in hparams.names(module.Hparams):
+        raise errors.ConfigError(
+            f"training.prompt_length={training.prompt_length}: {config.agent.name} does "
+            "not tell a prompt from what follows it; use 0, or an agent that has a "
+            "prompt_share, such as gato"
         )
     label = contents.spec.obs.get(types.OPTIMAL)
     spec = expert_labels.without(contents.spec)
@@ -121,16 +134,16 @@ def make_agent(
 
     agent = build.make_agent(config, spec)
     with errors.at("agent.config"):
-        checks.check_learns_from_rollouts(
-            agent, config, spec, training.batch, training.unroll_length
-        )
+        checks.check_learns_from_rollouts(agent, config, spec, training.batch, length)
         extras = windows.Extras(
             jnp.ones(shape, bool),
             None if label is None else zeros(label),
             {name: zeros(x) for name, x in contents.recorded.items()},
+            columns.zeros(shape) if module.INFO.reads_columns else None,
+            jnp.zeros(shape, bool) if training.prompt_length else None,
         )
         metrics = checks.check_agent(
-            agent, config, spec, training.batch, training.unroll_length, extras
+            agent, config, spec, training.batch, length, extras
         )
     score = config.population.fitness.metric
     if score not in metrics:
@@ -159,7 +172,8 @@ def load(
         ]
     except (errors.DatasetError, ValueError) as error:
         raise errors.RunError(f"{folder}: {error}") from None
-    need = sum(windows.device_bytes(found, part) for part in kept)
+    asked = agent_settings.module(config).INFO.reads_columns
+    need = sum(windows.device_bytes(found, part, asked) for part in kept)
     room = device_memory.room(mesh)
     if need > room:
         raise errors.RunError(
@@ -167,7 +181,11 @@ def load(
             f"{progress.si(room)}B; give keep.subsample, or a smaller fraction"
         )
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    data = [windows.put(found, part, everywhere) for part in kept]
+    prompted = config.training.prompt_length > 0
+    data = [
+        windows.put(found, part, everywhere, columns=asked, prompted=prompted)
+        for part in kept
+    ]
     return data[0], data[1] if len(data) > 1 else None
 
 

@@ -17,9 +17,11 @@ from mtrl_jax.engine import (
     fused_runner,
     host_runner,
 )
+from mtrl_jax.envs.curriculum import Curriculum
 from mtrl_jax.experiments import (
     build,
     checks,
+    curricula,
     device_memory,
     environments,
     reporters,
@@ -52,14 +54,18 @@ def make_program(
     agent = build.make_agent(config, spec) if agent is None else agent
     with errors.at("agent.config"):
         checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
+    length = run_length(config, batch[1])
+    if not getattr(config, "of", None):
+        checks.check_starts(config, length.updates)
     choice = config.population.fitness
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
     place = build.placement(config, batch[1], world.pure)
     device_memory.check(agent, config, spec, batch[1], place.mesh)
+    course = curricula.make(config, world)
     runner = make_runner(
-        config, agent, world, place, judged=metric.measure, record=record
+        config, agent, world, place, course, judged=metric.measure, record=record
     )
     return build.assemble(
         config,
@@ -71,7 +77,7 @@ def make_program(
         spec=spec,
         agent=agent,
         batch=batch,
-        run_length=run_length(config, batch[1]),
+        run_length=length,
         reporter=reporters.of_returns(config, spec, metric, world.kind),
         evaluate=selection.make_evaluate(config, agent, world),
         pbt_round=selection.make_round(config, agent, spec, batch, metric),
@@ -100,6 +106,7 @@ def make_runner(
     agent: types.Agent,
     world: environments.World,
     place: build.Placement,
+    course: Curriculum | None,
     *,
     judged: str,
     record: Recording | None,
@@ -117,4 +124,6 @@ def make_runner(
         return host_runner.make(agent, world.train, **options)
     if record is not None:
         options |= {"record": True, "extras_of": record.extras}
-    return fused_runner.make(agent, world.train, mesh=place.mesh, **options)
+    return fused_runner.make(
+        agent, world.train, mesh=place.mesh, curriculum=course, **options
+    )

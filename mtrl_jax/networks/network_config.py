@@ -12,7 +12,12 @@ class NetworkConfig:
     """What a network is made of; every field is static."""
 
     torso: str = "auto"  # see torsos.choose
+    # Of a torso that reads images: filters of each layer, units of the last one; () and
+    # 0: the paper's, see torsos.FILTERS.
+    filters: tuple[int, ...] = ()
+    features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
+    sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128
@@ -25,7 +30,7 @@ class NetworkConfig:
 
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not go along."""
+    """Raises ValueError unless fields are known, large enough and go together."""
     for field, known in (
         ("activation", tuple(torsos.ACTIVATIONS)),
         ("core", cores.CORES),

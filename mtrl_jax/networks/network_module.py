@@ -150,18 +150,26 @@ def _bodies(nets: Sequence[Net]) -> dict[str, Callable[..., Any]]:
         config = net.config
         for torso, core in (net.of_policy, net.of_value):
             if torso not in made:
-                made[torso] = torsos.Torso(
-                    config.torso,
-                    config.hidden,
-                    config.activation,
-                    config.convolution,
-                    name=torso,
-                )
+                made[torso] = torso_of(config, torso)
             if core not in made:
                 made[core] = cores.Core(
                     config.core, config.core_size, config.core_memory, name=core
                 )
     return made
+
+
+def torso_of(config: NetworkConfig, name: str) -> torsos.Torso:
+    """Returns the torso of settings whose torso has been chosen."""
+    return torsos.Torso(
+        config.torso,
+        config.hidden,
+        config.activation,
+        config.convolution,
+        filters=config.filters,
+        features=config.features,
+        sequence=config.sequence,
+        name=name,
+    )
 
 
 def _joined(parts: list[Array]) -> Array:

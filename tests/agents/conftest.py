@@ -27,6 +27,7 @@ SMALL: dict[str, dict] = {
     "dreamer_v2": dreaming.SMALL,
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
+    "policy_distillation": {"per_task": False},
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -73,7 +74,10 @@ def config(name, spec, core="none", **changes):
     module = agents.get(name)
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
-        settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
+        # The last action is an input, so that one that teaches nothing is found out.
+        settings["network"] = network(
+            name, hidden=(8,), core=core, core_size=8, last_action_reward=True
+        )
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)

@@ -40,6 +40,8 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
+# Of options that are off: the scale of values, the combiner of gradients.
+OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c"}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 
@@ -140,7 +142,7 @@ def test_nothing_in_a_fresh_learner_aliases(name, is_jitted, one):
 def test_no_hyperparameter_is_dead(name, one, kit):
     """In a regime where it bites, each leaf changes what act and three updates give.
 
-    Except the eps of an optimiser, and the scale of values, that are not in use.
+    Except those of an option that is not in use, which have tests of their own.
     """
     # Experience of another, sharper policy, so that ratios are not 1.
     other = jax.tree.map(lambda x: 3 * x, programs.fresh(one, 9))
@@ -185,8 +187,8 @@ def test_no_hyperparameter_is_dead(name, one, kit):
             if not differs(kit.member(found, p), kit.member(changed, p)):
                 dead.add(leaf)
     kind = getattr(kit.config(name, one.env.spec), "optimiser", None)
-    unscaled = {"value_step_size", "value_std_min"} & set(hparams.names(one.hp))
-    assert dead == UNREAD.get(kind, set()) | unscaled
+    unused = OPTIONAL & set(hparams.names(one.hp))
+    assert dead == UNREAD.get(kind, set()) | unused
 
 
 @functools.cache
@@ -321,6 +323,9 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
             jax.eval_shape(kit.learn(one.agent), *args)
+    elif kit.info(name).reads_recorded:
+        with pytest.raises(ValueError, match="recorded nothing; collect with record"):
+            jax.eval_shape(kit.learn(one.agent), *args)
     else:
         jax.eval_shape(kit.learn(one.agent), *args)
 
@@ -362,9 +367,11 @@ def test_the_action_sent_into_a_reset_teaches_nothing(name, one, kit):
     """The transition that crosses into a new episode is masked in every loss."""
     if not learns(one.learner):
         pytest.skip("learns in act; see the test of its first step")
-    # Of two legal actions the other one, in the slots of a task that has two.
+    # Of two legal actions the other one, in the slots of tasks that have two: one step
+    # an episode, or several, where an action may be an input to the next step alone.
     crossing = one.rollout.ts.first[1:]
-    two = np.arange(crossing.shape[1]) < kit.SLOTS
+    two = (one.rollout.ts.action_mask == np.array([True, True, False])).all((0, 2))
+    assert two[: kit.SLOTS].all() and two.sum() > kit.SLOTS
     assert crossing[:, two].any() and not crossing[:, two].all()
 
     def learnt(changed):
@@ -426,6 +433,8 @@ def test_padding_teaches_nothing(name, one, kit):
     )
     after, _, metrics = programs.update(one, rollout=rollout)
     small = jax.tree.map(cut, one.learner, like)
+    # What acting noted down of each action.
+    extras = jax.tree.map(lambda x: x[..., :2] if x.ndim == 3 else x, rollout.extras)
 
     @jax.jit
     def update(learner, rollout):
@@ -434,7 +443,7 @@ def test_padding_teaches_nothing(name, one, kit):
 
     assert_close(
         (jax.tree.map(cut, after, like), metrics),
-        update(small, rollout._replace(ts=ts)),
+        update(small, rollout._replace(ts=ts, extras=extras)),
     )
     old, new, like = leaves(one.learner), leaves(after), paths(like)
     wider = [path for path in old if old[path].shape != like[path].shape]
