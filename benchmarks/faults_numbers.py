@@ -137,7 +137,7 @@ def _break_gradients(number: float, is_one: bool) -> None:
 
     whole = learning.gradient_step
 
-    def gradient_step(loss, optimise, learner, batch, key, hp, preserve=None):
+    def gradient_step(loss, optimise, learner, batch, key, hp, *more):
         def worse(params, *rest):
             value, aux = loss(params, *rest)
             hit = learner.updates >= 10
@@ -146,9 +146,9 @@ def _break_gradients(number: float, is_one: bool) -> None:
             least = jax.tree.leaves(params)[0].ravel()[0]
             return value + jnp.where(hit, number, 0.0) * least, aux
 
-        return whole(worse, optimise, learner, batch, key, hp, preserve)
+        return whole(worse, optimise, learner, batch, key, hp, *more)
 
-    learning.gradient_step = gradient_step
+    setattr(learning, "gradient_step", gradient_step)  # noqa: B010
 
 
 def _break_worlds(what: str, number: float, members: list[int]) -> None:

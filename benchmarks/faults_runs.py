@@ -178,8 +178,8 @@ def stopped(
     endings, where, partial = [], "starting", False
     for attempt in range(times):
         is_run = (run / "config.yaml").exists()
-        arguments = ("resume", run) if is_run else ("train", lab.config(kind))
-        arguments += () if is_run else ("--run-dir", run)
+        new = ("train", lab.config(kind), "--run-dir", run)
+        arguments: tuple[Any, ...] = ("resume", run) if is_run else new
         is_new = is_anywhere and not attempt
         child = lab.start(*arguments, code=code, is_new=is_new)
         if is_new:
