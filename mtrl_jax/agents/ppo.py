@@ -295,15 +295,7 @@ def surrogate(
     ``combiner`` says whether the terms are split by task.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
-
-    def mean(x: Array) -> Array:
-        return policy_gradient.masked_mean(x, batch.live)
-
     task = batch.ts.task
-
-    def term(x: Array) -> Array:
-        return combiner.mean(x, batch.live, task)
-
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
 
     def divided(x: Array) -> Array:
@@ -312,25 +304,25 @@ def surrogate(
     advantage = divided(batch.targets.advantage)
     if normalise:
         advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
-    policy_loss = term(
-        policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clipped.clip_epsilon)
+    value_error = policy_gradient.clipped_value_error(
+        scale.predicted(stats, new, value, task, hp.scale),
+        scale.predicted(stats, new, batch.extras.value, task, hp.scale),
+        divided(batch.targets.value),
+        hp.clipped.clip_value,
     )
-    value_loss = term(
-        policy_gradient.clipped_value_error(
-            scale.predicted(stats, new, value, task, hp.scale),
-            scale.predicted(stats, new, batch.extras.value, task, hp.scale),
-            divided(batch.targets.value),
-            hp.clipped.clip_value,
-        )
-    )
-    entropy = term(distribution.entropy())
-    metrics = {
-        "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
-        "clip_fraction": mean(
-            (jnp.abs(jnp.expm1(log_ratio)) > hp.clipped.clip_epsilon).astype(
-                jnp.float32
-            )
+    epsilon = hp.clipped.clip_epsilon
+    growth = jnp.expm1(log_ratio)  # ρ − 1
+    terms, metrics = combiner.means(
+        objective.Terms(
+            policy_gradient.clipped_surrogate(log_ratio, advantage, epsilon),
+            value_error,
+            distribution.entropy(),
         ),
-    }
-    metrics |= scale.metrics(new, task, batch.live, hp.scale)
-    return objective.Terms(policy_loss, value_loss, entropy), metrics, new
+        {
+            "approx_kl": growth - log_ratio,
+            "clip_fraction": (jnp.abs(growth) > epsilon).astype(jnp.float32),
+        },
+        batch.live,
+        task,
+    )
+    return terms, metrics | scale.metrics(new, task, batch.live, hp.scale), new

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.agents.common import packing
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
@@ -85,11 +86,13 @@ def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
 
 def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
+    number = len(jax.tree.leaves(batch)[0])
+    packed, unpack = packing.pack(batch, axes=1)
 
     def take(index: Array) -> Tree:
-        return jax.tree.map(lambda x: x[index], batch)
+        return unpack([x[index] for x in packed])
 
-    return Rows(batch, len(jax.tree.leaves(batch)[0]), unit, take, groups)
+    return Rows(batch, number, unit, take, groups)
 
 
 def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
@@ -97,11 +100,14 @@ def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
 
     With ``slot_tasks`` they are grouped by task.
     """
-    timed, carry = rollout._replace(carry=()), rollout.carry
+    # The steps are T + 1 and the actions T, so they cannot share an array.
+    ts, steps_of = packing.pack(rollout.ts, axes=2)
+    actions, actions_of = packing.pack((rollout.action, rollout.extras), axes=2)
 
     def take(index: Array) -> types.Rollout:
-        some = jax.tree.map(lambda x: x[:, index], timed)
-        return some._replace(carry=jax.tree.map(lambda x: x[index], carry))
+        action, extras = actions_of([x[:, index] for x in actions])
+        carry = jax.tree.map(lambda x: x[index], rollout.carry)
+        return types.Rollout(steps_of([x[:, index] for x in ts]), action, extras, carry)
 
     return Rows(rollout, rollout.ts.first.shape[1], "slots", take, slot_tasks)
 

@@ -88,9 +88,6 @@ def terms(
         *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
     )
 
-    def mean(x: Array) -> Array:
-        return policy_gradient.masked_mean(x, ~first_t)
-
     new = scale.after(stats, targets.value, ~first_t, task, of_scale)
     advantage = scale.divided(new, targets.advantage - beside, task, of_scale)
     target = scale.divided(new, targets.value, task, of_scale)
@@ -100,13 +97,14 @@ def terms(
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
     advantage = targets.weight * advantage
 
-    def term(x: Array) -> Array:
-        return combiner.mean(x, ~first_t, task)
-
-    found = objective.Terms(
-        policy_loss=term(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
-        value_loss=term(0.5 * jnp.square(target - predicted)),
-        entropy=term(now.entropy),
+    found, metrics = combiner.means(
+        objective.Terms(
+            policy_loss=jnp.where(trusted, -advantage * now.log_prob, 0.0),
+            value_loss=0.5 * jnp.square(target - predicted),
+            entropy=now.entropy,
+        ),
+        {"rho": rho_tm1, "value": v_tm1},
+        ~first_t,
+        task,
     )
-    metrics = {"rho": mean(rho_tm1), "value": mean(v_tm1)}
     return found, metrics | scale.metrics(new, task, ~first_t, of_scale), new
