@@ -19,6 +19,7 @@ the input of all columns has the last action and reward beside it where asked fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -188,7 +189,7 @@ def flat_inputs(obs: Tree, side: Array) -> Array:
 
 def input_size(spec: types.EnvSpec, side: int) -> int:
     """Returns F, of ``side`` numbers beside the observation."""
-    return side + sum(int(jnp.prod(jnp.array(x.shape))) for x in spec.obs.values())
+    return side + sum(math.prod(x.shape) for x in spec.obs.values())
 
 
 def _drawn_scale(key: Key, shape: tuple[int, ...]) -> Array:
