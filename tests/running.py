@@ -26,7 +26,11 @@ TINY: dict[str, Any] = {
     ],
     "agent": {
         "name": "impala",
-        "config": {"optimiser": "adam", "network": {"hidden": [8]}},
+        "config": {
+            "optimiser": "adam",
+            "network": {"hidden": [8]},
+            "normalise_observations": True,
+        },
     },
     "population": {
         "size": 4,
@@ -36,7 +40,7 @@ TINY: dict[str, Any] = {
     "training": {"env_steps": 640, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 8, "episodes": 4},
     "checkpoint": {"every_updates": 12, "keep": 3},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 UPDATES = 40
 STEPS = 16  # environment steps of one update, per member

@@ -119,7 +119,9 @@ def test_checkpoints_and_rounds_see_the_scheduled_values(scheduled):
         assert found == [last]
 
 
-@pytest.mark.parametrize("update", [2, 16, 28])
+@pytest.mark.parametrize(
+    "update", [*(pytest.param(x, marks=pytest.mark.slow) for x in (2, 16)), 28]
+)
 def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
     tmp_path, scheduled, interrupt, update
 ):

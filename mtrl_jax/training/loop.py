@@ -45,8 +45,7 @@ def run(session: Session) -> int:
         session.writer.close(code)
         if session.recorder is not None:
             session.recorder.close()
-        problem = report.draw(session.folder)
-        if problem:
+        if session.config.logging.plots and (problem := report.draw(session.folder)):
             session.bar.note(problem)
 
 
@@ -137,6 +136,7 @@ def _finish(session: Session) -> None:
     checkpoint.wait(session.manager)
     totals = {
         "updates": session.update,
+        "env_steps": session.counted,
         "env_steps_per_member": session.update * session.program.run_length.steps,
         "population": session.program.batch[0],
         "wall_s": session.wall_s + time.monotonic() - session.started,

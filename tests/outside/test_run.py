@@ -27,7 +27,7 @@ SETTINGS = {
     "training": {"env_steps": 24000, "unroll_length": 20, "updates_per_chunk": 20},
     "evaluation": {"every_updates": 0, "episodes": 8, "max_steps": 100},
     "checkpoint": {"every_updates": 40},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 
 pytestmark = pytest.mark.usefixtures("cached")
@@ -162,10 +162,13 @@ def test_bad_files_leave_no_run_behind(project, tmp_path):
 
 
 def test_the_settings_of_the_run_are_settings(run):
-    """Read from its folder they are what they were."""
+    """Read from its folder they are what was given; names say where the files are."""
     found = config.load(run / "config.yaml")
-    assert config.load(run / "config.yaml") == found
     assert found.agent.name.startswith("williams@")
+    assert found.tasks[0].options == SETTINGS["tasks"][0]["options"]
+    for section in ("training", "evaluation", "logging"):
+        given = config.to_dict(found)[section]
+        assert given.items() >= SETTINGS[section].items()
 
 
 def test_a_run_is_loaded_and_plays(run):
