@@ -1,19 +1,13 @@
 """The pictures of what a world model predicts, and how well it does against a copy."""
 
-import pathlib
-import re
-
 import dreaming
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from PIL import Image
 
-from mtrl_jax import envs, errors, types
-from mtrl_jax.config import loading
+from mtrl_jax import envs, types
 from mtrl_jax.experiments import open_loop as predictions
-from mtrl_jax.experiments import runs
 from mtrl_jax.networks import world_model
 from mtrl_jax.plots import open_loop
 
@@ -66,48 +60,6 @@ def test_the_longest_episodes_are_windows_from_their_first_step():
     np.testing.assert_array_equal(found.reward[:3, 1], [0, 1, 2])
     np.testing.assert_array_equal(action[:, 2], [100, 101, 102])
     np.testing.assert_array_equal(live.sum(0), [4, 3, 4])
-
-
-@pytest.fixture(name="dreamt", scope="module")
-def _dreamt(tmp_path_factory):
-    """A tiny run of DreamerV2 on pictures."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert runs.train(loading.from_dict(dreaming.RUN), folder) == 0
-    return folder
-
-
-def test_a_runs_predictions_are_drawn(dreamt, tmp_path):
-    """The film, the sheet and a line with both errors, which are numbers."""
-    film, sheet, line = predictions.draw(dreamt, tmp_path / "x.gif", 1, 8)
-    with Image.open(film) as picture:
-        assert picture.n_frames == 8
-    assert pathlib.Path(sheet).exists()
-    found = re.fullmatch(
-        r"gymnax/Breakout-MinAtar: MSE 3 steps ahead (\S+), last frame copied (\S+), "
-        r"(\d+) episodes", line,
-    )  # fmt: skip
-    assert found and np.isfinite([float(x) for x in found.groups()]).all()
-
-
-@pytest.mark.parametrize(
-    ("out", "member", "steps", "words"),
-    [
-        ("x.gif", None, 5, "--steps 5: the model sees 5 steps"),
-        ("x.gif", 2, 9, "members 0 to 1"),
-        ("x.png", None, 9, "ends in .gif"),
-    ],
-)
-def test_what_cannot_be_predicted_is_refused(
-    dreamt, tmp_path, out, member, steps, words
-):
-    with pytest.raises(errors.ConfigError, match=words):
-        predictions.draw(dreamt, tmp_path / out, member, steps)
-    assert not (tmp_path / out).exists()
-
-
-def test_an_agent_without_a_world_model_is_refused(finished, tmp_path):
-    with pytest.raises(errors.ConfigError, match=r"no world model; one of dreamer_v2"):
-        predictions.draw(finished, tmp_path / "x.gif", None, 9)
 
 
 def test_predictions_do_not_depend_on_what_comes_after_the_context():
