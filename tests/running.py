@@ -26,7 +26,11 @@ TINY: dict[str, Any] = {
     ],
     "agent": {
         "name": "impala",
-        "config": {"optimiser": "adam", "network": {"hidden": [8]}},
+        "config": {
+            "optimiser": "adam",
+            "network": {"hidden": [8]},
+            "normalise_observations": True,
+        },
     },
     "population": {
         "size": 4,
@@ -36,7 +40,7 @@ TINY: dict[str, Any] = {
     "training": {"env_steps": 640, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 8, "episodes": 4},
     "checkpoint": {"every_updates": 12, "keep": 3},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 UPDATES = 40
 STEPS = 16  # environment steps of one update, per member
@@ -122,7 +126,7 @@ def ended(process: subprocess.Popen, timeout_s: float = 300) -> Outcome:
 def wait_for(
     process: subprocess.Popen, happened: Callable[[], bool], timeout_s: float = 300
 ) -> None:
-    """Returns once ``happened()``; fails if the process ends before."""
+    """Wait until ``happened()``; fail if the process ends before."""
     until = time.monotonic() + timeout_s
     while not happened():
         if process.poll() is not None:

@@ -9,7 +9,7 @@ import running
 import yaml
 
 ROOM = {"one_hot": True, "size": 3, "length": 4, "start": [0, 0]}
-QUIET = {"tensorboard": False}
+QUIET = {"tensorboard": False, "plots": False}
 # 60 updates of 3 learners, 2 tasks; 8 updates of 4 members on their steps; 4 episodes.
 TINY = {
     "stages": [

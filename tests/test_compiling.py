@@ -60,6 +60,19 @@ def test_a_program_found_in_the_cache_counts_like_a_compiled_one(tally):
     assert list(compiling.CACHE.glob("*-cache"))
 
 
+def test_programs_are_forgotten_when_there_are_many(tally):
+    """Not before: what all files need is compiled once."""
+    x, treble = jnp.zeros(3), jax.jit(lambda x: 3 * x)
+    with tally.of("a.py"):
+        treble(x)
+        tally.forget(kept=tally.total)
+        treble(x)
+        assert tally.programs == {"a.py": 1}
+        tally.forget(kept=0)
+        treble(x)
+    assert tally.programs == {"a.py": 2}
+
+
 def test_over_the_budget_the_error_says_who_and_by_how_much(tally):
     """Up to the budget is fine."""
     for _ in range(3):

@@ -326,7 +326,10 @@ SWEEP = (
 )
 
 
-@pytest.mark.parametrize("changes", [SWEEP, ("population.pbt=null",)])
+@pytest.mark.parametrize(
+    "changes",
+    [SWEEP, pytest.param(("population.pbt=null",), marks=pytest.mark.slow)],
+)
 def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, changes):
     """The others go on; it is marked lost in rows, summary and picture."""
     run = tmp_path / "run"
@@ -351,6 +354,7 @@ def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, c
     assert summary["lost"] == [lost]
     assert summary["best_member"] != lost
     assert summary["score"][lost] is None
+    assert summary["totals"]["env_steps"] == _counted(logged)
     figure = returns_plot.of_run(run_series.load(run))
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert f"lost: member {lost}" in labels
@@ -359,10 +363,22 @@ def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, c
     resumed = running.mtrl("resume", run, length)
     assert resumed.code == 0, resumed.err
     assert metrics.read_summary(run)["lost"] == [lost]
-    assert metrics.read_metrics(run).update[-1] == running.UPDATES + 4
+    again = metrics.read_metrics(run)
+    assert again.update[-1] == running.UPDATES + 4
+    assert metrics.read_summary(run)["totals"]["env_steps"] == _counted(again)
 
 
-@pytest.mark.parametrize("pbt", ["null", "{interval: 8, min_episodes: 1}"])
+def _counted(logged):
+    """Returns the env steps that the rows tell of: of each member until it was lost."""
+    each = np.diff(logged.env_steps, prepend=0)
+    assert logged.lost.any()
+    return (each * (~logged.lost).sum(1)).sum()
+
+
+@pytest.mark.parametrize(
+    "pbt",
+    ["null", pytest.param("{interval: 8, min_episodes: 1}", marks=pytest.mark.slow)],
+)
 def test_a_run_without_a_finite_member_stops(tmp_path, cached, monkeypatch, pbt):
     """Exit code 1, the update named, the last good checkpoint kept."""
     _break_members(monkeypatch, [0, 1, 2, 3])
@@ -406,7 +422,8 @@ def test_a_full_disk_is_found_before_training(
     """No step is taken, one line says why, and the folder can be used later."""
     _fill(small_disk)
     monkeypatch.setattr(loop, "run", lambda session: pytest.fail("it trained"))
-    config, run = running.write(tmp_path / "tiny.yaml"), small_disk / "run"
+    config = running.write(tmp_path / "tiny.yaml", "training.env_steps=64")
+    run = small_disk / "run"
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert f"{run}" in outcome.error

@@ -25,7 +25,7 @@ CHANGES = [
 def _whole(tmp_path_factory):
     """A run from the first to the last update; do not change it."""
     folder = tmp_path_factory.mktemp("mix_and_match") / "run"
-    running.train(folder, *CHANGES)
+    running.train(folder, *CHANGES, "logging.plots=true")
     return folder
 
 

@@ -20,6 +20,7 @@ TINY = {
     "population": {"size": 2},
     "training": {"env_steps": 32, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
+    "logging": {"tensorboard": False, "plots": False},
 }
 
 

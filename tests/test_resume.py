@@ -50,10 +50,15 @@ def copy(tmp_path, finished):
 # Killed runs.
 
 
-def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, finished, cached):
+@pytest.mark.parametrize(
+    "compiles", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(
+    tmp_path, finished, cached, compiles
+):
     """kill -9 with rows beyond a checkpoint, resume in a new process: nothing differs.
 
-    The process that goes on compiles everything itself.
+    Also where the process that goes on compiles everything itself.
     """
     run, stall = tmp_path / "run", _STALL.format(update=20)
     settings = running.write(tmp_path / "tiny.yaml")
@@ -68,13 +73,14 @@ def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, finished, 
     with open(run / "metrics.jsonl", "ab") as file:
         file.write(b'{"update": 20, "env_st')
 
-    outcome = running.ended(running.start("resume", run))
+    keeps = None if compiles else cached
+    outcome = running.ended(running.start("resume", run, cache=keeps))
     assert outcome.code == 0, outcome.err
     running.assert_same(run, finished)
     assert len(running.compiles(run, after=12)) == 1
 
 
-@pytest.mark.parametrize("update", [2, 26])
+@pytest.mark.parametrize("update", [pytest.param(2, marks=pytest.mark.slow), 26])
 def test_a_run_that_ends_anywhere_goes_on_from_there(
     tmp_path, finished, interrupt, update
 ):
@@ -127,12 +133,14 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, code):
     """SIGTERM and Ctrl-C save, draw and say how to go on; 143 and 130 are the codes."""
     run = tmp_path / "run"
-    settings = running.write(tmp_path / "tiny.yaml", "training.env_steps=1_000_000_000")
+    far = ("training.env_steps=1_000_000_000", "logging.plots=true")
+    settings = running.write(tmp_path / "tiny.yaml", *far)
     process = running.start("train", settings, "--run-dir", run, cache=cached)
     running.wait_for(process, lambda: running.newest_row(run) >= 4)
     process.send_signal(number)
@@ -145,7 +153,7 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, 
     assert list((run / "plots").glob("*.png"))
 
     length = f"training.env_steps={(last + 6) * running.STEPS}"
-    assert running.mtrl("resume", run, length).code == 0
+    assert running.mtrl("resume", run, length, "logging.plots=false").code == 0
     updates = [row["update"] for row in running.rows(run)]
     assert updates == list(range(0, last + 7, 2))
     assert metrics.read_summary(run)["totals"]["updates"] == last + 6

@@ -22,7 +22,7 @@ def test_runs_of_one_second_have_names_of_their_own(tmp_path, monkeypatch):
 
 
 def test_processes_that_begin_at_once_do_not_collide(tmp_path):
-    """Eight of them, whatever the clock says."""
+    """Four of them, whatever the clock says."""
     code = (
         "import pathlib, sys, time; from mtrl_jax.training import run_folder\n"
         "time.strftime = lambda _: 'now'\n"
@@ -32,13 +32,13 @@ def test_processes_that_begin_at_once_do_not_collide(tmp_path):
     )
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", code]
-    begun = [subprocess.Popen(command, cwd=running.ROOT, **pipe) for _ in range(8)]
+    begun = [subprocess.Popen(command, cwd=running.ROOT, **pipe) for _ in range(4)]
     assert all(p.stdout.readline() == "ready\n" for p in begun)
     for process in begun:
         process.stdin.write("\n")
         process.stdin.flush()
     names = {process.communicate()[0].strip() for process in begun}
-    assert len(names) == 8 and "" not in names
+    assert len(names) == 4 and "" not in names
 
 
 def test_a_name_is_given_back_if_nothing_came_of_it(tmp_path):

@@ -94,7 +94,7 @@ class PopulationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long and in what pieces. ``env_steps`` is per member."""
+    """How long, and how much at a time. ``env_steps`` is per member."""
 
     env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
     unroll_length: PositiveInt = 20
@@ -124,9 +124,10 @@ class CheckpointConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Where numbers go beside metrics.jsonl."""
+    """What a run leaves beside metrics.jsonl."""
 
     tensorboard: bool = True
+    plots: bool = True  # pictures when it ends; `mtrl plot` draws them at any time
     wandb: str | None = None  # project name
 
 

@@ -1,4 +1,4 @@
-"""What each kind of stage can be told; which they are, see ``stages``."""
+"""The settings of each kind of stage; which they are, see ``stages``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class OnlineStage(schema.ExperimentConfig):
     name: schema.Name
     kind: Literal["online"]
     init_from: str | None = None  # the stage whose learners it begins with
+    teacher: str | None = None  # the stage whose learners kickstart it, frozen
 
 
 class Play(schema.Section):

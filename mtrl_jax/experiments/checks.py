@@ -85,11 +85,20 @@ def check_learns_from_rollouts(
     )
 
 
-def check_rounds(config: Any) -> None:
-    """Returns nothing if members can ever have the episodes that PBT asks of them.
+def check_starts(config: Any, updates: int) -> None:
+    """Raises ConfigError where a run of ``updates`` ends before its agent learns."""
+    starts = getattr(agent_settings.config(config), "learning_starts", 0)
+    if starts >= updates:
+        raise errors.ConfigError(
+            f"agent.config.learning_starts={starts}: the run has {updates} updates and "
+            f"would learn nothing; give at most {updates - 1}, or more training.env_steps"
+        )
 
-    Raises:
-      ValueError: they are judged by fewer than ``min_episodes``, so none would be copied.
+
+def check_rounds(config: Any) -> None:
+    """Raises ValueError unless members can have the episodes that PBT asks of them.
+
+    Judged by fewer than ``min_episodes``, none would ever be copied.
     """
     settings, choice = config.population.pbt, config.population.fitness
     if settings is None or settings.exploit == "none":

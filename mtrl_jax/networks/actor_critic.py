@@ -18,14 +18,20 @@ gain 0.01 for the policy and 1 for the value) follows common PPO practice.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 
 from mtrl_jax import types
-from mtrl_jax.networks import cores, heads, network_config, network_module, torsos
+from mtrl_jax.networks import (
+    cores,
+    heads,
+    network_config,
+    network_module,
+    sequence_conv,
+    torsos,
+)
 from mtrl_jax.types import Array, Key, Tree
 
 NetworkConfig = network_config.NetworkConfig
@@ -64,7 +70,9 @@ def make(
     with the others or with the observations.
     """
     network_config.check(config, num_values)
-    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    sequence_conv.check(config.sequence, spec.obs)
+    config = torsos.resolved(config, spec.obs)
+    network_config.check_sharing(config)
     nets = (network_module.net_of(config, spec.action),)
     module = network_module.ActorCritics(
         nets, spec.action, len(spec.tasks), num_values, is_single=True

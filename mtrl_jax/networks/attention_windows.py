@@ -61,9 +61,9 @@ def positions(live: Array | None, length: int) -> Array:
 
 
 def cut(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
-    """Returns Steps [T, B] in which a piece of ``horizon`` live steps begins anew.
+    """Returns Steps [T, B] in which a segment of ``horizon`` live steps begins anew.
 
-    What was before the first step of a piece is unread, as before the first of all.
+    What was before the first step of a segment is unread, as before the first of all.
     """
     place = positions(steps.live, steps.has_prev.shape[0]).T
     begins = (place % horizon == 0) & (place > 0)
@@ -93,7 +93,7 @@ def of_sequence(
     """Returns the sight of the tokens of Steps [T, B] on each other.
 
     ``rotary_size``: numbers per head, None where positions are not rotary. With a
-    ``horizon`` the steps are those of ``cut``, and the pieces do not see each other.
+    ``horizon`` the steps are those of ``cut``, and the segments do not see each other.
     """
     length = steps.has_prev.shape[0]
     live = history_tokens.live_tokens(steps, encoding)
@@ -101,8 +101,8 @@ def of_sequence(
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
     if horizon is not None:
-        piece = jnp.repeat(place // horizon, history_tokens.TOKENS[encoding], axis=1)
-        allowed &= piece[:, :, None] == piece[:, None, :]
+        segment = jnp.repeat(place // horizon, history_tokens.TOKENS[encoding], axis=1)
+        allowed &= segment[:, :, None] == segment[:, None, :]
     if live is not None:
         # Padding sees itself, so that every row of the softmax has something.
         itself = jnp.eye(index.shape[1], dtype=bool)[None]
@@ -151,7 +151,7 @@ def write(ring: Array, new: Array, written: Array) -> Array:
 
 
 def _put(ring: Array, new: Array, written: Array, axis: int) -> Array:
-    """Puts the n entries of ``new`` along ``axis`` into one of the G places.
+    """Put the n entries of ``new`` along ``axis`` into one of the G places.
 
     A select over the whole ring: attention reads all of it anyway, and an indexed write
     turns into a slow loop under ``vmap``.

@@ -207,7 +207,7 @@ def prior(params: Tree, config: RSSMConfig, deter: Array, dtype: str) -> Array:
 
 
 def check(config: RSSMConfig) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not divide."""
+    """Raises ValueError unless fields are known, large enough and divide."""
     latents.check(config.latent)
     errors.check_sizes(config, ("deter", "hidden", "blocks"))
     errors.check_choices(

@@ -23,7 +23,7 @@ from mtrl_jax.types import Array
 class Layers(nn.Module):
     """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1.
 
-    With a ``horizon`` the Steps are seen in pieces (see ``attention_windows.cut``), and a ring no
+    With a ``horizon`` the Steps are seen in segments (see ``attention_windows.cut``), and a ring no
     further than that. ``newest``: logits [1, B, M] of the last step alone.
     """
 

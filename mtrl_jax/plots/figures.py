@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 
 def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
-    """Writes the axes' names once a figure; panels go from 0 to ``limit`` (1k, 1M)."""
+    """Write the axes' names once a figure; panels go from 0 to ``limit`` (1k, 1M)."""
     from matplotlib.ticker import EngFormatter
 
     for panel in panels:
@@ -72,7 +72,7 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
 
 
 def shared_legend(figure: Any, panels: list[Any]) -> None:
-    """Adds one legend for all panels, above them."""
+    """Add one legend for all panels, above them."""
     entries: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
@@ -109,7 +109,7 @@ def style() -> Any:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Draws with the kit's settings alone, whatever a user's matplotlib is set to.
+    """Draw with the kit's settings alone, whatever a user's matplotlib is set to.
 
     Means of nothing are NaN, and not worth a warning.
     """
@@ -121,10 +121,37 @@ def own_settings() -> Iterator[None]:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     with warnings.catch_warnings(), matplotlib.rc_context():
-        for told in ("Mean of empty slice", "All-NaN", "invalid value", "Degrees of"):
-            warnings.filterwarnings("ignore", told, RuntimeWarning)
+        for message in (
+            "Mean of empty slice",
+            "All-NaN",
+            "invalid value",
+            "Degrees of",
+        ):
+            warnings.filterwarnings("ignore", message, RuntimeWarning)
         matplotlib.rcdefaults()
         yield
+
+
+def mark_lost(
+    panel: Any, lost: Mapping[int, int], x: np.ndarray, values: np.ndarray | None = None
+) -> None:
+    """Mark where members ``lost`` {member: row} were lost, with a cross each.
+
+    ``x`` has a place a row, ``values`` [rows, P] what the panel shows of the members;
+    without them the crosses are on the axis.
+    """
+    if not lost:
+        return
+    members, rows = list(lost), list(lost.values())
+    style: dict[str, Any] = {"color": LOST, "clip_on": False, "ms": 6, "zorder": 5}
+    if values is None:
+        y = np.zeros(len(rows))
+        style["transform"] = panel.get_xaxis_transform()
+    else:
+        y = values[rows, members]
+    several = "s" if len(members) > 1 else ""
+    label = f"lost: member{several} {', '.join(map(str, members))}"
+    panel.plot(x[rows], y, "x", label=label, **style)
 
 
 def check_out(path: pathlib.Path) -> None:
@@ -146,7 +173,11 @@ def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed: a viewer never sees half a picture.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
-    with style():
-        figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    try:
+        with style():
+            figure.savefig(temporary, dpi=150)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return path

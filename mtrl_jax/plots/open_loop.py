@@ -82,7 +82,7 @@ def contact_sheet(
 def write(
     path: pathlib.Path, truth: np.ndarray, prediction: np.ndarray, context: int
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes the film to ``path`` (.gif) and the sheet beside it (.png); returns both."""
+    """Write the film to ``path`` (.gif) and the sheet beside it (.png); return both."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -134,9 +134,9 @@ def test_a_rollout_is_what_the_environment_did(recorded):
     """ts[t + 1] is what action[t] led to, from the state and carry of its start."""
     env, (state, one, _) = recorded
     rollout, _ = one.learner["seen"]
-    env_state = state.env
+    env_state, step = state.env, jax.jit(env.step)
     for t in range(rollout.action.shape[1]):
-        env_state, ts = env.step(env_state, rollout.action[:, t], env.params)
+        env_state, ts = step(env_state, rollout.action[:, t], env.params)
         expected = jax.tree.map(lambda x, t=t: x[:, t + 1], rollout.ts)
         for x, y in zip(jax.tree.leaves(ts), jax.tree.leaves(expected)):
             np.testing.assert_array_equal(x, y)

@@ -174,7 +174,7 @@ def test_an_agent_goes_on_from_the_episodes_that_it_watched():
         state, _ = jax.jit(runner.chunk)(state, ())
         returns = np.asarray(state.returns)
         assert (returns[..., :2] == LENGTH).all()
-        # Whoever watched every guess pay has learned to guess that.
+        # An agent that watched every guess pay has learned to guess that.
         assert (returns[:, ARMS - 1, 2] == after).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.envs import actions, probes
+from mtrl_jax.envs import probes
 
 # One list per family of ENVS: (name without prefix, options). Short episodes, so that
 # many end within STEPS.
@@ -154,7 +154,7 @@ def test_numbers_are_finite_and_some_action_is_legal(case, played):
     for leaf in (ts.reward, *ts.obs.values()):
         assert np.isfinite(leaf.astype(np.float32)).all()
     start = 0
-    for size in actions.groups(env.spec.action):
+    for size in types.groups(env.spec.action):
         assert ts.action_mask[..., start : start + size].any(-1).all()
         start += size
 
@@ -171,7 +171,15 @@ def test_a_stream_is_decided_by_its_key(case, compiled, played):
     assert all(jax.tree.leaves(same)) == draws_nothing
 
 
-@every_pure_env
+# The first of each family; the others compile once more in `make test-all`.
+@pytest.mark.parametrize(
+    "case",
+    [
+        x if x[1:] == CASES[x[0]][0] else pytest.param(x, marks=pytest.mark.slow)
+        for x in PURE
+    ],
+    ids=_id,
+)
 def test_a_slot_does_not_depend_on_how_many_others_there_are(case, played, play):
     """Slot b of member p is fold_in(key[p], b), whatever the batch; slots differ."""
     _, ts, *_ = played(case)

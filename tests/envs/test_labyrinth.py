@@ -22,11 +22,8 @@ from mtrl_jax.envs.labyrinth import (
     world,
 )
 
-ONE_PER_KIND = (
-    "explore_object_locations_large",
-    "lasertag_three_opponents_small",
-    "rooms_keys_doors_puzzle",
-)
+# Things and bots; the slow tests play every level.
+PLAYED = ("explore_object_locations_large", "lasertag_three_opponents_small")
 STILL = np.zeros(6, np.int32)
 
 
@@ -259,7 +256,7 @@ def test_rays_along_the_axes_meet_the_wall_in_front():
 def observe(name, state, number=24):
     kind = levels.LEVELS[name].kind
     run = jax.jit(rays.observer(number, kind))
-    return np.asarray(run(state, params_of(name)))
+    return np.asarray(run(state, params_of(name)).rays)
 
 
 def test_rays_tell_depth_kind_and_side():
@@ -284,7 +281,25 @@ def test_rays_tell_depth_kind_and_side():
     np.testing.assert_allclose(distance, np.hypot(3, 1), atol=0.05)
     hidden = labyrinth.task(name, {"hidden": True}).params
     run = rays.observer(24, levels.LEVELS[name].kind)
-    assert not run(state, hidden)[:, 1 + rays.THING :].any()
+    assert not run(state, hidden).rays[:, 1 + rays.THING :].any()
+
+
+def test_rays_come_with_what_the_body_feels():
+    """Pitch, height, velocity along and across its look, reload, stun and health."""
+    name = "explore_object_locations_small"
+    body = first(name).body._replace(
+        yaw=jnp.float32(np.pi / 2), velocity=jnp.float32([-1.6, 0.8]),
+        pitch=jnp.float32(-0.3), height=jnp.float32(0.19), reload=jnp.int32(3),
+        stunned=jnp.int32(15), health=jnp.int32(2),
+    )  # fmt: skip
+    state = empty_hall(first(name))._replace(body=body)
+    run = jax.jit(rays.observer(24, levels.LEVELS[name].kind))
+    felt = run(state, params_of(name)).body
+    expected = [-0.5, 0.5, 0.25, 0.5, 0.5, 1.0, 2 / 3]
+    assert len(rays.BODY) == len(felt)
+    np.testing.assert_allclose(felt, expected, atol=1e-6)
+    size = labyrinth.task(name).spec.obs["vector"].shape[0]
+    assert size == 24 * rays.CHANNELS + len(rays.BODY)
 
 
 def test_a_thing_behind_a_wall_is_not_seen():
@@ -366,25 +381,39 @@ def test_speeds_turns_and_jumps_are_what_they_are_said_to_be():
     assert heights[-1] == 0.0
 
 
-@pytest.mark.parametrize("name", ONE_PER_KIND)
+@pytest.mark.parametrize("name", PLAYED)
 def test_nobody_is_ever_inside_a_wall(name):
     """Over random play, agent and bots stand on floor with their whole width."""
-    _check_floor(name, 1500)
+    assert not _walk(name, 500, 200)(jax.random.key(0), 1)[0].any()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", labyrinth.names())
 def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
     """The same for every level and longer than any episode."""
-    _check_floor(name, 100_000 // 16)
+    assert not _walk(name, 100_000 // 16)(jax.random.key(0), 1)[0].any()
 
 
-def _check_floor(name, steps):
-    env = envs.make(f"labyrinth/{name}", (1, 16))
+@pytest.mark.parametrize("name", PLAYED)
+def test_reward_comes_from_the_named_causes_alone(name):
+    """Taken things by their kind and tagged bots; standing still earns nothing."""
+    walk = _walk(name, 500, 200)
+    rewards = walk(jax.random.key(0), 1)[1]
+    assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0, 2.0, -2.0} and rewards.any()
+    assert not walk(jax.random.key(0), 0)[1].any()
+
+
+@functools.cache
+def _walk(name, steps, length=3600):
+    """Returns ``walk(key, moves)`` -> (who stands in a wall, rewards) [T, 1, 16].
+
+    Play is random where ``moves`` is 1, and nothing is done where it is 0.
+    """
+    env = envs.make(f"labyrinth/{name}", (1, 16), {"length": length})
     sizes = jnp.asarray(controls.NATIVE.sizes)
 
     @jax.jit
-    def run(key):
+    def run(key, moves):
         state, _ = env.reset(key[None], env.params)
 
         def step(state, t):
@@ -396,8 +425,8 @@ def _check_floor(name, steps):
                 .at[..., 3]
                 .set(u[..., 3] < 0.8)
             )
-            state, _ = env.step(state, action, env.params)
-            return state, inside(state.inner)
+            state, ts = env.step(state, moves * action, env.params)
+            return state, (inside(state.inner), ts.reward)
 
         return jax.lax.scan(step, state, jnp.arange(steps))[1]
 
@@ -417,20 +446,7 @@ def _check_floor(name, steps):
         x, y = (position[None] + offsets).T
         return world.solid(walls, x, y).any()
 
-    assert not run(jax.random.key(0)).any()
-
-
-@pytest.mark.parametrize("name", ["seekavoid_arena_01", "lasertag_one_opponent_small"])
-def test_reward_comes_from_the_named_causes_alone(name, player):
-    """Taken things by their kind and tagged bots; standing still earns nothing."""
-    env = envs.make(f"labyrinth/{name}", (1, 8), {"length": 200})
-    run = player(env, 250)
-    ts, *_ = run()
-    worth = {-1.0, 0.0, 1.0, 2.0, -2.0}
-    assert set(np.unique(ts.reward)) <= worth
-    still = np.zeros((250, 1, 8, 6), np.int32)
-    ts, *_ = run(0, None, still)
-    assert not ts.reward.any()
+    return lambda key, moves: jax.device_get(run(key, jnp.int32(moves)))
 
 
 def test_walking_over_a_thing_takes_it_once_and_lemons_cost():
@@ -492,7 +508,7 @@ def test_the_goal_teleports_and_stays_where_it_is():
     assert np.abs(after.body.position - spot).max() > 0.5
     places = {
         tuple(np.asarray(decide(name, state, seed=s)[0].body.position))
-        for s in range(200)
+        for s in range(80)
     }
     # Of some forty free cells; back on the goal it would be paid again.
     assert len(places) > 20 and tuple(np.asarray(spot)) not in places
@@ -633,7 +649,16 @@ def test_the_small_set_is_nine_of_the_756():
     np.testing.assert_array_equal(controls.native(STILL, "native"), STILL)
 
 
-@pytest.mark.parametrize("name", ONE_PER_KIND)
+@pytest.mark.parametrize(
+    "name",
+    [
+        PLAYED[0],
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in (PLAYED[1], "rooms_keys_doors_puzzle")
+        ),
+    ],
+)
 def test_a_batch_is_its_slots_one_by_one(name, play):
     """The environment under jit and vmap equals the unbatched functions."""
     task = labyrinth.task(name, {"length": 40})
