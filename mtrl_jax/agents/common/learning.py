@@ -30,6 +30,7 @@ class Learner(NamedTuple):
     stats: Tree  # statistics that no gradient trains; () without any
     updates: Array  # [] int32
     observations: Tree = ()  # of observation_scale, of which no loss reads anything
+    frozen: Tree = ()  # weights that nothing changes: a teacher's; () without any
 
 
 class Aux(NamedTuple):
@@ -52,10 +53,11 @@ def init(
     optimise: optax.GradientTransformation,
     stats: Tree = (),
     observations: Tree = (),
+    frozen: Tree = (),
 ) -> Learner:
     """Returns a learner that has made no update."""
-    updates = jnp.zeros((), jnp.int32)
-    return Learner(params, optimise.init(params), stats, updates, observations)
+    updates, opt = jnp.zeros((), jnp.int32), optimise.init(params)
+    return Learner(params, opt, stats, updates, observations, frozen)
 
 
 def gradient_step(

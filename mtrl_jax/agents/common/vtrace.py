@@ -54,6 +54,7 @@ def terms(
     stats: Tree,
     of_scale: value_scale.Hparams,
     normalise: bool = False,
+    beside: Array | float = 0.0,
     combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics): policy gradient, value error and entropy of live steps.
@@ -61,7 +62,8 @@ def terms(
     mean(−ρ A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A, their
     weights ρ and targets v; A and v − V are divided by the scale of values after the
     batch. ``log_mu`` [T, B] are the behaviour's log-probabilities, ``task`` [T, B].
-    ``normalise`` gives the live advantages of each
+    ``beside`` [T, B] is a part of the rewards that counts in the targets and not in the
+    step's own advantage, because its gradient is elsewhere. ``normalise`` gives the live advantages of each
     task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
     has moved that far already. Both come before the weights, which would otherwise
     change what is near the mean, and the sign that trust depends on. ``combiner`` says
@@ -87,7 +89,7 @@ def terms(
     )
 
     new = scale.after(stats, targets.value, ~first_t, task, of_scale)
-    advantage = scale.divided(new, targets.advantage, task, of_scale)
+    advantage = scale.divided(new, targets.advantage - beside, task, of_scale)
     target = scale.divided(new, targets.value, task, of_scale)
     predicted = scale.predicted(stats, new, v_tm1, task, of_scale)
     if normalise:
