@@ -23,7 +23,7 @@ SOLO = [
     "action_box", "both_box", "both_image",
 ]  # fmt: skip
 CLAIMED = [
-    (name, task)
+    pytest.param(name, task, marks=pytest.mark.xdist_group(name))
     for name in agents.AGENTS
     for task in SOLO
     if task in agents.get(name).INFO.learns
@@ -36,7 +36,9 @@ UNROLL = {"memory": 15}
 RETURN = {"action_box": 0.9, "both_box": 0.85}
 
 
-@pytest.mark.parametrize(("name", "task"), [c for c in CLAIMED if c[1] in MIXTURE])
+@pytest.mark.parametrize(
+    ("name", "task"), [c for c in CLAIMED if c.values[1] in MIXTURE]
+)
 def test_an_agent_learns_five_probes_as_one_mixture(name, task, kit):
     """Value, inputs, discount, policy and policy inputs, each at its analytic value."""
     check(train(name, MIXTURE, "none", 300, kit), MIXTURE.index(task), task)
