@@ -78,10 +78,27 @@ STAGES: dict[str, Any] = {
 
 
 def kinds() -> dict[str, dict[str, Any]]:
-    """Returns {kind of run: settings}; ``stages`` collects, learns offline, evaluates."""
-    host = copy.deepcopy(ONLINE)
+    """Returns {kind of run: settings}.
+
+    ``stages`` collects, learns offline and evaluates in context; ``sweep`` has no PBT, and
+    its last member the highest learning rate; ``outside`` has an environment of a file.
+    """
+    host, sweep, outside = (copy.deepcopy(ONLINE) for _ in range(3))
     host["training"]["runner"] = "host"
-    return {"online": ONLINE, "host": host, "stages": STAGES}
+    sweep["population"]["pbt"] = None
+    rates = sweep["population"]["search"]["learning_rate"]
+    rates["initial"] = [1e-3, 2e-3, 3e-3, 9e-3]
+    outside["tasks"] = [{"env": "flaky/action", "slots": 2}]
+    outside_host = copy.deepcopy(outside)
+    outside_host["training"]["runner"] = "host"
+    return {
+        "online": ONLINE,
+        "host": host,
+        "stages": STAGES,
+        "sweep": sweep,
+        "outside": outside,
+        "outside host": outside_host,
+    }
 
 
 _VALUES: list[Any] = [

@@ -202,6 +202,8 @@ class AgentInfo(NamedTuple):
     # update() reads what its own acting noted down (log-probabilities), which no dataset
     # of another's play has: the agent cannot learn offline.
     needs_extras: bool = False
+    # update() reads what a teacher's acting noted down: of a dataset, what it recorded.
+    reads_recorded: bool = False
     # Of a dataset it wants the columns of whole histories, too (data/columns.py).
     reads_columns: bool = False
     # It observes the environment's optimal action, ``types.OPTIMAL``.
@@ -213,6 +215,8 @@ class AgentInfo(NamedTuple):
     observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
+    # A mixture of fewer tasks is refused by ``mtrl train``.
+    fewest_tasks: int = 1
     # The probe tasks that it promises to learn (envs/probes.py, without "probe/").
     learns: tuple[str, ...] = ()
 
@@ -241,6 +245,17 @@ def action_mask_size(space: ActionSpace) -> int:
             return sum(sizes)
         case Box(low, _):
             return len(low)
+
+
+def groups(space: ActionSpace) -> tuple[int, ...]:
+    """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
+    match space:
+        case Discrete(n):
+            return (n,)
+        case Factorised(sizes):
+            return sizes
+        case Box():
+            return ()
 
 
 def action_shape(space: ActionSpace) -> jax.ShapeDtypeStruct:

@@ -2,6 +2,7 @@
 
 import pathlib
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -31,14 +32,21 @@ def test_careless_settings_are_accepted_or_one_line(scripts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_and_a_damaged_run_end_as_one_left_alone(
-    scripts, tmp_path, cached, monkeypatch
-):
-    """The same rows and results; and what differs is seen."""
-    _, runs, configs = scripts
-    lab = runs.Lab(tmp_path, {"online": configs.ONLINE}, programs=cached)
-    assert runs.stopped(lab, "online", 0, [signal.SIGKILL]) == {"tried": 1, **NONE}
-    assert runs.damaged(lab, "online", 0) == {"tried": 1, **NONE}
-    rows = lab.whole("online") / "metrics.jsonl"
-    rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-1]))
-    assert not lab.is_same("online", tmp_path / "run 1")
+def test_a_killed_and_a_damaged_run_end_as_one_left_alone(scripts, tmp_path, cached):
+    """The same rows, results and pictures; and what differs is seen."""
+    faults, runs, configs = scripts
+    import faults_processes
+
+    with faults_processes.started(cached):
+        lab = runs.Lab(tmp_path, {"online": configs.ONLINE})
+        for seed in (0, 1):
+            tried = runs.stopped(lab, "online", seed, [signal.SIGKILL])
+            assert faults.total_of([tried]) == {"tried": 1, **NONE}
+        tried = runs.damaged(lab, "online", 0)
+        assert faults.total_of([tried]) == {"tried": 1, **NONE}
+        whole = lab.whole("online")
+        subprocess.run(["cp", "-r", whole, tmp_path / "other"], check=True)
+        assert lab.is_same("online", tmp_path / "other")
+        rows = tmp_path / "other" / "metrics.jsonl"
+        rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-1]))
+        assert not lab.is_same("online", tmp_path / "other")

@@ -354,6 +354,7 @@ def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, c
     assert summary["lost"] == [lost]
     assert summary["best_member"] != lost
     assert summary["score"][lost] is None
+    assert summary["totals"]["env_steps"] == _counted(logged)
     figure = returns_plot.of_run(run_series.load(run))
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert f"lost: member {lost}" in labels
@@ -362,7 +363,16 @@ def test_a_lost_member_ends_no_sweep_nor_its_resume(tmp_path, cached, request, c
     resumed = running.mtrl("resume", run, length)
     assert resumed.code == 0, resumed.err
     assert metrics.read_summary(run)["lost"] == [lost]
-    assert metrics.read_metrics(run).update[-1] == running.UPDATES + 4
+    again = metrics.read_metrics(run)
+    assert again.update[-1] == running.UPDATES + 4
+    assert metrics.read_summary(run)["totals"]["env_steps"] == _counted(again)
+
+
+def _counted(logged):
+    """Returns the env steps that the rows tell of: of each member until it was lost."""
+    each = np.diff(logged.env_steps, prepend=0)
+    assert logged.lost.any()
+    return (each * (~logged.lost).sum(1)).sum()
 
 
 @pytest.mark.parametrize(

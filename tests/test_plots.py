@@ -13,6 +13,7 @@ import yaml
 
 from mtrl_jax import errors, metrics, plots
 from mtrl_jax.plots import (
+    figures,
     hyperparameters,
     lineage,
     measures,
@@ -357,3 +358,52 @@ def test_a_final_evaluation_without_episodes_is_drawn_without_warnings(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (run / "plots" / "tasks.png") in plots.draw(run)
+
+
+def test_a_lost_member_is_marked_and_its_lines_end(tmp_path):
+    """In returns, measures, hyperparameters and the tree of copies."""
+    run = make_run(tmp_path, pbt=False)
+    data = run_series.load(run)
+    lost = np.zeros((STEPS, 8), bool)
+    lost[20:, 3] = True
+    lost[40:, 6] = True
+    lost[5, 1] = True  # replaced by a copy later on
+    updates = data.rows.update
+    same = np.arange(8)
+    score = np.linspace(0, 1, 8)
+    rounds = [
+        {"update": updates[n], "score": score, "source": same, "ancestor": same}
+        for n in (9, 30, 49)
+    ]
+    rounds = [{**row, "hparams_after": {}} for row in rounds]
+    data = data._replace(rows=data.rows._replace(lost=lost), rounds=rounds)
+    assert run_series.lost_at(data.rows) == {3: 20, 6: 40}
+    for of_run in (returns.of_run, measures.of_run, hyperparameters.of_run):
+        assert "lost: members 3, 6" in _labels(of_run(data))
+    for member, last in ((3, updates[20]), (6, updates[40]), (1, updates[-1])):
+        lives = [
+            s.points[:, 0].max()
+            for s in lineage.segments_of(data)
+            if s.points[0, 1] == member
+        ]
+        assert max(lives) == last
+    panel = lineage.of_run(data).axes[0]
+    assert "6 of 8 first members" in panel.get_title()
+    assert [t.get_text() for t in panel.texts].count("lost") == 2
+    lines = hyperparameters.of_run(data).axes[0].lines
+    ends = sorted(line.get_xdata()[-1] for line in lines if len(line.get_xdata()) > 2)
+    steps = data.rows.env_steps
+    assert ends == [steps[20], steps[40]] + [steps[-1]] * 6
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
+    """A full disk: neither half a picture nor its temporary file."""
+
+    class Full:
+        def savefig(self, path, **_):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        figures.save(Full(), tmp_path / "returns.png")
+    assert not list(tmp_path.iterdir())

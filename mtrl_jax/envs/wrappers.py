@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,6 +37,7 @@ Wrapped = TypeVar("Wrapped", PureTask, types.Env, types.HostEnv)
 OPTION = "wrappers"
 _MOST_FRAMES = 64
 _LONGEST = 10**9  # steps
+_LARGEST_SCALE = 1e6
 
 
 class Wrapper(NamedTuple):
@@ -96,11 +96,9 @@ def reward_scale(env: Wrapped, scale: float) -> Wrapped:
 
     Agents see the product; returns, scores and what they are compared with are reported
     in the environment's own unit (``TaskSpec.reward_scale`` undoes it). Raises ValueError
-    unless ``scale`` is positive and finite.
+    unless ``scale`` is from 1e-6 to 1e6.
     """
-    is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if not is_number or not 0.0 < scale < math.inf:
-        raise ValueError(f"reward_scale: got {scale!r}, give a number above 0")
+    scale = errors.number("reward_scale", scale, 1.0 / _LARGEST_SCALE, _LARGEST_SCALE)
 
     def scaled(task: types.TaskSpec) -> types.TaskSpec:
         return task._replace(reward_scale=task.reward_scale * scale)

@@ -161,24 +161,28 @@ def _write(session: Session, pending: Pending | None) -> None:
     session.scheduler.observe(pending.update, judged)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
-    trained = session.program.run_length.per_chunk * per_update * members
-    rate = trained / seconds
+    lost = report.lost(pending.output)
+    # The slots of members that are lost are stepped with the others', for nothing.
+    chunk = session.program.run_length.per_chunk * per_update * (members - len(lost))
+    if pending.output is not None:
+        session.counted += chunk
     session.pace.row(now, pending.update)
     session.writer.write(
         update=pending.update,
         env_steps=pending.update * per_update,
         wall_s=round(session.wall_s + now - session.started, 3),
-        steps_per_s=round(rate, 1),
+        steps_per_s=round(chunk / seconds, 1),
         compiles=_compilations(),
         hparams=hparams.flatten(pending.hparams),
-        lost=report.lost(pending.output),
+        lost=lost,
         **row,
     )
     if pending.record is not None:
         _write_round(session, pending.update, pending.record)
     session.bar.update(
-        pending.update * per_update * members,
-        trained / session.pace.typical_seconds(),
+        pending.update,
+        session.counted,
+        chunk / session.pace.typical_seconds(),
         session.pace.seconds_left(),
         reporter.shown(row),
         reporter.best(row),
@@ -233,6 +237,7 @@ def _finish(session: Session) -> None:
     checkpoint.wait(session.manager)
     totals = {
         "updates": session.update,
+        "env_steps": session.counted,
         "env_steps_per_member": session.update * session.program.run_length.steps,
         "population": session.program.batch[0],
         "wall_s": session.wall_s + time.monotonic() - session.started,

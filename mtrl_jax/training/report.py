@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import pathlib
 import platform
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -222,7 +223,11 @@ def draw(folder: pathlib.Path) -> str:
         if len(metrics.read_metrics(folder).update):
             plots.draw(folder)
     except Exception as error:
-        return f"plots were not drawn: {type(error).__name__}: {error}"
+        return (
+            f"plots were not drawn: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; draw them with "
+            f"`mtrl plot {shlex.quote(str(folder))}`"
+        )
     return ""
 
 

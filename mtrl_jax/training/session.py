@@ -58,6 +58,7 @@ class Session:
     pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
+    counted: int = 0  # env steps of all members, of each until it was lost
     # The run was to end here, so a PBT round was left out that a longer one has.
     round_owed: bool = False
     lost: set[int] = dataclasses.field(default_factory=set)  # members that were noted
@@ -195,6 +196,7 @@ def save(session: Session) -> None:
         "config": loading.to_dict(session.config),
         "schedules": session.scheduler.state_dict(),
         "round_owed": session.round_owed,
+        "env_steps": session.counted,
     }
     checkpoint.save(
         session.manager,
@@ -213,9 +215,7 @@ def _open(
     meta = meta or {"wall_s": 0.0}
     round_owed = meta.get("round_owed", False)
     length = program.run_length
-    bar = progress.Progress(
-        length.updates * length.steps * program.batch[0], label=label
-    )
+    bar = progress.Progress(length.updates, label=label)
     with bar.closed_on_error():
         for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
@@ -237,6 +237,8 @@ def _open(
             pace=pace.Pace(length.updates),
             update=update,
             restart=update,
+            # Checkpoints of earlier versions do not say.
+            counted=meta.get("env_steps", update * length.steps * program.batch[0]),
             round_owed=round_owed,
             wall_s=meta["wall_s"],
         )

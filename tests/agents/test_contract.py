@@ -39,8 +39,15 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
-# Of options that are off: the scale of values, the combiner of gradients.
-OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c"}
+# Of options that are off: scale of values, combiner of gradients, teacher.
+OPTIONAL = {
+    "value_step_size",
+    "value_std_min",
+    "cagrad_c",
+    "teacher_cost",
+    "distance_cost",
+}
+
 pytestmark = pytest.mark.parametrize("name", programs.NAMES)
 
 
@@ -243,6 +250,9 @@ def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
     if kit.info(name).needs_extras:
         with pytest.raises(AttributeError, match="Extras"):
             jax.eval_shape(kit.learn(one.agent), *args)
+    elif kit.info(name).reads_recorded:
+        with pytest.raises(ValueError, match="recorded nothing; collect with record"):
+            jax.eval_shape(kit.learn(one.agent), *args)
     else:
         jax.eval_shape(kit.learn(one.agent), *args)
 
@@ -284,9 +294,11 @@ def test_the_action_sent_into_a_reset_teaches_nothing(name, one, kit):
     """The transition that crosses into a new episode is masked in every loss."""
     if not learns(one.learner):
         pytest.skip("learns in act; see the test of its first step")
-    # Of two legal actions the other one, in the slots of a task that has two.
+    # Of two legal actions the other one, in the slots of tasks that have two: one step
+    # an episode, or several, where an action may be an input to the next step alone.
     crossing = one.rollout.ts.first[1:]
-    two = np.arange(crossing.shape[1]) < kit.SLOTS
+    two = (one.rollout.ts.action_mask == np.array([True, True, False])).all((0, 2))
+    assert two[: kit.SLOTS].all() and two.sum() > kit.SLOTS
     assert crossing[:, two].any() and not crossing[:, two].all()
 
     def learnt(changed):
@@ -323,7 +335,7 @@ def test_padding_teaches_nothing(name, one, kit):
     rollout = programs.collect(one, kit, ts)
     # Inputs: vector 1 of 2, the last action 2 of 3, the reward, maybe whether an episode
     # ended. Logits or values: 2 of 3, or 5 atoms each. Table: of 3 tasks the first, 3 of 3 values of the vector's
-    # first entry, 0 of its second.
+    # first entry, 0 of its second. Networks: of 3 tasks the first's.
     inputs = [0, 2, 3, 5, 6]
     index = {
         (2, 1): [0],
@@ -332,6 +344,8 @@ def test_padding_teaches_nothing(name, one, kit):
         (6, 4): inputs[:4],
         (7, 5): inputs,
         (3, 2): [0, 1],
+        (3, 1): [0],
+        (6, 2): [0, 1],
         (27, 3): [1, 4, 7],
     }
 
@@ -348,6 +362,8 @@ def test_padding_teaches_nothing(name, one, kit):
     )
     after, _, metrics = programs.update(one, rollout=rollout)
     small = jax.tree.map(cut, one.learner, like)
+    # What acting noted down of each action.
+    extras = jax.tree.map(lambda x: x[..., :2] if x.ndim == 3 else x, rollout.extras)
 
     @jax.jit
     def update(learner, rollout):
@@ -356,7 +372,7 @@ def test_padding_teaches_nothing(name, one, kit):
 
     assert_close(
         (jax.tree.map(cut, after, like), metrics),
-        update(small, rollout._replace(ts=ts)),
+        update(small, rollout._replace(ts=ts, extras=extras)),
     )
     old, new, like = leaves(one.learner), leaves(after), paths(like)
     wider = [path for path in old if old[path].shape != like[path].shape]

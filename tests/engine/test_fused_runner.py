@@ -168,31 +168,49 @@ def test_no_key_is_used_twice_and_roots_stay(recorded):
 
 def test_a_curriculum_changes_what_the_members_play(tiny):
     """Longer episodes for the member that passes, and only after it did."""
-    env = envs.make("probe/delayed", (2, 4), {"length": 1})
-    # Every return is 1: a threshold below it is passed, so compare two courses.
+    env = envs.make("probe/delayed", (2, 4), {"length": 5})
+
+    def growing(enough):
+        """Returns a curriculum of one step until ``enough`` episodes have ended."""
+
+        def params(ended):
+            length = jnp.where(ended < enough, 1, env.params.length.T)
+            return env.params._replace(length=length.T)
+
+        return curriculum.Curriculum(
+            lambda: jnp.zeros(2),
+            params,
+            lambda ended, sums: ended + sums["episodes"][:, 0],
+            lambda ended: {"ended": ended},
+        )
+
     lengths = {}
-    for threshold in (0.5, 2.0):
-        course = curriculum.linear(
-            env, "length", low=1, high=5, threshold=threshold, steps=2, min_episodes=8
-        )
+    for enough in (8, 1e9):
         runner, state, hp = tiny.start(
-            2, env_=env, unroll_length=6, updates_per_chunk=K, curriculum=course
+            2,
+            env_=env,
+            unroll_length=6,
+            updates_per_chunk=K,
+            curriculum=growing(enough),
         )
-        assert float(state.curriculum.level.max()) == 0.0
+        assert float(state.curriculum.max()) == 0.0
         chunk, seen = jax.jit(runner.chunk), []
         for _ in range(4):
             state, out = chunk(state, hp)
             seen.append(out.episodes["length"] / out.episodes["episodes"])
-        lengths[threshold] = np.stack(seen)
-    np.testing.assert_array_equal(lengths[2.0], 1.0)
-    assert (lengths[0.5][0] < 3).all() and (lengths[0.5][-1] == 5).all()
+        lengths[enough] = np.stack(seen)
+    np.testing.assert_array_equal(lengths[1e9], 1.0)
+    assert (lengths[8][0] < 3).all() and (lengths[8][-1] == 5).all()
 
 
 def test_without_a_curriculum_the_environments_own_params_hold(tiny):
     """And a constant curriculum gives the same bits."""
     env = envs.make("probe/delayed", (2, 2), {"length": 3})
     ends = []
-    for course in (None, curriculum.constant(env.params)):
+    constant = curriculum.Curriculum(
+        lambda: (), lambda _: env.params, lambda state, _: state, lambda _: {}
+    )
+    for course in (None, constant):
         runner, state, hp = tiny.start(2, env_=env, curriculum=course)
         ends.append(jax.jit(runner.chunk)(state, hp))
     assert not tiny.differs(*ends)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.envs import actions, probes
+from mtrl_jax.envs import probes
 
 # One list per family of ENVS: (name without prefix, options). Short episodes, so that
 # many end within STEPS.
@@ -154,7 +154,7 @@ def test_numbers_are_finite_and_some_action_is_legal(case, played):
     for leaf in (ts.reward, *ts.obs.values()):
         assert np.isfinite(leaf.astype(np.float32)).all()
     start = 0
-    for size in actions.groups(env.spec.action):
+    for size in types.groups(env.spec.action):
         assert ts.action_mask[..., start : start + size].any(-1).all()
         start += size
 

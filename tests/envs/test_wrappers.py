@@ -226,7 +226,10 @@ def test_the_best_action_and_measures_are_those_beneath(play):
         ({"frame_stak": 2}, r"options\.wrappers\.frame_stak is unknown.* frame_stack"),
         ({"frame_stack": 0}, r"wrappers\.frame_stack: got 0, give an integer from 1"),
         ({"frame_stack": True}, "frame_stack: got True"),
-        ({"reward_scale": 0}, r"wrappers\.reward_scale: got 0, give a number above 0"),
+        (
+            {"reward_scale": 0},
+            r"wrappers\.reward_scale: got 0, give a number from 1e-06 to",
+        ),
         ({"reward_scale": float("inf")}, "reward_scale: got inf"),
         ({"reward_scale": True}, "reward_scale: got True"),
         ({"time_in_episode": -1}, r"time_in_episode: got -1"),
