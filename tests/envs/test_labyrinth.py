@@ -679,9 +679,8 @@ def test_a_batch_is_its_slots_one_by_one(name, play):
         slot = random.fold(key, b)[0]
         state, obs = reset(random.fold(slot, 0), task.params)
         for t in range(30):
-            np.testing.assert_allclose(
-                ts.obs["vector"][t, 0, b], obs.ravel(), atol=1e-5
-            )
+            seen = np.concatenate([np.ravel(x) for x in jax.tree.leaves(obs)])
+            np.testing.assert_allclose(ts.obs["vector"][t, 0, b], seen, atol=1e-5)
             action = jnp.asarray(taken[t, 0, b])
             state, obs, reward, _, _ = step(
                 random.fold(slot, t + 1), state, action, task.params
