@@ -136,11 +136,22 @@ def render(
     ] = None,
     steps: Annotated[int, typer.Option(help="environment steps at most", min=1)] = 500,
     seed: Annotated[int, typer.Option(help="of an environment without a run")] = 0,
+    open_loop: Annotated[
+        bool,
+        typer.Option(
+            "--open-loop", help="what a world model predicts, beside what came"
+        ),
+    ] = False,
 ) -> None:
     """Play one episode of every task of a run, or of an environment, as an animation."""
+    from mtrl_jax.experiments import open_loop as predictions
     from mtrl_jax.experiments import render
 
     machine.check()
+    if open_loop:
+        for line in predictions.draw(run, out, member, steps):
+            typer.echo(line)
+        return
     typer.echo(render.render(run, out, member, steps, seed))
 
 

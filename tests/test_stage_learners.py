@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import running
 import staged_runs
+import tiny_settings
 import yaml
 
 from mtrl_jax import config, metrics
@@ -29,7 +30,7 @@ ONLINE = {
     "training": TRAINING,
     "evaluation": {"every_updates": 0, "episodes": 2},
     "checkpoint": {"every_updates": 2, "keep": 9},
-    "logging": staged_runs.QUIET,
+    "logging": tiny_settings.QUIET,
 }
 TEACHER = {
     "name": "teacher",
@@ -46,9 +47,10 @@ CLONE = {
     "data": "teacher",
     "agent": staged_runs.TINY["stages"][1]["agent"],
     "training": {"updates": 2, "unroll_length": 4, "batch": 2, "updates_per_chunk": 2},
-    "logging": staged_runs.QUIET,
+    "logging": tiny_settings.QUIET,
 }
-# 6 updates of 8 steps; of 3 members that begin with the 2 of before; frozen; imitated.
+# 6 updates of 8 steps; of 3 members that begin with the 2 of before, or are taught by
+# them; frozen; imitated.
 LEARNERS = {
     "stages": [
         {"name": "first", **ONLINE},
@@ -61,9 +63,19 @@ LEARNERS = {
             "population": {"size": 3},
             "training": {**TRAINING, "env_steps": 32},
         },
+        {
+            "name": "taught",
+            **ONLINE,
+            "teacher": "first",
+            "population": {
+                "size": 3,
+                "search": {"teacher_cost": {"low": 0.1, "high": 2.0, "log": True}},
+            },
+            "training": {**TRAINING, "env_steps": 16},
+        },
     ]
 }
-NAMES = ["first", "teacher", "clone", "second"]
+NAMES = ["first", "teacher", "clone", "second", "taught"]
 
 
 @pytest.fixture(name="whole", scope="module")
@@ -108,6 +120,25 @@ def test_a_stage_begins_with_the_learners_of_another(copied):
     learners = {k: x for k, x in begun.items() if k.startswith(".run.learner")}
     assert _members(learners, 3) == [given[0], given[1], given[0]]
     assert given[0] != given[1]
+
+
+def test_a_stage_is_taught_by_the_frozen_learners_of_another(whole):
+    """Their parameters, bit for bit, after training too; its own network begins anew."""
+    bits = running.bits(whole, "first")
+    given = {
+        k.removeprefix(".run.learner.params"): x
+        for k, x in bits.items()
+        if k.startswith(".run.learner.params")
+    }
+    kept = {
+        k.removeprefix(".run.learner.frozen['params']"): x
+        for k, x in running.bits(whole, "taught").items()
+        if k.startswith(".run.learner.frozen['params']")
+    }
+    teachers = _members(given, 2)
+    assert given and _members(kept, 3) == [teachers[0], teachers[1], teachers[0]]
+    rows = metrics.read_metrics(staged_runs.stage_of(whole, "taught"))
+    assert (rows.metrics["teacher_kl"] > 0).all()
 
 
 def test_what_a_stage_began_with_is_read_once(copied, whole, cached):
@@ -232,6 +263,13 @@ BAD = [
     ("stages.3.agent.config.network.hidden=[9]",
      "stages.3 init_from='first' float32[8 float32[9 here .params"),
     ("stages.3.tasks.0.env=probe/memory", "stages.3 init_from='first' leaf .params"),
+    ("stages.4.teacher=nobody", "stages.4.teacher 'nobody' first second"),
+    ("stages.4.tasks.0.env=probe/memory", "stages.4 tasks observe 'first'"),
+    ("stages.4.teacher=null stages.4.agent.config.teacher={}",
+     "stages.4 agent.config.teacher NAME"),
+    ("stages.4.agent.config.teacher.network.hidden=[9]",
+     "stages.4.agent.config.teacher 'first' leave"),
+    ("stages.4.agent={name: dqn}", "stages.4 agent.config.teacher unknown"),
     ("stages.1.of=clone", "stages.1.of 'clone' order first"),
     ("stages.1.agent={name: ppo}", "stages.1.agent first play.hparams"),
     ("stages.1.init_from=first", "stages.1 init_from of one"),

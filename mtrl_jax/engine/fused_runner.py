@@ -154,21 +154,19 @@ def unroll(
     agents, env = setting.agents, setting.env
     params = params_of(setting, state.curriculum)
     key = random.at(state.key, state.step, random.ACT)
+    # All at once: hashing a key in the loop costs as much as a small network.
+    keys = random.fold(key[None], jnp.arange(setting.unroll_length)[:, None])  # [T, P]
 
-    def act_and_step(scanned, t):
+    def act_and_step(scanned, key):
         carry, env_state, ts, stats = scanned
-        action, carry, extras = agents.act(
-            state.learner, carry, ts, random.fold(key, t), hp
-        )
+        action, carry, extras = agents.act(state.learner, carry, ts, key, hp)
         env_state, next_ts = env.step(env_state, action, params)
         paid = statistics.in_own_units(env.spec, next_ts)
         stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
         return (carry, env_state, next_ts, stats), (ts, action, extras)
 
     scanned = (state.carry, state.env, state.ts, state.stats)
-    scanned, (ts, action, extras) = jax.lax.scan(
-        act_and_step, scanned, jnp.arange(setting.unroll_length)
-    )
+    scanned, (ts, action, extras) = jax.lax.scan(act_and_step, scanned, keys)
     carry, env_state, last_ts, stats = scanned
     rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
     after = {"carry": carry, "env": env_state, "ts": last_ts, "stats": stats}

@@ -8,6 +8,7 @@ transition neutral, which gives exactly the targets of each episode on its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -186,3 +187,12 @@ def masked_mean(x: Array, live: Array) -> Array:
     """Returns Σ live·x / max(Σ live, 1): the mean over steps that are transitions."""
     chex.assert_equal_shape([x, live])
     return jnp.sum(jnp.where(live, x, 0.0)) / jnp.maximum(jnp.sum(live), 1)
+
+
+def masked_means(parts: Mapping[str, Array], live: Array) -> dict[str, Array]:
+    """Returns ``masked_mean`` of every part by name, in one reduction."""
+    chex.assert_equal_shape([*parts.values(), live])
+    stacked = jnp.where(live[None], jnp.stack([*parts.values()]), 0.0)
+    axes = tuple(range(1, stacked.ndim))
+    means = jnp.sum(stacked, axis=axes) / jnp.maximum(jnp.sum(live), 1)
+    return dict(zip(parts, means))

@@ -22,6 +22,16 @@ from mtrl_jax.networks import transformer
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "mix_and_match": {"optimiser": "adam"},
+    "distral": {"optimiser": "adam"},
+    "progressive": {"optimiser": "adam", "columns": 2, "hidden": (8, 8)},
+    "unreal": {
+        "optimiser": "adam",
+        "cell": 1,
+        "capacity": 240,
+        "windows": 4,
+        "steps": 3,
+        "snippets": 4,
+    },
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
     "dreamer_v2": dreaming.SMALL,

@@ -40,8 +40,14 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
-# Of options that are off: the scale of values, the combiner of gradients.
-OPTIONAL = {"value_step_size", "value_std_min", "cagrad_c"}
+# Of options that are off: scale of values, combiner of gradients, teacher.
+OPTIONAL = {
+    "value_step_size",
+    "value_std_min",
+    "cagrad_c",
+    "teacher_cost",
+    "distance_cost",
+}
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 
@@ -408,7 +414,7 @@ def test_padding_teaches_nothing(name, one, kit):
     rollout = programs.collect(one, kit, ts)
     # Inputs: vector 1 of 2, the last action 2 of 3, the reward, maybe whether an episode
     # ended. Logits or values: 2 of 3, or 5 atoms each. Table: of 3 tasks the first, 3 of 3 values of the vector's
-    # first entry, 0 of its second.
+    # first entry, 0 of its second. Networks: of 3 tasks the first's.
     inputs = [0, 2, 3, 5, 6]
     index = {
         (2, 1): [0],
@@ -417,6 +423,8 @@ def test_padding_teaches_nothing(name, one, kit):
         (6, 4): inputs[:4],
         (7, 5): inputs,
         (3, 2): [0, 1],
+        (3, 1): [0],
+        (6, 2): [0, 1],
         (27, 3): [1, 4, 7],
     }
 
