@@ -56,7 +56,8 @@ def quieten() -> None:
     """
     logging.getLogger("absl").addFilter(_is_not_orbax)
     if not isinstance(sys.unraisablehook, _TooLate):
-        sys.unraisablehook = _TooLate(sys.unraisablehook)
+        hook: Any = _TooLate(sys.unraisablehook)
+        sys.unraisablehook = hook
 
 
 class _TooLate(NamedTuple):
