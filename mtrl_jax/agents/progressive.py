@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
@@ -41,7 +42,6 @@ TRAINS = ("all", "heads")
 INFO = types.AgentInfo(
     "frozen columns beside one that learns (Rusu et al. 2016)",
     needs_extras=True,
-    observe_action=unrolls.observe_action,
     actions=(types.Discrete, types.Factorised),
     learns=("observation", "action", "both", "masked", "both_factorised"),
 )
@@ -99,8 +99,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
 
     def carry(batch):
-        action = types.action_shape(spec.action)
-        return unrolls.Carry((), jnp.zeros((batch, *action.shape), action.dtype))
+        del batch
+        return ()
 
     def said(frozen, params, ts):
         """Returns (policy parameters, values) of time steps ``[...]``."""
@@ -116,7 +116,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         action, log_prob = chosen.sample_and_log_prob(key)
         value = scale.value(learner.stats, value, ts.task, hp.scale)
         extras = unrolls.Extras(log_prob, value, policy)
-        return action, carry._replace(action=action), extras
+        return action, carry, extras
 
     def loss_of(frozen: Tree) -> learning.Loss:
         def loss(params, stats, rollout, key, hp):
@@ -176,15 +176,24 @@ def make_module(
 def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     """Returns the learner that begins with another's.
 
-    One of as many columns goes on with it (baselines 2 and 3); one of a column more has
-    all of its columns frozen, and a column, optimiser and statistics of its own.
+    One of as many columns goes on with it (baselines 2 and 3), but for heads of other
+    actions: then these, the optimiser and statistics are its own. One of a column more
+    has all of its columns frozen, and a column, optimiser and statistics of its own.
     """
-    if len(own.frozen) != len(given.frozen) + 1:
-        return given
-    last = f"column_{len(given.frozen)}"
     layers = sum(name.startswith("layer_") for name in given.params)
     column = progressive.headless(given.params, layers)
-    return own._replace(frozen={**given.frozen, last: column})
+    if len(own.frozen) == len(given.frozen) + 1:
+        last = f"column_{len(given.frozen)}"
+        return own._replace(frozen={**given.frozen, last: column})
+    heads = {name: x for name, x in given.params.items() if name not in column}
+    its_own = {name: own.params[name] for name in heads if name in own.params}
+    if _shapes(heads) == _shapes(its_own):
+        return given
+    return own._replace(params=column | its_own, frozen=given.frozen)
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.shape, tree)
 
 
 def sensitivities(
