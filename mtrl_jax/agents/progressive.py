@@ -20,7 +20,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
@@ -54,6 +53,7 @@ class Config:
     columns: int = 1  # the last learns
     hidden: tuple[int, ...] = (64, 64)  # of each column
     trains: str = "all"  # of the last column, of TRAINS
+    task_embedding: bool = False  # one-hot task as input, of a stage of several
     optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1
@@ -93,7 +93,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        size = progressive.input_size(spec, 0)
+        size = progressive.input_size(spec, side_size(spec, config))
         before, params = progressive.init(module, key, config.columns, size)
         frozen = {f"column_{k}": column for k, column in enumerate(before)}
         return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
@@ -105,7 +105,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def said(frozen, params, ts):
         """Returns (policy parameters, values) of time steps ``[...]``."""
         columns = [frozen[f"column_{k}"] for k in range(config.columns - 1)]
-        x = progressive.flat_inputs(ts.obs, jnp.zeros((*ts.first.shape, 0)))
+        x = inputs(spec, config, ts)
         column, _ = progressive.run(module, columns, params, x)
         value = column.value if scale.num_values else column.value[..., 0]
         return column.policy, value
@@ -161,6 +161,17 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update)
 
 
+def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Array:
+    """Returns what all columns read of time steps ``[...]``, ``[..., F]``."""
+    side = jax.nn.one_hot(ts.task, len(spec.tasks))[..., : side_size(spec, config)]
+    return progressive.flat_inputs(ts.obs, side)
+
+
+def side_size(spec: types.EnvSpec, config: Config) -> int:
+    """Returns how many numbers are beside the observation."""
+    return len(spec.tasks) if config.task_embedding else 0
+
+
 def make_module(
     spec: types.EnvSpec, config: Config, scale: value_scale.Scale
 ) -> progressive.Columns:
@@ -205,14 +216,14 @@ def sensitivities(
     """
     scale = value_scale.make(config, len(spec.tasks))
     columns = [learner.frozen[f"column_{k}"] for k in range(config.columns - 1)]
-    x = progressive.flat_inputs(ts.obs, jnp.zeros((*ts.first.shape, 0)))
+    x = inputs(spec, config, ts)
     return progressive.sensitivities(
         make_module(spec, config, scale), columns, learner.params, x, ts.action_mask
     )
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError for an unknown option, a size below 1 or what cannot be."""
+    """Raises ValueError unless options are known, possible together and positive."""
     learning.check(config)
     if config.columns < 1:
         raise ValueError(f"columns: got {config.columns}, give at least 1")
