@@ -223,7 +223,7 @@ def sensitivities(
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError unless options are known, possible together and positive."""
+    """Raises ValueError unless options are known, sizes positive, and all can be."""
     learning.check(config)
     if config.columns < 1:
         raise ValueError(f"columns: got {config.columns}, give at least 1")

@@ -358,7 +358,7 @@ def _torso_size(spec: types.EnvSpec, config: Config, params: Tree) -> int:
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError unless sizes are positive and actions discrete."""
+    """Raises ValueError unless there are cells, discrete actions and positive sizes."""
     optimiser.check(config.optimiser)
     for name in ("cell", "capacity", "windows", "steps", "snippets"):
         if getattr(config, name) < 1:

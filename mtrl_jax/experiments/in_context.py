@@ -20,7 +20,7 @@ from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
-from mtrl_jax.training import report
+from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
 
@@ -217,8 +217,8 @@ def _reporter(
             "parameters": {"before": before, "after": after},
             "compared": compared(),
             "totals": dict(totals),
-            "versions": report.versions(),
-            "machine": report.machine(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         return summary, episode_curves.table(summary)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from mtrl_jax import errors
 from mtrl_jax.networks import conv, cores, torsos
 
 SHARING = ("hard", "soft", "cross_stitch", "experts")
@@ -38,16 +39,13 @@ class NetworkConfig:
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
     """Raises ValueError unless fields are known, large enough and go together."""
-    for field, known in (
-        ("sharing", SHARING),
-        ("activation", tuple(torsos.ACTIVATIONS)),
-        ("core", cores.CORES),
-        ("convolution", conv.IMPLEMENTATIONS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
+    known = {
+        "sharing": SHARING,
+        "activation": tuple(torsos.ACTIVATIONS),
+        "core": cores.CORES,
+        "convolution": conv.IMPLEMENTATIONS,
+    }
+    errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(
             f"hidden: got {config.hidden}, give at least one positive size"
@@ -62,7 +60,7 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
 
 
 def check_sharing(config: NetworkConfig) -> None:
-    """Raises ValueError unless the network, ``torso`` chosen, is one for all tasks."""
+    """Raises ValueError unless a network, ``torso`` chosen, is one for all tasks."""
     if config.sharing == "soft":
         raise ValueError(
             "sharing: 'soft' is a network for each task, which impala and ppo have; use "

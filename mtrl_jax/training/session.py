@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import checkpoint, metrics
-from mtrl_jax.config import loading, resuming
+from mtrl_jax.config import loading, modules, resuming
 from mtrl_jax.engine import pbt
 from mtrl_jax.training import (
     notices,
     pace,
     progress,
-    report,
+    provenance,
     run_folder,
     saved_state,
     scheduler,
@@ -64,6 +64,8 @@ class Session:
     lost: set[int] = dataclasses.field(default_factory=set)  # members that were noted
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
+    # {module: SHA-256} of agents and environments from outside, as they were imported.
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -140,6 +142,8 @@ def go_on(
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):
         session.bar.note(line)
+    for line in notices.of_sources(meta.get("sources", {}), session.sources, update):
+        session.bar.note(line)
     if is_refilled:
         session.bar.note(
             f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
@@ -191,11 +195,12 @@ def save(session: Session) -> None:
         return
     saved = saved_state.Saved(session.state, session.hparams, session.pbt)
     meta = {
-        "versions": report.versions(),
+        "versions": provenance.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
         "schedules": session.scheduler.state_dict(),
         "round_owed": session.round_owed,
+        "sources": session.sources,
         "env_steps": session.counted,
     }
     checkpoint.save(
@@ -241,6 +246,7 @@ def _open(
             counted=meta.get("env_steps", update * length.steps * program.batch[0]),
             round_owed=round_owed,
             wall_s=meta["wall_s"],
+            sources=modules.sources(config),
         )
     return session
 

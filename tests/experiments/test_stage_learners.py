@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import running
 import staged_runs
+import tiny_settings
 import yaml
 
 from mtrl_jax import config, metrics
@@ -29,7 +30,7 @@ ONLINE = {
     "training": TRAINING,
     "evaluation": {"every_updates": 0, "episodes": 2},
     "checkpoint": {"every_updates": 2, "keep": 9},
-    "logging": staged_runs.QUIET,
+    "logging": tiny_settings.QUIET,
 }
 TEACHER = {
     "name": "teacher",
@@ -46,7 +47,7 @@ CLONE = {
     "data": "teacher",
     "agent": staged_runs.TINY["stages"][1]["agent"],
     "training": {"updates": 2, "unroll_length": 4, "batch": 2, "updates_per_chunk": 2},
-    "logging": staged_runs.QUIET,
+    "logging": tiny_settings.QUIET,
 }
 # 6 updates of 8 steps; of 3 members that begin with the 2 of before, or are taught by
 # them; frozen; imitated.

@@ -7,7 +7,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import staged_runs
+import tiny_settings
 
 from mtrl_jax import config, errors, metrics, random, types
 from mtrl_jax.config import agent_settings, stage_schema
@@ -176,7 +176,7 @@ def _prompted_stage(prompt, task=None):
             "config": {"transformer": transformer},
         },
         population={"size": 2},
-        logging=staged_runs.QUIET,
+        logging=tiny_settings.QUIET,
     )
 
 

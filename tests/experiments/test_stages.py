@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import running
 import staged_runs
+import tiny_settings
 import yaml
 
 from mtrl_jax import checkpoint, config, metrics
@@ -53,8 +54,8 @@ def test_whole_histories_are_on_disk_and_split_by_task(staged):
     tasks = [
         {tuple(x.ravel()) for x in np.asarray(envs.tasks_of("dark/room", o).goals)}
         for o in (
-            {**staged_runs.ROOM, "tasks": "train"},
-            {**staged_runs.ROOM, "tasks": "test"},
+            {**tiny_settings.ROOM, "tasks": "train"},
+            {**tiny_settings.ROOM, "tasks": "test"},
         )
     ]
     assert not tasks[0] & tasks[1]
@@ -249,7 +250,7 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
                 "agent": staged_runs.TINY["stages"][1]["agent"],
                 "training": {**staged_runs.TINY["stages"][1]["training"], "updates": 2},
                 "keep": {"subsample": 2, "last_fraction": 0.5},
-                "logging": staged_runs.QUIET,
+                "logging": tiny_settings.QUIET,
             },
             {
                 "name": "usual",
@@ -262,7 +263,7 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
                     "updates_per_chunk": 2,
                 },
                 "evaluation": {"every_updates": 0, "episodes": 2},
-                "logging": staged_runs.QUIET,
+                "logging": tiny_settings.QUIET,
             },
             {
                 "name": "again",

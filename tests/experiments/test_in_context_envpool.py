@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import running
 import staged_runs
+import tiny_settings
 
 from mtrl_jax import metrics
 
@@ -21,7 +22,7 @@ STAGES = {
             "population": {"size": 2},
             "training": {"env_steps": 48, "unroll_length": 4, "updates_per_chunk": 2},
             "evaluation": {"every_updates": 0, "episodes": 1},
-            "logging": staged_runs.QUIET,
+            "logging": tiny_settings.QUIET,
         },
         {
             "name": "model",
@@ -40,7 +41,7 @@ STAGES = {
                 "updates": 2, "unroll_length": 12, "batch": 2, "updates_per_chunk": 2
             },
             "evaluation": {"every_updates": 0},
-            "logging": staged_runs.QUIET,
+            "logging": tiny_settings.QUIET,
         },
         {
             "name": "in_context",
@@ -49,7 +50,7 @@ STAGES = {
             "tasks": [CARTPOLE, {**CARTPOLE, "env": "gymnax/CartPole-v1",
                                  "options": {"max_steps_in_episode": 4}}],
             "evaluation": {"episodes": EPISODES, "episodes_per_chunk": 1},
-            "logging": staged_runs.QUIET,
+            "logging": tiny_settings.QUIET,
         },
     ]
 }  # fmt: skip
