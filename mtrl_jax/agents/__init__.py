@@ -19,6 +19,9 @@ AGENTS = {
     "impala": "mtrl_jax.agents.impala",
     "mix_and_match": "mtrl_jax.agents.mix_and_match",
     "ppo": "mtrl_jax.agents.ppo",
+    "distral": "mtrl_jax.agents.distral",
+    "unreal": "mtrl_jax.agents.unreal",
+    "progressive": "mtrl_jax.agents.progressive",
     "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
     "dqn": "mtrl_jax.agents.dqn",
     "rainbow": "mtrl_jax.agents.rainbow",
@@ -27,6 +30,7 @@ AGENTS = {
     "bandit": "mtrl_jax.agents.bandit",
     "demonstrator": "mtrl_jax.agents.demonstrator",
     "behaviour_cloning": "mtrl_jax.agents.behaviour_cloning",
+    "policy_distillation": "mtrl_jax.agents.policy_distillation",
     "algorithm_distillation": "mtrl_jax.agents.algorithm_distillation",
 }
 # Of entry points that add to them.

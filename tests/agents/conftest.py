@@ -22,11 +22,22 @@ from mtrl_jax.networks import transformer
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "mix_and_match": {"optimiser": "adam"},
+    "distral": {"optimiser": "adam"},
+    "progressive": {"optimiser": "adam", "columns": 2, "hidden": (8, 8)},
+    "unreal": {
+        "optimiser": "adam",
+        "cell": 1,
+        "capacity": 240,
+        "windows": 4,
+        "steps": 3,
+        "snippets": 4,
+    },
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
     "dreamer_v2": dreaming.SMALL,
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
+    "policy_distillation": {"per_task": False},
     "algorithm_distillation": {
         "transformer": transformer.TransformerConfig(
             layers=2, width=8, heads=2, feedforward=16, context=8
@@ -73,7 +84,10 @@ def config(name, spec, core="none", **changes):
     module = agents.get(name)
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
-        settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
+        # The last action is an input, so that one that teaches nothing is found out.
+        settings["network"] = network(
+            name, hidden=(8,), core=core, core_size=8, last_action_reward=True
+        )
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)
