@@ -16,8 +16,17 @@ import pytest
 
 from mtrl_jax import agents, envs, hparams, random, tree, types
 from mtrl_jax.envs import expert_labels, mixture
-from mtrl_jax.networks import transformer
+from mtrl_jax.networks import outlook, transformer
 
+TRANSFORMER = transformer.TransformerConfig(
+    layers=2, width=8, heads=2, feedforward=16, context=8
+)
+# All that it may be told and say, but the next vector, which is padded in a mixture.
+SEQUENCE = {
+    "transformer": TRANSFORMER,
+    "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
+    "infers": True,
+}
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
@@ -27,11 +36,10 @@ SMALL: dict[str, dict] = {
     "dreamer_v2": dreaming.SMALL,
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
-    "algorithm_distillation": {
-        "transformer": transformer.TransformerConfig(
-            layers=2, width=8, heads=2, feedforward=16, context=8
-        )
-    },
+    "algorithm_distillation": {"transformer": TRANSFORMER},
+    "decision_transformer": SEQUENCE,
+    "multi_game_decision_transformer": SEQUENCE,
+    "gato": SEQUENCE,
 }
 # Traced settings under which a small agent learns a probe quickly.
 QUICK = {
@@ -48,6 +56,13 @@ QUICK = {
     "v_min": -2.0,
     "v_max": 2.0,
     "warmup_updates": 1.0,
+    "inferred": 0.5,
+    "return_gate": 1.0,
+    "reward_gate": 1.0,
+    "return_cost": 1.0,
+    "reward_cost": 1.0,
+    "td_cost": 1.0,
+    "cql_cost": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")
