@@ -70,18 +70,18 @@ def unseen() -> Experiment:
     own = _told({**model, "name": "model", "data": "source"})
     tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
     tested = [
-        _evaluate("dt", own, tasks, 100, 8, {"target": 16.0}),
-        _evaluate("mgdt", own, tasks, 100, 8, {"inferred": 1.0, "kappa": 10.0}),
+        _evaluate("dt", own, tasks, 100, 4, {"target": 16.0}),
+        _evaluate("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
     ]
     gato = _gato((0.4,), 100)
     arms = [Arm("dt", "dt"), Arm("mgdt", "mgdt"), Arm("bc", "dt", 1)]
-    arms.append(Arm("gato", "gato_0.4", asked=0.4))
+    arms.append(Arm("gato", _shown(0.4), asked=0.4))
     return Experiment([source, own, *tested, *gato], arms)
 
 
 def prompt() -> Experiment:
     """Returns what is played after demonstrations of several levels, on unseen goals."""
-    arms = [Arm("gato", f"gato_{noise:g}", asked=noise) for noise in NOISE]
+    arms = [Arm("gato", _shown(noise), asked=noise) for noise in NOISE]
     return Experiment(_gato(NOISE, 50), arms)
 
 
@@ -166,10 +166,15 @@ def _gato(noises: Iterable[float], episodes: int) -> list[Stage]:
     for noise in noises:
         evaluation = {"episodes": episodes, "episodes_per_chunk": episodes // 2}
         own = {"episodes": 1, "epsilon": noise}
-        name = f"gato_{noise:g}"
+        name = _shown(noise)
         changes = {"name": name, "of": "gato", "prompt": own, "evaluation": evaluation}
         made.append(shown | changes)
     return made
+
+
+def _shown(noise: float) -> str:
+    """Returns the name of the stage that is shown demonstrations so noisy, in percent."""
+    return f"gato_{round(100 * noise)}"
 
 
 def _evaluate(
