@@ -4,7 +4,7 @@
     key_to_door  a key, then a door
     bandit       UCB1's exploration, where the arms are good that were and that were not
 
-The arms are told of in algorithm_distillation_arms.py. All are stages of one run under
+The arms are described in algorithm_distillation_arms.py. All are stages of one run under
 --runs, which is gone on with if it exists; arms that it lacks are added, those it has
 stay as they were. A return is the mean over the held-out tasks with its 95 % interval
 over tasks; ``last`` is of the last tenth of the episodes, ``demo`` of those that an arm
@@ -58,7 +58,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Returns after running what is missing; prints the table, writes JSON and a PNG."""
+    """Run what is missing; print the table, write JSON and a PNG."""
     args = arguments()
     xla.prepare()
     which = args.experiment if args.seed is None else f"{args.experiment}_{args.seed}"
@@ -162,7 +162,7 @@ def of_member(curve: dict[str, Any], member: int) -> dict[str, Any]:
 
 
 def against(rows: list[dict[str, Any]], arm: str) -> None:
-    """Returns after noting in every row its last return as a share of that of ``arm``."""
+    """Note in every row its last return as a share of that of ``arm``."""
     known = {row["task"]: row["last"] for row in rows if row["arm"] == arm}
     for row in rows:
         if row["task"] in known:

@@ -9,7 +9,7 @@ sharp, greedy   ad, acting at temperature 0.5, or with its most probable action
 prompt_ad, prompt_ed, prompt_60_ad, prompt_60_ed
                 ad and ed after watching episodes worth some 30 % (60 %) of the optimum
 epsilon         ad on the histories of demonstrators less and less noisy (AD^eps)
-dpt             told what had been best at every step of random actions, or pulls (DPT)
+dpt             learns what had been best at every step of random actions, or pulls (DPT)
 rl2             recurrent PPO, trained online on trials of several episodes
 ucb1, thompson  what made the bandits' histories, and its usual rival
 """

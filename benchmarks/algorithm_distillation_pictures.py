@@ -13,7 +13,7 @@ _SWEPT = ("context_", "goals_", "subsample_")
 
 
 def draw(rows: list[Row], source: Row | None, path: pathlib.Path) -> None:
-    """Returns after drawing all arms: curves where there are episodes to follow.
+    """Draw all arms: curves where there are episodes to follow.
 
     Arms of one episode have bars instead and, beside them, what a step pays at each
     time of the episode.
@@ -25,7 +25,7 @@ def draw(rows: list[Row], source: Row | None, path: pathlib.Path) -> None:
 
 
 def draw_episodes(rows: list[Row], source: Row | None, path: pathlib.Path) -> None:
-    """Returns after drawing the return per episode.
+    """Draw the return per episode.
 
     Arms with a prompt have a panel of their own, and so have those of other contexts and
     data, beside the first arm.
@@ -53,7 +53,7 @@ def draw_episodes(rows: list[Row], source: Row | None, path: pathlib.Path) -> No
 
 
 def draw_steps(rows: list[Row], path: pathlib.Path) -> None:
-    """Returns after drawing returns as bars, a group a task, and rewards by time."""
+    """Draw returns as bars, a group a task, and rewards by time."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     titles = [

@@ -25,7 +25,7 @@ def parser(doc: str, quick: str) -> argparse.ArgumentParser:
 
 
 def pip_install(python: pathlib.Path, *arguments: str) -> None:
-    """Returns after the venv of ``python`` has what ``arguments`` of pip ask for."""
+    """Install what ``arguments`` of pip ask for into the venv of ``python``."""
     quietly = ("--quiet", "--disable-pip-version-check")
     command = [str(python), "-m", "pip", "install", *quietly, *arguments]
     subprocess.run(command, check=True)
@@ -160,7 +160,7 @@ def trained(config: Any, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def curve(ax: Any, steps: Any, returns: Any, label: str) -> None:
-    """Returns after drawing the mean over seeds of ``returns`` [N, P] and their range."""
+    """Draw the mean over seeds of ``returns`` [N, P] and their range."""
     import numpy as np
 
     # Chunks in which no episode ended have nothing to show.

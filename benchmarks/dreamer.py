@@ -25,7 +25,7 @@ from mtrl_jax import envs, hparams, random, xla
 from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.networks import latents, observation_model, rssm
+from mtrl_jax.networks import latents, observation_config, rssm
 
 GAME, SLOTS, UNROLL, UPDATES = "gymnax/Breakout-MinAtar", 16, 4, 4
 # Name -> GRU and layers, latents and classes, channels, batch, length, horizon.
@@ -103,7 +103,7 @@ def runner(size: str, members: int, prefill: int, changes: list[dict[str, float]
         rssm.RSSMConfig(
             latents.LatentConfig("categorical", number, classes), units, units
         ),
-        observation_model.ObservationConfig(depth=depth, units=units, layers=2),
+        observation_config.ObservationConfig(depth=depth, units=units, layers=2),
         units=units,
         layers=2,
         replay=sequences.SequenceConfig(

@@ -181,8 +181,8 @@ def measure(scale: float, folder: pathlib.Path) -> dict[str, dict[str, int]]:
     found = {}
     for name, tries in scenarios(lab, scale).items():
         found[name] = total_of(tries())
-        told = "  ".join(f"{key} {n}" for key, n in found[name].items())
-        print(f"{name:24s} {told}", flush=True)
+        line = "  ".join(f"{key} {n}" for key, n in found[name].items())
+        print(f"{name:24s} {line}", flush=True)
     return found
 
 

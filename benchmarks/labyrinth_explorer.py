@@ -2,7 +2,7 @@
 
 A scripted player walks to the nearest apple or goal that it has seen, else to the nearest
 free cell it has not seen yet. It moves as the oracle with nine actions does, sees
-the 90 degrees of the rays, and is told the map of every maze, though not where things lie.
+the 90 degrees of the rays, and knows the map of every maze, though not where things lie.
 What it saw longer ago than its memory lasts is unseen again. With a memory of the whole
 episode that is about what exploring can give: greed (the nearest first) costs it
 something, and making an unseen cell dearer or not changes little. The shorter memories say
@@ -56,7 +56,7 @@ _UNSEEN = 1.0  # cells of detour that a known apple is worth more than an unseen
 
 
 def main() -> None:
-    """Returns after printing the table and writing the JSON."""
+    """Print the table and write the JSON."""
     args = arguments()
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []

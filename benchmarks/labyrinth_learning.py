@@ -121,7 +121,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Returns after running what is missing; prints the table, writes JSON and PNG."""
+    """Run what is missing; print the table, write JSON and PNG."""
     args = arguments()
     xla.prepare()
     print(common.header(COLUMNS))
@@ -230,7 +230,7 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
 
 
 def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
-    """Returns after drawing return against steps, a panel a level, a line a seed."""
+    """Draw return against steps, a panel a level, a line a seed."""
     panels = list(dict.fromkeys(ROWS[name].level for name in curves))
     with common.figure(path, panels) as axes:
         for ax, level in zip(axes, panels):

@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Returns after running what is missing; prints the table, writes JSON and PNG."""
+    """Run what is missing; print the table, write JSON and PNG."""
     made = common.parser(__doc__ or "", "20,000 steps of one game")
     made.add_argument("--env-steps", type=int, default=10_000_000, help="per game")
     made.add_argument("--agents", nargs="+", default=["ppo", "impala"])
@@ -129,7 +129,7 @@ def read(
 
 
 def draw(curves: dict[str, list], path: pathlib.Path) -> None:
-    """Returns after drawing return against steps, a panel a game, a band over seeds."""
+    """Draw return against steps, a panel a game, a band over seeds."""
     names = [game for game in GAMES if game in curves]
     with common.figure(path, names) as axes:
         for ax, game in zip(axes, names):

@@ -42,7 +42,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Returns after running what is missing; prints the table, writes JSON and PNGs."""
+    """Run what is missing; print the table, write JSON and PNGs."""
     args = arguments()
     xla.prepare()
     name = f"mix_and_match_{args.experiment}{'_pixels' if args.pixels else ''}"
@@ -104,7 +104,7 @@ def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
 
 
 def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Returns after drawing PATH.png, PATH_alpha.png and those of ablations, control."""
+    """Draw PATH.png, PATH_alpha.png and those of ablations, control."""
     for suffix, chosen in arms.pictures(experiment, folders).items():
         some = {arm: folders[arm] for arm in chosen}
         draw_returns(some, path.with_name(f"{path.name}{suffix}.png"))
@@ -113,7 +113,7 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
 
 
 def draw_returns(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Returns after drawing training returns, a panel a task, a band over seeds."""
+    """Draw training returns, a panel a task, a band over seeds."""
     logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
     tasks = list(dict.fromkeys(t for log in logs.values() for t in log.returns))
     titles = [task.removeprefix("labyrinth/") for task in tasks]
@@ -130,7 +130,7 @@ def draw_returns(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
 
 
 def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Returns after drawing what Mix&Match did: alpha, action entropy, the KL."""
+    """Draw what Mix&Match did: alpha, action entropy, the KL."""
     logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
     panels = ("alpha", "action_entropy", "kl")
     titles = ("alpha", "entropy of the actions taken, nats", "KL(first ‖ last), nats")
@@ -142,8 +142,8 @@ def draw_mechanics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None
                     common.curve(ax, log.env_steps, values, arm)
             ax.set(xlabel="env steps")
         if axes[0].lines:
-            told = axes[0].get_legend_handles_labels()
-            axes[0].figure.legend(*told, loc="outside center right")
+            handles = axes[0].get_legend_handles_labels()
+            axes[0].figure.legend(*handles, loc="outside center right")
 
 
 def arguments() -> argparse.Namespace:

@@ -114,7 +114,7 @@ def settings(
 def scale(task: str, found: dict[str, Any]) -> tuple[float, float] | None:
     """Returns (random, reference) returns of a task of a run's summary, if known.
 
-    A level with other rewards has no scores of its own: of the level with dear apples
+    A level with other rewards has no scores of its own: of the level with costly apples
     they are the plain level's, times what an apple is worth.
     """
     given = found.get("random_score"), found.get("reference_score")
@@ -237,7 +237,7 @@ def _labyrinth(level: str, slots: int, **options: Any) -> dict[str, Any]:
 
 # Rewards of unequal size, on purpose: an apple of this level is worth ten elsewhere.
 APPLES_WORTH = 10.0
-_DEAR_APPLES = {
+_COSTLY_APPLES = {
     "actions": "small",
     "rewards": [APPLES_WORTH, -1.0, 2.0, 10.0, 0.0, 0.0, 0.0],
 }
@@ -257,7 +257,7 @@ _BASES = {
     ),
     "multitask": _base(
         [
-            _labyrinth("explore_object_locations_small", 16, **_DEAR_APPLES),
+            _labyrinth("explore_object_locations_small", 16, **_COSTLY_APPLES),
             _labyrinth("seekavoid_arena_01", 16, actions="small"),
             _labyrinth("lasertag_three_opponents_small", 16, actions="small"),
         ],

@@ -239,7 +239,7 @@ def row(
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Returns after drawing every turn's steps a second, a panel a population."""
+    """Draw every turn's steps a second, a panel a population."""
     populations = sorted({row["P"] for row in rows})
     with common.figure(path, [f"P = {p}" for p in populations]) as axes:
         for ax, members in zip(axes, populations):

@@ -88,7 +88,7 @@ def experiment(settings: dict[str, Any]) -> schema.ExperimentConfig:
 
 
 def answer(value: dict[str, Any]) -> None:
-    """Returns nothing; prints one line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value), flush=True)
 
 

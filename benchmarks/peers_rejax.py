@@ -88,7 +88,7 @@ def about() -> dict:
 
 
 def answer(value: dict) -> None:
-    """Returns nothing; prints one line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value), flush=True)
 
 

@@ -141,7 +141,7 @@ def looped(program: Program, members: int) -> Callable[[], Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: Any) -> None:
-    """Returns after drawing the time per member-update against P, a panel an agent."""
+    """Draw the time per member-update against P, a panel an agent."""
     agents = list(dict.fromkeys(row["agent"] for row in rows))
     with common.figure(path, agents) as axes:
         for ax, agent in zip(axes, agents):

@@ -181,7 +181,7 @@ def in_torch(params: Any) -> dict[str, np.ndarray]:
 
 
 def answer(value: dict[str, Any]) -> None:
-    """Returns nothing; prints one line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value), flush=True)
 
 

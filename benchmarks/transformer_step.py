@@ -169,7 +169,7 @@ def measure(
 
 
 def write_histories(path: str, actions: int) -> None:
-    """Returns after writing 400 histories of 25 episodes of 20 random steps."""
+    """Write 400 histories of 25 episodes of 20 random steps."""
     random, shape = np.random.default_rng(0), (400, 500)
     done = np.broadcast_to(np.arange(shape[1]) % 20 == 19, shape)
     np.savez(

@@ -207,7 +207,7 @@ def about(model: nn.Module) -> dict[str, Any]:
 
 
 def answer(value: dict[str, Any]) -> None:
-    """Returns nothing; prints one line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value), flush=True)
 
 

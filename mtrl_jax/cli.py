@@ -158,7 +158,7 @@ def list_(
 
 
 def main() -> None:
-    """Runs the command; a known error is one line and exit code 2 or 1, no traceback."""
+    """Run the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
     # In the locale "C" stdout is ASCII: a name that is not must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -170,7 +170,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if line := machine.told(error):
+        if line := machine.explain(error):
             _tell(line)
             sys.exit(1)
         code = _exit_code(error)
@@ -193,7 +193,7 @@ def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def _tell(what: object) -> None:
-    """Prints a line to stderr, if there is one that takes it."""
+    """Print a line to stderr, if there is one that takes it."""
     line = f"mtrl: {' '.join(str(what).split())}"
     print(line, file=screen.unfailing(sys.stderr), flush=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -66,14 +66,30 @@ def at(field: str) -> Iterator[None]:
 
 
 def check(field: str, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError if ``name`` is not among ``known``: did you mean ...?"""
+    """Raises ValueError unless ``name`` is among ``known``: did you mean ...?"""
     known = list(known)
     if name not in known:
         raise ValueError(f"{field}: no {name!r}{suggest(name, known)}")
 
 
+def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for the first field {name: its choices} that is none of them."""
+    for field, choices in known.items():
+        value = getattr(config, field)
+        if value not in choices:
+            raise ValueError(f"{field}: {value!r} is not known, use one of {choices}")
+
+
+def check_sizes(config: Any, fields: Iterable[str]) -> None:
+    """Raises ValueError for the first of ``fields`` that is below 1."""
+    for field in fields:
+        value = getattr(config, field)
+        if value < 1:
+            raise ValueError(f"{field}: got {value}, give at least 1")
+
+
 def check_options(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ValueError for the first option that ``owner`` does not have."""
+    """Raises ValueError unless ``owner`` has all ``options``; names the first it has not."""
     for name in options:
         if name not in known:
             allowed = ", ".join(known) or "none"

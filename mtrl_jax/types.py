@@ -196,7 +196,7 @@ class Agent(NamedTuple):
 
 
 class AgentInfo(NamedTuple):
-    """What an agent's file says of it, so that nobody has to know its name."""
+    """What an agent needs and promises, so that its name need not be known."""
 
     summary: str  # one line, with the paper
     # update() reads what its own acting noted down (log-probabilities), which no dataset
@@ -204,13 +204,16 @@ class AgentInfo(NamedTuple):
     needs_extras: bool = False
     # Of a dataset it wants the columns of whole histories, too (data/columns.py).
     reads_columns: bool = False
-    # It is told the environment's optimal action as an observation, ``types.OPTIMAL``.
+    # It observes the environment's optimal action, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
     # Its carry outlives episodes: what it learns in one it knows in the next.
     learns_across_episodes: bool = False
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
-    # chosen ``action``: who has it can watch others play.
+    # chosen ``action``: an agent that has it can watch others play.
     observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
+    # (carry, ts), [B, ...] -> the carry to which the step at ``ts`` is one of a prompt;
+    # None where a prompt is remembered as anything else.
+    keep_prompt: Callable[[Tree, TimeStep], Tree] | None = None
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
     # The probe tasks that it promises to learn (envs/probes.py, without "probe/").

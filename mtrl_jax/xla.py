@@ -17,7 +17,7 @@ _HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS
 
 
 def set_flags() -> None:
-    """Returns nothing; adds the kit's flags to XLA_FLAGS where the user set none.
+    """Add the kit's flags to XLA_FLAGS where the user set none.
 
     It must run before the first computation, hence on ``import mtrl_jax``.
     """
@@ -27,9 +27,9 @@ def set_flags() -> None:
 
 
 def prepare() -> None:
-    """Returns nothing; what a program of its own (the command line, a benchmark) wants.
+    """Configure XLA's devices and allocator for a standalone program.
 
-    Cores as devices and kept memory. A library must not do this to its host, so it does
+    Cores as devices and kept memory: for the command line, a benchmark. A library must not do this to its host, so it does
     not come with the import. It must run before the first computation.
     """
     # XLA's alarm of a slow compilation looks like an error, and is logged as one. What
@@ -40,7 +40,7 @@ def prepare() -> None:
 
 
 def use_cores() -> None:
-    """Returns nothing; makes a CPU device of every core unless the user set a number.
+    """Make a CPU device of every core unless the user set a number.
 
     A single device that splits small operations over cores loses more by it than it
     gains: PPO on 16 members ran at 161 to 202 k steps/s on one device of 2 cores, 267 to

@@ -1,14 +1,14 @@
 """A DreamerV2 that is small enough to compile in a test."""
 
 from mtrl_jax.agents.common import sequences
-from mtrl_jax.networks import latents, observation_model, rssm
+from mtrl_jax.networks import latents, observation_config, rssm
 
 # Static settings; of the replay: 6 steps that an unroll has, of 12 slots or 4.
 SMALL = {
     "rssm": rssm.RSSMConfig(
         latents.LatentConfig("categorical", 3, 4), deter=8, hidden=8
     ),
-    "observation": observation_model.ObservationConfig(depth=4, units=8, layers=1),
+    "observation": observation_config.ObservationConfig(depth=4, units=8, layers=1),
     "units": 8,
     "layers": 1,
     "replay": sequences.SequenceConfig(

@@ -122,7 +122,7 @@ def ended(process: subprocess.Popen, timeout_s: float = 300) -> Outcome:
 def wait_for(
     process: subprocess.Popen, happened: Callable[[], bool], timeout_s: float = 300
 ) -> None:
-    """Returns once ``happened()``; fails if the process ends before."""
+    """Wait until ``happened()``; fail if the process ends before."""
     until = time.monotonic() + timeout_s
     while not happened():
         if process.poll() is not None:

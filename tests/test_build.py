@@ -72,7 +72,7 @@ def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["fused", "host"])
 def test_minigrid_and_gymnax_train_together(tmp_path, runner):
-    """Pixels of a pool and vectors of a pure task are one mixture, whoever steps it."""
+    """Pixels of a pool and vectors of a pure task are one mixture, whatever steps it."""
     path, run = tmp_path / "mixture.yaml", tmp_path / "run"
     tasks = [
         {"env": "envpool/MiniGrid-Empty-5x5-v0", "slots": 2},

@@ -1,4 +1,4 @@
-"""Histories without reinforcement learning: a collect stage whose agent is told."""
+"""Histories without reinforcement learning: a collect stage whose agent sees what is best."""
 
 import numpy as np
 import pytest

@@ -74,8 +74,8 @@ def test_out_of_memory_is_one_line(tmp_path, cached, monkeypatch):
     outcome = running.mtrl("train", settings, "--run-dir", tmp_path / "run")
     assert outcome.code == 1
     assert "out of memory (Out of memory allocating 99 bytes.)" in outcome.error
-    assert machine.told(MemoryError()).startswith("out of memory; give fewer")
-    assert machine.told(jax.errors.JaxRuntimeError("INTERNAL: x")) is None
+    assert machine.explain(MemoryError()).startswith("out of memory; give fewer")
+    assert machine.explain(jax.errors.JaxRuntimeError("INTERNAL: x")) is None
 
 
 def test_suggested_commands_can_be_pasted(tmp_path, finished):

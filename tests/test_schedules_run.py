@@ -87,7 +87,7 @@ def test_a_plateau_follows_the_returns_of_two_chunks_before(scheduled):
     schedule = schedules.Schedule(**SCHEDULES["value_cost"])
     plateau, expected = schedules.Plateau(), [schedule.low, schedule.low]
     for mean_return in _mean_returns(rows)[:-2]:
-        plateau = schedules.hear(schedule, plateau, mean_return)
+        plateau = schedules.plateau_update(schedule, plateau, mean_return)
         expected.append(schedules.value_after(schedule, plateau))
     assert _hparam(rows, "value_cost") == np.float32(expected).tolist()
     assert _hparam([first], "value_cost") == [schedule.low]
@@ -123,7 +123,7 @@ def test_checkpoints_and_rounds_see_the_scheduled_values(scheduled):
 def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
     tmp_path, scheduled, interrupt, update
 ):
-    """From the first checkpoint, and from two in the middle of what a plateau hears."""
+    """From the first checkpoint, and from two in the middle of what a plateau observes."""
     run = tmp_path / "run"
     interrupt(run, update)
     outcome = running.mtrl("resume", run)
@@ -133,7 +133,7 @@ def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
 
 
 def test_how_often_a_run_is_saved_changes_no_value(tmp_path, scheduled, cached):
-    """A checkpoint has rows written early; a plateau hears them when it would anyway."""
+    """A checkpoint has rows written early; a plateau observes them when it would anyway."""
     run = tmp_path / "run"
     running.train(run, *CHANGES, f"checkpoint.every_updates={CHUNK}")
     assert running.rows(run) == running.rows(scheduled)
@@ -163,7 +163,7 @@ HISTORY = [
     {"a": [np.nan], "b": [20.0]},  # No rise: a is still 2.
     {"a": [2.0], "b": [19.0]},  # No rise.
     {"a": [4.0], "b": [np.nan]},  # A rise, because b is 19.
-    {"a": [1.0], "b": [np.nan]},  # No rise, and never heard.
+    {"a": [1.0], "b": [np.nan]},  # No rise, and never observed.
 ]
 MOVES = [0, 0, 0, 0, 0, 0, 1, 2, 2]  # before each chunk, two chunks later
 
@@ -203,7 +203,7 @@ def test_a_task_without_news_counts_as_before():
     scheduler, moves = _scheduler(), []
     for i, returns in enumerate(HISTORY):
         moves.append(_moves(scheduler, CHUNK * i))
-        scheduler.tell(CHUNK * (i + 1), returns)
+        scheduler.observe(CHUNK * (i + 1), returns)
     moves.append(_moves(scheduler, CHUNK * len(HISTORY)))
     assert moves == MOVES
 
@@ -214,9 +214,9 @@ def test_a_checkpoints_memory_is_all_a_plateau_needs(saved):
     scheduler, moves = _scheduler(), []
     for i, returns in enumerate(HISTORY):
         if i == saved:
-            scheduler = _scheduler(json.loads(json.dumps(scheduler.memory())))
+            scheduler = _scheduler(json.loads(json.dumps(scheduler.state_dict())))
         moves.append(_moves(scheduler, CHUNK * i))
-        scheduler.tell(CHUNK * (i + 1), returns)
+        scheduler.observe(CHUNK * (i + 1), returns)
     assert moves == MOVES[:-1]
 
 
@@ -226,7 +226,7 @@ def test_rows_that_come_one_chunk_behind_give_the_same_values():
     for i in range(len(HISTORY) + 1):
         moves.append(_moves(scheduler, CHUNK * i))
         if i > 0:
-            scheduler.tell(CHUNK * i, HISTORY[i - 1])
+            scheduler.observe(CHUNK * i, HISTORY[i - 1])
     assert moves == MOVES
 
 
@@ -234,8 +234,8 @@ def test_tasks_count_as_the_populations_fitness_says():
     """Normalised returns of tasks of other scales: b's hundred is a's tenth."""
     for metric, expected in (("return", 0), ("normalised", 1)):
         scheduler = _scheduler(metric=metric)
-        scheduler.tell(2, {"a": [0.0], "b": [100.0]})
-        scheduler.tell(4, {"a": [-0.2], "b": [200.0]})
+        scheduler.observe(2, {"a": [0.0], "b": [100.0]})
+        scheduler.observe(4, {"a": [-0.2], "b": [200.0]})
         assert _moves(scheduler, 6) == expected
 
 

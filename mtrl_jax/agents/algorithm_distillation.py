@@ -17,7 +17,7 @@ the first step of all when acting.
 Windows of ``context`` rows train every length of history up to it. A cache reaches
 further back through its layers (see ``networks/transformer.py``): windows of 2 context
 rows train that too. A member's ``horizon`` is a shorter context of its own: it trains on
-pieces of windows, and acting with "recompute" sees no further. Rewards are the only sign
+segments of windows, and acting with "recompute" sees no further. Rewards are the only sign
 of what to do: ``rewards`` transforms them.
 
 The Decision-Pretrained Transformer is the same agent with another target: the action

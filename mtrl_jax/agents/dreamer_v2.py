@@ -1,8 +1,8 @@
 """DreamerV2: behaviour learned inside a world model of discrete latents.
 
-The model (``networks/world_model``) is fitted to sequences from the replay; from each of
-their states the actor imagines H steps, whose λ-returns by a slow copy of the critic
-train critic and actor (``losses/world_model``, which has all indices).
+The model (``networks/world_model``) is fitted to sequences from the replay
+(``common/model_learning``); from each of their states the actor imagines H steps, which
+train critic and actor (``common/behaviour_learning``).
 
 Ref: Hafner et al. 2021, "Mastering Atari with discrete world models" (arXiv:2010.02193).
 
@@ -17,25 +17,33 @@ and deviation 2 σ(s / 2) + 0.1, in units of half the range, clipped by the envi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import tree, types
-from mtrl_jax.agents.common import imagination, learning, optimiser, sequences, unrolls
-from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.losses import rewards, world_model
-from mtrl_jax.networks import layers, observation_model, rssm
+from mtrl_jax import errors, tree, types
+from mtrl_jax.agents.common import (
+    behaviour_learning,
+    imagination,
+    learning,
+    model_learning,
+    optimiser,
+    sequences,
+    unrolls,
+)
+from mtrl_jax.agents.common.behaviour_learning import Critic, Parts
+from mtrl_jax.hparams import Amount
+from mtrl_jax.losses import rewards
+from mtrl_jax.networks import observation_config, rssm
 from mtrl_jax.networks import world_model as networks
-from mtrl_jax.types import Array, Key, Scalar, Tree
+from mtrl_jax.types import Array, Key, Scalar
 
 INFO = types.AgentInfo(
     "DreamerV2: behaviour learned in a discrete world model (Hafner et al. 2021)"
 )
-
-RANGE_RATE = 0.01  # of the moving average of the returns' range (DreamerV3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Config:
     """What makes another program; the sizes are the paper's for Atari."""
 
     rssm: rssm.RSSMConfig = dataclasses.field(default_factory=rssm.RSSMConfig)
-    observation: observation_model.ObservationConfig = dataclasses.field(
-        default_factory=observation_model.ObservationConfig
+    observation: observation_config.ObservationConfig = dataclasses.field(
+        default_factory=observation_config.ObservationConfig
     )
     units: int = 400  # of heads, actor and critic
     layers: int = 4
@@ -64,30 +72,6 @@ class Config:
     normalise_returns: bool = False
 
 
-class Model(NamedTuple):
-    """Hyperparameters of the world model's loss."""
-
-    kl_scale: Amount = 0.1
-    # Share of the KL's gradient for the prior. Without balancing: 0.5 at twice the scale.
-    kl_balance: Share = 0.8
-    free_nats: Amount = 0.0
-    discount_loss_scale: Amount = 5.0
-    # Of the gradients of what is predicted, how much reaches the model's states.
-    image_gradient: Share = 1.0
-    reward_gradient: Share = 1.0
-    unimix: Share = 0.0  # of uniform in latents
-
-
-class Behaviour(NamedTuple):
-    """Hyperparameters of actor and critic."""
-
-    discount: Share = 0.999
-    lambda_: Share = 0.95
-    reinforce: Share = 1.0  # ρ of "mix": REINFORCE against gradients of the dynamics
-    entropy_cost: Amount = 1e-3
-    slow_critic_rate: Share = 1.0  # 1: a copy
-
-
 class Optimiser(NamedTuple):
     """Hyperparameters of three Adams with decoupled weight decay."""
 
@@ -103,8 +87,8 @@ class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
     optimiser: Optimiser = Optimiser()
-    model: Model = Model()
-    behaviour: Behaviour = Behaviour()
+    model: model_learning.Hparams = model_learning.Hparams()
+    behaviour: behaviour_learning.Hparams = behaviour_learning.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -113,22 +97,6 @@ class Carry(NamedTuple):
 
     state: rssm.State  # [B, ...]
     action: Array  # [B, A] encoded, that led to the next step
-
-
-class Stats(NamedTuple):
-    """What no gradient trains."""
-
-    slow_critic: Tree
-    return_range: Array  # [] moving average, read where returns are normalised
-    steps: Array  # [] int32 gradient steps
-
-
-class Sequences(NamedTuple):
-    """A batch of N sequences of L steps."""
-
-    ts: types.TimeStep  # [L, N, ...]; ``last`` is not known
-    action_tm1: Array  # [L, N, A] encoded
-    live: Array  # [N] 1, or 0 of what is no sequence
 
 
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
@@ -144,33 +112,18 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         a replay beyond the machine's memory, REINFORCE alone for Box actions; at trace
         time, sequences longer than the replay keeps, or no gradient step an update.
     """
-    gradient = _check(spec, config)
-    hidden = (config.units,) * config.layers
-    model = networks.make(
-        spec, config.rssm, config.observation,
-        hidden=hidden, two_hot=config.two_hot, precision=config.precision,
-    )  # fmt: skip
-    actor = imagination.actor(spec.action, config.rssm, hidden, config.precision)
-    transform = rewards.get(config.rewards)
-    feature_size = config.rssm.feature_size
-
-    def critic(params: Tree, x: Array) -> Array:
-        return layers.mlp(
-            params, x, activation=config.rssm.activation, dtype=config.precision
-        )
+    parts = _parts(spec, config)
+    model, actor, critic = parts.model, parts.actor, parts.critic
+    learn = _learn(parts, config)
 
     def init(key: Key, hp: Hparams) -> learning.Learner:
         model_key, actor_key, critic_key = jax.random.split(key, 3)
-        head = model.scalar.size
         params = {
             "model": model.init(model_key),
             "actor": actor.init(actor_key),
-            "critic": layers.mlp_init(
-                critic_key, feature_size, hidden, head, zero=config.two_hot
-            ),
+            "critic": critic.init(critic_key),
         }
-        slow = jax.tree.map(jnp.copy, params["critic"])
-        stats = Stats(slow, jnp.zeros(()), jnp.zeros((), jnp.int32))
+        stats = behaviour_learning.init_stats(params["critic"])
         return learning.init(params, optimise(hp.optimiser), stats)
 
     def carry(batch: int) -> Carry:
@@ -187,143 +140,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         x = rssm.features(state)
         policy = actor.policy(params["actor"], x, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(action_key)
-        value = model.scalar.mean(critic(params["critic"], x))
-        extras = unrolls.Extras(log_prob, value)
+        extras = unrolls.Extras(log_prob, critic.value(params["critic"], x))
         return action, Carry(state, actor.encode(action)), extras
 
-    def model_loss(params, batch: Sequences, key, hp: Model, discount: Scalar):
-        ts, live = batch.ts, _per_step(batch)
-        start = model.initial(live.shape[1])
-        found = model.observe(
-            params, start, ts.obs, batch.action_tm1, ts.first, key, hp.unimix
-        )
-        x = rssm.features(found.state)
-        drawn = model.decode(params, world_model.gradient_share(x, hp.image_gradient))
-        image = model.observation_error(drawn, ts.obs, ts.task)
-        reward = model.scalar.error(
-            model.reward(params, world_model.gradient_share(x, hp.reward_gradient)),
-            transform(ts.reward),
-        )
-        ends = jnp.zeros_like(reward)
-        if config.discount_head:
-            logit = model.discount(params, x)
-            ends = world_model.discount_error(logit, ts.discount * discount)
-        posterior, prior = found.posterior, found.prior
-        kl = world_model.balanced_kl(
-            model.kl(world_model.sg(posterior), prior, hp.unimix),
-            model.kl(posterior, world_model.sg(prior), hp.unimix),
-            hp.kl_balance, hp.free_nats, live, free_each=config.free_nats_each,
-        )  # fmt: skip
-
-        def mean(x: Array) -> Array:
-            return world_model.masked_mean(x, live)
-
-        terms = {"image_loss": image, "reward_loss": reward, "discount_loss": ends}
-        terms |= {
-            "posterior_entropy": model.entropy(posterior, hp.unimix),
-            "prior_entropy": model.entropy(prior, hp.unimix),
-        }
-        metrics = {name: mean(x) for name, x in terms.items()} | {"kl": kl}
-        loss = metrics["image_loss"] + metrics["reward_loss"] + hp.kl_scale * kl
-        loss = loss + hp.discount_loss_scale * metrics["discount_loss"]
-        return loss, metrics | {"model_loss": loss}, found.state
-
-    def behaviour_loss(params, stats: Stats, states, batch: Sequences, key, hp):
-        frozen, hp, mixing = world_model.sg(params["model"]), hp.behaviour, hp.model
-        starts, mask, live, ends = jax.tree.map(
-            lambda x: x.reshape(-1, *x.shape[2:]),
-            (world_model.sg(states), batch.ts.action_mask, _per_step(batch),
-             batch.ts.discount),
-        )  # fmt: skip
-
-        def step(state: rssm.State, action: Array, key: Key) -> rssm.State:
-            return model.imagine_step(frozen, state, action, key, mixing.unimix)
-
-        dreamt = imagination.imagine(
-            actor, params["actor"], step, starts, mask, key, config.horizon,
-            differentiated=gradient != "reinforce",
-        )  # fmt: skip
-        x = dreamt.features  # [H + 1, N, F]
-        discount = jnp.broadcast_to(jnp.asarray(hp.discount), x.shape[:2])
-        if config.discount_head:
-            discount = jax.nn.sigmoid(model.discount(frozen, x))
-        discount = discount.at[0].set(ends * hp.discount)
-        reward = model.scalar.mean(model.reward(frozen, x))
-        value = model.scalar.mean(critic(world_model.sg(stats.slow_critic), x))
-        found = world_model.behaviour(
-            world_model.Imagined(reward, discount, value), hp.lambda_
-        )
-        scale: Scalar = 1.0
-        if config.normalise_returns:
-            spread = world_model.return_range(found.target, live)
-            spread += (1.0 - RANGE_RATE) * (stats.return_range - spread)
-            stats = stats._replace(return_range=spread)
-            scale = jnp.maximum(spread, 1.0)
-        chosen = world_model.sg(jax.tree.map(lambda x: x[:-1], dreamt.action))
-        policy = actor.policy(params["actor"], world_model.sg(x[:-2]), mask)
-        entropy = policy.entropy()
-        rho = {"reinforce": 1.0, "dynamics": 0.0}.get(gradient, hp.reinforce)
-        actor_loss = world_model.actor_loss(
-            policy.log_prob(chosen), entropy, found, live,
-            reinforce=rho, entropy_cost=hp.entropy_cost, scale=scale,
-        )  # fmt: skip
-        error = model.scalar.error(
-            critic(params["critic"], world_model.sg(x[:-1])), found.target
-        )
-        critic_loss = world_model.critic_loss(error, found, live)
-        metrics = {
-            "actor_loss": actor_loss,
-            "critic_loss": critic_loss,
-            "entropy": jnp.mean(entropy),
-            "imagined_return": jnp.mean(found.target),
-            "imagined_reward": jnp.mean(reward),
-        }
-        return actor_loss + critic_loss, metrics, stats
-
-    def loss(params, stats, batch, key, hp):
-        model_key, dream_key = jax.random.split(key)
-        discount = hp.behaviour.discount
-        fit, metrics, states = model_loss(
-            params["model"], batch, model_key, hp.model, discount
-        )
-        act, more, stats = behaviour_loss(params, stats, states, batch, dream_key, hp)
-        total = fit + act
-        return total, learning.Aux(metrics | more | {"loss": total}, stats)
-
-    def gradient_step(learner, now, hp):
-        drawn, key = now
-        batch = tree.shard(sequences_of(actor, drawn), axis=-1)
-        after, metrics = learning.gradient_step(
-            loss, optimise(hp.optimiser), learner, batch, key, hp
-        )
-        # A batch without any sequence teaches nothing.
-        after = tree.where(jnp.any(drawn[1]), after, learner)
-        stats = slow_copy(
-            after.stats, after.params["critic"], hp.behaviour, config.slow_critic_period
-        )
-        return after._replace(stats=stats), metrics
-
     def update(learner, drawn, key, hp, step):
-        batches = drawn.live.shape[0]
-
-        def train(learner):
-            keys = jax.random.split(key, batches)
-            learner, metrics = jax.lax.scan(
-                lambda x, now: gradient_step(x, now, hp),
-                learner,
-                ((drawn.rows, drawn.live), keys),
-            )
-            metrics = jax.tree.map(jnp.mean, metrics)
-            return learner._replace(updates=learner.updates + 1), metrics
-
-        waits = sequences.waits(config.replay, batches)
-        if not waits:
-            return *train(learner), ()
-        _, shapes = jax.eval_shape(train, learner)
-        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        learner, metrics = jax.lax.cond(
-            step >= waits, train, lambda x: (x, none), learner
-        )
+        waits = sequences.waits(config.replay, drawn.live.shape[0])
+        learner, metrics = learning.after(waits, step, learn, learner, drawn, key, hp)
         return learner, metrics, ()
 
     return types.Agent(init, carry, act, update, sequences.make(spec, config.replay))
@@ -344,48 +166,83 @@ def optimise(hp: Optimiser) -> optax.GradientTransformation:
     return optimiser.grouped({name: adam(rate) for name, rate in rates.items()})
 
 
-def slow_copy(stats: Stats, critic: Tree, hp: Behaviour, period: int) -> Stats:
-    """Returns the statistics one gradient step on; each ``period``-th the critic's copy.
+def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
+    """Returns ``learn(learner, drawn, key, hp) -> (learner, metrics)``.
 
-    ``slow_critic_rate`` below 1 moves the copy that share of the way.
+    It takes a gradient step on each of the batches that were drawn.
     """
-    steps = stats.steps + 1
-    is_due = steps % period == 0
+    loss = _loss(parts, config)
 
-    def moved(slow: Array, fast: Array) -> Array:
-        part = jnp.asarray(hp.slow_critic_rate)
-        return jnp.where(
-            is_due, jnp.where(part == 1, fast, slow + part * (fast - slow)), slow
+    def gradient_step(learner, drawn, key, hp):
+        rows, live = drawn
+        batch = model_learning.sequences_of(parts.actor.encode, rows, live)
+        after, metrics = learning.gradient_step(
+            loss, optimise(hp.optimiser), learner, tree.shard(batch, axis=-1), key, hp
         )
+        # A batch without any sequence teaches nothing.
+        after = tree.where(jnp.any(live), after, learner)
+        stats = behaviour_learning.slow_copy(
+            after.stats, after.params["critic"], hp.behaviour, config.slow_critic_period
+        )
+        return after._replace(stats=stats), metrics
 
-    slow = jax.tree.map(moved, stats.slow_critic, critic)
-    return stats._replace(slow_critic=slow, steps=steps)
+    def learn(learner, drawn, key, hp):
+        keys = jax.random.split(key, drawn.live.shape[0])
+        learner, metrics = jax.lax.scan(
+            lambda learner, now: gradient_step(learner, *now, hp),
+            learner,
+            ((drawn.rows, drawn.live), keys),
+        )
+        learner = learner._replace(updates=learner.updates + 1)
+        return learner, jax.tree.map(jnp.mean, metrics)
+
+    return learn
 
 
-def sequences_of(actor: imagination.Actor, drawn: tuple) -> Sequences:
-    """Returns N sequences of L steps from ``(rows [L + 1, N], live [N])``.
+def _loss(parts: Parts, config: Config) -> learning.Loss:
+    """Returns the sum of the losses of model, actor and critic."""
+    transform = rewards.get(config.rewards)
 
-    Of the first row there is only the action, which led to the second.
-    """
-    rows, live = drawn
-    now = jax.tree.map(lambda x: x[1:], rows)
-    ts = types.TimeStep(
-        now.obs, now.reward, now.discount, now.first, jnp.zeros_like(now.first),
-        now.task, now.action_mask,
+    def loss(params, stats, batch, key, hp):
+        model_key, dream_key = jax.random.split(key)
+        fit, metrics, states = model_learning.loss(
+            parts.model, params["model"], batch, model_key, hp.model,
+            hp.behaviour.discount, transform=transform,
+            discount_head=config.discount_head, free_nats_each=config.free_nats_each,
+        )  # fmt: skip
+        act, more, stats = behaviour_learning.loss(
+            parts, params, stats, states, batch, dream_key, hp.behaviour,
+            hp.model.unimix,
+        )  # fmt: skip
+        total = fit + act
+        return total, learning.Aux(metrics | more | {"loss": total}, stats)
+
+    return loss
+
+
+def world_model(spec: types.EnvSpec, config: Config) -> networks.WorldModel:
+    """Returns the agent's model, whose parameters are ``learner.params["model"]``."""
+    return networks.make(
+        spec, config.rssm, config.observation,
+        hidden=(config.units,) * config.layers, two_hot=config.two_hot,
+        precision=config.precision,
     )  # fmt: skip
-    return Sequences(ts, actor.encode(rows.action[:-1]), live.astype(jnp.float32))
 
 
-def _per_step(batch: Sequences) -> Array:
-    return jnp.broadcast_to(batch.live[None], batch.ts.reward.shape)
-
-
-def _check(spec: types.EnvSpec, config: Config) -> str:
-    """Returns the actor's gradient; raises ValueError for what cannot be."""
+def _parts(spec: types.EnvSpec, config: Config) -> Parts:
+    """Returns model, actor and critic; raises ValueError for what cannot be."""
     networks.check_precision(config.precision)
-    for field in ("units", "layers", "horizon", "slow_critic_period"):
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field}: got {getattr(config, field)}, give at least 1")
+    errors.check_sizes(config, ("units", "layers", "horizon", "slow_critic_period"))
     if config.horizon < 2:
         raise ValueError("horizon: the last action has no target, give at least 2")
-    return imagination.actor_gradient(spec.action, config.actor_gradient)
+    gradient = imagination.actor_gradient(spec.action, config.actor_gradient)
+    hidden, model = (config.units,) * config.layers, world_model(spec, config)
+    return Parts(
+        model,
+        imagination.actor(spec.action, config.rssm, hidden, config.precision),
+        Critic(
+            config.rssm.feature_size, hidden, model.scalar, config.rssm.activation,
+            config.precision, zero=config.two_hot,
+        ),
+        config.horizon, gradient, config.discount_head, config.normalise_returns,
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
@@ -55,6 +56,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -65,6 +67,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -85,6 +88,7 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -124,6 +128,7 @@ def make(
             stats=stats,
             of_scale=hp.scale,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
@@ -143,6 +148,7 @@ def make(
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
         return learner, metrics, ()
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     mixture_checks,
@@ -75,7 +76,7 @@ class Config:
         Component(),
         Component(),
     )
-    share: tuple[str, ...] = ("torso", "core")  # see components.PIECES
+    share: tuple[str, ...] = ("torso", "core")  # see components.MODULES
     experts: bool = False  # the first component is one for each task
     control: str = "mixture"
     matching: str = "adjacent"
@@ -89,6 +90,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -101,6 +103,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -138,6 +141,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         spec, config.network, listed, config.share, num_values=scale.num_values
     )
     mixture_checks.check_nested(network.parts)
+    combiner = combining.make(config.combiner, spec)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
@@ -175,7 +179,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         value = mixing.mixed_value(control.baseline(planned, choice, possible), values)
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
-    loss = make_loss(spec, config, network, control, scale)
+    loss = make_loss(spec, config, network, control, scale, combiner)
 
     def update(learner, rollout, key, hp, step):
         del step
@@ -189,6 +193,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
         return learner, metrics, ()
 
@@ -201,6 +206,7 @@ def make_loss(
     network: components.Networks,
     control: mixture_control.Control,
     scale: value_scale.Scale,
+    combiner: combining.Combining,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
     transform = rewards.get(config.rewards)
@@ -232,12 +238,14 @@ def make_loss(
             stats=stats,
             of_scale=hp.scale,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
         possible = network.possible(rollout.ts.action_mask[:-1])
-        matching = mean(match(control.pairs(hp.alpha, task, possible)))
+        matched = match(control.pairs(hp.alpha, task, possible))
+        matching = combiner.mean(matched, live, task)
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]

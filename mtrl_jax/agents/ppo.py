@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    combining,
     learning,
     minibatches,
     objective,
@@ -58,6 +59,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Clipped(NamedTuple):
@@ -78,6 +80,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     clipped: Clipped = Clipped()
     scale: value_scale.Hparams = value_scale.Hparams()
+    combining: combining.Hparams = combining.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -109,6 +112,7 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
 
@@ -145,6 +149,7 @@ def make(
             scale=scale,
             stats=stats,
             normalise=config.normalise_advantages,
+            combiner=combiner,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
         total, parts = objective.total(terms, hp.costs, more)
@@ -162,6 +167,7 @@ def make(
             epochs=config.epochs,
             minibatches=config.minibatches,
             preserve=scale.preserve,
+            combiner=combiner,
         )
         return learner, metrics, ()
 
@@ -240,12 +246,14 @@ def surrogate(
     scale: value_scale.Scale,
     stats: Tree,
     normalise: bool,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics) of a minibatch ``[L, N]``.
 
     Surrogate, value error and entropy; advantages and the value error are divided by the
     scale of values after the minibatch.
-    ``normalise`` gives the live advantages of each task mean 0 and variance 1.
+    ``normalise`` gives the live advantages of each task mean 0 and variance 1;
+    ``combiner`` says whether the terms are split by task.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
 
@@ -253,6 +261,10 @@ def surrogate(
         return policy_gradient.masked_mean(x, batch.live)
 
     task = batch.ts.task
+
+    def term(x: Array) -> Array:
+        return combiner.mean(x, batch.live, task)
+
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
 
     def divided(x: Array) -> Array:
@@ -261,10 +273,10 @@ def surrogate(
     advantage = divided(batch.targets.advantage)
     if normalise:
         advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
-    policy_loss = mean(
+    policy_loss = term(
         policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clipped.clip_epsilon)
     )
-    value_loss = mean(
+    value_loss = term(
         policy_gradient.clipped_value_error(
             scale.predicted(stats, new, value, task, hp.scale),
             scale.predicted(stats, new, batch.extras.value, task, hp.scale),
@@ -272,7 +284,7 @@ def surrogate(
             hp.clipped.clip_value,
         )
     )
-    entropy = mean(distribution.entropy())
+    entropy = term(distribution.entropy())
     metrics = {
         "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
         "clip_fraction": mean(

@@ -253,13 +253,14 @@ def teaches_actions(teaches: Array, columns: Columns, hp: Any) -> Array:
 
 
 def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
-    """Returns the carry as if ``act`` had chosen ``action`` at ``ts``; all are [B].
+    """Returns the carry as if ``act`` had chosen ``action`` at ``ts``; all are [B]."""
+    return carry._replace(past=distillation.observe_action(carry.past, ts, action))
 
-    What was watched is never forgotten.
-    """
-    past = distillation.observe_action(carry.past, ts, action)
+
+def keep_prompt(carry: Carry, ts: types.TimeStep) -> Carry:
+    """Returns the carry in which the step at ``ts`` [B] is never forgotten."""
     is_step = ~(ts.last & ~ts.first)
-    return carry._replace(past=past, watched=carry.watched + is_step)
+    return carry._replace(watched=carry.watched + is_step)
 
 
 def info(summary: str) -> types.AgentInfo:
@@ -269,5 +270,6 @@ def info(summary: str) -> types.AgentInfo:
         learns_across_episodes=True,
         reads_columns=True,
         observe_action=observe_action,
+        keep_prompt=keep_prompt,
         actions=(types.Discrete, types.Factorised),
     )

@@ -5,7 +5,7 @@ plain values. Orbax writes it in the background into a folder of its own that ge
 name only once complete, so a killed process leaves the older steps as they were. Large
 leaves (``pieces.LARGE``) are files of their own beside it, written before ``save``
 returns. Beside the arrays go their names, shapes and checksums: a step that was damaged
-on disk is told from one that does not fit the program, and only the former is skipped.
+on disk is not one that does not fit the program, and only the former is skipped.
 
 ``save`` may be followed at once by a call that donates the saved buffers: orbax takes
 its copy (on a CPU: a reference that keeps XLA from reusing the buffer) before it returns.
@@ -95,7 +95,7 @@ def save(
     *,
     drop: tuple[str, ...] = (),
 ) -> None:
-    """Returns once ``state`` may be donated; the writing goes on in the background.
+    """Save ``state``, which may be donated afterwards; the writing goes on in the background.
 
     Waits for the save before this one; does nothing if the very same state is already
     saved under this step. Older steps than the newest ``keep`` are deleted
@@ -127,7 +127,7 @@ def save(
 
 
 def wait(manager: Manager) -> None:
-    """Returns once nothing is being written any more.
+    """Wait until nothing is being written any more.
 
     Raises:
         CheckpointError: the save in the background failed.
@@ -190,7 +190,7 @@ def restore(
 
 
 def close(manager: Manager) -> None:
-    """Returns once all is written and the threads are gone."""
+    """Wait until all is written, and end the threads."""
     try:
         wait(manager)
     finally:
@@ -219,10 +219,14 @@ def _restore_newest(
                 raise _MovedOnError from error
             manager.damaged.add(candidate)
             rest = steps[index + 1 :]
-            told = f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
+            message = (
+                f"checkpoint {candidate} is damaged ({failures.first_line(error)})"
+            )
             if not rest:
-                raise errors.CheckpointError(f"{told}; no older one is left") from error
-            warnings.warn(f"{told}; going back to {rest[0]}", stacklevel=3)
+                raise errors.CheckpointError(
+                    f"{message}; no older one is left"
+                ) from error
+            warnings.warn(f"{message}; going back to {rest[0]}", stacklevel=3)
         else:
             return candidate, state, meta
     raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""What goes wrong with a checkpoint, told in one line."""
+"""What goes wrong with a checkpoint, in one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
 
 
 def quieten() -> None:
-    """Returns after dropping orbax's log lines.
+    """Drop orbax's log lines.
 
     It logs a page of tracebacks for what is raised as one CheckpointError.
     """

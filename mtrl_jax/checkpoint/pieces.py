@@ -57,7 +57,7 @@ def is_large(x: Any) -> bool:
 
 
 def write(folder: pathlib.Path, leaves: dict[str, Any]) -> None:
-    """Writes the pieces of ``leaves`` {number: leaf}, then the manifest, to the disk."""
+    """Write the pieces of ``leaves`` {number: leaf}, then the manifest, to the disk."""
     manifest = {}
     for number, leaf in leaves.items():
         found = []
@@ -216,7 +216,7 @@ def _write_file(path: pathlib.Path, content: Any) -> None:
 
 
 def _sync(folder: pathlib.Path) -> None:
-    """Makes the names of the folder's files last, as fsync made their content."""
+    """Make the names of the folder's files last, as fsync made their content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

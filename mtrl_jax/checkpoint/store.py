@@ -42,7 +42,7 @@ def write(
     small: dict[str, Any],
     large: dict[str, Any],
 ) -> None:
-    """Writes ``large`` {number: leaf} and starts the writing of the rest."""
+    """Write ``large`` {number: leaf} and start the writing of the rest."""
     items: dict[str, Any] = {"meta": ocp.args.JsonSave(meta)}
     # Orbax refuses an empty item.
     if small:
@@ -74,7 +74,7 @@ class _PiecesHandler(ocp.CheckpointHandler):
     """Writes the item ``large``; it is read without orbax."""
 
     def save(self, directory: Any, args: _PiecesSave) -> None:  # type: ignore[override]
-        """Writes the leaves into the item's folder."""
+        """Write the leaves into the item's folder."""
         pieces.write(pathlib.Path(directory), args.leaves)
 
     def restore(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ class _PiecesSave(ocp.args.CheckpointArgs):
 
 
 def _write_one_replica() -> None:
-    """Makes orbax write one device's copy of what several devices hold.
+    """Make orbax write one device's copy of what several devices hold.
 
     By default each of them writes a slice, and every slice is a program to compile: in
     a resumed process at its first save, in the middle of training.

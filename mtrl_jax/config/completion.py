@@ -41,12 +41,26 @@ def complete(config: Any) -> Any:
             "evaluation.every_updates=0 with population.fitness.source='evaluation': "
             "members are judged by evaluations, give their interval"
         )
+    _check_fitness_of_levels(config)
     given = config.agent.hparams | _starts(config)
     filled = hparams.flatten(module.Hparams()) | given
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}
     )
     return config.model_copy(update={"agent": agent})
+
+
+def _check_fitness_of_levels(config: Any) -> None:
+    """Raises ValueError unless PBT compares members at the same level of a curriculum."""
+    pbt, fitness = config.population.pbt, config.population.fitness
+    if pbt is None or pbt.exploit == "none" or fitness.source == "evaluation":
+        return
+    for i, task in enumerate(getattr(config, "tasks", ())):
+        if task.curriculum is not None:
+            raise ValueError(
+                f"tasks.{i}.curriculum with population.fitness.source='training': members "
+                "at easier levels would be judged better; give source=evaluation"
+            )
 
 
 def _check_hparams(config: Any, known: type) -> None:

@@ -24,6 +24,20 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
+class CurriculumConfig(Section):
+    """How a task gets harder: from the options ``start`` to those that it has.
+
+    A member goes one of ``steps`` further when its mean ``metric`` over at least
+    ``min_episodes`` episodes is at least ``threshold``.
+    """
+
+    start: dict[str, Any] = Field(min_length=1)
+    threshold: float
+    metric: str = "return"  # or a measure of the environment, such as success
+    steps: PositiveInt = 10
+    min_episodes: PositiveInt = 32
+
+
 class TaskConfig(Section):
     """One environment, or every environment of a suite, with its share of the slots."""
 
@@ -31,6 +45,7 @@ class TaskConfig(Section):
     suite: str | None = None
     slots: PositiveInt = 32  # per member
     options: dict[str, Any] = {}
+    curriculum: CurriculumConfig | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_name(self) -> TaskConfig:
@@ -79,7 +94,7 @@ class PopulationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long and in what pieces. ``env_steps`` is per member."""
+    """How long, and how much at a time. ``env_steps`` is per member."""
 
     env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
     unroll_length: PositiveInt = 20

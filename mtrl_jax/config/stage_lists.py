@@ -1,4 +1,4 @@
-"""An experiment as a list of stages: what each kind can be told, and who names whom.
+"""An experiment as a list of stages: the settings of each kind, and which stage names which.
 
     online    a run like any other
     collect   a run of learners with a task each; every step they make goes to disk
@@ -172,7 +172,7 @@ def _check_named(
 
 
 def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None:
-    """Raises ValueError for learners that a stage cannot begin with."""
+    """Raises ValueError unless a stage can begin with its learners."""
     source = earlier.get(getattr(config, "init_from", None) or "")
     if source is not None and source.agent.name != config.agent.name:
         raise ValueError(
@@ -198,7 +198,7 @@ def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None
 
 
 def _check(config: Any) -> None:
-    """Raises ValueError for what does not go with the kind of stage."""
+    """Raises ValueError unless the settings go with the kind of stage."""
     if config.kind == "collect" and config.population.pbt is not None:
         raise ValueError(
             "population.pbt with kind='collect': a history is that of one learner, "
@@ -219,7 +219,7 @@ def _check(config: Any) -> None:
         if schedule.kind == "plateau":
             raise ValueError(
                 f"agent.schedules.{name}.kind='plateau' with kind='offline': there are "
-                "no returns to listen to; give linear, cosine or step"
+                "no returns to follow; give linear, cosine or step"
             )
     pbt = config.population.pbt
     if pbt is not None and pbt.exploit == "t_test":

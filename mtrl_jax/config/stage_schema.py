@@ -1,4 +1,4 @@
-"""What each kind of stage can be told; which they are, see ``stages``."""
+"""The settings of each kind of stage; which they are, see ``stages``."""
 
 from __future__ import annotations
 

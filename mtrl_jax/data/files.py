@@ -30,7 +30,7 @@ def path_of(folder: pathlib.Path, field: layout.Field) -> pathlib.Path:
 
 
 def create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Makes an .npy file of zeros with its space set aside. Raises OSError: no space."""
+    """Make an .npy file of zeros with its space set aside. Raises OSError: no space."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     header = {
         "descr": np.lib.format.dtype_to_descr(dtype),
@@ -92,7 +92,7 @@ def sound_steps(
 def write_columns(
     fd: int, offset: int, columns: np.ndarray, start: int, steps: int
 ) -> None:
-    """Writes ``columns`` [N, T, ...] as columns start to start + T of [N, steps, ...].
+    """Write ``columns`` [N, T, ...] as columns start to start + T of [N, steps, ...].
 
     ``offset`` is where the array begins in the file. Raises OSError.
     """
@@ -115,7 +115,7 @@ def checksum(array: np.ndarray, start: int, stop: int) -> int:
 
 
 def write_meta(folder: pathlib.Path, meta: dict[str, Any]) -> None:
-    """Replaces the folder's description, as one step. Raises OSError."""
+    """Replace the folder's description, as one step. Raises OSError."""
     temporary = folder / f".{META}"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(meta, file)
@@ -148,7 +148,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Returns once the names in the folder are on disk."""
+    """Wait until the names in the folder are on disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -165,7 +165,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _check_meta(meta: dict[str, Any]) -> None:
-    """Raises ValueError, TypeError or KeyError where a description contradicts itself."""
+    """Raises ValueError, TypeError or KeyError unless a description agrees with itself."""
     if (meta["format"] == layout.FORMATS[0]) != ("recorded" not in meta):
         raise ValueError("its format is not that of what it holds")
     fields = {f.name for f in layout.fields_of(meta)}

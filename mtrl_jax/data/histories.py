@@ -2,7 +2,7 @@
 they come to be.
 
 Everything is checked before it is used: files, shapes, dtypes, how far the steps go,
-and a checksum per piece that was written, which tells damage from data.
+and a checksum per part that was written, which tells damage from data.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def load(
     maps = files.open_maps(folder, meta)
     sound, damage = files.sound_steps(folder, meta, maps, check)
     if sound < meta["steps"]:
-        told = damage or f"{folder}: {sound} of {meta['steps']} steps are complete"
+        message = damage or f"{folder}: {sound} of {meta['steps']} steps are complete"
         if not partial or not sound:
             advice = "; partial=True takes the steps before" if sound else ""
-            raise errors.DatasetError(told + advice)
-        warnings.warn(f"{told}; using the first {sound}", stacklevel=2)
+            raise errors.DatasetError(message + advice)
+        warnings.warn(f"{message}; using the first {sound}", stacklevel=2)
     cut = {name: array[:, :sound] for name, array in maps.items()}
     spec, recorded = layout.contents_of(meta)
     return Histories(

@@ -1,7 +1,7 @@
 """What a folder of learning histories holds: one file per field, and a description.
 
 ``N`` histories of ``L`` time steps, history-major: a field is ``FIELD.npy``, ``[N, L,
-...]``, so a whole history is one piece of a file. A history is one slot's stream of time
+...]``, so a whole history is one stretch of a file. A history is one slot's stream of time
 steps as its learner met them, from the first to the last. Row t of it holds
 
     obs, first, action_mask   of time step t, that the action was chosen from

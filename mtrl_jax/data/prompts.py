@@ -1,10 +1,10 @@
-"""Prompts: a piece of another episode of the same history, before a window.
+"""Prompts: rows of another episode of the same history, before a window.
 
     end       the last rows of the episode, half of the prompts
     uniform   rows from anywhere in it, the other half
 
 The episode is whole, of the rows kept, and is none of those that the window has a row
-of. What it cost to get that far is not seen, what is done there is: so a sequence is told
+of. What it cost to get that far is not seen, what is done there is: so a sequence says
 which task it is on, and how well its learner does there.
 
 Ref: Reed et al. 2022, "A Generalist Agent" (arXiv:2205.06175), section 2.2.

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.data import frame_stacks, replay_priorities, replay_ring
 from mtrl_jax.types import Array, Key, Tree
 
@@ -224,9 +224,7 @@ def _unstacked(windows: replay_ring.Row, frames: int) -> replay_ring.Row:
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
     """Raises ValueError unless sizes are positive and the image is a stack of frames."""
-    for name in ("capacity", "batch", "batches", "steps", "frames"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")
+    errors.check_sizes(config, ("capacity", "batch", "batches", "steps", "frames"))
     if config.capacity > _MOST:
         raise ValueError(f"capacity: got {config.capacity}, give at most {_MOST}")
     if config.transitions and config.steps < 2:

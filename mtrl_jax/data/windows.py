@@ -250,7 +250,7 @@ def legal_masks(data: Histories) -> np.ndarray:
 
 
 def check(kept: Kept) -> None:
-    """Raises ValueError for 2^31 rows and more: windows are counted in int32."""
+    """Raises ValueError unless rows are below 2^31: windows are counted in int32."""
     if kept.rows.size >= 2**31:
         raise ValueError(
             f"kept: {kept.rows.size} rows, windows are drawn from fewer than 2^31; "

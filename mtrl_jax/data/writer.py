@@ -53,7 +53,7 @@ class Writer:
         config: Any = None,
         resume: bool = True,
     ):
-        """Opens a new folder, or with ``resume`` one of the same dataset to go on with.
+        """Open a new folder, or with ``resume`` one of the same dataset to go on with.
 
         Args:
           folder: made if it does not exist; its whole size (``plan``) is set aside.
@@ -84,8 +84,8 @@ class Writer:
                 for f in self._fields
             }
         except OSError as error:
-            told = f"cannot write to {self._folder}: {files.one_line(error)}"
-            raise errors.DatasetError(told) from error
+            message = f"cannot write to {self._folder}: {files.one_line(error)}"
+            raise errors.DatasetError(message) from error
         self._maps = files.open_maps(self._folder, self._meta)
 
     @property
@@ -94,7 +94,7 @@ class Writer:
         return self.complete_steps == self.steps
 
     def write(self, chunk: Chunk, at: int | None = None) -> None:
-        """Returns once a chunk of T steps is on disk for good.
+        """Write a chunk of T steps; when it returns they are on disk for good.
 
         Args:
           chunk: as an unroll gives them: each chunk's first time step is the last of
@@ -125,7 +125,7 @@ class Writer:
             ) from error
 
     def close(self) -> None:
-        """Closes the files; every chunk written is already on disk."""
+        """Close the files; every chunk written is already on disk."""
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
@@ -209,7 +209,7 @@ class Writer:
         self._commit([*self._parts, [start + columns["reward"].shape[1], crcs]])
 
     def _rewind(self, at: int) -> None:
-        """Forgets the steps from ``at`` on, before any of them is overwritten."""
+        """Forget the steps from ``at`` on, before any of them is overwritten."""
         kept = [part for part in self._parts if part[0] <= at]
         start = kept[-1][0] if kept else 0
         if start < at:

@@ -6,20 +6,21 @@ plays every episode as its first; one that learns in context gets better, and th
 per episode is how fast. Where there is but one episode, so is the reward per step. Of a
 trial (envs/trials.py) every episode within counts, and ``ts.first`` comes but once.
 
-With a prompt somebody else plays each slot's first episodes, and the agent watches: its
+With a prompt another policy plays each slot's first episodes, and the agent watches: its
 carry advances as if it had chosen those actions, and is where it goes on from.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import fused_runner, population, statistics
+from mtrl_jax.engine import fused_runner, host_runner, population, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -47,6 +48,9 @@ class Prompt(NamedTuple):
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
     # chosen this action
     observe_action: Callable[[Tree, types.TimeStep, Array], Tree]
+    # (carry, ts), [B, ...] -> the carry to which this step is one of a prompt; None
+    # where that makes no difference
+    keep_prompt: Callable[[Tree, types.TimeStep], Tree] | None = None
 
 
 class Runner(NamedTuple):
@@ -54,6 +58,16 @@ class Runner(NamedTuple):
 
     init: Callable[[Key, Tree], ContextState]
     chunk: Callable[[ContextState, Tree], tuple]
+
+
+class Setting(NamedTuple):
+    """What such an evaluation is made of; ``make`` has the arguments."""
+
+    agents: types.Agent  # of the whole population
+    env: types.Env
+    episodes: int
+    longest: int
+    prompt: Prompt | None
 
 
 def make(
@@ -72,74 +86,147 @@ def make(
     E-th episode it plays on and nothing is written down. Of a single episode the rewards
     of its first ``longest`` steps are, too.
     """
-    members, slots = env.batch
-    agents = population.population(agent, members)
-    single = episodes == 1 and longest > 0
+    agents = population.population(agent, env.batch[0])
+    setting = Setting(agents, env, episodes, longest, prompt)
 
     def init(key: Key, learner: Tree) -> ContextState:
-        env_state, ts = env.reset(random.at(key, 0, random.ENV), env.params)
-        return ContextState(
-            learner=learner,
-            carry=agents.carry(slots),
-            env=env_state,
-            ts=ts,
-            stats=statistics.init(env, env_state, window=1),
-            returns=jnp.full((members, slots, episodes), jnp.nan),
-            rewards=jnp.full((members, slots, longest), jnp.nan) if single else (),
-            episode=jnp.zeros((members, slots), jnp.int32),
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-        )
-
-    def act(state: ContextState, hp: Tree) -> tuple[Array, Tree]:
-        key = random.at(state.key, state.step, random.ACT)
-        action, carry, _ = agents.act(state.learner, state.carry, state.ts, key, hp)
-        if prompt is None:
-            return action, carry
-        key = random.at(state.key, state.step, random.PROMPT)
-        shown = prompt.play(key, state.env, state.ts.action_mask)
-        action = tree.where(state.episode < prompt.episodes, shown, action)
-        return action, jax.vmap(prompt.observe_action)(carry, state.ts, action)
+        begun = env.reset(random.at(key, 0, random.ENV), env.params)
+        return begin(setting, key, learner, *begun)
 
     def act_and_step(state: ContextState, hp: Tree) -> ContextState:
-        action, carry = act(state, hp)
-        env_state, ts = env.step(state.env, action, env.params)
-        ended = _ended(env, state.env, env_state, ts)
-        paid = statistics.in_own_units(env.spec, ts)
-        stats = statistics.update(
-            state.stats, paid._replace(last=ended), env.info(env_state)
-        )
-        # Out of range, and so nowhere, from the slot's E-th episode on.
-        written = ended[..., None] & (
-            jnp.arange(episodes)[None, None] == state.episode[..., None]
-        )
-        # The first step of an episode brings no reward, and is written nowhere.
-        now = (state.episode == 0) & ~ts.first
-        now = now[..., None] & (
-            jnp.arange(longest)[None, None] == stats.partial_length[..., None] - 1
-        )
-        return state._replace(
-            carry=carry,
-            env=env_state,
-            ts=ts,
-            stats=_begun(stats, ended & ~ts.last),
-            returns=jnp.where(written, stats.partial_return[..., None], state.returns),
-            rewards=jax.tree.map(
-                lambda old: jnp.where(now, paid.reward[..., None], old), state.rewards
-            ),
-            episode=state.episode + ended,
-            step=state.step + 1,
-        )
+        action, carry = act(setting, state, hp)
+        return arrive(setting, state, carry, *env.step(state.env, action, env.params))
 
-    def chunk(state: ContextState, hp: Tree):
+    def chunk(state: ContextState, hp: Tree) -> tuple[ContextState, Any]:
         state = state._replace(stats=statistics.start_chunk(state.stats))
         state, _ = jax.lax.scan(
             lambda s, _: (act_and_step(s, hp), None), state, None, steps_per_chunk
         )
-        finite = tree.all_finite(state.learner, axes=1)
-        return state, fused_runner.ChunkOutput({}, state.stats.chunk, finite)
+        return state, summarise(state)
 
     return Runner(init, chunk)
+
+
+def make_host(
+    agent: types.Agent,
+    env: types.HostEnv,
+    *,
+    episodes: int,
+    steps_per_chunk: int,
+    longest: int = 0,
+) -> Runner:
+    """Returns the Runner of environments that are stepped from Python.
+
+    Arguments and numbers are those of ``make``; neither function may be jitted, and
+    ``chunk`` donates its state. The state's ``env`` are the measures of its steps.
+    """
+    agents = population.population(agent, env.batch[0])
+    view = host_runner.view(env.spec, env.batch)
+    setting = Setting(agents, view, episodes, longest, None)
+    choose = jax.jit(functools.partial(act, setting))
+    follow = jax.jit(functools.partial(arrive, setting), donate_argnums=0)
+    start_chunk = jax.jit(
+        lambda s: s._replace(stats=statistics.start_chunk(s.stats)), donate_argnums=0
+    )
+    output = jax.jit(summarise)
+
+    def init(key: Key, learner: Tree) -> ContextState:
+        ts = jax.device_put(env.reset())
+        state = begin(setting, key, learner, jax.device_put(env.info()), ts)
+        return tree.copy(state)  # Its buffers are donated, those of others are not.
+
+    def chunk(state: ContextState, hp: Tree) -> tuple[ContextState, Any]:
+        state = start_chunk(state)
+        for _ in range(steps_per_chunk):
+            action, carry = choose(state, hp)
+            env.send(action)
+            ts = jax.device_put(env.recv())
+            state = follow(state, carry, jax.device_put(env.info()), ts)
+        return state, output(state)
+
+    return Runner(init, chunk)
+
+
+def begin(
+    setting: Setting, key: Key, learner: Tree, env_state: Tree, ts: types.TimeStep
+) -> ContextState:
+    """Returns the state at the first step ``ts``, before anything is remembered."""
+    (members, slots), episodes = setting.env.batch, setting.episodes
+    shape = (members, slots, setting.longest)
+    return ContextState(
+        learner=learner,
+        carry=setting.agents.carry(slots),
+        env=env_state,
+        ts=ts,
+        stats=statistics.init(setting.env, env_state, window=1),
+        returns=jnp.full((members, slots, episodes), jnp.nan),
+        rewards=jnp.full(shape, jnp.nan) if episodes == 1 and setting.longest else (),
+        episode=jnp.zeros((members, slots), jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def act(setting: Setting, state: ContextState, hp: Tree) -> tuple[Array, Tree]:
+    """Returns (actions, carries) [P, B, ...] of the agents, or of the prompt."""
+    prompt = setting.prompt
+    key = random.at(state.key, state.step, random.ACT)
+    action, carry, _ = setting.agents.act(state.learner, state.carry, state.ts, key, hp)
+    if prompt is None:
+        return action, carry
+    key = random.at(state.key, state.step, random.PROMPT)
+    shown = prompt.play(key, state.env, state.ts.action_mask)
+    is_shown = state.episode < prompt.episodes
+    action = tree.where(is_shown, shown, action)
+    carry = jax.vmap(prompt.observe_action)(carry, state.ts, action)
+    if prompt.keep_prompt is not None:
+        kept = jax.vmap(prompt.keep_prompt)(carry, state.ts)
+        carry = tree.where(is_shown, kept, carry)
+    return action, carry
+
+
+def arrive(
+    setting: Setting,
+    state: ContextState,
+    carry: Tree,
+    env_state: Tree,
+    ts: types.TimeStep,
+) -> ContextState:
+    """Returns the state after a step to ``ts``, with what it brought written down."""
+    env = setting.env
+    ended = _ended(env, state.env, env_state, ts)
+    paid = statistics.in_own_units(env.spec, ts)
+    stats = statistics.update(
+        state.stats, paid._replace(last=ended), env.info(env_state)
+    )
+    # Out of range, and so nowhere, from the slot's E-th episode on.
+    written = _is_at(state.episode, setting.episodes) & ended[..., None]
+    # The first step of an episode brings no reward, and is written nowhere.
+    now = _is_at(stats.partial_length - 1, setting.longest)
+    now &= ((state.episode == 0) & ~ts.first)[..., None]
+    return state._replace(
+        carry=carry,
+        env=env_state,
+        ts=ts,
+        stats=_begun(stats, ended & ~ts.last),
+        returns=jnp.where(written, stats.partial_return[..., None], state.returns),
+        rewards=jax.tree.map(
+            lambda old: jnp.where(now, paid.reward[..., None], old), state.rewards
+        ),
+        episode=state.episode + ended,
+        step=state.step + 1,
+    )
+
+
+def summarise(state: ContextState) -> fused_runner.ChunkOutput:
+    """Returns a chunk's output from its final state."""
+    finite = tree.all_finite(state.learner, axes=1)
+    return fused_runner.ChunkOutput({}, state.stats.chunk, finite)
+
+
+def _is_at(index: Array, size: int) -> Array:
+    """Returns where of ``size`` places each index [P, B] is, bool [P, B, size]."""
+    return jnp.arange(size)[None, None] == index[..., None]
 
 
 def _ended(env: types.Env, before: Tree, after: Tree, ts: types.TimeStep) -> Array:

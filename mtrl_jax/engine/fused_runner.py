@@ -36,7 +36,7 @@ class RunState(NamedTuple):
 
 
 class ChunkOutput(NamedTuple):
-    """What the host hears of a chunk."""
+    """Metrics and episode statistics of one chunk, fetched to the host."""
 
     metrics: dict[str, Array]  # [P] means over the chunk's updates
     episodes: dict[str, Array]  # [P, K] sums over its finished episodes
@@ -51,6 +51,18 @@ class Runner(NamedTuple):
 
     init: Callable[[Key, Tree], RunState]
     chunk: Callable[[RunState, Tree], tuple[RunState, ChunkOutput]]
+
+
+class Setting(NamedTuple):
+    """What a training step is made of; ``make`` has the arguments."""
+
+    agents: types.Agent  # of the whole population
+    env: types.Env
+    curriculum: Any
+    unroll_length: int
+    window: int
+    judged: str
+    extras_of: Callable[[Tree], Tree] | None  # None: steps are not recorded
 
 
 def make(
@@ -76,75 +88,98 @@ def make(
     gives every step out with the chunk's output, with ``extras_of`` what acting noted
     down.
     """
-    members, slots = env.batch
-    agents = population.population(agent, members, at_once, mesh)
-
-    def init(key: Key, hp: Tree) -> RunState:
-        course = () if curriculum is None else curriculum.init()
-        params = env.params if curriculum is None else curriculum.params(course)
-        env_state, ts = env.reset(random.at(key, 0, random.ENV), params)
-        return RunState(
-            learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
-            memory=init_memory(agents, slots),
-            carry=agents.carry(slots),
-            env=env_state,
-            ts=ts,
-            stats=statistics.init(env, env_state, window),
-            curriculum=course,
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-            emptied=() if agents.replay is None else jnp.zeros((), jnp.int32),
-        )
-
-    def train_step(state: RunState, hp: Tree) -> tuple[RunState, tuple]:
-        params = (
-            env.params if curriculum is None else curriculum.params(state.curriculum)
-        )
-        before = state.stats
-        state, rollout = unroll(state, hp, params)
-        learner, memory, metrics = learn(agents, state, rollout, hp)
-        state = state._replace(learner=learner, memory=memory, step=state.step + 1)
-        if curriculum is not None:
-            state = state._replace(
-                curriculum=update_curriculum(curriculum, state, before.chunk)
-            )
-        steps = rollout.ts, rollout.action, extras_of(rollout.extras)
-        return state, (metrics, steps if record else ())
-
-    def unroll(
-        state: RunState, hp: Tree, params: Tree
-    ) -> tuple[RunState, types.Rollout]:
-        key = random.at(state.key, state.step, random.ACT)
-
-        def act_and_step(scanned, t):
-            carry, env_state, ts, stats = scanned
-            action, carry, extras = agents.act(
-                state.learner, carry, ts, random.fold(key, t), hp
-            )
-            env_state, next_ts = env.step(env_state, action, params)
-            paid = statistics.in_own_units(env.spec, next_ts)
-            stats = statistics.update(stats, paid, env.info(env_state), judged)
-            return (carry, env_state, next_ts, stats), (ts, action, extras)
-
-        scanned = (state.carry, state.env, state.ts, state.stats)
-        scanned, (ts, action, extras) = jax.lax.scan(
-            act_and_step, scanned, jnp.arange(unroll_length)
-        )
-        carry, env_state, last_ts, stats = scanned
-        rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
-        return state._replace(
-            carry=carry, env=env_state, ts=last_ts, stats=stats
-        ), rollout
+    agents = population.population(agent, env.batch[0], at_once, mesh)
+    recorded = extras_of if record else None
+    setting = Setting(agents, env, curriculum, unroll_length, window, judged, recorded)
 
     def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
         state = state._replace(stats=statistics.start_chunk(state.stats))
         state, (metrics, steps) = jax.lax.scan(
-            lambda s, _: train_step(s, hp), state, None, length=updates_per_chunk
+            lambda s, _: train_step(setting, s, hp),
+            state,
+            None,
+            length=updates_per_chunk,
         )
         output = summarise(state, metrics)
+        if curriculum is not None:
+            levels = curriculum.metrics(state.curriculum)
+            output = output._replace(metrics=output.metrics | levels)
         return state, output._replace(history=one_rollout(*steps)) if record else output
 
-    return Runner(init, chunk)
+    return Runner(lambda key, hp: begin(setting, key, hp), chunk)
+
+
+def begin(setting: Setting, key: Key, hp: Tree) -> RunState:
+    """Returns the state ``[P]`` before the first update, all drawn from ``key``."""
+    agents, env, curriculum = setting.agents, setting.env, setting.curriculum
+    slots = env.batch[1]
+    course = () if curriculum is None else curriculum.init()
+    env_state, ts = env.reset(random.at(key, 0, random.ENV), params_of(setting, course))
+    return RunState(
+        learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
+        memory=init_memory(agents, slots),
+        carry=agents.carry(slots),
+        env=env_state,
+        ts=ts,
+        stats=statistics.init(env, env_state, setting.window),
+        curriculum=course,
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        emptied=() if agents.replay is None else jnp.zeros((), jnp.int32),
+    )
+
+
+def train_step(
+    setting: Setting, state: RunState, hp: Tree
+) -> tuple[RunState, tuple[dict[str, Array], tuple]]:
+    """Returns (state, (metrics [P], its steps if recorded)) after one update."""
+    before = state.stats
+    state, rollout = unroll(setting, state, hp)
+    learner, memory, metrics = learn(setting.agents, state, rollout, hp)
+    state = state._replace(learner=learner, memory=memory, step=state.step + 1)
+    if setting.curriculum is not None:
+        new = jax.tree.map(jnp.subtract, state.stats.chunk, before.chunk)
+        course = setting.curriculum.update(state.curriculum, new)
+        state = state._replace(curriculum=course)
+    if setting.extras_of is None:
+        return state, (metrics, ())
+    steps = rollout.ts, rollout.action, setting.extras_of(rollout.extras)
+    return state, (metrics, steps)
+
+
+def unroll(
+    setting: Setting, state: RunState, hp: Tree
+) -> tuple[RunState, types.Rollout]:
+    """Returns (state, Rollout [T, P, B]) after T steps of every slot, weights as they are."""
+    agents, env = setting.agents, setting.env
+    params = params_of(setting, state.curriculum)
+    key = random.at(state.key, state.step, random.ACT)
+
+    def act_and_step(scanned, t):
+        carry, env_state, ts, stats = scanned
+        action, carry, extras = agents.act(
+            state.learner, carry, ts, random.fold(key, t), hp
+        )
+        env_state, next_ts = env.step(env_state, action, params)
+        paid = statistics.in_own_units(env.spec, next_ts)
+        stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
+        return (carry, env_state, next_ts, stats), (ts, action, extras)
+
+    scanned = (state.carry, state.env, state.ts, state.stats)
+    scanned, (ts, action, extras) = jax.lax.scan(
+        act_and_step, scanned, jnp.arange(setting.unroll_length)
+    )
+    carry, env_state, last_ts, stats = scanned
+    rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
+    after = {"carry": carry, "env": env_state, "ts": last_ts, "stats": stats}
+    return state._replace(**after), rollout
+
+
+def params_of(setting: Setting, course: Tree) -> Tree:
+    """Returns the environment's params ``[P, B]`` at a curriculum's state."""
+    if setting.curriculum is None:
+        return setting.env.params
+    return setting.curriculum.params(course)
 
 
 def init_memory(agents: types.Agent, slots: int, shardings: Any = None) -> Tree:
@@ -205,11 +240,3 @@ def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:
         episodes=state.stats.chunk,
         finite=tree.all_finite(state.learner, axes=1),
     )
-
-
-def update_curriculum(
-    curriculum: Any, state: RunState, before: dict[str, Array]
-) -> Tree:
-    """Returns the curriculum's state after the episodes of one update."""
-    new = jax.tree.map(jnp.subtract, state.stats.chunk, before)
-    return curriculum.update(state.curriculum, new["return"], new["episodes"])

@@ -27,7 +27,7 @@ from mtrl_jax.types import Array, Key, Tree
 SLOT = 1  # the axis that halves are joined along
 
 
-class Piece(NamedTuple):
+class HalfStep(NamedTuple):
     """One step of one half: what was seen, done, and where it led."""
 
     ts: types.TimeStep  # [P, b, ...] before the action
@@ -80,13 +80,18 @@ def make(
         state = start_chunk(state)
         metrics = []
         for _ in range(updates_per_chunk):
-            pieces, carries, ts = unroll(state, hp)
+            half_steps, carries, ts = unroll(state, hp)
             steps_taken[0] = (steps_taken[0] + unroll_length) % 2**32
-            state, one = learn(state, pieces, carries, ts, hp)
+            state, one = learn(state, half_steps, carries, ts, hp)
             metrics.append(one)
         return state, summarise(state, metrics)
 
     return Runner(init, chunk)
+
+
+def view(spec: types.EnvSpec, batch: tuple[int, int]) -> types.Env:
+    """Returns what statistics read of host-driven environments; its state are measures."""
+    return types.Env(spec, batch, _no_env, _no_env, info=lambda measures: measures)
 
 
 def _make_begin(
@@ -94,10 +99,7 @@ def _make_begin(
 ) -> Callable:
     """Returns ``begin(key, hp, steps_taken) -> state`` with the environments reset."""
     members, slots = halves[0].batch[0], sum(half.batch[SLOT] for half in halves)
-    # What statistics want to know of an environment; its state is the measures.
-    view = types.Env(
-        halves[0].spec, (members, slots), _no_env, _no_env, info=lambda x: x
-    )
+    seen = view(halves[0].spec, (members, slots))
 
     def begin(key: Key, hp: Tree, steps_taken: int) -> RunState:
         ts = [jax.device_put(half.reset()) for half in halves]
@@ -108,7 +110,7 @@ def _make_begin(
             carry=tree.copy(agents.carry(slots)),
             env=jnp.asarray(steps_taken, jnp.uint32),
             ts=jax.jit(_join)(ts),
-            stats=statistics.init(view, measures, window),
+            stats=statistics.init(seen, measures, window),
             curriculum=(),
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(key),
@@ -121,9 +123,9 @@ def _make_begin(
 def _make_unroll(
     agents: types.Agent, halves: Sequence[types.HostEnv], unroll_length: int
 ) -> Callable:
-    """Returns ``unroll(state, hp) -> (pieces, carries, ts)``, lists with a half each.
+    """Returns ``unroll(state, hp) -> (half_steps, carries, ts)``, lists with a half each.
 
-    ``pieces`` are each half's T steps; carries and time steps are where it has arrived.
+    ``half_steps`` are each half's T steps; carries and time steps are where it has arrived.
     """
     sizes = [half.batch[SLOT] for half in halves]
     split = jax.jit(lambda whole: _split(whole, sizes))
@@ -131,11 +133,13 @@ def _make_unroll(
 
     def unroll(state: RunState, hp: Tree) -> tuple[list, list, list]:
         carries, ts = list(split(state.carry)), list(split(state.ts))
-        pieces: list[list[Piece]] = [[] for _ in halves]
+        half_steps: list[list[HalfStep]] = [[] for _ in halves]
 
         def arrive(h: int) -> None:
             ts[h] = jax.device_put(halves[h].recv())
-            pieces[h][-1] = pieces[h][-1]._replace(measures=_measures(halves[h]))
+            half_steps[h][-1] = half_steps[h][-1]._replace(
+                measures=_measures(halves[h])
+            )
 
         for t in range(unroll_length):
             for h, half in enumerate(halves):
@@ -143,10 +147,10 @@ def _make_unroll(
                     arrive(h)
                 action, carries[h], extras = act(state, carries[h], ts[h], t, h, hp)
                 half.send(action)
-                pieces[h].append(Piece(ts[h], action, extras, {}))
+                half_steps[h].append(HalfStep(ts[h], action, extras, {}))
         for h in range(len(halves)):
             arrive(h)
-        return pieces, carries, ts
+        return half_steps, carries, ts
 
     return unroll
 
@@ -166,13 +170,13 @@ def _make_act(agents: types.Agent, halves: int) -> Callable:
 
 
 def _make_learn(agents: types.Agent, spec: types.EnvSpec, judged: str) -> Callable:
-    """Returns ``learn(state, pieces, carries, ts, hp) -> (state, metrics[P])``.
+    """Returns ``learn(state, half_steps, carries, ts, hp) -> (state, metrics[P])``.
 
     It joins the halves to the rollout, counts its episodes and updates every member.
     """
 
-    def learn(state: RunState, pieces, carries, last, hp):
-        whole = _join([tree.stack(half) for half in pieces], axis=SLOT + 1)
+    def learn(state: RunState, half_steps, carries, last, hp):
+        whole = _join([tree.stack(half) for half in half_steps], axis=SLOT + 1)
         ts = fused_runner.append(whole.ts, _join(last))
         rollout = types.Rollout(ts, whole.action, whole.extras, state.carry)
         stats, _ = jax.lax.scan(

@@ -158,11 +158,10 @@ def validate(
     names: Iterable[str],
     population: int,
 ) -> None:
-    """Returns nothing if the choices fit a population and its hyperparameters' names.
+    """Raises ValueError unless the choices fit a population and its hyperparameters.
 
-    Raises:
-        ValueError: too few members for the exploit rule, or a range for a name that is
-            no hyperparameter.
+    That is where there are too few members for the exploit rule, or a range for a name
+    that is no hyperparameter.
     """
     smallest = _SMALLEST.get(config.exploit, 2)
     if population < smallest:

@@ -1,7 +1,7 @@
 """Hyperparameters that move while a run trains: by how far it is, or by how it goes.
 
 ``linear``, ``cosine`` and ``step`` are functions of the share of the run's updates that is
-done. ``plateau`` listens: it is a fold over the run's mean returns, one number a chunk,
+done. ``plateau`` is a fold over the run's mean returns, one number a chunk,
 and moves on each time they have stopped rising. Nothing here knows JAX.
 """
 
@@ -119,13 +119,13 @@ def value_at(schedule: Schedule, fraction: float) -> float:
 
 
 def value_after(schedule: Schedule, plateau: Plateau) -> float:
-    """Returns the value of a ``plateau`` schedule after what it has heard."""
+    """Returns the value of a ``plateau`` schedule after what it has observed."""
     assert schedule.step is not None
     way = plateau.moves * schedule.step / abs(schedule.high - schedule.low)
     return _between(schedule, min(way, 1.0))
 
 
-def hear(schedule: Schedule, plateau: Plateau, mean_return: float) -> Plateau:
+def plateau_update(schedule: Schedule, plateau: Plateau, mean_return: float) -> Plateau:
     """Returns what a ``plateau`` remembers after one more chunk: a step of the fold.
 
     A rise is a mean return above the best by more than tolerance · (top − bottom). A move

@@ -93,6 +93,18 @@ def members_at_once(mesh: Mesh) -> int | None:
     return 1 if alone else None
 
 
+def making_layout(
+    init: Callable, mesh: Mesh, members: int, *arguments: Any
+) -> Callable:
+    """Returns ``init`` jitted so that each leaf of its RunState is made where it belongs.
+
+    No device ever holds more than its share. ``arguments`` are those of the call.
+    """
+    shapes = jax.eval_shape(init, *arguments)
+    layout = run_state_shardings(shapes, mesh, members)
+    return jax.jit(init, out_shardings=layout)
+
+
 def keeping_layout(chunk: Callable) -> Callable:
     """Returns ``chunk`` jitted so that its result lies on the devices its input did.
 

@@ -2,8 +2,8 @@
 
 An episode is ``pulls`` pulls of one bandit; an agent that remembers them finds the best
 arm. The adversarial bandits of Algorithm Distillation (Laskin et al. 2023,
-arXiv:2210.14215) differ in which arms are good, so that whoever learned a prior instead
-of exploration is found out: train on ``odd``, test on ``even``.
+arXiv:2210.14215) differ in which arms are good, so that an agent that learned a prior
+instead of exploration is found out: train on ``odd``, test on ``even``.
 
     odd, even   good arms pay U(0.5, 1), the others U(0, 0.5); in a share ``favoured`` of
                 all bandits the odd (even) arms are good, in the rest the other ones

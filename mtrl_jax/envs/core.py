@@ -37,7 +37,7 @@ class PureTask(NamedTuple):
     info: Callable[[Tree, Tree], dict[str, Array]] | None = None  # float32 scalars
     # For people, not traced: one slot's (state, params) -> uint8 [H, W, 3].
     render: Callable[[Tree, Tree], Any] | None = None
-    # What happens within an episode, rarely, and is too dear for every step: in slots
+    # What happens within an episode, rarely, and costs too much for every step: in slots
     # where wants_renewal(state), ``renew(key, state, params) -> (state, obs)`` replaces
     # what the step gave.
     wants_renewal: Callable[[Tree], Array] | None = None

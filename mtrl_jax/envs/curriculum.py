@@ -1,136 +1,165 @@
 """Curricula: environment params as a function of how the members are doing.
 
-A ``Curriculum`` is three pure functions, traced into the training step. Its state is a
-pytree with a leading axis P, so PBT can copy and checkpoints can save it like any
-other. New params reach a slot at its next reset (see ``core.vectorise``): an episode is
-never made harder half-way.
+A ``Curriculum`` is pure functions, traced into the training step. Its state is a pytree
+with a leading axis P, saved in checkpoints like any other. New params reach a slot at its
+next reset (see ``slots.make``): an episode is never made harder half-way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import errors, types
+from mtrl_jax.envs import dtypes
+from mtrl_jax.envs.core import PureTask
 from mtrl_jax.types import Array, Tree
 
 
 class Curriculum(NamedTuple):
     """``init() -> state``, leaves ``[P, ...]``;
     ``params(state)`` returns what ``Env.reset`` and ``step`` take, leaves ``[P, B, ...]``;
-    ``update(state, returns, episodes)`` returns the next state from the sums of the
-    episodes that ended since the last call, both ``[P, K]`` float32 for K tasks: the
-    sum of their returns and their number (0 where none ended).
-
-    Plain arrays, because the engine that counts them does not import this package.
+    ``update(state, sums)`` returns the next state from the episodes that ended since the
+    last call: ``{"episodes": their number, "return": sum, MEASURE: sum}``, all ``[P, K]``
+    float32 for K tasks (0 where none ended);
+    ``metrics(state)`` returns what is shown of it, ``[P]``.
     """
 
     init: Callable[[], Tree]
     params: Callable[[Tree], Tree]
-    update: Callable[[Tree, Array, Array], Tree]
+    update: Callable[[Tree, dict[str, Array]], Tree]
+    metrics: Callable[[Tree], dict[str, Array]]
 
 
-class LinearState(NamedTuple):
-    """Difficulty and the episodes it was judged by so far; K tasks are not needed."""
+class Course(NamedTuple):
+    """The way of one task of a mixture from ``start`` to its own params."""
 
-    level: Array  # [P] float32 in [0, 1]
-    returns: Array  # [P] sum since the level last changed
-    episodes: Array  # [P] their number
-
-
-def constant(params: Tree) -> Curriculum:
-    """Returns the curriculum that never changes ``params``."""
-    return Curriculum(
-        init=lambda: (),
-        params=lambda state: params,
-        update=lambda state, returns, episodes: state,
-    )
+    name: str  # of the task
+    task: int  # its number, as in TimeStep.task
+    part: int  # of the mixture's params
+    rows: slice  # of the part's members or slots, those that play it
+    members: slice  # of the population, those that play it
+    start: Tree  # params of the easiest task
+    measure: str  # "return", or a measure of its episodes
+    threshold: float
+    steps: int
+    min_episodes: int
 
 
-def linear(
-    env: types.Env,
-    field: str,
-    *,
-    low: float,
-    high: float,
-    threshold: float,
-    steps: int = 10,
-    min_episodes: int = 32,
-    task: int = 0,
-    members: slice = slice(None),
+class Levels(NamedTuple):
+    """How far members are on R courses, and the episodes they are judged by so far."""
+
+    level: Array  # [P, R] float32 in [0, 1]
+    total: Array  # [P, R] sum of the measure since they were last judged
+    episodes: Array  # [P, R] their number
+
+
+def make(
+    params: tuple, members: int, axis: int, courses: Sequence[Course]
 ) -> Curriculum:
-    """Returns the curriculum that moves one param from ``low`` to ``high`` by success.
+    """Returns the curriculum of a mixture in which tasks get harder by success.
 
-        level ← min(level + 1/steps, 1)   when the mean return of ``task``, over at least
-        param = low + level·(high - low)  ``min_episodes`` episodes at this level, is at
-                                          least ``threshold``
+        level ← min(level + 1/steps, 1)          when the mean of ``measure`` over at least
+        params = start + level·(params - start)  ``min_episodes`` episodes is at least
+                                                 ``threshold``
 
-    ``field`` names a leaf of ``env.params``, e.g. "length", or "1.length" for part 1 of
-    a mixture; an integer leaf gets the nearest integer. Each member has a level of its
-    own. In a mixture along the population axis, ``members`` are those that own the part.
-    Episodes begun at the level before are counted too: keep ``min_episodes`` well above
-    the number of slots where that matters. Raises ValueError for an unknown field or task
-    and for sizes below 1.
+    ``params`` are those of the mixture, one item a part, leaves [P, B, ...]; integers get
+    the nearest. ``axis`` 0: parts lie along the population, 1: along the slots. Each member
+    has a level of its own. After ``min_episodes``, passed or not, episodes are counted
+    afresh, so early failures are forgotten. Episodes begun at the level before are counted
+    too: keep ``min_episodes`` well above the number of slots where that matters.
     """
-    _check(env, field, task, steps, min_episodes)
+    tasks = jnp.asarray([course.task for course in courses])
+    threshold = jnp.asarray([course.threshold for course in courses], jnp.float32)
+    steps = jnp.asarray([course.steps for course in courses], jnp.float32)
+    enough = jnp.asarray([course.min_episodes for course in courses], jnp.float32)
 
-    def init() -> LinearState:
-        return LinearState(*(jnp.zeros(env.batch[0], jnp.float32) for _ in range(3)))
+    def init() -> Levels:
+        return Levels(*(jnp.zeros((members, len(courses))) for _ in range(3)))
 
-    def params(state: LinearState) -> Tree:
-        value = low + state.level * (high - low)
-        return replace_leaf(env.params, field, value[members])
+    def params_at(state: Levels) -> tuple:
+        parts = list(params)
+        for r, course in enumerate(courses):
+            level = state.level[course.members, r]
+            parts[course.part] = _moved(parts[course.part], course, level, axis)
+        return tuple(parts)
 
-    def update(state: LinearState, returns: Array, episodes: Array) -> LinearState:
-        total = state.returns + returns[:, task]
-        number = state.episodes + episodes[:, task]
-        judged = number >= min_episodes
-        passed = judged & (total >= threshold * number)
-        level = jnp.minimum(state.level + passed / steps, 1.0)
-        # Judged by fresh episodes each time, so early failures are forgotten.
-        return LinearState(
-            level, jnp.where(judged, 0.0, total), jnp.where(judged, 0.0, number)
+    def update(state: Levels, sums: dict[str, Array]) -> Levels:
+        measured = [sums[course.measure][:, course.task] for course in courses]
+        total = state.total + jnp.stack(measured, axis=1)
+        episodes = state.episodes + sums["episodes"][:, tasks]
+        judged = episodes >= enough[None]
+        passed = judged & (total >= threshold[None] * episodes)
+        # Rounded to whole steps, so that the last one ends at 1 exactly.
+        done = jnp.round(state.level * steps[None]) + passed
+        level = jnp.minimum(done / steps[None], 1.0)
+        return Levels(
+            level, jnp.where(judged, 0.0, total), jnp.where(judged, 0.0, episodes)
         )
 
-    return Curriculum(init, params, update)
+    def metrics(state: Levels) -> dict[str, Array]:
+        everyone = jnp.full(members, jnp.nan)
+        return {
+            f"level/{course.name}": everyone.at[course.members].set(
+                state.level[course.members, r]
+            )
+            for r, course in enumerate(courses)
+        }
+
+    return Curriculum(init, params_at, update, metrics)
 
 
-def leaf_names(params: Tree) -> list[str]:
-    """Returns the names of all leaves, as ``linear`` takes them: "length", "1.length"."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return [_name(path) for path, _ in paths]
+def start_of(task: PureTask, easy: PureTask, moved: Sequence[str]) -> Tree:
+    """Returns the params of ``easy``, from which those of ``task`` can be reached.
 
-
-def replace_leaf(params: Tree, field: str, value: Array) -> Tree:
-    """Returns ``params`` with leaf ``field`` ``[P, B, ...]`` set to ``value`` ``[P]``.
-
-    The dtype stays; integers get the nearest. Raises ValueError for an unknown field.
+    ``moved`` names the params that differ. Raises ValueError unless they are numbers among
+    the params of ``task``, and the same in number.
     """
-    errors.check("field", field, leaf_names(params))
+    own, start = dtypes.as_arrays(task.params), dtypes.as_arrays(easy.params)
+    numbers = {name: x for name, x in _named(own).items() if _is_number(x)}
+    for name in moved:
+        if name not in numbers:
+            known = ", ".join(numbers) or "none"
+            raise ValueError(
+                f"start.{name}: no number of {task.spec.name} that can change while it "
+                f"is played (those are: {known})"
+            )
+        shapes = [x.shape for x in (_named(start)[name], numbers[name])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"start.{name} has shape {list(shapes[0])}, the task's own "
+                f"{list(shapes[1])}; give the same"
+            )
+    return start
 
-    def leaf(path, x):
-        if _name(path) != field:
+
+def _moved(part: Tree, course: Course, level: Array, axis: int) -> Tree:
+    """Returns a part's params [P, B, ...] with those of one course at ``level`` [P]."""
+    own_rows = (slice(None),) * axis + (course.rows,)
+
+    def leaf(x: Array, start: Array) -> Array:
+        if not _is_number(x):
             return x
-        rounded = jnp.round(value) if jnp.issubdtype(x.dtype, jnp.integer) else value
-        column = rounded.reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.broadcast_to(column, x.shape).astype(x.dtype)
+        own = x[own_rows]
+        share = level.reshape(-1, *(1,) * (own.ndim - 1))
+        first, last = (jnp.asarray(y, jnp.float32) for y in (start, own))
+        first = jnp.broadcast_to(first, last.shape)
+        value = first + share * (last - first)
+        value = jnp.round(value) if jnp.issubdtype(x.dtype, jnp.integer) else value
+        # Large integers are exact where they do not move.
+        stays = (share >= 1.0) | (own == jnp.broadcast_to(start, own.shape))
+        return x.at[own_rows].set(jnp.where(stays, own, value.astype(x.dtype)))
 
-    return jax.tree_util.tree_map_with_path(leaf, params)
+    return jax.tree.map(leaf, part, course.start)
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def _named(params: Tree) -> dict[str, Array]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    keystr = jax.tree_util.keystr
+    return {keystr(path, simple=True, separator="."): x for path, x in paths}
 
 
-def _check(
-    env: types.Env, field: str, task: int, steps: int, min_episodes: int
-) -> None:
-    errors.check("field", field, leaf_names(env.params))
-    if not 0 <= task < len(env.spec.tasks):
-        raise ValueError(f"task: got {task}, give an index below {len(env.spec.tasks)}")
-    for name, value in (("steps", steps), ("min_episodes", min_episodes)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, give at least 1")
+def _is_number(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.number)

@@ -1,6 +1,6 @@
 """Exact returns in dark rooms: of uniformly random actions and of the best ones.
 
-Both follow from one matrix per step, ``H_n[goal, from]``: the probability that whoever
+Both follow from one matrix per step, ``H_n[goal, from]``: the probability that an agent that
 starts at ``from`` and looks for ``goal`` is there after n >= 1 steps (in rooms that end
 at the goal: has been there). With S cells, a start distribution p [S] and L steps,
 

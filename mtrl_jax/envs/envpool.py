@@ -107,7 +107,7 @@ def make(
 
 
 def close(env: types.Env) -> None:
-    """Closes the pool of an Env: what is traced or run with it afterwards is an error.
+    """Close the pool of an Env: what is traced or run with it afterwards is an error.
 
     Resetting the environments makes programs that are already compiled fail their
     order check; the pool is freed when the last of them is.

@@ -250,7 +250,7 @@ def _check_type(field: str, value: Any, default: Any) -> None:
 
 
 def _check_value(field: str, value: Any) -> None:
-    """Raises ValueError for a number that the pool could not hold, a path out of it."""
+    """Raises ValueError unless the pool can hold a number, and a path stays in it."""
     if isinstance(value, list | tuple):
         for x in value:
             _check_value(field, x)

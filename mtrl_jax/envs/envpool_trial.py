@@ -1,6 +1,6 @@
 """Options of a pool, tried in a process of their own first.
 
-envpool's C++ believes what it is told: a maze of size 1 or a lake of size 0 ends the
+envpool's C++ checks no option: a maze of size 1 or a lake of size 0 ends the
 whole process, and a run with it. What a user gives beside the kit's own, bounded options
 is therefore played for a few steps by a child, which may die of it.
 """

@@ -91,7 +91,7 @@ def reset_now(engine: Any) -> dict[str, np.ndarray]:
 
 
 def send_now(engine: Any, encode: Callable[[Any, Any], np.ndarray]) -> None:
-    """Starts a step of all environments from Python and returns at once."""
+    """Start a step of all environments from Python and return at once."""
     ids = np.arange(engine.config["num_envs"], dtype=np.int32)
     spec = _foreign_arguments(engine)
     action = np.ascontiguousarray(encode(spec.shape, spec.dtype))
@@ -104,7 +104,7 @@ def receive_now(engine: Any) -> dict[str, np.ndarray]:
 
 
 def require(condition: Array, message: str, keep_alive: Any) -> None:
-    """Stops the running program with ``message`` where ``condition`` is False.
+    """Stop the running program with ``message`` where ``condition`` is False.
 
     The program then also holds ``keep_alive``: one compiled ahead of time would
     otherwise outlive the pool that it calls by address.

@@ -146,7 +146,7 @@ def _max_steps(name: str, env: Any, params: Any) -> int:
 
 @contextlib.contextmanager
 def _playable(name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Turns whatever an environment makes of odd options into a ValueError."""
+    """Turn whatever an environment makes of odd options into a ValueError."""
     try:
         yield
     except Exception as error:
@@ -159,7 +159,7 @@ def _playable(name: str, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _try(env: Any, params: Any) -> None:
-    """Traces a reset and a step, which raises what does not fit together."""
+    """Trace a reset and a step, which raises what does not fit together."""
     key = jax.random.key(0)
     with jax.numpy_rank_promotion("allow"):
         _, state = jax.eval_shape(env.reset_env, key, params)
@@ -214,7 +214,7 @@ def _check_pairs(params: Any) -> None:
 
 
 def _check_bounds(key: str, value: Any, kind: str) -> None:
-    """Raises ValueError for a number with which the environment means nothing."""
+    """Raises ValueError unless each number means something to the environment."""
     low, high = _bounds(key, kind)
     for x in np.asarray(value, np.float64).ravel():
         if not low <= x <= high:

@@ -36,8 +36,8 @@ class Layout(NamedTuple):
 def make(envs: Sequence[types.Env | types.HostEnv], axis: str) -> Layout:
     """Returns the Layout of ``envs`` along ``axis`` ("slot" or "population").
 
-    Tasks with the same name are numbered ("name", "name#2", ...), so that returns can
-    be told apart. Raises ValueError for no envs, an unknown axis, batches that do not
+    Tasks with the same name are numbered ("name", "name#2", ...), so that returns
+    have names of their own. Raises ValueError for no envs, an unknown axis, batches that do not
     fit together and action spaces that cannot be combined.
     """
     if axis not in AXES:

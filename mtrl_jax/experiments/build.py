@@ -84,9 +84,8 @@ def assemble(
     def placed(hp: Tree) -> Any:
         if not pure:
             return init(place.keys, hp)
-        state = jax.jit(init)(place.keys, hp)
-        layout = sharding.run_state_shardings(state, place.mesh, members)
-        return jax.device_put(state, layout)
+        arguments = place.keys, hp
+        return sharding.making_layout(init, place.mesh, members, *arguments)(*arguments)
 
     def shapes(hp: Tree) -> Any:
         state = jax.eval_shape(init, place.keys, hp)

@@ -86,10 +86,9 @@ def check_learns_from_rollouts(
 
 
 def check_rounds(config: Any) -> None:
-    """Returns nothing if members can ever have the episodes that PBT asks of them.
+    """Raises ValueError unless members can have the episodes that PBT asks of them.
 
-    Raises:
-      ValueError: they are judged by fewer than ``min_episodes``, so none would be copied.
+    Judged by fewer than ``min_episodes``, none would ever be copied.
     """
     settings, choice = config.population.pbt, config.population.fitness
     if settings is None or settings.exploit == "none":

@@ -29,6 +29,8 @@ class World(NamedTuple):
     batch: tuple[int, int]
     pure: bool
     close: Callable[[], None]
+    # Batches of the parts that ``train`` is a mixture of; tasks can share one.
+    parts: tuple[tuple[int, int], ...] = ()
 
 
 class Task(NamedTuple):
@@ -38,6 +40,7 @@ class Task(NamedTuple):
     env: str
     slots: int
     options: dict[str, Any]
+    entry: int  # of the config's tasks
     first_slot: int = 0  # of the environment's own, where it is the other half of one
 
 
@@ -49,9 +52,12 @@ def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     """
     tasks, episodes = tasks_of(config), config.evaluation.episodes
     if runner_kind(config, tasks) == "fused":
-        env = make_env(config, tasks, f"{seed}/train")
+        parts = _joined(config, tasks, f"{seed}/train")
+        env = _mixed(config, parts)
         test = make_env(config, tasks, f"{seed}/test", episodes)
-        return World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
+        sizes = tuple(part.batch for part in parts)
+        world = World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
+        return world._replace(parts=sizes)
     halves = make_halves(config, tasks, f"{seed}/train")
     hosted = make_host_env(config, tasks, f"{seed}/test", episodes)
     slots = sum(half.batch[1] for half in halves)
@@ -73,7 +79,7 @@ def tasks_of(config: schema.ExperimentConfig) -> list[Task]:
         field = f"tasks.{i}.{'suite' if task.suite else 'env'}"
         with errors.at(field):
             names = envs.suite(task.suite) if task.suite else [str(task.env)]
-        tasks += [Task(f"tasks.{i}", n, task.slots, task.options) for n in names]
+        tasks += [Task(f"tasks.{i}", n, task.slots, task.options, i) for n in names]
     return tasks
 
 
@@ -107,7 +113,16 @@ def make_env(
     Raises:
       ConfigError: an option, size or combination that cannot work.
     """
-    axis = config.population.axis
+    return _mixed(config, _joined(config, tasks, seed, slots))
+
+
+def _joined(
+    config: schema.ExperimentConfig,
+    tasks: list[Task],
+    seed: str,
+    slots: int | None = None,
+) -> list[types.Env]:
+    """Returns the parts of the mixture, one for neighbours of the same code."""
 
     def part(task, batch, pool_seed):
         given = task.env, batch, task.options, pool_seed
@@ -116,7 +131,12 @@ def make_env(
 
     parts = _parts(config, tasks, seed, slots, part)
     with errors.at("tasks"):
-        return mixture.make(core.join(parts, axis), axis)
+        return core.join(parts, config.population.axis)
+
+
+def _mixed(config: schema.ExperimentConfig, parts: list[types.Env]) -> types.Env:
+    with errors.at("tasks"):
+        return mixture.make(parts, config.population.axis)
 
 
 def make_host_env(
@@ -166,8 +186,8 @@ def describe(config: schema.ExperimentConfig, restart: int = 0) -> dict[str, Any
     """Returns what is worth recording of each environment: options, seeds, versions."""
     described = {}
     seed = f"{config.seed}/{restart}/train"
-    for k, (task, batch) in enumerate(_batches(config, tasks_of(config), None)):
-        record = envs.describe(task.env, batch, task.options, _pool_seed(seed, k))
+    for k, (task, batch) in enumerate(batches(config)):
+        record = envs.describe(task.env, batch, task.options, pool_seed(seed, k))
         described[f"{k}: {task.env}"] = {"slots": batch[1], **record}
     return described
 
@@ -175,14 +195,25 @@ def describe(config: schema.ExperimentConfig, restart: int = 0) -> dict[str, Any
 def _parts(config, tasks, seed, slots, make) -> list:
     """Returns the environments of the mixture, one for each task."""
     parts = []
-    for k, (task, batch) in enumerate(_batches(config, tasks, slots)):
+    for k, (task, batch) in enumerate(batches(config, tasks, slots)):
         with errors.at(task.field):
-            parts.append(make(task, batch, _pool_seed(seed, k)))
+            parts.append(make(task, batch, pool_seed(seed, k)))
     return parts
 
 
-def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
-    """Returns each task with its part ``(P_k, B_k)`` of the population's slots."""
+def batches(
+    config: schema.ExperimentConfig,
+    tasks: list[Task] | None = None,
+    slots: int | None = None,
+) -> list[tuple[Task, tuple[int, int]]]:
+    """Returns each task with its part ``(P_k, B_k)`` of the population's slots.
+
+    ``tasks`` default to the config's, ``slots`` of a task to its own.
+
+    Raises:
+      ConfigError: a population that the tasks do not divide.
+    """
+    tasks = tasks_of(config) if tasks is None else tasks
     members = config.population.size
     if config.population.axis == "population":
         if members % len(tasks):
@@ -195,7 +226,8 @@ def _batches(config, tasks, slots) -> list[tuple[Task, tuple[int, int]]]:
     return [(task, (members, slots or task.slots)) for task in tasks]
 
 
-def _pool_seed(seed: str, part: int) -> int:
+def pool_seed(seed: str, part: int) -> int:
+    """Returns the seed of part ``part`` of the environments that ``seed`` names."""
     return zlib.crc32(f"{seed}/{part}".encode())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from mtrl_jax import agents, errors, tree, types
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import agent_settings, stage_schema
-from mtrl_jax.engine import context_runner
+from mtrl_jax.engine import context_runner, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
 from mtrl_jax.training import report
@@ -48,44 +48,68 @@ def make_program(
     check_fits(env.spec, spec, config.of)
     acting.check_tasks(agent, config, spec, env.spec)
     test_spec = trials.per_episode(env.spec)
-    longest = _longest(config, test_spec)
-    # With the step that resets.
-    steps = settings.episodes_per_chunk * (longest + 1)
-    runner = context_runner.make(
-        agent,
-        env,
-        episodes=settings.episodes,
-        steps_per_chunk=steps,
-        longest=longest,
-        prompt=_prompt(config),
-    )
-    place = build.placement(config, slots)
+    run_length = _run_length(config, slots, _longest(config, test_spec))
+    runner = _runner(config, agent, env, run_length.per_chunk)
+    hosted = isinstance(env, types.HostEnv)
+    place = build.placement(config, slots, not hosted)
     weights, hp = source or (None, build.initial_hparams(config, place.keys))
-    chunks = math.ceil(settings.episodes / settings.episodes_per_chunk)
     before = "" if weights is None else fingerprint(weights)
+    weights = sharding.on_devices(weights, place.mesh, members)
     return build.assemble(
         config,
         place,
         # Copied, because the runner donates its state.
         init=lambda keys, _: runner.init(keys, tree.copy(weights)),
         chunk=runner.chunk,
+        pure=not hosted,
+        compiled=not hosted,
+        indivisible=hosted,
         hp=build.with_evaluation_hparams(config, hp),
         spec=test_spec,
         agent=agent,
         batch=(members, slots),
-        run_length=RunLength(
-            updates=chunks * steps,
-            per_chunk=steps,
-            steps=slots,
-            test_every=0,
-            save_every=config.checkpoint.every_updates,
-        ),
+        run_length=run_length,
         reporter=_reporter(config, test_spec, before, compared),
         evaluate=None,
         pbt_round=None,
         metric=None,
-        close=lambda: None,
+        close=env.close if isinstance(env, types.HostEnv) else lambda: None,
     )
+
+
+def _run_length(
+    config: stage_schema.EvaluateStage, slots: int, longest: int
+) -> RunLength:
+    """Returns the length of an evaluation, an update being a step of every slot."""
+    settings = config.evaluation
+    # With the step that resets.
+    steps = settings.episodes_per_chunk * (longest + 1)
+    return RunLength(
+        updates=math.ceil(settings.episodes / settings.episodes_per_chunk) * steps,
+        per_chunk=steps,
+        steps=slots,
+        test_every=0,
+        save_every=config.checkpoint.every_updates,
+    )
+
+
+def _runner(
+    config: stage_schema.EvaluateStage,
+    agent: types.Agent,
+    env: types.Env | types.HostEnv,
+    steps: int,
+) -> context_runner.Runner:
+    """Returns the runner of ``steps`` a chunk, in the program or from Python."""
+    prompt, settings = _prompt(config), config.evaluation
+    lengths = {
+        "episodes": settings.episodes,
+        "steps_per_chunk": steps,
+        "longest": steps // settings.episodes_per_chunk - 1,
+    }
+    if isinstance(env, types.HostEnv):
+        # Of no such task it is known what is best, so there is no prompt.
+        return context_runner.make_host(agent, env, **lengths)
+    return context_runner.make(agent, env, prompt=prompt, **lengths)
 
 
 def fingerprint(learner: Tree) -> str:
@@ -148,7 +172,8 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     """
     if config.prompt is None:
         return None
-    observe_action = agent_settings.module(config).INFO.observe_action
+    info = agent_settings.module(config).INFO
+    observe_action = info.observe_action
     if observe_action is None:
         can = [x for x in agents.AGENTS if agents.get(x).INFO.observe_action]
         raise errors.ConfigError(
@@ -161,7 +186,9 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
         return noisy(key, best(state), legal)
 
-    return context_runner.Prompt(config.prompt.episodes, play, observe_action)
+    return context_runner.Prompt(
+        config.prompt.episodes, play, observe_action, info.keep_prompt
+    )
 
 
 def _reporter(

@@ -17,9 +17,11 @@ from mtrl_jax.engine import (
     fused_runner,
     host_runner,
 )
+from mtrl_jax.envs.curriculum import Curriculum
 from mtrl_jax.experiments import (
     build,
     checks,
+    curricula,
     device_memory,
     environments,
     reporters,
@@ -58,8 +60,9 @@ def make_program(
         checks.check_rounds(config)
     place = build.placement(config, batch[1], world.pure)
     device_memory.check(agent, config, spec, batch[1], place.mesh)
+    course = curricula.make(config, world)
     runner = make_runner(
-        config, agent, world, place, judged=metric.measure, record=record
+        config, agent, world, place, course, judged=metric.measure, record=record
     )
     return build.assemble(
         config,
@@ -100,6 +103,7 @@ def make_runner(
     agent: types.Agent,
     world: environments.World,
     place: build.Placement,
+    course: Curriculum | None,
     *,
     judged: str,
     record: Recording | None,
@@ -117,4 +121,6 @@ def make_runner(
         return host_runner.make(agent, world.train, **options)
     if record is not None:
         options |= {"record": True, "extras_of": record.extras}
-    return fused_runner.make(agent, world.train, mesh=place.mesh, **options)
+    return fused_runner.make(
+        agent, world.train, mesh=place.mesh, curriculum=course, **options
+    )

@@ -152,7 +152,7 @@ def play(
 
 
 def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None:
-    """Returns after writing the frames; the last one stays for a second."""
+    """Write the frames as a GIF; the last one stays for a second."""
     from PIL import Image
 
     images = [Image.fromarray(f).quantize(256) for f in [*frames, *frames[-1:] * fps]]
@@ -168,7 +168,7 @@ def _check_out(out: pathlib.Path) -> None:
 
 
 def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:
-    """Returns ``choose(key, state) -> action [1, 1, ...]`` of whoever plays ``name``."""
+    """Returns ``choose(key, state) -> action [1, 1, ...]`` of what plays ``name``."""
     if not name.startswith("labyrinth/"):
         return lambda key, state: actions.sample(env.spec.action, key, env.batch)
     from mtrl_jax.envs.labyrinth import oracle

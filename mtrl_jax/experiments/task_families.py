@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import envs, errors, tree, types
+from mtrl_jax import envs, errors, random, tree, types
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.envs import core, expert_labels, mixture
+from mtrl_jax.experiments import environments
 from mtrl_jax.experiments.environments import World
 
 
 class Spread(NamedTuple):
     """An entry of ``tasks``: its code and, where there are many, all that it stands for."""
 
+    field: str  # where the config names it
     task: stage_schema.StageTask
+    name: str  # of the environment; a suite has an entry for each
     pure: core.PureTask | None  # None outside the program (envpool)
     many: types.Tree | None  # params [N, ...]
 
@@ -34,21 +37,18 @@ class Spread(NamedTuple):
 def entries(config: Any) -> list[Spread]:
     """Returns the entries of a stage's ``tasks``, suites expanded.
 
-    A collect stage's may be outside the program.
-
     Raises:
-      ConfigError: an unknown environment or option, or one outside the program.
+      ConfigError: an unknown environment or option.
     """
     found = []
     for i, entry in enumerate(config.tasks):
         with errors.at(f"tasks.{i}"):
-            found += [_entry(entry, name) for name in _names(entry)]
-            if config.kind != "collect" and any(x.pure is None for x in found):
+            if entry.curriculum is not None:
                 raise ValueError(
-                    f"env: {entry.env or entry.suite} runs outside the program, where "
-                    "frozen weights cannot go on with the same carry; give one that is "
-                    "pure"
+                    f"curriculum with kind={config.kind!r}: levels move in online runs "
+                    "and stages alone; leave it out"
                 )
+            found += [_entry(f"tasks.{i}", entry, name) for name in _names(entry)]
     return found
 
 
@@ -92,25 +92,43 @@ def collecting(
     return world, names, one.pure.action_mask is not None
 
 
-def testing(config: stage_schema.EvaluateStage) -> types.Env:
-    """Returns all tasks of all entries as slots of every member, one Env.
+def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
+    """Returns all tasks of all entries as slots of every member.
 
-    Slot b of an entry's N x ``slots`` plays its task b mod N.
+    Slot b of an entry's N x ``slots`` plays its task b mod N. A HostEnv, stepped from
+    Python, where an entry runs outside the program (envpool).
 
     Raises:
       ConfigError: tasks that cannot be, or not be together.
     """
-    members, parts = config.population.size, []
-    for spread in entries(config):
-        assert spread.pure is not None
-        batch = (members, spread.number * spread.task.slots)
-        if spread.many is None:
-            parts.append(core.vectorise(spread.pure, batch))
-        else:
-            parts.append(core.spread(spread.pure, spread.many, batch, "slot"))
-    advised = _advice(config)
+    found, advised = entries(config), _advice(config)
+    hosted = any(spread.pure is None for spread in found)
+    parts: list[Any] = []
+    for k, spread in enumerate(found):
+        batch = (config.population.size, spread.number * spread.task.slots)
+        seed = environments.pool_seed(f"{config.seed}/test", k)
+        with errors.at(spread.field):
+            parts.append(
+                _hosted(spread, batch, seed) if hosted else _spread(spread, batch)
+            )
     with errors.at("tasks"):
+        if hosted:
+            return mixture.make_host(parts) if len(parts) > 1 else parts[0]
         return advised(mixture.make(parts) if len(parts) > 1 else parts[0])
+
+
+def _spread(entry: Spread, batch: tuple[int, int]) -> types.Env:
+    assert entry.pure is not None
+    if entry.many is None:
+        return core.vectorise(entry.pure, batch)
+    return core.spread(entry.pure, entry.many, batch, "slot")
+
+
+def _hosted(entry: Spread, batch: tuple[int, int], seed: int) -> types.HostEnv:
+    if entry.pure is None:
+        return envs.make_host(entry.name, batch, entry.task.options, seed)
+    key = random.at(random.roots(seed, batch[0]), 0, random.ENV)
+    return mixture.host_from_pure(_spread(entry, batch), key)
 
 
 def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
@@ -148,8 +166,6 @@ def _advice(config: Any) -> Callable[[types.Env], types.Env]:
 def _mixture(
     config: stage_schema.CollectStage, found: list[Spread], restart: int
 ) -> tuple[World, list[str], bool]:
-    from mtrl_jax.experiments import environments
-
     world = environments.make_world(config, f"{config.seed}/{restart}")
     if world.kind != "fused":
         world.close()
@@ -173,9 +189,10 @@ def _names(entry: stage_schema.StageTask) -> list[str]:
     return envs.suite(entry.suite) if entry.suite else [str(entry.env)]
 
 
-def _entry(entry: stage_schema.StageTask, name: str) -> Spread:
+def _entry(field: str, entry: stage_schema.StageTask, name: str) -> Spread:
     pure = envs.pure_task(name, entry.options)
     if pure is None:
-        return Spread(entry, None, None)
+        return Spread(field, entry, name, None, None)
     many = envs.is_many(name, entry.options)
-    return Spread(entry, pure, envs.tasks_of(name, entry.options) if many else None)
+    tasks = envs.tasks_of(name, entry.options) if many else None
+    return Spread(field, entry, name, pure, tasks)

@@ -9,6 +9,7 @@ trees of any shape.
     pcgrad    g_i loses its part along every g_j it conflicts with, in random order; mean
     cagrad    the best for the worst task within c ‖g_0‖ of the mean g_0
     mgda      the least norm in the convex hull: a common descent direction
+    equal_norm  the mean of gradients brought to the same norm, their mean norm
 
 Ref: Yu et al. 2020 (arXiv:2001.06782), algorithm 1; Liu et al. 2021 (arXiv:2110.14048),
 equations 3 and 5; Désidéri 2012; Sener & Koltun 2018 (arXiv:1810.04650), equation 3.
@@ -29,7 +30,7 @@ import optax
 
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
-COMBINERS = ("sum", "mean", "pcgrad", "cagrad", "mgda")
+COMBINERS = ("sum", "mean", "equal_norm", "pcgrad", "cagrad", "mgda")
 _STEPS = 200  # of the programs over the simplex
 _TINY = 1e-12
 
@@ -47,6 +48,7 @@ def get(name: str) -> Combiner:
     return {
         "sum": lambda gram, key, c: jnp.ones(len(gram)),
         "mean": lambda gram, key, c: jnp.full(len(gram), 1.0 / len(gram)),
+        "equal_norm": lambda gram, key, c: equal_norm(gram),
         "pcgrad": lambda gram, key, c: pcgrad(gram, key),
         "cagrad": lambda gram, key, c: cagrad(gram, c),
         "mgda": lambda gram, key, c: mgda(gram),
@@ -55,7 +57,23 @@ def get(name: str) -> Combiner:
 
 def combine(combiner: Combiner, gradients: Tree, key: Key, c: Scalar = 0.5) -> Tree:
     """Returns the tree of Σ_k w_k g_k for gradients whose leaves are ``[K, ...]``."""
-    weights = combiner(gram(gradients), key, c)
+    return weighted(weights(combiner, gram(gradients), key, c), gradients)
+
+
+def weights(combiner: Combiner, gram: Array, key: Key, c: Scalar = 0.5) -> Array:
+    """Returns w [K], in which a task without a gradient has no say.
+
+    Where g_k = 0 (none of its steps are in the batch) the mean of the others' stands in
+    its place: it is in their hull, within reach of their mean, and no worst task.
+    """
+    absent = jnp.diag(gram) <= 0
+    others = ~absent / jnp.maximum(jnp.sum(~absent), 1)
+    stand_in = jnp.where(absent[:, None], others[None], jnp.eye(len(gram)))
+    return combiner(stand_in @ gram @ stand_in.T, key, c) @ stand_in
+
+
+def weighted(weights: Array, gradients: Tree) -> Tree:
+    """Returns the tree of Σ_k w_k g_k for gradients whose leaves are ``[K, ...]``."""
     return jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), gradients)
 
 
@@ -74,6 +92,15 @@ def conflicts(gram: Array) -> Array:
     tasks = len(gram)
     pairs = max(tasks * (tasks - 1) / 2, 1)
     return jnp.sum(jnp.triu(gram < 0, k=1)) / pairs
+
+
+def equal_norm(gram: Array) -> Array:
+    """Returns w_k = mean_j ‖g_j‖ / (K ‖g_k‖): no task is louder than another.
+
+    GradNorm's balance for equal rates of training (asymmetry 0), without its weights.
+    """
+    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _TINY))
+    return jnp.mean(norms) / (len(gram) * norms)
 
 
 def pcgrad(gram: Array, key: Key) -> Array:

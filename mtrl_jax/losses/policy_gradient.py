@@ -159,6 +159,20 @@ def task_means(x: Array, live: Array, task: Array, tasks: int) -> Array:
     return jax.vmap(lambda k: masked_mean(x, live & (task == k)))(jnp.arange(tasks))
 
 
+def task_shares(x: Array, live: Array, task: Array, tasks: int) -> Array:
+    """Returns Σ over the live steps of each task · (tasks there are) / (live steps).
+
+    ``[tasks]``; their mean over the tasks that have live steps is ``masked_mean``.
+    """
+    chex.assert_equal_shape([x, live, task])
+    numbers = jnp.arange(tasks).reshape((1,) * x.ndim + (-1,))
+    own = (task[..., None] == numbers) & live[..., None]
+    axes = tuple(range(x.ndim))
+    present = jnp.sum(jnp.any(own, axes))
+    total = jnp.sum(jnp.where(own, x[..., None], 0.0), axes)
+    return total * present / jnp.maximum(jnp.sum(live), 1)
+
+
 def of_task(per_task: Array, task: Array) -> Array:
     """Returns each step's own entry of ``per_task`` [tasks], in the shape of ``task``."""
     return (

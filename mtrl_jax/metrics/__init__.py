@@ -107,7 +107,7 @@ class MetricsWriter:
         evaluation: Mapping[str, Any] | None = None,
         lost: Sequence[int] = (),
     ) -> None:
-        """Returns after appending one chunk's row; values per member are arrays [P].
+        """Append one chunk's row; values per member are arrays [P].
 
         ``evaluation`` has a task's mean return where members were tested after the
         chunk, ``lost`` the members whose weights are not finite; a row without one of
@@ -156,7 +156,7 @@ class MetricsWriter:
         hparams_before: Mapping[str, Any],
         hparams_after: Mapping[str, Any],
     ) -> None:
-        """Returns after appending one PBT round; ``ancestor`` is that after the copies."""
+        """Append one PBT round; ``ancestor`` is that after the copies."""
         row = {
             "update": update,
             "score": score,
@@ -168,7 +168,7 @@ class MetricsWriter:
         jsonl.append(self._files[LINEAGE], jsonl.plain(row))
 
     def flush(self) -> None:
-        """Returns once all rows are on disk: call it before saving a checkpoint.
+        """Wait until all rows are on disk: call it before saving a checkpoint.
 
         A checkpoint whose rows were lost (a power cut) could not get them back.
         """
@@ -268,7 +268,7 @@ def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_summary(run: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-    """Returns after summary.json holds ``summary``; readers see the old or the new one."""
+    """Write ``summary`` as summary.json; readers see the old or the new one."""
     jsonl.replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
 
 

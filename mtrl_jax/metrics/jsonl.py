@@ -14,13 +14,13 @@ import numpy as np
 
 
 def append(file: IO[bytes], row: Any) -> None:
-    """Returns after one write call: a kill leaves a whole line or the beginning of one."""
+    """Append a row in one write call: a kill leaves a whole line or the beginning of one."""
     file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
     file.flush()
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-    """Returns once the file holds ``content``; readers see the old or the new one."""
+    """Replace the file by ``content``; readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -61,20 +61,20 @@ def positions(live: Array | None, length: int) -> Array:
     return jnp.maximum(jnp.cumsum(live.T.astype(jnp.int32), axis=1) - 1, 0)
 
 
-class Pieces(NamedTuple):
-    """How a history is cut: a step sees those of its own piece, and the prompt."""
+class Segments(NamedTuple):
+    """How a history is cut: a step sees those of its own segment, and the prompt."""
 
-    number: Array  # [B, T] int32, of the piece; 0 is the prompt
-    position: Array  # [B, T] int32, in the piece, after the steps of the prompt
-    begins: Array  # [B, T] bool, the first step of a piece
+    number: Array  # [B, T] int32, of the segment; 0 is the prompt
+    position: Array  # [B, T] int32, in the segment, after the steps of the prompt
+    begins: Array  # [B, T] bool, the first step of a segment
 
 
 def cut(
     steps: history_tokens.Steps, horizon: Array | None, alone: Array | None
-) -> Pieces:
-    """Returns the pieces of Steps [T, B]: of ``horizon`` live steps each.
+) -> Segments:
+    """Returns the segments of Steps [T, B]: of ``horizon`` live steps each.
 
-    Where they are ``alone``, an episode is a piece (or several) of its own.
+    Where they are ``alone``, an episode is a segment (or several) of its own.
     """
     shape = steps.has_prev.shape
     live = jnp.ones(shape, bool) if steps.live is None else steps.live
@@ -89,21 +89,21 @@ def cut(
     before = jnp.sum(shown, axis=1, keepdims=True)
     position = place - _held(place, begins) + before
     position = jnp.where(prompt.T, positions(shown.T, shape[0]), position)
-    return Pieces(jnp.cumsum(begins, axis=1), position, begins)
+    return Segments(jnp.cumsum(begins, axis=1), position, begins)
 
 
 def begun(
-    steps: history_tokens.Steps, pieces: Pieces, alone: Array | None
+    steps: history_tokens.Steps, segments: Segments, alone: Array | None
 ) -> history_tokens.Steps:
-    """Returns Steps [T, B] in which what was before a piece is unread.
+    """Returns Steps [T, B] in which what was before a segment is unread.
 
     What was before the first of all may be known, but not where it is of another episode
     and these are ``alone``.
     """
-    first = jnp.cumsum(pieces.begins, axis=1) > 1
+    first = jnp.cumsum(segments.begins, axis=1) > 1
     if alone is not None and steps.begins is not None:
         first |= steps.begins.T & alone
-    return steps._replace(has_prev=steps.has_prev & ~(pieces.begins & first).T)
+    return steps._replace(has_prev=steps.has_prev & ~(segments.begins & first).T)
 
 
 def _held(x: Array, where: Array) -> Array:
@@ -129,27 +129,27 @@ def of_sequence(
     window: int,
     encoding: str,
     rotary_size: int | None,
-    pieces: Pieces | None = None,
+    segments: Segments | None = None,
 ) -> Sight:
     """Returns the sight of the tokens of Steps [T, B] on each other.
 
-    ``rotary_size``: numbers per head, None where positions are not rotary. The ``pieces``
+    ``rotary_size``: numbers per head, None where positions are not rotary. The ``segments``
     of the steps do not see each other, and all of them see the prompt.
     """
     length = steps.has_prev.shape[0]
     live = history_tokens.live_tokens(steps, encoding)
-    place = positions(steps.live, length) if pieces is None else pieces.position
+    place = positions(steps.live, length) if segments is None else segments.position
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
-    if pieces is not None:
-        piece = jnp.repeat(pieces.number, history_tokens.TOKENS[encoding], axis=1)
-        shown = piece[:, None, :] == 0
-        allowed &= (piece[:, :, None] == piece[:, None, :]) | shown
+    if segments is not None:
+        segment = jnp.repeat(segments.number, history_tokens.TOKENS[encoding], axis=1)
+        shown = segment[:, None, :] == 0
+        allowed &= (segment[:, :, None] == segment[:, None, :]) | shown
     if live is not None:
         # Padding sees itself, so that every row of the softmax has something.
         itself = jnp.eye(index.shape[1], dtype=bool)[None]
         allowed = (allowed & live[:, None, :]) | itself
-    is_band = live is None and pieces is None
+    is_band = live is None and segments is None
     band = min(window, length) if is_band else None
     return Sight(allowed, _rotation(index, rotary_size), band)
 
@@ -208,7 +208,7 @@ def write(ring: Array, new: Array, written: Array) -> Array:
 
 
 def _put(ring: Array, new: Array, written: Array, axis: int) -> Array:
-    """Puts the n entries of ``new`` along ``axis`` into one of the G places.
+    """Put the n entries of ``new`` along ``axis`` into one of the G places.
 
     A select over the whole ring: attention reads all of it anyway, and an indexed write
     turns into a slow loop under ``vmap``.

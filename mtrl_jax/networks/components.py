@@ -3,7 +3,7 @@
     features = torso_i(obs, side)     h, state = core_i(features, state)
     policy = policy_i(h)              value = value_i(h)
 
-for each component i of an ordered list. A piece that is shared is one set of parameters
+for each component i of an ordered list. A module that is shared is one set of parameters
 with one name ("torso"), otherwise there is one a component ("torso_0", "torso_1"); a
 separate value shares its torso and core ("value_torso") as the policy does. What is the
 same for two components is computed once. Every memory advances on every step, whether or
@@ -38,7 +38,7 @@ from mtrl_jax.networks.network_config import NetworkConfig
 from mtrl_jax.networks.network_module import PolicyValue
 from mtrl_jax.types import Array, Key, Tree
 
-PIECES = ("torso", "core", "policy", "value")
+MODULES = ("torso", "core", "policy", "value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ def make(
 ) -> Networks:
     """Returns the networks of ``components`` for environments of ``spec``.
 
-    ``share`` lists the PIECES that are one for all. Raises ValueError for an unknown
-    piece or action set, pieces that cannot be shared because the components' settings
+    ``share`` lists the MODULES that are one for all. Raises ValueError for an unknown
+    module or action set, modules that cannot be shared because the components' settings
     differ, and whatever ``actor_critic.make`` refuses.
     """
     parts = plan(spec, config, components, share)
@@ -143,10 +143,10 @@ def plan(
     share: Sequence[str],
 ) -> tuple[Part, ...]:
     """Returns the parts of ``components``, checked; errors as for ``make``."""
-    for piece in share:
-        if piece not in PIECES:
+    for module in share:
+        if module not in MODULES:
             raise ValueError(
-                f"share: {piece!r} is not known, use some of {', '.join(PIECES)}"
+                f"share: {module!r} is not known, use some of {', '.join(MODULES)}"
             )
     if not components:
         raise ValueError("components: none given, give at least one")
@@ -155,7 +155,7 @@ def plan(
         own = _resolved(config, components, component)
         network_config.check(own)
         own = dataclasses.replace(own, torso=torsos.choose(own.torso, spec.obs))
-        names = {p: p if p in share else f"{p}_{i}" for p in PIECES}
+        names = {p: p if p in share else f"{p}_{i}" for p in MODULES}
         rows = _rows(spec, component.actions, i)
         # A shared policy head is that of all actions, see _policy.
         space = spec.action
@@ -218,13 +218,13 @@ def _rows(spec: types.EnvSpec, chosen: Any, i: int) -> np.ndarray | None:
 
 
 def _check_shared(parts: Sequence[Part], share: Sequence[str]) -> None:
-    """Raises ValueError where components differ in a piece they are to share."""
+    """Raises ValueError unless components agree in the modules they are to share."""
     settings = {"torso": ("torso", "hidden"), "core": ("core", "core_size")}
-    for piece in share:
-        for field in settings.get(piece, ()):
+    for module in share:
+        for field in settings.get(module, ()):
             found = {getattr(part.net.config, field) for part in parts}
             if len(found) > 1:
                 raise ValueError(
-                    f"share: {piece!r} is shared, but the components' {field} differ: "
+                    f"share: {module!r} is shared, but the components' {field} differ: "
                     f"{sorted(map(str, found))}; leave one of them out"
                 )

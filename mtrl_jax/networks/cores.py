@@ -8,7 +8,7 @@ test). A memory whose gates see the inputs alone, without any product in its loo
 ``min_gru``. There is no forward-mode derivative (``jax.jvp``) of a memory.
 
 Deviation from flax: the LSTM's forget gate starts with bias 1, as in IMPALA's code, which
-forgets half in two steps. Told how many steps T to remember, gates start as in "chrono
+forgets half in two steps. Given how many steps T to remember, gates start as in "chrono
 initialisation" instead: b_f = log u, u uniform in [1, T - 1] for each unit, b_i = -b_f;
 the GRU's update gate has b_f (its z keeps the old state).
 

@@ -24,6 +24,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax import errors
 from mtrl_jax.types import Array, Key, Scalar
 
 KINDS = ("categorical", "gaussian")
@@ -89,10 +90,8 @@ def entropy(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
 
 def check(config: LatentConfig) -> None:
     """Raises ValueError unless the kind is known and there is something to choose."""
-    if config.kind not in KINDS:
-        raise ValueError(f"kind: {config.kind!r} is not known, use one of {KINDS}")
-    if config.latents < 1:
-        raise ValueError(f"latents: got {config.latents}, give at least 1")
+    errors.check_choices(config, {"kind": KINDS})
+    errors.check_sizes(config, ("latents",))
     if config.kind == "categorical" and config.classes < 2:
         raise ValueError(f"classes: got {config.classes}, give at least 2")
 

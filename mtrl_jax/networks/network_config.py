@@ -25,7 +25,7 @@ class NetworkConfig:
 
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not go along."""
+    """Raises ValueError unless fields are known, large enough and go together."""
     for field, known in (
         ("activation", tuple(torsos.ACTIVATIONS)),
         ("core", cores.CORES),

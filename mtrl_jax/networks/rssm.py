@@ -1,19 +1,11 @@
 """The recurrent state-space model: what DreamerV2 remembers and imagines.
 
-    h_t = GRU(h_{t−1}, f(z_{t−1}, a_{t−1}))        deterministic
+    h_t = GRU(h_{t−1}, f(z_{t−1}, a_{t−1}))        deterministic, see ``gru``
     z_t ~ q(z | h_t, x_t)                          posterior, with the observation
     ẑ_t ~ p(z | h_t)                               prior, without
 
-The GRU has one layer norm over its three pre-activations and bias −1 on the update gate:
-
-    r, c, u = split(LN(W [x, h] + b)),   h' = σ(u − 1) tanh(σ(r) c) + (1 − σ(u − 1)) h
-
 What does not depend on the state is computed for all steps outside the loop: the
 embedding's part of the posterior's first layer, and the prior.
-
-Variants: the norm (none, or RMS), and ``blocks`` > 1, in which the state falls into blocks
-with recurrent weights of their own that all see the whole input (in the manner of
-DreamerV3's block-diagonal GRU).
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), equation 1.
 """
@@ -21,16 +13,16 @@ Ref: Hafner et al. 2021 (arXiv:2010.02193), equation 1.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import latents, layers, product
+from mtrl_jax import errors
+from mtrl_jax.networks import gru, latents, layers, product
 from mtrl_jax.types import Array, Key, Scalar, Tree
-
-UPDATE_BIAS = -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +63,13 @@ class Observed(NamedTuple):
 def init(key: Key, config: RSSMConfig, embed: int, action: int) -> Tree:
     """Returns the parameters for embeddings and encoded actions of these sizes."""
     check(config)
-    into, gru, prior, prior_out, post, post_out = jax.random.split(key, 6)
+    into, core, prior, prior_out, post, post_out = jax.random.split(key, 6)
     raw, deter, hidden = config.latent.raw_size, config.deter, config.hidden
     params = {
         "input": layers.dense_init(into, config.latent.size + action, hidden),
-        "gru": _gru_init(gru, config),
+        "gru": gru.init(
+            core, hidden, deter, norm=config.gru_norm, blocks=config.blocks
+        ),
         "prior": layers.dense_init(prior, deter, hidden),
         "prior_out": layers.dense_init(prior_out, hidden, raw),
         "posterior": layers.dense_init(post, deter + embed, hidden),
@@ -119,16 +113,15 @@ def observe(
     """
     chex.assert_rank([embed, action_tm1, first], [3, 3, 2])
     seen = _embedded(params, config, embed, dtype)
-    keys = jax.random.split(key, embed.shape[0])
 
-    def step(state: State, now: tuple) -> tuple[State, tuple[State, Array]]:
-        seen, action, first, key = now
+    def step(state: State, now: tuple, key: Key) -> tuple[State, tuple[State, Array]]:
+        seen, action, first = now
         state, raw = _observe_step(
             params, config, state, seen, action, first, key, unimix, dtype
         )
         return state, (state, raw)
 
-    _, (states, posterior) = jax.lax.scan(step, state, (seen, action_tm1, first, keys))
+    _, (states, posterior) = unroll(step, state, (seen, action_tm1, first), key)
     return Observed(states, posterior, prior(params, config, states.deter, dtype))
 
 
@@ -179,12 +172,32 @@ def imagine(
 ) -> State:
     """Returns the states [T, B] expected after each of the actions [T, B, A]."""
 
-    def step(state: State, now: tuple[Array, Key]) -> tuple[State, State]:
-        state = imagine_step(params, config, state, *now, unimix=unimix, dtype=dtype)
+    def step(state: State, action: Array, key: Key) -> tuple[State, State]:
+        state = imagine_step(
+            params, config, state, action, key, unimix=unimix, dtype=dtype
+        )
         return state, state
 
-    keys = jax.random.split(key, action.shape[0])
-    return jax.lax.scan(step, state, (action, keys))[1]
+    return unroll(step, state, action, key)[1]
+
+
+def unroll(
+    step: Callable[[State, Tree, Key], tuple[State, Tree]],
+    state: State,
+    inputs: Tree,
+    key: Key,
+    steps: int | None = None,
+) -> tuple[State, Tree]:
+    """Returns (state after T steps, what they gave out [T, ...]), each with its own key.
+
+    ``inputs`` [T, ...] are the steps'; () with ``steps`` = T if there are none.
+    """
+    length = len(jax.tree.leaves(inputs)[0]) if steps is None else steps
+
+    def one(state: State, now: tuple[Tree, Key]) -> tuple[State, Tree]:
+        return step(state, *now)
+
+    return jax.lax.scan(one, state, (inputs, jax.random.split(key, length)))
 
 
 def prior(params: Tree, config: RSSMConfig, deter: Array, dtype: str) -> Array:
@@ -194,20 +207,17 @@ def prior(params: Tree, config: RSSMConfig, deter: Array, dtype: str) -> Array:
 
 
 def check(config: RSSMConfig) -> None:
-    """Raises ValueError for a field that is unknown, too small or does not divide."""
+    """Raises ValueError unless fields are known, large enough and divide."""
     latents.check(config.latent)
-    for field in ("deter", "hidden", "blocks"):
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field}: got {getattr(config, field)}, give at least 1")
-    for field, known in (
-        ("activation", tuple(layers.ACTIVATIONS)),
-        ("norm", layers.NORMS),
-        ("gru_norm", layers.NORMS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
+    errors.check_sizes(config, ("deter", "hidden", "blocks"))
+    errors.check_choices(
+        config,
+        {
+            "activation": tuple(layers.ACTIVATIONS),
+            "norm": layers.NORMS,
+            "gru_norm": layers.NORMS,
+        },
+    )
     if config.deter % config.blocks:
         raise ValueError(
             f"blocks: {config.deter} units do not divide into {config.blocks} blocks"
@@ -250,40 +260,10 @@ def _recur(
     """Returns h after ``state`` and ``action``."""
     x = jnp.concatenate([state.stoch, action], axis=-1)
     x = _activated(params, config, "input", layers.dense(params["input"], x, dtype))
-    gates = _gates(params["gru"], config, x, state.deter, dtype)
-    gates = layers.norm(config.gru_norm, params["gru"].get("norm", {}), gates)
-    reset, candidate, update = jnp.split(gates.astype(jnp.float32), 3, axis=-1)
-    candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
-    update = jax.nn.sigmoid(update + UPDATE_BIAS)
-    return update * candidate + (1.0 - update) * state.deter
-
-
-def _gru_init(key: Key, config: RSSMConfig) -> Tree:
-    inputs, outputs = config.hidden + config.deter, 3 * config.deter
-    if config.blocks == 1:
-        params = layers.dense_init(key, inputs, outputs)
-    else:
-        size = config.deter // config.blocks
-        keys = jax.random.split(key, config.blocks)
-        kernel = jax.vmap(lambda k: layers.glorot(k, (config.hidden + size, 3 * size)))
-        params = {"kernel": kernel(keys), "bias": jnp.zeros(outputs)}
-    if config.gru_norm != "none":
-        params["norm"] = layers.norm_init(config.gru_norm, outputs)
-    return params
-
-
-def _gates(gru: Tree, config: RSSMConfig, x: Array, deter: Array, dtype: str) -> Array:
-    """Returns W [x, h] + b, [..., 3 deter], in the order reset, candidate, update."""
-    if config.blocks == 1:
-        return layers.dense(gru, jnp.concatenate([x, deter.astype(x.dtype)], -1), dtype)
-    lead, size = deter.shape[:-1], config.deter // config.blocks
-    own = deter.astype(x.dtype).reshape(*lead, config.blocks, size)
-    shared = jnp.broadcast_to(x[..., None, :], (*lead, config.blocks, x.shape[-1]))
-    inputs = jnp.concatenate([shared, own], axis=-1)
-    y = jnp.einsum("...bi,bio->...bo", inputs, gru["kernel"].astype(dtype))
-    y = y.reshape(*lead, config.blocks, 3, size)
-    y = jnp.swapaxes(y, -3, -2).reshape(*lead, -1)
-    return y + layers.like(gru["bias"].astype(dtype), y)
+    return gru.step(
+        params["gru"], x, state.deter,
+        norm=config.gru_norm, blocks=config.blocks, dtype=dtype,
+    )  # fmt: skip
 
 
 def _activated(params: Tree, config: RSSMConfig, name: str, x: Array) -> Array:

@@ -27,7 +27,7 @@ of the loss, or act with "recompute". Of a "set" nothing is read through the lay
 both are the same.
 
 The horizon, a traced number of steps, is a shorter context without another program:
-members of a population may each have their own. ``unroll`` cuts a history into pieces of
+members of a population may each have their own. ``unroll`` cuts a history into segments of
 so many steps that know nothing of each other, which trains every length up to it;
 recomputed, ``step`` reads the last so many alone, and says what ``unroll`` says of them.
 A cache sees so many steps back in every layer, and further through the layers: to see no

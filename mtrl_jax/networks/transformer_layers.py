@@ -26,7 +26,7 @@ from mtrl_jax.types import Array
 class Layers(nn.Module):
     """Returns (what is Said at Steps [T, B], cache); with a cache T is 1.
 
-    With a ``horizon``, or where episodes may be ``alone``, the Steps are seen in pieces
+    With a ``horizon``, or where episodes may be ``alone``, the Steps are seen in segments
     (see ``attention_windows.cut``), and a ring no further than the horizon. ``newest``:
     what is said [1, B] at the last step alone. Given the ``action`` of each step, also
     what it leads to. The ``encoding`` is the config's, or that with returns.
@@ -50,18 +50,20 @@ class Layers(nn.Module):
         alone: Array | None = None,
         action: Array | None = None,
     ) -> tuple[outlook.Said, attention_windows.Cache | None]:
-        config, pieces = self.config, None
+        config, segments = self.config, None
         is_cut = any(x is not None for x in (horizon, alone, steps.prompt))
         if is_cut and cache is None:
-            pieces = attention_windows.cut(steps, horizon, alone)
-            steps = attention_windows.begun(steps, pieces, alone)
+            segments = attention_windows.cut(steps, horizon, alone)
+            steps = attention_windows.begun(steps, segments, alone)
         x = self._tokens()(steps)  # [B, S, width]
         if config.positions == "learned":
-            x = x + self._positions(steps, pieces)
+            x = x + self._positions(steps, segments)
         x = nn.Dropout(config.embedding_dropout)(x, deterministic=deterministic)
         encoding, size = self.encoding, _rotary_size(config)
         if cache is None:
-            sight = attention_windows.of_sequence(steps, window, encoding, size, pieces)
+            sight = attention_windows.of_sequence(
+                steps, window, encoding, size, segments
+            )
         else:
             seen = window if horizon is None else jnp.minimum(window, horizon)
             sight, cache = attention_windows.of_ring(steps, cache, seen, encoding, size)
@@ -98,17 +100,17 @@ class Layers(nn.Module):
         )
 
     def _positions(
-        self, steps: history_tokens.Steps, pieces: attention_windows.Pieces | None
+        self, steps: history_tokens.Steps, segments: attention_windows.Segments | None
     ) -> Array:
         """Returns what is added to the tokens of each step, [B or 1, S, width]."""
         config = self.config
         shape = (config.context, config.width)
         table = self.param("positions", nn.initializers.normal(0.02), shape)
-        if pieces is None:
+        if segments is None:
             length = steps.has_prev.shape[0]
             position = attention_windows.positions(steps.live, length)
         else:
-            position = pieces.position
+            position = segments.position
         each = jnp.take(table, position, axis=0)
         return jnp.repeat(each, history_tokens.TOKENS[self.encoding], axis=1)
 

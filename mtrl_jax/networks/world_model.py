@@ -12,7 +12,14 @@ import jax
 
 from mtrl_jax import tree, types
 from mtrl_jax.losses import symlog, world_model
-from mtrl_jax.networks import latents, layers, observation_model, rssm
+from mtrl_jax.networks import (
+    latents,
+    layers,
+    observation_config,
+    observation_decoder,
+    observation_encoder,
+    rssm,
+)
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 
@@ -35,6 +42,8 @@ class WorldModel(NamedTuple):
     observe_step: Callable[..., rssm.State]
     # (params, state [...], action [..., A], key, unimix) -> State
     imagine_step: Callable[..., rssm.State]
+    # (params, state [B], action [T, B, A], key, unimix) -> State [T, B]
+    imagine: Callable[..., rssm.State]
     decode: Callable[[Tree, Array], dict[str, Array]]  # (params, features)
     # (decoded, obs, task) -> [...] summed over entries
     observation_error: Callable[[dict, dict, Array], Array]
@@ -48,7 +57,7 @@ class WorldModel(NamedTuple):
 def make(
     spec: types.EnvSpec,
     config: rssm.RSSMConfig,
-    observation: observation_model.ObservationConfig,
+    observation: observation_config.ObservationConfig,
     *,
     hidden: tuple[int, ...],
     two_hot: bool,
@@ -60,26 +69,24 @@ def make(
     an option that is unknown or an observation that the encoder cannot take.
     """
     rssm.check(config)
-    observation = observation_model.choose(observation, spec.obs)
-    embed = observation_model.embed_size(observation, spec.obs)
+    observation = observation_config.choose(observation, spec.obs)
+    embed = observation_encoder.size(observation, spec.obs)
     size, action = config.feature_size, types.action_mask_size(spec.action)
-    present = observation_model.task_entries(spec)
+    present = observation_decoder.task_entries(spec)
     head, dtype = scalar_head(two_hot), precision
 
     def init(key: Key) -> Tree:
         encoder, core, decoder, reward, discount = jax.random.split(key, 5)
         return {
-            "encoder": observation_model.encoder_init(encoder, observation, spec.obs),
+            "encoder": observation_encoder.init(encoder, observation, spec.obs),
             "rssm": rssm.init(core, config, embed, action),
-            "decoder": observation_model.decoder_init(
-                decoder, observation, spec.obs, size
-            ),
+            "decoder": observation_decoder.init(decoder, observation, spec.obs, size),
             "reward": layers.mlp_init(reward, size, hidden, head.size, zero=two_hot),
             "discount": layers.mlp_init(discount, size, hidden, 1),
         }
 
     def encode(params: Tree, obs: dict[str, Array]) -> Array:
-        return observation_model.encode(params["encoder"], observation, obs, dtype)
+        return observation_encoder.encode(params["encoder"], observation, obs, dtype)
 
     def observe(params, state, obs, action_tm1, first, key, unimix):
         return rssm.observe(
@@ -98,14 +105,19 @@ def make(
             params["rssm"], config, state, action, key, unimix=unimix, dtype=dtype
         )
 
+    def imagine(params, state, action, key, unimix):
+        return rssm.imagine(
+            params["rssm"], config, state, action, key, unimix=unimix, dtype=dtype
+        )
+
     def decode(params: Tree, features: Array) -> dict[str, Array]:
-        return observation_model.decode(
+        return observation_decoder.decode(
             params["decoder"], observation, spec.obs, features, dtype
         )
 
     def observation_error(drawn: dict, obs: dict, task: Array) -> Array:
-        wanted = observation_model.targets(observation, obs)
-        return observation_model.errors(drawn, wanted, present, task)
+        wanted = observation_decoder.targets(observation, obs)
+        return observation_decoder.error(drawn, wanted, present, task)
 
     def mlp(params: Tree, x: Array) -> Array:
         return layers.mlp(params, x, activation=config.activation, dtype=dtype)
@@ -116,6 +128,7 @@ def make(
         observe=observe,
         observe_step=observe_step,
         imagine_step=imagine_step,
+        imagine=imagine,
         decode=decode,
         observation_error=observation_error,
         reward=lambda params, x: mlp(params["reward"], x),
@@ -171,12 +184,7 @@ def open_loop(
     start = model.initial(first.shape[1])
     seen = model.observe(params, start, *begin, seen_key, unimix).state
 
-    def step(state: rssm.State, now: tuple[Array, Key]) -> tuple:
-        state = model.imagine_step(params, state, *now, unimix)
-        return state, state
-
     last = jax.tree.map(lambda x: x[-1], seen)
-    keys = jax.random.split(key, first.shape[0] - context)
-    states: rssm.State = jax.lax.scan(step, last, (action_tm1[context:], keys))[1]
+    states = model.imagine(params, last, action_tm1[context:], key, unimix)
     states = tree.concatenate([seen, states])
     return model.decode(params, rssm.features(states))

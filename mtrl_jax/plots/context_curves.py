@@ -84,7 +84,7 @@ def _compared(run: run_series.Run) -> list[tuple[str, Mapping[str, Any], Any]]:
 
 
 def _scores(panel: Any, task: Mapping[str, Any], steps: int) -> None:
-    """Draws the scores of a random and of the best policy, each shared out to steps."""
+    """Draw the scores of a random and of the best policy, each shared out to steps."""
     for name, key, dashes in (
         ("random", "random_score", (2, 2)),
         ("optimal", "reference_score", (6, 2)),

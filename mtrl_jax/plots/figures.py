@@ -61,7 +61,7 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 
 def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
-    """Writes the axes' names once a figure; panels go from 0 to ``limit`` (1k, 1M)."""
+    """Write the axes' names once a figure; panels go from 0 to ``limit`` (1k, 1M)."""
     from matplotlib.ticker import EngFormatter
 
     for panel in panels:
@@ -72,7 +72,7 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
 
 
 def shared_legend(figure: Any, panels: list[Any]) -> None:
-    """Adds one legend for all panels, above them."""
+    """Add one legend for all panels, above them."""
     entries: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
@@ -109,7 +109,7 @@ def style() -> Any:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Draws with the kit's settings alone, whatever a user's matplotlib is set to.
+    """Draw with the kit's settings alone, whatever a user's matplotlib is set to.
 
     Means of nothing are NaN, and not worth a warning.
     """
@@ -121,8 +121,13 @@ def own_settings() -> Iterator[None]:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     with warnings.catch_warnings(), matplotlib.rc_context():
-        for told in ("Mean of empty slice", "All-NaN", "invalid value", "Degrees of"):
-            warnings.filterwarnings("ignore", told, RuntimeWarning)
+        for message in (
+            "Mean of empty slice",
+            "All-NaN",
+            "invalid value",
+            "Degrees of",
+        ):
+            warnings.filterwarnings("ignore", message, RuntimeWarning)
         matplotlib.rcdefaults()
         yield
 

@@ -68,7 +68,7 @@ def segments_of(run: run_series.Run) -> list[Segment]:
 
 
 def _draw(axes: Any, segments: list[Segment], colours: list[Any]) -> None:
-    """Draws the copies, and over them the lives, thicker and darker with their rank."""
+    """Draw the copies, and over them the lives, thicker and darker with their rank."""
     from matplotlib.collections import LineCollection
 
     for copied in (True, False):
@@ -86,7 +86,7 @@ def _draw(axes: Any, segments: list[Segment], colours: list[Any]) -> None:
 
 
 def _number(axes: Any, survivors: np.ndarray, colours: list[Any]) -> None:
-    """Writes the members' numbers, in bold of those that have descendants at the end."""
+    """Write the members' numbers, in bold of those that have descendants at the end."""
     for member, colour in enumerate(colours):
         axes.annotate(
             str(member),

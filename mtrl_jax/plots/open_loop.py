@@ -66,7 +66,7 @@ def contact_sheet(
 def write(
     path: pathlib.Path, truth: np.ndarray, prediction: np.ndarray, context: int
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes the film to ``path`` (.gif) and the sheet beside it (.png); returns both."""
+    """Write the film to ``path`` (.gif) and the sheet beside it (.png); return both."""
     from PIL import Image
 
     frames = [Image.fromarray(x) for x in film(truth, prediction, context)]

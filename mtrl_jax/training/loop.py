@@ -148,7 +148,7 @@ def _owed_round(session: Session, source: str) -> None:
 
 
 def _write(session: Session, pending: Pending | None) -> None:
-    """Writes a chunk's row, once the device has it, and stops a run that is lost."""
+    """Write a chunk's row, once the device has it, and stop a run that is lost."""
     if pending is None:
         return
     reporter, per_update = session.program.reporter, session.program.run_length.steps
@@ -158,8 +158,8 @@ def _write(session: Session, pending: Pending | None) -> None:
     now = time.monotonic()
     row = reporter.row(pending.output, pending.evaluation)
     metric = session.program.metric
-    heard = row["returns"] if metric is None else report.judged(metric, row)
-    session.scheduler.tell(pending.update, heard)
+    judged = row["returns"] if metric is None else report.judged(metric, row)
+    session.scheduler.observe(pending.update, judged)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
     trained = session.program.run_length.per_chunk * per_update * members
@@ -226,7 +226,7 @@ def _check_finite(session: Session, pending: Pending) -> None:
 
 
 def _finish(session: Session) -> None:
-    """Saves, tests every member once more and writes the summary."""
+    """Save, test every member once more and write the summary."""
     save(session)
     if session.programs.evaluate is not None:
         session.bar.note("final evaluation …")
@@ -238,11 +238,11 @@ def _finish(session: Session) -> None:
         "population": session.program.batch[0],
         "wall_s": session.wall_s + time.monotonic() - session.started,
     }
-    summary, told = session.program.reporter.finish(
+    summary, text = session.program.reporter.finish(
         session.state, result, totals, session.restart
     )
     metrics.write_summary(session.folder, summary)
-    session.bar.note(told)
+    session.bar.note(text)
 
 
 def _due(before: int, after: int) -> Callable[[int], bool]:
@@ -261,6 +261,8 @@ def answer(session: Session, n: int) -> str:
         )
     if session.update >= session.program.run_length.updates:
         return "stopping after the last results; all training is saved by then"
+    if session.program.indivisible:
+        return f"stopping after this chunk: nothing is kept, {resume} begins again"
     usual = session.pace.typical_seconds()
     takes = "" if math.isnan(usual) else f" (one takes {progress.duration(usual)})"
     return (
@@ -277,11 +279,11 @@ def _count_compilations() -> Callable[[], int]:
     """Returns a function that says how many programs XLA has compiled since this call."""
     seen = []
 
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
+    def count(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             seen.append(duration_secs)
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(count)
     return lambda: len(seen)
 
 

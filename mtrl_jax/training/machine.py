@@ -27,7 +27,7 @@ def check() -> None:
         ) from error
 
 
-def told(error: BaseException) -> str | None:
+def explain(error: BaseException) -> str | None:
     """Returns one line for an error of the machine, None for any other: no memory."""
     if isinstance(error, MemoryError):
         said = ""

@@ -22,7 +22,7 @@ class Chunk:
     seconds: float | None = None  # of work
 
     def seen(self, is_done: bool, now: float) -> None:
-        """Takes in that the chunk is done by now, if it is and that is new."""
+        """Take in that the chunk is done by now, if it is and that is new."""
         if is_done and math.isnan(self.ended):
             self.ended = now
 
@@ -63,7 +63,7 @@ class Pace:
         return chunk.seconds
 
     def ready(self, now: float) -> None:
-        """Takes in that the device has just done something: a chunk, a test."""
+        """Take in that the device has just done something: a chunk, a test."""
         self._free = max(self._free, now)
 
     def typical_seconds(self) -> float:
@@ -71,7 +71,7 @@ class Pace:
         return statistics.median(self._seconds) if self._seconds else math.nan
 
     def row(self, now: float, update: int) -> None:
-        """Takes in that the row of ``update`` is being written."""
+        """Take in that the row of ``update`` is being written."""
         self._rows.append((now, update))
 
     def seconds_left(self) -> float:

@@ -101,3 +101,6 @@ class Program(NamedTuple):
     # What a new run takes from another stage: its (state, hparams) as they were made ->
     # as it begins with them. A run that is resumed has them in its checkpoint.
     inherit: Callable[[Any, Tree], tuple[Any, Tree]] | None = None
+    # What was stopped before its end is done again from the beginning: it is saved there
+    # and when it has ended alone.
+    indivisible: bool = False

@@ -48,7 +48,7 @@ class Progress:
         best: int,
         tested: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Shows steps of the population, their rate, and returns per task, or losses.
+        """Show steps of the population, their rate, and returns per task, or losses.
 
         ``left`` are the seconds to the end; NaN of either is a dash. ``tested`` are the
         returns of an evaluation, shown until the next one.
@@ -64,16 +64,16 @@ class Progress:
             self._console.print(line, markup=False)
 
     def note(self, text: str) -> None:
-        """Prints a line of its own above the live one."""
+        """Print a line of its own above the live one."""
         self._console.print(text, markup=False)
 
     def close(self) -> None:
-        """Ends the live bar."""
+        """End the live bar."""
         self._bar.stop()
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Ends the live bar if what is done inside fails."""
+        """End the live bar if what is done inside fails."""
         try:
             yield
         except BaseException:

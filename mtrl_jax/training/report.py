@@ -214,7 +214,7 @@ def episodes(member: Mapping[str, Any]) -> str:
 def draw(folder: pathlib.Path) -> str:
     """Returns "" after drawing the run's pictures, else why they could not be drawn.
 
-    A picture is never worth a run: whatever goes wrong in here is only told.
+    A picture is never worth a run: what goes wrong in here is a line of text.
     """
     from mtrl_jax import plots
 

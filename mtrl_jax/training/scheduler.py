@@ -1,7 +1,7 @@
-"""The schedules of a run in progress: what they have heard, what they say next.
+"""The schedules of a run in progress: what they have observed, and their values.
 
-The loop asks before every chunk and tells every row. Rows come one chunk behind, and
-sooner where a checkpoint waits for them, so a schedule that listens hears a chunk only
+The loop asks before every chunk and gives every row. Rows come one chunk behind, and
+sooner where a checkpoint waits for them, so a plateau observes a chunk only
 two chunks later, however soon its row was there. Its memory is a few numbers that go
 with every checkpoint: a resumed run needs no rows to go on with the same values.
 """
@@ -25,15 +25,15 @@ from mtrl_jax.types import Tree
 
 @dataclasses.dataclass
 class Scheduler:
-    """The schedules by hyperparameter, and those that listen with their memories."""
+    """The schedules by hyperparameter, and plateaus with their memories."""
 
     given: Mapping[str, schedules.Schedule]
     updates: int  # of the run
     chunk: int  # updates of a chunk
-    metric: fitness.Metric | None  # None where there are no returns: nothing listens
+    metric: fitness.Metric | None  # None where there are no returns, and no plateau
     tasks: list[str]
     latest: list[float]  # mean returns over members of the tasks, NaN before the first
-    waiting: list[tuple[int, float]]  # (update, mean return), not to be heard yet
+    waiting: list[tuple[int, float]]  # (update, mean return), not to be observed yet
     plateaus: dict[str, schedules.Plateau]
 
     def apply(self, hp: Tree, update: int) -> Tree:
@@ -41,19 +41,19 @@ class Scheduler:
 
         Scheduled leaves ``[P]`` are new, of the same dtype and on the same devices.
         """
-        self._listen(update - self.chunk)
+        self._advance(update - self.chunk)
         old = hparams.flatten(hp)
         new = {
             name: _filled(old[name], self._value(name, update)) for name in self.given
         }
         return hparams.override(hp, new)
 
-    def tell(self, update: int, returns: Mapping[str, Any]) -> None:
-        """Takes in a row: mean returns ``[P]`` per task, NaN where no episode ended."""
+    def observe(self, update: int, returns: Mapping[str, Any]) -> None:
+        """Take in a row: mean returns ``[P]`` per task, NaN where no episode ended."""
         if self.plateaus:
             self.waiting.append((update, self._mean_return(returns)))
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns what ``make`` needs to go on from here, as JSON can hold it."""
         return {
             "latest": [_or_none(x) for x in self.latest],
@@ -67,12 +67,12 @@ class Scheduler:
             return schedules.value_after(schedule, self.plateaus[name])
         return schedules.value_at(schedule, update / self.updates)
 
-    def _listen(self, until: int) -> None:
-        """Lets the plateaus hear the rows up to the update ``until``."""
+    def _advance(self, until: int) -> None:
+        """Advance the plateaus by the rows up to the update ``until``."""
         while self.waiting and self.waiting[0][0] <= until:
             _, mean_return = self.waiting.pop(0)
             for name, plateau in self.plateaus.items():
-                self.plateaus[name] = schedules.hear(
+                self.plateaus[name] = schedules.plateau_update(
                     self.given[name], plateau, mean_return
                 )
 
@@ -88,8 +88,8 @@ class Scheduler:
         news = [_mean(returns.get(task, ())) for task in self.tasks]
         pairs = zip(news, self.latest)
         self.latest = [new if math.isfinite(new) else old for new, old in pairs]
-        heard = np.isfinite([news, self.latest])[:, counted]
-        if not heard[0].any() or not heard[1].all():
+        known = np.isfinite([news, self.latest])[:, counted]
+        if not known[0].any() or not known[1].all():
             return math.nan
         return float(report.scores(self.metric, np.array([self.latest]))[0])
 

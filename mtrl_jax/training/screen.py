@@ -30,7 +30,7 @@ class Unfailing:
         return len(text)
 
     def flush(self) -> None:
-        """Writes what is buffered, if that is possible."""
+        """Write what is buffered, if that is possible."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -40,7 +40,7 @@ class Unfailing:
         return getattr(self._stream, name)
 
     def _give_up(self) -> None:
-        """Leads the stream to nowhere, with what it still holds in its buffer."""
+        """Lead the stream to nowhere, with what it still holds in its buffer."""
         failed = self._stream
         self._stream = open(os.devnull, "w")  # noqa: SIM115
         # Else Python fails at its end, with what is left in the buffer.
@@ -57,7 +57,7 @@ def unfailing(stream: Any) -> Any:
 
 @contextlib.contextmanager
 def outlived() -> Iterator[None]:
-    """Lets what is done inside outlive its terminal, its log and its pipe.
+    """Let what is done inside outlive its terminal, its log and its pipe.
 
     A terminal that is closed sends SIGHUP, which is not for a run: ``kill`` (SIGTERM)
     ends one.

@@ -144,7 +144,9 @@ def go_on(
             f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
             "from empty, and learning waits as at the start of a run"
         )
-    if not program.pure:
+    if program.indivisible:
+        session.bar.note("the environments cannot be restored: it is all played again")
+    elif not program.pure:
         session.bar.note("the environments cannot be restored: new episodes begin")
     return session
 
@@ -178,16 +180,20 @@ def read(
 
 
 def save(session: Session) -> None:
-    """Saves the session, unless that is what the newest checkpoint holds."""
+    """Save the session, unless that is what the newest checkpoint holds.
+
+    A program that is indivisible is saved at its beginning and end alone.
+    """
     session.writer.flush()
-    if session.saved == session.update:
+    is_within = 0 < session.update < session.program.run_length.updates
+    if session.saved == session.update or (session.program.indivisible and is_within):
         return
     saved = saved_state.Saved(session.state, session.hparams, session.pbt)
     meta = {
         "versions": report.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
-        "schedules": session.scheduler.memory(),
+        "schedules": session.scheduler.state_dict(),
         "round_owed": session.round_owed,
     }
     checkpoint.save(

@@ -53,7 +53,7 @@ def caught(answer: Callable[[int], None]) -> Iterator[list[int]]:
 def _answered(
     answer: Callable[[int], None], number: int, n: int, left: threading.Event
 ) -> None:
-    """Answers the n-th signal; ends the process at the second."""
+    """Answer the n-th signal; ends the process at the second."""
     answer(n)
     if n < 2 or _is_interactive():
         return
@@ -64,7 +64,7 @@ def _answered(
 
 @contextlib.contextmanager
 def _woken(act: Callable[[int, int], None]) -> Iterator[None]:
-    """Calls ``act(number, n)`` in a thread at the n-th of our signals."""
+    """Call ``act(number, n)`` in a thread at the n-th of our signals."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -57,6 +57,7 @@ QUICK = {
     "v_max": 2.0,
     "warmup_updates": 1.0,
     "inferred": 0.5,
+    "across": 1.0,
     "return_gate": 1.0,
     "reward_gate": 1.0,
     "return_cost": 1.0,
@@ -89,6 +90,9 @@ def config(name, spec, core="none", **changes):
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
         settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
+    if "outlook" in settings and not isinstance(spec.action, types.Discrete):
+        # Of a factorised action not every choice has a value.
+        settings["outlook"] = dataclasses.replace(settings["outlook"], values=False)
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)

@@ -158,7 +158,7 @@ def arguments(one, names, given):
     """Returns the values of ``names``: those given, others as in Programs."""
     assert not set(given) - set(names)
     known = one._asdict() | {"seed": SEED, "step": 0} | given
-    # Of one type whoever gives them, so that there is one program.
+    # Of one type wherever they are from, so that there is one program.
     known |= {name: np.int32(known[name]) for name in ("seed", "step")}
     return [known[name] for name in names]
 

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from mtrl_jax import random, types
-from mtrl_jax.agents import dreamer_v2
-from mtrl_jax.agents.common import imagination, sequences
+from mtrl_jax.agents.common import (
+    behaviour_learning,
+    imagination,
+    model_learning,
+    sequences,
+)
 from mtrl_jax.networks import heads, layers
 
 KEY = jax.random.key(5)
@@ -88,12 +92,17 @@ def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
     critic = learner.params["critic"]
     for step in range(1, 7):
         critic = jax.tree.map(lambda x: x + 1.0, critic)
-        before, stats = stats, dreamer_v2.slow_copy(stats, critic, hp.behaviour, 3)
+        before, stats = (
+            stats,
+            behaviour_learning.slow_copy(stats, critic, hp.behaviour, 3),
+        )
         expected = critic if step % 3 == 0 else before.slow_critic
         for x, y in zip(jax.tree.leaves(stats.slow_critic), jax.tree.leaves(expected)):
             np.testing.assert_array_equal(x, y)
     half = hp.behaviour._replace(slow_critic_rate=0.5)
-    moved = dreamer_v2.slow_copy(stats._replace(steps=2), critic, half, 3).slow_critic
+    moved = behaviour_learning.slow_copy(
+        stats._replace(steps=2), critic, half, 3
+    ).slow_critic
     assert jax.tree.leaves(moved)[0].shape == jax.tree.leaves(critic)[0].shape
 
 
@@ -104,8 +113,8 @@ def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
     actor = imagination.actor(
         types.Discrete(2), dreaming.SMALL["rssm"], (8,), "float32"
     )
-    batch = dreamer_v2.sequences_of(
-        actor, jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live))
+    batch = model_learning.sequences_of(
+        actor.encode, *jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live))
     )
     assert batch.live.all() and batch.ts.reward.shape == (5, 6)
     obs, action = (

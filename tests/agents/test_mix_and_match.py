@@ -23,7 +23,7 @@ from mtrl_jax.networks.components import Component
 KEY = jax.random.key(4)
 FACTORISED = ("both_factorised",)
 NARROW = Component(actions=((0, 1), (1, 2), (0, 0)))
-ALL_SHARED = components.PIECES
+ALL_SHARED = components.MODULES
 
 
 def made(kit, tasks, core="none", **config):

@@ -250,6 +250,7 @@ def test_acting_says_what_training_says_of_the_same_rows(network, across):
         if t < 3:
             action = rollout.action[t]
             carry = sequence_policy.observe_action(carry, ts, action)
+            carry = sequence_policy.keep_prompt(carry, ts)
         actions.append(action)
         said.append((log_prob, carry.to_go))
     log_probs, to_go = (np.stack(x) for x in zip(*said))

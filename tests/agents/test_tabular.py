@@ -92,7 +92,7 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
 
 
 def test_one_long_update_is_many_short_ones(agent):
-    """How long an unroll is changes when the policy hears of it, not what is learned."""
+    """How long an unroll is changes when the policy changes, not what is learned."""
     rollout, hp = experience(20, 1), hparams()
     learner, update = agent.init(KEY, hp), updater(agent)
     whole, _ = update(learner, rollout, KEY, hp)

@@ -9,7 +9,7 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import context_runner
-from mtrl_jax.envs import core, trials
+from mtrl_jax.envs import core, mixture, trials
 
 MEMBERS, ARMS, EPISODES = 2, 4, 6
 LENGTH = 2  # steps of an episode, and one more to reset
@@ -123,6 +123,22 @@ def test_two_chunks_are_one_of_twice_the_length(played, tiny):
     assert {path.split("[")[0] for path in different} <= {".stats.chunk"}
 
 
+def test_stepped_from_python_the_numbers_are_the_same(played, tiny):
+    """The host's runner is the program's, also from one chunk to the next."""
+    keys = random.roots(0, MEMBERS)
+    hosted = context_runner.make_host(
+        stubborn(forgets=False),
+        mixture.host_from_pure(env(), random.at(keys, 0, random.ENV)),
+        episodes=EPISODES,
+        steps_per_chunk=6,
+    )
+    state = hosted.init(keys, played[0].learner)
+    for expected in played[2]:
+        state, output = hosted.chunk(state, ())
+        assert not tiny.differs(output, expected)
+    assert not tiny.differs(state._replace(env=()), played[1]._replace(env=()))
+
+
 def test_episodes_beyond_the_last_are_not_written_down():
     """Slots play on; returns hold the first E episodes, NaN until they have ended. Of a
     single one, the reward of every step is kept: task k pays from guess k on."""
@@ -158,7 +174,7 @@ def test_an_agent_goes_on_from_the_episodes_that_it_watched():
         state, _ = jax.jit(runner.chunk)(state, ())
         returns = np.asarray(state.returns)
         assert (returns[..., :2] == LENGTH).all()
-        # Whoever watched every guess pay has learned to guess that.
+        # An agent that watched every guess pay has learned to guess that.
         assert (returns[:, ARMS - 1, 2] == after).all()
 
 

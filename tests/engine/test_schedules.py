@@ -14,7 +14,9 @@ NAN = math.nan
 def _after(schedule, mean_returns):
     """Returns the plateau after a history."""
     return functools.reduce(
-        lambda plateau, x: schedules.hear(schedule, plateau, x), mean_returns, Plateau()
+        lambda plateau, x: schedules.plateau_update(schedule, plateau, x),
+        mean_returns,
+        Plateau(),
     )
 
 

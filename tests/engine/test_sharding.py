@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import replay_probe
 from jax.sharding import PartitionSpec
 
 from mtrl_jax import agents, hparams, random
@@ -101,6 +102,26 @@ def plain_steps(hp):
     given = {name: 1e-2 for name in ("adam_eps", "rmsprop_eps")}
     own = {name: x for name, x in given.items() if name in hparams.names(hp)}
     return hparams.override(hp, own)
+
+
+@pytest.mark.parametrize(("members", "slots"), [(8, 2), (2, 4)])
+def test_a_state_is_made_where_it_belongs(members, slots, tiny):
+    """Every device makes its share of weights, replay and slots, and never the whole."""
+    env = tiny.env(members, slots)
+    agent = replay_probe.make(env.spec, rows=1000, width=256)
+    runner = fused_runner.make(agent, env, unroll_length=2, updates_per_chunk=1)
+    keys, hp = random.roots(0, members), replay_probe.Hparams(jnp.full(members, 0.1))
+    mesh = sharding.make_mesh(members, env.batch[1])
+    init = sharding.making_layout(runner.init, mesh, members, keys, hp)
+    state, expected = init(keys, hp), jax.jit(runner.init)(keys, hp)
+    assert not tiny.differs(state, expected)
+    layout = sharding.run_state_shardings(expected, mesh, members)
+    assert jax.tree.map(lambda x: x.sharding, state) == layout
+    whole = expected.memory.rows.nbytes
+    used = init.lower(keys, hp).compile().memory_analysis()
+    share = whole // mesh.shape["pop"]
+    assert share <= used.output_size_in_bytes < 1.1 * share
+    assert used.temp_size_in_bytes < 0.1 * share
 
 
 @pytest.mark.parametrize(("members", "slots"), [(8, 2), (2, 4)])

@@ -6,35 +6,79 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random
-from mtrl_jax.envs import curriculum, mixture
+from mtrl_jax.envs import core, curriculum, mixture
 
 
-def linear(env, **changes):
-    settings = dict(low=1, high=5, threshold=0.5, steps=4, min_episodes=10)
-    return curriculum.linear(env, **{"field": "length", **settings, **changes})
+def course(played, start, **changes):
+    """A Course of the only task of a mixture, from options ``start`` to its own."""
+    name, options = played
+    whole = envs.pure_task(name, options)
+    easy = envs.pure_task(name, options | start)
+    made = curriculum.Course(
+        name=whole.spec.name, task=0, part=0, rows=slice(None), members=slice(None),
+        start=curriculum.start_of(whole, easy, list(start)), measure="return",
+        threshold=0.5, steps=4, min_episodes=10,
+    )  # fmt: skip
+    return made._replace(**changes)
+
+
+DELAYED = ("probe/delayed", {"length": 5})
+
+
+def delayed(batch, **changes):
+    """A mixture of one task whose episodes grow from 1 to 5 steps, and its curriculum."""
+    env = mixture.make([envs.make(*DELAYED[:1], batch, DELAYED[1])])
+    way = course(DELAYED, {"length": 1}, **changes)
+    return env, curriculum.make(env.params, batch[0], 1, [way])
 
 
 def test_the_level_rises_with_success_only():
     """One step after enough good episodes; failures are forgotten, not averaged in."""
-    cur = linear(envs.make("probe/delayed", (3, 2)))
+    _, cur = delayed((3, 2))
     update = jax.jit(cur.update)
     state = cur.init()
+
+    def sums(returns, episodes):
+        return {
+            name: jnp.array(x, jnp.float32)[:, None]
+            for name, x in (("return", returns), ("episodes", episodes))
+        }
+
     # Member 0 succeeds, 1 fails, 2 has too few episodes to be judged.
-    returns = jnp.array([[10.0], [2.0], [9.0]])
-    episodes = jnp.array([[10.0], [10.0], [9.0]])
-    state = update(state, returns, episodes)
-    np.testing.assert_array_equal(state.level, [0.25, 0.0, 0.0])
+    state = update(state, sums([10, 2, 9], [10, 10, 9]))
+    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0, 0])
     # The third adds up to enough; the second is judged by fresh episodes.
-    state = update(
-        state, jnp.array([[0.0], [10.0], [1.0]]), jnp.array([[0.0], [10], [1]])
-    )
-    np.testing.assert_array_equal(state.level, [0.25, 0.25, 0.25])
+    state = update(state, sums([0, 10, 1], [0, 10, 1]))
+    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0.25, 0.25])
     for _ in range(9):
-        state = update(state, returns, episodes)
-    np.testing.assert_array_equal(state.level, [1.0, 0.25, 1.0])
-    length = cur.params(state).length
+        state = update(state, sums([10, 2, 9], [10, 10, 9]))
+    np.testing.assert_array_equal(state.level[:, 0], [1, 0.25, 1])
+    length = cur.params(state)[0].length
     np.testing.assert_array_equal(length, [[5, 5], [2, 2], [5, 5]])
     assert length.dtype == jnp.int32
+    np.testing.assert_array_equal(
+        cur.metrics(state)["level/probe/delayed"], [1, 0.25, 1]
+    )
+
+
+def test_the_last_level_is_the_task_itself():
+    """After all steps, however many, nothing of the easy task is left."""
+    env, cur = delayed((1, 2), steps=49)
+    state, update = cur.init(), jax.jit(cur.update)
+    good = {name: jnp.full((1, 1), 10.0) for name in ("return", "episodes")}
+    for _ in range(49):
+        assert state.level[0, 0] < 1
+        state = update(state, good)
+    assert state.level[0, 0] == 1
+    jax.tree.map(np.testing.assert_array_equal, cur.params(state), env.params)
+
+
+def test_any_measure_can_be_what_passes():
+    """The sum of the measure in the place of the return."""
+    _, cur = delayed((1, 2), measure="success")
+    sums = {"return": 0.0, "episodes": 10.0, "success": 5.0}
+    state = cur.update(cur.init(), {k: jnp.full((1, 1), v) for k, v in sums.items()})
+    assert state.level[0, 0] == 0.25
 
 
 def test_new_params_reach_a_slot_at_its_next_reset():
@@ -53,84 +97,52 @@ def test_new_params_reach_a_slot_at_its_next_reset():
     np.testing.assert_array_equal(last[:, 0, 1].nonzero()[0], [3, 8])
 
 
-def test_a_curriculum_drives_an_environment_inside_one_program():
-    """Stepped with an environment under jit and scan, episodes grow to the full length."""
-    env = envs.make("probe/delayed", (2, 8), {"length": 1})
-    cur = linear(env, min_episodes=8)
-
-    @jax.jit
-    def run():
-        level = cur.init()
-        state, _ = env.reset(random.roots(0, 2), cur.params(level))
-
-        def step(carry, _):
-            level, state = carry
-            state, ts = env.step(state, jnp.zeros((2, 8), jnp.int32), cur.params(level))
-            ended = ts.last.astype(jnp.float32)
-            returns = (ended * ts.reward).sum(1, keepdims=True)
-            level = cur.update(level, returns, ended.sum(1, keepdims=True))
-            return (level, state), (ts.last, level.level)
-
-        return jax.lax.scan(step, (level, state), None, length=60)[1]
-
-    last, level = run()
-    np.testing.assert_array_equal(level[-1], 1.0)
-    ends = last[:, 0, 0].nonzero()[0]
-    # Every episode was successful; it takes its length and one step for the reset.
-    assert ends[0] == 0 and ends[1] - ends[0] == 3 and ends[-1] - ends[-2] == 6
-    assert (np.diff(ends) >= 2).all() and (np.diff(np.diff(ends)) >= 0).all()
-
-
-def test_one_part_of_a_mixture_can_be_driven():
-    """The field is named by its part; the other parts' params do not move."""
-    parts = [envs.make(f"probe/{n}", (2, 3)) for n in ("memory", "delayed")]
-    env = mixture.make(parts)
-    assert curriculum.leaf_names(env.params) == ["0.length", "1.length"]
-    cur = linear(env, field="1.length", task=1)
-    state = cur.init()._replace(level=jnp.array([0.0, 1.0]))
-    memory, delayed = cur.params(state)
-    np.testing.assert_array_equal(memory.length, 4)
-    np.testing.assert_array_equal(delayed.length, [[1] * 3, [5] * 3])
+def test_one_task_of_a_mixture_can_be_driven():
+    """Its slots of its part move, also where it shares the part with another task."""
+    tasks = [
+        ("labyrinth/seekavoid_arena_01", {}),
+        ("labyrinth/seekavoid_arena_01", {"length": 600}),
+    ]
+    pure = [(envs.pure_task(*task), (2, 2)) for task in tasks]
+    env = mixture.make(core.join(pure))
+    assert len(env.params) == 1
+    way = course(tasks[1], {"length": 300}, rows=slice(2, 4), task=1)
+    cur = curriculum.make(env.params, 2, 1, [way])
+    state = cur.init()._replace(level=jnp.array([[0.0], [0.5]]))
+    (moved,) = cur.params(state)
+    own = env.params[0].length
+    np.testing.assert_array_equal(moved.length[:, :2], own[:, :2])
+    np.testing.assert_array_equal(moved.length[:, 2:], [[300] * 2, [450] * 2])
+    same = jax.tree.map(np.array_equal, moved._replace(length=own), env.params[0])
+    assert all(jax.tree.leaves(same))
 
 
 def test_a_member_of_a_population_mixture_has_its_own_level():
-    """``members`` are the rows of the level that the part belongs to."""
-    parts = [envs.make("probe/memory", (2, 3)), envs.make("probe/delayed", (1, 3))]
+    """Of those that do not play the task nothing moves, and no level is shown."""
+    parts = [
+        envs.make("probe/memory", (2, 3)),
+        envs.make(*DELAYED[:1], (1, 3), DELAYED[1]),
+    ]
     env = mixture.make(parts, axis="population")
-    cur = linear(env, field="1.length", task=1, members=slice(2, 3))
-    state = cur.init()._replace(level=jnp.array([0.0, 0.0, 0.5]))
-    np.testing.assert_array_equal(cur.params(state)[1].length, [[3, 3, 3]])
+    way = course(DELAYED, {"length": 1}, part=1, task=1, members=slice(2, 3))
+    cur = curriculum.make(env.params, 3, 0, [way])
+    state = cur.init()._replace(level=jnp.array([[0.0], [0.0], [0.5]]))
+    memory, delayed = cur.params(state)
+    np.testing.assert_array_equal(memory.length, env.params[0].length)
+    np.testing.assert_array_equal(delayed.length, [[3, 3, 3]])
+    shown = cur.metrics(state)["level/probe/delayed"]
+    np.testing.assert_array_equal(shown, [np.nan, np.nan, 0.5])
 
 
 def test_a_float_param_of_gymnax_can_be_driven():
-    """Any leaf of any params tree has a name, floats are not rounded."""
-    env = envs.make("gymnax/CartPole-v1", (2, 1))
-    cur = linear(env, field="gravity", low=9.8, high=11.8)
-    state = cur.init()._replace(level=jnp.array([0.0, 0.25]))
-    np.testing.assert_allclose(cur.params(state).gravity, [[9.8], [10.3]], rtol=1e-6)
-
-
-def test_constant_changes_nothing():
-    """The default curriculum: the environment's own params, whatever happens."""
-    env = envs.make("probe/delayed", (2, 1))
-    cur = curriculum.constant(env.params)
-    state = cur.update(cur.init(), jnp.ones((2, 1)), jnp.ones((2, 1)))
-    assert cur.params(state) is env.params
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"field": "lenght"}, "did you mean length"),
-        ({"task": 1}, "task: got 1"),
-        ({"steps": 0}, "steps: got 0"),
-        ({"min_episodes": 0}, "min_episodes: got 0"),
-    ],
-)
-def test_wrong_settings_are_named(changes, message):
-    """Found when the curriculum is made, not in the middle of a run."""
-    with pytest.raises(ValueError, match=message):
-        linear(envs.make("probe/delayed", (1, 1)), **changes)
+    """Floats are not rounded; what does not move stays as it is."""
+    cartpole = ("gymnax/CartPole-v1", {"gravity": 11.8})
+    env = mixture.make([envs.make(cartpole[0], (2, 1), cartpole[1])])
+    cur = curriculum.make(env.params, 2, 1, [course(cartpole, {"gravity": 9.8})])
+    state = cur.init()._replace(level=jnp.array([[0.0], [0.25]]))
+    (moved,) = cur.params(state)
+    np.testing.assert_allclose(moved.gravity, [[9.8], [10.3]], rtol=1e-6)
+    np.testing.assert_array_equal(moved.masspole, env.params[0].masspole)
 
 
 def test_params_of_a_wrong_shape_are_refused():

@@ -103,7 +103,7 @@ def test_in_one_open_room_a_line_is_what_the_oracle_walks(level):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_way_is_the_shortest_there_is(seed):
-    """distances agrees with Dijkstra on random maps, dear cells and several goals."""
+    """distances agrees with Dijkstra on random maps, costly cells and several goals."""
     rng = np.random.default_rng(seed)
     shape = (world.SIZE, world.SIZE)
     costs = rng.choice([0.0, 4.0, oracle.FAR], shape, p=[0.6, 0.1, 0.3])

@@ -1,4 +1,4 @@
-"""Rare, dear events: slots that are reset or renewed a few at a time."""
+"""Rare, costly events: slots that are reset or renewed a few at a time."""
 
 import jax
 import jax.numpy as jnp

@@ -36,6 +36,31 @@ def test_a_tree_is_combined_as_one_vector(name):
     np.testing.assert_allclose(_direction(name, alone), scale * alone[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", combiners.COMBINERS)
+def test_a_task_without_a_gradient_has_no_say(name):
+    """Two tasks that agree: the same direction with a third that has no steps."""
+    g = jnp.array([[1.0, 0.5], [1.0, -0.2]])
+    with_absent = jnp.concatenate([g, jnp.zeros((1, 2))])
+    wanted = _direction(name, g) * (1.5 if name == "sum" else 1.0)
+    if name == "equal_norm":  # The stand-in is a third of that length.
+        wanted = _direction(name, jnp.concatenate([g, g.mean(0)[None]]))
+    got = _direction(name, with_absent)
+    np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4)
+    nothing = _direction(name, jnp.zeros((3, 2)))
+    np.testing.assert_array_equal(nothing, np.zeros(2))
+
+
+def test_equal_norms_make_no_task_louder():
+    """w_k ‖g_k‖ is the same for all tasks, whatever their scale."""
+    g = _draw(3, seed=2) * jnp.array([[1.0], [10.0], [1e3]])
+    weights = combiners.equal_norm(combiners.gram(g))
+    loud = weights * jnp.linalg.norm(g, axis=1)
+    np.testing.assert_allclose(loud, jnp.full(3, jnp.mean(loud)), rtol=1e-4)
+    np.testing.assert_allclose(
+        loud.sum(), jnp.mean(jnp.linalg.norm(g, axis=1)), rtol=1e-4
+    )
+
+
 def test_pcgrad_of_two_tasks_is_orthogonal_to_what_it_gave_up():
     """p_1 · g_2 = 0 in conflict, whatever the length of g_2; without one the mean."""
     g = jnp.array([[1.0, 0.0], [-1.0, 1.0]])

@@ -219,7 +219,7 @@ def test_the_minimal_gru_is_its_equations():
 
 
 def test_a_memory_of_many_steps_lasts_them():
-    """By default nothing is left after 100 steps; told 1000, the most of it is."""
+    """By default nothing is left after 100 steps; given 1000, the most of it is."""
 
     def left(memory: int) -> float:
         x, first = jnp.zeros((100, B, 1)), jnp.zeros((100, B), bool)

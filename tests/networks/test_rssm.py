@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import conv_transpose, latents, layers, observation_model, rssm
+from mtrl_jax.networks import (
+    conv_transpose,
+    latents,
+    layers,
+    observation_config,
+    observation_decoder,
+    observation_encoder,
+    rssm,
+)
 
 CATEGORICAL = latents.LatentConfig("categorical", 3, 4)
 GAUSSIAN = latents.LatentConfig("gaussian", 5)
@@ -182,17 +190,15 @@ def counted(init, *args):
 def test_sizes_are_the_papers():
     """Parameter counts at one channel of 64×64 and 18 actions."""
     obs = {"image": jax.ShapeDtypeStruct((64, 64, 1), np.uint8)}
-    model = observation_model.choose(observation_model.ObservationConfig(), obs)
+    model = observation_config.choose(observation_config.ObservationConfig(), obs)
     config = rssm.RSSMConfig()
-    embed = observation_model.embed_size(model, obs)
+    embed = observation_encoder.size(model, obs)
     assert (embed, config.feature_size) == (1536, 1624)
     found = {
-        "encoder": counted(
-            lambda k: observation_model.encoder_init(k, model, obs), KEY
-        ),
+        "encoder": counted(lambda k: observation_encoder.init(k, model, obs), KEY),
         "rssm": counted(lambda k: rssm.init(k, config, embed, 18), KEY),
         "decoder": counted(
-            lambda k: observation_model.decoder_init(k, model, obs, 1624), KEY
+            lambda k: observation_decoder.init(k, model, obs, 1624), KEY
         ),
         "head": counted(lambda k: layers.mlp_init(k, 1624, (400,) * 4, 1), KEY),
         "actor": counted(lambda k: layers.mlp_init(k, 1624, (400,) * 4, 18), KEY),
@@ -242,21 +248,23 @@ def test_what_is_decoded_has_the_observations_shape(shape, kind):
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "vector": jax.ShapeDtypeStruct((3,), np.float32),
     }
-    config = observation_model.ObservationConfig(
+    config = observation_config.ObservationConfig(
         image="mlp" if kind == "mlp" else "auto", depth=2, units=5, layers=2
     )
-    config = observation_model.choose(config, obs)
+    config = observation_config.choose(config, obs)
     assert config.image == kind
     seen = {k: jax.ShapeDtypeStruct((4, *x.shape), x.dtype) for k, x in obs.items()}
 
     def both(seen, features):
-        params = observation_model.encoder_init(KEY, config, obs)
-        embed = observation_model.encode(params, config, seen, "float32")
-        params = observation_model.decoder_init(KEY, config, obs, 9)
-        return embed, observation_model.decode(params, config, obs, features, "float32")
+        params = observation_encoder.init(KEY, config, obs)
+        embed = observation_encoder.encode(params, config, seen, "float32")
+        params = observation_decoder.init(KEY, config, obs, 9)
+        return embed, observation_decoder.decode(
+            params, config, obs, features, "float32"
+        )
 
     embed, drawn = jax.eval_shape(both, seen, jnp.ones((4, 9)))
-    assert embed.shape == (4, observation_model.embed_size(config, obs))
+    assert embed.shape == (4, observation_encoder.size(config, obs))
     assert {k: x.shape for k, x in drawn.items()} == {
         k: x.shape for k, x in seen.items()
     }
@@ -274,7 +282,7 @@ def test_what_is_decoded_has_the_observations_shape(shape, kind):
 def test_an_image_that_cannot_be_taken_is_refused(shape, changes, message):
     obs = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
     with pytest.raises(ValueError, match=message):
-        observation_model.choose(observation_model.ObservationConfig(**changes), obs)
+        observation_config.choose(observation_config.ObservationConfig(**changes), obs)
 
 
 @pytest.mark.parametrize(

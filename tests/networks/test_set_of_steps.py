@@ -64,7 +64,7 @@ def test_in_which_order_transitions_came_changes_nothing_that_is_said_after_them
     permuted = jax.tree.map(lambda x: x[order], steps)
     before, after = (np.asarray(unroll(x)) for x in (steps, permuted))
     assert bool(np.abs(before[-1] - after[-1]).max() > 1e-3) == differs
-    # The others were told of other transitions.
+    # The others saw other transitions.
     assert np.abs(before[2:-1] - after[2:-1]).max() > 1e-3
 
 

@@ -90,14 +90,16 @@ def imagine(
     if not differentiated:
         params = jax.lax.stop_gradient(params)
 
-    def one(state: rssm.State, key: Key) -> tuple[rssm.State, tuple[Array, Array]]:
+    def one(
+        state: rssm.State, _: tuple[()], key: Key
+    ) -> tuple[rssm.State, tuple[Array, Array]]:
         action_key, state_key = jax.random.split(key)
         x = rssm.features(state)
         policy = actor.policy(params, jax.lax.stop_gradient(x), mask)
         action, encoded = actor.sample(policy, action_key)
         return step(state, encoded, state_key), (x, action)
 
-    last, (features, action) = jax.lax.scan(one, start, jax.random.split(key, horizon))
+    last, (features, action) = rssm.unroll(one, start, (), key, horizon)
     features = jnp.concatenate([features, rssm.features(last)[None]])
     return Trajectories(features, action)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import tree
-from mtrl_jax.agents.common import minibatches, optimiser
+from mtrl_jax.agents.common import combining, minibatches, optimiser
 from mtrl_jax.types import Array, Key, Tree
 
 Metrics = dict[str, Array]
@@ -42,7 +42,7 @@ class Aux(NamedTuple):
 # follow the statistics before the optimiser steps.
 Preserve = Callable[[Tree, Tree, Tree, Tree, Any], tuple[Tree, Tree]]
 
-# (params, stats, batch, key, hp) -> (loss [], Aux)
+# (params, stats, batch, key, hp) -> (loss [], or [K] of a combiner's tasks; Aux)
 Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
 
 
@@ -61,17 +61,27 @@ def gradient_step(
     key: Key,
     hp: Any,
     preserve: Preserve | None = None,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after one step; ``updates`` is not counted.
 
-    The loss's metrics, and ``grad_norm``: the gradient's norm before it is clipped.
+    The loss's metrics, the combiner's, and ``grad_norm``: the gradient's norm before it
+    is clipped.
     """
-    grad_fn = jax.value_and_grad(loss, has_aux=True)
-    (_, aux), grads = grad_fn(learner.params, learner.stats, batch, key, hp)
-    params = learner.params
+    params, stats = learner.params, learner.stats
+    grads, aux = combiner.gradients(
+        lambda params: loss(params, stats, batch, key, hp), params
+    )
     if preserve is not None:
-        params, grads = preserve(params, grads, learner.stats, aux.stats, hp)
-    metrics = aux.metrics | {"grad_norm": optax.tree.norm(grads)}
+
+        def preserved(grads: Tree) -> tuple[Tree, Tree]:
+            return preserve(params, grads, stats, aux.stats, hp)
+
+        # The parameters are the same whatever the gradient.
+        each = jax.vmap(preserved, out_axes=(None, 0))
+        params, grads = (each if combiner.is_split else preserved)(grads)
+    grads, found = combiner.combine(grads, key, hp)
+    metrics = aux.metrics | found | {"grad_norm": optax.tree.norm(grads)}
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)
     return Learner(params, opt, aux.stats, learner.updates), metrics
@@ -85,9 +95,12 @@ def update(
     key: Key,
     hp: Any,
     preserve: Preserve | None = None,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of one step on the whole batch."""
-    learner, metrics = gradient_step(loss, optimise, learner, batch, key, hp, preserve)
+    learner, metrics = gradient_step(
+        loss, optimise, learner, batch, key, hp, preserve, combiner
+    )
     return learner._replace(updates=learner.updates + 1), metrics
 
 
@@ -102,6 +115,7 @@ def passes(
     epochs: int,
     minibatches: int,
     preserve: Preserve | None = None,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
@@ -109,7 +123,7 @@ def passes(
     over the steps. A single step takes the rows as they are.
     """
     if epochs * minibatches == 1:
-        return update(loss, optimise, learner, rows.batch, key, hp, preserve)
+        return update(loss, optimise, learner, rows.batch, key, hp, preserve, combiner)
     index = rows.order(key, epochs, minibatches)  # [steps, rows]
     # None of the keys that order the rows.
     keys = jax.random.split(jax.random.fold_in(key, epochs), len(index))
@@ -117,11 +131,28 @@ def passes(
     def step(learner: Learner, now: tuple[Array, Key]) -> tuple[Learner, Metrics]:
         index, key = now
         rows_now = rows.take(index)
-        return gradient_step(loss, optimise, learner, rows_now, key, hp, preserve)
+        return gradient_step(
+            loss, optimise, learner, rows_now, key, hp, preserve, combiner
+        )
 
     learner, metrics = jax.lax.scan(step, learner, (tree.shard(index, axis=1), keys))
     metrics = jax.tree.map(jnp.mean, metrics)
     return learner._replace(updates=learner.updates + 1), metrics
+
+
+def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:
+    """Returns ``learn(learner, *more)``, before update ``starts`` the learner and zeros.
+
+    A branch, not a select: ``step`` is the same for all members.
+    """
+    if starts == 0:
+        return learn(*args)
+    shapes = jax.eval_shape(learn, *args)[1:]
+
+    def wait(learner: Tree, *_: Any) -> tuple:
+        return learner, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.lax.cond(step >= starts, learn, wait, *args)
 
 
 def check(config: Any) -> None:

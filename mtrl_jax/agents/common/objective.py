@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Array, Key, Scalar, Tree
@@ -25,7 +26,7 @@ class Costs(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Means over live steps, ``[]``."""
+    """Means over live steps, ``[]``; ``[K]`` where a combiner splits them by task."""
 
     policy_loss: Array
     value_loss: Array
@@ -33,7 +34,7 @@ class Terms(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """One more term and what it weighs, ``[]``."""
+    """One more term and what it weighs, ``[]``; the loss may be ``[K]`` as Terms are."""
 
     weight: Scalar
     loss: Array
@@ -60,14 +61,18 @@ class Auxiliary(NamedTuple):
 def total(
     terms: Terms, hp: Costs, more: Mapping[str, Weighted] | None = None
 ) -> tuple[Array, dict[str, Array]]:
-    """Returns (loss, metrics); ``more`` are further terms by name."""
+    """Returns (loss, metrics []); ``more`` are further terms by name.
+
+    The loss is ``[K]`` where a combiner has split its terms.
+    """
     loss = terms.policy_loss + hp.value_cost * terms.value_loss
     loss = loss - hp.entropy_cost * terms.entropy
     metrics = terms._asdict()
     for name, term in (more or {}).items():
         loss = loss + term.weight * term.loss
         metrics[name] = term.loss
-    return loss, metrics | {"loss": loss}
+    metrics["loss"] = loss
+    return loss, {name: jnp.mean(x) for name, x in metrics.items()}
 
 
 def add_heads(params: dict, auxiliaries: Sequence[Auxiliary], key: Key) -> dict:

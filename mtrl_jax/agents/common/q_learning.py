@@ -9,7 +9,6 @@ Refs: Mnih et al. 2015; van Hasselt et al. 2016 (arXiv:1509.06461); Schaul et al
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from mtrl_jax.data import replay
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import q_network
-from mtrl_jax.types import Array, Tree
+from mtrl_jax.types import Array
 
 # The probe tasks that it learns: it acts in single choices and has no memory.
 LEARNS = (
@@ -126,7 +125,7 @@ def make(
         return learner, jax.tree.map(jnp.mean, metrics), priority
 
     def update(learner, drawn, key, hp, step):
-        learner, metrics, priority = _after(
+        learner, metrics, priority = learning.after(
             config.learning_starts, step, learn, learner, drawn, key, hp
         )
         updates = learner.updates + 1
@@ -149,21 +148,6 @@ def is_due(updates: Array, period: types.Scalar) -> Array:
     """Returns whether ``updates`` [] is the first at or after a multiple of the period."""
     period = jnp.maximum(period, 1.0)
     return jnp.floor(updates / period) > jnp.floor((updates - 1) / period)
-
-
-def _after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:
-    """Returns ``learn(*args)``, before update ``starts`` the learner and zeros.
-
-    A branch, not a select: ``step`` is the same for all members.
-    """
-    if starts == 0:
-        return learn(*args)
-    shapes = jax.eval_shape(learn, *args)[1:]
-
-    def wait(learner: Tree, *_: Any) -> tuple:
-        return learner, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    return jax.lax.cond(step >= starts, learn, wait, *args)
 
 
 def _check(config: Any, parts: q_loss.Parts) -> None:

@@ -11,7 +11,7 @@ import os
 
 import jax
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.data import replay
 from mtrl_jax.types import Array, Key, Tree
 
@@ -79,9 +79,7 @@ def waits(config: SequenceConfig, batches: int) -> int:
 
 
 def _check(config: SequenceConfig) -> None:
-    for field in ("capacity", "batch", "length"):
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field}: got {getattr(config, field)}, give at least 1")
+    errors.check_sizes(config, ("capacity", "batch", "length"))
     if config.length < 2:
         raise ValueError(f"length: {config.length} is no sequence, give at least 2")
     if not config.train_every > 0:

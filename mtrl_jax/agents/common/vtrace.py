@@ -13,7 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.agents.common import objective, optimiser, unrolls, value_scale
+from mtrl_jax.agents.common import (
+    combining,
+    objective,
+    optimiser,
+    unrolls,
+    value_scale,
+)
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Tree
@@ -48,6 +54,7 @@ def terms(
     stats: Tree,
     of_scale: value_scale.Hparams,
     normalise: bool = False,
+    combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics): policy gradient, value error and entropy of live steps.
 
@@ -57,8 +64,9 @@ def terms(
     ``normalise`` gives the live advantages of each
     task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
     has moved that far already. Both come before the weights, which would otherwise
-    change what is near the mean, and the sign that trust depends on. The metrics are
-    ``rho`` and ``value``, means over live steps.
+    change what is near the mean, and the sign that trust depends on. ``combiner`` says
+    whether the terms are split by task. The metrics are ``rho`` and ``value``, means
+    over live steps.
     """
     r_t, discount_t, first_t = arrived
     log_ratio = now.log_prob - log_mu
@@ -89,10 +97,14 @@ def terms(
         advantage = policy_gradient.normalised(advantage, ~first_t, task, scale.tasks)
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
     advantage = targets.weight * advantage
+
+    def term(x: Array) -> Array:
+        return combiner.mean(x, ~first_t, task)
+
     found = objective.Terms(
-        policy_loss=mean(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
-        value_loss=mean(0.5 * jnp.square(target - predicted)),
-        entropy=mean(now.entropy),
+        policy_loss=term(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
+        value_loss=term(0.5 * jnp.square(target - predicted)),
+        entropy=term(now.entropy),
     )
     metrics = {"rho": mean(rho_tm1), "value": mean(v_tm1)}
     return found, metrics | scale.metrics(new, task, ~first_t, of_scale), new

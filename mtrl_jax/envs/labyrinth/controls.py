@@ -71,7 +71,7 @@ SETS: dict[str, dict[str, types.ActionSet]] = {
 
 
 class Command(NamedTuple):
-    """What the agent's body is told for one decision."""
+    """What the agent's body is to do for one decision."""
 
     turn: Array  # radians
     look: Array  # radians

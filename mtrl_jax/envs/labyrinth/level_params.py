@@ -116,7 +116,7 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
 
 
 def _check_places(new: dict[str, Any]) -> None:
-    """Returns nothing if every place is a cell that is free in every maze, or none."""
+    """Raises ValueError unless every place is free in every maze, or none."""
     rooms, pitch = int(new["rooms"]), int(new["pitch"])
     inside = [i for i in range(rooms * pitch) if i % pitch]
     free = {(i, j) for i in inside for j in inside}

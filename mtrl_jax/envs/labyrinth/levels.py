@@ -63,7 +63,7 @@ LEVELS: dict[str, Level] = {
     "lasertag_one_opponent_small": Level(
         LASERTAG,
         world.Params(rooms=3, pitch=4, loops=0.5, bots=1),
-        "Hear nothing, see first, aim, fire; turn round when you are hit.",
+        "See first, aim, fire; turn round when you are hit.",
     ),
     "lasertag_three_opponents_small": Level(
         LASERTAG,

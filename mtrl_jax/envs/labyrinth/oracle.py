@@ -20,7 +20,7 @@ from mtrl_jax.types import Array, Key
 
 _CELLS = np.stack(np.divmod(np.arange(world.SIZE**2), world.SIZE)[::-1], 1) + 0.5
 FAR = 1e4  # cells; no way
-_DEAR = 4.0  # cells of detour that a point lost or forgone is worth
+_COSTLY = 4.0  # cells of detour that a point lost or forgone is worth
 _BODY = physics.RADIUS - 0.01
 _CORNERS = _BODY * np.asarray([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
 _DRIFT = 0.04  # seconds until a body let go has stopped, at its speed
@@ -156,7 +156,7 @@ def _targets(state, params, jumps):
     things, worth = state.things, _worth(state, params, jumps)
     goal = things.kind == world.GOAL
     # Where the goal comes back, time is worth more than an apple out of the way.
-    missed = jnp.where(goal.any() & params.teleports & ~goal, _DEAR, 0.0)
+    missed = jnp.where(goal.any() & params.teleports & ~goal, _COSTLY, 0.0)
     none = jnp.full((world.SIZE, world.SIZE), FAR)
     column, row = jnp.floor(things.position).astype(jnp.int32).T
     found = none.at[row, column].min(jnp.where(worth, missed, FAR))
@@ -170,7 +170,7 @@ def _costs(state, params):
     column, row = jnp.where(opens[:, None], state.doors, world.SIZE).T
     cells = world.bits(state.walls.rows).at[row, column].set(False, mode="drop")
     things = state.things
-    lost = jnp.maximum(-params.rewards[things.kind], 0.0) * _DEAR
+    lost = jnp.maximum(-params.rewards[things.kind], 0.0) * _COSTLY
     column, row = jnp.floor(things.position).astype(jnp.int32).T
     costs = jnp.zeros(cells.shape).at[row, column].max(jnp.where(things.there, lost, 0))
     return jnp.where(cells, FAR, costs)

@@ -25,7 +25,7 @@ _GAP = 1e-3  # left between a body and the wall that stopped it
 
 
 def act(body: world.Body, command: controls.Command, walls: world.Walls) -> world.Body:
-    """Returns the body after one decision of doing what it is told."""
+    """Returns the body after one decision under a command."""
     for _ in range(FRAMES):
         body = _frame(body, command, walls)
     return body

@@ -95,7 +95,7 @@ def sprites(
 def texture(cell: Array, seed: Array) -> Array:
     """Returns the texture, int32 below TEXTURES, of cells (x, y) ``[2, ...]``.
 
-    Blocks of 2 x 2 cells look alike, so that places and not only cells can be told.
+    Blocks of 2 x 2 cells look alike, so that places differ and not only cells.
     """
     x, y = (cell // 2).astype(jnp.uint32)
     h = (x * jnp.uint32(0x9E3779B1)) ^ (y * jnp.uint32(0x85EBCA77)) ^ seed

@@ -95,7 +95,7 @@ def _floor(pen: ImageDraw.ImageDraw, solid, bound, extent, scale) -> None:
 
 
 def _walls(pen, state, solid, extent, scale) -> None:
-    """Draws the walls that can be seen from somewhere, each in its own colours."""
+    """Draw the walls that can be seen from somewhere, each in its own colours."""
     cells = np.argwhere(solid[:extent, :extent])
     texture = raycast.texture(jnp.asarray(cells[:, ::-1].T), jnp.asarray(state.texture))
     colours = textures.wall_colours().mean(1)[np.asarray(texture)].astype(int)
@@ -113,7 +113,7 @@ def _doors(pen, state, scale) -> None:
 
 
 def _thing(pen, kind, position, scale, hidden) -> None:
-    """Draws the goal as a ring, keys as squares, the rest as discs."""
+    """Draw the goal as a ring, keys as squares, the rest as discs."""
     colour = textures.colour(textures.LOOKS[kind].colours[0])
     box = _around(position, _THING, scale)
     if hidden:
@@ -134,7 +134,7 @@ def _bot(pen, position, heading, scale) -> None:
 
 
 def _agent(pen, state, scale) -> None:
-    """Draws a triangle that points ahead; with a line ahead where it fires."""
+    """Draw a triangle that points ahead; with a line ahead where it fires."""
     position, yaw = state.body.position, state.body.yaw
     angles = yaw + np.asarray([0.0, 2.5, np.pi, -2.5])
     # Not too small to be found on large maps.

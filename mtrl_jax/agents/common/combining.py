@@ -1,0 +1,111 @@
+"""One gradient from those of the tasks, as an option of the learner.
+
+    d = Σ_k w_k ∇ L_k,    L = mean_k L_k
+
+``mean`` is the gradient of the whole loss, ``sum`` that times the number of tasks. Any
+other combiner (losses/gradient_combiners.py) is given the gradient of each task's own
+steps: the network is run forward once, backward once for all tasks together. Policy and
+value are one vector, and what is under PopArt is combined after the heads are rewritten.
+
+L_k is the mean over live steps of task k, weighed by its share of them, so that the mean
+over tasks is the loss without a combiner also where tasks have unlike numbers of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.hparams import Share
+from mtrl_jax.losses import gradient_combiners, policy_gradient
+from mtrl_jax.types import Array, Key, Tree
+
+
+class Hparams(NamedTuple):
+    """Of the combiner."""
+
+    cagrad_c: Share = 0.5  # how far from the mean, in its norm; of CAGrad alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Combining:
+    """A combiner by its name, and the number of tasks."""
+
+    name: str = "mean"
+    tasks: int = 1
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the gradient of each task is wanted."""
+        return self.name not in ("mean", "sum")
+
+    def mean(self, x: Array, live: Array, task: Array) -> Array:
+        """Returns the mean over live steps ``[]``; the L_k ``[K]`` where it is split.
+
+        ``x``, ``live`` and ``task`` are ``[...]`` alike.
+        """
+        if not self.is_split:
+            return policy_gradient.masked_mean(x, live)
+        return policy_gradient.task_shares(x, live, task, self.tasks)
+
+    def gradients(
+        self, loss: Callable[[Tree], tuple[Array, Any]], params: Tree
+    ) -> tuple[Tree, Any]:
+        """Returns (gradients, what the loss returns beside its value).
+
+        Leaves are those of ``params``; ``[K, ...]`` where it is split, the loss being
+        ``[K]`` there (or ``[]``, then it is common to all tasks).
+        """
+        if not self.is_split:
+            (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            return grads, aux
+
+        def losses(params):
+            value, aux = loss(params)
+            return jnp.broadcast_to(value, (self.tasks,)), aux
+
+        _, pull, aux = jax.vjp(losses, params, has_aux=True)
+        (grads,) = jax.vmap(pull)(jnp.eye(self.tasks))
+        return grads, aux
+
+    def combine(self, grads: Tree, key: Key, hp: Any) -> tuple[Tree, dict[str, Array]]:
+        """Returns (one gradient, metrics) of what ``gradients`` gave.
+
+        The metric is ``conflicts``, the share of pairs of tasks whose gradients' product
+        is negative; none where it is not split.
+        """
+        if self.name == "mean":
+            return grads, {}
+        if self.name == "sum":
+            return jax.tree.map(lambda g: self.tasks * g, grads), {}
+        gram = gradient_combiners.gram(grads)
+        weights = gradient_combiners.weights(
+            gradient_combiners.get(self.name), gram, key, hp.combining.cagrad_c
+        )
+        metrics = {"conflicts": gradient_combiners.conflicts(gram)}
+        return gradient_combiners.weighted(weights, grads), metrics
+
+
+# Of a loss that knows no tasks.
+MEAN = Combining()
+
+
+def make(name: str, spec: types.EnvSpec) -> Combining:
+    """Returns the combiner called ``name`` for the tasks of ``spec``.
+
+    Raises:
+      ValueError: an unknown name, or a combiner of several tasks where there is one.
+    """
+    gradient_combiners.get(name)
+    made = Combining(name, len(spec.tasks))
+    if made.is_split and made.tasks == 1:
+        raise ValueError(
+            f"combiner: {name!r} combines the gradients of several tasks, there is one "
+            f"({spec.tasks[0].name}); use 'mean', or give more tasks"
+        )
+    return made

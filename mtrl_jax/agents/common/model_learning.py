@@ -1,0 +1,147 @@
+"""Learning a world model from sequences of a replay.
+
+    L = −log p(x) − log p(r) − c log p(γ) + β KL_α(q ‖ p)
+
+of observations, rewards and discounts predicted at each state, with the KL balanced by α
+(``losses/world_model``); the mean over steps and sequences.
+
+Ref: Hafner et al. 2021 (arXiv:2010.02193), equation 2 and algorithm 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.data import replay_ring
+from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.losses import world_model
+from mtrl_jax.networks import rssm
+from mtrl_jax.networks import world_model as networks
+from mtrl_jax.types import Array, Key, Scalar, Tree
+
+
+class Hparams(NamedTuple):
+    """Of the loss."""
+
+    kl_scale: Amount = 0.1
+    # Share of the KL's gradient for the prior. Without balancing: 0.5 at twice the scale.
+    kl_balance: Share = 0.8
+    free_nats: Amount = 0.0
+    discount_loss_scale: Amount = 5.0
+    # Of the gradients of what is predicted, how much reaches the model's states.
+    image_gradient: Share = 1.0
+    reward_gradient: Share = 1.0
+    unimix: Share = 0.0  # of uniform in latents
+
+
+class Sequences(NamedTuple):
+    """A batch of N sequences of L steps."""
+
+    ts: types.TimeStep  # [L, N, ...]; ``last`` is not known
+    action_tm1: Array  # [L, N, A] encoded, that led to the step
+    live: Array  # [N] 1, or 0 of what is no sequence
+
+
+def sequences_of(
+    encode: Callable[[Array], Array], rows: replay_ring.Row, live: Array
+) -> Sequences:
+    """Returns N sequences of L steps from ``rows`` [L + 1, N] and ``live`` [N].
+
+    Of the first row there is only the action, which led to the second.
+    """
+    now = jax.tree.map(lambda x: x[1:], rows)
+    ts = types.TimeStep(
+        now.obs, now.reward, now.discount, now.first, jnp.zeros_like(now.first),
+        now.task, now.action_mask,
+    )  # fmt: skip
+    return Sequences(ts, encode(rows.action[:-1]), live.astype(jnp.float32))
+
+
+def per_step(batch: Sequences) -> Array:
+    """Returns ``live`` of every step, [L, N]."""
+    return jnp.broadcast_to(batch.live[None], batch.ts.reward.shape)
+
+
+def loss(
+    model: networks.WorldModel,
+    params: Tree,
+    batch: Sequences,
+    key: Key,
+    hp: Hparams,
+    discount: Scalar,
+    *,
+    transform: Callable[[Array], Array],
+    discount_head: bool,
+    free_nats_each: bool,
+) -> tuple[Array, dict[str, Array], rssm.State]:
+    """Returns (loss [], metrics, posterior states [L, N]).
+
+    ``discount`` γ is the label of a step that is not terminal, ``transform`` that of the
+    rewards; without ``discount_head`` discounts are not learned. ``free_nats_each`` as
+    in ``world_model.balanced_kl``.
+    """
+    live = per_step(batch)
+    found = model.observe(
+        params, model.initial(live.shape[1]), batch.ts.obs, batch.action_tm1,
+        batch.ts.first, key, hp.unimix,
+    )  # fmt: skip
+    terms = _prediction_errors(
+        model, params, rssm.features(found.state), batch.ts, hp, discount,
+        transform=transform, discount_head=discount_head,
+    )  # fmt: skip
+    terms |= {
+        "posterior_entropy": model.entropy(found.posterior, hp.unimix),
+        "prior_entropy": model.entropy(found.prior, hp.unimix),
+    }
+    metrics = {name: world_model.masked_mean(x, live) for name, x in terms.items()}
+    metrics["kl"] = _kl(model, found, live, hp, free_nats_each)
+    total = metrics["image_loss"] + metrics["reward_loss"]
+    total += hp.discount_loss_scale * metrics["discount_loss"]
+    total += hp.kl_scale * metrics["kl"]
+    return total, metrics | {"model_loss": total}, found.state
+
+
+def _prediction_errors(
+    model: networks.WorldModel,
+    params: Tree,
+    x: Array,
+    ts: types.TimeStep,
+    hp: Hparams,
+    discount: Scalar,
+    *,
+    transform: Callable[[Array], Array],
+    discount_head: bool,
+) -> dict[str, Array]:
+    """Returns −log p of each step, up to constants, [L, N], of features x [L, N, F]."""
+    drawn = model.decode(params, world_model.gradient_share(x, hp.image_gradient))
+    reward = model.reward(params, world_model.gradient_share(x, hp.reward_gradient))
+    ends = jnp.zeros_like(ts.reward)
+    if discount_head:
+        logit = model.discount(params, x)
+        ends = world_model.discount_error(logit, ts.discount * discount)
+    return {
+        "image_loss": model.observation_error(drawn, ts.obs, ts.task),
+        "reward_loss": model.scalar.error(reward, transform(ts.reward)),
+        "discount_loss": ends,
+    }
+
+
+def _kl(
+    model: networks.WorldModel,
+    found: rssm.Observed,
+    live: Array,
+    hp: Hparams,
+    free_nats_each: bool,
+) -> Array:
+    """Returns the balanced KL of posterior and prior, []."""
+    posterior, prior = found.posterior, found.prior
+    return world_model.balanced_kl(
+        model.kl(world_model.sg(posterior), prior, hp.unimix),
+        model.kl(posterior, world_model.sg(prior), hp.unimix),
+        hp.kl_balance, hp.free_nats, live, free_each=free_nats_each,
+    )  # fmt: skip

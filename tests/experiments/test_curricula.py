@@ -1,0 +1,123 @@
+"""tasks.N.curriculum: a run whose tasks get harder, through its config."""
+
+import numpy as np
+import pytest
+import running
+import staged_runs
+
+from mtrl_jax import config, errors, metrics
+from mtrl_jax.experiments import curricula, environments, online, task_families
+
+# Reward 1 whatever is done, at the end of ever longer episodes: all pass at once.
+CHANGES = [
+    "tasks.0={env: probe/delayed, slots: 2, options: {length: 4}}",
+    "tasks.0.curriculum={start: {length: 1}, threshold: 0.5, steps: 6, min_episodes: 9}",
+    "population.fitness.source=evaluation",
+]
+LEVEL = "level/probe/delayed"
+
+
+@pytest.fixture(name="harder", scope="module")
+def _harder(tmp_path_factory):
+    """A run from the first to the last update; do not change it."""
+    folder = tmp_path_factory.mktemp("harder") / "run"
+    running.train(folder, *CHANGES)
+    return folder
+
+
+def test_episodes_grow_as_the_level_does(harder):
+    """Rows have each member's level; the other task has none."""
+    logged = metrics.read_metrics(harder)
+    level = logged.metrics[LEVEL][1:]
+    assert "level/probe/memory" not in logged.metrics
+    assert level[0].max() < 1 and (level[-1] == 1).all()
+    assert (np.diff(level, axis=0) >= 0).all()
+    length = logged.metrics["length/probe/delayed"][1:]
+    np.testing.assert_array_equal(length[0], 1)
+    np.testing.assert_array_equal(length[-1], 4)
+    # An episode lasts its level's length, rounded; one chunk may end some of two levels.
+    wanted = 1 + 3 * level
+    assert (length <= np.ceil(wanted)).all()
+
+
+def test_members_are_tested_on_the_task_itself(harder):
+    """Evaluations are of the options as they are, from the first on."""
+    settings = config.load(harder / "config.yaml")
+    world = environments.make_world(settings, "seed")
+    assert (world.test.params[0].length == 4).all()
+    course = curricula.make(settings, world)
+    assert (course.params(course.init())[0].length == 1).all()
+
+
+def test_a_resumed_run_has_the_levels_of_the_uninterrupted_one(
+    tmp_path, harder, cached
+):
+    """Levels, and the episodes they are judged by, are in the checkpoint."""
+    run = tmp_path / "run"
+    settings = running.write(run.with_suffix(".yaml"), *CHANGES)
+    running.mtrl_ending_at(16, "train", settings, "--run-dir", run)
+    saved = running.checkpoints(run)
+    assert saved and 0 < saved[-1] < 16
+    outcome = running.mtrl("resume", run)
+    assert outcome.code == 0, outcome.err
+    running.assert_same(run, harder)
+
+
+def test_another_curriculum_is_refused_when_resuming(harder):
+    """It is a part of the task, which a run keeps."""
+    outcome = running.mtrl("resume", harder, "tasks.0.curriculum.threshold=0.9")
+    assert outcome.code == 2
+    assert "tasks.0.curriculum.threshold" in outcome.error
+
+
+def _refused(*changes):
+    with pytest.raises(errors.ConfigError) as refused:
+        settings = config.from_dict(config.override(running.TINY, [*CHANGES, *changes]))
+        online.make_program(settings)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("start={lenght: 1}", "has no option 'lenght', did you mean length"),
+        ("start={length: 0}", "options.length: got 0"),
+        ("start={}", "tasks.0.curriculum.start"),
+        ("steps=0", "tasks.0.curriculum.steps"),
+        ("min_episodes=0", "tasks.0.curriculum.min_episodes"),
+        ("threshold=high", "tasks.0.curriculum.threshold"),
+        ("metric=sucess", "metric: no 'sucess'"),
+        ("levels=3", "tasks.0.curriculum.levels"),
+        ("start={wrappers: {frame_stack: 2}}", "start.wrappers: no number of"),
+    ],
+)
+def test_a_curriculum_that_cannot_be_is_one_line(change, said):
+    """The field, what was given and what would work."""
+    message = _refused(f"tasks.0.curriculum.{change}")
+    assert "tasks.0.curriculum" in message and said in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["population.fitness.source=training"], "give source=evaluation"),
+        (["training.runner=host"], "no level moves; give training.runner=fused"),
+        (
+            ["tasks.0.env=envpool/CartPole-v1", "tasks.0.options={}"],
+            "envpool/CartPole-v1 runs outside the program, where no level moves",
+        ),
+    ],
+)
+def test_where_no_level_moves_none_is_promised(changes, said):
+    """Other runners and environments, and PBT that compares different levels."""
+    assert said in _refused(*changes)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_stages_other_than_online_refuse_it(stage):
+    """Histories, and tests in context, are of one task for good."""
+    change = f"stages.{stage}.tasks.0.curriculum={{start: {{size: 2}}, threshold: 1.0}}"
+    settings = config.from_dict(config.override(staged_runs.TINY, [change]))
+    with pytest.raises(errors.ConfigError, match=r"tasks\.0.*curriculum with kind="):
+        task_families.entries(settings.stages[stage])
