@@ -26,7 +26,11 @@ TINY: dict[str, Any] = {
     ],
     "agent": {
         "name": "impala",
-        "config": {"optimiser": "adam", "network": {"hidden": [8]}},
+        "config": {
+            "optimiser": "adam",
+            "network": {"hidden": [8]},
+            "normalise_observations": True,
+        },
     },
     "population": {
         "size": 4,

@@ -3,7 +3,7 @@
     a_t ~ P(a | R_t, o_t, and what came before in this episode)
     R_0 = target,  R_{t+1} = R_t - r_t
 
-It is the sequence policy that is told of returns and sees its own episode alone: it plays
+It is the sequence policy that is given returns and sees its own episode alone: it plays
 at a wanted level and gets no better from episode to episode. All members and settings of
 ``sequence_policy`` are there.
 

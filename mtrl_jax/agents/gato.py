@@ -3,7 +3,7 @@
     a_t ~ P(a | prompt, o_t, and what came before in this episode)
 
 It is the sequence policy without returns and rewards: what tells one task from another is
-the prompt, a piece of another episode of the same history (``training.prompt_length``),
+the prompt, a part of another episode of the same history (``training.prompt_length``),
 which a quarter of the sequences begin with. Who imitates keeps the level of what was shown.
 All members and settings of ``sequence_policy`` are there.
 

@@ -37,6 +37,7 @@ from mtrl_jax.agents.common import (
     mixture_checks,
     mixture_control,
     objective,
+    observation_scale,
     optimiser,
     unrolls,
     value_scale,
@@ -90,6 +91,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
@@ -137,6 +139,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     mixture_checks.check(config, spec)
     listed = _listed(config, spec)
     scale = value_scale.make(config, len(spec.tasks), _value_heads(config, len(listed)))
+    normaliser = observation_scale.make(spec, config.normalise_observations)
     network = components.make(
         spec, config.network, listed, config.share, num_values=scale.num_values
     )
@@ -151,7 +154,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        return learning.init(network.init(key), optimise(hp), scale.init())
+        observations = normaliser.init()
+        return learning.init(
+            network.init(key), optimise(hp), scale.init(), observations
+        )
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -163,6 +169,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         )
 
     def act(learner, carry, ts, key, hp):
+        ts = normaliser.apply(learner.observations, ts)
         time = jax.tree.map(lambda x: x[None], (ts, carry.action))
         outputs, core = network.unroll(learner.params, carry.core, *time)
         outputs = jax.tree.map(lambda x: x[0], outputs)
@@ -183,11 +190,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(rollout),
+            minibatches.slots(seen),
             key,
             hp,
             epochs=config.epochs,
@@ -195,7 +203,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             preserve=scale.preserve,
             combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)
 

@@ -1,8 +1,8 @@
-"""Multi-Game Decision Transformer: it says itself what return an expert would get.
+"""Multi-Game Decision Transformer: it infers what return an expert would get.
 
     R_t ~ P(R | h, o_t) exp(κ x(R)),  a_t ~ P(a | h, o_t, R_t)
 
-It is the sequence policy that also learns to say returns and rewards, and infers R_t anew
+It is the sequence policy that also learns to predict returns and rewards, and infers R_t anew
 at every step, tilted towards high ones; R_t is not lowered by rewards. With κ = 0 it plays
 as the data do. All members and settings of ``sequence_policy`` are there.
 

@@ -26,6 +26,7 @@ from mtrl_jax.agents.common import (
     learning,
     minibatches,
     objective,
+    observation_scale,
     optimiser,
     unrolls,
     value_scale,
@@ -59,6 +60,7 @@ class Config:
     value_scale: str = "none"  # see agents/common/value_scale.py
     value_statistics: str = "mean"  # see losses/popart.py, MODES
     value_debias: bool = False  # of the initial statistics
+    normalise_observations: bool = False  # see agents/common/observation_scale.py
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
@@ -112,6 +114,7 @@ def make(
     """
     learning.check(config)
     scale = value_scale.make(config, len(spec.tasks))
+    normaliser = observation_scale.make(spec, config.normalise_observations)
     combiner = combining.make(config.combiner, spec)
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
@@ -122,7 +125,8 @@ def make(
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(params, optimise(hp), scale.init())
+        observations = normaliser.init()
+        return learning.init(params, optimise(hp), scale.init(), observations)
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
@@ -131,6 +135,7 @@ def make(
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        ts = normaliser.apply(learner.observations, ts)
         return unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
@@ -157,11 +162,12 @@ def make(
 
     def update(learner, rollout, key, hp, step):
         del step
+        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
             learner,
-            rows_of(network, transform, learner, rollout, hp, scale),
+            rows_of(network, transform, learner, seen, hp, scale),
             key,
             hp,
             epochs=config.epochs,
@@ -169,7 +175,8 @@ def make(
             preserve=scale.preserve,
             combiner=combiner,
         )
-        return learner, metrics, ()
+        observations = normaliser.after(learner.observations, rollout)
+        return learner._replace(observations=observations), metrics, ()
 
     return types.Agent(init, carry, act, update)
 

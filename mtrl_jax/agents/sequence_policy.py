@@ -1,6 +1,6 @@
-"""Sequence policies: one transformer, one row, and what it is told of as traced switches.
+"""Sequence policies: one transformer, one row, its inputs and losses as traced switches.
 
-    row t    a_{t-1}, r_{t-1}, done_{t-1} | o_t | R_t        a_t is said at R_t
+    row t    a_{t-1}, r_{t-1}, done_{t-1} | o_t | R_t        a_t is predicted at R_t
     L = c_a CE(a_t) + c_R CE(R_t at o_t) + c_r CE(sgn r_t) + c_o |o_{t+1} - ô|²
         + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t))
 
@@ -18,13 +18,13 @@ forgets at an episode's start all but what was watched) and training. The ``hori
 a shorter context, as in Algorithm Distillation; its other settings are the same here.
 
 Returns to go are those of whole histories (data/columns.py). Where an episode's end is not
-known, none of its steps teaches anybody who is told of returns. Of a rollout without such
+known, none of its steps teaches a member that is given returns. Of a rollout without such
 columns they are summed where the episode ends within it. A prompt (training.prompt_length)
 is read by a ``prompt_share`` of the sequences and never predicted. Without a token of
 returns, other heads or a prompt the program is Algorithm Distillation's.
 
 Deviations: the multi-game transformer's returns, rewards and actions are tokens of their
-own only with ``encoding: triple``, and there reward and next vector are said from the
+own only with ``encoding: triple``, and there reward and next vector are predicted from the
 action's token and the action; Gato's tokens of one step are one token here; its prompts'
 actions are not predicted; Decision Transformers read returns in bins and as a number.
 
@@ -162,15 +162,15 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         )
         seen = distillation.horizon_of(hp)
         if config.infers:
-            said, _ = network.step(learner.params, cache, steps, seen)
-            guess = outlook.sample(given, draw, said.returns, hp.kappa)
+            out, _ = network.step(learner.params, cache, steps, seen)
+            guess = outlook.sample(given, draw, out.returns, hp.kappa)
             chance = jax.random.uniform(jax.random.fold_in(draw, 1), to_go.shape)
             guessed = jnp.where(chance < hp.inferred, guess, to_go)
             steps = steps._replace(return_to_go=guessed)
-        said, cache = network.step(learner.params, cache, steps, seen)
-        logits = said.action
+        out, cache = network.step(learner.params, cache, steps, seen)
+        logits = out.action
         if given.values:
-            logits = logits + hp.by_value * (said.values - logits)
+            logits = logits + hp.by_value * (out.values - logits)
         mask = ts.action_mask
         policy = heads.policy(spec.action, logits, mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(own)
@@ -192,15 +192,15 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             )
 
         leads = given.rewards or given.vectors
-        said = read(params, dropped, rollout.action if leads else None)
+        out = read(params, dropped, rollout.action if leads else None)
         mask = rollout.ts.action_mask[:-1]
-        policy = heads.policy(spec.action, said.action, mask)
+        policy = heads.policy(spec.action, out.action, mask)
         uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
         nats, metrics = distillation.loss(
             policy, uniform, rollout.action, teaches_actions(teaches, columns, hp), hp
         )
         target = read(behind, None).values if given.values else None
-        costs, more = future.losses(given, said, target, rollout, teaches, columns, hp)
+        costs, more = future.losses(given, out, target, rollout, teaches, columns, hp)
         if given.values:
             behind = optax.incremental_update(params, behind, hp.target_step)
             behind = jax.lax.stop_gradient(behind)
@@ -245,7 +245,7 @@ def rows_of(
 def teaches_actions(teaches: Array, columns: Columns, hp: Any) -> Array:
     """Returns the steps [T, B] whose actions are imitated: see ``Hparams.rank_from``.
 
-    Where returns are told of, those whose return is known.
+    Where returns are given, those whose return is known.
     """
     known = columns.complete | (hp.return_gate <= 0)
     ranked = (columns.return_rank > hp.rank_from) | (hp.rank_from <= 0)

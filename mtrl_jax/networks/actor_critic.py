@@ -25,7 +25,14 @@ from typing import NamedTuple
 import chex
 
 from mtrl_jax import types
-from mtrl_jax.networks import cores, heads, network_config, network_module, torsos
+from mtrl_jax.networks import (
+    cores,
+    heads,
+    network_config,
+    network_module,
+    sequence_conv,
+    torsos,
+)
 from mtrl_jax.types import Array, Key, Tree
 
 NetworkConfig = network_config.NetworkConfig
@@ -64,6 +71,7 @@ def make(
     with the others or with the observations.
     """
     network_config.check(config, num_values)
+    sequence_conv.check(config.sequence, spec.obs)
     config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
     nets = (network_module.net_of(config, spec.action),)
     module = network_module.ActorCritics(

@@ -31,6 +31,7 @@ from mtrl_jax.networks import (
     heads,
     network_config,
     network_module,
+    sequence_conv,
     subsets,
     torsos,
 )
@@ -150,6 +151,7 @@ def plan(
             )
     if not components:
         raise ValueError("components: none given, give at least one")
+    sequence_conv.check(config.sequence, spec.obs)
     parts = []
     for i, component in enumerate(components):
         own = _resolved(config, components, component)

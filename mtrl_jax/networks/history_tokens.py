@@ -13,7 +13,7 @@ training read the same rows.
             In what order they came makes no difference
 
 With returns (``outlook``) a step has one token more, the last: R_t, what is to come. It
-stands after o_t, so that it can be said from what came before; the action is predicted
+stands after o_t, so that it can be predicted from what came before; the action is predicted
 at it ("step_return", "triple_return").
 
 Episodes follow each other in one history; nothing is reset between them.
@@ -213,9 +213,9 @@ class Tokens(nn.Module):
             )
         shape = (self.width,)
         unknown = self.param("unknown_return", nn.initializers.normal(1.0), shape)
-        told = self._dense("return")(features(self.outlook, steps.return_to_go))
+        embedded = self._dense("return")(features(self.outlook, steps.return_to_go))
         known = steps.return_known[..., None]
-        return known * told + (1.0 - known) * unknown[None, None]
+        return known * embedded + (1.0 - known) * unknown[None, None]
 
     def _in_a_row(self, tokens: list[Array]) -> Array:
         """Returns n tokens [T, B, width] of each step one after the other, [B, T n, width]."""

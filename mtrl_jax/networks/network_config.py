@@ -13,6 +13,7 @@ class NetworkConfig:
 
     torso: str = "auto"  # see torsos.choose
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
+    sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
     activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128

@@ -155,6 +155,7 @@ def _bodies(nets: Sequence[Net]) -> dict[str, Callable[..., Any]]:
                     config.hidden,
                     config.activation,
                     config.convolution,
+                    sequence=config.sequence,
                     name=torso,
                 )
             if core not in made:

@@ -1,8 +1,8 @@
-"""What a sequence model is told and says of what is to come: returns, outcomes, values.
+"""Tokens and predictions of what is to come: returns, outcomes, values.
 
-A return is a token of its own, after the observation: what is said of it before it is
-seen can be learned, and the action is said by whom it was told. It counts in ``bins``
-steps from ``low`` to ``high``:
+A return is a token of its own, after the observation: it is predicted at the observation,
+before it is seen, and the action is predicted at its token. It counts in ``bins`` steps
+from ``low`` to ``high``:
 
     bin(R) = floor((R - low) / (high - low) (bins - 1)), of R clipped to [low, high]
 
@@ -38,13 +38,13 @@ class Outlook:
     bins: int = 0  # of returns; 0: no token of a return
     low: float = 0.0
     high: float = 20.0
-    rewards: bool = False  # also say the sign of the reward that follows
-    vectors: bool = False  # also say the vector that is observed next
-    values: bool = False  # also say the value of each action
+    rewards: bool = False  # also predict the sign of the reward that follows
+    vectors: bool = False  # also predict the vector that is observed next
+    values: bool = False  # also predict the value of each action
 
 
-class Said(NamedTuple):
-    """What is said at a step; None of what there is no head for."""
+class Outputs(NamedTuple):
+    """The predictions of a step; None of what there is no head for."""
 
     action: Array  # [T, B, M] logits
     returns: Array | None = None  # [T, B, bins] logits, before the return is seen
@@ -89,7 +89,7 @@ def tilted(logits: Array, kappa: Scalar) -> Array:
 
 
 def sample(config: Outlook, key: Key, logits: Array, kappa: Scalar) -> Array:
-    """Returns an expert's returns [...], drawn from what is said of them."""
+    """Returns an expert's returns [...], drawn from the logits of the data's."""
     return return_of(config, jax.random.categorical(key, tilted(logits, kappa)))
 
 

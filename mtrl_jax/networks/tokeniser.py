@@ -5,7 +5,7 @@
     bounded   numbers of [-1, 1] as they are
     bin       k = floor((F(x) + 1) 512), at most 1023; its centre is (2k + 1) / 1024 - 1
 
-Which one is said once for all numbers: decided number by number it would not be monotone.
+Which one is chosen once for all numbers: decided number by number it would not be monotone.
 
 Ref: Reed et al. 2022, "A Generalist Agent" (arXiv:2205.06175), appendix B; there bins
 are tokens from 32000 on, after those of text.

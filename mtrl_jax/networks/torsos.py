@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, initialisers, product
+from mtrl_jax.networks import conv, initialisers, product, sequence_conv
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -49,13 +49,14 @@ class Torso(nn.Module):
     implementation: str = "auto"
     norm: bool = False  # a layer norm before each activation, not in impala_deep
     dense: bool = True  # the image's last layer; without it its features are maps
+    sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
 
     @nn.compact
     def __call__(self, obs: Mapping[str, Array], side: Array) -> Array:
         lead = side.shape[:-1]
         flat, features = [], []
         if "vector" in obs:
-            flat.append(obs["vector"].astype(jnp.float32))
+            flat.append(self._vector(obs["vector"].astype(jnp.float32)))
         if "image" in obs:
             image = scale_image(obs["image"])
             if self.kind == "mlp":
@@ -70,6 +71,14 @@ class Torso(nn.Module):
             mlp = MLP(self.hidden, self.activation, self.norm, name="mlp")
             features.append(mlp(jnp.concatenate(flat, -1)))
         return jnp.concatenate(features, -1)
+
+    def _vector(self, vector: Array) -> Array:
+        if not self.sequence:
+            return vector
+        positions, channels = self.sequence
+        return sequence_conv.SequenceConv(
+            positions, channels, self.implementation, name="sequence"
+        )(vector)
 
 
 class MLP(nn.Module):

@@ -33,9 +33,9 @@ recomputed, ``step`` reads the last so many alone, and says what ``unroll`` says
 A cache sees so many steps back in every layer, and further through the layers: to see no
 further, act with "recompute". A horizon of ``context`` or more changes nothing.
 
-With an ``outlook`` (see there) steps may have a token of their return, and more is said of
-them than the action. Steps that may be ``alone``, a traced choice, see their own episode
-and the prompt: ``unroll`` cuts there, and whoever acts makes a slot ``forget``.
+With an ``outlook`` (see there) steps may have a token of their return, and more is
+predicted than the action. Steps that may be ``alone``, a traced choice, see their own episode
+and the prompt: ``unroll`` cuts there, acting calls ``forget``.
 
 Padding is as if absent, wherever it stands: it takes no position and no place in a
 window, nothing attends to it; what is said at it means nothing. Nothing is reset between
@@ -84,7 +84,7 @@ class Transformer(NamedTuple):
     ``unroll(params, steps, key=None, window=None, horizon=None, alone=None,
     action=None)`` returns logits [T, B, M] of Steps [T, B], M = action_mask_size, for
     ``heads.policy`` to mask; dropout needs a ``key``; ``window`` (steps) in place of
-    ``context``. Of a transformer with an outlook it returns what is Said; with the
+    ``context``. Of a transformer with an outlook it returns Outputs; with the
     ``action`` of each step also what that leads to.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
     ``step(params, cache, steps, horizon=None)`` returns (logits [B, M], cache) of Steps
@@ -117,8 +117,8 @@ def make(
     encoding = module.encoding
     example = history_tokens.dummy(spec.obs, spec.action, encoding)
 
-    def of(said):
-        return said.action if given is None else said
+    def of(out):
+        return out.action if given is None else out
 
     def init(key):
         one = jax.tree.map(lambda x: x[None], example)
@@ -131,7 +131,7 @@ def make(
         chex.assert_rank(steps.has_prev, 2)
         steps = history_tokens.read(steps, encoding)
         window = _window(config, window, steps.has_prev.shape[0])
-        said, _ = module.apply(
+        out, _ = module.apply(
             {"params": params},
             steps,
             window,
@@ -141,21 +141,21 @@ def make(
             action=action,
             rngs={} if key is None else {"dropout": key},
         )
-        return of(said)
+        return of(out)
 
     def cached(params, cache, steps, horizon=None):
         one = jax.tree.map(lambda x: x[None], _moment(steps, encoding))
         variables, window = {"params": params}, config.context
-        said, cache = module.apply(variables, one, window, cache, horizon=horizon)
-        return jax.tree.map(lambda x: x[0], of(said)), cache
+        out, cache = module.apply(variables, one, window, cache, horizon=horizon)
+        return jax.tree.map(lambda x: x[0], of(out)), cache
 
     def recomputed(params, cache, steps, horizon=None):
         cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         read = read if horizon is None else attention_windows.last(read, horizon)
         variables = {"params": params}
-        said, _ = module.apply(variables, read, config.context, newest=True)
-        return jax.tree.map(lambda x: x[0], of(said)), cache
+        out, _ = module.apply(variables, read, config.context, newest=True)
+        return jax.tree.map(lambda x: x[0], of(out)), cache
 
     if transformer_config.acting(config) == "cache":
         return Transformer(

@@ -24,11 +24,11 @@ from mtrl_jax.types import Array
 
 
 class Layers(nn.Module):
-    """Returns (what is Said at Steps [T, B], cache); with a cache T is 1.
+    """Returns (Outputs of Steps [T, B], cache); with a cache T is 1.
 
     With a ``horizon``, or where episodes may be ``alone``, the Steps are seen in segments
     (see ``attention_windows.cut``), and a ring no further than the horizon. ``newest``:
-    what is said [1, B] at the last step alone. Given the ``action`` of each step, also
+    outputs [1, B] of the last step alone. Given the ``action`` of each step, also
     what it leads to. The ``encoding`` is the config's, or that with returns.
     """
 
@@ -49,7 +49,7 @@ class Layers(nn.Module):
         newest: bool = False,
         alone: Array | None = None,
         action: Array | None = None,
-    ) -> tuple[outlook.Said, attention_windows.Cache | None]:
+    ) -> tuple[outlook.Outputs, attention_windows.Cache | None]:
         config, segments = self.config, None
         is_cut = any(x is not None for x in (horizon, alone, steps.prompt))
         if is_cut and cache is None:
@@ -81,7 +81,7 @@ class Layers(nn.Module):
             values.append(value)
         if cache is not None:
             cache = cache._replace(keys=tuple(keys), values=tuple(values))
-        return self._said(x, action), cache
+        return self._outputs(x, action), cache
 
     def _tokens(self) -> history_tokens.Tokens:
         config = self.config
@@ -114,8 +114,8 @@ class Layers(nn.Module):
         each = jnp.take(table, position, axis=0)
         return jnp.repeat(each, history_tokens.TOKENS[self.encoding], axis=1)
 
-    def _said(self, x: Array, action: Array | None) -> outlook.Said:
-        """Returns what is said at the last layer's tokens [B, T own, width].
+    def _outputs(self, x: Array, action: Array | None) -> outlook.Outputs:
+        """Returns the outputs at the last layer's tokens [B, T own, width].
 
         In float32, whatever the products were in. Of a step with a return the first of
         these has not seen it, and the last has.
@@ -123,16 +123,16 @@ class Layers(nn.Module):
         config, size = self.given, types.action_mask_size(self.space)
         x = nn.LayerNorm(dtype=self.config.dtype, name="norm")(x)
         own = history_tokens.OWN[self.encoding]
-        before, told = x[:, ::own], x[:, own - 1 :: own]
-        said = outlook.Said(self._head(told, size, "policy"))
+        before, after = x[:, ::own], x[:, own - 1 :: own]
+        out = outlook.Outputs(self._head(after, size, "policy"))
         if config.bins:
-            said = said._replace(returns=self._head(before, config.bins, "returns"))
+            out = out._replace(returns=self._head(before, config.bins, "returns"))
         if config.values:
-            said = said._replace(values=self._head(told, size, "values"))
+            out = out._replace(values=self._head(after, size, "values"))
         if action is None or not (config.rewards or config.vectors):
-            return said
+            return out
         taken = jnp.swapaxes(heads.encode(self.space, action), 0, 1)
-        y = jnp.concatenate([told, taken], axis=-1)
+        y = jnp.concatenate([after, taken], axis=-1)
         y = nn.gelu(
             _dense(
                 self.config.width,
@@ -142,11 +142,11 @@ class Layers(nn.Module):
             )(y)
         )
         if config.rewards:
-            said = said._replace(reward=self._head(y, outlook.REWARDS, "reward"))
+            out = out._replace(reward=self._head(y, outlook.REWARDS, "reward"))
         if config.vectors:
             vector = self._head(y, self.vector, "next_vector")
-            said = said._replace(next_vector=vector)
-        return said
+            out = out._replace(next_vector=vector)
+        return out
 
     def _head(self, x: Array, size: int, name: str) -> Array:
         """Returns [T, B, size] of x [B, T, width], small at the beginning."""

@@ -259,7 +259,7 @@ def test_rays_along_the_axes_meet_the_wall_in_front():
 def observe(name, state, number=24):
     kind = levels.LEVELS[name].kind
     run = jax.jit(rays.observer(number, kind))
-    return np.asarray(run(state, params_of(name)))
+    return np.asarray(run(state, params_of(name)).rays)
 
 
 def test_rays_tell_depth_kind_and_side():
@@ -284,7 +284,25 @@ def test_rays_tell_depth_kind_and_side():
     np.testing.assert_allclose(distance, np.hypot(3, 1), atol=0.05)
     hidden = labyrinth.task(name, {"hidden": True}).params
     run = rays.observer(24, levels.LEVELS[name].kind)
-    assert not run(state, hidden)[:, 1 + rays.THING :].any()
+    assert not run(state, hidden).rays[:, 1 + rays.THING :].any()
+
+
+def test_rays_come_with_what_the_body_feels():
+    """Pitch, height, velocity along and across its look, reload, stun and health."""
+    name = "explore_object_locations_small"
+    body = first(name).body._replace(
+        yaw=jnp.float32(np.pi / 2), velocity=jnp.float32([-1.6, 0.8]),
+        pitch=jnp.float32(-0.3), height=jnp.float32(0.19), reload=jnp.int32(3),
+        stunned=jnp.int32(15), health=jnp.int32(2),
+    )  # fmt: skip
+    state = empty_hall(first(name))._replace(body=body)
+    run = jax.jit(rays.observer(24, levels.LEVELS[name].kind))
+    felt = run(state, params_of(name)).body
+    expected = [-0.5, 0.5, 0.25, 0.5, 0.5, 1.0, 2 / 3]
+    assert len(rays.BODY) == len(felt)
+    np.testing.assert_allclose(felt, expected, atol=1e-6)
+    size = labyrinth.task(name).spec.obs["vector"].shape[0]
+    assert size == 24 * rays.CHANNELS + len(rays.BODY)
 
 
 def test_a_thing_behind_a_wall_is_not_seen():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import torsos
+from mtrl_jax.networks import sequence_conv, torsos
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
 
@@ -129,3 +129,40 @@ def test_the_smallest_allowed_image_works(kind, size):
         return torso.apply(variables, obs, jnp.zeros((2, 0)))
 
     assert jax.eval_shape(features, jax.random.key(0)).shape[0] == 2
+
+
+def test_a_sequence_at_the_front_of_a_vector_is_convolved():
+    """[24, 3] and 5 more: by hand the same; the rest and side inputs are as they were."""
+    vector = np.random.default_rng(0).normal(size=(2, 77)).astype(np.float32)
+    torso = torsos.Torso("mlp", (7,), "relu", sequence=(24, 3))
+    inputs = {"vector": jnp.asarray(vector)}, jnp.ones((2, 4))
+
+    @jax.jit
+    def run(key):
+        params = torso.init(key, *inputs)["params"]
+        made = sequence_conv.SequenceConv(24, 3)
+        return params, made.apply({"params": params["sequence"]}, inputs[0]["vector"])
+
+    params, found = jax.device_get(run(jax.random.key(0)))
+    x = vector[:, :72].reshape(2, 24, 3)
+    for name, width, stride in (("Conv_0", 5, 2), ("Conv_1", 3, 1)):
+        layer = params["sequence"][name]
+        kernel = layer["kernel"][0].reshape(-1, 32)
+        at = range(0, x.shape[1] - width + 1, stride)
+        x = np.stack([x[:, i : i + width].reshape(2, -1) @ kernel for i in at], 1)
+        x = np.maximum(x + layer["bias"], 0)
+    assert x.shape == (2, 8, 32)
+    expected = np.concatenate([x.reshape(2, -1), vector[:, 72:]], 1)
+    np.testing.assert_allclose(found, expected, 1e-4, 1e-5)
+    assert params["mlp"]["Dense_0"]["kernel"].shape == (256 + 5 + 4, 7)
+
+
+@pytest.mark.parametrize("sequence", [(24,), (8, 3), (24, 0), (26, 3)])
+def test_a_sequence_that_cannot_be_is_refused(sequence):
+    """Too short, of no channels, longer than the vector: with what was given."""
+    obs = {"vector": jax.ShapeDtypeStruct((77,), jnp.float32)}
+    sequence_conv.check((24, 3), obs)
+    with pytest.raises(ValueError, match=r"sequence: .*\[\] for none"):
+        sequence_conv.check(sequence, obs)
+    with pytest.raises(ValueError, match="vector has 0"):
+        sequence_conv.check((24, 3), {})

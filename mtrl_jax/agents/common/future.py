@@ -39,7 +39,7 @@ def columns_of(rollout: types.Rollout) -> Columns:
 
 def losses(
     config: outlook.Outlook,
-    said: outlook.Said,
+    out: outlook.Outputs,
     behind: Array | None,
     rollout: types.Rollout,
     teaches: Array,
@@ -48,22 +48,22 @@ def losses(
 ) -> tuple[Array | float, dict[str, Array]]:
     """Returns (sum of the costs, metrics) of what there are heads for.
 
-    ``said`` [T, B] at the steps, ``behind`` [T, B, A] by Q̄; ``teaches`` [T, B] the steps
+    ``out`` [T, B] of the steps, ``behind`` [T, B, A] by Q̄; ``teaches`` [T, B] the steps
     that were a learner's choice.
     """
     found: dict[str, tuple[Any, Array]] = {}
-    if said.returns is not None:
+    if out.returns is not None:
         bins = outlook.bin_of(config, columns.return_to_go)
-        nats = optax.softmax_cross_entropy_with_integer_labels(said.returns, bins)
+        nats = optax.softmax_cross_entropy_with_integer_labels(out.returns, bins)
         found["return"] = hp.return_cost, _mean(nats, teaches & columns.complete)
-    if said.reward is not None:
+    if out.reward is not None:
         sign = jnp.sign(rollout.ts.reward[1:]).astype(jnp.int32) + 1
-        nats = optax.softmax_cross_entropy_with_integer_labels(said.reward, sign)
+        nats = optax.softmax_cross_entropy_with_integer_labels(out.reward, sign)
         found["reward"] = hp.reward_cost, _mean(nats, teaches)
-    if said.next_vector is not None:
-        found["next"] = hp.next_cost, _next(said.next_vector, rollout.ts, teaches)
-    if said.values is not None:
-        found |= _values(said.values, behind, rollout, teaches, hp)
+    if out.next_vector is not None:
+        found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, teaches)
+    if out.values is not None:
+        found |= _values(out.values, behind, rollout, teaches, hp)
     total = sum((cost * x for cost, x in found.values()), start=0.0)
     return total, {f"{name}_loss": x for name, (_, x) in found.items()}
 
@@ -81,9 +81,9 @@ def conservatism(q: Array, action: Array) -> Array:
     return jax.nn.logsumexp(q, axis=-1) - exploration.entry(q, action)
 
 
-def _next(said: Array, ts: types.TimeStep, teaches: Array) -> Array:
+def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
     """Returns the mean squared error of next vectors [T, B, N], summed over N."""
-    square = jnp.sum((said - ts.obs["vector"][1:]) ** 2, axis=-1)
+    square = jnp.sum((out - ts.obs["vector"][1:]) ** 2, axis=-1)
     # Where reset rows are left out, the next row is of another episode.
     return _mean(square, teaches & ~(ts.last[1:] & ts.first[1:]))
 

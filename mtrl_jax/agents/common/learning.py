@@ -29,6 +29,7 @@ class Learner(NamedTuple):
     opt: Tree
     stats: Tree  # statistics that no gradient trains; () without any
     updates: Array  # [] int32
+    observations: Tree = ()  # of observation_scale, of which no loss reads anything
 
 
 class Aux(NamedTuple):
@@ -47,10 +48,14 @@ Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
 
 
 def init(
-    params: Tree, optimise: optax.GradientTransformation, stats: Tree = ()
+    params: Tree,
+    optimise: optax.GradientTransformation,
+    stats: Tree = (),
+    observations: Tree = (),
 ) -> Learner:
     """Returns a learner that has made no update."""
-    return Learner(params, optimise.init(params), stats, jnp.zeros((), jnp.int32))
+    updates = jnp.zeros((), jnp.int32)
+    return Learner(params, optimise.init(params), stats, updates, observations)
 
 
 def gradient_step(
@@ -84,7 +89,7 @@ def gradient_step(
     metrics = aux.metrics | found | {"grad_norm": optax.tree.norm(grads)}
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)
-    return Learner(params, opt, aux.stats, learner.updates), metrics
+    return learner._replace(params=params, opt=opt, stats=aux.stats), metrics
 
 
 def update(

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 
 from mtrl_jax import tree
 from mtrl_jax.envs.labyrinth import bots, controls, deal, physics, raycast, world
-from mtrl_jax.types import Array, Key
+from mtrl_jax.types import Array, Key, Tree
 
 REACH = 0.45  # cells between an agent and a thing that it takes
 _MELONS_HANG = 0.15  # height above which feet have to be
 _OPENS = 0.95  # cells between an agent and the door its key opens
-_STUNNED = 15  # decisions that being tagged costs
+STUNNED = 15  # decisions that being tagged costs
 
 # (state, events, params) -> (reward, terminated), after the decision.
 Rules = Callable[[world.State, world.Events, world.Params], tuple[Array, Array]]
-Observe = Callable[[world.State, world.Params], Array]
+Observe = Callable[[world.State, world.Params], Tree]
 
 
 class Kind(NamedTuple):
@@ -171,5 +171,5 @@ def _elsewhere(state, moves, uniform, stuns):
     free = world.free_rows(state.walls, state.things)
     cell = world.random_cell(free, uniform[0])
     fresh = deal.new_body(cell, uniform[1] * 2 * jnp.pi)
-    fresh = fresh._replace(stunned=jnp.where(stuns, _STUNNED, 0))
+    fresh = fresh._replace(stunned=jnp.where(stuns, STUNNED, 0))
     return state._replace(body=tree.where(moves, fresh, state.body))

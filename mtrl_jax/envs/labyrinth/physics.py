@@ -18,9 +18,10 @@ SPEED = 3.2
 FRAMES = 4
 FRAME = world.DECISION / FRAMES
 _GRIP = 0.3  # share of the wished change of velocity made in a frame
-_JUMP = 2.6  # cells a second; up to 0.38 cells, for 0.58 s
+_JUMP = 2.6  # cells a second; for 0.58 s
 _GRAVITY = 9.0
-_PITCH = 0.6  # radians, the furthest up or down
+JUMP_HEIGHT = 0.38  # the highest that feet get
+PITCH = 0.6  # radians, the furthest up or down
 _GAP = 1e-3  # left between a body and the wall that stopped it
 
 
@@ -57,7 +58,7 @@ def _along(place, speed, seconds, solid_at):
 
 def _frame(body, command, walls):
     yaw = body.yaw + command.turn / FRAMES
-    limit = jnp.float32(_PITCH)
+    limit = jnp.float32(PITCH)
     pitch = jnp.clip(body.pitch + command.look / FRAMES, -limit, limit)
     ahead = jnp.stack([jnp.cos(yaw), jnp.sin(yaw)])
     right = jnp.stack([-ahead[1], ahead[0]])

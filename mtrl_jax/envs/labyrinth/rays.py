@@ -1,17 +1,20 @@
 """The observation for small machines: what some twenty rays meet.
 
 For each ray 1 / (1 + distance) and, one-hot, what it met: a wall by its texture, a door
-by its colour, a thing by its kind, or a bot. The same world as in the pictures.
+by its colour, a thing by its kind, or a bot. The same world as in the pictures. Behind
+the rays the body's own numbers, which a picture shows or leaves to be felt: whether a
+shot would hit depends on its pitch.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import bots, game, raycast, world
+from mtrl_jax.envs.labyrinth import bots, deal, game, physics, raycast, world
 from mtrl_jax.types import Array
 
 FIELD_OF_VIEW = np.pi / 2
@@ -20,15 +23,23 @@ DOOR = raycast.TEXTURES
 THING = DOOR + world.DOORS
 BOT = THING + world.KINDS
 CHANNELS = 1 + BOT + 1
+BODY = ("pitch", "height", "ahead", "aside", "reload", "stunned", "health")
+
+
+class Seen(NamedTuple):
+    """An observation; the agent's vector is the one after the other."""
+
+    rays: Array  # [rays, CHANNELS], left to right
+    body: Array  # [7], the numbers BODY
 
 
 @functools.cache
 def observer(rays: int, kind: game.Kind) -> game.Observe:
-    """Returns ``observe(state, params) -> float32 [rays, CHANNELS]``, left to right."""
+    """Returns ``observe(state, params) -> Seen``, float32."""
     angle = (np.arange(rays) - (rays - 1) / 2) * FIELD_OF_VIEW / rays
     across, along = np.sin(angle).astype(np.float32), np.cos(angle).astype(np.float32)
 
-    def observe(state: world.State, params: world.Params) -> Array:
+    def observe(state: world.State, params: world.Params) -> Seen:
         cos, sin = jnp.cos(state.body.yaw), jnp.sin(state.body.yaw)
         direction = jnp.stack([cos * along - sin * across, sin * along + cos * across])
         wall = raycast.cast(state.walls, state.body.position, direction)
@@ -42,9 +53,29 @@ def observer(rays: int, kind: game.Kind) -> game.Observe:
         met = jnp.where(nearer, THING + shown[thing.which], met)
         one_hot = met[:, None] == jnp.arange(CHANNELS - 1)[None]
         depth = 1.0 / (1.0 + distance)
-        return jnp.concatenate([depth[:, None], one_hot.astype(jnp.float32)], 1)
+        seen = jnp.concatenate([depth[:, None], one_hot.astype(jnp.float32)], 1)
+        return Seen(seen, felt(state.body))
 
     return observe
+
+
+def felt(body: world.Body) -> Array:
+    """Returns the numbers BODY, float32 [7], each in units of its largest.
+
+    The velocity is along and across (right) where the body looks.
+    """
+    cos, sin = jnp.cos(body.yaw), jnp.sin(body.yaw)
+    vx, vy = body.velocity
+    numbers = (
+        body.pitch / physics.PITCH,
+        body.height / physics.JUMP_HEIGHT,
+        (vx * cos + vy * sin) / physics.SPEED,
+        (vy * cos - vx * sin) / physics.SPEED,
+        body.reload / bots.RELOAD,
+        body.stunned / game.STUNNED,
+        body.health / deal.HEALTH,
+    )
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers])
 
 
 def door(state: world.State, cell: Array, met: Array) -> Array:
