@@ -66,6 +66,7 @@ class Segments(NamedTuple):
 
     number: Array  # [B, T] int32, of the segment; 0 is the prompt
     position: Array  # [B, T] int32, in the segment, after the steps of the prompt
+    index: Array  # [B, T] int32, of relative positions; differs by a segment's constant
     begins: Array  # [B, T] bool, the first step of a segment
 
 
@@ -89,7 +90,9 @@ def cut(
     before = jnp.sum(shown, axis=1, keepdims=True)
     position = place - _held(place, begins) + before
     position = jnp.where(prompt.T, positions(shown.T, shape[0]), position)
-    return Segments(jnp.cumsum(begins, axis=1), position, begins)
+    # A prompt is as far from one segment as from another.
+    index = position if steps.prompt is not None or alone is not None else place
+    return Segments(jnp.cumsum(begins, axis=1), position, index, begins)
 
 
 def begun(
@@ -138,7 +141,7 @@ def of_sequence(
     """
     length = steps.has_prev.shape[0]
     live = history_tokens.live_tokens(steps, encoding)
-    place = positions(steps.live, length) if segments is None else segments.position
+    place = positions(steps.live, length) if segments is None else segments.index
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
     if segments is not None:
