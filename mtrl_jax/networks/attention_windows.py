@@ -66,7 +66,7 @@ class Segments(NamedTuple):
 
     number: Array  # [B, T] int32, of the segment; 0 is the prompt
     position: Array  # [B, T] int32, in the segment, after the steps of the prompt
-    index: Array  # [B, T] int32, of relative positions; differs by a segment's constant
+    relative: Array  # [B, T] int32, the same up to a constant of each segment
     begins: Array  # [B, T] bool, the first step of a segment
 
 
@@ -91,8 +91,8 @@ def cut(
     position = place - _held(place, begins) + before
     position = jnp.where(prompt.T, positions(shown.T, shape[0]), position)
     # A prompt is as far from one segment as from another.
-    index = position if steps.prompt is not None or alone is not None else place
-    return Segments(jnp.cumsum(begins, axis=1), position, index, begins)
+    relative = position if steps.prompt is not None or alone is not None else place
+    return Segments(jnp.cumsum(begins, axis=1), position, relative, begins)
 
 
 def begun(
@@ -141,7 +141,7 @@ def of_sequence(
     """
     length = steps.has_prev.shape[0]
     live = history_tokens.live_tokens(steps, encoding)
-    place = positions(steps.live, length) if segments is None else segments.index
+    place = positions(steps.live, length) if segments is None else segments.relative
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
     if segments is not None:
