@@ -73,7 +73,7 @@ def check(field: str, name: str, known: Iterable[str]) -> None:
 
 
 def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError for the first field {name: its choices} that is none of them."""
+    """Raises ValueError unless each field {name: its choices} is one of its choices."""
     for field, choices in known.items():
         value = getattr(config, field)
         if value not in choices:
@@ -81,7 +81,7 @@ def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_sizes(config: Any, fields: Iterable[str]) -> None:
-    """Raises ValueError for the first of ``fields`` that is below 1."""
+    """Raises ValueError unless all ``fields`` are at least 1; names the first below."""
     for field in fields:
         value = getattr(config, field)
         if value < 1:
@@ -124,3 +124,13 @@ def integer(field: str, value: Any, low: int, high: int) -> int:
             f"{field}: got {value!r}, give an integer from {low} to {high}"
         )
     return value
+
+
+def number(field: str, value: Any, low: float, high: float) -> float:
+    """Returns ``value``, or raises ValueError if it is no number from low to high."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(
+            f"{field}: got {value!r}, give a number from {low:g} to {high:g}"
+        )
+    return float(value)

@@ -202,6 +202,8 @@ class AgentInfo(NamedTuple):
     # update() reads what its own acting noted down (log-probabilities), which no dataset
     # of another's play has: the agent cannot learn offline.
     needs_extras: bool = False
+    # update() reads what a teacher's acting noted down: of a dataset, what it recorded.
+    reads_recorded: bool = False
     # Of a dataset it wants the columns of whole histories, too (data/columns.py).
     reads_columns: bool = False
     # It observes the environment's optimal action, ``types.OPTIMAL``.
@@ -214,8 +216,13 @@ class AgentInfo(NamedTuple):
     # (carry, ts), [B, ...] -> the carry to which the step at ``ts`` is one of a prompt;
     # None where a prompt is remembered as anything else.
     keep_prompt: Callable[[Tree, TimeStep], Tree] | None = None
+    # (spec, config) -> predict(learner, ts, action, key, hp, context), what its world model
+    # says of observations that it does not see; see agents/dreamer_v2.py.
+    open_loop: Callable[[EnvSpec, Any], Callable[..., dict[str, Array]]] | None = None
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
+    # A mixture of fewer tasks is refused by ``mtrl train``.
+    fewest_tasks: int = 1
     # The probe tasks that it promises to learn (envs/probes.py, without "probe/").
     learns: tuple[str, ...] = ()
 
@@ -244,6 +251,17 @@ def action_mask_size(space: ActionSpace) -> int:
             return sum(sizes)
         case Box(low, _):
             return len(low)
+
+
+def groups(space: ActionSpace) -> tuple[int, ...]:
+    """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
+    match space:
+        case Discrete(n):
+            return (n,)
+        case Factorised(sizes):
+            return sizes
+        case Box():
+            return ()
 
 
 def action_shape(space: ActionSpace) -> jax.ShapeDtypeStruct:

@@ -15,6 +15,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 CACHE = TESTS.parent / ".jax_cache"
 # A cache that has grown larger begins again.
 MAX_CACHE_BYTES = 4 << 30
+# jax keeps 2,048 programs, over which every further compilation searches, and which take
+# gigabytes: a process that has so many forgets them when a file of tests ends.
+KEPT = 500
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -25,6 +28,7 @@ class Tally:
         self.programs: dict[str, int] = {}
         self.file: str | None = None
         self.total = 0
+        self.forgotten = 0
 
     def listen(self, event, duration, **_):
         """Count a compilation for the file in progress, if there is one."""
@@ -42,6 +46,13 @@ class Tally:
             yield
         finally:
             self.file = before
+
+    def forget(self, kept=KEPT):
+        """Drop this process's compiled programs if there are more than ``kept``."""
+        if self.total - self.forgotten > kept:
+            jax.clear_caches()
+            gc.collect()
+            self.forgotten = self.total
 
     def check(self, file, budget):
         """Raises AssertionError unless ``file`` compiled at most ``budget`` programs."""
@@ -85,24 +96,29 @@ def pytest_configure(config):
     """Trim the cache before there are workers that read it, then use it."""
     if not hasattr(config, "workerinput"):
         trim()
+    # Else a file of many tests comes first, however short they are.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
     keep()
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest; the others stay in their random order."""
+    import budgets
+
+    items.sort(key=lambda item: budgets.rank(item.path.name))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs(request):
-    """Hold a file to its budget.
-
-    Compiled programs are forgotten with their file: jax keeps 2,048, over which every
-    further compilation searches, and which take gigabytes.
-    """
+    """Hold a file to its budget; what earlier files compiled is not on its account."""
     import budgets
 
     path = request.node.path
     file = path.relative_to(TESTS).as_posix() if TESTS in path.parents else path.name
     with TALLY.of(file):
         yield
-    jax.clear_caches()
-    gc.collect()
+    TALLY.forget()
     TALLY.check(file, budgets.of(file))
 
 

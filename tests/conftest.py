@@ -66,6 +66,7 @@ def _staged(tmp_path_factory):
             folder,
         )
     assert outcome.code == 0, outcome.err
+    folder.with_name("told").write_text(outcome.err)
     return folder
 
 

@@ -130,9 +130,10 @@ def test_evaluate_repeats_the_final_evaluation(finished, cached):
         ]
 
 
-def test_plot_draws_a_run(finished):
+def test_plot_draws_a_run(finished, tmp_path):
     """It prints the paths of the pictures, which can be opened."""
-    outcome = running.mtrl("plot", finished)
+    subprocess.run(["cp", "-r", finished, tmp_path / "run"], check=True)
+    outcome = running.mtrl("plot", tmp_path / "run")
     assert outcome.code == 0
     paths = outcome.out.split()
     assert len(paths) >= 3
@@ -202,17 +203,18 @@ def test_a_run_that_logged_nothing_is_not_drawn(finished, tmp_path):
     assert "nothing was logged" in running.mtrl("plot", finished, run).error
 
 
-def test_a_run_gets_a_folder_of_its_own_and_tensorboard_events(
+def test_a_run_gets_a_folder_of_its_own_with_events_and_pictures(
     tmp_path, cached, monkeypatch
 ):
-    """Without --run-dir: runs/CONFIG-TIME; events where logging.tensorboard is on."""
+    """Without --run-dir: runs/CONFIG-TIME; what logging says is there."""
     monkeypatch.chdir(tmp_path)
     config = running.write(tmp_path / "mine.yaml", "training.env_steps=64")
-    outcome = running.mtrl("train", config, "logging.tensorboard=true")
+    outcome = running.mtrl("train", config, "logging={}")
     assert outcome.code == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("mine-")
     assert outcome.out == f"run folder: {run.relative_to(tmp_path)}\n"
     assert list((run / "tensorboard").glob("events.*"))
+    assert len(list((run / "plots").glob("*.png"))) >= 3
     assert "100%" in outcome.err
     assert "final evaluation" in outcome.err

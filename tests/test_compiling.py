@@ -60,6 +60,19 @@ def test_a_program_found_in_the_cache_counts_like_a_compiled_one(tally):
     assert list(compiling.CACHE.glob("*-cache"))
 
 
+def test_programs_are_forgotten_when_there_are_many(tally):
+    """Not before: what all files need is compiled once."""
+    x, treble = jnp.zeros(3), jax.jit(lambda x: 3 * x)
+    with tally.of("a.py"):
+        treble(x)
+        tally.forget(kept=tally.total)
+        treble(x)
+        assert tally.programs == {"a.py": 1}
+        tally.forget(kept=0)
+        treble(x)
+    assert tally.programs == {"a.py": 2}
+
+
 def test_over_the_budget_the_error_says_who_and_by_how_much(tally):
     """Up to the budget is fine."""
     for _ in range(3):
@@ -98,7 +111,8 @@ def test_every_test_is_in_one_group(request):
     for item in request.session.items:
         (mark,) = item.iter_markers("xdist_group")
         path = item.path.relative_to(compiling.TESTS.parent).as_posix()
-        assert mark.args == (path,) or "xdist_group" in item.path.read_text(), path
+        own = any(x in item.path.read_text() for x in ("xdist_group", "programs.NAMES"))
+        assert mark.args == (path,) or own, path
 
 
 def test_no_two_files_of_tests_have_one_name():
@@ -107,6 +121,14 @@ def test_no_two_files_of_tests_have_one_name():
         path.name for path in compiling.TESTS.rglob("test_*.py")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_long_files_are_begun_first(request):
+    """In the order of their list, before all others."""
+    ranks = [budgets.rank(item.path.name) for item in request.session.items]
+    assert ranks == sorted(ranks)
+    names = {path.name for path in compiling.TESTS.rglob("test_*.py")}
+    assert set(budgets.LONG) <= names and len(set(budgets.LONG)) == len(budgets.LONG)
 
 
 def test_budgets_name_files_that_there_are():

@@ -95,10 +95,7 @@ def loss(
     out = unrolls.outputs(network, params, rollout)
     policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
     distribution = network.distribution(policy, mask)
-    # The action that was sent into a reset was not chosen, and a dataset says which steps
-    # there are.
-    ends = rollout.ts.last[:-1] & ~rollout.ts.first[:-1]
-    live = ~ends & getattr(rollout.extras, "live", True)
+    live = unrolls.chosen_from(rollout)
 
     def mean(x: Array) -> Array:
         return policy_gradient.masked_mean(x, live)

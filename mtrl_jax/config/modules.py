@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Any
 
 from mtrl_jax import agents, envs, plugins
+from mtrl_jax.config import strict
 
 # Dotted names of the settings that may name a module.
 _NAMED = re.compile(r"(stages\.\d+\.)?(agent\.name|tasks\.\d+\.env)")
@@ -22,6 +24,21 @@ def placed(values: dict, folder: pathlib.Path) -> dict:
     Names of the package's own, of entry points and of modules elsewhere stay as they are.
     """
     return _placed(values, "", folder)
+
+
+def sources(config: Any) -> dict[str, str]:
+    """Returns {module: SHA-256 of its file} of the code from outside that is configured.
+
+    Modules are named without their folders: one that has only moved is the same.
+    """
+    found = {}
+    for name, value in strict.flat(config.model_dump(mode="json")).items():
+        if not isinstance(value, str) or not _NAMED.fullmatch(name):
+            continue
+        known, group, module = _registry(name, value)
+        if module not in known:
+            found[module] = plugins.fingerprint(module, group)
+    return found
 
 
 def has_moved(name: str, was: Any, now: Any) -> bool:
@@ -38,9 +55,14 @@ def _placed(value: Any, name: str, folder: pathlib.Path) -> Any:
         return [_placed(x, f"{name}.{i}", folder) for i, x in enumerate(value)]
     if not isinstance(value, str) or not _NAMED.fullmatch(name):
         return value
-    is_env = name.endswith("env")
-    known, group = (envs.ENVS, envs.GROUP) if is_env else (agents.AGENTS, agents.GROUP)
-    module = value.partition("/")[0] if is_env else value
+    known, group, module = _registry(name, value)
     if module in known or module in plugins.entry_points(group):
         return value
     return plugins.place(value, folder)
+
+
+def _registry(name: str, value: str) -> tuple[Collection[str], str, str]:
+    """Returns (the package's own names, group of entry points, module) of a setting."""
+    if name.endswith("env"):
+        return envs.ENVS, envs.GROUP, value.partition("@")[0].partition("/")[0]
+    return agents.AGENTS, agents.GROUP, value.partition("@")[0]

@@ -124,9 +124,10 @@ class CheckpointConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Where numbers go beside metrics.jsonl."""
+    """What a run leaves beside metrics.jsonl."""
 
     tensorboard: bool = True
+    plots: bool = True  # pictures when it ends; `mtrl plot` draws them at any time
     wandb: str | None = None  # project name
 
 

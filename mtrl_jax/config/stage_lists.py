@@ -90,7 +90,8 @@ def _resolved(
 ) -> dict:
     """Returns the values with what they take from earlier stages filled in."""
     learning = ["online", "collect", "offline"]
-    named = {"data": ["collect"], "of": learning, "init_from": learning}
+    named = {"data": ["collect"]}
+    named |= dict.fromkeys(("of", "init_from", "teacher"), learning)
     for field, kinds in named.items():
         name = values.get(field)
         if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
@@ -108,7 +109,30 @@ def _resolved(
     of = values.get("of")
     if isinstance(of, str) and of in earlier:
         values = {**values, **_agent_of(earlier[of], values, at)}
+    teacher = values.get("teacher")
+    if isinstance(teacher, str) and teacher in earlier and "of" not in values:
+        values = {**values, "agent": _taught_by(earlier[teacher], values, at)}
     return values
+
+
+def _taught_by(source: stage_schema.Stage, values: dict, at: str) -> Any:
+    """Returns the agent's settings with those of its teacher's network filled in."""
+    agent, known = values.get("agent", {}), source.agent.config
+    if not isinstance(agent, dict) or not isinstance(agent.get("config", {}), dict):
+        return agent
+    if "network" not in known:
+        raise ValueError(
+            f"{at}teacher={source.name!r}: agent {source.agent.name} has no network to "
+            "be taught by; give a stage of impala, ppo or behaviour_cloning"
+        )
+    fields = ("network", "value_scale", "normalise_observations")
+    made = {name: known[name] for name in fields if name in known}
+    given = agent.get("config", {}).get("teacher")
+    if given is not None and not _agrees(given, made):
+        raise ValueError(
+            f"{at}agent.config.teacher: is that of stage {source.name!r}; leave it out"
+        )
+    return {**agent, "config": {**agent.get("config", {}), "teacher": made}}
 
 
 def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:

@@ -24,6 +24,7 @@ class OnlineStage(schema.ExperimentConfig):
     name: schema.Name
     kind: Literal["online"]
     init_from: str | None = None  # the stage whose learners it begins with
+    teacher: str | None = None  # the stage whose learners kickstart it, frozen
 
 
 class Play(schema.Section):

@@ -110,7 +110,8 @@ def describe(
 ) -> dict[str, Any]:
     """Returns what JSON can hold of a dataset, all that is known before its first step.
 
-    ``tasks`` names each history's task. Raises ValueError for no history or no step.
+    ``tasks`` names each history's task; one of ``spec`` keeps its own actions, which
+    are fewer than the padded ones. Raises ValueError for no history or no step.
     """
     if not tasks or steps < 1:
         raise ValueError(
@@ -129,6 +130,7 @@ def describe(
         "names": names,
         "task": [number[name] for name in tasks],
         "config": config,
+        **_own_actions(spec, names),
         **({"recorded": _to_json(recorded)} if recorded else {}),
     }
 
@@ -148,8 +150,24 @@ def spec_of(meta: Mapping[str, Any]) -> types.EnvSpec:
     """Returns the EnvSpec of a described dataset: a task for each name."""
     obs = _from_json(meta["obs"])
     action = _space_from_json(meta["action"])
-    tasks = tuple(types.TaskSpec(name, obs, action) for name in meta["names"])
+    own = meta.get("task_actions", {})
+    tasks = tuple(
+        types.TaskSpec(
+            name, obs, _space_from_json(own[name]) if name in own else action
+        )
+        for name in meta["names"]
+    )
     return types.EnvSpec(obs, action, tasks)
+
+
+def _own_actions(spec: types.EnvSpec, names: Sequence[str]) -> dict[str, Any]:
+    """Returns what a description has of tasks whose actions are not all of the space's."""
+    own = {
+        task.name: _space_to_json(task.action)
+        for task in spec.tasks
+        if task.name in names and task.action != spec.action
+    }
+    return {"task_actions": own} if own else {}
 
 
 def _to_json(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:

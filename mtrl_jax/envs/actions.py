@@ -81,7 +81,7 @@ def combine(spaces: Sequence[types.ActionSpace]) -> types.ActionSpace:
             f"tasks: one agent cannot act in {' and '.join(names)} at once; "
             "mix discrete and factorised tasks, or Box tasks among themselves"
         )
-    sizes = tuple(map(max, _columns([groups(space) for space in spaces])))
+    sizes = tuple(map(max, _columns([types.groups(space) for space in spaces])))
     if all(isinstance(space, types.Discrete) for space in spaces):
         return types.Discrete(sizes[0])
     return types.Factorised(sizes)
@@ -96,17 +96,6 @@ def common_sets(tasks: Sequence[types.TaskSpec]) -> dict[str, types.ActionSet]:
         if all(t.action == first.action for t in tasks)
         and all(t.action_sets.get(name) == rows for t in tasks)
     }
-
-
-def groups(space: types.ActionSpace) -> tuple[int, ...]:
-    """Returns the sizes of the categorical groups; Discrete(n) is one, a Box has none."""
-    match space:
-        case types.Discrete(n):
-            return (n,)
-        case types.Factorised(sizes):
-            return sizes
-        case types.Box():
-            return ()
 
 
 def unpad(space: types.ActionSpace, own: types.ActionSpace, action: Array) -> Array:
@@ -136,7 +125,7 @@ def pad_mask(space: types.ActionSpace, own: types.ActionSpace, mask: Array) -> A
     if not isinstance(space, types.Factorised):
         return _pad_last(mask, types.action_mask_size(space))
     parts, start = [], 0
-    own_groups = groups(own)
+    own_groups = types.groups(own)
     for i, size in enumerate(space.sizes):
         if i < len(own_groups):
             parts.append(_pad_last(mask[..., start : start + own_groups[i]], size))

@@ -85,6 +85,16 @@ def check_learns_from_rollouts(
     )
 
 
+def check_starts(config: Any, updates: int) -> None:
+    """Raises ConfigError unless a run of ``updates`` goes on until its agent learns."""
+    starts = getattr(agent_settings.config(config), "learning_starts", 0)
+    if starts >= updates:
+        raise errors.ConfigError(
+            f"agent.config.learning_starts={starts}: the run has {updates} updates and "
+            f"would learn nothing; give at most {updates - 1}, or more training.env_steps"
+        )
+
+
 def check_rounds(config: Any) -> None:
     """Raises ValueError unless members can have the episodes that PBT asks of them.
 

@@ -11,6 +11,7 @@ episode that was going on is cut off without a reset row.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 
 import jax
@@ -39,7 +40,10 @@ def make_program(config: stage_schema.CollectStage, restart: int = 0) -> Program
         _written(config, world.spec), _recorded(config, agent, world.spec)
     )
     record = _record(config, contents, names, masks, world.batch[1])
-    return online.make_program(config, restart, world=world, agent=agent, record=record)
+    make = functools.partial(make_agent, config)
+    return online.make_program(
+        config, restart, world=world, make_agent=make, record=record
+    )
 
 
 def contents_of(config: stage_schema.CollectStage) -> layout.Contents:

@@ -20,7 +20,7 @@ from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
-from mtrl_jax.training import report
+from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
 
@@ -42,11 +42,13 @@ def make_program(
     Raises:
       ConfigError: tasks that the agent cannot see or act in, or without an end.
     """
-    env, agent = task_families.testing(config), build.make_agent(config, spec)
+    # Slots here have other tasks than those it was trained in.
+    agent = build.make_agent(config, spec._replace(slot_tasks=()))
+    env = task_families.testing(config)
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     check_fits(env.spec, spec, config.of)
-    acting.check_tasks(agent, config, spec, env.spec)
+    acting.check_tasks(agent, config, spec, env.spec, config.of)
     test_spec = trials.per_episode(env.spec)
     run_length = _run_length(config, slots, _longest(config, test_spec))
     runner = _runner(config, agent, env, run_length.per_chunk)
@@ -218,8 +220,8 @@ def _reporter(
             "parameters": {"before": before, "after": after},
             "compared": compared(),
             "totals": dict(totals),
-            "versions": report.versions(),
-            "machine": report.machine(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         return summary, episode_curves.table(summary)
 

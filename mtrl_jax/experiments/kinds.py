@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, types
-from mtrl_jax.config import stage_schema
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import (
@@ -167,25 +167,52 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
     """Returns the program of a stage, which begins with what it takes from another.
 
     That is the learners of ``init_from`` as they were saved, optimiser and counters
-    among them, and of a collect stage's ``of`` the hyperparameters, too.
+    among them, and of a collect stage's ``of`` the hyperparameters, too. Of ``teacher``
+    it takes the parameters, which its own learners keep frozen.
     """
     of = getattr(stage, "of", None)
     name = of or getattr(stage, "init_from", None)
-    if name is None:
+    teacher = getattr(stage, "teacher", None)
+    if name is None and teacher is None:
         return program
     if for_check:
         with contextlib.ExitStack() as stack:
             stack.callback(program.close)  # Unless nothing is wrong.
-            _check_inherited(run, stage, run.stage(name), program)
+            if name is not None:
+                _check_inherited(run, stage, run.stage(name), program)
+            if teacher is not None:
+                _check_taught(run, stage, run.stage(teacher), program)
             stack.pop_all()
 
     def inherit(state: Any, hp: Tree) -> tuple[Any, Tree]:
-        learners, theirs = weights_of(run, run.stage(name), stage.population.size)
-        if of:
-            hp = _like(hp, hparams.override(theirs, stage.play.hparams))
-        return state._replace(learner=_like(state.learner, learners)), hp
+        members, learner = stage.population.size, state.learner
+        if name is not None:
+            learners, theirs = weights_of(run, run.stage(name), members)
+            if of:
+                hp = _like(hp, hparams.override(theirs, stage.play.hparams))
+            else:
+                learners = _joined(stage)(learner, learners)
+            learner = _like(learner, learners)
+        if teacher is not None:
+            given, own = weights_of(run, run.stage(teacher), members)[0], learner.frozen
+            taken = acting.named(own, given)
+            learner = learner._replace(frozen=_like(own, taken))
+        return state._replace(learner=learner), hp
 
     return program._replace(inherit=inherit)
+
+
+def _check_taught(
+    run: Run, stage: Any, source: stage_schema.Stage, program: Program
+) -> None:
+    """Raises ConfigError unless the learners of ``source`` can teach those of a stage."""
+    spec = spec_of(run, source)
+    teacher = build.make_agent(source, spec)
+    in_context.check_fits(program.spec, spec, source.name)
+    acting.check_tasks(teacher, source, spec, program.spec, source.name)
+    acting.check_same_teacher(
+        f"teacher={source.name!r}", (program.agent, stage), (teacher, source)
+    )
 
 
 def _check_inherited(
@@ -196,12 +223,23 @@ def _check_inherited(
     field = "of" if getattr(stage, "of", None) else "init_from"
     if field == "of":
         in_context.check_fits(program.spec, spec, source.name)
-        acting.check_tasks(program.agent, stage, spec, program.spec)
+        acting.check_tasks(program.agent, stage, spec, program.spec, stage.of)
     acting.check_same_learners(
         f"{field}={source.name!r}",
         (program.agent, stage),
         (build.make_agent(source, spec), source),
+        _joined(stage) if field == "init_from" else _given,
     )
+
+
+def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
+    """Returns what an agent makes of its own fresh learner and another's: that one."""
+    return getattr(agent_settings.module(stage), "inherit", _given)
+
+
+def _given(own: Tree, given: Tree) -> Tree:
+    del own
+    return given
 
 
 def _like(own: Tree, given: Tree) -> Tree:

@@ -217,7 +217,7 @@ def _train_stages(run: kinds.Run) -> int:
     for i, stage in enumerate(run.stages):
         own = run.folder_of(stage)
         if run_folder.is_done(own):
-            if not (own / "plots").exists():
+            if stage.logging.plots and not (own / "plots").exists():
                 report.draw(own)  # It was stopped between its summary and this.
             continue
         label = f"[{i + 1}/{len(run.stages)} {stage.name}]"

@@ -18,7 +18,6 @@ gain 0.01 for the policy and 1 for the value) follows common PPO practice.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,7 +71,8 @@ def make(
     """
     network_config.check(config, num_values)
     sequence_conv.check(config.sequence, spec.obs)
-    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    config = torsos.resolved(config, spec.obs)
+    network_config.check_sharing(config)
     nets = (network_module.net_of(config, spec.action),)
     module = network_module.ActorCritics(
         nets, spec.action, len(spec.tasks), num_values, is_single=True

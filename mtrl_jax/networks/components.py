@@ -96,6 +96,7 @@ def make(
     module or action set, modules that cannot be shared because the components' settings
     differ, and whatever ``actor_critic.make`` refuses.
     """
+    network_config.check_single(config)
     parts = plan(spec, config, components, share)
     nets = tuple(part.net for part in parts)
     module = network_module.ActorCritics(nets, spec.action, len(spec.tasks), num_values)
@@ -156,7 +157,7 @@ def plan(
     for i, component in enumerate(components):
         own = _resolved(config, components, component)
         network_config.check(own)
-        own = dataclasses.replace(own, torso=torsos.choose(own.torso, spec.obs))
+        own = torsos.resolved(own, spec.obs)
         names = {p: p if p in share else f"{p}_{i}" for p in MODULES}
         rows = _rows(spec, component.actions, i)
         # A shared policy head is that of all actions, see _policy.

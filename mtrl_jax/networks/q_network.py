@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.networks import (
     conv,
     initialisers,
@@ -36,6 +36,10 @@ class QNetworkConfig:
     """What a network is made of; every field is static."""
 
     torso: str = "auto"  # see torsos.choose
+    # Of a torso that reads images: filters of each layer, units of the last one; () and
+    # 0: the paper's, see torsos.FILTERS.
+    filters: tuple[int, ...] = ()
+    features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     activation: str = "relu"  # of that MLP, see torsos.ACTIVATIONS
     # Units of a hidden layer in each stream, in the place of an image torso's dense
@@ -78,7 +82,7 @@ def make(
         norm in a torso that has none.
     """
     _check(config, head)
-    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    config = torsos.resolved(config, spec.obs)
     if config.layer_norm and config.torso == "impala_deep":
         raise ValueError(
             "layer_norm: the torso 'impala_deep' has none, use 'nature' or "
@@ -117,6 +121,8 @@ class _QModule(nn.Module):
             config.convolution,
             config.layer_norm,
             not config.stream,
+            config.filters,
+            config.features,
             name="torso",
         )(obs, side)
         advantage = self._stream("advantage", 0, features, self.actions, noise)
@@ -155,14 +161,11 @@ class _QModule(nn.Module):
 
 def _check(config: QNetworkConfig, head: Head) -> None:
     """Raises ValueError unless the names are known and the sizes positive."""
-    for field, known in (
-        ("activation", tuple(torsos.ACTIVATIONS)),
-        ("convolution", conv.IMPLEMENTATIONS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
+    known = {
+        "activation": tuple(torsos.ACTIVATIONS),
+        "convolution": conv.IMPLEMENTATIONS,
+    }
+    errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(
             f"hidden: got {config.hidden}, give at least one positive size"

@@ -10,6 +10,7 @@ Young & Tian 2019, arXiv:1903.03176 (minatar).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, initialisers, product, sequence_conv
+from mtrl_jax.networks import (
+    conv,
+    initialisers,
+    product,
+    sequence_conv,
+    shared_trunks,
+)
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -29,6 +36,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
 }
+# The papers' sizes: filters of each layer (impala_deep: section), units of the last one.
+FILTERS: dict[str, tuple[int, ...]] = {
+    "minatar": (16,),
+    "impala_shallow": (16, 32),
+    "impala_deep": (16, 32, 32),
+    "nature": (32, 64, 64),
+}
+FEATURES = {"minatar": 128, "impala_shallow": 256, "impala_deep": 256, "nature": 512}
 # Smallest height and width whose last layer still has an output.
 _SMALLEST = {"minatar": 3, "impala_shallow": 20, "impala_deep": 1, "nature": 36}
 
@@ -49,10 +64,17 @@ class Torso(nn.Module):
     implementation: str = "auto"
     norm: bool = False  # a layer norm before each activation, not in impala_deep
     dense: bool = True  # the image's last layer; without it its features are maps
+    filters: tuple[int, ...] = ()  # of the image's layers or sections; (): the paper's
+    features: int = 0  # of the image's last layer; 0: the paper's
+    sharing: str = "hard"  # or a trunk in the MLP's place, see shared_trunks
+    tasks: int = 1
+    experts: int = 1
     sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
 
     @nn.compact
-    def __call__(self, obs: Mapping[str, Array], side: Array) -> Array:
+    def __call__(
+        self, obs: Mapping[str, Array], side: Array, task: Array | None = None
+    ) -> Array:
         lead = side.shape[:-1]
         flat, features = [], []
         if "vector" in obs:
@@ -62,15 +84,35 @@ class Torso(nn.Module):
             if self.kind == "mlp":
                 flat.append(image.reshape(*lead, -1))
             else:
+                sizes = self.filters or FILTERS[self.kind]
                 stack = _STACKS[self.kind](
-                    self.implementation, self.norm, self.dense, name=self.kind
+                    self.implementation,
+                    self.norm,
+                    self.dense,
+                    sizes,
+                    self.features or FEATURES[self.kind],
+                    name=self.kind,
                 )
                 features.append(stack(image))
         (flat or features).append(side)
         if flat:
-            mlp = MLP(self.hidden, self.activation, self.norm, name="mlp")
-            features.append(mlp(jnp.concatenate(flat, -1)))
+            features.append(self._trunk(jnp.concatenate(flat, -1), task))
         return jnp.concatenate(features, -1)
+
+    def _trunk(self, x: Array, task: Array | None) -> Array:
+        if self.sharing == "hard":
+            return MLP(self.hidden, self.activation, self.norm, name="mlp")(x)
+        assert task is not None
+        activation = ACTIVATIONS[self.activation]
+        if self.sharing == "cross_stitch":
+            stitched = shared_trunks.CrossStitch(
+                self.hidden, activation, self.tasks, name="cross_stitch"
+            )
+            return stitched(x, task)
+        experts = shared_trunks.Experts(
+            self.hidden, activation, self.tasks, self.experts, name="experts"
+        )
+        return experts(x, task)
 
     def _vector(self, vector: Array) -> Array:
         if not self.sequence:
@@ -98,13 +140,15 @@ class MLP(nn.Module):
 class MinAtar(nn.Module):
     """Returns 128 features: 16 filters 3x3 VALID, one dense layer."""
 
-    implementation: str = "auto"
-    norm: bool = False
-    dense: bool = True
+    implementation: str
+    norm: bool
+    dense: bool
+    filters: tuple[int, ...]
+    features: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((16, 3, 1),), 128)
+        return _convs_and_dense(self, x, ((3, 1),))
 
 
 class ImpalaShallow(nn.Module):
@@ -113,27 +157,29 @@ class ImpalaShallow(nn.Module):
     VALID, with which the paper's 1.2 M parameters at 96 x 72 come out.
     """
 
-    implementation: str = "auto"
-    norm: bool = False
-    dense: bool = True
+    implementation: str
+    norm: bool
+    dense: bool
+    filters: tuple[int, ...]
+    features: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        layers = ((16, 8, 4), (32, 4, 2))
-        return _convs_and_dense(self, x, layers, 256)
+        return _convs_and_dense(self, x, ((8, 4), (4, 2)))
 
 
 class Nature(nn.Module):
     """Returns 512 features: 32 filters 8x8/4, 64 4x4/2, 64 3x3, one dense layer."""
 
-    implementation: str = "auto"
-    norm: bool = False
-    dense: bool = True
+    implementation: str
+    norm: bool
+    dense: bool
+    filters: tuple[int, ...]
+    features: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-        return _convs_and_dense(self, x, layers, 512)
+        return _convs_and_dense(self, x, ((8, 4), (4, 2), (3, 1)))
 
 
 class ImpalaDeep(nn.Module):
@@ -143,22 +189,23 @@ class ImpalaDeep(nn.Module):
     2, two residual blocks.
     """
 
-    implementation: str = "auto"
-    norm: bool = False
-    dense: bool = True
-    channels: tuple[int, ...] = (16, 32, 32)
+    implementation: str
+    norm: bool
+    dense: bool
+    filters: tuple[int, ...]
+    features: int
     blocks: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        for channels in self.channels:
+        for channels in self.filters:
             layer = functools.partial(
                 conv.Conv, channels, (3, 3), implementation=self.implementation
             )
             x = conv.max_pool(layer()(x), implementation=self.implementation)
             for _ in range(self.blocks):
                 x = x + layer()(jax.nn.relu(layer()(jax.nn.relu(x))))
-        return _dense_relu(self, jax.nn.relu(x), 256)
+        return _dense_relu(self, jax.nn.relu(x))
 
 
 _STACKS: dict[str, Any] = {
@@ -199,6 +246,33 @@ def choose(kind: str, obs: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     return kind
 
 
+def resolved(config: Any, obs: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+    """Returns a network's settings with the torso for these observations chosen.
+
+    Raises:
+      ValueError: as ``choose``; ``filters`` or ``features`` that the torso cannot have.
+    """
+    kind, filters, features = (
+        choose(config.torso, obs),
+        config.filters,
+        config.features,
+    )
+    if kind not in FILTERS and (filters or features):
+        raise ValueError(
+            f"filters, features: {filters} and {features} are of a torso that reads "
+            f"images, here it is {kind!r}; leave them out, or give hidden"
+        )
+    layers = len(FILTERS.get(kind, ()))
+    if filters and (len(filters) != layers or min(filters) < 1):
+        raise ValueError(
+            f"filters: got {filters}, the torso {kind!r} has {layers} layers; give as "
+            f"many positive sizes, as {FILTERS[kind]}"
+        )
+    if features < 0:
+        raise ValueError(f"features: got {features}, give 0 or a positive size")
+    return dataclasses.replace(config, torso=kind)
+
+
 def scale_image(image: Array) -> Array:
     """Returns a float32 image: uint8 divided by 255, anything else only cast."""
     scaled = image.astype(jnp.float32)
@@ -226,10 +300,10 @@ def _check_obs(obs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
 
 
 def _convs_and_dense(
-    stack: Any, x: Array, layers: tuple[tuple[int, int, int], ...], size: int
+    stack: Any, x: Array, layers: tuple[tuple[int, int], ...]
 ) -> Array:
-    """Applies (features, kernel, stride) VALID convolutions with ReLU and a dense layer."""
-    for features, kernel, stride in layers:
+    """Applies (kernel, stride) VALID convolutions with ReLU and a dense layer."""
+    for features, (kernel, stride) in zip(stack.filters, layers, strict=True):
         x = conv.Conv(
             features,
             (kernel, kernel),
@@ -239,13 +313,15 @@ def _convs_and_dense(
             implementation=stack.implementation,
         )(x)
         x = jax.nn.relu(_normed(x, stack.norm))
-    return _dense_relu(stack, x, size)
+    return _dense_relu(stack, x)
 
 
-def _dense_relu(stack: Any, x: Array, size: int) -> Array:
+def _dense_relu(stack: Any, x: Array) -> Array:
     """Returns maps as features, through a dense layer unless ``stack`` has none."""
     x = x.reshape(*x.shape[:-3], -1)
-    return jax.nn.relu(_normed(_dense(size)(x), stack.norm)) if stack.dense else x
+    if not stack.dense:
+        return x
+    return jax.nn.relu(_normed(_dense(stack.features)(x), stack.norm))
 
 
 def _normed(x: Array, norm: bool) -> Array:

@@ -8,6 +8,7 @@ them as rows, time from left to right. The error is grey where there is none.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,45 +22,60 @@ GAP = 2
 
 
 class Score(NamedTuple):
-    """Mean squared errors of each predicted step, [T - context]."""
+    """Mean squared errors of each predicted step, [T - context]; NaN over nothing."""
 
     model: np.ndarray
     last_frame: np.ndarray  # of the last step seen, copied
+    sequences: np.ndarray  # that the mean is over
 
 
-def score(truth: np.ndarray, prediction: np.ndarray, context: int) -> Score:
-    """Returns both errors after ``context`` steps of images [T, N, H, W, C], over N."""
-    axes = tuple(range(1, truth.ndim))
-    later = truth[context:]
+def score(
+    truth: np.ndarray, prediction: np.ndarray, context: int, live: np.ndarray
+) -> Score:
+    """Returns both errors after ``context`` steps of images [T, N, H, W, C], over N.
+
+    ``live`` [T, N] is False from where a sequence's episode has ended.
+    """
+    later, live = truth[context:], live[context:]
     copied = np.broadcast_to(truth[context - 1], later.shape)
-    return Score(
-        np.square(prediction[context:] - later).mean(axes),
-        np.square(copied - later).mean(axes),
-    )
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        each = np.square(x - later).mean((2, 3, 4))
+        total = np.where(live, each, 0.0).sum(1)
+        with np.errstate(invalid="ignore"):
+            return total / live.sum(1)
+
+    return Score(mean(prediction[context:]), mean(copied), live.sum(1))
 
 
 def film(truth: np.ndarray, prediction: np.ndarray, context: int) -> list[np.ndarray]:
-    """Returns a uint8 picture of each step of images [T, H, W, C] between 0 and 1."""
-    frames = []
-    for t, (seen, said) in enumerate(zip(truth, prediction)):
-        colour = GREEN if t < context else RED
-        parts = [_framed(_enlarged(x), colour) for x in _triple(seen, said)]
-        frames.append(np.concatenate(parts, axis=1))
-    return frames
+    """Returns a uint8 picture of each step of images [T, N, H, W, C] between 0 and 1.
+
+    Sequences are rows, each truth | prediction | error.
+    """
+    return [
+        np.concatenate(
+            [np.concatenate(parts, axis=1) for parts in _step(truth, prediction, t, c)]
+        )
+        for t, c in _colours(len(truth), context)
+    ]
 
 
 def contact_sheet(
     truth: np.ndarray, prediction: np.ndarray, context: int
 ) -> np.ndarray:
-    """Returns one uint8 picture: rows truth, prediction, error; columns steps."""
+    """Returns one uint8 picture: rows truth, prediction, error; columns steps.
+
+    The sequences of images [T, N, H, W, C] are below each other.
+    """
     steps = np.unique(np.linspace(0, len(truth) - 1, SHEET).astype(int))
-    columns = []
-    for t in steps:
-        colour = GREEN if t < context else RED
-        parts = [
-            _framed(_enlarged(x), colour) for x in _triple(truth[t], prediction[t])
-        ]
-        columns.append(np.concatenate(parts, axis=0))
+    coloured = list(_colours(len(truth), context))
+    columns = [
+        np.concatenate(
+            [np.concatenate(parts) for parts in _step(truth, prediction, *x)]
+        )
+        for x in (coloured[t] for t in steps)
+    ]
     return np.concatenate(columns, axis=1)
 
 
@@ -69,11 +85,28 @@ def write(
     """Write the film to ``path`` (.gif) and the sheet beside it (.png); return both."""
     from PIL import Image
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     frames = [Image.fromarray(x) for x in film(truth, prediction, context)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
     sheet = path.with_suffix(".png")
     Image.fromarray(contact_sheet(truth, prediction, context)).save(sheet)
     return path, sheet
+
+
+def _colours(steps: int, context: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Yields each step with the colour of its frame."""
+    for t in range(steps):
+        yield t, GREEN if t < context else RED
+
+
+def _step(
+    truth: np.ndarray, prediction: np.ndarray, t: int, colour: tuple[int, int, int]
+) -> list[list[np.ndarray]]:
+    """Returns, of each sequence, its framed pictures at step ``t``."""
+    return [
+        [_framed(_enlarged(x), colour) for x in _triple(seen, said)]
+        for seen, said in zip(truth[t], prediction[t])
+    ]
 
 
 def _triple(seen: np.ndarray, said: np.ndarray) -> list[np.ndarray]:

@@ -31,6 +31,16 @@ SEQUENCE = {
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
     "mix_and_match": {"optimiser": "adam"},
+    "distral": {"optimiser": "adam"},
+    "progressive": {"optimiser": "adam", "columns": 2, "hidden": (8, 8)},
+    "unreal": {
+        "optimiser": "adam",
+        "cell": 1,
+        "capacity": 240,
+        "windows": 4,
+        "steps": 3,
+        "snippets": 4,
+    },
     "ppo": {"epochs": 2, "minibatches": 2},
     "bandit": {"algorithm": "thompson"},
     "dreamer_v2": dreaming.SMALL,
@@ -40,6 +50,7 @@ SMALL: dict[str, dict] = {
     "decision_transformer": SEQUENCE,
     "multi_game_decision_transformer": SEQUENCE,
     "gato": SEQUENCE,
+    "policy_distillation": {"per_task": False},
 }
 # Traced settings under which a small agent learns a probe quickly.
 QUICK = {
@@ -89,7 +100,10 @@ def config(name, spec, core="none", **changes):
     module = agents.get(name)
     settings = SMALL.get(name, {}) | changes
     if "network" in module.Config.__dataclass_fields__:
-        settings["network"] = network(name, hidden=(8,), core=core, core_size=8)
+        # The last action is an input, so that one that teaches nothing is found out.
+        settings["network"] = network(
+            name, hidden=(8,), core=core, core_size=8, last_action_reward=True
+        )
     if "outlook" in settings and not isinstance(spec.action, types.Discrete):
         # Of a factorised action not every choice has a value.
         settings["outlook"] = dataclasses.replace(settings["outlook"], values=False)

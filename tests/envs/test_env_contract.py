@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.envs import actions, probes
+from mtrl_jax.envs import probes
 
 # One list per family of ENVS: (name without prefix, options). Short episodes, so that
 # many end within STEPS.
@@ -58,8 +58,18 @@ def _id(case):
 
 ALL = [(family, *case) for family, cases in CASES.items() for case in cases]
 PURE = [case for case in ALL if case[0] != "envpool"]
-every_env = pytest.mark.parametrize("case", ALL, ids=_id)
-every_pure_env = pytest.mark.parametrize("case", PURE, ids=_id)
+
+
+def _cases(cases):
+    """Returns parameters; of the labyrinth, whose programs are large, one by default."""
+    slow = {("labyrinth", *case[:1]) for case in CASES["labyrinth"][1:]}
+    return [
+        pytest.param(x, marks=pytest.mark.slow if x[:2] in slow else ()) for x in cases
+    ]
+
+
+every_env = pytest.mark.parametrize("case", _cases(ALL), ids=_id)
+every_pure_env = pytest.mark.parametrize("case", _cases(PURE), ids=_id)
 
 
 def make(case, batch=BATCH):
@@ -154,7 +164,7 @@ def test_numbers_are_finite_and_some_action_is_legal(case, played):
     for leaf in (ts.reward, *ts.obs.values()):
         assert np.isfinite(leaf.astype(np.float32)).all()
     start = 0
-    for size in actions.groups(env.spec.action):
+    for size in types.groups(env.spec.action):
         assert ts.action_mask[..., start : start + size].any(-1).all()
         start += size
 
@@ -171,7 +181,18 @@ def test_a_stream_is_decided_by_its_key(case, compiled, played):
     assert all(jax.tree.leaves(same)) == draws_nothing
 
 
-@every_pure_env
+# The first of a family; the others compile once more in `make test-all`. Slots of the
+# labyrinth are compared with unbatched functions in its own tests.
+@pytest.mark.parametrize(
+    "case",
+    [
+        x
+        if x[1:] == CASES[x[0]][0] and x[0] != "labyrinth"
+        else pytest.param(x, marks=pytest.mark.slow)
+        for x in PURE
+    ],
+    ids=_id,
+)
 def test_a_slot_does_not_depend_on_how_many_others_there_are(case, played, play):
     """Slot b of member p is fold_in(key[p], b), whatever the batch; slots differ."""
     _, ts, *_ = played(case)

@@ -347,4 +347,5 @@ def test_the_kits_own_bounds_hold_at_their_ends(size):
     options = {"size": size, "stack": 64 if size > 1 else 1, "frame_skip": 1000}
     pool = envpool_pool.make("Pong-v5", (1, 2), options | {"noop_max": 10_000}, 0)
     pool.engine.reset()
-    pool.engine.step(np.zeros(2, np.int32))
+    reward = pool.engine.step(np.zeros(2, np.int32))[1]
+    assert reward.shape == (2,) and np.isfinite(reward).all()

@@ -22,14 +22,12 @@ from mtrl_jax.envs.labyrinth import (
     world,
 )
 
-ONE_PER_KIND = (
-    "explore_object_locations_large",
-    "lasertag_three_opponents_small",
-    "rooms_keys_doors_puzzle",
-)
+# Things and bots; the slow tests play every level.
+PLAYED = ("explore_object_locations_large", "lasertag_three_opponents_small")
 STILL = np.zeros(6, np.int32)
 
 
+@functools.cache
 def params_of(name, **changes):
     return labyrinth.task(name, changes).params
 
@@ -39,6 +37,7 @@ def _dealer(kind, number):
     return jax.jit(jax.vmap(kind.deal, (0, None)))
 
 
+@functools.cache
 def dealt(name, number=32, seed=0, **changes):
     """Returns ``number`` first states of a level."""
     keys = jax.random.split(jax.random.key(seed), number)
@@ -52,16 +51,19 @@ def first(name, **changes):
 
 @functools.cache
 def decider(kind):
-    return jax.jit(functools.partial(game.decide, kind))
+    return jax.jit(
+        lambda key, state, action, params: game.decide(
+            kind, key, state, controls.command(action), params
+        )
+    )
 
 
 def decide(name, state, seed=0, changes=None, **choices):
     """Returns (state, events) after one native action, its choices by name."""
     order = ("rotation", "pitch", "strafe", "move", "fire", "jump")
     action = np.array([choices.get(name, 0) for name in order], np.int32)
-    command = controls.command(jnp.asarray(action))
     run = decider(levels.LEVELS[name].kind)
-    return run(jax.random.key(seed), state, command, params_of(name, **(changes or {})))
+    return run(jax.random.key(seed), state, action, params_of(name, **(changes or {})))
 
 
 def placed(state, x, y, yaw=0.0):
@@ -256,9 +258,13 @@ def test_rays_along_the_axes_meet_the_wall_in_front():
     np.testing.assert_allclose(hit.across[::2], 0.25, atol=1e-4)
 
 
-def observe(name, state, number=24):
-    kind = levels.LEVELS[name].kind
-    run = jax.jit(rays.observer(number, kind))
+@functools.cache
+def observer(kind):
+    return jax.jit(rays.observer(24, kind))
+
+
+def observe(name, state):
+    run = observer(levels.LEVELS[name].kind)
     return np.asarray(run(state, params_of(name)).rays)
 
 
@@ -283,7 +289,7 @@ def test_rays_tell_depth_kind_and_side():
     distance = 1 / seen[apple, 0] - 1
     np.testing.assert_allclose(distance, np.hypot(3, 1), atol=0.05)
     hidden = labyrinth.task(name, {"hidden": True}).params
-    run = rays.observer(24, levels.LEVELS[name].kind)
+    run = observer(levels.LEVELS[name].kind)
     assert not run(state, hidden).rays[:, 1 + rays.THING :].any()
 
 
@@ -296,7 +302,7 @@ def test_rays_come_with_what_the_body_feels():
         stunned=jnp.int32(15), health=jnp.int32(2),
     )  # fmt: skip
     state = empty_hall(first(name))._replace(body=body)
-    run = jax.jit(rays.observer(24, levels.LEVELS[name].kind))
+    run = observer(levels.LEVELS[name].kind)
     felt = run(state, params_of(name)).body
     expected = [-0.5, 0.5, 0.25, 0.5, 0.5, 1.0, 2 / 3]
     assert len(rays.BODY) == len(felt)
@@ -384,25 +390,39 @@ def test_speeds_turns_and_jumps_are_what_they_are_said_to_be():
     assert heights[-1] == 0.0
 
 
-@pytest.mark.parametrize("name", ONE_PER_KIND)
+@pytest.mark.parametrize("name", PLAYED)
 def test_nobody_is_ever_inside_a_wall(name):
     """Over random play, agent and bots stand on floor with their whole width."""
-    _check_floor(name, 1500)
+    assert not _walk(name, 500, 200)(jax.random.key(0), 1)[0].any()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", labyrinth.names())
 def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
     """The same for every level and longer than any episode."""
-    _check_floor(name, 100_000 // 16)
+    assert not _walk(name, 100_000 // 16)(jax.random.key(0), 1)[0].any()
 
 
-def _check_floor(name, steps):
-    env = envs.make(f"labyrinth/{name}", (1, 16))
+@pytest.mark.parametrize("name", PLAYED)
+def test_reward_comes_from_the_named_causes_alone(name):
+    """Taken things by their kind and tagged bots; standing still earns nothing."""
+    walk = _walk(name, 500, 200)
+    rewards = walk(jax.random.key(0), 1)[1]
+    assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0, 2.0, -2.0} and rewards.any()
+    assert not walk(jax.random.key(0), 0)[1].any()
+
+
+@functools.cache
+def _walk(name, steps, length=3600):
+    """Returns ``walk(key, moves)`` -> (who stands in a wall, rewards) [T, 1, 16].
+
+    Play is random where ``moves`` is 1, and nothing is done where it is 0.
+    """
+    env = envs.make(f"labyrinth/{name}", (1, 16), {"length": length})
     sizes = jnp.asarray(controls.NATIVE.sizes)
 
     @jax.jit
-    def run(key):
+    def run(key, moves):
         state, _ = env.reset(key[None], env.params)
 
         def step(state, t):
@@ -414,8 +434,8 @@ def _check_floor(name, steps):
                 .at[..., 3]
                 .set(u[..., 3] < 0.8)
             )
-            state, _ = env.step(state, action, env.params)
-            return state, inside(state.inner)
+            state, ts = env.step(state, moves * action, env.params)
+            return state, (inside(state.inner), ts.reward)
 
         return jax.lax.scan(step, state, jnp.arange(steps))[1]
 
@@ -435,20 +455,7 @@ def _check_floor(name, steps):
         x, y = (position[None] + offsets).T
         return world.solid(walls, x, y).any()
 
-    assert not run(jax.random.key(0)).any()
-
-
-@pytest.mark.parametrize("name", ["seekavoid_arena_01", "lasertag_one_opponent_small"])
-def test_reward_comes_from_the_named_causes_alone(name, player):
-    """Taken things by their kind and tagged bots; standing still earns nothing."""
-    env = envs.make(f"labyrinth/{name}", (1, 8), {"length": 200})
-    run = player(env, 250)
-    ts, *_ = run()
-    worth = {-1.0, 0.0, 1.0, 2.0, -2.0}
-    assert set(np.unique(ts.reward)) <= worth
-    still = np.zeros((250, 1, 8, 6), np.int32)
-    ts, *_ = run(0, None, still)
-    assert not ts.reward.any()
+    return lambda key, moves: jax.device_get(run(key, jnp.int32(moves)))
 
 
 def test_walking_over_a_thing_takes_it_once_and_lemons_cost():
@@ -510,7 +517,7 @@ def test_the_goal_teleports_and_stays_where_it_is():
     assert np.abs(after.body.position - spot).max() > 0.5
     places = {
         tuple(np.asarray(decide(name, state, seed=s)[0].body.position))
-        for s in range(200)
+        for s in range(80)
     }
     # Of some forty free cells; back on the goal it would be paid again.
     assert len(places) > 20 and tuple(np.asarray(spot)) not in places
@@ -651,7 +658,16 @@ def test_the_small_set_is_nine_of_the_756():
     np.testing.assert_array_equal(controls.native(STILL, "native"), STILL)
 
 
-@pytest.mark.parametrize("name", ONE_PER_KIND)
+@pytest.mark.parametrize(
+    "name",
+    [
+        PLAYED[0],
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in (PLAYED[1], "rooms_keys_doors_puzzle")
+        ),
+    ],
+)
 def test_a_batch_is_its_slots_one_by_one(name, play):
     """The environment under jit and vmap equals the unbatched functions."""
     task = labyrinth.task(name, {"length": 40})
@@ -663,9 +679,8 @@ def test_a_batch_is_its_slots_one_by_one(name, play):
         slot = random.fold(key, b)[0]
         state, obs = reset(random.fold(slot, 0), task.params)
         for t in range(30):
-            np.testing.assert_allclose(
-                ts.obs["vector"][t, 0, b], obs.ravel(), atol=1e-5
-            )
+            seen = np.concatenate([np.ravel(x) for x in jax.tree.leaves(obs)])
+            np.testing.assert_allclose(ts.obs["vector"][t, 0, b], seen, atol=1e-5)
             action = jnp.asarray(taken[t, 0, b])
             state, obs, reward, _, _ = step(
                 random.fold(slot, t + 1), state, action, task.params

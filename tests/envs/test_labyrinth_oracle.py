@@ -54,6 +54,16 @@ def _watch(action_set, level=LASERTAG[1], steps=150, slots=4, dealt=""):
     return jax.device_get(roll(env.params))
 
 
+@functools.cache
+def _distances():
+    return jax.jit(jax.vmap(oracle.distances, (None, None, 0)))
+
+
+@functools.cache
+def _puzzles():
+    return jax.jit(jax.vmap(doors.deal, (0, None)))
+
+
 def _dijkstra(goals, costs):
     """Lengths of the shortest ways to a goal, by a queue."""
     far = np.full(goals.shape, np.inf)
@@ -101,7 +111,7 @@ def test_in_one_open_room_a_line_is_what_the_oracle_walks(level):
             envs.optimal_action(f"labyrinth/{level}", wrong)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_way_is_the_shortest_there_is(seed):
     """distances agrees with Dijkstra on random maps, costly cells and several goals."""
     rng = np.random.default_rng(seed)
@@ -114,7 +124,7 @@ def test_the_way_is_the_shortest_there_is(seed):
         goals[tuple(cell)] = rng.choice([0.0, 4.0])
     expected = _dijkstra(goals, costs)
     starts = rng.permutation(free)[:40]
-    found = jax.jit(jax.vmap(oracle.distances, (None, None, 0)))(
+    found = _distances()(
         jnp.float32(goals), jnp.float32(costs), (starts[:, 0], starts[:, 1])
     )
     found = np.asarray(found)[np.arange(len(starts)), starts[:, 0], starts[:, 1]]
@@ -143,7 +153,13 @@ def test_an_unknown_action_set_is_refused_in_a_line():
         oracle.act(None, None, None, "smal")
 
 
-@pytest.mark.parametrize("action_set", controls.SPACES)
+@pytest.mark.parametrize(
+    "action_set",
+    [
+        x if x == "small" else pytest.param(x, marks=pytest.mark.slow)
+        for x in controls.SPACES
+    ],
+)
 def test_it_fires_when_the_shot_will_tag_and_only_then(action_set):
     """The aim is predicted with the game's own rule: each shot is a point."""
     _, states, rewards = _watch(action_set)
@@ -178,8 +194,8 @@ def _solve(walls, closed, items, start):
 def test_every_puzzle_can_be_solved_and_takes_all_its_keys(rooms, pitch):
     """No key lies behind its own door, and no door can be walked around."""
     params = labyrinth.task(PUZZLE, {"rooms": rooms, "pitch": pitch}).params
-    keys = jax.random.split(jax.random.key(3), 200)
-    dealt = jax.device_get(jax.jit(jax.vmap(doors.deal, (0, None)))(keys, params))
+    keys = jax.random.split(jax.random.key(3), 100)
+    dealt = jax.device_get(_puzzles()(keys, params))
     solid = np.asarray(world.bits(jnp.asarray(dealt.walls.rows)))
     for n in range(len(keys)):
         things = jax.tree.map(lambda x: x[n], dealt.things)  # noqa: B023
@@ -233,8 +249,9 @@ def test_aim_and_jumps_are_worth_what_the_small_set_lacks():
     ("level", "player"),
     [
         (PUZZLE, "oracle"),
-        ("explore_object_locations_small", "random"),
-        ("explore_object_locations_small", "oracle_small"),
+        pytest.param(
+            "explore_object_locations_small", "random", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_table_holds(level, player):

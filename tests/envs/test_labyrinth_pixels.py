@@ -7,6 +7,7 @@ that is meant to be seen, write them anew and look at them:
     MTRL_GOLDEN=write pytest tests/envs/test_labyrinth_pixels.py -k golden
 """
 
+import functools
 import os
 import pathlib
 
@@ -49,19 +50,44 @@ def scene(walls=(), things=(), position=(5.5, 5.5), yaw=0.0):
     )
 
 
+@functools.cache
+def observer(kind):
+    """Returns the compiled (state, params) -> picture of a kind of level."""
+    return jax.jit(pixels.observer(pixels.SIZE, kind))
+
+
+@functools.cache
+def dealer(kind):
+    return jax.jit(kind.deal)
+
+
+def changed_observer(name, value):
+    """Returns the picture of a state, drawn with another constant of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, name, value)
+        observe = jax.jit(pixels.observer.__wrapped__(pixels.SIZE, FORAGE))
+        observe = observe.lower(scene(), PARAMS).compile()
+    return lambda state: np.asarray(observe(state, PARAMS))
+
+
 @pytest.fixture(name="see", scope="module")
 def _see():
     """Returns the picture of a state, as a numpy array."""
-    observe = jax.jit(pixels.observer(pixels.SIZE, FORAGE))
-    return lambda state, params=PARAMS: np.asarray(observe(state, params))
+    return lambda state, params=PARAMS: np.asarray(observer(FORAGE)(state, params))
 
 
-@pytest.fixture(name="see_plain")
-def _see_plain(monkeypatch):
+@pytest.fixture(name="see_plain", scope="module")
+def _see_plain():
     """Returns the picture with black walls: which of it is wall can be told."""
-    monkeypatch.setattr(pixels, "_WALL_COLOURS", np.zeros_like(pixels._WALL_COLOURS))
-    observe = jax.jit(pixels.observer.__wrapped__(pixels.SIZE, FORAGE))
-    return lambda state: np.asarray(observe(state, PARAMS))
+    return changed_observer("_WALL_COLOURS", np.zeros_like(pixels._WALL_COLOURS))
+
+
+@pytest.fixture(name="see_left", scope="module")
+def _see_left():
+    """Returns the picture with walls that are white on the left alone."""
+    left = np.full_like(pixels._WALL_WORDS, 0)
+    left[:, :10] = 0xFFFFFFFF
+    return changed_observer("_WALL_WORDS", left)
 
 
 def is_wall(picture):
@@ -100,15 +126,11 @@ def test_a_rotated_world_gives_the_same_view(see_plain):
 
 
 @pytest.mark.parametrize("yaw", [0.0, np.pi / 2, np.pi, -np.pi / 2])
-def test_textures_are_not_mirrored_on_any_side(monkeypatch, yaw):
+def test_textures_are_not_mirrored_on_any_side(see_left, yaw):
     """The left third of a face is on the left, from wherever it is seen."""
-    left = np.full_like(pixels._WALL_WORDS, 0)
-    left[:, :10] = 0xFFFFFFFF
-    monkeypatch.setattr(pixels, "_WALL_WORDS", left)
-    observe = jax.jit(pixels.observer.__wrapped__(pixels.SIZE, FORAGE))
     ahead = np.asarray([np.cos(yaw), np.sin(yaw)])
     wall = np.floor(np.asarray([5.5, 5.5]) + 2 * ahead).astype(int)
-    picture = np.asarray(observe(scene([tuple(wall)], yaw=yaw), PARAMS)).astype(int)
+    picture = see_left(scene([tuple(wall)], yaw=yaw)).astype(int)
     row = picture[HEIGHT // 2]
     face = slice(WIDTH // 2 - 15, WIDTH // 2 + 15)  # a cell wide, 1.5 ahead
     assert abs(row[face][1] - row[face][-2]).sum() > 30
@@ -178,7 +200,7 @@ def test_hidden_things_do_not_show(see):
 
 def test_bots_are_drawn_unless_they_are_away():
     """A tagged bot is gone from the picture until it comes back."""
-    observe = jax.jit(pixels.observer(pixels.SIZE, FIGHT))
+    observe = observer(FIGHT)
     state = scene()
     places = jnp.full((world.BOTS, 2), 1.5).at[0].set(jnp.asarray([7.0, 5.5]))
 
@@ -198,7 +220,7 @@ def test_bots_are_drawn_unless_they_are_away():
 @pytest.mark.parametrize("colour", range(world.DOORS))
 def test_doors_have_the_colour_of_their_key(colour):
     """A closed door fills the view with red, green or blue."""
-    observe = jax.jit(pixels.observer(pixels.SIZE, PUZZLE))
+    observe = observer(PUZZLE)
     doors = jnp.full((world.DOORS, 2), -1, jnp.int32)
     state = scene([(6, 5)], position=(5.3, 5.5))
     state = state._replace(doors=doors.at[colour].set(jnp.asarray([6, 5])))
@@ -294,12 +316,11 @@ FRAMES = [
 def test_golden_frames_are_as_they_were(name, level, key, looks):
     """Fixed keys give the very pictures that were looked at and saved."""
     kind, params = levels.LEVELS[level].kind, labyrinth.task(level).params
-    state = jax.jit(kind.deal)(jax.random.key(key), params)
+    state = dealer(kind)(jax.random.key(key), params)
     body = dict(looks)
     flash = body.pop("flash", False)
     state = moved(state, **body)._replace(flash=jnp.bool_(flash))
-    observe = jax.jit(pixels.observer(pixels.SIZE, kind))
-    picture = np.asarray(observe(state, params))
+    picture = np.asarray(observer(kind)(state, params))
     path = GOLDEN / f"labyrinth_{name}.png"
     if os.environ.get("MTRL_GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)

@@ -29,7 +29,7 @@ SETTINGS = {
     "training": {"env_steps": 320, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 0, "episodes": 4},
     "checkpoint": {"every_updates": 12, "replay": "drop"},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 
 

@@ -31,7 +31,7 @@ MIXED = {
     "population": {"size": 2},
     "training": {"env_steps": 64, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 0, "episodes": 4, "hparams": {"temperature": 0.0}},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 
 

@@ -144,7 +144,7 @@ def test_two_rooms_are_solved_as_the_sheet_says():
     assert np.all(np.diff(objective) > -1e-3) and objective[-1] > objective[0] + 0.1
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("alpha", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_relabelled_tasks_leave_the_distilled_policy(alpha):
     """π_0 does not know which task is which; each task keeps its own policy."""
     rooms = _two_rooms()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import crossing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,9 +65,9 @@ def _network(spec, seed=0, **config):
     return network, params, network.initial_state(B)
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("core", cores.CORES)
-@pytest.mark.parametrize("torso", torsos.TORSOS)
+@pytest.mark.parametrize(
+    ("torso", "core", "space"), crossing.crossed(torsos.TORSOS, cores.CORES, SPACES)
+)
 def test_every_torso_core_and_space_go_together(torso, core, space):
     """Policy parameters [T, B, size], values [T, B], a state like the initial one."""
     obs = {"image": LARGE, "vector": VECTOR}
@@ -243,9 +244,12 @@ def _components(config):
     return components.make(spec, config, pair, ("torso",))
 
 
-@pytest.mark.parametrize("made", [actor_critic.make, _components])
-@pytest.mark.parametrize("core", ["linear", "lstm", "gru"])
-@pytest.mark.parametrize("separate_value", [False, True])
+@pytest.mark.parametrize(
+    ("made", "core", "separate_value"),
+    crossing.crossed(
+        [actor_critic.make, _components], ["lstm", "gru", "linear"], [False, True]
+    ),
+)
 def test_step_by_step_is_the_whole_unroll_and_episodes_are_separate(
     made, core, separate_value
 ):

@@ -1,5 +1,6 @@
 """Attention: every implementation is the equation; rotary positions are relative."""
 
+import crossing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,10 @@ def _band(length, width):
     return jnp.asarray((age >= 0) & (age < width))[None]
 
 
-@pytest.mark.parametrize("implementation", ["blocks", "xla"])
-@pytest.mark.parametrize("width", [1, 5, 70, 130])
-@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize(
+    ("implementation", "width", "is_named"),
+    crossing.crossed(["blocks", "xla"], [70, 1, 5, 130], [True, False]),
+)
 def test_every_implementation_has_the_values_and_gradients_of_the_equation(
     implementation, width, is_named
 ):

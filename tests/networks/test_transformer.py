@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import crossing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,8 +123,7 @@ def test_a_history_of_one_step_is_memoryless(encoding):
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(("encoding", "layers"), crossing.crossed(ENCODINGS, [3, 1]))
 def test_cached_acting_equals_the_banded_forward_before_and_after_eviction(
     encoding, layers
 ):
@@ -135,8 +135,9 @@ def test_cached_acting_equals_the_banded_forward_before_and_after_eviction(
     np.testing.assert_allclose(_act(net, params, steps), whole, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    ("encoding", "positions"), crossing.crossed(ENCODINGS, POSITIONS)
+)
 def test_recomputed_acting_equals_the_forward_over_the_last_steps(encoding, positions):
     """What training on windows of ``context`` steps computes at their last step."""
     net, params = _made(encoding=encoding, positions=positions, acting="recompute")
@@ -159,8 +160,9 @@ def test_learned_positions_differ_and_refuse_what_they_cannot_reach():
         net.unroll(params, _steps())
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    ("encoding", "positions"), crossing.crossed(ENCODINGS, POSITIONS)
+)
 def test_padding_is_as_if_absent_wherever_it_stands(encoding, positions):
     """Live steps give the logits of the history without padding, whatever it holds."""
     net, params = _made(encoding=encoding, positions=positions, context=T)
@@ -175,8 +177,9 @@ def test_padding_is_as_if_absent_wherever_it_stands(encoding, positions):
     np.testing.assert_allclose(_act(net, params, padded)[where], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("acting", ["cache", "recompute"])
+@pytest.mark.parametrize(
+    ("encoding", "acting"), crossing.crossed(ENCODINGS, ["cache", "recompute"])
+)
 def test_the_window_counts_live_steps_only(encoding, acting):
     """Past eviction, a slot with padding in between is the slot without."""
     net, params = _made(encoding=encoding, acting=acting)

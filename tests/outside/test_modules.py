@@ -6,6 +6,7 @@ import sys
 import textwrap
 from unittest import mock
 
+import numpy as np
 import pytest
 import yaml
 
@@ -208,6 +209,36 @@ def test_an_environments_file_that_cannot_be_is_told_in_one_line(
     with pytest.raises(ValueError, match=message) as error:
         envs.make(f"{name}/one@{tmp_path}", (1, 1))
     assert str(error.value).startswith(f"env: {name}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("function", ["reset", "send", "recv"])
+def test_a_pools_error_in_the_run_is_one_line(tmp_path, write, function):
+    """What was raised, where in the file, and that the run can go on."""
+    pool = """
+        from mtrl_jax import envs
+        def names():
+            return ["action"]
+        def make(name, batch, options, seed): ...
+        def make_host(name, batch, options, seed, first_slot):
+            env = envs.make_host("probe/action", batch, options, seed, first_slot)
+            def fails(*args):
+                raise ZeroDivisionError("a pool\\nfails")
+            return env._replace(FUNCTION=fails)
+    """
+    module = f"flaky_{function}"  # Python imports a name once.
+    write(module, pool, ("FUNCTION", function))
+    found = loaded(tmp_path, tasks=[{"env": f"{module}/action"}])
+    env = envs.make_host(found.tasks[0].env, (1, 2))
+    with pytest.raises(errors.RunError) as raised:
+        if function == "reset":
+            env.reset()
+        ts = env.reset()
+        env.send(np.zeros(ts.reward.shape, np.int32))
+        env.recv()
+    line = str(raised.value)
+    assert "\n" not in line
+    assert f"{module}/action: {function}: ZeroDivisionError: a pool fails" in line
+    assert f"{module}.py, line" in line
 
 
 def test_a_file_that_has_moved_is_found_where_python_finds_it(

@@ -27,7 +27,7 @@ SETTINGS = {
     "training": {"env_steps": 24000, "unroll_length": 20, "updates_per_chunk": 20},
     "evaluation": {"every_updates": 0, "episodes": 8, "max_steps": 100},
     "checkpoint": {"every_updates": 40},
-    "logging": {"tensorboard": False},
+    "logging": {"tensorboard": False, "plots": False},
 }
 
 pytestmark = pytest.mark.usefixtures("cached")
@@ -117,6 +117,27 @@ def test_a_run_whose_file_is_gone_says_where_it_was(run, tmp_path):
         assert part in error
 
 
+def test_a_file_that_has_changed_is_noticed_when_the_run_goes_on(
+    project, run, tmp_path
+):
+    """In one line, and it goes on; nothing is said of files that are as they were."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    noticed = "its file has changed since it made update"
+    outcome = running.mtrl("resume", copy)
+    assert outcome.code == 0 and noticed not in outcome.err
+    file = project / "williams.py"
+    before = file.read_text()
+    try:
+        file.write_text(f"{before}# better\n")
+        outcome = running.mtrl("resume", copy)
+    finally:
+        file.write_text(before)
+    assert outcome.code == 0
+    lines = [line for line in outcome.err.splitlines() if noticed in line]
+    assert len(lines) == 1 and "williams: " in lines[0]
+
+
 def test_bad_files_leave_no_run_behind(project, tmp_path):
     """One line and exit code 2, before a folder is made."""
     (project / "empty_agent.py").write_text("")
@@ -141,10 +162,13 @@ def test_bad_files_leave_no_run_behind(project, tmp_path):
 
 
 def test_the_settings_of_the_run_are_settings(run):
-    """Read from its folder they are what they were."""
+    """Read from its folder they are what was given; names say where the files are."""
     found = config.load(run / "config.yaml")
-    assert config.load(run / "config.yaml") == found
     assert found.agent.name.startswith("williams@")
+    assert found.tasks[0].options == SETTINGS["tasks"][0]["options"]
+    for section in ("training", "evaluation", "logging"):
+        given = config.to_dict(found)[section]
+        assert given.items() >= SETTINGS[section].items()
 
 
 def test_a_run_is_loaded_and_plays(run):

@@ -20,7 +20,7 @@ from mtrl_jax import types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import world_model
-from mtrl_jax.networks import rssm
+from mtrl_jax.networks import heads, observation_config, rssm
 from mtrl_jax.networks import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
@@ -104,6 +104,33 @@ def loss(
     total += hp.discount_loss_scale * metrics["discount_loss"]
     total += hp.kl_scale * metrics["kl"]
     return total, metrics | {"model_loss": total}, found.state
+
+
+def open_loop(
+    model: networks.WorldModel,
+    spec: types.EnvSpec,
+    params: Tree,
+    ts: types.TimeStep,
+    action: Array,
+    key: Key,
+    unimix: Scalar,
+    context: int,
+) -> dict[str, Array]:
+    """Returns what the model says is to be seen, {leaf: [T, B, *leaf]}.
+
+    ``ts`` [T, B] and the actions [T - 1, B] taken between. Of the first ``context`` steps
+    the model sees the observations, of the others the actions alone. An image is between
+    0 and 1, all is float32.
+    """
+    encoded = heads.encode(spec.action, action)
+    encoded = jnp.concatenate([jnp.zeros_like(encoded[:1]), encoded])
+    found = networks.open_loop(
+        model, params, ts.obs, encoded, ts.first, key, context=context, unimix=unimix
+    )
+    if "image" in found:
+        stored = spec.obs["image"].dtype
+        found["image"] = observation_config.unscale_image(found["image"], stored)
+    return found
 
 
 def _prediction_errors(

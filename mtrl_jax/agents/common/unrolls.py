@@ -32,6 +32,7 @@ class Carry(NamedTuple):
 
     core: Tree  # {stream: [B, ...]} of the network's memories
     action: Array  # [B, ...] the action that led to the next step
+    teacher: Tree = ()  # what the core is to the agent, to its teacher
 
 
 class Extras(NamedTuple):
@@ -39,6 +40,9 @@ class Extras(NamedTuple):
 
     log_prob: Array  # of the action under the policy that took it
     value: Array
+    # [T, B, policy_params_size] raw, before the temperature: a label for a student.
+    policy: Array | None = None
+    teacher: Tree = ()  # raw parameters of the teacher's policy, [T, B, ...]
 
 
 class Evaluated(NamedTuple):
@@ -85,7 +89,7 @@ def act(
     policy, value = jax.tree.map(lambda x: x[0], (out.policy, out.value))
     distribution = network.distribution(policy, ts.action_mask, temperature)
     action, log_prob = distribution.sample_and_log_prob(key)
-    return action, Carry(core, action), Extras(log_prob, value_of(value))
+    return action, Carry(core, action), Extras(log_prob, value_of(value), policy)
 
 
 def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
@@ -122,6 +126,16 @@ def evaluate(
         distribution.entropy(),
         value_of(out.value),
     )
+
+
+def chosen_from(rollout: types.Rollout) -> Array:
+    """Returns the steps ``[T, B]`` that an action was chosen from, where data say so.
+
+    Not those that ended an episode, whose action was sent into the reset, nor those
+    beyond the end of a dataset's history.
+    """
+    ends = rollout.ts.last[:-1] & ~rollout.ts.first[:-1]
+    return ~ends & getattr(rollout.extras, "live", True)
 
 
 def arrivals(

@@ -1,0 +1,279 @@
+"""The student: its sizes, what its heads learn of each other, and what it is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import config, types
+from mtrl_jax.agents import policy_distillation as student
+from mtrl_jax.data import layout, windows
+from mtrl_jax.networks import network_config, q_network
+
+KEY = jax.random.key(0)
+T, B = 3, 6
+SIZES = (3, 2)  # actions of two games
+
+
+def spec_of(actions, image=(84, 84, 4), dtype=jnp.uint8):
+    """Returns the spec of games with so many ``actions`` each."""
+    obs = {"image": jax.ShapeDtypeStruct(image, dtype)}
+    tasks = tuple(
+        types.TaskSpec(f"game_{i}", obs, types.Discrete(n))
+        for i, n in enumerate(actions)
+    )
+    return types.EnvSpec(obs, types.Discrete(max(actions)), tasks)
+
+
+def network(**fields):
+    given = {"activation": "relu", "last_action_reward": False} | fields
+    return network_config.NetworkConfig(**given)
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("filters", "features", "parameters"),
+    [
+        ((32, 64, 64), 512, 1_693_362),
+        ((16, 32, 32), 256, 427_874),
+        ((16, 16, 16), 128, 113_346),
+        ((16, 16, 16), 64, 61_954),
+    ],
+    ids=["teacher", "net1", "net2", "net3"],
+)
+def test_single_task_networks_have_the_papers_sizes(filters, features, parameters):
+    """DQN, Dist-net 1 to 3 with 18 actions; of DQN the agents' own network has it, too."""
+    sizes = {"torso": "nature", "filters": filters, "features": features}
+    spec = spec_of([18])
+    agent = student.make(spec, student.Config(network(**sizes)))
+    learner = jax.eval_shape(agent.init, KEY, student.Hparams())
+    assert count(learner.params) == parameters
+    made = q_network.make(spec, q_network.QNetworkConfig(**sizes), 18)
+    assert count(jax.eval_shape(made.init, KEY)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("actions", "filters", "features", "parameters"),
+    [
+        ((3, 3, 6), (32, 64, 64), 512, 1_882_668),
+        ((9, 4, 9, 3, 9, 3, 6, 18, 18, 6), (64, 64, 64), 1500, 6_756_721),
+    ],
+    ids=["3 games", "10 games"],
+)
+def test_multi_task_networks_have_the_papers_sizes(
+    actions, filters, features, parameters
+):
+    """A controller of 128 units a task, with outputs for that game's actions alone."""
+    sizes = {"torso": "nature", "filters": filters, "features": features}
+    config = student.Config(network(**sizes), head_hidden=128)
+    agent = student.make(spec_of(actions), config)
+    learner = jax.eval_shape(agent.init, KEY, student.Hparams())
+    assert count(learner.params) == parameters
+
+
+@pytest.fixture(name="two", scope="module")
+def _two():
+    """(agent, learner, gradient of the loss by the parameters, rollout) of two games."""
+    spec = spec_of(SIZES, (4, 4, 1), jnp.float32)
+    config = student.Config(network(torso="mlp", hidden=(8,)), head_hidden=4)
+    agent = student.make(spec, config)
+    hp = jax.tree.map(jnp.float32, student.Hparams(tau=0.1))
+    # A gradient is what plain descent takes away.
+    hp = hp._replace(optimiser=hp.optimiser._replace(max_grad_norm=jnp.inf))
+    learner = agent.init(KEY, hp)
+    update = jax.jit(agent.update)
+
+    def after(rollout, hp=hp):
+        changed, metrics, _ = update(learner, rollout, KEY, hp, jnp.int32(0))
+        return changed.params, metrics
+
+    return agent, learner, after, hp
+
+
+def rollout_of(agent, task, q=None):
+    """Returns windows of both games, of one, or as ``task`` [T + 1, B] says."""
+    task = jnp.asarray(np.broadcast_to(np.asarray(task, np.int32), (T + 1, B)))
+    keys = jax.random.split(jax.random.key(1), 2)
+    ts = types.TimeStep(
+        obs={"image": jax.random.normal(keys[0], (T + 1, B, 4, 4, 1))},
+        reward=jnp.zeros((T + 1, B)),
+        discount=jnp.ones((T + 1, B)),
+        first=jnp.zeros((T + 1, B), bool),
+        last=jnp.zeros((T + 1, B), bool),
+        task=task,
+        action_mask=jnp.arange(3).reshape(1, 1, 3)
+        < jnp.asarray(SIZES)[task][..., None],
+    )
+    q = jax.random.normal(keys[1], (T, B, 3)) if q is None else q
+    extras = windows.Extras(jnp.ones((T, B), bool), recorded={"q": q})
+    return types.Rollout(ts, jnp.zeros((T, B), jnp.int32), extras, agent.carry(B))
+
+
+def test_a_task_moves_the_trunk_and_its_own_head_alone(two):
+    """Data of one game leave the other's head bit for bit as it was."""
+    agent, learner, after, _ = two
+    for task, other in ((0, 1), (1, 0)):
+        params, _ = after(rollout_of(agent, task))
+        for name, part in params.items():
+            moved = [
+                bool((x != y).any())
+                for x, y in zip(
+                    jax.tree.leaves(part), jax.tree.leaves(learner.params[name])
+                )
+            ]
+            if name.startswith(f"task_{other}"):
+                assert not any(moved), name
+            else:
+                assert any(moved), name
+
+
+def test_the_trunk_learns_the_sum_of_its_tasks():
+    """The gradient of both games' steps is the sum of each game's alone."""
+    spec = spec_of(SIZES, (4, 4, 1), jnp.float32)
+    config = student.Config(network(torso="mlp", hidden=(8,)))
+    agent = student.make(spec, config)
+    hp = student.Hparams(tau=0.1)
+    params = agent.init(KEY, hp).params
+    task = jnp.arange(B) % 2
+    whole = rollout_of(agent, task)
+
+    def gradient(live):
+        extras = whole.extras._replace(live=jnp.asarray(np.broadcast_to(live, (T, B))))
+        rollout = whole._replace(extras=extras)
+
+        def loss(params):
+            said = acted(agent, params, rollout)
+            return student.loss_of(spec.action, extras.recorded["q"], said, rollout, hp)
+
+        return jax.grad(loss, has_aux=True)(params)[0]["torso"]
+
+    both, first, second = (gradient(live) for live in (task >= 0, task == 0, task == 1))
+    # Means over live steps: half of the steps are each game's.
+    expected = jax.tree.map(lambda x, y: (x + y) / 2, first, second)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), both, expected
+    )
+
+
+def acted(agent, params, rollout):
+    """Returns the logits [T, B, A] that acting notes down, without a memory."""
+    learner = student.learning.Learner(params, (), (), jnp.int32(0))
+    hp, carry = student.Hparams(), agent.carry(B)
+    steps = [jax.tree.map(lambda x, t=t: x[t], rollout.ts) for t in range(T)]
+    return jnp.stack([agent.act(learner, carry, ts, KEY, hp)[2]["q"] for ts in steps])
+
+
+def test_losses_and_tau_are_members_and_change_what_is_learned(two):
+    """Each cost picks its loss; τ → 0 is the NLL; actions a game has not do not count."""
+    agent, _, after, hp = two
+    rollout = rollout_of(agent, jnp.arange(B) % 2)
+    costs = {"kl": (1, 0, 0), "nll": (0, 1, 0), "mse": (0, 0, 1)}
+    found = {}
+    for name, given in costs.items():
+        kl, nll, mse = map(jnp.float32, given)
+        one = hp._replace(kl_cost=kl, nll_cost=nll, mse_cost=mse)
+        found[name], metrics = after(rollout, one)
+        np.testing.assert_allclose(metrics["loss"], metrics[name], rtol=1e-6)
+    sharp, _ = after(rollout, hp._replace(tau=jnp.float32(1e-6)))
+    close = [
+        jax.tree.map(lambda x, y: np.abs(x - y).max(), sharp, found[name])
+        for name in ("nll", "kl", "mse")
+    ]
+    of_nll, *others = (max(jax.tree.leaves(x)) for x in close)
+    assert of_nll < 1e-6 < 1e-5 < min(others)
+    # The third action, which the second game has not.
+    q = rollout.extras.recorded["q"]
+    other = q.at[:, 1::2, 2].set(1e6)
+    for cost in ("kl_cost", "nll_cost", "mse_cost"):
+        one = hp._replace(**{cost: jnp.float32(1.0)})
+        same = [
+            after(rollout_of(agent, jnp.arange(B) % 2, x), one)[0] for x in (q, other)
+        ]
+        jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+def test_a_student_that_says_what_its_teacher_said_has_nothing_to_learn(two):
+    """τ = 1 and the teacher's own weights: the KL is 0, and so is its gradient."""
+    agent, learner, after, hp = two
+    rollout = rollout_of(agent, jnp.arange(B) % 2)
+    q = acted(agent, learner.params, rollout)
+    same = rollout_of(agent, jnp.arange(B) % 2, q)
+    _, metrics = after(same, hp._replace(tau=jnp.float32(1.0)))
+    assert abs(metrics["kl"]) < 1e-6 and metrics["grad_norm"] < 1e-5
+    assert metrics["accuracy"] == 1.0
+
+
+def test_groups_of_a_factorised_action_are_added():
+    """Two categorical choices of a policy are two KLs."""
+    space = types.Factorised((2, 3))
+    keys = jax.random.split(KEY, 2)
+    labels, logits = (jax.random.normal(k, (T, B, 5)) for k in keys)
+    legal = jnp.ones((T, B, 5), bool)
+    found = student.errors("kl", space, labels, logits, legal, 1.0)
+    parts = [
+        student.errors(
+            "kl",
+            types.Discrete(n),
+            labels[..., at],
+            logits[..., at],
+            legal[..., at],
+            1.0,
+        )
+        for n, at in ((2, slice(0, 2)), (3, slice(2, 5)))
+    ]
+    np.testing.assert_allclose(found, sum(parts), rtol=1e-5)
+
+
+def test_a_dataset_keeps_each_games_own_actions():
+    """Read back, tasks have the sizes that heads are made of; others the padded space."""
+    spec = spec_of((3, 6))
+    meta = layout.describe(spec, ["game_1", "game_0", "other"], 5, True, None)
+    read = layout.contents_of(meta).spec
+    assert [(x.name, x.action.n) for x in read.tasks] == [
+        ("game_1", 6), ("game_0", 3), ("other", 6),
+    ]  # fmt: skip
+    assert read.action == spec.action
+    # Nothing is added to the description of tasks that are all alike.
+    alike = layout.describe(spec_of((6, 6)), ["game_0"], 5, False, None)
+    assert "task_actions" not in alike
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_hidden": -1}, "head_hidden: got -1"),
+        ({"optimiser": "lion"}, "lion"),
+        ({"network": network(torso="nature", filters=(8, 8))}, r"filters: got \(8, 8\).*3 layers"),
+        ({"network": network(torso="mlp", features=64)}, "filters, features: .*'mlp'.*hidden"),
+        ({"network": network(torso="nature", features=-1)}, "features: got -1"),
+        ({"network": network(separate_value=True)}, "separate_value: there is no value"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        student.make(spec_of([4]), student.Config(**changes))
+
+
+def test_labels_that_do_not_fit_are_named():
+    """What is not recorded, and what is said of other actions than there are."""
+    recorded = {"q": jnp.zeros((T, B, 4)), "value": jnp.zeros((T, B))}
+    extras = windows.Extras(jnp.ones((T, B), bool), recorded=recorded)
+    assert student.labels_of(extras, "q", types.Discrete(4)).shape == (T, B, 4)
+    with pytest.raises(ValueError, match=r"labels='policy': .*q, value.*\[policy\]"):
+        student.labels_of(extras, "policy", types.Discrete(4))
+    for name, size in (("q", 6), ("value", 4)):
+        with pytest.raises(ValueError, match=f"labels='{name}': .* {size} actions"):
+            student.labels_of(extras, name, types.Discrete(size))
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0])
+def test_a_tau_that_divides_by_nothing_is_one_line(tau):
+    settings = {
+        "tasks": [{"env": "gymnax/CartPole-v1"}],
+        "agent": {"name": "policy_distillation", "hparams": {"tau": tau}},
+    }
+    with pytest.raises(Exception, match=r"agent.hparams.tau=.*at least 1e-06"):
+        config.from_dict(settings, where="x")

@@ -1,0 +1,56 @@
+"""Names of runs, made so that no two processes have one."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import running
+
+from mtrl_jax.training import run_folder
+
+
+def test_runs_of_one_second_have_names_of_their_own(tmp_path, monkeypatch):
+    """As many as begin; in the order in which they do."""
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    made = []
+    for _ in range(3):
+        with run_folder.claimed(tmp_path / "runs", "a") as folder:
+            (folder / "x").write_text("")
+            made.append(folder.name)
+    assert made == ["a-now", "a-now-2", "a-now-3"]
+
+
+def test_processes_that_begin_at_once_do_not_collide(tmp_path):
+    """Four of them, whatever the clock says."""
+    code = (
+        "import pathlib, sys, time; from mtrl_jax.training import run_folder\n"
+        "time.strftime = lambda _: 'now'\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"with run_folder.claimed(pathlib.Path({str(tmp_path)!r}) / 'runs', 'a') as f:\n"
+        "    (f / 'x').write_text(''); print(f.name)"
+    )
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", code]
+    begun = [subprocess.Popen(command, cwd=running.ROOT, **pipe) for _ in range(4)]
+    assert all(p.stdout.readline() == "ready\n" for p in begun)
+    for process in begun:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    names = {process.communicate()[0].strip() for process in begun}
+    assert len(names) == 4 and "" not in names
+
+
+def test_a_name_is_given_back_if_nothing_came_of_it(tmp_path):
+    """A config that cannot work leaves nothing behind."""
+    with pytest.raises(ValueError), run_folder.claimed(tmp_path / "runs", "a"):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch):
+    """Of its own name either."""
+    monkeypatch.chdir(tmp_path)
+    config = running.write(tmp_path / "tiny.yaml")
+    assert running.mtrl("train", config, "population.size=3").code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
