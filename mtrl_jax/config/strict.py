@@ -13,7 +13,6 @@ import pydantic
 
 from mtrl_jax import errors
 
-
 _MOST = 2**31 - 1  # sizes are counted in int32
 
 
