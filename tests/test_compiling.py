@@ -111,7 +111,8 @@ def test_every_test_is_in_one_group(request):
     for item in request.session.items:
         (mark,) = item.iter_markers("xdist_group")
         path = item.path.relative_to(compiling.TESTS.parent).as_posix()
-        assert mark.args == (path,) or "xdist_group" in item.path.read_text(), path
+        own = any(x in item.path.read_text() for x in ("xdist_group", "programs.NAMES"))
+        assert mark.args == (path,) or own, path
 
 
 def test_no_two_files_of_tests_have_one_name():
@@ -120,6 +121,14 @@ def test_no_two_files_of_tests_have_one_name():
         path.name for path in compiling.TESTS.rglob("test_*.py")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_long_files_are_begun_first(request):
+    """In the order of their list, before all others."""
+    ranks = [budgets.rank(item.path.name) for item in request.session.items]
+    assert ranks == sorted(ranks)
+    names = {path.name for path in compiling.TESTS.rglob("test_*.py")}
+    assert set(budgets.LONG) <= names and len(set(budgets.LONG)) == len(budgets.LONG)
 
 
 def test_budgets_name_files_that_there_are():

@@ -13,10 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mtrl_jax import random, types
+from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
+# Agents held to the contract, each in a process's group of its own.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in (*agents.AGENTS, "outside.reinforce")
+]
 MEMBERS = 8
 STEPS = 12  # of a stream; a rollout is the first kit.T of them
 SEED = 11

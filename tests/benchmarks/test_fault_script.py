@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-_FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+_FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 NONE = {"lost": 0, "tracebacks": 0, "partial": 0}
 
 

@@ -10,9 +10,7 @@ from mtrl_jax import config, random
 from mtrl_jax.config import stage_schema
 from mtrl_jax.experiments import build, task_families
 
-_PATH = (
-    pathlib.Path(__file__).parent.parent / "benchmarks/algorithm_distillation_arms.py"
-)
+_PATH = pathlib.Path(__file__).parents[2] / "benchmarks/algorithm_distillation_arms.py"
 _SPEC = importlib.util.spec_from_file_location("algorithm_distillation_arms", _PATH)
 arms = importlib.util.module_from_spec(_SPEC)
 # Where dataclasses look up the module of a class.

@@ -10,7 +10,7 @@ from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.experiments import environments, online
 from mtrl_jax.training import notices
 
-_PATH = pathlib.Path(__file__).parent.parent / "benchmarks/mix_and_match_arms.py"
+_PATH = pathlib.Path(__file__).parents[2] / "benchmarks/mix_and_match_arms.py"
 _SPEC = importlib.util.spec_from_file_location("mix_and_match_arms", _PATH)
 arms = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(arms)

@@ -80,7 +80,8 @@ def test_a_killed_run_has_the_bits_of_the_uninterrupted_one(
     assert len(running.compiles(run, after=12)) == 1
 
 
-@pytest.mark.parametrize("update", [pytest.param(2, marks=pytest.mark.slow), 26])
+@pytest.mark.slow
+@pytest.mark.parametrize("update", [2, 26])
 def test_a_run_that_ends_anywhere_goes_on_from_there(
     tmp_path, finished, interrupt, update
 ):

@@ -113,6 +113,7 @@ def test_a_run_outlives_its_terminal(tmp_path, cached):
     _assert_whole(run, updates)
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_a_reader_that_is_gone_saves_the_run(tmp_path, cached):
     """`2>&1 | tee log` and Ctrl-C: tee is dead first; saved all the same, code 130."""
     far = ("training.env_steps=1_000_000_000", "checkpoint.every_updates=1_000_000")

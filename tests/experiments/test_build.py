@@ -44,7 +44,9 @@ def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
     assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
 
 
-@pytest.mark.parametrize("runner", ["fused", "host"])
+@pytest.mark.parametrize(
+    "runner", ["fused", pytest.param("host", marks=pytest.mark.slow)]
+)
 def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
     """Through the command line: saved without its world, and the user is told."""
     path, run = tmp_path / "cartpole.yaml", tmp_path / "run"
