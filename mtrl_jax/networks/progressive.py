@@ -13,8 +13,7 @@ among them.
 
 Ref: Rusu et al. 2016 (arXiv:1606.04671), section 2 and appendix.
 
-Deviation: dense layers alone, so that there are no 1 x 1 convolutions among the adapters;
-the input of all columns has the last action and reward beside it where asked for.
+Deviation: dense layers alone, so that there are no 1 x 1 convolutions among the adapters.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ def train(name, tasks, core, updates, kit):
         last_action_reward="memory" not in tasks,
     )
     settings = {"network": network, "optimiser": "adam", **kit.table(env.spec)}
+    settings["task_embedding"] = len(tasks) > 1  # of a network that is no NetworkConfig
     if len(tasks) == 1:
         # Of one task a minibatch is 12 steps: once all is learned, their advantages,
         # normalised, are noise.
