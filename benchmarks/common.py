@@ -35,14 +35,14 @@ def environment() -> dict[str, Any]:
     """Returns what a number depends on beside the code: machine, load, date, versions."""
     import jax
 
-    from mtrl_jax.training import report
+    from mtrl_jax.training import provenance
 
     return {
-        **report.machine(),
+        **provenance.machine(),
         "backend": jax.default_backend(),
         **moment(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "versions": report.versions(),
+        "versions": provenance.versions(),
     }
 
 

@@ -1,16 +1,20 @@
 """Faults on purpose: what is lost when runs of every kind meet kills, disks and NaN.
 
-    python benchmarks/faults.py [--quick] [--out FOLDER]
+    python benchmarks/faults.py [--quick] [--out FOLDER] [--only PART ...]
 
 Every kind of run (online, host, and stages: collect, offline, in context) is killed and
 resumed, has its checkpoints damaged, its disk filled and its numbers broken; careless
 settings are checked. The aim is 0 lost runs, 0 tracebacks, 0 folders that can neither be
-gone on with nor begun in anew. A run is lost if it does not end with the rows and results
-of one that was left alone. Writes faults.json.
+gone on with nor begun in anew. A run is lost if it does not end with the rows, results and
+pictures of one that was left alone.
+
+Writes faults.json after every try. ``--only`` makes some of the parts and keeps the others
+as they are there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import signal
@@ -18,95 +22,81 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import common
 import faults_configs
+import faults_numbers
+import faults_processes
 import faults_runs
 import yaml
 
-KILLS, STORMS, DAMAGES, CONFIGS = 50, 10, 40, 300
-# Every reward, or observation, of the probes is NaN from now and then on.
-_BROKEN = """
-import jax, jax.numpy as jnp
-from mtrl_jax.envs import probes
-_task = probes.task
-def task(name, options=None):
-    made = _task(name, options)
-    def step(key, state, action, params):
-        state, obs, reward, *rest = made.step(key, state, action, params)
-        broken = jax.random.uniform(jax.random.fold_in(key, 7)) < {share}
-        worse = lambda x: jnp.where(broken, {value}, x).astype(x.dtype)
-        {line}
-        return (state, obs, reward, *rest)
-    return made._replace(step=step)
-probes.task = task
-"""
-_REWARD, _OBS = "reward = worse(reward)", "obs = jax.tree.map(worse, obs)"
-_RAISES = _BROKEN.replace("{line}", "raise ZeroDivisionError('an environment fails')")
+KILLS, THRICE, STORMS, DAMAGES, CONFIGS = 50, 3, 10, 20, 300
+# Of a tmpfs: from no room for anything on; the last has room but few files.
+DISKS = ("size=64k", "size=256k", "size=400k", "size=1m", "nr_inodes=40", "ro")
+Tries = Iterator[faults_runs.Counts]
 
 
-def scenarios(lab: faults_runs.Lab, scale: float) -> dict[str, Callable[[], Iterator]]:
-    """Returns {name: what yields the counts of each try}; ``scale`` of the full number."""
-    kinds = list(faults_configs.kinds())
+def parts(lab: faults_runs.Lab, scale: float) -> dict[str, Callable[[], Tries]]:
+    """Returns {part: what yields the counts of each try}; ``scale`` of the full number."""
+    kinds = ("online", "host", "stages")
 
-    def tries(full: int) -> Iterator[tuple[int, str]]:
-        for seed in range(max(1, round(scale * full))):
-            yield seed, kinds[seed % len(kinds)]
+    def tries(full: int, among: Iterable[Any] = kinds) -> Iterator[tuple[int, Any]]:
+        return zip(range(max(1, round(scale * full))), itertools.cycle(among))
 
-    def killed():
-        for seed, kind in tries(KILLS):
-            yield faults_runs.stopped(lab, kind, seed, [signal.SIGKILL])
+    def some(*choices: Iterable[Any]) -> Iterator[tuple]:
+        every = list(itertools.product(*choices))
+        return iter(every[: max(1, round(scale * len(every)))])
 
-    def stormed():
-        for seed, kind in tries(STORMS):
-            yield faults_runs.stopped(lab, kind, seed, [signal.SIGTERM] * 5)
+    def stopped(full: int, numbers: list[int], times: int = 1) -> Tries:
+        # Stages are three kinds of runs.
+        for seed, kind in tries(full, ("online", "stages", "host", "stages")):
+            yield faults_runs.stopped(lab, kind, seed, numbers, times)
 
-    def damaged():
-        for seed, _ in tries(DAMAGES):
-            yield faults_runs.damaged(lab, "online", seed)
-
-    def crowded():
-        for _, kind in tries(len(kinds)):
-            yield faults_runs.two_at_once(lab, kind)
-
-    def disks():
-        for options, after in (
-            ("size=64k", ""),
-            ("size=400k", ""),
-            ("size=1m", ""),
-            ("size=64m", "remount,ro"),
+    def damaged() -> Tries:
+        whole = [("online",), ("host",)]
+        for seed, place in tries(
+            DAMAGES, [*whole, *(("stages", n) for n in faults_runs.STAGES)]
         ):
-            if found := faults_runs.on_disk(lab, "online", options, after):
+            # Cut and flipped of each.
+            yield faults_runs.damaged(lab, place[0], seed + seed // 5, *place[1:])
+
+    def crowded() -> Tries:
+        for kind, is_begun in some(kinds, (False, True)):
+            yield faults_runs.two_at_once(lab, kind, is_begun)
+
+    def disks() -> Tries:
+        every = [("online", options) for options in DISKS] + [("stages", "size=400k")]
+        for kind, options in every[: max(1, round(scale * len(every)))]:
+            if found := faults_runs.on_disk(lab, kind, options):
                 yield found
 
+    def numbers() -> Tries:
+        every = faults_numbers.VALUES, faults_numbers.BROKEN
+        for value, what, kind in some(*every, ("sweep", "online", "host")):
+            if (value, kind) != ("inf", "host"):
+                yield faults_numbers.broken(lab, what, value, kind)
+
+    def raising() -> Tries:
+        for when in list(faults_numbers.WHEN)[: max(1, round(scale * 5))]:
+            yield faults_numbers.raising(lab, when, "outside")
+        if scale == 1.0:
+            yield faults_numbers.raising(lab, faults_numbers.WHEN[-1], "outside host")
+
     return {
-        "kill -9": killed,
-        "SIGTERM storm": stormed,
+        "kill -9": lambda: stopped(KILLS, [signal.SIGKILL]),
+        "kill -9, three times": lambda: stopped(THRICE, [signal.SIGKILL], times=3),
+        "SIGTERM storm": lambda: stopped(STORMS, [signal.SIGTERM] * 5),
         "damaged checkpoint": damaged,
         "two processes": crowded,
-        "full or read-only disk": disks,
-        "NaN and infinity": lambda: broken_numbers(lab),
-        "careless settings": lambda: careless(round(scale * CONFIGS), lab.folder),
+        "disk": disks,
+        "numbers": numbers,
+        "environment": raising,
+        "settings": lambda: careless(round(scale * CONFIGS), lab.folder),
     }
 
 
-def broken_numbers(lab: faults_runs.Lab) -> Iterator[dict[str, int]]:
-    """Yields the counts of runs whose numbers break, of one member and of all."""
-    search = "population.search={learning_rate: {low: 1e-3, high: 1e30, log: true, "
-    yield faults_runs.broken_numbers(
-        lab, "", search + "initial: [1e-3,1e-3,1e-3,1e30]}}"
-    )
-    yield faults_runs.broken_numbers(
-        lab, "", search + "initial: [1e30,1e30,1e30,1e30]}}"
-    )
-    for share in (0.002, 1.1):
-        for line in (_REWARD, _OBS):
-            for value in ("jnp.nan", "jnp.inf"):
-                code = _BROKEN.format(share=share, value=value, line=line)
-                yield faults_runs.broken_numbers(lab, code)
-
-
-def careless(number: int, folder: pathlib.Path) -> Iterator[dict[str, int]]:
+def careless(number: int, folder: pathlib.Path) -> Tries:
     """Yields the counts of mutated settings: checked, nothing is trained.
 
     A child checks them, so that one that ends the process is noticed and counted.
@@ -116,25 +106,35 @@ def careless(number: int, folder: pathlib.Path) -> Iterator[dict[str, int]]:
         code = (
             f"import faults; faults.check_settings({seed}, {number}, {str(folder)!r})"
         )
-        child = subprocess.run(
+        child = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
-        lines = [x for x in child.stdout.splitlines() if x.startswith("{")]
-        for line in lines:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if not line.startswith("{"):
+                print(line, end="", flush=True)
+                continue
+            seed += 1
             yield json.loads(line)
-        seed += len(lines)
+        child.wait()
         if seed < number:
             print(f"settings {seed}: the process ended with {child.returncode}")
-            print(child.stderr[-300:])
-            yield {"tried": 1, "lost": 1, "tracebacks": 0, "partial": 0}
+            yield {
+                "where": "checked",
+                "tried": 1,
+                "lost": 1,
+                "tracebacks": 0,
+                "partial": 0,
+            }
             seed += 1
 
 
 def check_settings(start: int, stop: int, folder: str) -> None:
-    """Prints the counts of mutated settings, a line each: accepted, or one line."""
+    """Print the counts of mutated settings, a line each: accepted, or one line."""
     import resource
 
     from mtrl_jax import errors, xla
@@ -146,7 +146,7 @@ def check_settings(start: int, stop: int, folder: str) -> None:
     path, none = pathlib.Path(folder) / "careless.yaml", pathlib.Path(folder) / "none"
     for seed in range(start, stop):
         path.write_text(yaml.safe_dump(faults_configs.mutated(seed)))
-        bad = 0
+        where, bad = "accepted", 0
         try:
             run = kinds.run_of(loading.load(path), none)
             if run.is_plain:
@@ -154,45 +154,59 @@ def check_settings(start: int, stop: int, folder: str) -> None:
             else:
                 stages.check(run)
         except errors.MtrlError as error:
-            bad = int("\n" in str(error).strip())
+            where, bad = "refused", int("\n" in str(error).strip())
         except Exception as error:
             print(f"settings {seed}: {type(error).__name__}: {str(error)[:200]}")
-            bad = 1
-        counts = {
-            "tried": 1,
-            "lost": 0,
-            "tracebacks": bad,
-            "partial": int(none.exists()),
-        }
-        print(json.dumps(counts), flush=True)
+            where, bad = "refused", 1
+        counts = {"tried": 1, "lost": 0, "tracebacks": bad, "partial": none.exists()}
+        print(json.dumps({"where": where, **counts}), flush=True)
 
 
-def total_of(tries: Iterable[dict[str, int]]) -> dict[str, int]:
+def total_of(tries: Iterable[faults_runs.Counts]) -> dict[str, int]:
     """Returns the sums of counts."""
-    total = {"tried": 0, "lost": 0, "tracebacks": 0, "partial": 0}
+    total = dict.fromkeys(faults_runs.COUNTED, 0)
     for counts in tries:
-        total = {key: total[key] + counts[key] for key in total}
+        total = {key: total[key] + int(counts[key]) for key in total}
     return total
 
 
-def measure(scale: float, folder: pathlib.Path) -> dict[str, dict[str, int]]:
-    """Returns {scenario: counts} of all scenarios in a folder for their runs."""
-    lab = faults_runs.Lab(folder, faults_configs.kinds())
-    found = {}
-    for name, tries in scenarios(lab, scale).items():
-        found[name] = total_of(tries())
-        line = "  ".join(f"{key} {n}" for key, n in found[name].items())
-        print(f"{name:24s} {line}", flush=True)
-    return found
+def by_place(tries: Iterable[faults_runs.Counts]) -> dict[str, dict[str, int]]:
+    """Returns {where: the sums of counts} in the order of first mention."""
+    tries = list(tries)
+    places = dict.fromkeys(counts["where"] for counts in tries)
+    return {x: total_of(c for c in tries if c["where"] == x) for x in places}
 
 
 def main() -> None:
-    """Prints the table and writes faults.json."""
-    arguments = common.parser(__doc__, "a few of each fault").parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(0.04 if arguments.quick else 1.0, pathlib.Path(folder))
-    result = {"environment": common.environment(), "faults": found}
-    common.write(arguments.out, "faults", result)
+    """Print the table and write faults.json."""
+    parser = common.parser(__doc__, "a few of each fault")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
+    parser.add_argument(
+        "--programs", type=pathlib.Path, help="compiled programs of an earlier call"
+    )
+    arguments = parser.parse_args()
+    written = arguments.out / "faults.json"
+    found: dict[str, Any] = {}
+    if arguments.only and written.exists():
+        found = json.loads(written.read_text())["faults"]
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        faults_processes.started(arguments.programs or pathlib.Path(temporary) / "xla"),
+    ):
+        folder = pathlib.Path(temporary)
+        faults_numbers.write_flaky(folder, "never")
+        lab = faults_runs.Lab(folder, faults_configs.kinds(), not arguments.programs)
+        for name, tries in parts(lab, 0.04 if arguments.quick else 1.0).items():
+            if arguments.only and name not in arguments.only:
+                continue
+            done: list[faults_runs.Counts] = []
+            for counts in tries():
+                done.append(counts)
+                found[name] = by_place(done)
+                result = {"environment": common.environment(), "faults": found}
+                common.write(arguments.out, "faults", result)
+            line = "  ".join(f"{key} {n}" for key, n in total_of(done).items())
+            print(f"{name:24s} {line}", flush=True)
 
 
 if __name__ == "__main__":

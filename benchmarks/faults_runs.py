@@ -2,59 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import yaml
+from faults_processes import Child, Ended, execute, fork
 
 # What two runs with the same numbers may differ in.
 _OF_THE_PROCESS = ("wall_s", "steps_per_s", "compiles")
-_TIMEOUT_S = 400
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    said: str
-
-    @property
-    def is_traceback(self) -> bool:
-        """Whether it said more than one line of what is wrong."""
-        return "Traceback (most recent call last)" in self.said
+_UNDRAWN = "from mtrl_jax.training import report; report.draw = lambda folder: ''"
+Counts = dict[str, Any]  # where it happened, and 0 or 1 of each of COUNTED
+COUNTED = ("tried", "lost", "tracebacks", "partial")
+# Stages of a run, by the kind that each is of.
+STAGES = {"source": "collect", "model": "offline", "in_context": "in context"}
 
 
 class Lab:
-    """A folder of runs, the reference of every kind, one cache of compiled programs."""
+    """A folder of runs and the reference of every kind, made when first asked for.
+
+    ``is_cold``: what they compile is not kept yet.
+    """
 
     def __init__(
         self,
         folder: pathlib.Path,
         kinds: dict[str, dict[str, Any]],
-        programs: pathlib.Path | None = None,
+        is_cold: bool = True,
     ):
-        self.folder = folder
-        self.programs = programs or folder / "programs"
-        self.seconds: dict[str, float] = {}  # of a whole run with compiled programs
+        self.folder, self._is_cold = folder, is_cold
+        self._times: dict[str, tuple[float, float]] = {}
         self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
         for kind, settings in kinds.items():
-            folder.mkdir(parents=True, exist_ok=True)
             self.config(kind).write_text(yaml.safe_dump(settings))
-            if programs is None:  # Compile first, then take the time.
-                self.ended("train", self.config(kind), "--run-dir", self.new())
-            begun = time.monotonic()
-            ended = self.ended(
-                "train", self.config(kind), "--run-dir", self.whole(kind)
-            )
-            self.seconds[kind] = time.monotonic() - begun
-            assert ended.code == 0, ended.said
 
     def config(self, kind: str) -> pathlib.Path:
         """Returns the settings of a kind."""
@@ -62,48 +49,56 @@ class Lab:
 
     def whole(self, kind: str) -> pathlib.Path:
         """Returns a run of a kind that nothing happened to."""
+        self.times(kind)
         return self.folder / f"{kind}-whole"
+
+    def times(self, kind: str) -> tuple[float, float]:
+        """Returns the seconds of a whole run of a kind: to its first file, to its end.
+
+        Programs are compiled and kept before the time is taken.
+        """
+        if kind not in self._times:
+            whole = self.folder / f"{kind}-whole"
+            for run in (self.new(), whole) if self._is_cold else (whole,):
+                begun = time.monotonic()
+                child = self.start("train", self.config(kind), "--run-dir", run)
+                wait_for_run(child, run)
+                first = time.monotonic() - begun
+                ended = child.end()
+                self._times[kind] = first, time.monotonic() - begun
+                assert ended.code == 0, ended.said
+        return self._times[kind]
 
     def new(self) -> pathlib.Path:
         """Returns a path that no run has."""
         self._count += 1
         return self.folder / f"run {self._count}"
 
-    def start(self, *arguments: Any, code: str = "") -> subprocess.Popen:
-        """Returns the process of ``mtrl ARGUMENTS``, after Python ``code``."""
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        program = f"{code}\nfrom mtrl_jax import cli; cli.main()"
-        return subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *arguments: Any, code: str = "", is_new: bool = False) -> Child:
+        """Returns the process of ``mtrl ARGUMENTS``, after Python ``code``.
+
+        One that ``is_new`` has nothing imported.
+        """
+        self._count += 1
+        log = self.folder / f"log {self._count}"
+        return execute(log, *arguments) if is_new else fork(log, code, *arguments)
 
     def ended(self, *arguments: Any, code: str = "") -> Ended:
         """Returns how ``mtrl ARGUMENTS`` ended."""
-        return end(self.start(*arguments, code=code))
+        return self.start(*arguments, code=code).end()
 
-    def is_same(self, kind: str, run: pathlib.Path) -> bool:
+    def is_same(self, kind: str, run: pathlib.Path, pictures: bool = True) -> bool:
         """Returns whether a run has the rows and results of the one left alone."""
-        return outcome_of(run) == outcome_of(self.whole(kind))
+        found, known = outcome_of(run), outcome_of(self.whole(kind))
+        if not pictures:
+            found.pop("pictures"), known.pop("pictures")
+        return found == known
 
 
-def end(process: subprocess.Popen) -> Ended:
-    """Returns how a started process ended; killed if it does not."""
-    try:
-        said, _ = process.communicate(timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        said, _ = process.communicate()
-        said += "\nTraceback (most recent call last): it did not end"
-    return Ended(process.returncode, said)
+def wait_for_run(child: Child, run: pathlib.Path) -> None:
+    """Wait until there is a run in the folder, or its process has ended."""
+    while child.code() is None and not (run / "config.yaml").exists():
+        time.sleep(0.02)
 
 
 def outcome_of(run: pathlib.Path) -> dict[str, Any]:
@@ -117,8 +112,9 @@ def outcome_of(run: pathlib.Path) -> dict[str, Any]:
         found[str(path.relative_to(run))] = rows
     for path in sorted(run.rglob("summary.json")):
         summary = json.loads(path.read_text())
-        keys = ("tasks", "score", "best_member", "complete")
+        keys = ("tasks", "score", "best_member", "complete", "lost")
         found[str(path.relative_to(run))] = {k: summary.get(k) for k in keys}
+    found["pictures"] = sorted(str(p.relative_to(run)) for p in run.rglob("*.png"))
     return found
 
 
@@ -130,41 +126,99 @@ def is_partial(run: pathlib.Path) -> bool:
     return not left <= {".lock", "checkpoints", ".config.yaml.tmp"}
 
 
-def gone_on(lab: Lab, kind: str, run: pathlib.Path) -> Ended:
+def stage_of(kind: str, run: pathlib.Path) -> str:
+    """Returns what a run is at: its kind, that of its stage, or that it only begins."""
+    if not (run / "config.yaml").exists():
+        return "starting"
+    begun = [n for n in STAGES if (run / "stages" / n / "config.yaml").exists()]
+    return (
+        STAGES[begun[-1]] if begun else STAGES["source"] if kind == "stages" else kind
+    )
+
+
+def gone_on(lab: Lab, kind: str, run: pathlib.Path, code: str = "") -> Ended:
     """Returns how a run ended that was stopped anywhere: resumed, or begun anew."""
     if (run / "config.yaml").exists():
-        return lab.ended("resume", run)
-    return lab.ended("train", lab.config(kind), "--run-dir", run)
+        return lab.ended("resume", run, code=code)
+    return lab.ended("train", lab.config(kind), "--run-dir", run, code=code)
 
 
-def stopped(lab: Lab, kind: str, seed: int, numbers: list[int]) -> dict[str, int]:
-    """Returns the counts of a run that signals stop up to three times, then goes on."""
+def counts(
+    where: str,
+    *endings: Ended,
+    lost: bool,
+    run: pathlib.Path,
+    partial: bool = False,
+) -> Counts:
+    """Returns the counts of one try; what went wrong is printed."""
+    tracebacks = sum(ended.is_traceback for ended in endings)
+    partial = partial or is_partial(run)
+    if lost or tracebacks or partial:
+        print(
+            f"{where}: lost {lost}, tracebacks {tracebacks}, partial {partial}: {run}"
+        )
+        for ended in endings:
+            print(f"  exit {ended.code}: {ended.said[-1500:]}", flush=True)
+    numbers = (1, int(lost), tracebacks, int(partial))
+    return {"where": where, **dict(zip(COUNTED, numbers))}
+
+
+def stopped(
+    lab: Lab, kind: str, seed: int, numbers: list[int], times: int = 1
+) -> Counts:
+    """Returns the counts of a run that signals stop ``times`` times, then goes on.
+
+    Of every third try the first signal comes anywhere, starting and drawing included; of
+    the others, and later on, while there is a run, and no pictures are drawn.
+    """
     rng, run = random.Random(seed), lab.new()
-    tracebacks = 0
-    for attempt in range(rng.randint(1, 3)):
-        begun = attempt and (run / "config.yaml").exists()
-        arguments = ("resume", run) if begun else ("train", lab.config(kind))
-        more = () if begun else ("--run-dir", run)
-        process = lab.start(*arguments, *more)
-        time.sleep(rng.uniform(0.0, 1.1 * lab.seconds[kind]))
+    first, whole = lab.times(kind)
+    is_anywhere = seed % 3 == 0
+    code = "" if is_anywhere else _UNDRAWN
+    endings, where, partial = [], "starting", False
+    for attempt in range(times):
+        is_run = (run / "config.yaml").exists()
+        new = ("train", lab.config(kind), "--run-dir", run)
+        arguments: tuple[Any, ...] = ("resume", run) if is_run else new
+        is_new = is_anywhere and not attempt
+        child = lab.start(*arguments, code=code, is_new=is_new)
+        if is_new:
+            time.sleep(rng.uniform(0.0, whole))
+        else:
+            wait_for_run(child, run)
+            time.sleep(
+                (first if is_run else 0.0) + rng.uniform(0.0, 0.8) * (whole - first)
+            )
+        where = stage_of(kind, run)
         for number in numbers:
-            if process.poll() is None:
-                process.send_signal(number)
-        ended = end(process)
-        # A signal while Python itself starts or ends is Python's to answer.
-        early = ended.code == -signal.SIGINT or not run.exists()
-        tracebacks += ended.is_traceback and not early
-    partial = is_partial(run)
-    last = gone_on(lab, kind, run)
-    lost = last.code != 0 or not lab.is_same(kind, run)
-    return _counts(1, lost, tracebacks + last.is_traceback, partial)
+            child.signal(number)
+        endings.append(child.end())
+        partial |= is_partial(run)
+    if all(ended.code == 0 for ended in endings):
+        where = "ended before"
+    last = gone_on(lab, kind, run, code)
+    lost = last.code != 0 or not lab.is_same(kind, run, pictures=is_anywhere)
+    return counts(where, *endings, last, lost=lost, run=run, partial=partial)
 
 
-def damaged(lab: Lab, kind: str, seed: int) -> dict[str, int]:
-    """Returns the counts of a run with a cut or flipped file in its newest checkpoint."""
+def damaged(lab: Lab, kind: str, seed: int, stage: str | None = None) -> Counts:
+    """Returns the counts of a run with a cut or flipped file in its newest checkpoint.
+
+    With a ``stage`` the run was stopped at the end of that one.
+    """
     rng, run = random.Random(seed), lab.new()
     subprocess.run(["cp", "-r", lab.whole(kind), run], check=True)
-    newest = max((run / "checkpoints").iterdir(), key=lambda p: int(_number(p)))
+    own = run
+    if stage is not None:
+        own = run / "stages" / stage
+        later = list(STAGES)[list(STAGES).index(stage) + 1 :]
+        removed = [run / "stages" / name for name in later]
+        removed += [own / "summary.json", run / "summary.json"]
+        subprocess.run(["rm", "-rf", *removed], check=True)
+    newest = max(
+        (p for p in (own / "checkpoints").iterdir() if p.name.isdigit()),
+        key=lambda p: int(p.name),
+    )
     files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
     victim = rng.choice(files)
     content = bytearray(victim.read_bytes())
@@ -175,66 +229,71 @@ def damaged(lab: Lab, kind: str, seed: int) -> dict[str, int]:
     victim.write_bytes(bytes(content))
     ended = lab.ended("resume", run)
     lost = ended.code != 0 or not lab.is_same(kind, run)
-    return _counts(1, lost, ended.is_traceback, is_partial(run))
+    where = kind if stage is None else STAGES[stage]
+    return counts(where, ended, lost=lost, run=run)
 
 
-def _number(path: pathlib.Path) -> str:
-    return path.name if path.name.isdigit() else "-1"
+def two_at_once(lab: Lab, kind: str, is_begun: bool) -> Counts:
+    """Returns the counts of two processes in one folder: one trains, one is refused.
 
-
-def two_at_once(lab: Lab, kind: str) -> dict[str, int]:
-    """Returns the counts of two processes in one folder: one trains, one is refused."""
-    run = lab.new()
-    command = ("train", lab.config(kind), "--run-dir", run)
-    both = [end(p) for p in [lab.start(*command), lab.start(*command)]]
-    codes = sorted(ended.code for ended in both)
-    lost = codes != [0, 2] or not lab.is_same(kind, run)
-    tracebacks = sum(ended.is_traceback for ended in both)
-    return _counts(1, lost, tracebacks, is_partial(run))
-
-
-def on_disk(lab: Lab, kind: str, options: str, after: str) -> dict[str, int] | None:
-    """Returns the counts of a run on a small or read-only disk, None without mounts.
-
-    ``options`` are of its tmpfs, ``after`` of a second mount before the run; given space
-    and leave to write it goes on.
+    Where the run ``is_begun`` both resume one that was killed.
     """
-    disk = lab.new()
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "tmpfs", str(disk), "-o"]
+    run, where = lab.new(), f"{kind}, {'resume' if is_begun else 'train'}"
+    command: tuple[Any, ...] = ("train", lab.config(kind), "--run-dir", run)
+    if is_begun:
+        child = lab.start(*command)
+        wait_for_run(child, run)
+        first, whole = lab.times(kind)
+        time.sleep((whole - first) / 2)
+        child.signal(signal.SIGKILL)
+        child.end()
+        command = ("resume", run)
+    both = [p.end() for p in [lab.start(*command), lab.start(*command)]]
+    codes = sorted(ended.code for ended in both)
+    # Where the first had ended before the second began there was nothing to refuse.
+    allowed = ([0, 0], [0, 2]) if is_begun else ([0, 2],)
+    lost = codes not in allowed or not lab.is_same(kind, run)
+    return counts(where, *both, lost=lost, run=run)
+
+
+@contextlib.contextmanager
+def disk(lab: Lab, options: str) -> Iterator[pathlib.Path | None]:
+    """Yields the folder of a file system in memory, None where none can be mounted."""
+    folder = lab.new()
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "tmpfs", str(folder), "-o", options]
     try:
-        if subprocess.run([*mount, options], capture_output=True).returncode:
-            return None
+        is_mounted = subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
-        return None
+        is_mounted = False
     try:
-        run = disk / "run"
-        if after:
-            subprocess.run(["mount", "-o", after, str(disk)], check=True)
+        yield folder if is_mounted else None
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def on_disk(lab: Lab, kind: str, options: str) -> Counts | None:
+    """Returns the counts of a run on a small disk, or on one that cannot be written to.
+
+    ``options`` are of its tmpfs, ``ro`` among them for the second. Given space and leave
+    to write the run goes on. None where nothing can be mounted.
+    """
+    with disk(lab, options.replace("ro", "size=64m")) as folder:
+        if folder is None:
+            return None
+        run = folder / "run"
+        if options == "ro":
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         ended = lab.ended("train", lab.config(kind), "--run-dir", run)
         partial = is_partial(run)
-        subprocess.run(["mount", "-o", "remount,rw,size=64m", str(disk)], check=True)
-        last = gone_on(lab, kind, run) if ended.code else ended
+        again = "remount,rw,size=64m,nr_inodes=0"
+        subprocess.run(["mount", "-o", again, str(folder)], check=True)
+        # Pictures alone may be missing of a run that ended; it says so.
+        undrawn = ended.code == 0 and "plots were not drawn" in ended.said
+        last = lab.ended("plot", run) if undrawn else ended
+        last = gone_on(lab, kind, run) if ended.code else last
         lost = last.code != 0 or not lab.is_same(kind, run)
-        return _counts(1, lost, ended.is_traceback + last.is_traceback, partial)
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def broken_numbers(lab: Lab, code: str, *changes: str) -> dict[str, int]:
-    """Returns the counts of a run that meets NaN: it ends well, or says so in a line."""
-    run = lab.new()
-    command = ("train", lab.config("online"), *changes, "--run-dir", run)
-    ended = lab.ended(*command, code=code)
-    kept = any(p.name.isdigit() for p in (run / "checkpoints").glob("*"))
-    lost = ended.code not in (0, 1) or not kept
-    return _counts(1, lost, ended.is_traceback, is_partial(run))
-
-
-def _counts(tried: int, lost: int, tracebacks: int, partial: int) -> dict[str, int]:
-    return {
-        "tried": tried,
-        "lost": int(lost),
-        "tracebacks": int(tracebacks),
-        "partial": int(partial),
-    }
+        where = f"{kind}, {'read-only' if options == 'ro' else options}"
+        endings = (ended, last) if ended.code else (ended,)
+        return counts(where, *endings, lost=lost, run=run, partial=partial)

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import machine, screen
+from mtrl_jax.training import callbacks, machine, screen
 
 app = typer.Typer(
     add_completion=False,
@@ -136,11 +136,22 @@ def render(
     ] = None,
     steps: Annotated[int, typer.Option(help="environment steps at most", min=1)] = 500,
     seed: Annotated[int, typer.Option(help="of an environment without a run")] = 0,
+    open_loop: Annotated[
+        bool,
+        typer.Option(
+            "--open-loop", help="what a world model predicts, beside what came"
+        ),
+    ] = False,
 ) -> None:
     """Play one episode of every task of a run, or of an environment, as an animation."""
+    from mtrl_jax.experiments import open_loop as predictions
     from mtrl_jax.experiments import render
 
     machine.check()
+    if open_loop:
+        for line in predictions.draw(run, out, member, steps):
+            typer.echo(line)
+        return
     typer.echo(render.render(run, out, member, steps, seed))
 
 
@@ -160,6 +171,7 @@ def list_(
 def main() -> None:
     """Run the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    callbacks.end_on_error(_tell)
     # In the locale "C" stdout is ASCII: a name that is not must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -124,3 +124,13 @@ def integer(field: str, value: Any, low: int, high: int) -> int:
             f"{field}: got {value!r}, give an integer from {low} to {high}"
         )
     return value
+
+
+def number(field: str, value: Any, low: float, high: float) -> float:
+    """Returns ``value``, or raises ValueError if it is no number from low to high."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(
+            f"{field}: got {value!r}, give a number from {low:g} to {high:g}"
+        )
+    return float(value)

@@ -15,6 +15,7 @@ file in it hides nothing that is installed; a file that is hidden itself is an e
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -61,7 +62,7 @@ def is_elsewhere(was: str, now: str) -> bool:
 def load(field: str, name: str, group: str, known: Collection[str]) -> types.ModuleType:
     """Returns the module ``name``, imported now.
 
-    ``known`` are the package's own names, for who mistypes one.
+    ``known`` are the package's own names, to suggest where one is mistyped.
 
     Raises:
       ValueError: beginning with ``field``: there is no such module, or it does not import.
@@ -81,6 +82,24 @@ def load(field: str, name: str, group: str, known: Collection[str]) -> types.Mod
         )
         raise ValueError(f"{where} is unknown{hint}{also}")
     return _imported(where, target)
+
+
+def fingerprint(name: str, group: str) -> str:
+    """Returns the SHA-256 of a loaded module's file; of a package, of all its files.
+
+    Empty where it has none. What it imports itself is not in it.
+    """
+    module = name.partition("@")[0]
+    target = entry_points(group).get(module, module)
+    file = getattr(sys.modules.get(target), "__file__", None)
+    if file is None:
+        return ""
+    path = pathlib.Path(file)
+    files = sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
+    found = hashlib.sha256()
+    for each in files:
+        found.update(f"{each.relative_to(path.parent)}\n".encode() + each.read_bytes())
+    return found.hexdigest()
 
 
 def reason(error: BaseException) -> str:

@@ -18,3 +18,25 @@ SMALL = {
     "actor_gradient": "mix",
     "slow_critic_period": 1,
 }
+
+# The same as settings of a run: two members on pictures, 12 updates of 8 steps.
+RUN = {
+    "tasks": [{"env": "gymnax/Breakout-MinAtar", "slots": 4}],
+    "agent": {
+        "name": "dreamer_v2",
+        "config": {
+            "rssm": {"latent": {"latents": 2, "classes": 3}, "deter": 6, "hidden": 6},
+            "observation": {"depth": 2, "units": 6, "layers": 1},
+            "units": 6,
+            "layers": 1,
+            "replay": {
+                "capacity": 80, "batch": 3, "length": 4, "train_every": 4, "prefill": 16,
+            },
+            "horizon": 3,
+        },
+    },
+    "population": {"size": 2},
+    "training": {"env_steps": 96, "unroll_length": 2, "updates_per_chunk": 4},
+    "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 4},
+    "checkpoint": {"every_updates": 4, "keep": 3},
+}  # fmt: skip

@@ -19,6 +19,9 @@ AGENTS = {
     "impala": "mtrl_jax.agents.impala",
     "mix_and_match": "mtrl_jax.agents.mix_and_match",
     "ppo": "mtrl_jax.agents.ppo",
+    "distral": "mtrl_jax.agents.distral",
+    "unreal": "mtrl_jax.agents.unreal",
+    "progressive": "mtrl_jax.agents.progressive",
     "dreamer_v2": "mtrl_jax.agents.dreamer_v2",
     "dqn": "mtrl_jax.agents.dqn",
     "rainbow": "mtrl_jax.agents.rainbow",
@@ -29,6 +32,9 @@ AGENTS = {
     "behaviour_cloning": "mtrl_jax.agents.behaviour_cloning",
     "policy_distillation": "mtrl_jax.agents.policy_distillation",
     "algorithm_distillation": "mtrl_jax.agents.algorithm_distillation",
+    "decision_transformer": "mtrl_jax.agents.decision_transformer",
+    "multi_game_decision_transformer": "mtrl_jax.agents.multi_game_decision_transformer",
+    "gato": "mtrl_jax.agents.gato",
 }
 # Of entry points that add to them.
 GROUP = "mtrl_jax.agents"

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mtrl_jax import errors, tree, types
 from mtrl_jax.agents.common import (
@@ -30,7 +29,7 @@ from mtrl_jax.agents.common import (
     imagination,
     learning,
     model_learning,
-    optimiser,
+    model_optimiser,
     sequences,
     unrolls,
 )
@@ -39,11 +38,7 @@ from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import observation_config, rssm
 from mtrl_jax.networks import world_model as networks
-from mtrl_jax.types import Array, Key, Scalar
-
-INFO = types.AgentInfo(
-    "DreamerV2: behaviour learned in a discrete world model (Hafner et al. 2021)"
-)
+from mtrl_jax.types import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +67,10 @@ class Config:
     normalise_returns: bool = False
 
 
-class Optimiser(NamedTuple):
-    """Hyperparameters of three Adams with decoupled weight decay."""
-
-    model_lr: Amount = 2e-4
-    actor_lr: Amount = 4e-5
-    critic_lr: Amount = 1e-4
-    max_grad_norm: Amount = 100.0  # of each
-    adam_eps: Amount = 1e-5
-    weight_decay: Amount = 1e-6
-
-
 class Hparams(NamedTuple):
     """What PBT may perturb; every leaf is traced."""
 
-    optimiser: Optimiser = Optimiser()
+    optimiser: model_optimiser.Hparams = model_optimiser.Hparams()
     model: model_learning.Hparams = model_learning.Hparams()
     behaviour: behaviour_learning.Hparams = behaviour_learning.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
@@ -124,7 +108,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             "critic": critic.init(critic_key),
         }
         stats = behaviour_learning.init_stats(params["critic"])
-        return learning.init(params, optimise(hp.optimiser), stats)
+        return learning.init(params, model_optimiser.make(hp.optimiser), stats)
 
     def carry(batch: int) -> Carry:
         size = types.action_mask_size(spec.action)
@@ -151,19 +135,29 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update, sequences.make(spec, config.replay))
 
 
-def optimise(hp: Optimiser) -> optax.GradientTransformation:
-    """Returns an Adam for each of model, actor and critic, clipped on its own."""
+def make_model(spec: types.EnvSpec, config: Config) -> networks.WorldModel:
+    """Returns the agent's model, whose parameters are ``learner.params["model"]``."""
+    return networks.make(
+        spec, config.rssm, config.observation,
+        hidden=(config.units,) * config.layers, two_hot=config.two_hot,
+        precision=config.precision,
+    )  # fmt: skip
 
-    def adam(rate: Scalar) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(hp.max_grad_norm),
-            optax.scale_by_adam(eps=hp.adam_eps),
-            optax.add_decayed_weights(hp.weight_decay),
-            optax.scale_by_learning_rate(rate),
+
+def open_loop(spec: types.EnvSpec, config: Config) -> Callable[..., dict[str, Array]]:
+    """Returns ``predict(learner, ts, action, key, hp, context)``.
+
+    See ``model_learning.open_loop``.
+    """
+    model = make_model(spec, config)
+
+    def predict(learner, ts, action, key, hp, context: int):
+        params, unimix = learner.params["model"], hp.model.unimix
+        return model_learning.open_loop(
+            model, spec, params, ts, action, key, unimix, context
         )
 
-    rates = {"model": hp.model_lr, "actor": hp.actor_lr, "critic": hp.critic_lr}
-    return optimiser.grouped({name: adam(rate) for name, rate in rates.items()})
+    return predict
 
 
 def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
@@ -177,7 +171,12 @@ def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
         rows, live = drawn
         batch = model_learning.sequences_of(parts.actor.encode, rows, live)
         after, metrics = learning.gradient_step(
-            loss, optimise(hp.optimiser), learner, tree.shard(batch, axis=-1), key, hp
+            loss,
+            model_optimiser.make(hp.optimiser),
+            learner,
+            tree.shard(batch, axis=-1),
+            key,
+            hp,
         )
         # A batch without any sequence teaches nothing.
         after = tree.where(jnp.any(live), after, learner)
@@ -220,15 +219,6 @@ def _loss(parts: Parts, config: Config) -> learning.Loss:
     return loss
 
 
-def world_model(spec: types.EnvSpec, config: Config) -> networks.WorldModel:
-    """Returns the agent's model, whose parameters are ``learner.params["model"]``."""
-    return networks.make(
-        spec, config.rssm, config.observation,
-        hidden=(config.units,) * config.layers, two_hot=config.two_hot,
-        precision=config.precision,
-    )  # fmt: skip
-
-
 def _parts(spec: types.EnvSpec, config: Config) -> Parts:
     """Returns model, actor and critic; raises ValueError for what cannot be."""
     networks.check_precision(config.precision)
@@ -236,7 +226,7 @@ def _parts(spec: types.EnvSpec, config: Config) -> Parts:
     if config.horizon < 2:
         raise ValueError("horizon: the last action has no target, give at least 2")
     gradient = imagination.actor_gradient(spec.action, config.actor_gradient)
-    hidden, model = (config.units,) * config.layers, world_model(spec, config)
+    hidden, model = (config.units,) * config.layers, make_model(spec, config)
     return Parts(
         model,
         imagination.actor(spec.action, config.rssm, hidden, config.precision),
@@ -246,3 +236,9 @@ def _parts(spec: types.EnvSpec, config: Config) -> Parts:
         ),
         config.horizon, gradient, config.discount_head, config.normalise_returns,
     )  # fmt: skip
+
+
+INFO = types.AgentInfo(
+    "DreamerV2: behaviour learned in a discrete world model (Hafner et al. 2021)",
+    open_loop=open_loop,
+)

@@ -21,11 +21,13 @@ from typing import NamedTuple
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
     combining,
+    kickstarting,
     learning,
     minibatches,
     objective,
     observation_scale,
     optimiser,
+    sharing,
     unrolls,
     value_scale,
     vtrace,
@@ -59,6 +61,9 @@ class Config:
     value_debias: bool = False  # of the initial statistics
     normalise_observations: bool = False  # see agents/common/observation_scale.py
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
+    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
+    # Whom to be kickstarted by, see agents/common/kickstarting.py.
+    teacher: kickstarting.Teacher | None = None
 
 
 class Hparams(NamedTuple):
@@ -70,6 +75,8 @@ class Hparams(NamedTuple):
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
+    kickstarting: kickstarting.Hparams = kickstarting.Hparams()
+    sharing: sharing.Hparams = sharing.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -89,35 +96,47 @@ def make(
         time, slots that do not divide into the minibatches.
     """
     learning.check(config)
-    scale = value_scale.make(config, len(spec.tasks))
+    steps, is_soft = (
+        config.epochs * config.minibatches,
+        config.network.sharing == "soft",
+    )
+    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
     normaliser = observation_scale.make(spec, config.normalise_observations)
     combiner = combining.make(config.combiner, spec)
-    network = networks.make(spec, config.network, num_values=scale.num_values)
+    teacher = kickstarting.make(config.teacher, spec)
+    shared = sharing.make(
+        spec, config.network, config.distance, steps, num_values=scale.num_values
+    )
+    network = shared.acting
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
-        steps = config.epochs * config.minibatches
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        observations = normaliser.init()
-        return learning.init(params, optimise(hp), scale.init(), observations)
+        return learning.init(
+            params, optimise(hp), scale.init(), normaliser.init(), teacher.init(key)
+        )
 
     def carry(batch):
-        return unrolls.initial_carry(network, spec.action, batch)
+        fresh = unrolls.initial_carry(network, spec.action, batch)
+        return fresh._replace(teacher=teacher.initial_state(batch))
 
     def act(learner, carry, ts, key, hp):
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
         ts = normaliser.apply(learner.observations, ts)
-        return unrolls.act(
+        action, after, extras = unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
+        return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rollout, key, hp):
         del key
+        network = shared.learned(rollout.ts.first.shape[1])
         out = unrolls.outputs(network, params, rollout)
 
         def value_of(value):
@@ -138,6 +157,17 @@ def make(
         more = objective.auxiliary_losses(
             auxiliaries, params, out.features, rollout, hp
         )
+        policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
+        more |= shared.losses(params, hp.sharing)
+        more |= teacher.losses(
+            network.distribution(policy, mask),
+            rollout.extras.teacher,
+            mask,
+            ~rollout.ts.first[1:],
+            rollout.ts.task[:-1],
+            hp.kickstarting,
+            combiner,
+        )
         total, parts = objective.total(terms, hp.costs, more)
         return total, learning.Aux(metrics | parts, stats_after)
 
@@ -148,7 +178,7 @@ def make(
             loss,
             optimise(hp),
             learner,
-            minibatches.slots(seen),
+            minibatches.slots(seen, shared.groups(rollout.ts.first.shape[1])),
             key,
             hp,
             epochs=config.epochs,

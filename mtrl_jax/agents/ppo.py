@@ -23,11 +23,13 @@ import jax.numpy as jnp
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
     combining,
+    kickstarting,
     learning,
     minibatches,
     objective,
     observation_scale,
     optimiser,
+    sharing,
     unrolls,
     value_scale,
 )
@@ -62,6 +64,9 @@ class Config:
     value_debias: bool = False  # of the initial statistics
     normalise_observations: bool = False  # see agents/common/observation_scale.py
     combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
+    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
+    # Whom to be kickstarted by, see agents/common/kickstarting.py.
+    teacher: kickstarting.Teacher | None = None
 
 
 class Clipped(NamedTuple):
@@ -83,6 +88,8 @@ class Hparams(NamedTuple):
     clipped: Clipped = Clipped()
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
+    kickstarting: kickstarting.Hparams = kickstarting.Hparams()
+    sharing: sharing.Hparams = sharing.Hparams()
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
@@ -113,37 +120,49 @@ def make(
         rows do not divide into the minibatches.
     """
     learning.check(config)
-    scale = value_scale.make(config, len(spec.tasks))
+    steps, is_soft = (
+        config.epochs * config.minibatches,
+        config.network.sharing == "soft",
+    )
+    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
     normaliser = observation_scale.make(spec, config.normalise_observations)
     combiner = combining.make(config.combiner, spec)
-    network = networks.make(spec, config.network, num_values=scale.num_values)
+    teacher = kickstarting.make(config.teacher, spec)
+    shared = sharing.make(
+        spec, config.network, config.distance, steps, num_values=scale.num_values
+    )
+    network = shared.acting
     transform = rewards.get(config.rewards)
 
     def optimise(hp):
-        steps = config.epochs * config.minibatches
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
         params = objective.add_heads(network.init(key), auxiliaries, key)
-        observations = normaliser.init()
-        return learning.init(params, optimise(hp), scale.init(), observations)
+        return learning.init(
+            params, optimise(hp), scale.init(), normaliser.init(), teacher.init(key)
+        )
 
     def carry(batch):
-        return unrolls.initial_carry(network, spec.action, batch)
+        fresh = unrolls.initial_carry(network, spec.action, batch)
+        return fresh._replace(teacher=teacher.initial_state(batch))
 
     def act(learner, carry, ts, key, hp):
         def value_of(value):
             return scale.value(learner.stats, value, ts.task, hp.scale)
 
+        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
         ts = normaliser.apply(learner.observations, ts)
-        return unrolls.act(
+        action, after, extras = unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
         )
+        return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rows, key, hp):
         del key
         batch, core = rows
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
+        network = shared.learned(batch.ts.first.shape[1])
         out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
         distribution = network.distribution(out.policy, batch.ts.action_mask)
         terms, metrics, stats_after = surrogate(
@@ -157,6 +176,16 @@ def make(
             combiner=combiner,
         )
         more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
+        more |= shared.losses(params, hp.sharing)
+        more |= teacher.losses(
+            distribution,
+            batch.extras.teacher,
+            batch.ts.action_mask,
+            batch.live,
+            batch.ts.task,
+            hp.kickstarting,
+            combiner,
+        )
         total, parts = objective.total(terms, hp.costs, more)
         return total, learning.Aux(metrics | parts, stats_after)
 
@@ -167,7 +196,7 @@ def make(
             loss,
             optimise(hp),
             learner,
-            rows_of(network, transform, learner, seen, hp, scale),
+            rows_of(shared, transform, learner, seen, hp, scale),
             key,
             hp,
             epochs=config.epochs,
@@ -182,7 +211,7 @@ def make(
 
 
 def rows_of(
-    network: networks.Network,
+    shared: sharing.Sharing,
     transform: Callable[[Array], Array],
     learner: learning.Learner,
     rollout: types.Rollout,
@@ -198,6 +227,7 @@ def rows_of(
     def value_of(value, task):
         return scale.value(learner.stats, value, task, hp.scale)
 
+    network = shared.acting
     value = bootstrapped(network, learner.params, rollout, value_of)
     arrived = unrolls.arrivals(rollout, transform, hp.returns)
 
@@ -217,9 +247,11 @@ def rows_of(
     )
     if network.recurrent:
         by_slot = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
-        return minibatches.leading((by_slot, rollout.carry.core), "slots")
+        groups = shared.groups(rollout.ts.first.shape[1])
+        return minibatches.leading((by_slot, rollout.carry.core), "slots", groups)
     single = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), batch)
-    return minibatches.leading((single, network.initial_state(0)), "steps")
+    groups = shared.groups(batch.live.size)
+    return minibatches.leading((single, network.initial_state(0)), "steps", groups)
 
 
 def bootstrapped(
@@ -263,15 +295,7 @@ def surrogate(
     ``combiner`` says whether the terms are split by task.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
-
-    def mean(x: Array) -> Array:
-        return policy_gradient.masked_mean(x, batch.live)
-
     task = batch.ts.task
-
-    def term(x: Array) -> Array:
-        return combiner.mean(x, batch.live, task)
-
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
 
     def divided(x: Array) -> Array:
@@ -280,25 +304,25 @@ def surrogate(
     advantage = divided(batch.targets.advantage)
     if normalise:
         advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
-    policy_loss = term(
-        policy_gradient.clipped_surrogate(log_ratio, advantage, hp.clipped.clip_epsilon)
+    value_error = policy_gradient.clipped_value_error(
+        scale.predicted(stats, new, value, task, hp.scale),
+        scale.predicted(stats, new, batch.extras.value, task, hp.scale),
+        divided(batch.targets.value),
+        hp.clipped.clip_value,
     )
-    value_loss = term(
-        policy_gradient.clipped_value_error(
-            scale.predicted(stats, new, value, task, hp.scale),
-            scale.predicted(stats, new, batch.extras.value, task, hp.scale),
-            divided(batch.targets.value),
-            hp.clipped.clip_value,
-        )
-    )
-    entropy = term(distribution.entropy())
-    metrics = {
-        "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
-        "clip_fraction": mean(
-            (jnp.abs(jnp.expm1(log_ratio)) > hp.clipped.clip_epsilon).astype(
-                jnp.float32
-            )
+    epsilon = hp.clipped.clip_epsilon
+    growth = jnp.expm1(log_ratio)  # ρ − 1
+    terms, metrics = combiner.means(
+        objective.Terms(
+            policy_gradient.clipped_surrogate(log_ratio, advantage, epsilon),
+            value_error,
+            distribution.entropy(),
         ),
-    }
-    metrics |= scale.metrics(new, task, batch.live, hp.scale)
-    return objective.Terms(policy_loss, value_loss, entropy), metrics, new
+        {
+            "approx_kl": growth - log_ratio,
+            "clip_fraction": (jnp.abs(growth) > epsilon).astype(jnp.float32),
+        },
+        batch.live,
+        task,
+    )
+    return terms, metrics | scale.metrics(new, task, batch.live, hp.scale), new

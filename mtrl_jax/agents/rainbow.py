@@ -19,7 +19,6 @@ from typing import NamedTuple
 from mtrl_jax import types
 from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
 from mtrl_jax.hparams import Amount
-from mtrl_jax.networks import q_network
 
 INFO = types.AgentInfo(
     "DQN with six improvements (Hessel et al. 2018)",
@@ -29,19 +28,9 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(q_learning.Config):
     """What makes another program."""
 
-    network: q_network.QNetworkConfig = dataclasses.field(
-        default_factory=q_network.QNetworkConfig
-    )
-    optimiser: str = "adam"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    capacity: int = 100_000  # env steps a member's replay holds
-    frames: int = 1  # an image is a stack of so many frames; each is stored once
-    batch: int = 32
-    gradient_steps: int = 1  # of an update
-    learning_starts: int = 0  # updates before the first that learns
     double: bool = True
     prioritised: bool = True
     dueling: bool = True

@@ -42,6 +42,12 @@ def complete(config: Any) -> Any:
             "members are judged by evaluations, give their interval"
         )
     _check_fitness_of_levels(config)
+    unnamed = getattr(config, "teacher", None) is None
+    if unnamed and config.agent.config.get("teacher") is not None:
+        raise ValueError(
+            "agent.config.teacher: there is nobody of that network; give the stage that "
+            "the learners come from, teacher=NAME, beside the stage's name"
+        )
     given = config.agent.hparams | _starts(config)
     filled = hparams.flatten(module.Hparams()) | given
     agent = config.agent.model_copy(

@@ -68,7 +68,7 @@ def _stage(
 ) -> stage_schema.Stage:
     """Returns one stage; ``all_`` are the whole list's, None where it is on its own."""
     kind = values.get("kind")
-    if kind not in stage_schema.KINDS:
+    if not isinstance(kind, str) or kind not in stage_schema.KINDS:
         given = f"={kind!r} is unknown" if "kind" in values else " is missing"
         hint = errors.suggest(str(kind), stage_schema.KINDS)
         raise ValueError(f"{at}kind{given}{hint}")
@@ -91,7 +91,7 @@ def _resolved(
     """Returns the values with what they take from earlier stages filled in."""
     learning = ["online", "collect", "offline"]
     named = {"data": ["collect"]}
-    named |= dict.fromkeys(("of", "init_from", "teacher"), learning)
+    named |= dict.fromkeys(("of", "init_from", "teacher", "watched_by"), learning)
     for field, kinds in named.items():
         name = values.get(field)
         if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
@@ -108,16 +108,39 @@ def _resolved(
         _check_named(name, f"{at}compare", kinds, earlier, all_)
     of = values.get("of")
     if isinstance(of, str) and of in earlier:
-        teacher = earlier.get(str(values.get("teacher")))
-        values = {**values, **_agent_of(earlier[of], values, at, teacher)}
+        watcher = earlier.get(str(values.get("watched_by")))
+        values = {**values, **_agent_of(earlier[of], values, at, watcher)}
+    teacher = values.get("teacher")
+    if isinstance(teacher, str) and teacher in earlier and "of" not in values:
+        values = {**values, "agent": _taught_by(earlier[teacher], values, at)}
     return values
+
+
+def _taught_by(source: stage_schema.Stage, values: dict, at: str) -> Any:
+    """Returns the agent's settings with those of its teacher's network filled in."""
+    agent, known = values.get("agent", {}), source.agent.config
+    if not isinstance(agent, dict) or not isinstance(agent.get("config", {}), dict):
+        return agent
+    if "network" not in known:
+        raise ValueError(
+            f"{at}teacher={source.name!r}: agent {source.agent.name} has no network to "
+            "be taught by; give a stage of impala, ppo or behaviour_cloning"
+        )
+    fields = ("network", "value_scale", "normalise_observations")
+    made = {name: known[name] for name in fields if name in known}
+    given = agent.get("config", {}).get("teacher")
+    if given is not None and not _agrees(given, made):
+        raise ValueError(
+            f"{at}agent.config.teacher: is that of stage {source.name!r}; leave it out"
+        )
+    return {**agent, "config": {**agent.get("config", {}), "teacher": made}}
 
 
 def _agent_of(
     source: stage_schema.Stage,
     values: dict,
     at: str,
-    teacher: stage_schema.Stage | None,
+    watcher: stage_schema.Stage | None,
 ) -> dict:
     """Returns agent and population of a stage that plays another's learners, frozen.
 
@@ -126,8 +149,8 @@ def _agent_of(
     agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
     size = source.population.size
     if values["kind"] == "collect":
-        # A member for each teacher: they may have a task each.
-        size = size if teacher is None else teacher.population.size
+        # A member for each that watches: they may have a task each.
+        size = size if watcher is None else watcher.population.size
         if not _agrees(values.get("agent", agent), agent):
             raise ValueError(
                 f"{at}agent: is that of stage {source.name!r}; leave it out, or change "
@@ -168,12 +191,13 @@ def _check_named(
     earlier: dict[str, stage_schema.Stage],
     all_: list[dict],
 ) -> None:
-    if name in earlier and earlier[name].kind in kinds:
+    known = isinstance(name, str) and name in earlier
+    if known and earlier[name].kind in kinds:
         return
     fitting = [x for x, stage in earlier.items() if stage.kind in kinds]
     works = f"give one of {', '.join(fitting)}" if fitting else "there is none yet"
     what = f"{at}={name!r}: no earlier stage of kind {' or '.join(kinds)}"
-    if name in earlier:
+    if known:
         what += f" (it is of kind {earlier[name].kind})"
     elif any(stage.get("name") == name for stage in all_):
         what += " (stages run in the order of the list)"
@@ -191,9 +215,9 @@ def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None
     if config.kind != "collect":
         return
     if config.of is None:
-        if config.teacher is not None:
+        if config.watched_by is not None:
             raise ValueError(
-                f"teacher={config.teacher!r}: without of; what learners note down of "
+                f"watched_by={config.watched_by!r}: without of; what learners note down of "
                 "their own steps is recorded by itself, give of, the stage that plays"
             )
         if config.play != stage_schema.Play():

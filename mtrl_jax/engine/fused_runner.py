@@ -154,21 +154,19 @@ def unroll(
     agents, env = setting.agents, setting.env
     params = params_of(setting, state.curriculum)
     key = random.at(state.key, state.step, random.ACT)
+    # All at once: hashing a key in the loop costs as much as a small network.
+    keys = random.fold(key[None], jnp.arange(setting.unroll_length)[:, None])  # [T, P]
 
-    def act_and_step(scanned, t):
+    def act_and_step(scanned, key):
         carry, env_state, ts, stats = scanned
-        action, carry, extras = agents.act(
-            state.learner, carry, ts, random.fold(key, t), hp
-        )
+        action, carry, extras = agents.act(state.learner, carry, ts, key, hp)
         env_state, next_ts = env.step(env_state, action, params)
         paid = statistics.in_own_units(env.spec, next_ts)
         stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
         return (carry, env_state, next_ts, stats), (ts, action, extras)
 
     scanned = (state.carry, state.env, state.ts, state.stats)
-    scanned, (ts, action, extras) = jax.lax.scan(
-        act_and_step, scanned, jnp.arange(setting.unroll_length)
-    )
+    scanned, (ts, action, extras) = jax.lax.scan(act_and_step, scanned, keys)
     carry, env_state, last_ts, stats = scanned
     rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
     after = {"carry": carry, "env": env_state, "ts": last_ts, "stats": stats}
@@ -222,7 +220,13 @@ def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
 
 
 def one_rollout(ts: types.TimeStep, action: Array, extras: Tree) -> types.Rollout:
-    """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1]."""
+    """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1].
+
+    >>> reward = jnp.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])  # K = 2, T = 2
+    >>> ts = types.TimeStep({}, *[reward] * 6)
+    >>> one_rollout(ts, jnp.array([[5, 6], [7, 8]]), ()).ts.reward.tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
 
     def flat(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])

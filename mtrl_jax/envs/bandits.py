@@ -28,6 +28,7 @@ from mtrl_jax.types import Array, Key
 
 _NAMES = ("odd", "even", "uniform")
 _SIGHT = jnp.ones(1)
+_MOST = 10**7  # probabilities in a table of bandits
 
 
 class Params(NamedTuple):
@@ -216,10 +217,10 @@ def _described(
         name,
         errors.integer("options.arms", arms, 2, 1000),
         errors.integer("options.pulls", options.get("pulls", 100), 1, 10**6),
-        _share(options.get("favoured", 0.95)),
+        errors.number("options.favoured", options.get("favoured", 0.95), 0.0, 1.0),
     )
     if "number" in options:
-        errors.integer("options.number", options["number"], 1, 10**6)
+        errors.integer("options.number", options["number"], 1, _MOST // kind.arms)
     errors.integer("options.seed", options.get("seed", 0), 0, 2**32 - 1)
     return kind, fixed, options
 
@@ -243,13 +244,6 @@ def _given(options: Mapping[str, Any]) -> np.ndarray | None:
             f"options.probabilities: got {value!r}, give two or more from 0 to 1"
         )
     return np.asarray(value, np.float32)[None]
-
-
-def _share(value: Any) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
-        raise ValueError(f"options.favoured: got {value!r}, give a share from 0 to 1")
-    return float(value)
 
 
 def _render(state: State, params: Params) -> np.ndarray:

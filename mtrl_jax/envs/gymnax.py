@@ -194,7 +194,8 @@ def _options(env: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     arguments = {
         key: parameter.default
         for key, parameter in inspect.signature(type(env)).parameters.items()
-        if key not in _NOT_OPTIONS
+        # Of a default of None nobody knows what else it may be.
+        if key not in _NOT_OPTIONS and parameter.default is not None
     }
     fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
     return arguments, fields

@@ -23,6 +23,7 @@ _DISCRETE = types.Discrete(2)
 _FACTORISED = types.Factorised((2, 3))
 _BOX = types.Box((-1.0, -1.0), (1.0, 1.0))
 _BLANK = jnp.zeros(1)
+_LONGEST, _MOST = 10**9, 1e6
 
 
 class State(NamedTuple):
@@ -194,7 +195,7 @@ def names() -> list[str]:
 def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """Returns the probe ``name``; ``options`` are the fields of its params, if any.
 
-    Raises ValueError for an unknown name or option and for a length below 1.
+    Raises ValueError for an unknown name or option and for a value out of bounds.
     """
     errors.check("env", name, PROBES)
     probe, options = PROBES[name](), dict(options or {})
@@ -202,12 +203,11 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     if not options:
         return probe
     if "length" in options:
-        length = options["length"]
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"options.length: got {length!r}, give an integer >= 1")
+        length = errors.integer("options.length", options["length"], 1, _LONGEST)
         probe = probe._replace(spec=probe.spec._replace(max_steps=length))
     if "reward" in options:
-        reward = options["reward"] = float(options["reward"])
+        reward = errors.number("options.reward", options["reward"], -_MOST, _MOST)
+        options["reward"] = reward
         spec = probe.spec._replace(random_score=None, reference_score=reward)
         probe = probe._replace(spec=spec)
     return probe._replace(params=probe.params._replace(**options))

@@ -67,9 +67,10 @@ def make(
         return state, _timestep(task, task_id, state, obs, reward, discount, first)
 
     # The keys of resetting slots are used twice, but their step is thrown away.
-    def restart(keys: Key, slot_keys: Key, draws: Array, params: Tree) -> tuple:
+    # Made here, they cost nothing in a step that resets no slot.
+    def restart(slot_keys: Key, draws: Array, params: Tree) -> tuple:
         params = _dealt(task, slot_keys, draws, params)
-        return (*reset_slots(keys, params), params)
+        return (*reset_slots(random.fold(slot_keys, draws), params), params)
 
     def renewed(keys: Key, inner: Tree, obs: Tree, params: Tree) -> tuple:
         if task.wants_renewal is None:
@@ -87,7 +88,7 @@ def make(
             keys, state.inner, action, state.params
         )
         first = state.last
-        args = (keys, state.key, state.draws, like(params, default))
+        args = (state.key, state.draws, like(params, default))
         inner, obs, current = _replace(
             first, restart, args, (inner, obs, state.params), task.group
         )

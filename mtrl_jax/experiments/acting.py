@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +71,7 @@ def check_tasks(
 ) -> None:
     """Raises ConfigError unless an agent that reads its task gets those it learned.
 
-    Stage ``of`` is where it learned on ``trained``. In ``given`` a task is to have the
+    ``of`` is the stage where it learned on ``trained``. In ``given`` a task is to have the
     number that it has there; there may be fewer.
     """
     known, here = ([task.name for task in x.tasks] for x in (trained, given))
@@ -88,12 +89,15 @@ def check_same_learners(
     field: str,
     own: tuple[types.Agent, Any],
     source: tuple[types.Agent, Any],
+    joined: Callable[[types.Tree, types.Tree], types.Tree],
 ) -> None:
-    """Raises ConfigError unless two (agent, config) have learners of the same leaves.
+    """Raises ConfigError unless an (agent, config) can begin with learners of another.
 
-    The first leaf that differs is named, with both shapes; ``field`` is what gave them.
+    With what ``joined(own, source's)`` makes of them. The first leaf that differs is
+    named, with both shapes; ``field`` is what gave them.
     """
-    here, there = (_leaves(*x) for x in (own, source))
+    fresh = _learner(*own)
+    here, there = map(_described, (fresh, joined(fresh, _learner(*source))))
     for name in [*there, *(x for x in here if x not in there)]:
         if here.get(name) != there.get(name):
             raise errors.ConfigError(
@@ -103,9 +107,43 @@ def check_same_learners(
             )
 
 
-def _leaves(agent: types.Agent, config: Any) -> dict[str, str]:
+def check_same_teacher(
+    field: str,
+    own: tuple[types.Agent, Any],
+    source: tuple[types.Agent, Any],
+) -> None:
+    """Raises ConfigError unless what ``own`` keeps frozen are parameters of ``source``.
+
+    Both are (agent, config). What else a teacher learned, for other heads, is no matter.
+    """
+    here, there = _learner(*own).frozen, _learner(*source)._asdict()
+    for name, leaf in _described(here).items():
+        found = _described(there).get(name, "not there")
+        if leaf != found:
+            raise errors.ConfigError(
+                f"{field}: leaf {name} of its network is {found}, here {leaf}; give a "
+                "stage with one network for all tasks, on the same tasks"
+            )
+
+
+def named(frozen: dict[str, Any], learner: Any) -> dict[str, Any]:
+    """Returns of a learner what ``frozen`` has: its fields, and of dicts the entries."""
+
+    def taken(own: Any, given: Any) -> Any:
+        if not isinstance(own, dict):
+            return given
+        return {name: taken(x, given[name]) for name, x in own.items()}
+
+    return {name: taken(x, getattr(learner, name)) for name, x in frozen.items()}
+
+
+def _learner(agent: types.Agent, config: Any) -> Any:
     key, hp = checks.key_and_hparams(config)
-    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(agent.init, key, hp))
+    return jax.eval_shape(agent.init, key, hp)
+
+
+def _described(learner: types.Tree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(learner)
     return {
         jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves
     }

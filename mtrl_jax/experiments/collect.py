@@ -11,6 +11,7 @@ episode that was going on is cut off without a reset row.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 from typing import Any
 
@@ -44,7 +45,10 @@ def make_program(
         _written(config, world.spec), _recorded(config, agent, world.spec, teacher)
     )
     record = _record(config, contents, names, masks, world.batch[1])
-    return online.make_program(config, restart, world=world, agent=agent, record=record)
+    make = functools.partial(make_agent, config)
+    return online.make_program(
+        config, restart, world=world, make_agent=make, record=record
+    )
 
 
 def contents_of(
@@ -86,7 +90,7 @@ def make_agent(
     own = build.make_agent(teacher, spec)
     if _is_confused_by_others(own, teacher, spec):
         raise errors.ConfigError(
-            f"teacher={config.teacher!r}: {teacher.agent.name} acts by what it remembers, "
+            f"watched_by={config.watched_by!r}: {teacher.agent.name} acts by what it remembers, "
             "its own actions perhaps among that, and cannot watch others; give one "
             "without a memory, or an agent that can (INFO.observe_action)"
         )

@@ -20,7 +20,7 @@ from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner, sharding
 from mtrl_jax.envs import trials
 from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
-from mtrl_jax.training import report
+from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
 
@@ -42,7 +42,9 @@ def make_program(
     Raises:
       ConfigError: tasks that the agent cannot see or act in, or without an end.
     """
-    env, agent = task_families.testing(config), build.make_agent(config, spec)
+    # Slots here have other tasks than those it was trained in.
+    agent = build.make_agent(config, spec._replace(slot_tasks=()))
+    env = task_families.testing(config)
     (members, slots), settings = env.batch, config.evaluation
     _check_trials(env.spec, settings.episodes)
     check_fits(env.spec, spec, config.of)
@@ -172,7 +174,8 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     """
     if config.prompt is None:
         return None
-    observe_action = agent_settings.module(config).INFO.observe_action
+    info = agent_settings.module(config).INFO
+    observe_action = info.observe_action
     if observe_action is None:
         can = [x for x in agents.AGENTS if agents.get(x).INFO.observe_action]
         raise errors.ConfigError(
@@ -185,7 +188,9 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
         return noisy(key, best(state), legal)
 
-    return context_runner.Prompt(config.prompt.episodes, play, observe_action)
+    return context_runner.Prompt(
+        config.prompt.episodes, play, observe_action, info.keep_prompt
+    )
 
 
 def _reporter(
@@ -215,8 +220,8 @@ def _reporter(
             "parameters": {"before": before, "after": after},
             "compared": compared(),
             "totals": dict(totals),
-            "versions": report.versions(),
-            "machine": report.machine(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         return summary, episode_curves.table(summary)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, types
 from mtrl_jax.agents.common import watched
-from mtrl_jax.config import stage_schema
+from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import (
@@ -125,7 +125,7 @@ def _online(run: Run, stage, restart: int, for_check: bool) -> Program:
 
 
 def _collect(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = collect.make_program(stage, restart, _teacher_of(run, stage))
+    program = collect.make_program(stage, restart, _watcher_of(run, stage))
     return _inheriting(run, stage, program, for_check)
 
 
@@ -168,29 +168,55 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
     """Returns the program of a stage, which begins with what it takes from another.
 
     That is the learners of ``init_from`` as they were saved, optimiser and counters
-    among them, and of a collect stage's ``of`` and ``teacher`` the hyperparameters, too.
+    among them, and of a collect stage's ``of`` the hyperparameters, too. Of ``teacher``
+    it takes the parameters, which its own learners keep frozen.
     """
     of = getattr(stage, "of", None)
     name = of or getattr(stage, "init_from", None)
-    if name is None:
+    teacher = getattr(stage, "teacher", None)
+    if name is None and teacher is None:
         return program
     if for_check:
         with contextlib.ExitStack() as stack:
             stack.callback(program.close)  # Unless nothing is wrong.
-            _check_inherited(run, stage, run.stage(name), program)
+            if name is not None:
+                _check_inherited(run, stage, run.stage(name), program)
+            if teacher is not None:
+                _check_taught(run, stage, run.stage(teacher), program)
             stack.pop_all()
 
     def inherit(state: Any, hp: Tree) -> tuple[Any, Tree]:
-        learners, theirs = weights_of(run, run.stage(name), stage.population.size)
-        if of:
-            hp = _like(hp, hparams.override(theirs, stage.play.hparams))
-        teacher = _teacher_of(run, stage)
+        members, learner = stage.population.size, state.learner
+        if name is not None:
+            learners, theirs = weights_of(run, run.stage(name), members)
+            watcher = _watcher_of(run, stage)
+            if watcher is not None:
+                learners = watched.Learner(learners, *weights_of(run, watcher, members))
+            if of:
+                hp = _like(hp, hparams.override(theirs, stage.play.hparams))
+            else:
+                learners = _joined(stage)(learner, learners)
+            learner = _like(learner, learners)
         if teacher is not None:
-            watching = weights_of(run, teacher, stage.population.size)
-            learners = watched.Learner(learners, *watching)
-        return state._replace(learner=_like(state.learner, learners)), hp
+            given, own = weights_of(run, run.stage(teacher), members)[0], learner.frozen
+            taken = acting.named(own, given)
+            learner = learner._replace(frozen=_like(own, taken))
+        return state._replace(learner=learner), hp
 
     return program._replace(inherit=inherit)
+
+
+def _check_taught(
+    run: Run, stage: Any, source: stage_schema.Stage, program: Program
+) -> None:
+    """Raises ConfigError unless the learners of ``source`` can teach those of a stage."""
+    spec = spec_of(run, source)
+    teacher = build.make_agent(source, spec)
+    in_context.check_fits(program.spec, spec, source.name)
+    acting.check_tasks(teacher, source, spec, program.spec, source.name)
+    acting.check_same_teacher(
+        f"teacher={source.name!r}", (program.agent, stage), (teacher, source)
+    )
 
 
 def _check_inherited(
@@ -198,39 +224,48 @@ def _check_inherited(
 ) -> None:
     """Raises ConfigError unless a stage can begin with the learners of ``source``.
 
-    Nor where those of its ``teacher`` cannot watch.
+    Nor where those of the stage that it is ``watched_by`` cannot watch.
     """
+    spec, agent = spec_of(run, source), program.agent
     field = "of" if getattr(stage, "of", None) else "init_from"
-    _check_learners_of(run, field, stage, source, program.spec)
-    teacher = _teacher_of(run, stage)
-    if teacher is not None:
-        _check_learners_of(run, "teacher", teacher, teacher, program.spec)
-
-
-def _check_learners_of(
-    run: Run,
-    field: str,
-    config: Any,
-    source: stage_schema.Stage,
-    spec: types.EnvSpec,
-) -> None:
-    """Raises ConfigError unless learners of ``source`` are those of ``config`` on ``spec``."""
-    trained = spec_of(run, source)
-    agent = build.make_agent(config, spec)
-    if field != "init_from":
-        in_context.check_fits(spec, trained, source.name)
-        acting.check_tasks(agent, config, trained, spec, source.name)
+    if field == "of":
+        agent = build.make_agent(stage, program.spec)
+        in_context.check_fits(program.spec, spec, source.name)
+        acting.check_tasks(agent, stage, spec, program.spec, stage.of)
+    watcher = _watcher_of(run, stage)
+    if watcher is not None:
+        learned = spec_of(run, watcher)
+        in_context.check_fits(program.spec, learned, watcher.name)
+        own = build.make_agent(watcher, program.spec)
+        acting.check_tasks(own, watcher, learned, program.spec, watcher.name)
+        acting.check_same_learners(
+            f"watched_by={watcher.name!r}",
+            (own, watcher),
+            (build.make_agent(watcher, learned), watcher),
+            _given,
+        )
     acting.check_same_learners(
         f"{field}={source.name!r}",
-        (agent, config),
-        (build.make_agent(source, trained), source),
+        (agent, stage),
+        (build.make_agent(source, spec), source),
+        _joined(stage) if field == "init_from" else _given,
     )
 
 
-def _teacher_of(run: Run, stage: Any) -> Any:
-    """Returns the stage whose learners watch ``stage``, None of most."""
-    name = getattr(stage, "teacher", None)
+def _watcher_of(run: Run, stage: Any) -> Any:
+    """Returns the stage that a stage is watched by, None of most."""
+    name = getattr(stage, "watched_by", None)
     return None if name is None else run.stage(name)
+
+
+def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
+    """Returns what an agent makes of its own fresh learner and another's: that one."""
+    return getattr(agent_settings.module(stage), "inherit", _given)
+
+
+def _given(own: Tree, given: Tree) -> Tree:
+    del own
+    return given
 
 
 def _like(own: Tree, given: Tree) -> Tree:
@@ -249,5 +284,5 @@ def _data_of(
     source = run.stage(stage.data)
     if not isinstance(source, stage_schema.CollectStage):
         raise errors.ConfigError(f"data={stage.data!r}: it is no stage of kind collect")
-    contents = collect.contents_of(source, _teacher_of(run, source))
+    contents = collect.contents_of(source, _watcher_of(run, source))
     return contents, run.folder_of(source) / collect.FOLDER

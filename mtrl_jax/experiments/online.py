@@ -7,11 +7,13 @@ config is found out here, before a run folder exists. The environments come from
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from mtrl_jax import errors, types
-from mtrl_jax.config import schema
+from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.engine import (
     fitness,
     fused_runner,
@@ -35,15 +37,17 @@ def make_program(
     restart: int = 0,
     *,
     world: environments.World | None = None,
-    agent: types.Agent | None = None,
+    make_agent: Callable[[types.EnvSpec], types.Agent] | None = None,
     record: Recording | None = None,
 ) -> Program:
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
     (envpool) get other seeds, so that they do not repeat the episodes already seen.
-    ``world`` and ``agent`` replace those that the config describes; with ``record``
-    every step is given out and goes there.
+    ``world`` and ``make_agent`` replace what the config describes; with ``record``
+    every step is given out and goes there. An agent may rely on which slots have which
+    task: the one that trains knows those it trains on, the one that is tested those of
+    the tests, and the program's, which plays elsewhere, none.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
@@ -51,7 +55,9 @@ def make_program(
     if world is None:
         world = environments.make_world(config, f"{config.seed}/{restart}")
     spec, batch = world.spec, world.batch
-    agent = build.make_agent(config, spec) if agent is None else agent
+    make = make_agent or functools.partial(build.make_agent, config)
+    _check_tasks(config, spec)
+    agent = make(spec)
     with errors.at("agent.config"):
         checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
     length = run_length(config, batch[1])
@@ -75,16 +81,27 @@ def make_program(
         pure=world.pure,
         compiled=world.kind != "host",
         spec=spec,
-        agent=agent,
+        agent=make(spec._replace(slot_tasks=())),
         batch=batch,
         run_length=length,
         reporter=reporters.of_returns(config, spec, metric, world.kind),
-        evaluate=selection.make_evaluate(config, agent, world),
+        evaluate=selection.make_evaluate(config, make(world.test.spec), world),
         pbt_round=selection.make_round(config, agent, spec, batch, metric),
         metric=metric,
         close=world.close,
         record=record,
     )
+
+
+def _check_tasks(config: Any, spec: types.EnvSpec) -> None:
+    """Raises ConfigError unless there are as many tasks as the agent is for."""
+    fewest = agent_settings.module(config).INFO.fewest_tasks
+    if len(spec.tasks) < fewest:
+        names = ", ".join(task.name for task in spec.tasks)
+        raise errors.ConfigError(
+            f"agent.name={config.agent.name!r}: it is for at least {fewest} tasks, there "
+            f"is {names}; give more tasks, or another agent"
+        )
 
 
 def run_length(config: schema.ExperimentConfig, slots: int) -> RunLength:

@@ -61,6 +61,21 @@ def render_run(
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
     config = reading.with_environments(folder, ("online",))
+    member = check(folder, config, out, member)
+    run = kinds.run_of(config, folder)
+    with kinds.restored(run, config) as (_, program, saved):
+        frames = play(config, program, saved, member, steps)
+    save_gif(frames, out)
+    return out
+
+
+def check(
+    folder: pathlib.Path, config: Any, out: pathlib.Path, member: int | None
+) -> int:
+    """Returns the member to be drawn, the best of the summary where it is None.
+
+    Raises ConfigError for a path that is no .gif, or no such member.
+    """
     _check_out(out)
     size = config.population.size
     if member is None:
@@ -69,11 +84,7 @@ def render_run(
         raise errors.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    run = kinds.run_of(config, folder)
-    with kinds.restored(run, config) as (_, program, saved):
-        frames = play(config, program, saved, member, steps)
-    save_gif(frames, out)
-    return out
+    return member
 
 
 def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathlib.Path:

@@ -14,7 +14,7 @@ from mtrl_jax import tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
-from mtrl_jax.training import report
+from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Reporter
 
 
@@ -87,8 +87,8 @@ def of_losses(score: str, held_out: bool) -> Reporter:
             "lost": [int(member) for member in np.flatnonzero(~finite)],
             "held_out": dict(measured),
             "totals": dict(totals),
-            "versions": report.versions(),
-            "machine": report.machine(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
         }
         known = losses[np.isfinite(losses)]
         mean, least = (known.mean(), known.min()) if known.size else (np.nan, np.nan)

@@ -76,6 +76,8 @@ def changed(
         # Those of another stage, which may be the one that is changed.
         if stage.get("of") is not None:
             del stage["agent"]
+        if stage.get("teacher") is not None:
+            del stage["agent"]["config"]["teacher"]
         if stage["kind"] == "evaluate":
             del stage["population"]
     values = loading.override(values, overrides)

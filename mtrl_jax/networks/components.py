@@ -96,6 +96,7 @@ def make(
     module or action set, modules that cannot be shared because the components' settings
     differ, and whatever ``actor_critic.make`` refuses.
     """
+    network_config.check_single(config)
     parts = plan(spec, config, components, share)
     nets = tuple(part.net for part in parts)
     module = network_module.ActorCritics(nets, spec.action, len(spec.tasks), num_values)

@@ -96,11 +96,11 @@ class Categoricals:
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         """Returns (action, log_prob)."""
-        groups = self._groups()
-        keys = jax.random.split(key, len(groups))
-        draws = [group.sample(seed=k) for group, k in zip(groups, keys)]
-        # distrax draws -1 from logits that are not finite; an index stays an index.
-        action = self._join([jnp.maximum(draw, 0) for draw in draws])
+        groups = _split(self.logits, self.sizes)
+        keys = [key] if len(groups) == 1 else jax.random.split(key, len(groups))
+        # Unlike distrax's, an index also where logits are not finite.
+        draws = [jax.random.categorical(k, group) for k, group in zip(keys, groups)]
+        action = self._join([draw.astype(jnp.int32) for draw in draws])
         return action, self.log_prob(action)
 
     def log_prob(self, action: Array) -> Array:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from mtrl_jax import errors
 from mtrl_jax.networks import conv, cores, torsos
+
+SHARING = ("hard", "soft", "cross_stitch", "experts")
+# Those whose trunk reads flat inputs.
+TRUNKS = ("cross_stitch", "experts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,29 +31,55 @@ class NetworkConfig:
     last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
     task_embedding: bool = False  # one-hot task as input
     separate_value: bool = False  # a torso and a core of its own for the value
+    sharing: str = "hard"  # what tasks have in common, see agents/common/sharing.py
+    experts: int = 4  # of sharing: experts
+    task_heads: bool = False  # policy and value heads of each task's own
     convolution: str = "auto"  # see conv.conv2d
 
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
     """Raises ValueError unless fields are known, large enough and go together."""
-    for field, known in (
-        ("activation", tuple(torsos.ACTIVATIONS)),
-        ("core", cores.CORES),
-        ("convolution", conv.IMPLEMENTATIONS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
+    known = {
+        "sharing": SHARING,
+        "activation": tuple(torsos.ACTIVATIONS),
+        "core": cores.CORES,
+        "convolution": conv.IMPLEMENTATIONS,
+    }
+    errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(
             f"hidden: got {config.hidden}, give at least one positive size"
         )
+    if config.experts < 1:
+        raise ValueError(f"experts: got {config.experts}, give at least 1")
     if num_values is not None and num_values < 1:
         raise ValueError(
             f"num_values: got {num_values}, give None or a positive number"
         )
     _check_core(config)
+
+
+def check_sharing(config: NetworkConfig) -> None:
+    """Raises ValueError unless a network, ``torso`` chosen, is one for all tasks."""
+    if config.sharing == "soft":
+        raise ValueError(
+            "sharing: 'soft' is a network for each task, which impala and ppo have; use "
+            "'hard', 'cross_stitch' or 'experts' here"
+        )
+    if config.sharing in TRUNKS and config.torso != "mlp":
+        raise ValueError(
+            f"sharing: {config.sharing!r} has flat layers, the torso is "
+            f"{config.torso!r}; use torso 'mlp', or sharing 'hard' or 'soft'"
+        )
+
+
+def check_single(config: NetworkConfig) -> None:
+    """Raises ValueError unless the network has no other sharing than one for all."""
+    if config.sharing != "hard" or config.task_heads:
+        raise ValueError(
+            f"sharing: {config.sharing!r} with task_heads={config.task_heads} is for "
+            "networks of impala and ppo; use sharing 'hard' without task_heads here"
+        )
 
 
 def _check_core(config: NetworkConfig) -> None:

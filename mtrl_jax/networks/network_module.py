@@ -95,7 +95,7 @@ class ActorCritics(nn.Module):
     def __call__(self, state: Tree, ts: types.TimeStep, prev_action: Array):
         common = self.nets[0].config
         side = side_inputs(common, self.space, self.num_tasks, ts, prev_action)
-        parts = _bodies(self.nets) | self._heads()
+        parts = _bodies(self.nets, self.num_tasks) | self._heads(ts.task)
         seen: dict[str, Array] = {}  # by torso
         read: dict[str, Array] = {}  # by stream
         said: dict[tuple[str, str], Array] = {}  # by stream and head
@@ -107,7 +107,7 @@ class ActorCritics(nn.Module):
             ):
                 at = stream.name
                 if stream.torso not in seen:
-                    seen[stream.torso] = parts[stream.torso](ts.obs, side)
+                    seen[stream.torso] = parts[stream.torso](ts.obs, side, ts.task)
                 if at not in read:
                     features = seen[stream.torso]
                     hidden, after[at] = parts[stream.core](
@@ -127,15 +127,18 @@ class ActorCritics(nn.Module):
         )
         return outputs, after
 
-    def _heads(self) -> dict[str, Callable[[Array], Array]]:
-        """Returns the heads by name."""
+    def _heads(self, task: Array) -> dict[str, Callable[[Array], Array]]:
+        """Returns the heads by name; ``task`` [T, B] is of those a task has its own of."""
         makers: dict[str, Callable[..., Any]] = {}
         for net in self.nets:
             if self.is_single:
+                own = _Own(task, self.num_tasks) if net.config.task_heads else None
                 return {
-                    net.policy: functools.partial(policy_head, self, net.space),
+                    net.policy: functools.partial(
+                        policy_head, self, net.space, own=own
+                    ),
                     net.value: functools.partial(
-                        value_head, num_values=self.num_values
+                        value_head, num_values=self.num_values, own=own
                     ),
                 }
             makers.setdefault(net.policy, functools.partial(_PolicyHead, net.space))
@@ -143,14 +146,14 @@ class ActorCritics(nn.Module):
         return {name: make(name=name) for name, make in makers.items()}
 
 
-def _bodies(nets: Sequence[Net]) -> dict[str, Callable[..., Any]]:
+def _bodies(nets: Sequence[Net], num_tasks: int) -> dict[str, Callable[..., Any]]:
     """Returns torsos and cores by name; a shared one is made once."""
     made: dict[str, Callable[..., Any]] = {}
     for net in nets:
         config = net.config
         for torso, core in (net.of_policy, net.of_value):
             if torso not in made:
-                made[torso] = torso_of(config, torso)
+                made[torso] = torso_of(config, torso, num_tasks)
             if core not in made:
                 made[core] = cores.Core(
                     config.core, config.core_size, config.core_memory, name=core
@@ -158,7 +161,7 @@ def _bodies(nets: Sequence[Net]) -> dict[str, Callable[..., Any]]:
     return made
 
 
-def torso_of(config: NetworkConfig, name: str) -> torsos.Torso:
+def torso_of(config: NetworkConfig, name: str, num_tasks: int = 1) -> torsos.Torso:
     """Returns the torso of settings whose torso has been chosen."""
     return torsos.Torso(
         config.torso,
@@ -167,6 +170,9 @@ def torso_of(config: NetworkConfig, name: str) -> torsos.Torso:
         config.convolution,
         filters=config.filters,
         features=config.features,
+        sharing=config.sharing,
+        tasks=num_tasks,
+        experts=config.experts,
         sequence=config.sequence,
         name=name,
     )
@@ -174,6 +180,18 @@ def torso_of(config: NetworkConfig, name: str) -> torsos.Torso:
 
 def _joined(parts: list[Array]) -> Array:
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+class _Own(NamedTuple):
+    """Which of the heads of so many tasks each step reads."""
+
+    task: Array  # [T, B] int32
+    tasks: int
+
+    def of(self, x: Array) -> Array:
+        """Returns ``[T, B, n]`` of each step's task, of ``[T, B, tasks · n]``."""
+        each = x.reshape(*self.task.shape, self.tasks, -1)
+        return jnp.take_along_axis(each, self.task[..., None, None], axis=2)[:, :, 0]
 
 
 class _PolicyHead(nn.Module):
@@ -214,24 +232,39 @@ def side_inputs(
     return jnp.concatenate(parts, axis=-1)
 
 
-def policy_head(module: nn.Module, space: types.ActionSpace, hidden: Array) -> Array:
+def policy_head(
+    module: nn.Module,
+    space: types.ActionSpace,
+    hidden: Array,
+    own: _Own | None = None,
+) -> Array:
     """Returns the raw parameters of a policy, [T, B, policy_params_size(space)].
 
     The head is the part "policy" of ``module``; a Gaussian's log standard deviation does
-    not depend on the state and is the parameter "log_std" beside it.
+    not depend on the state and is the parameter "log_std" beside it. With ``own`` there
+    is one for each task, side by side.
     """
     size = types.action_mask_size(space)
-    policy = _linear(size, gain=0.01, name="policy")(hidden)
-    if not isinstance(space, types.Box):
-        return policy
-    zeros = nn.initializers.zeros_init()
-    log_std = module.param("log_std", zeros, (size,))
-    log_std = jnp.broadcast_to(log_std.reshape(1, 1, -1), policy.shape)
-    return jnp.concatenate([policy, log_std], axis=-1)
+    sizes = size * (own.tasks if own else 1)
+    policy = _linear(sizes, gain=0.01, name="policy")(hidden)
+    if isinstance(space, types.Box):
+        zeros = nn.initializers.zeros_init()
+        log_std = module.param("log_std", zeros, (sizes,))
+        log_std = jnp.broadcast_to(log_std.reshape(1, 1, -1), policy.shape)
+        parts = (own.of(x) if own else x for x in (policy, log_std))
+        return jnp.concatenate([*parts], axis=-1)
+    return own.of(policy) if own else policy
 
 
-def value_head(hidden: Array, num_values: int | None = None) -> Array:
-    """Returns values [T, B], or [T, B, num_values]; the part is called "value"."""
+def value_head(
+    hidden: Array, num_values: int | None = None, own: _Own | None = None
+) -> Array:
+    """Returns values [T, B], or [T, B, num_values]; the part is called "value".
+
+    With ``own`` and without ``num_values`` it is the value of each step's own task.
+    """
+    if own and not num_values:
+        return own.of(_linear(own.tasks, gain=1.0, name="value")(hidden))[..., 0]
     value = _linear(num_values or 1, gain=1.0, name="value")(hidden)
     return value if num_values else value[..., 0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,11 @@ def scale_image(image: Array) -> Array:
     """Returns a float32 image: uint8 to ±½, anything else only cast."""
     scaled = image.astype(jnp.float32)
     return scaled / 255.0 - 0.5 if image.dtype == jnp.uint8 else scaled
+
+
+def unscale_image(image: Array, dtype: Any) -> Array:
+    """Returns an image as ``scale_image`` made it of ``dtype``, between 0 and 1 again."""
+    return image + 0.5 if dtype == jnp.uint8 else image
 
 
 def scale_vector(config: ObservationConfig, vector: Array) -> Array:

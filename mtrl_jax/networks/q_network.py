@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.networks import (
     conv,
     initialisers,
@@ -161,14 +161,11 @@ class _QModule(nn.Module):
 
 def _check(config: QNetworkConfig, head: Head) -> None:
     """Raises ValueError unless the names are known and the sizes positive."""
-    for field, known in (
-        ("activation", tuple(torsos.ACTIVATIONS)),
-        ("convolution", conv.IMPLEMENTATIONS),
-    ):
-        if getattr(config, field) not in known:
-            raise ValueError(
-                f"{field}: {getattr(config, field)!r} is not known, use one of {known}"
-            )
+    known = {
+        "activation": tuple(torsos.ACTIVATIONS),
+        "convolution": conv.IMPLEMENTATIONS,
+    }
+    errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(
             f"hidden: got {config.hidden}, give at least one positive size"

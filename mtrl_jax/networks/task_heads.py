@@ -61,6 +61,7 @@ def make(
         the others, a separate value, a negative ``hidden``.
     """
     network_config.check(config)
+    network_config.check_single(config)
     if config.separate_value:
         raise ValueError("separate_value: there is no value here; leave it out")
     if hidden < 0:

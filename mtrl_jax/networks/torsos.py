@@ -19,7 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, initialisers, product, sequence_conv
+from mtrl_jax.networks import (
+    conv,
+    initialisers,
+    product,
+    sequence_conv,
+    shared_trunks,
+)
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
@@ -60,10 +66,15 @@ class Torso(nn.Module):
     dense: bool = True  # the image's last layer; without it its features are maps
     filters: tuple[int, ...] = ()  # of the image's layers or sections; (): the paper's
     features: int = 0  # of the image's last layer; 0: the paper's
+    sharing: str = "hard"  # or a trunk in the MLP's place, see shared_trunks
+    tasks: int = 1
+    experts: int = 1
     sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
 
     @nn.compact
-    def __call__(self, obs: Mapping[str, Array], side: Array) -> Array:
+    def __call__(
+        self, obs: Mapping[str, Array], side: Array, task: Array | None = None
+    ) -> Array:
         lead = side.shape[:-1]
         flat, features = [], []
         if "vector" in obs:
@@ -85,9 +96,23 @@ class Torso(nn.Module):
                 features.append(stack(image))
         (flat or features).append(side)
         if flat:
-            mlp = MLP(self.hidden, self.activation, self.norm, name="mlp")
-            features.append(mlp(jnp.concatenate(flat, -1)))
+            features.append(self._trunk(jnp.concatenate(flat, -1), task))
         return jnp.concatenate(features, -1)
+
+    def _trunk(self, x: Array, task: Array | None) -> Array:
+        if self.sharing == "hard":
+            return MLP(self.hidden, self.activation, self.norm, name="mlp")(x)
+        assert task is not None
+        activation = ACTIVATIONS[self.activation]
+        if self.sharing == "cross_stitch":
+            stitched = shared_trunks.CrossStitch(
+                self.hidden, activation, self.tasks, name="cross_stitch"
+            )
+            return stitched(x, task)
+        experts = shared_trunks.Experts(
+            self.hidden, activation, self.tasks, self.experts, name="experts"
+        )
+        return experts(x, task)
 
     def _vector(self, vector: Array) -> Array:
         if not self.sequence:

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,28 @@ def own_settings() -> Iterator[None]:
         yield
 
 
+def mark_lost(
+    panel: Any, lost: Mapping[int, int], x: np.ndarray, values: np.ndarray | None = None
+) -> None:
+    """Mark where members ``lost`` {member: row} were lost, with a cross each.
+
+    ``x`` has a place a row, ``values`` [rows, P] what the panel shows of the members;
+    without them the crosses are on the axis.
+    """
+    if not lost:
+        return
+    members, rows = list(lost), list(lost.values())
+    style: dict[str, Any] = {"color": LOST, "clip_on": False, "ms": 6, "zorder": 5}
+    if values is None:
+        y = np.zeros(len(rows))
+        style["transform"] = panel.get_xaxis_transform()
+    else:
+        y = values[rows, members]
+    several = "s" if len(members) > 1 else ""
+    label = f"lost: member{several} {', '.join(map(str, members))}"
+    panel.plot(x[rows], y, "x", label=label, **style)
+
+
 def check_out(path: pathlib.Path) -> None:
     """Raises ConfigError unless a picture can be written to ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -151,7 +173,11 @@ def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed: a viewer never sees half a picture.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
-    with style():
-        figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    try:
+        with style():
+            figure.savefig(temporary, dpi=150)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return path

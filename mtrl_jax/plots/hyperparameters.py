@@ -1,5 +1,7 @@
 """Hyperparameters over env steps: every member's values, a mark where it was copied.
 
+The line of a member that is lost ends with a cross.
+
 What a schedule of the config moves is one line: the members are alike.
 """
 
@@ -42,6 +44,7 @@ def _scheduled(panel: Any, run: run_series.Run, name: str) -> None:
 def _members(panel: Any, run: run_series.Run, name: str) -> None:
     steps, values = run.rows.env_steps, run.rows.hparams[name]
     P = values.shape[1]
+    lost = run_series.lost_at(run.rows)
     for i in range(P):
         best = i == run.best and P > 1
         style: dict[str, Any] = {"color": figures.BEST, "zorder": 3, "linewidth": 1.8}
@@ -58,7 +61,8 @@ def _members(panel: Any, run: run_series.Run, name: str) -> None:
             if i == (run.best == 0)
             else None
         )
-        _steps(panel, steps, values[:, i], {**style, "label": label})
+        until = lost.get(i, len(steps) - 1) + 1
+        _steps(panel, steps[:until], values[:until, i], {**style, "label": label})
     marks = [
         (row["update"], row["hparams_after"][name][i])
         for row in run.rounds
@@ -71,6 +75,7 @@ def _members(panel: Any, run: run_series.Run, name: str) -> None:
         panel.plot(
             at, after, "o", ms=2.6, color="k", alpha=0.6, mew=0, label="copy", zorder=4
         )
+    figures.mark_lost(panel, lost, steps, values)
 
 
 def _steps(

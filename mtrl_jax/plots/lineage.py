@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +31,11 @@ def of_run(run: run_series.Run) -> Any:
         figure = figures.new_figure((9, height))
         axes = figure.subplots()
         _draw(axes, segments, colours)
-        survivors = np.unique(run.rounds[-1]["ancestor"].astype(int))
+        lost = run_series.lost_at(run.rows)
+        alive = ~np.isin(np.arange(P), list(lost))
+        survivors = np.unique(run.rounds[-1]["ancestor"][alive].astype(int))
         _number(axes, survivors, colours)
+        _mark_lost(axes, lost, run.rows.update)
         axes.set(
             xlim=(0, run.rows.update[-1]),
             ylim=(P - 0.4, -0.6),
@@ -47,14 +51,23 @@ def of_run(run: run_series.Run) -> Any:
 
 
 def segments_of(run: run_series.Run) -> list[Segment]:
-    """Returns each member's lives between rounds and the copies that join them."""
+    """Returns each member's lives between rounds and the copies that join them.
+
+    Of a member that is lost at the end there is no line from then on.
+    """
     P = len(run.rounds[0]["source"])
+    ends = {
+        member: float(run.rows.update[row])
+        for member, row in run_series.lost_at(run.rows).items()
+    }
     segments, ancestor, start, rank = [], np.arange(P), 0.0, np.zeros(P)
     for row in run.rounds:
         end, source = float(row["update"]), row["source"].astype(int)
         rank = run_series.ranks(row["score"])
         for i in range(P):
-            segments.append(_life(start, end, i, ancestor[i], rank[i]))
+            until = min(end, ends.get(i, end))
+            if until > start:
+                segments.append(_life(start, until, i, ancestor[i], rank[i]))
         width = 0.35 * (end - start)
         for copy in np.flatnonzero(source != np.arange(P)):
             parent = int(source[copy])
@@ -63,7 +76,11 @@ def segments_of(run: run_series.Run) -> list[Segment]:
         ancestor, start, rank = row["ancestor"].astype(int), end, rank[source]
     end = float(run.rows.update[-1])
     if end > start:
-        segments += [_life(start, end, i, ancestor[i], rank[i]) for i in range(P)]
+        segments += [
+            _life(start, min(end, ends.get(i, end)), i, ancestor[i], rank[i])
+            for i in range(P)
+            if ends.get(i, end) > start
+        ]
     return segments
 
 
@@ -97,6 +114,20 @@ def _number(axes: Any, survivors: np.ndarray, colours: list[Any]) -> None:
             va="center",
             color=colour,
             weight="bold" if member in survivors else "normal",
+        )
+
+
+def _mark_lost(axes: Any, lost: Mapping[int, int], updates: np.ndarray) -> None:
+    """Mark the end of a life that was lost and that no copy followed."""
+    for member, row in lost.items():
+        axes.plot(updates[row], member, "x", color=figures.LOST, ms=6, zorder=5)
+        axes.annotate(
+            "lost",
+            (updates[row], member),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=figures.LOST,
         )
 
 

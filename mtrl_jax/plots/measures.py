@@ -20,7 +20,11 @@ def of_run(run: run_series.Run) -> Any:
     figure, panels = figures.panels_of(len(names))
     with figures.style():
         for panel, name in zip(panels, names):
-            _measure(panel, run, run.rows.metrics[name])
+            # What weights that are not finite measure counts for nothing.
+            values = run.rows.metrics[name]
+            _measure(panel, run, np.where(run.rows.lost, np.nan, values))
+            lost = run_series.lost_at(run.rows)
+            figures.mark_lost(panel, lost, run.rows.env_steps)
             panel.set_title(_title(name))
         # Of a run that learns from a dataset, steps are what it was given to learn from.
         what = "env steps per member" if run.rows.returns else "steps learned from"

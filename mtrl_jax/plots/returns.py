@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import metrics
 from mtrl_jax.plots import figures, run_series
 
 
@@ -27,7 +26,8 @@ def of_run(run: run_series.Run) -> Any:
             _training(panel, run, task)
             _evaluation(panel, run, task)
             _scores(panel, run.tasks.get(task, {}))
-            _lost(panel, run.rows)
+            lost = run_series.lost_at(run.rows)
+            figures.mark_lost(panel, lost, run.rows.env_steps)
             panel.set_title(task)
         limit = run.rows.env_steps[-1]
         figures.label(figure, panels, limit, "env steps per member", "return")
@@ -88,21 +88,6 @@ def _evaluation(panel, run: run_series.Run, task: str) -> None:
         name = f"evaluation, best member ({run.best})"
         best = returns[:, run.best]
         panel.plot(steps, best, "D", color=figures.BEST, label=name, **style)
-
-
-def _lost(panel, rows: metrics.Metrics) -> None:
-    """Marks, on the axis of steps, where members that are lost at the end were lost."""
-    members = np.flatnonzero(rows.lost[-1])
-    if not len(members):
-        return
-    # The row after the last with finite weights.
-    alive = [np.flatnonzero(~rows.lost[:, member]) for member in members]
-    steps = rows.env_steps[[found[-1] + 1 if len(found) else 0 for found in alive]]
-    numbers = ", ".join(map(str, members))
-    style: dict[str, Any] = {"color": figures.LOST, "clip_on": False, "ms": 6}
-    across = panel.get_xaxis_transform()
-    label = f"lost: member {numbers}"
-    panel.plot(steps, np.zeros(len(steps)), "x", transform=across, label=label, **style)
 
 
 def _compared(panel, run: run_series.Run, name: str, colour, returns: bool) -> None:

@@ -85,6 +85,18 @@ def tested(rows: metrics.Metrics, task: str) -> tuple[np.ndarray, np.ndarray]:
     return rows.env_steps[some], values[some]
 
 
+def lost_at(rows: metrics.Metrics) -> dict[int, int]:
+    """Returns {member: row} of the members that are lost at the end.
+
+    The row is the one after the last with finite weights.
+    """
+    found = {}
+    for member in np.flatnonzero(rows.lost[-1]):
+        alive = np.flatnonzero(~rows.lost[:, member])
+        found[int(member)] = int(alive[-1]) + 1 if len(alive) else 0
+    return found
+
+
 def tasks_of(rows: metrics.Metrics) -> list[str]:
     """Returns the tasks that there are returns of, in training or in evaluations."""
     return list(dict.fromkeys([*rows.returns, *rows.evaluation]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mtrl_jax import types
@@ -90,3 +90,18 @@ def of_longer(config: Any, changed: Any) -> Iterator[str]:
             f"training.env_steps: the schedules of {', '.join(names)} are by the share "
             "of the run that is done and go back with it"
         )
+
+
+def of_sources(
+    was: Mapping[str, str], now: Mapping[str, str], update: int
+) -> Iterator[str]:
+    """Yields a line for each module from outside that is not what it was at ``update``.
+
+    Both are {module: SHA-256}, see ``config.modules.sources``.
+    """
+    for module in sorted(was.keys() & now.keys()):
+        if was[module] != now[module]:
+            yield (
+                f"{module}: its file has changed since it made update {update}; the run "
+                "goes on with it as it is now"
+            )

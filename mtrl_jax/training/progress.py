@@ -19,13 +19,13 @@ class Progress:
     gone costs nothing but the lines.
     """
 
-    def __init__(self, total_steps: int, every_s: float = 10.0, label: str = ""):
+    def __init__(self, updates: int, every_s: float = 10.0, label: str = ""):
         from rich import console, progress
 
         self._console = console.Console(
             file=screen.unfailing(sys.stderr), highlight=False, soft_wrap=True
         )
-        self._total = total_steps
+        self._updates = updates
         self._label = label and f"{label} "
         self._every_s = every_s
         self._last = -float("inf")
@@ -36,11 +36,12 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(f"{self._label}compiling", total=total_steps)
+        self._task = self._bar.add_task(f"{self._label}compiling", total=updates)
         self._bar.start()
 
     def update(
         self,
+        update: int,
         steps: int,
         rate: float,
         left: float,
@@ -48,17 +49,17 @@ class Progress:
         best: int,
         tested: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Show steps of the population, their rate, and returns per task, or losses.
+        """Show how far the run is, the population's steps and rate, returns or losses.
 
         ``left`` are the seconds to the end; NaN of either is a dash. ``tested`` are the
         returns of an evaluation, shown until the next one.
         """
         if tested:
             self._tested = f"  evaluation: {_shown(tested)}"
-        line = self._line(steps, rate, left, returns, best)
-        self._bar.update(self._task, completed=steps, description=line)
+        line = self._line(update, steps, rate, left, returns, best)
+        self._bar.update(self._task, completed=update, description=line)
         now = time.monotonic()
-        late = now - self._last >= self._every_s or steps >= self._total
+        late = now - self._last >= self._every_s or update >= self._updates
         if not self._console.is_terminal and late:
             self._last = now
             self._console.print(line, markup=False)
@@ -80,9 +81,10 @@ class Progress:
             self.close()
             raise
 
-    def _line(self, steps, rate, left, returns, best) -> str:
+    def _line(self, update, steps, rate, left, returns, best) -> str:
         return (
-            f"{self._label}{100 * min(steps / self._total, 1):3.0f}% {si(steps)} steps  "
+            f"{self._label}{100 * min(update / self._updates, 1):3.0f}% "
+            f"{si(steps)} steps  "
             f"{si(rate)}/s  ETA {duration(left)}  best #{best}  {_shown(returns)}{self._tested}"
         )
 

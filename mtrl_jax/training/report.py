@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import pathlib
-import platform
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,20 +14,7 @@ from mtrl_jax import metrics, types
 from mtrl_jax.engine import fitness, fused_runner
 from mtrl_jax.engine.evaluate import Evaluation
 from mtrl_jax.metrics import estimates
-
-_PACKAGES = [
-    "mtrl-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "distrax",
-    "rlax",
-    "orbax-checkpoint",
-    "envpool",
-    "gymnax",
-    "numpy",
-]
+from mtrl_jax.training import provenance
 
 
 def row(
@@ -161,8 +147,8 @@ def summary(
         "tasks": evaluation_table(spec, evaluation, gone),
         "totals": dict(totals),
         "environments": dict(environment),
-        "versions": versions(),
-        "machine": machine(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
     }
 
 
@@ -222,33 +208,12 @@ def draw(folder: pathlib.Path) -> str:
         if len(metrics.read_metrics(folder).update):
             plots.draw(folder)
     except Exception as error:
-        return f"plots were not drawn: {type(error).__name__}: {error}"
+        return (
+            f"plots were not drawn: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; draw them with "
+            f"`mtrl plot {shlex.quote(str(folder))}`"
+        )
     return ""
-
-
-def versions() -> dict[str, str]:
-    """Returns the installed versions that numbers may depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Returns the devices a run was made on."""
-    import os
-
-    import jax
-
-    devices = jax.devices()
-    return {
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "cores": os.cpu_count(),
-    }
 
 
 def _task_table(

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import checkpoint, metrics
-from mtrl_jax.config import loading, resuming
+from mtrl_jax.config import loading, modules, resuming
 from mtrl_jax.engine import pbt
 from mtrl_jax.training import (
     notices,
     pace,
     progress,
-    report,
+    provenance,
     run_folder,
     saved_state,
     scheduler,
@@ -58,11 +58,14 @@ class Session:
     pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
+    counted: int = 0  # env steps of all members, of each until it was lost
     # The run was to end here, so a PBT round was left out that a longer one has.
     round_owed: bool = False
     lost: set[int] = dataclasses.field(default_factory=set)  # members that were noted
     saved: int | None = None  # the newest checkpoint that holds this run's state
     wall_s: float = 0.0  # of earlier processes
+    # {module: SHA-256} of agents and environments from outside, as they were imported.
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -119,7 +122,9 @@ def go_on(
         saved = saved_state.with_memory(saved, program.agent, program.batch)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
-    was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
+    where = f"checkpoint {update}"
+    own = modules.as_named_by(meta["config"], config, where)
+    was = loading.from_dict(own, where=where)
     changed = resuming.check_resumable(was, config)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
@@ -138,6 +143,8 @@ def go_on(
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):
+        session.bar.note(line)
+    for line in notices.of_sources(meta.get("sources", {}), session.sources, update):
         session.bar.note(line)
     if is_refilled:
         session.bar.note(
@@ -190,11 +197,13 @@ def save(session: Session) -> None:
         return
     saved = saved_state.Saved(session.state, session.hparams, session.pbt)
     meta = {
-        "versions": report.versions(),
+        "versions": provenance.versions(),
         "wall_s": session.wall_s + time.monotonic() - session.started,
         "config": loading.to_dict(session.config),
         "schedules": session.scheduler.state_dict(),
         "round_owed": session.round_owed,
+        "sources": session.sources,
+        "env_steps": session.counted,
     }
     checkpoint.save(
         session.manager,
@@ -213,9 +222,7 @@ def _open(
     meta = meta or {"wall_s": 0.0}
     round_owed = meta.get("round_owed", False)
     length = program.run_length
-    bar = progress.Progress(
-        length.updates * length.steps * program.batch[0], label=label
-    )
+    bar = progress.Progress(length.updates, label=label)
     with bar.closed_on_error():
         for line in notices.of(config, length, notices.judged(config, program)):
             bar.note(line)
@@ -237,8 +244,11 @@ def _open(
             pace=pace.Pace(length.updates),
             update=update,
             restart=update,
+            # Checkpoints of earlier versions do not say.
+            counted=meta.get("env_steps", update * length.steps * program.batch[0]),
             round_owed=round_owed,
             wall_s=meta["wall_s"],
+            sources=modules.sources(config),
         )
     return session
 

@@ -13,10 +13,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mtrl_jax import random, types
+from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
+# The program of another agent with other defaults: held to it, but not every time.
+VARIANTS = {"multi_game_decision_transformer", "gato"}
+# Agents held to the contract, each in a process's group of its own.
+NAMES = [
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.xdist_group(name),
+            *([pytest.mark.slow] if name in VARIANTS else []),
+        ],
+    )
+    for name in (*agents.AGENTS, "outside.reinforce")
+]
 MEMBERS = 8
 STEPS = 12  # of a stream; a rollout is the first kit.T of them
 SEED = 11
@@ -46,7 +60,9 @@ class Programs(NamedTuple):
 def make(name, kit):
     """Returns the Programs of an agent, with a memory where it has a network."""
     env, ts = stream(kit, kit.info(name).reads_expert_labels)
-    agent, traces = kit.small(name, env.spec, "lstm"), collections.Counter()
+    # Whatever tasks the slots have: some tests give all the same.
+    agent = kit.small(name, env.spec._replace(slot_tasks=()), "lstm")
+    traces: collections.Counter = collections.Counter()
     several = population.population(agent, MEMBERS)
 
     def counted(function):

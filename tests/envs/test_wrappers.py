@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax import envs, random, types
 from mtrl_jax.engine import evaluate, fused_runner, statistics
-from mtrl_jax.envs import core, mixture, wrappers
+from mtrl_jax.envs import core, mixture, wrappers, wrapping
 
 BATCH = (2, 3)
 STEPS = 30
@@ -195,11 +195,11 @@ def test_a_wrapper_of_ones_own_is_a_function_of_a_spec(play):
             highest = jnp.maximum(highest, ts.reward)
             return highest, ts._replace(reward=highest)
 
-        return wrappers.Wrapper(spec, lambda ts: -jnp.inf, step)
+        return wrapping.Wrapper(spec, lambda ts: -jnp.inf, step)
 
     env = envs.make("gymnax/Catch-bsuite", BATCH)
     plain, *_ = play(env, STEPS)
-    ts, *_ = play(wrappers.wrap(env, best), STEPS)
+    ts, *_ = play(wrapping.wrap(env, best), STEPS)
     highest = np.full(BATCH, -np.inf)
     for t in range(STEPS + 1):
         highest = np.where(plain.first[t], 0.0, np.maximum(highest, plain.reward[t]))
@@ -226,7 +226,10 @@ def test_the_best_action_and_measures_are_those_beneath(play):
         ({"frame_stak": 2}, r"options\.wrappers\.frame_stak is unknown.* frame_stack"),
         ({"frame_stack": 0}, r"wrappers\.frame_stack: got 0, give an integer from 1"),
         ({"frame_stack": True}, "frame_stack: got True"),
-        ({"reward_scale": 0}, r"wrappers\.reward_scale: got 0, give a number above 0"),
+        (
+            {"reward_scale": 0},
+            r"wrappers\.reward_scale: got 0, give a number from 1e-06 to",
+        ),
         ({"reward_scale": float("inf")}, "reward_scale: got inf"),
         ({"reward_scale": True}, "reward_scale: got True"),
         ({"time_in_episode": -1}, r"time_in_episode: got -1"),

@@ -39,7 +39,7 @@ def _run(space, params, others, mask, temperature=1.0, action=None):
     def total(params):
         dist = heads.policy(space, params, mask, temperature)
         other = heads.policy(space, others, mask, temperature)
-        sampled, log_prob = dist.sample_and_log_prob(jax.random.key(0))
+        sampled, log_prob = dist.sample_and_log_prob(jax.random.key(9))
         sampled = sampled if action is None else action
         again = dist.log_prob(jax.lax.stop_gradient(sampled))
         entropy, kl, mode = dist.entropy(), dist.kl(other), dist.mode()

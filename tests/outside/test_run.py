@@ -117,6 +117,27 @@ def test_a_run_whose_file_is_gone_says_where_it_was(run, tmp_path):
         assert part in error
 
 
+def test_a_file_that_has_changed_is_noticed_when_the_run_goes_on(
+    project, run, tmp_path
+):
+    """In one line, and it goes on; nothing is said of files that are as they were."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    noticed = "its file has changed since it made update"
+    outcome = running.mtrl("resume", copy)
+    assert outcome.code == 0 and noticed not in outcome.err
+    file = project / "williams.py"
+    before = file.read_text()
+    try:
+        file.write_text(f"{before}# better\n")
+        outcome = running.mtrl("resume", copy)
+    finally:
+        file.write_text(before)
+    assert outcome.code == 0
+    lines = [line for line in outcome.err.splitlines() if noticed in line]
+    assert len(lines) == 1 and "williams: " in lines[0]
+
+
 def test_bad_files_leave_no_run_behind(project, tmp_path):
     """One line and exit code 2, before a folder is made."""
     (project / "empty_agent.py").write_text("")

@@ -14,13 +14,14 @@ over tasks is the loss without a combiner also where tasks have unlike numbers o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
+from mtrl_jax.agents.common.objective import Terms
 from mtrl_jax.hparams import Share
 from mtrl_jax.losses import gradient_combiners, policy_gradient
 from mtrl_jax.types import Array, Key, Tree
@@ -52,6 +53,22 @@ class Combining:
         if not self.is_split:
             return policy_gradient.masked_mean(x, live)
         return policy_gradient.task_shares(x, live, task, self.tasks)
+
+    def means(
+        self, terms: Terms, more: Mapping[str, Array], live: Array, task: Array
+    ) -> tuple[Terms, dict[str, Array]]:
+        """Returns (``mean`` of each of the terms, mean over live steps of what is more).
+
+        One reduction for all of them where nothing is split. No gradient flows through
+        ``more``: its zeros would meet infinities on the way back.
+        """
+        measured = jax.lax.stop_gradient(dict(more))
+        if self.is_split:
+            split = [self.mean(x, live, task) for x in terms]
+            return type(terms)(*split), policy_gradient.masked_means(measured, live)
+        names = terms._fields
+        found = policy_gradient.masked_means(terms._asdict() | measured, live)
+        return type(terms)(*map(found.pop, names)), found
 
     def gradients(
         self, loss: Callable[[Tree], tuple[Array, Any]], params: Tree

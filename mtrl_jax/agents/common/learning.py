@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import tree
-from mtrl_jax.agents.common import combining, minibatches, optimiser
+from mtrl_jax.agents.common import combining, flat, minibatches, optimiser
 from mtrl_jax.types import Array, Key, Tree
 
 Metrics = dict[str, Array]
@@ -30,6 +30,7 @@ class Learner(NamedTuple):
     stats: Tree  # statistics that no gradient trains; () without any
     updates: Array  # [] int32
     observations: Tree = ()  # of observation_scale, of which no loss reads anything
+    frozen: Tree = ()  # weights that nothing changes: a teacher's; () without any
 
 
 class Aux(NamedTuple):
@@ -52,10 +53,11 @@ def init(
     optimise: optax.GradientTransformation,
     stats: Tree = (),
     observations: Tree = (),
+    frozen: Tree = (),
 ) -> Learner:
     """Returns a learner that has made no update."""
-    updates = jnp.zeros((), jnp.int32)
-    return Learner(params, optimise.init(params), stats, updates, observations)
+    updates, opt = jnp.zeros((), jnp.int32), optimise.init(params)
+    return Learner(params, opt, stats, updates, observations, frozen)
 
 
 def gradient_step(
@@ -125,24 +127,51 @@ def passes(
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
     Every pass takes each row once, in ``minibatches`` random groups; metrics are means
-    over the steps. A single step takes the rows as they are.
+    over the steps. A single step takes the rows as they are. In between, parameters and
+    moments are one vector each (see flat.py).
     """
     if epochs * minibatches == 1:
         return update(loss, optimise, learner, rows.batch, key, hp, preserve, combiner)
     index = rows.order(key, epochs, minibatches)  # [steps, rows]
     # None of the keys that order the rows.
     keys = jax.random.split(jax.random.fold_in(key, epochs), len(index))
+    layout = flat.layout(learner.params)
+    loss, preserve = _of_vectors(layout, loss, preserve)
 
-    def step(learner: Learner, now: tuple[Array, Key]) -> tuple[Learner, Metrics]:
-        index, key = now
-        rows_now = rows.take(index)
-        return gradient_step(
-            loss, optimise, learner, rows_now, key, hp, preserve, combiner
+    names: list[str] = []
+
+    def step(now: Learner, drawn: tuple[Array, Key]) -> tuple[Learner, Array]:
+        index, key = drawn
+        batch = rows.take(index)
+        now, metrics = gradient_step(
+            loss, optimise, now, batch, key, hp, preserve, combiner
         )
+        names[:] = sorted(metrics)
+        return now, jnp.stack([metrics[name] for name in names])
 
-    learner, metrics = jax.lax.scan(step, learner, (tree.shard(index, axis=1), keys))
-    metrics = jax.tree.map(jnp.mean, metrics)
-    return learner._replace(updates=learner.updates + 1), metrics
+    packed, metrics = jax.lax.scan(
+        step, layout.pack(learner), (tree.shard(index, axis=1), keys)
+    )
+    learner = layout.unpack(packed, learner)
+    learner = learner._replace(updates=learner.updates + 1)
+    return learner, dict(zip(names, jnp.mean(metrics, axis=0)))
+
+
+def _of_vectors(
+    layout: flat.Layout, loss: Loss, preserve: Preserve | None
+) -> tuple[Loss, Preserve | None]:
+    """Returns both for parameters and gradients that are vectors."""
+
+    def loss_of(vector, *args):
+        return loss(layout.read(vector), *args)
+
+    def preserve_of(vector, grads, *args):
+        assert preserve is not None
+        trees = preserve(layout.read(vector), layout.read(grads), *args)
+        params, grads = map(layout.lay, trees)
+        return params, grads
+
+    return loss_of, None if preserve is None else preserve_of
 
 
 def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:

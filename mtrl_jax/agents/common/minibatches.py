@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.agents.common import packing
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
@@ -24,12 +25,17 @@ _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """A batch that can be taken apart: ``take(index)`` gives some of its rows."""
+    """A batch that can be taken apart: ``take(index)`` gives some of its rows.
+
+    With ``groups``, the group of each row, minibatches are alike: each has its share of
+    every group, one group after the other.
+    """
 
     batch: Tree
     number: int
     unit: str  # what a row is, in the plural
     take: Callable[[Array], Tree]
+    groups: tuple[int, ...] = ()
 
     def order(self, key: Key, epochs: int, minibatches: int) -> Array:
         """Returns the rows of each step, int32 [epochs · minibatches, rows].
@@ -43,27 +49,67 @@ class Rows:
                 f"{self.unit} of a rollout"
             )
         keys = jax.random.split(key, epochs)
-        order = jax.vmap(lambda k: shuffled(k, self.number))(keys)
+        if self.groups:
+            grouped(self.groups, minibatches)
+            order = jax.vmap(lambda k: self._by_group(k, minibatches))(keys)
+        else:
+            order = jax.vmap(lambda k: shuffled(k, self.number))(keys)
         return order.reshape(epochs * minibatches, -1)
 
+    def _by_group(self, key: Key, minibatches: int) -> Array:
+        """Returns the rows of each minibatch of a pass, [minibatches, rows]."""
+        parts = []
+        for k in sorted(set(self.groups)):
+            own = np.flatnonzero(np.asarray(self.groups) == k)
+            order = shuffled(jax.random.fold_in(key, k), len(own))
+            parts.append(jnp.asarray(own)[order].reshape(minibatches, -1))
+        return jnp.concatenate(parts, axis=1)
 
-def leading(batch: Tree, unit: str) -> Rows:
+
+def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
+    """Returns the group of each row of every minibatch, one group after the other.
+
+    Raises:
+      ValueError: a group whose rows do not divide into the minibatches.
+    """
+    found: list[int] = []
+    for k in sorted(set(groups)):
+        number = list(groups).count(k)
+        if number % minibatches:
+            raise ValueError(
+                f"minibatches: {minibatches} does not divide the {number} slots of task "
+                f"{k}, whose share is to be the same in each"
+            )
+        found += [k] * (number // minibatches)
+    return tuple(found)
+
+
+def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
     number = len(jax.tree.leaves(batch)[0])
-    return Rows(
-        batch, number, unit, lambda index: jax.tree.map(lambda x: x[index], batch)
-    )
+    packed, unpack = packing.pack(batch, axes=1)
+
+    def take(index: Array) -> Tree:
+        return unpack([x[index] for x in packed])
+
+    return Rows(batch, number, unit, take, groups)
 
 
-def slots(rollout: types.Rollout) -> Rows:
-    """Returns the slots of a rollout, whole unrolls; its carry has no time axis."""
-    timed, carry = rollout._replace(carry=()), rollout.carry
+def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
+    """Returns the slots of a rollout, whole unrolls; its carry has no time axis.
+
+    With ``slot_tasks`` they are grouped by task.
+    """
+    # The steps are T + 1 and the actions T, so they cannot share an array.
+    ts, steps_of = packing.pack(rollout.ts, axes=2)
+    actions, actions_of = packing.pack((rollout.action, rollout.extras), axes=2)
 
     def take(index: Array) -> types.Rollout:
-        some = jax.tree.map(lambda x: x[:, index], timed)
-        return some._replace(carry=jax.tree.map(lambda x: x[index], carry))
+        action, extras = actions_of([x[:, index] for x in actions])
+        carry = jax.tree.map(lambda x: x[index], rollout.carry)
+        return types.Rollout(steps_of([x[:, index] for x in ts]), action, extras, carry)
 
-    return Rows(rollout, rollout.ts.first.shape[1], "slots", take)
+    return Rows(rollout, rollout.ts.first.shape[1], "slots", take, slot_tasks)
 
 
 def shuffled(key: Key, rows: int) -> Array:

@@ -79,7 +79,7 @@ def add_heads(params: dict, auxiliaries: Sequence[Auxiliary], key: Key) -> dict:
     """Returns a network's parameters with those of the auxiliaries' heads beside them."""
     if not auxiliaries:
         return params
-    features = params["policy"]["kernel"].shape[0]
+    features = params["policy"]["kernel"].shape[-2]
     # Networks fold names into the same key, which are no small numbers.
     keys = jax.random.split(key, len(auxiliaries))
     heads = {x.name: x.init(k, features) for x, k in zip(auxiliaries, keys)}

@@ -9,23 +9,42 @@ Refs: Mnih et al. 2015; van Hasselt et al. 2016 (arXiv:1509.06461); Schaul et al
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from mtrl_jax import tree, types
+from mtrl_jax import errors, tree, types
 from mtrl_jax.agents.common import exploration, learning, optimiser, q_loss
 from mtrl_jax.data import replay
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import rewards
 from mtrl_jax.networks import q_network
-from mtrl_jax.types import Array
+from mtrl_jax.types import Array, Key, Tree
 
 # The probe tasks that it learns: it acts in single choices and has no memory.
 LEARNS = (
     "constant", "observation", "delayed", "action", "both", "masked", "both_image",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program, whatever the improvements."""
+
+    network: q_network.QNetworkConfig = dataclasses.field(
+        default_factory=q_network.QNetworkConfig
+    )
+    optimiser: str = "adam"  # see agents/common/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    capacity: int = 100_000  # env steps a member's replay holds
+    frames: int = 1  # an image is a stack of so many frames; each is stored once
+    batch: int = 32
+    gradient_steps: int = 1  # of an update
+    learning_starts: int = 0  # updates before the first that learns
 
 
 class Exploration(NamedTuple):
@@ -43,17 +62,26 @@ class Targets(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting notes down: labels for those who learn from it."""
+    """What acting notes down: labels for agents that learn from it."""
 
     q: Array  # [T, B, A]
     value: Array  # [T, B] of the best legal action
 
 
+class Method(NamedTuple):
+    """What a learner is made of."""
+
+    config: Config
+    setting: q_loss.Setting
+
+    def optimiser(self, hp: Any) -> optax.GradientTransformation:
+        """Returns the optimiser at ``hp``."""
+        steps = self.config.gradient_steps
+        return optimiser.make(self.config.optimiser, hp.optimiser, steps)
+
+
 def make(
-    spec: types.EnvSpec,
-    config: Any,
-    parts: q_loss.Parts,
-    name: str,
+    spec: types.EnvSpec, config: Config, parts: q_loss.Parts, name: str
 ) -> types.Agent:
     """Returns the agent; ``config`` is that of DQN or Rainbow, see there.
 
@@ -68,75 +96,101 @@ def make(
     """
     actions = exploration.number_of_actions(spec.action, name)
     _check(config, parts)
-    head = q_network.Head(
-        parts.atoms if parts.distribution != "none" else 1, parts.dueling, parts.noisy
-    )
-    setting = q_loss.Setting(
-        q_network.make(spec, config.network, actions, head),
-        parts,
-        rewards.get(config.rewards),
-    )
-    memory = replay.make(
-        spec,
-        replay.Config(
-            config.capacity,
-            config.batch,
-            config.gradient_steps,
-            parts.n_step + 1,
-            frames=config.frames,
-            prioritised=parts.prioritised,
-        ),
+    outputs = parts.atoms if parts.distribution != "none" else 1
+    head = q_network.Head(outputs, parts.dueling, parts.noisy)
+    network = q_network.make(spec, config.network, actions, head)
+    setting = q_loss.Setting(network, parts, rewards.get(config.rewards))
+    method = Method(config, setting)
+    return types.Agent(
+        functools.partial(init, method),
+        lambda batch: (),
+        functools.partial(act, method),
+        functools.partial(update, method),
+        make_replay(spec, config, parts),
     )
 
-    def optimise(hp):
-        return optimiser.make(config.optimiser, hp.optimiser, config.gradient_steps)
 
-    def init(key, hp):
-        params = setting.network.init(key)
-        # The target network is what no gradient trains.
-        return learning.init(params, optimise(hp), tree.copy(params))
+def make_replay(
+    spec: types.EnvSpec, config: Config, parts: q_loss.Parts
+) -> types.Replay:
+    """Returns the replay that windows of n steps are drawn from."""
+    settings = replay.Config(
+        config.capacity,
+        config.batch,
+        config.gradient_steps,
+        parts.n_step + 1,
+        frames=config.frames,
+        prioritised=parts.prioritised,
+    )
+    return replay.make(spec, settings)
 
-    def act(learner, carry, ts, key, hp):
-        explore_key, noise_key = jax.random.split(key)
-        noise = q_loss.noise_of(parts, noise_key, hp, acting=True)
-        q = q_loss.values(setting, learner.params, ts, noise, hp)
-        epsilon = epsilon_at(learner.updates, hp.exploration)
-        action, _, value = exploration.epsilon_greedy(
-            explore_key, q, ts.action_mask, epsilon
-        )
-        return action, carry, Extras(q, value)
+
+def init(method: Method, key: Key, hp: Any) -> learning.Learner:
+    """Returns a learner; its ``stats`` are the target network, which no gradient trains."""
+    params = method.setting.network.init(key)
+    return learning.init(params, method.optimiser(hp), tree.copy(params))
+
+
+def act(
+    method: Method,
+    learner: learning.Learner,
+    carry: Tree,
+    ts: types.TimeStep,
+    key: Key,
+    hp: Any,
+) -> tuple[Array, Tree, Extras]:
+    """Returns (actions [B], carry, Extras): the best action, with probability ε any."""
+    explore_key, noise_key = jax.random.split(key)
+    noise = q_loss.noise_of(method.setting.parts, noise_key, hp, acting=True)
+    q = q_loss.values(method.setting, learner.params, ts, noise, hp)
+    epsilon = epsilon_at(learner.updates, hp.exploration)
+    action, _, value = exploration.epsilon_greedy(
+        explore_key, q, ts.action_mask, epsilon
+    )
+    return action, carry, Extras(q, value)
+
+
+def update(
+    method: Method,
+    learner: learning.Learner,
+    drawn: replay.Drawn,
+    key: Key,
+    hp: Any,
+    step: Array,
+) -> tuple[learning.Learner, dict[str, Array], Tree]:
+    """Returns (learner, metrics, new priorities) after the gradient steps of an update."""
+    gradient_steps = functools.partial(learn, method)
+    learner, metrics, priority = learning.after(
+        method.config.learning_starts, step, gradient_steps, learner, drawn, key, hp
+    )
+    updates = learner.updates + 1
+    due = is_due(updates, hp.targets.target_period)
+    target = tree.where(due, learner.params, learner.stats)
+    metrics["epsilon"] = epsilon_at(learner.updates, hp.exploration)
+    learner = learner._replace(stats=target, updates=updates)
+    found = replay.Feedback(drawn.place, drawn.live, priority)
+    return learner, metrics, found if method.setting.parts.prioritised else ()
+
+
+def learn(
+    method: Method, learner: learning.Learner, drawn: replay.Drawn, key: Key, hp: Any
+) -> tuple[learning.Learner, dict[str, Array], Array]:
+    """Returns (learner, metrics, priorities [K, N]) after a step on each of K batches."""
 
     def loss(params, target, batch, key, hp):
-        total, metrics = q_loss.loss_of(setting, params, target, batch, key, hp)
+        total, metrics = q_loss.loss_of(method.setting, params, target, batch, key, hp)
         return total, learning.Aux(metrics, target)
 
-    def learn(learner, drawn, key, hp):
-        def step(now, given):
-            batch, key = given
-            updates = now.updates
-            now, metrics = learning.gradient_step(
-                loss, optimise(hp), now, (batch, updates), key, hp
-            )
-            return now, metrics
-
-        keys = jax.random.split(key, config.gradient_steps)
-        learner, metrics = jax.lax.scan(step, learner, (drawn, keys))
-        priority = metrics.pop("priority")
-        return learner, jax.tree.map(jnp.mean, metrics), priority
-
-    def update(learner, drawn, key, hp, step):
-        learner, metrics, priority = learning.after(
-            config.learning_starts, step, learn, learner, drawn, key, hp
+    def gradient_step(now, given):
+        batch, key = given
+        return learning.gradient_step(
+            loss, method.optimiser(hp), now, (batch, now.updates), key, hp
         )
-        updates = learner.updates + 1
-        due = is_due(updates, hp.targets.target_period)
-        target = tree.where(due, learner.params, learner.stats)
-        metrics["epsilon"] = epsilon_at(learner.updates, hp.exploration)
-        learner = learner._replace(stats=target, updates=updates)
-        found = replay.Feedback(drawn.place, drawn.live, priority)
-        return learner, metrics, found if parts.prioritised else ()
 
-    return types.Agent(init, lambda batch: (), act, update, memory)
+    keys = jax.random.split(key, method.config.gradient_steps)
+    learner, metrics = jax.lax.scan(gradient_step, learner, (drawn, keys))
+    priority = metrics.pop("priority")
+    return learner, jax.tree.map(jnp.mean, metrics), priority
 
 
 def epsilon_at(updates: Array, hp: Exploration) -> Array:
@@ -150,21 +204,12 @@ def is_due(updates: Array, period: types.Scalar) -> Array:
     return jnp.floor(updates / period) > jnp.floor((updates - 1) / period)
 
 
-def _check(config: Any, parts: q_loss.Parts) -> None:
+def _check(config: Config, parts: q_loss.Parts) -> None:
     """Raises ValueError unless names are known and sizes positive."""
     optimiser.check(config.optimiser)
-    if parts.distribution not in q_loss.DISTRIBUTIONS:
-        raise ValueError(
-            f"distribution: {parts.distribution!r} is not known, use one of "
-            f"{q_loss.DISTRIBUTIONS}"
-        )
-    for name, value in (
-        ("n_step", parts.n_step),
-        ("atoms", parts.atoms),
-        ("gradient_steps", config.gradient_steps),
-    ):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, give at least 1")
+    errors.check_choices(parts, {"distribution": q_loss.DISTRIBUTIONS})
+    errors.check_sizes(parts, ("n_step", "atoms"))
+    errors.check_sizes(config, ("gradient_steps",))
     if parts.distribution != "none" and parts.atoms < 2:
         raise ValueError(f"atoms: got {parts.atoms}, give at least 2")
     if config.learning_starts < 0:

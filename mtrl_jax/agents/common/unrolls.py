@@ -32,6 +32,7 @@ class Carry(NamedTuple):
 
     core: Tree  # {stream: [B, ...]} of the network's memories
     action: Array  # [B, ...] the action that led to the next step
+    teacher: Tree = ()  # what the core is to the agent, to its teacher
 
 
 class Extras(NamedTuple):
@@ -41,6 +42,7 @@ class Extras(NamedTuple):
     value: Array
     # [T, B, policy_params_size] raw, before the temperature: a label for a student.
     policy: Array | None = None
+    teacher: Tree = ()  # raw parameters of the teacher's policy, [T, B, ...]
 
 
 class Evaluated(NamedTuple):

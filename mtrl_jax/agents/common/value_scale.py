@@ -47,6 +47,7 @@ class Scale:
     debias: bool
     tasks: int
     heads: Sequence[tuple[str, ...]] = (("value",),)
+    stacked: bool = False  # the heads are of several networks, [networks, ...]
 
     @property
     def num_values(self) -> int | None:
@@ -115,9 +116,10 @@ class Scale:
                 "bias": head["bias"] * ratio,
             }
 
+        each = jax.vmap if self.stacked else lambda change: change
         for path in self.heads:
-            params = _at(params, path, rewritten)
-            grads = _at(grads, path, of_rewritten)
+            params = _at(params, path, each(rewritten))
+            grads = _at(grads, path, each(of_rewritten))
         return params, grads
 
     def metrics(self, stats: Tree, task: Array, live: Array, hp: Hparams) -> dict:
@@ -136,7 +138,11 @@ class Scale:
 
 
 def make(
-    config: Any, tasks: int, heads: Sequence[tuple[str, ...]] = (("value",),)
+    config: Any,
+    tasks: int,
+    heads: Sequence[tuple[str, ...]] = (("value",),),
+    *,
+    stacked: bool = False,
 ) -> Scale:
     """Returns the scale of an agent's ``Config``.
 
@@ -152,7 +158,12 @@ def make(
                 f"{field}: unknown {getattr(config, field)!r}; one of {', '.join(known)}"
             )
     return Scale(
-        config.value_scale, config.value_statistics, config.value_debias, tasks, heads
+        config.value_scale,
+        config.value_statistics,
+        config.value_debias,
+        tasks,
+        heads,
+        stacked,
     )
 
 

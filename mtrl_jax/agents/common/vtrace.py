@@ -54,6 +54,7 @@ def terms(
     stats: Tree,
     of_scale: value_scale.Hparams,
     normalise: bool = False,
+    beside: Array | float = 0.0,
     combiner: combining.Combining = combining.MEAN,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics): policy gradient, value error and entropy of live steps.
@@ -61,7 +62,8 @@ def terms(
     mean(−ρ A log π(a)), mean(½ (v − V)²) and mean(H), with V-trace's advantages A, their
     weights ρ and targets v; A and v − V are divided by the scale of values after the
     batch. ``log_mu`` [T, B] are the behaviour's log-probabilities, ``task`` [T, B].
-    ``normalise`` gives the live advantages of each
+    ``beside`` [T, B] is a part of the rewards that counts in the targets and not in the
+    step's own advantage, because its gradient is elsewhere. ``normalise`` gives the live advantages of each
     task mean 0 and variance 1; ``clip_epsilon`` above 0 takes out the steps whose policy
     has moved that far already. Both come before the weights, which would otherwise
     change what is near the mean, and the sign that trust depends on. ``combiner`` says
@@ -86,11 +88,8 @@ def terms(
         *jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1)), first_t
     )
 
-    def mean(x: Array) -> Array:
-        return policy_gradient.masked_mean(x, ~first_t)
-
     new = scale.after(stats, targets.value, ~first_t, task, of_scale)
-    advantage = scale.divided(new, targets.advantage, task, of_scale)
+    advantage = scale.divided(new, targets.advantage - beside, task, of_scale)
     target = scale.divided(new, targets.value, task, of_scale)
     predicted = scale.predicted(stats, new, v_tm1, task, of_scale)
     if normalise:
@@ -98,13 +97,14 @@ def terms(
     trusted = policy_gradient.within_trust(log_ratio, advantage, hp.clip_epsilon)
     advantage = targets.weight * advantage
 
-    def term(x: Array) -> Array:
-        return combiner.mean(x, ~first_t, task)
-
-    found = objective.Terms(
-        policy_loss=term(jnp.where(trusted, -advantage * now.log_prob, 0.0)),
-        value_loss=term(0.5 * jnp.square(target - predicted)),
-        entropy=term(now.entropy),
+    found, metrics = combiner.means(
+        objective.Terms(
+            policy_loss=jnp.where(trusted, -advantage * now.log_prob, 0.0),
+            value_loss=0.5 * jnp.square(target - predicted),
+            entropy=now.entropy,
+        ),
+        {"rho": rho_tm1, "value": v_tm1},
+        ~first_t,
+        task,
     )
-    metrics = {"rho": mean(rho_tm1), "value": mean(v_tm1)}
     return found, metrics | scale.metrics(new, task, ~first_t, of_scale), new

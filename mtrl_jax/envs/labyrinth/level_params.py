@@ -9,6 +9,7 @@ import numpy as np
 
 from mtrl_jax.envs.labyrinth import levels, world
 
+_MOST = 1e6  # of a reward
 _RANGES: dict[str, tuple[float, float]] = {
     "rooms": (1, world.ROOMS),
     "pitch": (2, world.SIZE - 1),
@@ -20,6 +21,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "bot_speed": (0, 3.5),
     "bot_reaction": (0, world.MAX_LENGTH),
     "bot_aim_error": (1e-3, 1e6),
+    "rewards": (-_MOST, _MOST),
+    "tag_reward": (-_MOST, _MOST),
     "length": (1, world.MAX_LENGTH),
 }
 # What doors.deal decides by itself.
@@ -69,7 +72,7 @@ def _value(name: str, value: Any, default: Any) -> np.ndarray:
         raise ValueError(
             f"options.{name}: got {value!r}, give a value like {like.tolist()!r}"
         )
-    low, high = _RANGES.get(name, (-np.inf, np.inf))
+    low, high = (0, 1) if like.dtype.kind == "b" else _RANGES[name]
     if not ((array >= low) & (array <= high)).all():
         raise ValueError(f"options.{name}: got {value!r}, give {low:g} to {high:g}")
     dtypes = {"b": np.bool_, "i": np.int32, "f": np.float32}
@@ -110,8 +113,9 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
     floor = _floor(int(new["rooms"]), int(new["pitch"]), bool(new["round"]))
     if floor < wanted:
         raise ValueError(
-            f"options.counts: {wanted} of things, agent and bots on {floor} free cells; "
-            "give fewer or a larger map"
+            f"options.counts: {wanted} of things, agent and bots on {floor} free cells "
+            f"(rooms={new['rooms']}, pitch={new['pitch']}, round={new['round']}); give "
+            "fewer or a larger map"
         )
 
 

@@ -35,6 +35,7 @@ def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     places that are given.
     """
     things = int(np.sum(params.counts))
+    given = next((name for name in OPTIONS if name in options), "tasks")
     for name, value, wanted, works in (
         ("rooms", int(params.rooms), params.rooms == 1, "1"),
         ("maze_seed", int(params.maze_seed), params.maze_seed >= 0, "a seed"),
@@ -44,7 +45,7 @@ def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     ):
         if not wanted:
             raise ValueError(
-                f"options.tasks: tasks are places in one open room that stays; {name} is "
+                f"options.{given}: tasks are places in one open room that stays; {name} is "
                 f"{value}, give {works}"
             )
     return _among(

@@ -1,0 +1,288 @@
+"""Distral: task policies around a distilled policy, on the V-trace learner.
+
+    J = Σ_i E_{π_i} Σ_t [ r_i + (α/β) log π_0(a_t|s_t) − (1/β) log π_i(a_t|s_t) ]
+
+Every task has its own policy π_i and value; π_0 is one for all. The KL from π_i to π_0
+weighs α/β, the entropy of π_i (1 − α)/β: both numbers are traced. The seven variants of
+the paper are these and a choice of columns, h being π_0's network and f_i a task's:
+
+    columns    π_i ∝             α = 0            α = 1       between
+    one        exp f_i           A3C              KL_1col     KL+ent_1col
+    two        exp(α h + f_i)    A3C              KL_2col     KL+ent_2col
+    added      exp(h + f_i)      A3C_2col: not distilled, entropy 1/β whatever α
+    shared     exp h             A3C_multitask: one network, likewise
+
+A task's network runs on its own slots alone where these are static, and minibatches have
+the same share of every task.
+
+The step's own part of the sum, Σ_a π_i [(α/β) log π_0 − (1/β) log π_i], is differentiated
+as it stands, by π_i and by π_0 (which is the distillation); what follows it is in the
+V-trace targets of the values, and in the advantages. Under ``value_scale`` β is in the
+unit that values are learned in, and so means the same in every task.
+
+Ref: Teh et al. 2017, "Distral: Robust multitask reinforcement learning"
+(arXiv:1707.04175), equations 1-9 and section 4.
+
+Deviations: a task's column outputs f_i = β · (the paper's), so that a policy moves at the
+same rate and keeps its place when β changes; no γ^t before a step's gradient; V-trace
+instead of n-step returns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    objective,
+    optimiser,
+    unrolls,
+    value_scale,
+    vtrace,
+)
+from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import heads, task_networks
+from mtrl_jax.types import Array, Scalar, Tree
+
+COLUMNS = ("one", "two", "added", "shared")
+
+INFO = types.AgentInfo(
+    "task policies around a distilled one (Teh et al. 2017)",
+    needs_extras=True,
+    observe_action=unrolls.observe_action,
+    actions=(types.Discrete, types.Factorised),
+    learns=("observation", "action", "both", "masked", "memory", "both_factorised"),
+    fewest_tasks=2,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program; the network is that of π_0 and of each task."""
+
+    network: networks.NetworkConfig = dataclasses.field(
+        default_factory=networks.NetworkConfig
+    )
+    columns: str = "two"  # of COLUMNS
+    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    epochs: int = 1
+    minibatches: int = 1
+    value_scale: str = "none"  # see agents/common/value_scale.py
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
+
+
+class Transfer(NamedTuple):
+    """Distral's two numbers, and who acts."""
+
+    alpha: Share = 0.5  # 0: entropy alone, 1: KL alone
+    beta: Amount = 100.0  # inverse weight of both
+    distilled: Share = 0.0  # from 0.5 on π_0 acts in place of π_i, for tests
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every leaf is traced."""
+
+    transfer: Transfer = Transfer()
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
+    value_cost: Amount = 0.5
+    returns: unrolls.Returns = unrolls.Returns()
+    vtrace: vtrace.Hparams = vtrace.Hparams()
+    scale: value_scale.Hparams = value_scale.Hparams()
+    temperature: Amount = 1.0  # of acting; 0 is greedy
+
+
+class Outputs(NamedTuple):
+    """What both columns say of each step, ``[T, B, ...]``."""
+
+    logits: Array  # of π_i, or of who acts
+    prior_logits: Array  # of π_0
+    value: Array
+
+
+class Columns(NamedTuple):
+    """The networks of π_0 and of the tasks; None in place of the one there is not."""
+
+    prior: networks.Network
+    own: networks.Network | None  # stacked [K, ...]
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the Distral agent for environments of ``spec``.
+
+    Metrics: ``loss, policy_loss, value_loss, entropy`` (of π_i), ``kl`` (from π_i to
+    π_0), ``regulariser``, ``grad_norm, rho``, ``value`` (mean, regularised),
+    ``value_std`` with a value scale; means over live transitions.
+
+    Raises:
+      ValueError: an unknown option, or a Box; slots of a task that do not divide into
+        the minibatches.
+    """
+    _check(spec, config)
+    is_shared = config.columns == "shared"
+    path = ("prior" if is_shared else "own", "value")
+    scale = value_scale.make(config, len(spec.tasks), (path,), stacked=not is_shared)
+    acting = _columns(spec, config, scale)
+    # The slots of a minibatch are in another order.
+    learned = acting
+    if spec.slot_tasks and config.epochs * config.minibatches > 1:
+        ordered = minibatches.grouped(spec.slot_tasks, config.minibatches)
+        learned = _columns(spec._replace(slot_tasks=ordered), config, scale)
+
+    def optimise(hp):
+        steps = config.epochs * config.minibatches
+        return optimiser.make(config.optimiser, hp.optimiser, steps)
+
+    def init(key, hp):
+        prior_key, own_key = jax.random.split(key)
+        params = {"prior": acting.prior.init(prior_key)}
+        if acting.own is not None:
+            params["own"] = acting.own.init(own_key)
+        return learning.init(params, optimise(hp), scale.init())
+
+    def carry(batch):
+        action = types.action_shape(spec.action)
+        memories = {"prior": acting.prior.initial_state(batch)}
+        if acting.own is not None:
+            memories["own"] = acting.own.initial_state(batch)
+        zeros = jnp.zeros((batch, *action.shape), action.dtype)
+        return unrolls.Carry(memories, zeros)
+
+    def act(learner, carry, ts, key, hp):
+        now, previous = jax.tree.map(lambda x: x[None], (ts, carry.action))
+        out, memories = unroll(
+            acting, config, learner.params, carry.core, now, previous, hp
+        )
+        out = jax.tree.map(lambda x: x[0], out)
+        logits = jnp.where(hp.transfer.distilled < 0.5, out.logits, out.prior_logits)
+        policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
+        action, log_prob = policy.sample_and_log_prob(key)
+        value = scale.value(learner.stats, out.value, ts.task, hp.scale)
+        after = unrolls.Carry(memories, action)
+        return action, after, unrolls.Extras(log_prob, value, logits)
+
+    loss = make_loss(spec, config, learned, scale)
+
+    def update(learner, rollout, key, hp, step):
+        del step
+        learner, metrics = learning.passes(
+            loss,
+            optimise(hp),
+            learner,
+            minibatches.slots(rollout, spec.slot_tasks),
+            key,
+            hp,
+            epochs=config.epochs,
+            minibatches=config.minibatches,
+            preserve=scale.preserve,
+        )
+        return learner, metrics, ()
+
+    return types.Agent(init, carry, act, update)
+
+
+def make_loss(
+    spec: types.EnvSpec, config: Config, columns: Columns, scale: value_scale.Scale
+) -> learning.Loss:
+    """Returns the loss of one rollout."""
+    transform = rewards.get(config.rewards)
+
+    def loss(params, stats, rollout, key, hp):
+        del key
+        previous = unrolls.previous_actions(rollout)
+        memories = rollout.carry.core
+        out, _ = unroll(columns, config, params, memories, rollout.ts, previous, hp)
+        value = scale.value(stats, out.value, rollout.ts.task, hp.scale)
+        mask, task = rollout.ts.action_mask[:-1], rollout.ts.task[:-1]
+        policy = heads.policy(spec.action, out.logits[:-1], mask)
+        prior = heads.policy(spec.action, out.prior_logits[:-1], mask)
+        alpha, beta = coupling(config, hp), hp.transfer.beta
+        log_prob = policy.log_prob(rollout.action)
+        sampled = alpha * prior.log_prob(rollout.action) - log_prob
+        # A unit of what is learned, in rewards: sigma, or 1.
+        unit = 1.0 / scale.divided(stats, jnp.ones_like(log_prob), task, hp.scale)
+        beside = jax.lax.stop_gradient(unit * sampled / beta)
+        arrived = unrolls.arrivals(rollout, transform, hp.returns)
+        terms, metrics, stats_after = vtrace.terms(
+            unrolls.Evaluated(log_prob, policy.entropy(), value),
+            rollout.extras.log_prob,
+            arrived._replace(r_t=arrived.r_t + beside),
+            hp.vtrace,
+            task=task,
+            scale=scale,
+            stats=stats,
+            of_scale=hp.scale,
+            beside=beside,
+        )
+        kl = policy_gradient.masked_mean(policy.kl(prior), ~arrived.first_t)
+        regulariser = ((1.0 - alpha) * terms.entropy - alpha * kl) / beta
+        more = {"regulariser": objective.Weighted(-1.0, regulariser)}
+        # The entropy is in the regulariser.
+        costs = objective.Costs(entropy_cost=0.0, value_cost=hp.value_cost)
+        total, parts = objective.total(terms, costs, more)
+        return total, learning.Aux(metrics | parts | {"kl": kl}, stats_after)
+
+    return loss
+
+
+def coupling(config: Config, hp: Hparams) -> Scalar:
+    """Returns α of the objective; 0 of columns that are not distilled."""
+    return hp.transfer.alpha if config.columns in ("one", "two") else 0.0
+
+
+def unroll(
+    columns: Columns,
+    config: Config,
+    params: Tree,
+    memories: Tree,
+    ts: types.TimeStep,
+    prev_action: Array,
+    hp: Hparams,
+) -> tuple[Outputs, Tree]:
+    """Returns (Outputs ``[T, B, ...]``, memories); every memory advances on every step."""
+    prior, memory = columns.prior.unroll(
+        params["prior"], memories["prior"], ts, prev_action
+    )
+    after = {"prior": memory}
+    if columns.own is None:
+        return Outputs(prior.policy, prior.policy, prior.value), after
+    own, after["own"] = columns.own.unroll(
+        params["own"], memories["own"], ts, prev_action
+    )
+    logits = own.policy
+    if config.columns == "two":
+        logits = logits + hp.transfer.alpha * prior.policy
+    elif config.columns == "added":
+        logits = logits + prior.policy
+    return Outputs(logits, prior.policy, own.value), after
+
+
+def _columns(spec: types.EnvSpec, config: Config, scale: value_scale.Scale) -> Columns:
+    values = scale.num_values
+    prior = networks.make(spec, config.network, num_values=values)
+    if config.columns == "shared":
+        return Columns(prior, None)
+    return Columns(prior, task_networks.make(spec, config.network, num_values=values))
+
+
+def _check(spec: types.EnvSpec, config: Config) -> None:
+    """Raises ValueError unless options are known and the action space has logits."""
+    learning.check(config)
+    if config.columns not in COLUMNS:
+        raise ValueError(
+            f"columns: unknown {config.columns!r}; one of {', '.join(COLUMNS)}"
+        )
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            "action: distral adds the logits of its columns; give tasks with Discrete or "
+            f"Factorised actions, not {spec.action}"
+        )

@@ -1,0 +1,245 @@
+"""Progressive networks: a column a task, the earlier ones frozen, on the V-trace learner.
+
+A stage trains the last of ``columns`` columns (networks/lateral_columns.py). It begins with
+``init_from`` a stage of one column less, whose columns all are frozen then: nothing
+trains them, no optimiser has a state of them, and their bits stay. Their heads are left
+behind, so that tasks may have other actions; observations must be of one shape. The paper's baselines
+are settings:
+
+    1  columns: 1, from scratch            2  columns: 1, init_from, trains: heads
+    3  columns: 1, init_from               4  columns: 2 without init_from (random, frozen)
+
+Ref: Rusu et al. 2016, "Progressive Neural Networks" (arXiv:1606.04671).
+
+Deviations: V-trace instead of A3C; columns of dense layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import (
+    learning,
+    minibatches,
+    objective,
+    optimiser,
+    unrolls,
+    value_scale,
+    vtrace,
+)
+from mtrl_jax.hparams import Amount
+from mtrl_jax.losses import rewards
+from mtrl_jax.networks import heads, lateral_columns
+from mtrl_jax.types import Array, Tree
+
+TRAINS = ("all", "heads")
+
+INFO = types.AgentInfo(
+    "frozen columns beside one that learns (Rusu et al. 2016)",
+    needs_extras=True,
+    actions=(types.Discrete, types.Factorised),
+    learns=("observation", "action", "both", "masked", "both_factorised"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program."""
+
+    columns: int = 1  # the last learns
+    hidden: tuple[int, ...] = (64, 64)  # of each column
+    trains: str = "all"  # of the last column, of TRAINS
+    task_embedding: bool = False  # one-hot task as input, of a stage of several
+    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
+    rewards: str = "none"  # see losses/rewards.py
+    epochs: int = 1
+    minibatches: int = 1
+    value_scale: str = "none"  # see agents/common/value_scale.py
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every leaf is traced."""
+
+    optimiser: optimiser.Hparams = vtrace.OPTIMISER
+    costs: objective.Costs = objective.Costs()
+    returns: unrolls.Returns = unrolls.Returns()
+    vtrace: vtrace.Hparams = vtrace.Hparams()
+    scale: value_scale.Hparams = value_scale.Hparams()
+    temperature: Amount = 1.0  # of acting; 0 is greedy
+
+
+def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
+    """Returns the progressive agent for environments of ``spec``.
+
+    Metrics: those of ``impala``.
+
+    Raises:
+      ValueError: an unknown option, a size below 1, a Box, or PopArt with columns before,
+        whose part of the value its rewriting would not reach.
+    """
+    _check(spec, config)
+    scale = value_scale.make(config, len(spec.tasks))
+    module = make_module(spec, config, scale)
+    transform = rewards.get(config.rewards)
+
+    def optimise(hp):
+        steps = config.epochs * config.minibatches
+        return optimiser.make(config.optimiser, hp.optimiser, steps)
+
+    def init(key, hp):
+        size = lateral_columns.input_size(spec, side_size(spec, config))
+        before, params = lateral_columns.init(module, key, config.columns, size)
+        frozen = {f"column_{k}": column for k, column in enumerate(before)}
+        return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
+
+    def carry(batch):
+        del batch
+        return ()
+
+    def said(frozen, params, ts):
+        """Returns (policy parameters, values) of time steps ``[...]``."""
+        columns = [frozen[f"column_{k}"] for k in range(config.columns - 1)]
+        x = inputs(spec, config, ts)
+        column, _ = lateral_columns.run(module, columns, params, x)
+        value = column.value if scale.num_values else column.value[..., 0]
+        return column.policy, value
+
+    def act(learner, carry, ts, key, hp):
+        policy, value = said(learner.frozen, learner.params, ts)
+        chosen = heads.policy(spec.action, policy, ts.action_mask, hp.temperature)
+        action, log_prob = chosen.sample_and_log_prob(key)
+        value = scale.value(learner.stats, value, ts.task, hp.scale)
+        extras = unrolls.Extras(log_prob, value, policy)
+        return action, carry, extras
+
+    def loss_of(frozen: Tree) -> learning.Loss:
+        def loss(params, stats, rollout, key, hp):
+            del key
+            policy, value = said(frozen, params, rollout.ts)
+            mask, task = rollout.ts.action_mask[:-1], rollout.ts.task[:-1]
+            now = heads.policy(spec.action, policy[:-1], mask)
+            terms, metrics, new = vtrace.terms(
+                unrolls.Evaluated(
+                    now.log_prob(rollout.action),
+                    now.entropy(),
+                    scale.value(stats, value, rollout.ts.task, hp.scale),
+                ),
+                rollout.extras.log_prob,
+                unrolls.arrivals(rollout, transform, hp.returns),
+                hp.vtrace,
+                task=task,
+                scale=scale,
+                stats=stats,
+                of_scale=hp.scale,
+            )
+            total, parts = objective.total(terms, hp.costs)
+            return total, learning.Aux(metrics | parts, new)
+
+        return loss
+
+    def update(learner, rollout, key, hp, step):
+        del step
+        learner, metrics = learning.passes(
+            loss_of(learner.frozen),
+            optimise(hp),
+            learner,
+            minibatches.slots(rollout),
+            key,
+            hp,
+            epochs=config.epochs,
+            minibatches=config.minibatches,
+            preserve=scale.preserve,
+        )
+        return learner, metrics, ()
+
+    return types.Agent(init, carry, act, update)
+
+
+def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Array:
+    """Returns what all columns read of time steps ``[...]``, ``[..., F]``."""
+    side = jax.nn.one_hot(ts.task, len(spec.tasks))[..., : side_size(spec, config)]
+    return lateral_columns.flat_inputs(ts.obs, side)
+
+
+def side_size(spec: types.EnvSpec, config: Config) -> int:
+    """Returns how many numbers are beside the observation."""
+    return len(spec.tasks) if config.task_embedding else 0
+
+
+def make_module(
+    spec: types.EnvSpec, config: Config, scale: value_scale.Scale
+) -> lateral_columns.Columns:
+    """Returns the network of one column."""
+    return lateral_columns.Columns(
+        config.hidden,
+        heads.policy_params_size(spec.action),
+        scale.num_values or 1,
+        heads_only=config.trains == "heads",
+    )
+
+
+def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
+    """Returns the learner that begins with another's.
+
+    One of as many columns goes on with it (baselines 2 and 3), but for heads of other
+    actions: then these, the optimiser and statistics are its own. One of a column more
+    has all of its columns frozen, and a column, optimiser and statistics of its own.
+    """
+    layers = sum(name.startswith("layer_") for name in given.params)
+    column = lateral_columns.headless(given.params, layers)
+    if len(own.frozen) == len(given.frozen) + 1:
+        last = f"column_{len(given.frozen)}"
+        return own._replace(frozen={**given.frozen, last: column})
+    heads = {name: x for name, x in given.params.items() if name not in column}
+    its_own = {name: own.params[name] for name in heads if name in own.params}
+    if _shapes(heads) == _shapes(its_own):
+        return given
+    return own._replace(params=column | its_own, frozen=given.frozen)
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.shape, tree)
+
+
+def sensitivities(
+    spec: types.EnvSpec, config: Config, learner: learning.Learner, ts: types.TimeStep
+) -> Array:
+    """Returns the average Fisher sensitivity ``[columns, layers]`` at steps ``[N]``.
+
+    Of a learner of an agent with one categorical choice; see ``networks/lateral_columns``.
+    """
+    scale = value_scale.make(config, len(spec.tasks))
+    columns = [learner.frozen[f"column_{k}"] for k in range(config.columns - 1)]
+    x = inputs(spec, config, ts)
+    return lateral_columns.sensitivities(
+        make_module(spec, config, scale), columns, learner.params, x, ts.action_mask
+    )
+
+
+def _check(spec: types.EnvSpec, config: Config) -> None:
+    """Raises ValueError unless options are known, sizes positive, and all can be."""
+    learning.check(config)
+    if config.columns < 1:
+        raise ValueError(f"columns: got {config.columns}, give at least 1")
+    if not config.hidden or min(config.hidden) < 1:
+        raise ValueError(f"hidden: got {config.hidden}, give positive sizes")
+    if config.trains not in TRAINS:
+        raise ValueError(
+            f"trains: unknown {config.trains!r}; one of {', '.join(TRAINS)}"
+        )
+    if config.columns > 1 and config.value_scale == "popart":
+        raise ValueError(
+            "value_scale: 'popart' rewrites one value head, and columns before have a "
+            "part of the value here; use 'return_scale'"
+        )
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            "action: progressive has columns of logits; give tasks with Discrete or "
+            f"Factorised actions, not {spec.action}"
+        )

@@ -1,0 +1,129 @@
+"""Trunks that tasks share in part: layers mixed across tasks, and mixtures of experts.
+
+    cross_stitch   K columns of layers, one a task; after each layer x̃_i = Σ_j α_ij x_j
+    experts        N columns u_n; h = tanh(Σ_n w_{task,n} ũ_n), ũ orthonormal in each state
+
+Both see flat inputs ``[..., F]`` and the task of each, and give its own features. Every
+column is computed for every input: by definition of the first, where each task reads the
+activations of all, and of the second, where N does not grow with the tasks.
+
+Ref: Misra et al. 2016 (arXiv:1604.03539), equation 1; Hendawy et al. 2024, MOORE
+(arXiv:2311.11385), section 4.
+
+Deviation: α is its initial value (0.9 on the diagonal, the rest even, rows that sum to 1)
+plus ten times a parameter, which is a learning rate of its own under any optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.networks import initialisers
+from mtrl_jax.types import Array
+
+_OWN, _RATE = 0.9, 10.0
+_TINY = 1e-6
+_orthogonal = initialisers.orthogonal(2**0.5)
+
+
+class CrossStitch(nn.Module):
+    """Returns the features [..., hidden[-1]] of each input's own task's column."""
+
+    hidden: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    tasks: int
+
+    @nn.compact
+    def __call__(self, x: Array, task: Array) -> Array:
+        zeros = nn.initializers.zeros_init()
+        columns = jnp.broadcast_to(x, (self.tasks, *x.shape))  # [K, ..., F]
+        for i, size in enumerate(self.hidden):
+            columns = self.activation(_Columns(size, self.tasks)(columns))
+            change = self.param(f"stitch_{i}", zeros, (self.tasks, self.tasks))
+            stitch = initial_stitch(self.tasks) + _RATE * change
+            columns = jnp.tensordot(stitch, columns, axes=1)
+        return of_own(columns, task)
+
+
+class Experts(nn.Module):
+    """Returns the task's combination [..., hidden[-1]] of orthonormal experts."""
+
+    hidden: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    tasks: int
+    experts: int
+
+    @nn.compact
+    def __call__(self, x: Array, task: Array) -> Array:
+        columns = jnp.broadcast_to(x, (self.experts, *x.shape))
+        for i, size in enumerate(self.hidden):
+            columns = _Columns(size, self.experts)(columns)
+            if i < len(self.hidden) - 1:
+                columns = self.activation(columns)
+        weights = self.param(
+            "weights", nn.initializers.normal(1.0), (self.tasks, self.experts)
+        )
+        own = jnp.moveaxis(weights[task], -1, 0)[..., None]  # [N, ..., 1]
+        return jnp.tanh(jnp.sum(own * orthonormal(columns), axis=0))
+
+
+class _Columns(nn.Module):
+    """Returns a dense layer of each column, [N, ..., size] of [N, ..., F]."""
+
+    size: int
+    number: int
+
+    @nn.compact
+    def __call__(self, columns: Array) -> Array:
+        shape = (self.number, columns.shape[-1], self.size)
+        kernel = self.param("kernel", _each(_orthogonal), shape)
+        bias = self.param(
+            "bias", nn.initializers.zeros_init(), (self.number, self.size)
+        )
+        flat = columns.reshape(self.number, -1, columns.shape[-1])
+        out = jnp.einsum("nbf,nfs->nbs", flat, kernel) + bias[:, None]
+        return out.reshape(*columns.shape[:-1], self.size)
+
+
+def initial_stitch(tasks: int) -> Array:
+    """Returns α [K, K]: 0.9 on the diagonal, the rest even; rows sum to 1."""
+    if tasks == 1:
+        return jnp.ones((1, 1))
+    rest = (1.0 - _OWN) / (tasks - 1)
+    return jnp.full((tasks, tasks), rest) + (_OWN - rest) * jnp.eye(tasks)
+
+
+def of_own(columns: Array, task: Array) -> Array:
+    """Returns x [..., F] of the column of each one's task, of [K, ..., F]."""
+    index = jnp.broadcast_to(task[None, ..., None], (1, *columns.shape[1:]))
+    return jnp.take_along_axis(columns, index, axis=0)[0]
+
+
+def orthonormal(columns: Array) -> Array:
+    """Returns the columns [N, ..., F] made orthonormal, each against those before it.
+
+    Modified Gram-Schmidt across the columns of every state. What is left of a column
+    that lies in the span of those before it is next to nothing, and stays so.
+    """
+    done: list[Array] = []
+    for column in columns:
+        for other in done:
+            shadow = jnp.sum(column * other, axis=-1, keepdims=True)
+            column = column - shadow * other
+        square = jnp.sum(jnp.square(column), axis=-1, keepdims=True)
+        done.append(column * jax.lax.rsqrt(square + _TINY**2))
+    return jnp.stack(done)
+
+
+def _each(init: Callable) -> Callable:
+    """Returns an initialiser of [N, ...]: every column drawn by itself."""
+
+    def columns(key, shape, dtype=jnp.float32):
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda k: init(k, shape[1:], dtype))(keys)
+
+    return columns

@@ -1,0 +1,175 @@
+"""Progressive columns: what is frozen, what is read, and what rests on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.agents import progressive as agent
+from mtrl_jax.agents.common import learning
+from mtrl_jax.networks import lateral_columns as networks
+
+KEY = jax.random.key(0)
+MODULE = networks.Columns((5, 4), 3, 1)
+X = jax.random.normal(KEY, (40, 6))
+LEGAL = jnp.ones((40, 3), bool)
+
+
+@pytest.fixture(name="columns", scope="module")
+def _columns():
+    """Returns (frozen columns, last column) of three, heads far from uniform."""
+    frozen, last = networks.init(MODULE, KEY, 3, 6)
+
+    loud = {
+        name: jax.tree.map(lambda x: 100 * x, last[name])
+        for name in ("policy", "lateral_policy")
+    }
+    return frozen, last | loud
+
+
+def test_a_column_reads_the_layers_below_its_own_of_those_before(columns):
+    """relu(W h + U relu(V [α h'])), at the heads too, in float64."""
+    frozen, last = columns
+    column, hidden = networks.run(MODULE, frozen, last, X)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), last)
+    before = [[np.asarray(h, np.float64) for h in x] for x in hidden[:2]]
+
+    def dense(name, x):
+        return x @ p[name]["kernel"] + p[name].get("bias", 0.0)
+
+    def adapter(i):
+        scaled = [a * h[i - 1] for a, h in zip(p[f"scale_{i}"], before)]
+        return np.maximum(dense(f"adapter_{i}", np.concatenate(scaled, -1)), 0)
+
+    h = np.maximum(dense("layer_0", np.asarray(X, np.float64)), 0)
+    h = np.maximum(dense("layer_1", h) + dense("lateral_1", adapter(1)), 0)
+    policy = dense("policy", h) + dense("lateral_policy", adapter(2))
+    value = dense("value", h) + dense("lateral_value", adapter(2))
+    np.testing.assert_allclose(column.policy, policy, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(column.value, value, rtol=1e-4, atol=1e-4)
+    assert set(np.asarray(last["scale_1"])) <= set(np.float32(networks.SCALES))
+
+
+def test_without_laterals_a_column_is_a_plain_network(columns):
+    """U = 0: what came before does not matter; the first column has no laterals."""
+    frozen, last = columns
+    zero = {
+        name: jax.tree.map(jnp.zeros_like, x) if name.startswith("lateral") else x
+        for name, x in last.items()
+    }
+    column, _ = networks.run(MODULE, frozen, zero, X)
+    plain = {n: last[n] for n in ("layer_0", "layer_1", "policy", "value")}
+    alone, _ = networks.run(MODULE, [], plain, X)
+    np.testing.assert_allclose(column.policy, alone.policy, rtol=1e-5, atol=1e-6)
+    assert set(frozen[0]) == {"layer_0", "layer_1"}
+    assert set(frozen[1]) == {*frozen[0], "lateral_1", "adapter_1", "scale_1"}
+    shares = networks.sensitivities(MODULE, frozen, zero, X, LEGAL)
+    np.testing.assert_allclose(shares, [[0, 0], [0, 0], [1, 1]], atol=1e-6)
+
+
+def test_columns_before_may_change_places_with_their_adapters(columns):
+    """Permuted together with α and the rows of V, the output stays."""
+    frozen, last = columns
+    _, hidden = networks.run(MODULE, frozen, last, X)
+
+    def swapped(name, x):
+        if name.startswith("scale"):
+            return x[::-1]
+        if name.startswith("adapter"):
+            half = x["kernel"].reshape(2, -1, x["kernel"].shape[-1])[::-1]
+            return {"kernel": half.reshape(x["kernel"].shape)}
+        return x
+
+    turned = {name: swapped(name, x) for name, x in last.items()}
+    wanted = MODULE.apply({"params": last}, X, hidden[:2])
+    found = MODULE.apply({"params": turned}, X, hidden[1::-1])
+    np.testing.assert_allclose(found.policy, wanted.policy, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fisher_sensitivity_is_its_closed_form():
+    """Of a linear head on one layer: E Σ_a π (W_a − Σ_b π_b W_b)² var(h), per unit."""
+    module = networks.Columns((5,), 3, 1)
+    frozen, last = networks.init(module, KEY, 2, 6)
+    last["policy"]["kernel"] = 100 * last["policy"]["kernel"]
+    last["lateral_policy"]["kernel"] = 0 * last["lateral_policy"]["kernel"]
+    shares = networks.sensitivities(module, frozen, last, X, LEGAL)
+    np.testing.assert_allclose(shares, [[0.0], [1.0]], atol=1e-6)
+    # Both columns matter, and a scale that V undoes changes nothing.
+    frozen, last = networks.init(module, KEY, 2, 6)
+    found = networks.sensitivities(module, frozen, last, X, LEGAL)
+    np.testing.assert_allclose(found.sum(0), 1.0, rtol=1e-5)
+    assert found[0, 0] > 1e-6
+    loud = [
+        {**frozen[0], "layer_0": jax.tree.map(lambda x: 7.0 * x, frozen[0]["layer_0"])}
+    ]
+    quiet = {**last, "scale_1": last["scale_1"] / 7.0}
+    again = networks.sensitivities(module, loud, quiet, X, LEGAL)
+    np.testing.assert_allclose(again, found, rtol=1e-3)
+
+
+@pytest.fixture(name="one", scope="module")
+def _one(kit):
+    """The agent of two columns on a probe."""
+    return kit.setup("progressive", "none", ("both",))
+
+
+def test_frozen_columns_keep_their_bits_and_have_no_optimiser(one):
+    """After updates; the last column moves."""
+    after = one.learner
+    for i in range(3):
+        after, _ = one.update(after, one.rollout, jax.random.fold_in(KEY, i), one.hp)
+    assert list(after.frozen) == ["column_0"]
+    for x, y in zip(jax.tree.leaves(one.learner.frozen), jax.tree.leaves(after.frozen)):
+        np.testing.assert_array_equal(x, y)
+    moments = [x for x in jax.tree.leaves(after.opt) if x.ndim]
+    assert len(moments) == 2 * len(jax.tree.leaves(after.params))
+    kernels = [x.params["layer_0"]["kernel"] for x in (one.learner, after)]
+    assert not np.array_equal(*kernels)
+
+
+def test_only_heads_are_trained_where_that_is_asked(one, kit):
+    """Baseline 2: layers and adapters below keep their bits."""
+    made = kit.small("progressive", one.env.spec, columns=1, trains="heads")
+    learner = made.init(KEY, one.hp)
+    after, _ = kit.updater(made)(learner, one.rollout, KEY, one.hp)
+    moved = {
+        name: not np.array_equal(x["kernel"], learner.params[name]["kernel"])
+        for name, x in after.params.items()
+    }
+    assert moved == {"layer_0": False, "layer_1": False, "policy": True, "value": True}
+
+
+def test_a_column_more_freezes_what_it_begins_with():
+    """Of as many it goes on with the other's, optimiser and all."""
+
+    def learner(columns, mark, actions):
+        frozen = {f"column_{k}": f"{mark}{k}" for k in range(columns - 1)}
+        sizes = {"layer_0": 4, "policy": actions, "adapter_1": 4}
+        params = {name: np.full(size, len(mark)) for name, size in sizes.items()}
+        return learning.Learner(params, f"{mark}opt", (), mark, (), frozen)
+
+    old = learner(2, "old", 3)
+    assert agent.inherit(learner(2, "new", 3), old) is old
+    joined = agent.inherit(learner(3, "new", 5), old)
+    body = {"layer_0": old.params["layer_0"]}
+    assert joined.frozen == {"column_0": "old0", "column_1": body}
+    assert joined.params["policy"].shape == (5,) and joined.opt == "newopt"
+    # With other actions the heads are new, and what lies below goes on.
+    own = learner(2, "new", 5)
+    other = agent.inherit(own, old)
+    assert other.params["layer_0"] is old.params["layer_0"]
+    assert other.params["policy"] is own.params["policy"] and other.opt == "newopt"
+    assert other.frozen == old.frozen
+
+
+def test_what_cannot_be_is_refused(kit):
+    """By field, with what would do."""
+    spec = kit.probe("both").spec
+    for settings, words in (
+        ({"columns": 0}, "columns: got 0, give at least 1"),
+        ({"trains": "some"}, "trains: unknown 'some'; one of all, heads"),
+        ({"value_scale": "popart"}, "value_scale: 'popart' .*'return_scale'"),
+        ({"hidden": ()}, "hidden: got"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kit.small("progressive", spec, **settings)

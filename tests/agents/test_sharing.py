@@ -1,0 +1,79 @@
+"""What the tasks' networks share, as an option of the actor-critic learner."""
+
+import jax
+import numpy as np
+import pytest
+
+from mtrl_jax.agents import impala, ppo
+from mtrl_jax.networks.network_config import NetworkConfig
+
+KEY = jax.random.key(0)
+TASKS = ("both", "masked")
+MODULES = {"impala": impala, "ppo": ppo}
+SOFT = NetworkConfig(hidden=(6,), sharing="soft")
+
+
+@pytest.fixture(name="made", params=list(MODULES), scope="module")
+def _made(request, kit):
+    """A function of (slot_tasks, more settings): the Setup with networks of the tasks."""
+    module, plain = MODULES[request.param], kit.setup(request.param, "none", TASKS)
+
+    def make(slot_tasks=plain.env.spec.slot_tasks, **config):
+        spec = plain.env.spec._replace(slot_tasks=slot_tasks)
+        settings = {"network": SOFT, "optimiser": "adam", "epochs": 1, "minibatches": 1}
+        agent = module.make(spec, module.Config(**settings | config))
+        one = plain._replace(
+            agent=agent, act=jax.jit(agent.act), update=kit.updater(agent)
+        )
+        learner = kit.fresh(one, 0)
+        rollout = kit.collect(one, learner=learner, tasks=TASKS)
+        return one._replace(learner=learner, rollout=rollout)
+
+    return make
+
+
+def leaves_close(x, y, **tolerance):
+    """Assert that two trees are the same to rounding."""
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_tasks_on_their_own_slots_learn_what_they_learn_by_choice(made, kit):
+    """Static groups of slots are the same update as all networks on all slots."""
+    static, chosen = made(), made(slot_tasks=())
+    leaves_close(static.rollout, chosen.rollout, rtol=1e-5, atol=1e-6)
+    hp = kit.changed(static.hp, distance_cost=0.1, max_grad_norm=1e6)
+    wanted, metrics = chosen.update(chosen.learner, chosen.rollout, KEY, hp)
+    found, other = static.update(static.learner, chosen.rollout, KEY, hp)
+    leaves_close(found, wanted, rtol=1e-4, atol=2e-5)
+    leaves_close(other, metrics, rtol=1e-3, atol=1e-5)
+    assert metrics["distance"] > 1.0
+
+
+def test_the_cost_of_distance_brings_networks_together(made, kit):
+    """At 0 a task without live steps learns nothing; at a high cost they become one."""
+    one = made(epochs=2, minibatches=2, value_scale="popart")
+    ts = one.rollout.ts
+    dead = ts.first | (ts.task == 1)
+    alone = one.rollout._replace(ts=ts._replace(first=dead))
+    free = kit.changed(one.hp, distance_cost=0.0, learning_rate=1e-2)
+    after, metrics = one.update(one.learner, alone, KEY, free)
+    torso = [
+        x.params["torso"]["mlp"]["Dense_0"]["kernel"] for x in (one.learner, after)
+    ]
+    moved = [not np.array_equal(*(x[k] for x in torso)) for k in (0, 1)]
+    assert moved == [True, False]
+    tied, learner, found = kit.changed(free, distance_cost=10.0), one.learner, []
+    for i in range(60):
+        key = jax.random.fold_in(KEY, i)
+        learner, metrics = one.update(learner, one.rollout, key, tied)
+        found.append(float(metrics["distance"]))
+    assert found[-1] < 0.1 * found[0]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(learner))
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_an_unknown_distance_is_refused(name, kit):
+    """When the agent is made."""
+    with pytest.raises(ValueError, match="distance: unknown 'far'; one of l2, trace"):
+        kit.small(name, kit.probe(*TASKS).spec, distance="far")
