@@ -45,7 +45,7 @@ def make_program(
         _written(config, world.spec), _recorded(config, agent, world.spec, teacher)
     )
     record = _record(config, contents, names, masks, world.batch[1])
-    make = functools.partial(make_agent, config)
+    make = functools.partial(make_agent, config, teacher=teacher)
     return online.make_program(
         config, restart, world=world, make_agent=make, record=record
     )
