@@ -1,10 +1,10 @@
-"""Tables of DreamerV2's page: learning, operations, speed."""
+"""Tables of DreamerV2's page: learning, operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from table_cells import Rows, load, number, quantity, ratio
+from table_cells import Rows, load, number, quantity
 
 
 def breakout() -> Rows:
@@ -34,28 +34,7 @@ def operations() -> Rows:
     return rows
 
 
-def speed() -> Rows:
-    """Returns rates by size and members."""
-    rows: Rows = [
-        ["size", "P", "gradient steps/s", "CPU ms a gradient step", "acting steps/s",
-         "against P runs in turn"]
-    ]  # fmt: skip
-    for row in load("dreamer_speed")["rows"]:
-        rows.append(
-            [
-                row["size"],
-                str(row["members"]),
-                number(row["gradient steps/s"]),
-                number(row["CPU ms"]),
-                number(row["acting steps/s"]),
-                ratio(row.get("against runs in turn")),
-            ]
-        )
-    return rows
-
-
 TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_breakout": breakout,
     "dreamer_flops": operations,
-    "dreamer_speed": speed,
 }
