@@ -16,32 +16,9 @@ from unittest import mock
 
 import jax
 import numpy as np
+from tiny_settings import ONLINE as TINY
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# 40 updates of 4 members, 16 environment steps each; PBT, tests and checkpoints happen.
-TINY: dict[str, Any] = {
-    "tasks": [
-        {"env": "probe/action", "slots": 2},
-        {"env": "probe/memory", "slots": 2},
-    ],
-    "agent": {
-        "name": "impala",
-        "config": {
-            "optimiser": "adam",
-            "network": {"hidden": [8]},
-            "normalise_observations": True,
-        },
-    },
-    "population": {
-        "size": 4,
-        "search": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
-        "pbt": {"interval": 8, "min_episodes": 1},
-    },
-    "training": {"env_steps": 640, "unroll_length": 4, "updates_per_chunk": 2},
-    "evaluation": {"every_updates": 8, "episodes": 4},
-    "checkpoint": {"every_updates": 12, "keep": 3},
-    "logging": {"tensorboard": False, "plots": False},
-}
 UPDATES = 40
 STEPS = 16  # environment steps of one update, per member
 MAIN = "from mtrl_jax import cli; cli.main()"

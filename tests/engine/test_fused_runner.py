@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax import envs, random, types
 from mtrl_jax.engine import evaluate, fused_runner
-from mtrl_jax.envs import curriculum
+from mtrl_jax.envs import curriculum, mixture
 
 K = 2  # updates per chunk; a scan of one step may be compiled to other bits
 
@@ -166,14 +166,27 @@ def test_no_key_is_used_twice_and_roots_stay(recorded):
     assert (state.key == two.key).all()
 
 
+def course_of(options, start, batch, **changes):
+    """Returns (a mixture of one delayed probe, its curriculum from ``start``)."""
+    env = mixture.make([envs.make("probe/delayed", batch, options)])
+    whole = envs.pure_task("probe/delayed", options)
+    easy = envs.pure_task("probe/delayed", start)
+    course = curriculum.Course(
+        name="delayed", task=0, part=0, rows=slice(None), members=slice(None),
+        start=curriculum.start_of(whole, easy, list(start)), measure="return",
+        threshold=0.5, steps=2, min_episodes=8,
+    )  # fmt: skip
+    courses = [course._replace(**changes)]
+    return env, curriculum.make(env.params, batch[0], 1, courses)
+
+
 def test_a_curriculum_changes_what_the_members_play(tiny):
     """Longer episodes for the member that passes, and only after it did."""
-    env = envs.make("probe/delayed", (2, 4), {"length": 1})
     # Every return is 1: a threshold below it is passed, so compare two courses.
     lengths = {}
     for threshold in (0.5, 2.0):
-        course = curriculum.linear(
-            env, "length", low=1, high=5, threshold=threshold, steps=2, min_episodes=8
+        env, course = course_of(
+            {"length": 5}, {"length": 1}, (2, 4), threshold=threshold
         )
         runner, state, hp = tiny.start(
             2, env_=env, unroll_length=6, updates_per_chunk=K, curriculum=course
@@ -189,14 +202,15 @@ def test_a_curriculum_changes_what_the_members_play(tiny):
 
 
 def test_without_a_curriculum_the_environments_own_params_hold(tiny):
-    """And a constant curriculum gives the same bits."""
-    env = envs.make("probe/delayed", (2, 2), {"length": 3})
+    """And a curriculum from there to there gives the same bits of learning."""
+    env, course = course_of({"length": 3}, {"length": 3}, (2, 2))
     ends = []
-    for course in (None, curriculum.constant(env.params)):
-        runner, state, hp = tiny.start(2, env_=env, curriculum=course)
-        ends.append(jax.jit(runner.chunk)(state, hp))
+    for one in (None, course):
+        runner, state, hp = tiny.start(2, env_=env, curriculum=one)
+        state, out = jax.jit(runner.chunk)(state, hp)
+        ends.append((state.learner, state.stats, out.episodes))
     assert not tiny.differs(*ends)
-    episodes = ends[0][1].episodes
+    episodes = ends[0][2]
     np.testing.assert_array_equal(episodes["length"] / episodes["episodes"], 3.0)
 
 
