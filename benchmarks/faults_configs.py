@@ -55,7 +55,10 @@ def mutated(seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     settings = copy.deepcopy(rng.choice([ONLINE, STAGES]))
     for _ in range(rng.randint(1, 3)):
-        owner, key = rng.choice(list(_places(settings)))
+        places = list(_places(settings))
+        if not places:  # All of it is gone.
+            break
+        owner, key = rng.choice(places)
         change = rng.choice(["value", "value", "value", "drop", "rename", "twice"])
         if change == "value":
             owner[key] = copy.deepcopy(rng.choice(_VALUES))

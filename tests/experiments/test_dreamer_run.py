@@ -61,6 +61,7 @@ def test_an_agent_without_a_world_model_is_refused(finished, tmp_path):
         predictions.draw(finished, tmp_path / "x.gif", None, 9)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_replay_bit_for_bit(dreamt, tmp_path):
     """From update 8 of 12, when the ring of 20 rows has 16: learners, replays, carries.
 

@@ -68,6 +68,10 @@ BAD = [
     ("evaluation.every_updates=-1", "evaluation.every_updates -1 equal to 0"),
     ("checkpoint.keep=0", "checkpoint.keep 0 greater than 0"),
     ("agent.config.network.hidden=[0]", "agent.config hidden 0 positive"),
+    (
+        "agent.config.network.hidden=[99999999999999999999]",
+        "agent.config.network.hidden 99999999999999999999 2147483647",
+    ),
     ("agent.config.network.core_size=-1", "agent.config core_size -1 positive"),
     ("seed=-1", "seed -1 equal to 0"),
     ("seed=4294967296", "seed 4294967296 less than"),

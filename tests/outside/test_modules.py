@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mtrl_jax import agents, config, envs, errors, plugins
-from mtrl_jax.config import agent_settings, resuming
+from mtrl_jax.config import agent_settings, modules, resuming
 
 HERE = pathlib.Path(__file__).parent
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -272,6 +272,26 @@ def test_a_run_goes_on_with_a_file_in_another_folder_and_no_other_agent(
     other = config.from_dict({**moved, "agent": {"name": "ppo"}})
     with pytest.raises(errors.ConfigError, match=r"agent\.(name|config|hparams)"):
         resuming.check_resumable(old, other)
+
+
+def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path, write):
+    """Of settings in a checkpoint, modules are those that the run's own settings name."""
+    write("own_agent_h", AGENT)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("own_agent_h", "own_agent_i"):
+        write(f"elsewhere/{name}", "raise SystemExit('it ran')")
+    found = loaded(tmp_path, agent={"name": "own_agent_h"})
+    saved = config.to_dict(found)
+    assert modules.as_named_by(saved, found, "checkpoint 3") == saved
+    moved = {**saved["agent"], "name": f"own_agent_h@{tmp_path}/elsewhere"}
+    assert modules.as_named_by({**saved, "agent": moved}, found, "x") == saved
+    for name in (f"own_agent_i@{tmp_path}/elsewhere", "antigravity", f"ppo@{tmp_path}"):
+        other = {**saved, "agent": {**saved["agent"], "name": name}}
+        with pytest.raises(errors.ConfigError, match=r"checkpoint 3: agent.name"):
+            modules.as_named_by(other, found, "checkpoint 3")
+    envs_of = {**saved, "tasks": [{**saved["tasks"][0], "env": "antigravity/one"}]}
+    with pytest.raises(errors.ConfigError, match=r"tasks.0.env"):
+        modules.as_named_by(envs_of, found, "checkpoint 3")
 
 
 def test_no_code_is_run_from_a_runs_folder(tmp_path, write):
