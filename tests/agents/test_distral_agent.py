@@ -9,7 +9,7 @@ from mtrl_jax import config, errors
 from mtrl_jax.agents import distral
 from mtrl_jax.agents.common import minibatches
 from mtrl_jax.experiments import online
-from mtrl_jax.losses import distral as losses
+from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.networks import heads
 
 KEY = jax.random.key(0)
