@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax.agents import distral
 from mtrl_jax.agents.common import minibatches
-from mtrl_jax.losses import distral as losses
+from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.networks import heads
 
 KEY = jax.random.key(0)
