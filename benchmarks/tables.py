@@ -18,12 +18,14 @@ import sys
 from collections.abc import Callable
 
 import table_cells
+import tables_dreamer
 import tables_in_context
 import tables_learning
 import tables_speed
 import tables_summary
 
 TABLES: dict[str, Callable[[], table_cells.Rows]] = {
+    **tables_dreamer.TABLES,
     **tables_speed.TABLES,
     **tables_learning.TABLES,
     **tables_in_context.TABLES,
