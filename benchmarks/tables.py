@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 
 import table_cells
+import tables_dreamer
 import tables_faults
 import tables_in_context
 import tables_learning
@@ -25,6 +26,7 @@ import tables_speed
 import tables_summary
 
 TABLES: dict[str, Callable[[], table_cells.Rows]] = {
+    **tables_dreamer.TABLES,
     **tables_speed.TABLES,
     **tables_learning.TABLES,
     **tables_in_context.TABLES,

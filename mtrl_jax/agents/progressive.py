@@ -1,6 +1,6 @@
 """Progressive networks: a column a task, the earlier ones frozen, on the V-trace learner.
 
-A stage trains the last of ``columns`` columns (networks/progressive.py). It begins with
+A stage trains the last of ``columns`` columns (networks/lateral_columns.py). It begins with
 ``init_from`` a stage of one column less, whose columns all are frozen then: nothing
 trains them, no optimiser has a state of them, and their bits stay. Their heads are left
 behind, so that tasks may have other actions; observations must be of one shape. The paper's baselines
@@ -33,7 +33,7 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import heads, progressive
+from mtrl_jax.networks import heads, lateral_columns
 from mtrl_jax.types import Array, Tree
 
 TRAINS = ("all", "heads")
@@ -93,8 +93,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        size = progressive.input_size(spec, side_size(spec, config))
-        before, params = progressive.init(module, key, config.columns, size)
+        size = lateral_columns.input_size(spec, side_size(spec, config))
+        before, params = lateral_columns.init(module, key, config.columns, size)
         frozen = {f"column_{k}": column for k, column in enumerate(before)}
         return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
 
@@ -106,7 +106,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         """Returns (policy parameters, values) of time steps ``[...]``."""
         columns = [frozen[f"column_{k}"] for k in range(config.columns - 1)]
         x = inputs(spec, config, ts)
-        column, _ = progressive.run(module, columns, params, x)
+        column, _ = lateral_columns.run(module, columns, params, x)
         value = column.value if scale.num_values else column.value[..., 0]
         return column.policy, value
 
@@ -164,7 +164,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Array:
     """Returns what all columns read of time steps ``[...]``, ``[..., F]``."""
     side = jax.nn.one_hot(ts.task, len(spec.tasks))[..., : side_size(spec, config)]
-    return progressive.flat_inputs(ts.obs, side)
+    return lateral_columns.flat_inputs(ts.obs, side)
 
 
 def side_size(spec: types.EnvSpec, config: Config) -> int:
@@ -174,9 +174,9 @@ def side_size(spec: types.EnvSpec, config: Config) -> int:
 
 def make_module(
     spec: types.EnvSpec, config: Config, scale: value_scale.Scale
-) -> progressive.Columns:
+) -> lateral_columns.Columns:
     """Returns the network of one column."""
-    return progressive.Columns(
+    return lateral_columns.Columns(
         config.hidden,
         heads.policy_params_size(spec.action),
         scale.num_values or 1,
@@ -192,7 +192,7 @@ def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     has all of its columns frozen, and a column, optimiser and statistics of its own.
     """
     layers = sum(name.startswith("layer_") for name in given.params)
-    column = progressive.headless(given.params, layers)
+    column = lateral_columns.headless(given.params, layers)
     if len(own.frozen) == len(given.frozen) + 1:
         last = f"column_{len(given.frozen)}"
         return own._replace(frozen={**given.frozen, last: column})
@@ -212,12 +212,12 @@ def sensitivities(
 ) -> Array:
     """Returns the average Fisher sensitivity ``[columns, layers]`` at steps ``[N]``.
 
-    Of a learner of an agent with one categorical choice; see ``networks/progressive``.
+    Of a learner of an agent with one categorical choice; see ``networks/lateral_columns``.
     """
     scale = value_scale.make(config, len(spec.tasks))
     columns = [learner.frozen[f"column_{k}"] for k in range(config.columns - 1)]
     x = inputs(spec, config, ts)
-    return progressive.sensitivities(
+    return lateral_columns.sensitivities(
         make_module(spec, config, scale), columns, learner.params, x, ts.action_mask
     )
 

@@ -18,9 +18,17 @@ import pytest
 from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
+# The program of another agent with other defaults: held to it, but not every time.
+VARIANTS = {"multi_game_decision_transformer", "gato"}
 # Agents held to the contract, each in a process's group of its own.
 NAMES = [
-    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.xdist_group(name),
+            *([pytest.mark.slow] if name in VARIANTS else []),
+        ],
+    )
     for name in (*agents.AGENTS, "outside.reinforce")
 ]
 MEMBERS = 8

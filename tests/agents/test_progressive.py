@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax.agents import progressive as agent
 from mtrl_jax.agents.common import learning
-from mtrl_jax.networks import progressive as networks
+from mtrl_jax.networks import lateral_columns as networks
 
 KEY = jax.random.key(0)
 MODULE = networks.Columns((5, 4), 3, 1)

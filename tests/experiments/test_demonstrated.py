@@ -58,6 +58,7 @@ def test_demonstrations_are_histories_like_any_other(demonstrated):
     np.testing.assert_allclose(noise, [0.95, 0.75, 0.55, 0.35, 0.15, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_demonstrations_go_on_where_they_were_stopped(
     tmp_path, demonstrated, monkeypatch
 ):

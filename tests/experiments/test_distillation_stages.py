@@ -90,6 +90,7 @@ def test_the_student_agrees_more_with_its_teachers_as_it_learns(whole):
     assert sorted(summary["tasks"]) == ["probe/both", "probe/masked"]
 
 
+@pytest.mark.slow
 def test_stopped_in_every_stage_it_arrives_at_the_same_bits(whole, tmp_path, cached):
     """Once in each of the first three, always before the row of an update is written."""
     run = tmp_path / "run"

@@ -122,6 +122,7 @@ def test_no_program_is_compiled_after_the_first_row(finished):
 # What changes the numbers.
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_change_training(tmp_path, finished, cached):
     """Without evaluations every row, round and bit of state is the same."""
     run = tmp_path / "run"
@@ -167,6 +168,7 @@ def test_pbt_can_judge_by_evaluations(tmp_path, cached):
         np.testing.assert_allclose(row["score"], means, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pbt_can_judge_by_what_else_the_environments_measure(tmp_path, cached):
     """Members compete for success, whatever their returns; the summary says so too."""
     run = tmp_path / "run"

@@ -61,6 +61,7 @@ def test_its_measures_are_logged_and_drawn(whole):
     assert len(summary["tasks"]) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(tmp_path, whole, cached):
     """Memories of all components, alpha, rounds: ended at update 20, nothing differs."""
     settings = running.write(tmp_path / "run.yaml", *CHANGES)

@@ -95,6 +95,7 @@ def test_a_run_that_ends_anywhere_goes_on_from_there(
     assert len(running.compiles(run, after=saved)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_without_its_first_checkpoint_begins_again(
     tmp_path, finished, cached, monkeypatch
 ):

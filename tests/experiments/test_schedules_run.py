@@ -134,6 +134,7 @@ def test_a_resumed_run_has_the_values_of_the_uninterrupted_one(
     assert len(running.compiles(run, after=update // 12 * 12)) == 1
 
 
+@pytest.mark.slow
 def test_how_often_a_run_is_saved_changes_no_value(tmp_path, scheduled, cached):
     """A checkpoint has rows written early; a plateau observes them when it would anyway."""
     run = tmp_path / "run"

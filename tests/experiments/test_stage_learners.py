@@ -220,6 +220,7 @@ def test_a_killed_teacher_writes_the_same_bytes(copied, whole, cached):
     assert running.bits(copied, "clone") == running.bits(whole, "clone")
 
 
+@pytest.mark.slow
 def test_a_teacher_on_envpool_goes_on_at_fresh_episodes(tmp_path, cached):
     """What the checkpoint counts on stays, what follows is made by new episodes."""
     tasks = [{"env": "envpool/CartPole-v1", "slots": 2}]

@@ -61,6 +61,7 @@ def test_whole_histories_are_on_disk_and_split_by_task(staged):
     assert not tasks[0] & tasks[1]
 
 
+@pytest.mark.slow
 def test_the_source_may_be_an_actor_critic(tmp_path, cached):
     """V-trace learners with a task each leave their histories."""
     path = staged_runs.write(

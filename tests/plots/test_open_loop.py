@@ -9,7 +9,7 @@ from PIL import Image
 from mtrl_jax import envs, types
 from mtrl_jax.experiments import open_loop as predictions
 from mtrl_jax.networks import world_model
-from mtrl_jax.plots import open_loop
+from mtrl_jax.plots import prediction_film
 
 
 def test_a_moving_dot_is_better_predicted_than_copied():
@@ -22,7 +22,7 @@ def test_a_moving_dot_is_better_predicted_than_copied():
         truth[t, :, 0, t] = 1.0
     said, live = truth + 0.1, np.ones((6, 2), bool)
     said[3:, 1], live[3:, 1], live[5:] = 9.0, False, False
-    found = open_loop.score(truth, said, 2, live)
+    found = prediction_film.score(truth, said, 2, live)
     np.testing.assert_allclose(found.model, [0.01, 0.01, 0.01, np.nan])
     np.testing.assert_allclose(found.last_frame, [0.2, 0.2, 0.2, np.nan])
     np.testing.assert_array_equal(found.sequences, [2, 1, 1, 0])
@@ -32,12 +32,12 @@ def test_a_film_and_a_sheet_are_written(tmp_path):
     """Frames are green while the truth is seen and red after; no error is grey."""
     for channels in (1, 3, 4):
         truth = np.random.default_rng(0).uniform(size=(5, 2, 8, 8, channels))
-        film, sheet = open_loop.write(
+        film, sheet = prediction_film.write(
             tmp_path / "new" / f"{channels}.gif", truth, truth, 2
         )
         with Image.open(film) as picture:
             assert picture.n_frames == 5
-        frames = open_loop.film(truth, truth, 2)
+        frames = prediction_film.film(truth, truth, 2)
         assert [tuple(x[0, 0]) for x in frames] == [(0, 160, 0)] * 2 + [(200, 0, 0)] * 3
         error = frames[3][2:130, -130:-2]
         assert np.ptp(error) == 0 and error[0, 0, 0] == 128

@@ -8,7 +8,7 @@ import pytest
 
 from mtrl_jax import config
 
-_PATH = pathlib.Path(__file__).parent.parent / "benchmarks/multitask_arms.py"
+_PATH = pathlib.Path(__file__).parents[2] / "benchmarks/multitask_arms.py"
 _SPEC = importlib.util.spec_from_file_location("multitask_arms", _PATH)
 arms = importlib.util.module_from_spec(_SPEC)
 sys.modules[_SPEC.name] = arms  # where dataclasses look for it
