@@ -3,77 +3,18 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 import random
+import runpy
 from typing import Any
 
-_ROOM = {"one_hot": True, "size": 3, "length": 4, "start": [0, 0]}
-_QUIET = {"tensorboard": False}
+_TESTS = pathlib.Path(__file__).parent.parent / "tests"
+_TINY = runpy.run_path(str(_TESTS / "tiny_settings.py"))
+STAGES: dict[str, Any] = _TINY["STAGES"]
+# Twice as long, so that there is a time to be killed in.
 ONLINE: dict[str, Any] = {
-    "tasks": [
-        {"env": "probe/action", "slots": 2},
-        {"env": "probe/memory", "slots": 2},
-    ],
-    "agent": {
-        "name": "impala",
-        "config": {"optimiser": "adam", "network": {"hidden": [8]}},
-    },
-    "population": {
-        "size": 4,
-        "search": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
-        "pbt": {"interval": 8, "min_episodes": 1},
-    },
-    "training": {"env_steps": 1280, "unroll_length": 4, "updates_per_chunk": 2},
-    "evaluation": {"every_updates": 8, "episodes": 4},
-    "checkpoint": {"every_updates": 12, "keep": 3},
-    "logging": _QUIET,
-}
-STAGES: dict[str, Any] = {
-    "stages": [
-        {
-            "name": "source",
-            "kind": "collect",
-            "tasks": [
-                {
-                    "env": "dark/room",
-                    "options": {**_ROOM, "tasks": "train", "number": 2},
-                }
-            ],
-            "agent": {"name": "tabular", "hparams": {"decay_updates": 40}},
-            "population": {"size": 3},
-            "training": {"env_steps": 60, "unroll_length": 1, "updates_per_chunk": 10},
-            "evaluation": {"every_updates": 0, "episodes": 2},
-            "checkpoint": {"every_updates": 20},
-            "logging": _QUIET,
-        },
-        {
-            "name": "model",
-            "kind": "offline",
-            "data": "source",
-            "agent": {
-                "name": "behaviour_cloning",
-                "config": {"network": {"hidden": [8]}},
-            },
-            "population": {"size": 4},
-            "training": {
-                "updates": 8,
-                "unroll_length": 5,
-                "batch": 4,
-                "updates_per_chunk": 2,
-            },
-            "evaluation": {"every_updates": 4, "held_out": 0.3},
-            "checkpoint": {"every_updates": 4},
-            "logging": _QUIET,
-        },
-        {
-            "name": "in_context",
-            "kind": "evaluate",
-            "of": "model",
-            "tasks": [{"env": "dark/room", "options": {**_ROOM, "tasks": "test"}}],
-            "evaluation": {"episodes": 4, "episodes_per_chunk": 1},
-            "checkpoint": {"every_updates": 10},
-            "logging": _QUIET,
-        },
-    ]
+    **_TINY["ONLINE"],
+    "training": {**_TINY["ONLINE"]["training"], "env_steps": 1280},
 }
 
 
@@ -114,7 +55,10 @@ def mutated(seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     settings = copy.deepcopy(rng.choice([ONLINE, STAGES]))
     for _ in range(rng.randint(1, 3)):
-        owner, key = rng.choice(list(_places(settings)))
+        places = list(_places(settings))
+        if not places:  # All of it is gone.
+            break
+        owner, key = rng.choice(places)
         change = rng.choice(["value", "value", "value", "drop", "rename", "twice"])
         if change == "value":
             owner[key] = copy.deepcopy(rng.choice(_VALUES))

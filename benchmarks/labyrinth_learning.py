@@ -26,7 +26,7 @@ import numpy as np
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.config import loading, schema
-from mtrl_jax.envs.labyrinth import scores
+from mtrl_jax.envs.labyrinth import rays, scores
 from mtrl_jax.metrics import estimates
 
 
@@ -55,6 +55,7 @@ class Recipe(NamedTuple):
     lambda_: float = 0.95
     unroll: int = 64
     memory: int = 0  # steps that an LSTM's gates start out for
+    convolves: bool = False  # over the rays, before the MLP
 
 
 # In small batches a minibatch is 8 slots. Where a goal is met once in thousands of steps
@@ -70,6 +71,7 @@ class Recipe(NamedTuple):
 # as many, and weighs goals that are some hundred steps away; the batch is as large.
 RECIPES = {
     "small batches": Recipe(32, 2, 4, 5e-3, hidden=128, skip=False),
+    "small, convolved": Recipe(32, 2, 4, 5e-3, 128, False, convolves=True),
     "large batches": Recipe(256, 4, 4, 2e-3, hidden=64, skip=True),
     "small, searched": Recipe(32, 2, 4, 2.5e-3, 128, False, 1.5e-3, 0.986, 0.9),
     "large, searched": Recipe(256, 4, 4, 4e-3, 64, True, 8e-4, 0.972, 0.92),
@@ -85,6 +87,7 @@ _EXPLORE, _GOAL = "explore_object_locations_small", "explore_goal_locations_smal
 _AVOID, _LASERTAG = "seekavoid_arena_01", "lasertag_one_opponent_small"
 ROWS = {
     "explore-small": Row(_EXPLORE, "small", "lstm", "small batches", 3_000_000),
+    "explore-small-conv": Row(_EXPLORE, "small", "lstm", "small, convolved", 3_000_000),
     "explore-native": Row(_EXPLORE, "native", "lstm", "small batches", 2_000_000),
     "explore-native-searched": Row(
         _EXPLORE, "native", "lstm", "small, searched", 6_000_000
@@ -196,6 +199,7 @@ def network(core: str, recipe: Recipe) -> dict[str, Any]:
         # As wide as torso and memory together, and as much to compute.
         return {"hidden": [128], "activation": "relu"}
     return {
+        "sequence": [24, rays.CHANNELS] if recipe.convolves else [],
         "core": core,
         "core_size": 64,
         "core_memory": recipe.memory,

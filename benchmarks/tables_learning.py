@@ -8,6 +8,8 @@ from typing import Any
 
 from table_cells import NONE, Rows, find, interval, load, number, ratio
 
+from mtrl_jax.metrics import estimates
+
 # Row of labyrinth_learning.json -> what the page calls it; † where the rule was another.
 _EXPLORE, _GOAL = "`explore_object_locations_small`", "`explore_goal_locations_small`"
 _LEARNED = {
@@ -83,6 +85,27 @@ def quickstart() -> Rows:
                 *scores[:2],
                 interval(best["mean"], *best["interval"]),
                 scores[2],
+            ]
+        )
+    return made
+
+
+def classic_control() -> Rows:
+    """Returns the table of final evaluation of one agent on three tasks, over seeds."""
+    marks = {"CartPole-v1": 475, "Acrobot-v1": -100, "MountainCar-v0": -110}
+    made: Rows = [["task", "random", "solved", "mean [95 %]", "seeds", "reached"]]
+    tasks = load("classic_control/summary")["tasks"]
+    for name, mark in marks.items():
+        task = tasks[f"gymnax/{name}"]
+        means = [member["mean"] for member in task["members"]]
+        made.append(
+            [
+                name,
+                number(task["random_score"]),
+                number(mark),
+                interval(task["mean"], *estimates.mean_interval(means)),
+                ", ".join(number(x) for x in means),
+                "yes" if task["mean"] >= mark else "**no**",
             ]
         )
     return made
@@ -236,6 +259,7 @@ def _cell(rows: Any, where: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
+    "classic_control": classic_control,
     "two_rooms": two_rooms,
     "minatar": minatar,
     "labyrinth_scores": labyrinth_scores,

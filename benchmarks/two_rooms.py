@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import xla
-from mtrl_jax.losses import distral
+from mtrl_jax.losses import distral_equations as distral
 from mtrl_jax.types import Array, Scalar
 
 MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0))  # left, right, up, down; rows, columns

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import machine, screen
+from mtrl_jax.training import callbacks, machine, screen
 
 app = typer.Typer(
     add_completion=False,
@@ -171,6 +171,7 @@ def list_(
 def main() -> None:
     """Run the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
+    callbacks.end_on_error(_tell)
     # In the locale "C" stdout is ASCII: a name that is not must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

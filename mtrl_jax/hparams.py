@@ -16,6 +16,7 @@ A group that has its module's name needs ``from __future__ import annotations``.
 
 from __future__ import annotations
 
+import collections
 import math
 import typing
 from collections.abc import Iterator, Mapping
@@ -72,6 +73,25 @@ def override(hparams: Tree, values: Mapping[str, Any]) -> Tree:
     if unknown:
         raise KeyError(f"{sorted(unknown)} are none of {names(hparams)}")
     return _overridden(hparams, values)
+
+
+def with_defaults(hparams: Any, **values: float) -> Any:
+    """Returns a class with the fields of ``hparams`` and other defaults, by leaves' names.
+
+    >>> class Hparams(typing.NamedTuple):
+    ...     alpha: Share = 0.0
+    >>> with_defaults(Hparams, alpha=0.5)()
+    Hparams(alpha=0.5)
+
+    Raises:
+      KeyError: a name that is no leaf's.
+    """
+    defaults = [*override(hparams(), values)]
+    named = {"defaults": defaults, "module": hparams.__module__}
+    make: Any = collections.namedtuple
+    made = make(hparams.__name__, hparams._fields, **named)
+    made.__annotations__ = typing.get_type_hints(hparams, include_extras=True)
+    return made
 
 
 def bounds(hparams: type) -> dict[str, Bounds]:

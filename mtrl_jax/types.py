@@ -213,6 +213,9 @@ class AgentInfo(NamedTuple):
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
     # chosen ``action``: an agent that has it can watch others play.
     observe_action: Callable[[Tree, TimeStep, Array], Tree] | None = None
+    # (carry, ts), [B, ...] -> the carry to which the step at ``ts`` is one of a prompt;
+    # None where a prompt is remembered as anything else.
+    keep_prompt: Callable[[Tree, TimeStep], Tree] | None = None
     # (spec, config) -> predict(learner, ts, action, key, hp, context), what its world model
     # says of observations that it does not see; see agents/dreamer_v2.py.
     open_loop: Callable[[EnvSpec, Any], Callable[..., dict[str, Array]]] | None = None

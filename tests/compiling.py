@@ -96,7 +96,17 @@ def pytest_configure(config):
     """Trim the cache before there are workers that read it, then use it."""
     if not hasattr(config, "workerinput"):
         trim()
+    # Else a file of many tests comes first, however short they are.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
     keep()
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest; the others stay in their random order."""
+    import budgets
+
+    items.sort(key=lambda item: budgets.rank(item.path.name))
 
 
 @pytest.fixture(autouse=True, scope="module")

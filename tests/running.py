@@ -7,6 +7,8 @@ import io
 import json
 import os
 import pathlib
+import pty
+import select
 import subprocess
 import sys
 import time
@@ -16,32 +18,9 @@ from unittest import mock
 
 import jax
 import numpy as np
+from tiny_settings import ONLINE as TINY
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# 40 updates of 4 members, 16 environment steps each; PBT, tests and checkpoints happen.
-TINY: dict[str, Any] = {
-    "tasks": [
-        {"env": "probe/action", "slots": 2},
-        {"env": "probe/memory", "slots": 2},
-    ],
-    "agent": {
-        "name": "impala",
-        "config": {
-            "optimiser": "adam",
-            "network": {"hidden": [8]},
-            "normalise_observations": True,
-        },
-    },
-    "population": {
-        "size": 4,
-        "search": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
-        "pbt": {"interval": 8, "min_episodes": 1},
-    },
-    "training": {"env_steps": 640, "unroll_length": 4, "updates_per_chunk": 2},
-    "evaluation": {"every_updates": 8, "episodes": 4},
-    "checkpoint": {"every_updates": 12, "keep": 3},
-    "logging": {"tensorboard": False, "plots": False},
-}
 UPDATES = 40
 STEPS = 16  # environment steps of one update, per member
 MAIN = "from mtrl_jax import cli; cli.main()"
@@ -99,6 +78,38 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_in_terminal(
+    *arguments: Any, cache: pathlib.Path | None = None
+) -> tuple[subprocess.Popen, int]:
+    """Returns the process of ``mtrl ARGUMENTS`` in a terminal of its own, and our end.
+
+    What is written there it has typed; closing it hangs up.
+    """
+    ours, theirs = pty.openpty()
+    control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{control}\n{MAIN}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(cache),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def watch(terminal: int, happened: Callable[[], bool], timeout_s: float = 600) -> None:
+    """Read what is on the terminal until ``happened()``; fails after ``timeout_s``."""
+    until = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < until
+        if select.select([terminal], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):  # Nobody is at the other end any more.
+                os.read(terminal, 1 << 16)
 
 
 def environment(cache: pathlib.Path | None) -> dict[str, str]:

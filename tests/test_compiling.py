@@ -111,7 +111,8 @@ def test_every_test_is_in_one_group(request):
     for item in request.session.items:
         (mark,) = item.iter_markers("xdist_group")
         path = item.path.relative_to(compiling.TESTS.parent).as_posix()
-        assert mark.args == (path,) or "xdist_group" in item.path.read_text(), path
+        own = any(x in item.path.read_text() for x in ("xdist_group", "programs.NAMES"))
+        assert mark.args == (path,) or own, path
 
 
 def test_no_two_files_of_tests_have_one_name():
@@ -122,11 +123,20 @@ def test_no_two_files_of_tests_have_one_name():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_long_files_are_begun_first(request):
+    """In the order of their list, before all others."""
+    ranks = [budgets.rank(item.path.name) for item in request.session.items]
+    assert ranks == sorted(ranks)
+    names = {path.name for path in compiling.TESTS.rglob("test_*.py")}
+    assert set(budgets.LONG) <= names and len(set(budgets.LONG)) == len(budgets.LONG)
+
+
 def test_budgets_name_files_that_there_are():
-    """And allow them more than the others."""
-    for file, budget in budgets.LARGER.items():
+    """And a file that is not named may compile the budget of all."""
+    for file, budget in budgets.MEASURED.items():
         assert (pathlib.Path(compiling.TESTS) / file).is_file(), file
-        assert budget > budgets.BUDGET, file
+        assert budgets.of(file) == budget > 0
+    assert budgets.of("test_of_no_name.py") == budgets.BUDGET
 
 
 def test_a_cache_that_has_grown_too_large_begins_again(tmp_path):

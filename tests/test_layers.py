@@ -86,6 +86,16 @@ def test_every_room_of_the_table_is_there():
     assert {part_of(module) for module in MODULES} - {"__init__"} == set(FLOOR_OF)
 
 
+def test_no_two_modules_have_one_name():
+    """So that a name in an import, an error or a talk is one file."""
+    named: dict[str, list[str]] = {}
+    for module in MODULES:
+        name = pathlib.Path(module).stem
+        if name != "__init__":
+            named.setdefault(name, []).append(module)
+    assert {name: files for name, files in named.items() if len(files) > 1} == {}
+
+
 def test_nothing_in_the_package_imports_tests_or_benchmarks():
     """The wheel has neither."""
     for module in MODULES:

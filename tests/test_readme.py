@@ -91,9 +91,8 @@ def test_the_level_example_is_a_level(monkeypatch):
     env = scope["env"]
     assert env.batch == (2, 64)
     assert env.spec.tasks[0].name == "labyrinth/rush"
-    state = jax.tree.map(
-        lambda x: x[0, 0], env.reset(random.roots(0, 2), env.params)[0]
-    )
+    state, _ = jax.jit(env.reset)(random.roots(0, 2), env.params)
+    state = jax.tree.map(lambda x: x[0, 0], state)
     taken = jnp.arange(world.THINGS) < 3
     events = world.Events(taken, jnp.int32(0), jnp.bool_(False))
     for time, expected in ((0, 6.0), (449, 6.0), (450, 3.0)):

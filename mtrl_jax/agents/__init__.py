@@ -32,6 +32,9 @@ AGENTS = {
     "behaviour_cloning": "mtrl_jax.agents.behaviour_cloning",
     "policy_distillation": "mtrl_jax.agents.policy_distillation",
     "algorithm_distillation": "mtrl_jax.agents.algorithm_distillation",
+    "decision_transformer": "mtrl_jax.agents.decision_transformer",
+    "multi_game_decision_transformer": "mtrl_jax.agents.multi_game_decision_transformer",
+    "gato": "mtrl_jax.agents.gato",
 }
 # Of entry points that add to them.
 GROUP = "mtrl_jax.agents"

@@ -111,16 +111,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return learning.init(network.init(key), optimiser.adamw(hp.optimiser))
 
     def carry(batch):
-        action = types.action_shape(spec.action)
-        before = spec.obs if config.transformer.encoding == "set" else {}
-        return Carry(
-            obs={k: jnp.zeros((batch, *x.shape), x.dtype) for k, x in before.items()},
-            cache=network.initial_cache(batch),
-            action=jnp.zeros((batch, *action.shape), action.dtype),
-            reward=jnp.zeros(batch),
-            done=jnp.zeros(batch, bool),
-            has_prev=jnp.zeros(batch, bool),
-        )
+        return empty_carry(spec, network, config.transformer.encoding, batch)
 
     def act(learner, carry, ts, key, hp):
         steps = step_of(carry, ts)
@@ -129,7 +120,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         logits, cache = network.step(learner.params, carry.cache, steps, seen)
         policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(key)
-        return action, _remember(carry, cache, ts, action), log_prob
+        return action, remember(carry, cache, ts, action), log_prob
 
     def imitation_loss(params, stats, rollout, key, hp):
         steps, target = steps_of(rollout), _target(rollout, config.target)
@@ -226,7 +217,23 @@ def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
     return carry._replace(action=tree.where(_ends(ts), carry.action, action))
 
 
-def _remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> Carry:
+def empty_carry(
+    spec: types.EnvSpec, network: transformer.Transformer, encoding: str, batch: int
+) -> Carry:
+    """Returns the carry of ``batch`` slots that have chosen nothing yet."""
+    action = types.action_shape(spec.action)
+    before = spec.obs if encoding == "set" else {}
+    return Carry(
+        obs={k: jnp.zeros((batch, *x.shape), x.dtype) for k, x in before.items()},
+        cache=network.initial_cache(batch),
+        action=jnp.zeros((batch, *action.shape), action.dtype),
+        reward=jnp.zeros(batch),
+        done=jnp.zeros(batch, bool),
+        has_prev=jnp.zeros(batch, bool),
+    )
+
+
+def remember(carry: Carry, cache: Tree, ts: types.TimeStep, action: Array) -> Carry:
     """Returns the carry after ``action``, which counts where no episode ends."""
     ends = _ends(ts)
     return Carry(

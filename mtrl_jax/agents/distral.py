@@ -275,7 +275,7 @@ def _columns(spec: types.EnvSpec, config: Config, scale: value_scale.Scale) -> C
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError for an option that is unknown or an action space without logits."""
+    """Raises ValueError unless options are known and the action space has logits."""
     learning.check(config)
     if config.columns not in COLUMNS:
         raise ValueError(

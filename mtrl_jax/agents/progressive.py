@@ -1,6 +1,6 @@
 """Progressive networks: a column a task, the earlier ones frozen, on the V-trace learner.
 
-A stage trains the last of ``columns`` columns (networks/progressive.py). It begins with
+A stage trains the last of ``columns`` columns (networks/lateral_columns.py). It begins with
 ``init_from`` a stage of one column less, whose columns all are frozen then: nothing
 trains them, no optimiser has a state of them, and their bits stay. Their heads are left
 behind, so that tasks may have other actions; observations must be of one shape. The paper's baselines
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
@@ -33,7 +33,7 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import heads, progressive
+from mtrl_jax.networks import heads, lateral_columns
 from mtrl_jax.types import Array, Tree
 
 TRAINS = ("all", "heads")
@@ -41,7 +41,6 @@ TRAINS = ("all", "heads")
 INFO = types.AgentInfo(
     "frozen columns beside one that learns (Rusu et al. 2016)",
     needs_extras=True,
-    observe_action=unrolls.observe_action,
     actions=(types.Discrete, types.Factorised),
     learns=("observation", "action", "both", "masked", "both_factorised"),
 )
@@ -54,6 +53,7 @@ class Config:
     columns: int = 1  # the last learns
     hidden: tuple[int, ...] = (64, 64)  # of each column
     trains: str = "all"  # of the last column, of TRAINS
+    task_embedding: bool = False  # one-hot task as input, of a stage of several
     optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 1
@@ -93,20 +93,20 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return optimiser.make(config.optimiser, hp.optimiser, steps)
 
     def init(key, hp):
-        size = progressive.input_size(spec, 0)
-        before, params = progressive.init(module, key, config.columns, size)
+        size = lateral_columns.input_size(spec, side_size(spec, config))
+        before, params = lateral_columns.init(module, key, config.columns, size)
         frozen = {f"column_{k}": column for k, column in enumerate(before)}
         return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
 
     def carry(batch):
-        action = types.action_shape(spec.action)
-        return unrolls.Carry((), jnp.zeros((batch, *action.shape), action.dtype))
+        del batch
+        return ()
 
     def said(frozen, params, ts):
         """Returns (policy parameters, values) of time steps ``[...]``."""
         columns = [frozen[f"column_{k}"] for k in range(config.columns - 1)]
-        x = progressive.flat_inputs(ts.obs, jnp.zeros((*ts.first.shape, 0)))
-        column, _ = progressive.run(module, columns, params, x)
+        x = inputs(spec, config, ts)
+        column, _ = lateral_columns.run(module, columns, params, x)
         value = column.value if scale.num_values else column.value[..., 0]
         return column.policy, value
 
@@ -116,7 +116,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         action, log_prob = chosen.sample_and_log_prob(key)
         value = scale.value(learner.stats, value, ts.task, hp.scale)
         extras = unrolls.Extras(log_prob, value, policy)
-        return action, carry._replace(action=action), extras
+        return action, carry, extras
 
     def loss_of(frozen: Tree) -> learning.Loss:
         def loss(params, stats, rollout, key, hp):
@@ -161,11 +161,22 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update)
 
 
+def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Array:
+    """Returns what all columns read of time steps ``[...]``, ``[..., F]``."""
+    side = jax.nn.one_hot(ts.task, len(spec.tasks))[..., : side_size(spec, config)]
+    return lateral_columns.flat_inputs(ts.obs, side)
+
+
+def side_size(spec: types.EnvSpec, config: Config) -> int:
+    """Returns how many numbers are beside the observation."""
+    return len(spec.tasks) if config.task_embedding else 0
+
+
 def make_module(
     spec: types.EnvSpec, config: Config, scale: value_scale.Scale
-) -> progressive.Columns:
+) -> lateral_columns.Columns:
     """Returns the network of one column."""
-    return progressive.Columns(
+    return lateral_columns.Columns(
         config.hidden,
         heads.policy_params_size(spec.action),
         scale.num_values or 1,
@@ -176,15 +187,24 @@ def make_module(
 def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     """Returns the learner that begins with another's.
 
-    One of as many columns goes on with it (baselines 2 and 3); one of a column more has
-    all of its columns frozen, and a column, optimiser and statistics of its own.
+    One of as many columns goes on with it (baselines 2 and 3), but for heads of other
+    actions: then these, the optimiser and statistics are its own. One of a column more
+    has all of its columns frozen, and a column, optimiser and statistics of its own.
     """
-    if len(own.frozen) != len(given.frozen) + 1:
-        return given
-    last = f"column_{len(given.frozen)}"
     layers = sum(name.startswith("layer_") for name in given.params)
-    column = progressive.headless(given.params, layers)
-    return own._replace(frozen={**given.frozen, last: column})
+    column = lateral_columns.headless(given.params, layers)
+    if len(own.frozen) == len(given.frozen) + 1:
+        last = f"column_{len(given.frozen)}"
+        return own._replace(frozen={**given.frozen, last: column})
+    heads = {name: x for name, x in given.params.items() if name not in column}
+    its_own = {name: own.params[name] for name in heads if name in own.params}
+    if _shapes(heads) == _shapes(its_own):
+        return given
+    return own._replace(params=column | its_own, frozen=given.frozen)
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.shape, tree)
 
 
 def sensitivities(
@@ -192,18 +212,18 @@ def sensitivities(
 ) -> Array:
     """Returns the average Fisher sensitivity ``[columns, layers]`` at steps ``[N]``.
 
-    Of a learner of an agent with one categorical choice; see ``networks/progressive``.
+    Of a learner of an agent with one categorical choice; see ``networks/lateral_columns``.
     """
     scale = value_scale.make(config, len(spec.tasks))
     columns = [learner.frozen[f"column_{k}"] for k in range(config.columns - 1)]
-    x = progressive.flat_inputs(ts.obs, jnp.zeros((*ts.first.shape, 0)))
-    return progressive.sensitivities(
+    x = inputs(spec, config, ts)
+    return lateral_columns.sensitivities(
         make_module(spec, config, scale), columns, learner.params, x, ts.action_mask
     )
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError for an unknown option, a size below 1 or what cannot be."""
+    """Raises ValueError unless options are known, sizes positive, and all can be."""
     learning.check(config)
     if config.columns < 1:
         raise ValueError(f"columns: got {config.columns}, give at least 1")

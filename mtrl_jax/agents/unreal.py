@@ -358,7 +358,7 @@ def _torso_size(spec: types.EnvSpec, config: Config, params: Tree) -> int:
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError for what has no cells, no discrete actions, or a size below 1."""
+    """Raises ValueError unless there are cells, discrete actions and positive sizes."""
     optimiser.check(config.optimiser)
     for name in ("cell", "capacity", "windows", "steps", "snippets"):
         if getattr(config, name) < 1:

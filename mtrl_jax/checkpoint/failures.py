@@ -6,6 +6,9 @@ import logging
 import os
 import pathlib
 import re
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from mtrl_jax import errors
 
@@ -45,11 +48,29 @@ def first_line(error: BaseException) -> str:
 
 
 def quieten() -> None:
-    """Drop orbax's log lines.
+    """Drop orbax's log lines, and what its writers print after a save has failed.
 
-    It logs a page of tracebacks for what is raised as one CheckpointError.
+    It logs a page of tracebacks for what is raised as one CheckpointError. Files whose
+    writing ends later than that find the save's event loop closed, and say so in a
+    traceback each.
     """
     logging.getLogger("absl").addFilter(_is_not_orbax)
+    if not isinstance(sys.unraisablehook, _TooLate):
+        hook: Any = _TooLate(sys.unraisablehook)
+        sys.unraisablehook = hook
+
+
+class _TooLate(NamedTuple):
+    """An unraisablehook that leaves out what comes too late for a save that has failed."""
+
+    show: Callable[[Any], Any]
+
+    def __call__(self, unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (
+            isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+        ):
+            self.show(unraisable)
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:

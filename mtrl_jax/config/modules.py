@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
-from mtrl_jax import agents, envs, plugins
+from mtrl_jax import agents, envs, errors, plugins
 from mtrl_jax.config import strict
 
 # Dotted names of the settings that may name a module.
@@ -23,7 +23,14 @@ def placed(values: dict, folder: pathlib.Path) -> dict:
 
     Names of the package's own, of entry points and of modules elsewhere stay as they are.
     """
-    return _placed(values, "", folder)
+
+    def at_home(name: str, value: str) -> str:
+        known, group, module = _registry(name, value)
+        if module in known or module in plugins.entry_points(group):
+            return value
+        return plugins.place(value, folder)
+
+    return _changed(values, "", at_home)
 
 
 def sources(config: Any) -> dict[str, str]:
@@ -41,24 +48,45 @@ def sources(config: Any) -> dict[str, str]:
     return found
 
 
+def as_named_by(values: dict, config: Any, where: str) -> dict:
+    """Returns settings that were saved, with the modules that ``config`` names.
+
+    What was saved is data: nothing is imported because of it. Raises ConfigError,
+    beginning with ``where``, if it names a module from outside that ``config`` does not.
+    """
+    named = strict.flat(config.model_dump(mode="json")).items()
+    known = {value for name, value in named if _NAMED.fullmatch(name)}
+
+    def own(name: str, value: str) -> str:
+        for other in known:
+            if isinstance(other, str) and plugins.is_elsewhere(value, other):
+                return other
+        names, _, module = _registry(name, value)
+        if module in names and "@" not in value:
+            return value
+        raise errors.ConfigError(
+            f"{where}: {name}={value!r}: the run's settings name no such module, and "
+            "none is imported because a checkpoint names it"
+        )
+
+    return _changed(values, "", own)
+
+
 def has_moved(name: str, was: Any, now: Any) -> bool:
     """Returns whether a setting names the same module as it did, in another folder."""
     named = _NAMED.fullmatch(name) and isinstance(was, str) and isinstance(now, str)
     return bool(named) and plugins.is_elsewhere(was, now)
 
 
-def _placed(value: Any, name: str, folder: pathlib.Path) -> Any:
+def _changed(value: Any, name: str, of: Callable[[str, str], str]) -> Any:
+    """Returns the settings with ``of(dotted name, module)`` for each module named."""
     if isinstance(value, dict):
         at = f"{name}." if name else ""
-        return {k: _placed(x, f"{at}{k}", folder) for k, x in value.items()}
+        return {k: _changed(x, f"{at}{k}", of) for k, x in value.items()}
     if isinstance(value, list):
-        return [_placed(x, f"{name}.{i}", folder) for i, x in enumerate(value)]
-    if not isinstance(value, str) or not _NAMED.fullmatch(name):
-        return value
-    known, group, module = _registry(name, value)
-    if module in known or module in plugins.entry_points(group):
-        return value
-    return plugins.place(value, folder)
+        return [_changed(x, f"{name}.{i}", of) for i, x in enumerate(value)]
+    named = isinstance(value, str) and _NAMED.fullmatch(name)
+    return of(name, value) if named else value
 
 
 def _registry(name: str, value: str) -> tuple[Collection[str], str, str]:

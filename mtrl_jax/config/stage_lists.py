@@ -68,7 +68,7 @@ def _stage(
 ) -> stage_schema.Stage:
     """Returns one stage; ``all_`` are the whole list's, None where it is on its own."""
     kind = values.get("kind")
-    if kind not in stage_schema.KINDS:
+    if not isinstance(kind, str) or kind not in stage_schema.KINDS:
         given = f"={kind!r} is unknown" if "kind" in values else " is missing"
         hint = errors.suggest(str(kind), stage_schema.KINDS)
         raise ValueError(f"{at}kind{given}{hint}")
@@ -183,12 +183,13 @@ def _check_named(
     earlier: dict[str, stage_schema.Stage],
     all_: list[dict],
 ) -> None:
-    if name in earlier and earlier[name].kind in kinds:
+    known = isinstance(name, str) and name in earlier
+    if known and earlier[name].kind in kinds:
         return
     fitting = [x for x, stage in earlier.items() if stage.kind in kinds]
     works = f"give one of {', '.join(fitting)}" if fitting else "there is none yet"
     what = f"{at}={name!r}: no earlier stage of kind {' or '.join(kinds)}"
-    if name in earlier:
+    if known:
         what += f" (it is of kind {earlier[name].kind})"
     elif any(stage.get("name") == name for stage in all_):
         what += " (stages run in the order of the list)"

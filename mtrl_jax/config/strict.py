@@ -13,6 +13,8 @@ import pydantic
 
 from mtrl_jax import errors
 
+_MOST = 2**31 - 1  # sizes are counted in int32
+
 
 def build(cls: type, values: dict, path: str):
     """Returns the frozen dataclass ``cls`` from plain values; ``path`` is its name.
@@ -21,6 +23,9 @@ def build(cls: type, values: dict, path: str):
       ValueError: naming the first field that is unknown or of the wrong type.
     """
     _known_fields(cls, values, path)
+    for name, value in flat(values).items():
+        if isinstance(value, int) and abs(value) > _MOST:
+            raise ValueError(f"{path}.{name}: got {value!r}, give at most {_MOST}")
     try:
         return pydantic.TypeAdapter(cls).validate_python(values)
     except pydantic.ValidationError as error:

@@ -23,10 +23,13 @@ _BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
 def path_of(folder: pathlib.Path, field: layout.Field) -> pathlib.Path:
-    """Returns the file of a field. Raises DatasetError: a name that leaves the folder."""
+    """Returns the file of a field. Raises DatasetError: it leads out of the folder."""
     if pathlib.PurePath(field.name).name != field.name or "\\" in field.name:
         raise errors.DatasetError(f"{folder}: {field.name!r} is not a file's own name")
-    return folder / f"{field.name}.npy"
+    path = folder / f"{field.name}.npy"
+    if path.is_symlink():
+        raise errors.DatasetError(f"{path}: a link, give the file itself")
+    return path
 
 
 def create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -14,7 +14,11 @@ from mtrl_jax.types import Array
 
 
 def newest(image: Array, depth: int) -> Array:
-    """Returns the newest frame ``[..., H, W, C / depth]`` of a stack ``[..., H, W, C]``."""
+    """Returns the newest frame ``[..., H, W, C / depth]`` of a stack ``[..., H, W, C]``.
+
+    >>> newest(jnp.arange(4).reshape(1, 1, 4), depth=4).tolist()
+    [[[3]]]
+    """
     return image[..., -(image.shape[-1] // depth) :]
 
 

@@ -114,5 +114,9 @@ def flat(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def usable(rows: int, unroll: int) -> int:
-    """Returns L: the rows of a slot that whole unrolls fill."""
+    """Returns L: the rows of a slot that whole unrolls fill.
+
+    >>> usable(rows=10, unroll=4)
+    8
+    """
     return rows // unroll * unroll

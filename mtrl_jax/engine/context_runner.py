@@ -48,6 +48,9 @@ class Prompt(NamedTuple):
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
     # chosen this action
     observe_action: Callable[[Tree, types.TimeStep, Array], Tree]
+    # (carry, ts), [B, ...] -> the carry to which this step is one of a prompt; None
+    # where that makes no difference
+    keep_prompt: Callable[[Tree, types.TimeStep], Tree] | None = None
 
 
 class Runner(NamedTuple):
@@ -173,8 +176,13 @@ def act(setting: Setting, state: ContextState, hp: Tree) -> tuple[Array, Tree]:
         return action, carry
     key = random.at(state.key, state.step, random.PROMPT)
     shown = prompt.play(key, state.env, state.ts.action_mask)
-    action = tree.where(state.episode < prompt.episodes, shown, action)
-    return action, jax.vmap(prompt.observe_action)(carry, state.ts, action)
+    is_shown = state.episode < prompt.episodes
+    action = tree.where(is_shown, shown, action)
+    carry = jax.vmap(prompt.observe_action)(carry, state.ts, action)
+    if prompt.keep_prompt is not None:
+        kept = jax.vmap(prompt.keep_prompt)(carry, state.ts)
+        carry = tree.where(is_shown, kept, carry)
+    return action, carry
 
 
 def arrive(

@@ -109,7 +109,13 @@ def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitn
 
 
 def task_scores(metric: Metric, mean: Any) -> Any:
-    """Returns [P, K] from mean returns [P, K]: mapped and limited, of either library."""
+    """Returns [P, K] from mean returns [P, K]: mapped and limited, of either library.
+
+    >>> spec = types.TaskSpec("x", {}, None, random_score=1.0, reference_score=3.0)
+    >>> metric = make_metric(types.EnvSpec({}, None, (spec,)), "capped")
+    >>> task_scores(metric, np.array([[1.0], [2.0], [5.0]])).tolist()
+    [[0.0], [0.5], [1.0]]
+    """
     low, high = (np.asarray(x)[None] for x in (metric.low, metric.high))
     return ((mean - low) / (high - low)).clip(None, metric.cap)
 

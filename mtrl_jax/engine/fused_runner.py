@@ -220,7 +220,13 @@ def append(ts: types.TimeStep, last: types.TimeStep) -> types.TimeStep:
 
 
 def one_rollout(ts: types.TimeStep, action: Array, extras: Tree) -> types.Rollout:
-    """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1]."""
+    """Returns the Rollout ``[K T + 1]`` of K that follow each other, ts [K, T + 1].
+
+    >>> reward = jnp.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])  # K = 2, T = 2
+    >>> ts = types.TimeStep({}, *[reward] * 6)
+    >>> one_rollout(ts, jnp.array([[5, 6], [7, 8]]), ()).ts.reward.tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
 
     def flat(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])

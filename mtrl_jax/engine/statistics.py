@@ -134,6 +134,12 @@ def balanced(stats: EpisodeStats, task: Array, tasks: int) -> Array:
     those of at most n steps end. The first episode of each slot is as long as any.
 
     ``task`` is ``[P, B]``.
+
+    >>> recent = jnp.array([[[4.0, 5.0, 6.0], [7.0, 0.0, 0.0]]])  # P = 1, B = 2, W = 3
+    >>> counts = jnp.array([[4, 1]])  # the first slot's ring begins at its second entry
+    >>> stats = EpisodeStats((), (), (), recent, counts, {})
+    >>> balanced(stats, jnp.zeros((1, 2), int), tasks=1).tolist()
+    [[[False, True, False], [True, False, False]]]
     """
     window = stats.recent.shape[-1]
     kept = jnp.minimum(stats.recent_count, window)  # [P, B]

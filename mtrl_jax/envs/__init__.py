@@ -69,12 +69,14 @@ class Family(NamedTuple):
     ) -> types.HostEnv:
         """Returns it driven from Python; a pure one is stepped by a jitted call."""
         from mtrl_jax import random
-        from mtrl_jax.envs import core, mixture, wrappers
+        from mtrl_jax.envs import core, foreign, mixture, wrappers
 
         module = self.load()
         if not hasattr(module, "task"):
             own, wrapped = wrappers.split(options)
             env = module.make_host(name, batch, own, seed, first_slot)
+            if not self.is_own:
+                env = foreign.with_errors_named(f"env: {module.__name__}/{name}", env)
             return wrappers.apply(env, wrapped)
         key = random.at(random.roots(seed, batch[0]), 0, random.ENV)
         env = core.vectorise(self.task(name, options), batch, first_slot)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from mtrl_jax import plugins, types
+from mtrl_jax import errors, plugins, types
 from mtrl_jax.envs import core, dtypes
 
 _OFFERED = {
@@ -64,6 +65,31 @@ def checked(module: Any) -> Callable[[str, Mapping[str, Any]], core.PureTask]:
         return task
 
     return make
+
+
+def with_errors_named(where: str, env: types.HostEnv) -> types.HostEnv:
+    """Returns the HostEnv whose errors are RunErrors of one line, beginning with ``where``."""
+
+    def one_line(name: str) -> Callable:
+        function = getattr(env, name)
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            try:
+                return function(*args)
+            except errors.MtrlError:
+                raise
+            except Exception as error:
+                raise errors.RunError(
+                    f"{where}: {name}: {plugins.reason(error)}; what is saved of the run "
+                    "is kept, mend it and go on with `mtrl resume`"
+                ) from error
+
+        return call
+
+    names = ("reset", "send", "recv", "close", "info", "render")
+    wrapped: dict[str, Any] = {name: one_line(name) for name in names}
+    return env._replace(**wrapped)
 
 
 def check_task(where: str, task: core.PureTask) -> None:

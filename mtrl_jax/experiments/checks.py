@@ -86,7 +86,7 @@ def check_learns_from_rollouts(
 
 
 def check_starts(config: Any, updates: int) -> None:
-    """Raises ConfigError where a run of ``updates`` ends before its agent learns."""
+    """Raises ConfigError unless a run of ``updates`` goes on until its agent learns."""
     starts = getattr(agent_settings.config(config), "learning_starts", 0)
     if starts >= updates:
         raise errors.ConfigError(

@@ -174,7 +174,8 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     """
     if config.prompt is None:
         return None
-    observe_action = agent_settings.module(config).INFO.observe_action
+    info = agent_settings.module(config).INFO
+    observe_action = info.observe_action
     if observe_action is None:
         can = [x for x in agents.AGENTS if agents.get(x).INFO.observe_action]
         raise errors.ConfigError(
@@ -187,7 +188,9 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     def play(key: types.Key, state: Tree, legal: types.Array) -> types.Array:
         return noisy(key, best(state), legal)
 
-    return context_runner.Prompt(config.prompt.episodes, play, observe_action)
+    return context_runner.Prompt(
+        config.prompt.episodes, play, observe_action, info.keep_prompt
+    )
 
 
 def _reporter(

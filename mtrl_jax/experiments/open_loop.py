@@ -3,7 +3,7 @@
 A member plays; of an episode its model sees the first ``CONTEXT`` steps, then the actions
 alone. Of each task the longest episodes count. Errors are squared, the mean over pixels
 and the episodes that go on, and stand beside those of the last step seen, copied
-(``plots/open_loop``).
+(``plots/prediction_film``).
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), open-loop predictions after 5 steps.
 """
@@ -21,7 +21,7 @@ from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.engine import population
 from mtrl_jax.experiments import environments, kinds, reading, render, selection
 from mtrl_jax.networks import observation_decoder
-from mtrl_jax.plots import open_loop
+from mtrl_jax.plots import prediction_film
 from mtrl_jax.training.program import Program
 
 CONTEXT = 5  # steps seen
@@ -68,7 +68,7 @@ def draw(
     truth, said = images(program.spec, ts, np.asarray(said["image"]))
     task = np.asarray(ts.task[0])
     own = shown(program.spec, task)
-    film, sheet = open_loop.write(out, truth[:, own], said[:, own], CONTEXT)
+    film, sheet = prediction_film.write(out, truth[:, own], said[:, own], CONTEXT)
     return [str(film), str(sheet), *_lines(program.spec, task, truth, said, live)]
 
 
@@ -152,7 +152,7 @@ def _lines(
     lines = []
     for k, own in enumerate(spec.tasks):
         of = task == k
-        found = open_loop.score(truth[:, of], said[:, of], CONTEXT, live[:, of])
+        found = prediction_film.score(truth[:, of], said[:, of], CONTEXT, live[:, of])
         ahead = min(REPORTED, int((found.sequences > 0).sum()))
         if ahead == 0:
             lines.append(f"{own.name}: no episode of more than {CONTEXT} steps")

@@ -88,7 +88,12 @@ def gram(gradients: Tree) -> Array:
 
 
 def conflicts(gram: Array) -> Array:
-    """Returns the share [] of pairs of tasks whose gradients' product is negative."""
+    """Returns the share [] of pairs of tasks whose gradients' product is negative.
+
+    >>> gram = jnp.array([[1.0, -1.0, 0.0], [-1.0, 2.0, 1.0], [0.0, 1.0, 1.0]])
+    >>> f"{conflicts(gram):.3f}"
+    '0.333'
+    """
     tasks = len(gram)
     pairs = max(tasks * (tasks - 1) / 2, 1)
     return jnp.sum(jnp.triu(gram < 0, k=1)) / pairs
@@ -98,6 +103,9 @@ def equal_norm(gram: Array) -> Array:
     """Returns w_k = mean_j ‖g_j‖ / (K ‖g_k‖): no task is louder than another.
 
     GradNorm's balance for equal rates of training (asymmetry 0), without its weights.
+
+    >>> print(equal_norm(jnp.array([[1.0, 0.0], [0.0, 4.0]])))
+    [0.75  0.375]
     """
     norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _TINY))
     return jnp.mean(norms) / (len(gram) * norms)

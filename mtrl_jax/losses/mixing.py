@@ -114,7 +114,11 @@ def kl(log_p: Array, log_q: Array) -> Array:
 
 
 def restricted(log_q: Array) -> Array:
-    """Returns q renormalised to the actions of the last axis, as log-probabilities."""
+    """Returns q renormalised to the actions of the last axis, as log-probabilities.
+
+    >>> print(jnp.exp(restricted(jnp.log(jnp.array([0.1, 0.3])))))
+    [0.25 0.75]
+    """
     return jax.nn.log_softmax(jnp.maximum(log_q, IMPOSSIBLE), axis=-1)
 
 

@@ -175,7 +175,11 @@ def task_shares(x: Array, live: Array, task: Array, tasks: int) -> Array:
 
 
 def of_task(per_task: Array, task: Array) -> Array:
-    """Returns each step's own entry of ``per_task`` [tasks], in the shape of ``task``."""
+    """Returns each step's own entry of ``per_task`` [tasks], in the shape of ``task``.
+
+    >>> of_task(jnp.array([10.0, 20.0]), jnp.array([[1, 0, 1]])).tolist()
+    [[20.0, 10.0, 20.0]]
+    """
     return (
         jnp.broadcast_to(per_task[0], task.shape)
         if len(per_task) == 1
@@ -190,7 +194,11 @@ def masked_mean(x: Array, live: Array) -> Array:
 
 
 def masked_means(parts: Mapping[str, Array], live: Array) -> dict[str, Array]:
-    """Returns ``masked_mean`` of every part by name, in one reduction."""
+    """Returns ``masked_mean`` of every part by name, in one reduction.
+
+    >>> masked_means({"a": jnp.array([1.0, 3.0, 9.0])}, jnp.array([True, True, False]))
+    {'a': Array(2., dtype=float32)}
+    """
     chex.assert_equal_shape([*parts.values(), live])
     stacked = jnp.where(live[None], jnp.stack([*parts.values()]), 0.0)
     axes = tuple(range(1, stacked.ndim))

@@ -54,6 +54,9 @@ def signed_hyperbolic(r_t: Array) -> Array:
     """Returns sign(r)·(√(|r| + 1) − 1) + 1e-3·r.
 
     Ref: Pohlen et al. 2018 (arXiv:1805.11593). Of the reward, not of the return.
+
+    >>> print(signed_hyperbolic(jnp.array([-8.0, 0.0, 3.0])))
+    [-2.008  0.     1.003]
     """
     return jnp.sign(r_t) * (jnp.sqrt(jnp.abs(r_t) + 1.0) - 1.0) + 1e-3 * r_t
 

@@ -29,7 +29,11 @@ def distance(name: str, stacked: Tree) -> Array:
 
 
 def to_the_mean(layer: Array) -> Array:
-    """Returns Σ_i ‖θ_i − mean_j θ_j‖² of ``[K, ...]``; its gradient sums to 0 over i."""
+    """Returns Σ_i ‖θ_i − mean_j θ_j‖² of ``[K, ...]``; its gradient sums to 0 over i.
+
+    >>> to_the_mean(jnp.array([[1.0], [3.0]])).item()
+    2.0
+    """
     return jnp.sum(jnp.square(layer - jnp.mean(layer, axis=0, keepdims=True)))
 
 

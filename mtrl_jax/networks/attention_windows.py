@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from mtrl_jax.networks import attention, history_tokens
@@ -60,14 +61,57 @@ def positions(live: Array | None, length: int) -> Array:
     return jnp.maximum(jnp.cumsum(live.T.astype(jnp.int32), axis=1) - 1, 0)
 
 
-def cut(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
-    """Returns Steps [T, B] in which a segment of ``horizon`` live steps begins anew.
+class Segments(NamedTuple):
+    """How a history is cut: a step sees those of its own segment, and the prompt."""
 
-    What was before the first step of a segment is unread, as before the first of all.
+    number: Array  # [B, T] int32, of the segment; 0 is the prompt
+    position: Array  # [B, T] int32, in the segment, after the steps of the prompt
+    relative: Array  # [B, T] int32, the same up to a constant of each segment
+    begins: Array  # [B, T] bool, the first step of a segment
+
+
+def cut(
+    steps: history_tokens.Steps, horizon: Array | None, alone: Array | None
+) -> Segments:
+    """Returns the segments of Steps [T, B]: of ``horizon`` live steps each.
+
+    Where they are ``alone``, an episode is a segment (or several) of its own.
     """
-    place = positions(steps.live, steps.has_prev.shape[0]).T
-    begins = (place % horizon == 0) & (place > 0)
-    return steps._replace(has_prev=steps.has_prev & ~begins)
+    shape = steps.has_prev.shape
+    live = jnp.ones(shape, bool) if steps.live is None else steps.live
+    prompt = jnp.zeros(shape, bool) if steps.prompt is None else steps.prompt
+    own, shown = (live & ~prompt).T, (live & prompt).T
+    place = positions(own.T, shape[0])
+    episode = jnp.zeros_like(place)
+    if alone is not None and steps.begins is not None:
+        episode = _held(place, own & steps.begins.T & alone)
+    since = place - episode
+    begins = own & (since == 0 if horizon is None else since % horizon == 0)
+    before = jnp.sum(shown, axis=1, keepdims=True)
+    position = place - _held(place, begins) + before
+    position = jnp.where(prompt.T, positions(shown.T, shape[0]), position)
+    # A prompt is as far from one segment as from another.
+    relative = position if steps.prompt is not None or alone is not None else place
+    return Segments(jnp.cumsum(begins, axis=1), position, relative, begins)
+
+
+def begun(
+    steps: history_tokens.Steps, segments: Segments, alone: Array | None
+) -> history_tokens.Steps:
+    """Returns Steps [T, B] in which what was before a segment is unread.
+
+    What was before the first of all may be known, but not where it is of another episode
+    and these are ``alone``.
+    """
+    first = jnp.cumsum(segments.begins, axis=1) > 1
+    if alone is not None and steps.begins is not None:
+        first |= steps.begins.T & alone
+    return steps._replace(has_prev=steps.has_prev & ~(segments.begins & first).T)
+
+
+def _held(x: Array, where: Array) -> Array:
+    """Returns the last ``x`` [B, T] so far of those ``where``, 0 before; x only rises."""
+    return jax.lax.cummax(jnp.where(where, x, 0), axis=1)
 
 
 def last(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
@@ -88,26 +132,27 @@ def of_sequence(
     window: int,
     encoding: str,
     rotary_size: int | None,
-    horizon: Array | None = None,
+    segments: Segments | None = None,
 ) -> Sight:
     """Returns the sight of the tokens of Steps [T, B] on each other.
 
-    ``rotary_size``: numbers per head, None where positions are not rotary. With a
-    ``horizon`` the steps are those of ``cut``, and the segments do not see each other.
+    ``rotary_size``: numbers per head, None where positions are not rotary. The ``segments``
+    of the steps do not see each other, and all of them see the prompt.
     """
     length = steps.has_prev.shape[0]
     live = history_tokens.live_tokens(steps, encoding)
-    place = positions(steps.live, length)
+    place = positions(steps.live, length) if segments is None else segments.relative
     index = _token_index(place, encoding)
     allowed = _in_window(index, index, window, encoding)
-    if horizon is not None:
-        segment = jnp.repeat(place // horizon, history_tokens.TOKENS[encoding], axis=1)
-        allowed &= segment[:, :, None] == segment[:, None, :]
+    if segments is not None:
+        segment = jnp.repeat(segments.number, history_tokens.TOKENS[encoding], axis=1)
+        shown = segment[:, None, :] == 0
+        allowed &= (segment[:, :, None] == segment[:, None, :]) | shown
     if live is not None:
         # Padding sees itself, so that every row of the softmax has something.
         itself = jnp.eye(index.shape[1], dtype=bool)[None]
         allowed = (allowed & live[:, None, :]) | itself
-    is_band = live is None and horizon is None
+    is_band = live is None and segments is None
     band = min(window, length) if is_band else None
     return Sight(allowed, _rotation(index, rotary_size), band)
 
@@ -145,6 +190,21 @@ def of_ring(
     return sight, cache._replace(live=live, position=position)
 
 
+def forget(cache: Cache, forgets: Array, kept: Array, encoding: str) -> Cache:
+    """Returns the cache of which some slots have nothing but their first ``kept`` steps.
+
+    ``forgets`` [B] bool, ``kept`` [B] int32. The next step follows these.
+    """
+    tokens = history_tokens.TOKENS[encoding]
+    places = cache.live.shape[1] // tokens
+    place = (jnp.arange(cache.live.shape[1]) // tokens)[None]
+    newest = cache.position[:, None] - 1
+    held = newest - (newest - place) % places
+    stays = ~forgets[:, None] | (held < kept[:, None])
+    position = jnp.where(forgets, jnp.minimum(kept, cache.position), cache.position)
+    return cache._replace(live=cache.live & stays, position=position)
+
+
 def write(ring: Array, new: Array, written: Array) -> Array:
     """Returns ``ring`` [B, H, G n, D] with ``new`` [B, H, n, D] where ``written`` [B, G]."""
     return _put(ring, new, written, axis=2)
@@ -174,9 +234,9 @@ def _token_index(position: Array, encoding: str) -> Array:
 def _in_window(query: Array, key: Array, window: int | Array, encoding: str) -> Array:
     """Returns which of the tokens ``key`` [B, S] each of ``query`` [B, T] sees, [B, T, S]."""
     query, key = query[:, :, None], key[:, None, :]
-    # The window of a step begins with its observation, the last token of its row.
-    tokens = history_tokens.TOKENS[encoding]
-    age = (query + 1) // tokens - (key + 1) // tokens
+    # The window of a step begins with its observation, the first token of its own.
+    tokens, own = history_tokens.TOKENS[encoding], history_tokens.OWN[encoding]
+    age = (query + own) // tokens - (key + own) // tokens
     seen = (key <= query) & (age < window)
     if encoding != "set":
         return seen

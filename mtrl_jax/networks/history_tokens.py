@@ -12,6 +12,10 @@ training read the same rows.
             which sees nothing else, and o_t, which sees the transitions and predicts.
             In what order they came makes no difference
 
+With returns (``outlook``) a step has one token more, the last: R_t, what is to come. It
+stands after o_t, so that it can be predicted from what came before; the action is predicted
+at it ("step_return", "triple_return").
+
 Episodes follow each other in one history; nothing is reset between them.
 
 Refs: Laskin et al. 2023, arXiv:2210.14215; for "set", Lee et al. 2023, "Supervised
@@ -29,11 +33,17 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree, types
-from mtrl_jax.networks import heads, product, torsos
+from mtrl_jax.networks import heads, product, tokeniser, torsos
+from mtrl_jax.networks.outlook import Outlook, features
 from mtrl_jax.types import Array, Tree
 
 # Of a step, by encoding; the last one predicts.
-TOKENS = {"step": 1, "triple": 3, "set": 2}
+TOKENS = {"step": 1, "triple": 3, "set": 2, "step_return": 2, "triple_return": 4}
+# Of these, the last that belong to the step itself and not to what came before it.
+OWN = {"step": 1, "triple": 1, "set": 1, "step_return": 2, "triple_return": 2}
+_NUMBER = 16  # what a number's bin is worth, see tokeniser
+# The encodings to choose from; ``with_returns`` gives the others.
+ENCODINGS = ("step", "triple", "set")
 
 
 class Steps(NamedTuple):
@@ -54,6 +64,12 @@ class Steps(NamedTuple):
         None  # [T, B] bool, False: padding, as if absent; None: all live
     )
     prev_obs: Tree = None  # [T, B, ...] o_{t-1}; read where steps are a "set"
+    # Read where there are tokens of returns:
+    return_to_go: Array | None = None  # [T, B]
+    return_known: Array | None = None  # [T, B] from 0, not at all, to 1
+    # Read where steps may see their own episode alone:
+    begins: Array | None = None  # [T, B] bool, the first step of an episode
+    prompt: Array | None = None  # [T, B] bool, before all others, and seen by all
 
 
 def from_transitions(
@@ -94,8 +110,23 @@ def dummy(
     action = zeros(types.action_shape(space))
     no = jnp.zeros((1,), bool)
     seen = {k: zeros(v) for k, v in obs.items()}
-    made = Steps(seen, action, jnp.zeros((1,)), no, no, prev_obs=seen)
+    nothing = jnp.zeros((1,))
+    made = Steps(seen, action, nothing, no, no, None, seen, nothing, nothing)
     return read(made, encoding)
+
+
+def with_returns(encoding: str) -> str:
+    """Returns the encoding with a token of the return; ValueError of a set."""
+    if encoding == "set":
+        raise ValueError(
+            "encoding: 'set' has no token of a return; use 'step' or 'triple'"
+        )
+    return f"{encoding}_return"
+
+
+def has_returns(encoding: str) -> bool:
+    """Returns whether the last token of a step is its return."""
+    return encoding.endswith("_return")
 
 
 def read(steps: Steps, encoding: str) -> Steps:
@@ -103,6 +134,8 @@ def read(steps: Steps, encoding: str) -> Steps:
 
     Raises ValueError where what it reads is not there.
     """
+    if not has_returns(encoding):
+        steps = steps._replace(return_to_go=None, return_known=None)
     if encoding != "set":
         return steps._replace(prev_obs=None)
     if steps.prev_obs is None:
@@ -114,12 +147,13 @@ def read(steps: Steps, encoding: str) -> Steps:
 
 def live_tokens(steps: Steps, encoding: str) -> Array | None:
     """Returns which tokens exist, [B, S]; None where all do, whatever the values."""
-    if encoding == "step":
+    tokens, own = TOKENS[encoding], OWN[encoding]
+    if tokens == own == 1:
         return None if steps.live is None else steps.live.T
     live = jnp.ones(steps.has_prev.shape, bool) if steps.live is None else steps.live
     before = live & steps.has_prev
-    tokens = jnp.stack([before] * (TOKENS[encoding] - 1) + [live], axis=-1)
-    return jnp.swapaxes(tokens, 0, 1).reshape(live.shape[1], -1)
+    each = jnp.stack([before] * (tokens - own) + [live] * own, axis=-1)
+    return jnp.swapaxes(each, 0, 1).reshape(live.shape[1], -1)
 
 
 class Tokens(nn.Module):
@@ -133,6 +167,8 @@ class Tokens(nn.Module):
     activation: str
     convolution: str
     dtype: Any
+    numbers: str = "none"  # see tokeniser
+    outlook: Outlook | None = None  # where there are returns
 
     @nn.compact
     def __call__(self, steps: Steps) -> Array:
@@ -141,14 +177,17 @@ class Tokens(nn.Module):
         outcome = jnp.stack(
             [steps.prev_reward, steps.prev_done.astype(jnp.float32)], axis=-1
         )
-        if self.encoding == "step":
+        obs = tokeniser.observation(self.numbers, _NUMBER, steps.obs)
+        if self.encoding in ("step", "step_return"):
             last = jnp.concatenate([action, outcome], axis=-1)
             last = tree.where(steps.has_prev, last, jnp.zeros_like(last))
-            one = self._dense("observation")(self._torso()(steps.obs, last))
-            return jnp.swapaxes(one, 0, 1)
+            one = self._dense("observation")(self._torso()(obs, last))
+            if self.encoding == "step":
+                return jnp.swapaxes(one, 0, 1)
+            return self._in_a_row([one, self._return(steps)])
         nothing = jnp.zeros((*steps.has_prev.shape, 0))
         torso = self._torso()
-        seen = torso(steps.obs, nothing)
+        seen = torso(obs, nothing)
         if self.encoding == "set":
             # What follows the end of an episode is no part of it.
             after = tree.where(steps.prev_done, jnp.zeros_like(seen), seen)
@@ -158,6 +197,28 @@ class Tokens(nn.Module):
         else:
             tokens = [self._dense("action")(action), self._dense("outcome")(outcome)]
         tokens.append(self._dense("observation")(seen))
+        if has_returns(self.encoding):
+            tokens.append(self._return(steps))
+        return self._in_a_row(tokens)
+
+    def _return(self, steps: Steps) -> Array:
+        """Returns the token of R_t [T, B, width]: what is learned of one not known."""
+        if (
+            self.outlook is None
+            or steps.return_to_go is None
+            or steps.return_known is None
+        ):
+            raise ValueError(
+                "return_to_go: None, but there are tokens of returns; give them"
+            )
+        shape = (self.width,)
+        unknown = self.param("unknown_return", nn.initializers.normal(1.0), shape)
+        embedded = self._dense("return")(features(self.outlook, steps.return_to_go))
+        known = steps.return_known[..., None]
+        return known * embedded + (1.0 - known) * unknown[None, None]
+
+    def _in_a_row(self, tokens: list[Array]) -> Array:
+        """Returns n tokens [T, B, width] of each step one after the other, [B, T n, width]."""
         batched = jnp.moveaxis(jnp.stack(tokens, axis=2), 0, 1)  # [B, T, n, width]
         return batched.reshape(batched.shape[0], -1, self.width)
 

@@ -60,7 +60,7 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
 
 
 def check_sharing(config: NetworkConfig) -> None:
-    """Raises ValueError for a network, ``torso`` chosen, that is not one for all tasks."""
+    """Raises ValueError unless a network, ``torso`` chosen, is one for all tasks."""
     if config.sharing == "soft":
         raise ValueError(
             "sharing: 'soft' is a network for each task, which impala and ppo have; use "

@@ -6,7 +6,7 @@ Where the tasks of the slots are static (``EnvSpec.slot_tasks``) the slots are g
 ``[K, most]`` and the network is mapped over K: a step costs what one network costs, and
 of tasks with unlike numbers of slots what the largest would. Otherwise, and for any
 other number of slots than those, all K networks see all slots and each slot keeps its
-own task's: right for whatever is asked, K times as dear; tests and single plays are so.
+own task's: right for any slots, at K times the cost; tests and single plays do so.
 """
 
 from __future__ import annotations

@@ -33,6 +33,10 @@ recomputed, ``step`` reads the last so many alone, and says what ``unroll`` says
 A cache sees so many steps back in every layer, and further through the layers: to see no
 further, act with "recompute". A horizon of ``context`` or more changes nothing.
 
+With an ``outlook`` (see there) steps may have a token of their return, and more is
+predicted than the action. Steps that may be ``alone``, a traced choice, see their own episode
+and the prompt: ``unroll`` cuts there, acting calls ``forget``.
+
 Padding is as if absent, wherever it stands: it takes no position and no place in a
 window, nothing attends to it; what is said at it means nothing. Nothing is reset between
 episodes; ``tree.where(is_fresh, initial_cache(B), cache)`` makes slots begin anew.
@@ -44,8 +48,9 @@ Refs: Laskin et al. 2023, arXiv:2210.14215 (4 layers, width 64, 4 heads, feed-fo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -55,6 +60,7 @@ from mtrl_jax import tree, types
 from mtrl_jax.networks import (
     attention_windows,
     history_tokens,
+    outlook,
     torsos,
     transformer_config,
     transformer_layers,
@@ -75,22 +81,31 @@ class Transformer(NamedTuple):
     """A transformer as pure functions; everything works under ``vmap`` over ``params``.
 
     ``init(key)`` returns parameters.
-    ``unroll(params, steps, key=None, window=None, horizon=None)`` returns logits [T, B,
-    M] of Steps [T, B], M = action_mask_size, for ``heads.policy`` to mask; dropout needs
-    a ``key``; ``window`` (steps) in place of ``context``.
+    ``unroll(params, steps, key=None, window=None, horizon=None, alone=None,
+    action=None)`` returns logits [T, B, M] of Steps [T, B], M = action_mask_size, for
+    ``heads.policy`` to mask; dropout needs a ``key``; ``window`` (steps) in place of
+    ``context``. Of a transformer with an outlook it returns Outputs; with the
+    ``action`` of each step also what that leads to.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
     ``step(params, cache, steps, horizon=None)`` returns (logits [B, M], cache) of Steps
     [B]; a slot that is not live keeps its cache. No dropout.
-    A ``horizon`` is an int32 scalar of at least 1.
+    ``forget(cache, forgets, kept)`` returns the cache of which the slots that forget,
+    bool [B], have nothing but their first ``kept`` [B] steps.
+    A ``horizon`` is an int32 scalar of at least 1, ``alone`` a bool scalar.
     """
 
     init: Callable[[Key], Tree]
-    unroll: Callable[..., Array]
+    unroll: Callable[..., Any]
     initial_cache: Callable[[int], Tree]
-    step: Callable[..., tuple[Array, Tree]]
+    step: Callable[..., tuple[Any, Tree]]
+    forget: Callable[[Tree, Array, Array], Tree]
 
 
-def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transformer:
+def make(
+    spec: types.EnvSpec,
+    config: TransformerConfig = _DEFAULT,
+    given: outlook.Outlook | None = None,
+) -> Transformer:
     """Returns the transformer for environments of ``spec``.
 
     Raises ValueError for a config field that is unknown, out of range or does not go
@@ -98,47 +113,88 @@ def make(spec: types.EnvSpec, config: TransformerConfig = _DEFAULT) -> Transform
     """
     transformer_config.check(spec, config)
     config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
-    module = transformer_layers.Layers(config, spec.action)
-    encoding = config.encoding
+    module = _module(spec, config, given or outlook.Outlook())
+    encoding = module.encoding
     example = history_tokens.dummy(spec.obs, spec.action, encoding)
+
+    def of(out):
+        return out.action if given is None else out
 
     def init(key):
         one = jax.tree.map(lambda x: x[None], example)
-        return module.init(key, one, config.context)["params"]
+        taken = one.prev_action
+        return module.init(key, one, config.context, action=taken)["params"]
 
-    def unroll(params, steps, key=None, window=None, horizon=None):
+    def unroll(
+        params, steps, key=None, window=None, horizon=None, alone=None, action=None
+    ):
         chex.assert_rank(steps.has_prev, 2)
         steps = history_tokens.read(steps, encoding)
         window = _window(config, window, steps.has_prev.shape[0])
-        logits, _ = module.apply(
+        out, _ = module.apply(
             {"params": params},
             steps,
             window,
             deterministic=key is None,
             horizon=_horizon(config, horizon),
+            alone=alone,
+            action=action,
             rngs={} if key is None else {"dropout": key},
         )
-        return logits
+        return of(out)
 
     def cached(params, cache, steps, horizon=None):
-        one = jax.tree.map(lambda x: x[None], history_tokens.read(steps, encoding))
+        one = jax.tree.map(lambda x: x[None], _moment(steps, encoding))
         variables, window = {"params": params}, config.context
-        logits, cache = module.apply(variables, one, window, cache, horizon=horizon)
-        return logits[0], cache
+        out, cache = module.apply(variables, one, window, cache, horizon=horizon)
+        return jax.tree.map(lambda x: x[0], of(out)), cache
 
     def recomputed(params, cache, steps, horizon=None):
-        cache = _append(cache, history_tokens.read(steps, encoding))
+        cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         read = read if horizon is None else attention_windows.last(read, horizon)
         variables = {"params": params}
-        logits, _ = module.apply(variables, read, config.context, newest=True)
-        return logits[0], cache
+        out, _ = module.apply(variables, read, config.context, newest=True)
+        return jax.tree.map(lambda x: x[0], of(out)), cache
 
     if transformer_config.acting(config) == "cache":
-        return Transformer(init, unroll, lambda b: _empty_cache(config, b), cached)
+        return Transformer(
+            init,
+            unroll,
+            lambda batch: _empty_cache(config, encoding, batch),
+            cached,
+            functools.partial(attention_windows.forget, encoding=encoding),
+        )
     return Transformer(
-        init, unroll, lambda b: _empty_recent(config, example, b), recomputed
+        init,
+        unroll,
+        lambda batch: _empty_recent(config, example, batch),
+        recomputed,
+        _forget,
     )
+
+
+def _module(
+    spec: types.EnvSpec, config: TransformerConfig, given: outlook.Outlook
+) -> transformer_layers.Layers:
+    outlook.check(given)
+    encoding = config.encoding
+    if given.bins:
+        encoding = history_tokens.with_returns(encoding)
+    vector = spec.obs.get("vector")
+    if given.vectors and vector is None:
+        raise ValueError(
+            f"outlook.vectors: True, but of {sorted(spec.obs)} no vector can be predicted; "
+            "use False"
+        )
+    size = 0 if vector is None else vector.shape[0]
+    return transformer_layers.Layers(config, spec.action, given, encoding, size)
+
+
+def _moment(steps: history_tokens.Steps, encoding: str) -> history_tokens.Steps:
+    """Returns Steps [B] without what is read in whole histories alone."""
+    read = history_tokens.read(steps, encoding)
+    return read._replace(begins=None, prompt=None)
 
 
 def _window(config: TransformerConfig, window: int | None, length: int) -> int:
@@ -160,13 +216,15 @@ def _horizon(config: TransformerConfig, horizon: Array | None) -> Array | None:
     return jnp.where(horizon < config.context, horizon, jnp.iinfo(jnp.int32).max)
 
 
-def _empty_cache(config: TransformerConfig, batch: int) -> attention_windows.Cache:
+def _empty_cache(
+    config: TransformerConfig, encoding: str, batch: int
+) -> attention_windows.Cache:
     return attention_windows.empty(
         layers=config.layers,
         heads=config.heads,
         size=config.width // config.heads,
         window=config.context,
-        encoding=config.encoding,
+        encoding=encoding,
         dtype=config.dtype,
         batch=batch,
     )
@@ -179,6 +237,22 @@ def _empty_recent(
         return jnp.zeros((batch, config.context, *x.shape[1:]), x.dtype)
 
     return Recent(jax.tree.map(fresh, one._replace(live=one.has_prev)))
+
+
+def _forget(cache: Recent, forgets: Array, kept: Array) -> Recent:
+    """Returns the last steps of which some slots have their first ``kept`` alone."""
+    length = cache.steps.has_prev.shape[1]
+    there = jnp.asarray(cache.steps.live)
+    live = jnp.sum(there, axis=1)
+    # The live ones stand at the end: those that go, go from there.
+    gone = jnp.where(forgets, jnp.maximum(live - kept, 0), 0)[:, None]
+    place = jnp.arange(length)[None]
+    index = (place - gone) % length
+    moved = jax.tree.map(
+        lambda x: jax.vmap(lambda leaf, i: leaf[i])(x, index), cache.steps
+    )
+    stays = place >= length - jnp.minimum(live - gone[:, 0], length)[:, None]
+    return Recent(moved._replace(live=jnp.asarray(moved.live) & stays))
 
 
 def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import types
-from mtrl_jax.networks import attention, conv, history_tokens, torsos
+from mtrl_jax.networks import attention, conv, history_tokens, tokeniser, torsos
 
 POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")
@@ -22,6 +22,7 @@ class TransformerConfig:
     feedforward: int = 2048
     context: int = 100  # in steps
     encoding: str = "step"  # step, triple, set; see history_tokens
+    numbers: str = "none"  # none, mu_law, bounded: vectors as tokens, see tokeniser
     positions: str = "rotary"  # rotary, learned, none
     acting: str = "auto"  # cache, recompute; auto: cache, unless positions are learned
     dropout: float = 0.0  # of what a layer adds
@@ -45,13 +46,14 @@ def acting(config: TransformerConfig) -> str:
 def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
     """Raises ValueError unless a transformer of this config can be made for ``spec``."""
     for field, known in (
-        ("encoding", tuple(history_tokens.TOKENS)),
+        ("encoding", history_tokens.ENCODINGS),
         ("positions", POSITIONS),
         ("acting", ACTING),
         ("activation", tuple(torsos.ACTIVATIONS)),
         ("convolution", conv.IMPLEMENTATIONS),
         ("attention", attention.IMPLEMENTATIONS),
         ("dtype", DTYPES),
+        ("numbers", tokeniser.KINDS),
     ):
         if getattr(config, field) not in known:
             raise ValueError(
@@ -70,6 +72,11 @@ def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
         raise ValueError(
             "acting: 'cache' with learned positions, which shift when a step falls out "
             "of the window; use 'recompute' or positions 'rotary'"
+        )
+    if config.encoding == "set" and config.numbers != "none":
+        raise ValueError(
+            f"numbers: {config.numbers!r} with encoding 'set'; use 'none', or encoding "
+            "'step' or 'triple'"
         )
     if config.encoding == "set" and config.positions != "none":
         raise ValueError(

@@ -7,13 +7,16 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.networks import (
     attention,
     attention_windows,
+    heads,
     history_tokens,
     initialisers,
+    outlook,
     product,
     transformer_config,
 )
@@ -21,14 +24,19 @@ from mtrl_jax.types import Array
 
 
 class Layers(nn.Module):
-    """Returns (logits [T, B, M], cache) of Steps [T, B]; with a cache T is 1.
+    """Returns (Outputs of Steps [T, B], cache); with a cache T is 1.
 
-    With a ``horizon`` the Steps are seen in segments (see ``attention_windows.cut``), and a ring no
-    further than that. ``newest``: logits [1, B, M] of the last step alone.
+    With a ``horizon``, or where episodes may be ``alone``, the Steps are seen in segments
+    (see ``attention_windows.cut``), and a ring no further than the horizon. ``newest``:
+    outputs [1, B] of the last step alone. Given the ``action`` of each step, also
+    what it leads to. The ``encoding`` is the config's, or that with returns.
     """
 
     config: transformer_config.TransformerConfig
     space: types.ActionSpace
+    given: outlook.Outlook
+    encoding: str
+    vector: int = 0  # numbers of an observation that are predicted
 
     @nn.compact
     def __call__(
@@ -39,18 +47,22 @@ class Layers(nn.Module):
         deterministic: bool = True,
         horizon: Array | None = None,
         newest: bool = False,
-    ) -> tuple[Array, attention_windows.Cache | None]:
-        config = self.config
-        if horizon is not None and cache is None:
-            steps = attention_windows.cut(steps, horizon)
+        alone: Array | None = None,
+        action: Array | None = None,
+    ) -> tuple[outlook.Outputs, attention_windows.Cache | None]:
+        config, segments = self.config, None
+        is_cut = any(x is not None for x in (horizon, alone, steps.prompt))
+        if is_cut and cache is None:
+            segments = attention_windows.cut(steps, horizon, alone)
+            steps = attention_windows.begun(steps, segments, alone)
         x = self._tokens()(steps)  # [B, S, width]
         if config.positions == "learned":
-            x = x + self._positions(steps, horizon)
+            x = x + self._positions(steps, segments)
         x = nn.Dropout(config.embedding_dropout)(x, deterministic=deterministic)
-        encoding, size = config.encoding, _rotary_size(config)
+        encoding, size = self.encoding, _rotary_size(config)
         if cache is None:
             sight = attention_windows.of_sequence(
-                steps, window, encoding, size, horizon
+                steps, window, encoding, size, segments
             )
         else:
             seen = window if horizon is None else jnp.minimum(window, horizon)
@@ -58,10 +70,10 @@ class Layers(nn.Module):
         keys, values = [], []
         for i in range(config.layers):
             is_last = i == config.layers - 1
-            tokens = history_tokens.TOKENS[encoding]
-            goes_on = slice(tokens - 1, None, tokens) if is_last else slice(None)
+            goes_on = _saying(encoding, x.shape[1]) if is_last else slice(None)
             if is_last and newest:
-                goes_on, sight = slice(-1, None), sight._replace(band=None)
+                own = history_tokens.OWN[encoding]
+                goes_on, sight = slice(-own, None), sight._replace(band=None)
             block = _Block(config, deterministic, name=f"block_{i}")
             memory = None if cache is None else (cache.keys[i], cache.values[i])
             x, (key, value) = block(x, sight, memory, goes_on)
@@ -69,12 +81,12 @@ class Layers(nn.Module):
             values.append(value)
         if cache is not None:
             cache = cache._replace(keys=tuple(keys), values=tuple(values))
-        return jnp.swapaxes(self._policy(x), 0, 1), cache
+        return self._outputs(x, action), cache
 
     def _tokens(self) -> history_tokens.Tokens:
         config = self.config
         return history_tokens.Tokens(
-            config.encoding,
+            self.encoding,
             config.width,
             self.space,
             config.torso,
@@ -82,26 +94,65 @@ class Layers(nn.Module):
             config.activation,
             config.convolution,
             config.dtype,
+            config.numbers,
+            self.given,
             name="tokens",
         )
 
-    def _positions(self, steps: history_tokens.Steps, horizon: Array | None) -> Array:
+    def _positions(
+        self, steps: history_tokens.Steps, segments: attention_windows.Segments | None
+    ) -> Array:
         """Returns what is added to the tokens of each step, [B or 1, S, width]."""
         config = self.config
         shape = (config.context, config.width)
         table = self.param("positions", nn.initializers.normal(0.02), shape)
-        position = attention_windows.positions(steps.live, steps.has_prev.shape[0])
-        position = position if horizon is None else position % horizon
+        if segments is None:
+            length = steps.has_prev.shape[0]
+            position = attention_windows.positions(steps.live, length)
+        else:
+            position = segments.position
         each = jnp.take(table, position, axis=0)
-        return jnp.repeat(each, history_tokens.TOKENS[config.encoding], axis=1)
+        return jnp.repeat(each, history_tokens.TOKENS[self.encoding], axis=1)
 
-    def _policy(self, x: Array) -> Array:
-        """Returns the logits [B, T, M] in float32, whatever the products were in."""
+    def _outputs(self, x: Array, action: Array | None) -> outlook.Outputs:
+        """Returns the outputs at the last layer's tokens [B, T own, width].
+
+        In float32, whatever the products were in. Of a step with a return the first of
+        these has not seen it, and the last has.
+        """
+        config, size = self.given, types.action_mask_size(self.space)
         x = nn.LayerNorm(dtype=self.config.dtype, name="norm")(x)
-        size = types.action_mask_size(self.space)
+        own = history_tokens.OWN[self.encoding]
+        before, after = x[:, ::own], x[:, own - 1 :: own]
+        out = outlook.Outputs(self._head(after, size, "policy"))
+        if config.bins:
+            out = out._replace(returns=self._head(before, config.bins, "returns"))
+        if config.values:
+            out = out._replace(values=self._head(after, size, "values"))
+        if action is None or not (config.rewards or config.vectors):
+            return out
+        taken = jnp.swapaxes(heads.encode(self.space, action), 0, 1)
+        y = jnp.concatenate([after, taken], axis=-1)
+        y = nn.gelu(
+            _dense(
+                self.config.width,
+                self.config.dtype,
+                nn.initializers.lecun_normal(),
+                "outcome",
+            )(y)
+        )
+        if config.rewards:
+            out = out._replace(reward=self._head(y, outlook.REWARDS, "reward"))
+        if config.vectors:
+            vector = self._head(y, self.vector, "next_vector")
+            out = out._replace(next_vector=vector)
+        return out
+
+    def _head(self, x: Array, size: int, name: str) -> Array:
+        """Returns [T, B, size] of x [B, T, width], small at the beginning."""
         gain = initialisers.orthogonal(0.01)
-        dense = _dense(size, self.config.dtype, gain, "policy")
-        return dense(x).astype(jnp.float32)
+        y = _dense(size, self.config.dtype, gain, name)(x).astype(jnp.float32)
+        return jnp.swapaxes(y, 0, 1)
 
 
 class _Block(nn.Module):
@@ -120,7 +171,7 @@ class _Block(nn.Module):
         x: Array,
         sight: attention_windows.Sight,
         memory: tuple[Array, Array] | None,
-        going_on: slice,
+        going_on: slice | np.ndarray,
     ) -> tuple[Array, tuple[Array, Array]]:
         y = self._norm("attention_norm")(x)
         query, key, value = self._query_key_value(y, going_on, sight.rotation)
@@ -133,7 +184,9 @@ class _Block(nn.Module):
         y = self._output("contract")(nn.gelu(y))
         return x + self._drop(y), (key, value)
 
-    def _query_key_value(self, y: Array, going_on: slice, rotation) -> list[Array]:
+    def _query_key_value(
+        self, y: Array, going_on: slice | np.ndarray, rotation
+    ) -> list[Array]:
         """Returns [query, key, value], each [B, H, S, D]; queries where we go on."""
         config = self.config
         query = self._linear(config.width, "query")(y[:, going_on])
@@ -193,6 +246,14 @@ def _dense(size: int, dtype: str, init: Callable, name: str) -> nn.Dense:
     return nn.Dense(
         size, dtype=dtype, kernel_init=init, dot_general=product.dot_general, name=name
     )
+
+
+def _saying(encoding: str, tokens: int) -> slice | np.ndarray:
+    """Returns which of the ``tokens`` of a row are read at the end: those of OWN."""
+    each, own = history_tokens.TOKENS[encoding], history_tokens.OWN[encoding]
+    if own in (1, each):
+        return slice(each - own, None, each // own)
+    return np.arange(tokens).reshape(-1, each)[:, each - own :].ravel()
 
 
 def _rotary_size(config: transformer_config.TransformerConfig) -> int | None:

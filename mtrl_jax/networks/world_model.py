@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from mtrl_jax import tree, types
-from mtrl_jax.losses import symlog, world_model
+from mtrl_jax.losses import dreamer, symlog
 from mtrl_jax.networks import (
     latents,
     layers,
@@ -145,7 +145,7 @@ def scalar_head(two_hot: bool) -> ScalarHead:
         return ScalarHead(symlog.BINS, symlog.mean, symlog.cross_entropy)
 
     def error(raw: Array, x: Array) -> Array:
-        return world_model.squared_error(raw[..., 0], jax.lax.stop_gradient(x))
+        return dreamer.squared_error(raw[..., 0], jax.lax.stop_gradient(x))
 
     return ScalarHead(1, lambda raw: raw[..., 0], error)
 

@@ -122,7 +122,9 @@ def go_on(
         saved = saved_state.with_memory(saved, program.agent, program.batch)
     # Against the checkpoint's own settings: a process that was killed may have written
     # down a change that no checkpoint has seen.
-    was = loading.from_dict(meta["config"], where=f"checkpoint {update}")
+    where = f"checkpoint {update}"
+    own = modules.as_named_by(meta["config"], config, where)
+    was = loading.from_dict(own, where=where)
     changed = resuming.check_resumable(was, config)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(

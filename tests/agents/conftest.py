@@ -16,8 +16,17 @@ import pytest
 
 from mtrl_jax import agents, envs, hparams, random, tree, types
 from mtrl_jax.envs import expert_labels, mixture
-from mtrl_jax.networks import transformer
+from mtrl_jax.networks import outlook, transformer
 
+TRANSFORMER = transformer.TransformerConfig(
+    layers=2, width=8, heads=2, feedforward=16, context=8
+)
+# All that it may be told and say, but the next vector, which is padded in a mixture.
+SEQUENCE = {
+    "transformer": TRANSFORMER,
+    "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
+    "infers": True,
+}
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
     "impala": {"optimiser": "adam"},
@@ -37,12 +46,11 @@ SMALL: dict[str, dict] = {
     "dreamer_v2": dreaming.SMALL,
     "dqn": {"capacity": 1200, "batch": 16, "double": True},
     "rainbow": {"capacity": 1200, "batch": 16, "gradient_steps": 2, "atoms": 5},
+    "algorithm_distillation": {"transformer": TRANSFORMER},
+    "decision_transformer": SEQUENCE,
+    "multi_game_decision_transformer": SEQUENCE,
+    "gato": SEQUENCE,
     "policy_distillation": {"per_task": False},
-    "algorithm_distillation": {
-        "transformer": transformer.TransformerConfig(
-            layers=2, width=8, heads=2, feedforward=16, context=8
-        )
-    },
 }
 # Traced settings under which a small agent learns a probe quickly.
 QUICK = {
@@ -59,6 +67,14 @@ QUICK = {
     "v_min": -2.0,
     "v_max": 2.0,
     "warmup_updates": 1.0,
+    "inferred": 0.5,
+    "across": 1.0,
+    "return_gate": 1.0,
+    "reward_gate": 1.0,
+    "return_cost": 1.0,
+    "reward_cost": 1.0,
+    "td_cost": 1.0,
+    "cql_cost": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")
@@ -88,6 +104,9 @@ def config(name, spec, core="none", **changes):
         settings["network"] = network(
             name, hidden=(8,), core=core, core_size=8, last_action_reward=True
         )
+    if "outlook" in settings and not isinstance(spec.action, types.Discrete):
+        # Of a factorised action not every choice has a value.
+        settings["outlook"] = dataclasses.replace(settings["outlook"], values=False)
     if "sizes" in module.Config.__dataclass_fields__:
         settings |= table(spec)
     return module.Config(**settings)

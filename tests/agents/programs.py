@@ -13,10 +13,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mtrl_jax import random, types
+from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
+# The program of another agent with other defaults: held to it, but not every time.
+VARIANTS = {"multi_game_decision_transformer", "gato"}
+# Agents held to the contract, each in a process's group of its own.
+NAMES = [
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.xdist_group(name),
+            *([pytest.mark.slow] if name in VARIANTS else []),
+        ],
+    )
+    for name in (*agents.AGENTS, "outside.reinforce")
+]
 MEMBERS = 8
 STEPS = 12  # of a stream; a rollout is the first kit.T of them
 SEED = 11

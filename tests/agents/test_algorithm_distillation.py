@@ -190,12 +190,12 @@ def test_a_context_of_one_step_is_memoryless():
 
     def last_said(context, obs):
         agent, learner, _ = made(context=context)
-        carry = agent.carry(2)
+        act, carry = jax.jit(agent.act), agent.carry(2)
         for t in range(3):
             ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
             if t == 0:
                 ts = ts._replace(obs={"vector": ts.obs["vector"] + obs})
-            action, carry, said = agent.act(learner, carry, ts, KEY, hparams())
+            action, carry, said = act(learner, carry, ts, KEY, hparams())
             carry = carry._replace(action=jnp.zeros_like(action))
         return np.asarray(said)
 

@@ -1,7 +1,8 @@
 """Agents learn tasks whose values are known: what fails shows which part is broken.
 
-By default each agent learns five probes as one mixture, in one program; the slow tests
-teach it every probe alone, with each seed held to the threshold.
+By default an agent of each family learns five probes as one mixture, in one program; the
+slow tests teach the others, and every agent every probe alone, with each seed held to the
+threshold.
 """
 
 import functools
@@ -17,11 +18,20 @@ from mtrl_jax.engine import fused_runner, population
 MEMBERS, SLOTS = 2, 8
 DISCOUNT = 0.9
 CHUNK = 50  # updates
+# One that follows gradients of its policy, one that learns values, one with a table.
+FAMILIES = ("impala", "dqn", "tabular")
 MIXTURE = ("constant", "observation", "delayed", "action", "both")
 SOLO = [
     *MIXTURE, "masked", "memory", "action_factorised", "both_factorised",
     "action_box", "both_box", "both_image",
 ]  # fmt: skip
+
+
+def case(name, task, *marks):
+    """Returns the parameters of a test, in the agent's own group."""
+    return pytest.param(name, task, marks=[pytest.mark.xdist_group(name), *marks])
+
+
 CLAIMED = [
     (name, task)
     for name in agents.AGENTS
@@ -36,14 +46,21 @@ UNROLL = {"memory": 15}
 RETURN = {"action_box": 0.9, "both_box": 0.85}
 
 
-@pytest.mark.parametrize(("name", "task"), [c for c in CLAIMED if c[1] in MIXTURE])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        case(*x, *([] if x[0] in FAMILIES else [pytest.mark.slow]))
+        for x in CLAIMED
+        if x[1] in MIXTURE
+    ],
+)
 def test_an_agent_learns_five_probes_as_one_mixture(name, task, kit):
     """Value, inputs, discount, policy and policy inputs, each at its analytic value."""
     check(train(name, MIXTURE, "none", 300, kit), MIXTURE.index(task), task)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), CLAIMED)
+@pytest.mark.parametrize(("name", "task"), [case(*x) for x in CLAIMED])
 def test_an_agent_learns_each_probe_alone(name, task, kit):
     """Also memory (with an LSTM), masks, pictures and the other action spaces."""
     core, updates = ("lstm", 800) if task == "memory" else ("none", 600)
@@ -79,6 +96,7 @@ def train(name, tasks, core, updates, kit):
         last_action_reward="memory" not in tasks,
     )
     settings = {"network": network, "optimiser": "adam", **kit.table(env.spec)}
+    settings["task_embedding"] = len(tasks) > 1  # of a network that is no NetworkConfig
     if len(tasks) == 1:
         # Of one task a minibatch is 12 steps: once all is learned, their advantages,
         # normalised, are noise.

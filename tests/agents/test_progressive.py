@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax.agents import progressive as agent
 from mtrl_jax.agents.common import learning
-from mtrl_jax.networks import progressive as networks
+from mtrl_jax.networks import lateral_columns as networks
 
 KEY = jax.random.key(0)
 MODULE = networks.Columns((5, 4), 3, 1)
@@ -142,16 +142,24 @@ def test_only_heads_are_trained_where_that_is_asked(one, kit):
 def test_a_column_more_freezes_what_it_begins_with():
     """Of as many it goes on with the other's, optimiser and all."""
 
-    def learner(columns, mark):
+    def learner(columns, mark, actions):
         frozen = {f"column_{k}": f"{mark}{k}" for k in range(columns - 1)}
-        params = {"layer_0": mark, "policy": mark, "adapter_1": mark}
+        sizes = {"layer_0": 4, "policy": actions, "adapter_1": 4}
+        params = {name: np.full(size, len(mark)) for name, size in sizes.items()}
         return learning.Learner(params, f"{mark}opt", (), mark, (), frozen)
 
-    old = learner(2, "old")
-    assert agent.inherit(learner(2, "new"), old) == old
-    joined = agent.inherit(learner(3, "new"), old)
-    assert joined.frozen == {"column_0": "old0", "column_1": {"layer_0": "old"}}
-    assert joined.params["layer_0"] == "new" and joined.opt == "newopt"
+    old = learner(2, "old", 3)
+    assert agent.inherit(learner(2, "new", 3), old) is old
+    joined = agent.inherit(learner(3, "new", 5), old)
+    body = {"layer_0": old.params["layer_0"]}
+    assert joined.frozen == {"column_0": "old0", "column_1": body}
+    assert joined.params["policy"].shape == (5,) and joined.opt == "newopt"
+    # With other actions the heads are new, and what lies below goes on.
+    own = learner(2, "new", 5)
+    other = agent.inherit(own, old)
+    assert other.params["layer_0"] is old.params["layer_0"]
+    assert other.params["policy"] is own.params["policy"] and other.opt == "newopt"
+    assert other.frozen == old.frozen
 
 
 def test_what_cannot_be_is_refused(kit):

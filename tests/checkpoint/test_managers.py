@@ -3,6 +3,8 @@
 import os
 import resource
 import shutil
+import sys
+import types
 import warnings
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import checkpoint, errors
+from mtrl_jax.checkpoint import failures
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -273,6 +276,18 @@ def test_a_full_disk_leaves_the_old_checkpoints_alone(tmp_path):
             checkpoint.open_manager(disk / "ckpt", 2)
     finally:
         os.system(f"umount -l {disk}")
+
+
+def test_what_comes_too_late_for_a_failed_save_is_not_printed(monkeypatch):
+    """orbax's writers find its event loop closed; any other such error is still told."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    failures.quieten()
+    failures.quieten()
+    for message in ("Event loop is closed", "another"):
+        late = types.SimpleNamespace(exc_value=RuntimeError(message))
+        sys.unraisablehook(late)
+    assert [str(found.exc_value) for found in heard] == ["another"]
 
 
 def test_saving_the_same_step_twice_writes_once(folder, bits):

@@ -316,3 +316,14 @@ def test_no_field_leaves_the_folder_of_its_dataset(tmp_path, name):
     field = layout.Field(name, (), np.dtype("float32"))
     with pytest.raises(errors.DatasetError, match="not a file's own name"):
         files.path_of(tmp_path, field)
+
+
+def test_no_field_is_a_link_out_of_its_dataset(tmp_path):
+    """Nor is a file of the machine read because a dataset has a link to it."""
+    other = tmp_path / "other.npy"
+    np.save(other, np.zeros(3, np.float32))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "reward.npy").symlink_to(other)
+    field = layout.Field("reward", (), np.dtype("float32"))
+    with pytest.raises(errors.DatasetError, match="a link"):
+        files.path_of(tmp_path / "data", field)

@@ -98,7 +98,7 @@ def _together(tiny):
     return run, states
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_in_turn_have_the_memories_and_learners_of_members_together(
     at_once, tiny, together
 ):
@@ -174,7 +174,7 @@ def test_a_full_ring_holds_the_newest_rows(tiny, together):
     np.testing.assert_array_equal(rows[:, 16:], reward[:, 16:32])
 
 
-@pytest.mark.parametrize("at_once", [1, None])
+@pytest.mark.parametrize("at_once", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_step_is_one_number_so_that_a_cond_on_it_stays_a_branch(at_once, tiny):
     """In warm-up nothing is learned, and nothing is computed either."""
     run = make(tiny, at_once=at_once)
@@ -297,7 +297,7 @@ def test_the_host_runner_has_the_memories_of_the_fused_runner():
     assert ends[0][1].error.any()
 
 
-@pytest.mark.parametrize("at_once", [1, None])
+@pytest.mark.parametrize("at_once", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_memories_are_split_over_devices_with_their_members(at_once, tiny, together):
     """Four members on four devices: the same numbers, and no device asks another."""
     run, (start, *_) = together

@@ -136,7 +136,7 @@ def test_a_sharded_run_is_the_unsharded_one(members, slots, tiny):
     assert np.prod(reward.sharding.shard_shape(reward.shape)) == reward.size // DEVICES
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
     """8 members on 2 devices, 1 or 2 of their 4 at a time: none is computed elsewhere."""
     devices = jax.devices()[:2]
@@ -148,7 +148,9 @@ def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
     assert "all-gather" not in program
 
 
-@pytest.mark.parametrize("name", ["ppo", "impala"])
+@pytest.mark.parametrize(
+    "name", ["ppo", pytest.param("impala", marks=pytest.mark.slow)]
+)
 def test_the_devices_of_a_member_share_its_minibatches(name, tiny, monkeypatch):
     """Four devices do a fourth of the arithmetic each, and the numbers are the same.
 

@@ -58,8 +58,18 @@ def _id(case):
 
 ALL = [(family, *case) for family, cases in CASES.items() for case in cases]
 PURE = [case for case in ALL if case[0] != "envpool"]
-every_env = pytest.mark.parametrize("case", ALL, ids=_id)
-every_pure_env = pytest.mark.parametrize("case", PURE, ids=_id)
+
+
+def _cases(cases):
+    """Returns parameters; of the labyrinth, whose programs are large, one by default."""
+    slow = {("labyrinth", *case[:1]) for case in CASES["labyrinth"][1:]}
+    return [
+        pytest.param(x, marks=pytest.mark.slow if x[:2] in slow else ()) for x in cases
+    ]
+
+
+every_env = pytest.mark.parametrize("case", _cases(ALL), ids=_id)
+every_pure_env = pytest.mark.parametrize("case", _cases(PURE), ids=_id)
 
 
 def make(case, batch=BATCH):
@@ -171,11 +181,14 @@ def test_a_stream_is_decided_by_its_key(case, compiled, played):
     assert all(jax.tree.leaves(same)) == draws_nothing
 
 
-# The first of each family; the others compile once more in `make test-all`.
+# The first of a family; the others compile once more in `make test-all`. Slots of the
+# labyrinth are compared with unbatched functions in its own tests.
 @pytest.mark.parametrize(
     "case",
     [
-        x if x[1:] == CASES[x[0]][0] else pytest.param(x, marks=pytest.mark.slow)
+        x
+        if x[1:] == CASES[x[0]][0] and x[0] != "labyrinth"
+        else pytest.param(x, marks=pytest.mark.slow)
         for x in PURE
     ],
     ids=_id,

@@ -249,7 +249,9 @@ def test_aim_and_jumps_are_worth_what_the_small_set_lacks():
     ("level", "player"),
     [
         (PUZZLE, "oracle"),
-        ("explore_object_locations_small", "random"),
+        pytest.param(
+            "explore_object_locations_small", "random", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_table_holds(level, player):

@@ -49,6 +49,7 @@ def test_members_are_tested_on_the_task_itself(harder):
     assert (course.params(course.init())[0].length == 1).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_levels_of_the_uninterrupted_one(
     tmp_path, harder, cached
 ):

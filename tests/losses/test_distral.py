@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.losses import distral
+from mtrl_jax.losses import distral_equations as distral
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 PRIOR = jnp.log(jnp.array([0.7, 0.2, 0.1]))

@@ -6,11 +6,12 @@ import sys
 import textwrap
 from unittest import mock
 
+import numpy as np
 import pytest
 import yaml
 
 from mtrl_jax import agents, config, envs, errors, plugins
-from mtrl_jax.config import agent_settings, resuming
+from mtrl_jax.config import agent_settings, modules, resuming
 
 HERE = pathlib.Path(__file__).parent
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -210,6 +211,36 @@ def test_an_environments_file_that_cannot_be_is_told_in_one_line(
     assert str(error.value).startswith(f"env: {name}") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("function", ["reset", "send", "recv"])
+def test_a_pools_error_in_the_run_is_one_line(tmp_path, write, function):
+    """What was raised, where in the file, and that the run can go on."""
+    pool = """
+        from mtrl_jax import envs
+        def names():
+            return ["action"]
+        def make(name, batch, options, seed): ...
+        def make_host(name, batch, options, seed, first_slot):
+            env = envs.make_host("probe/action", batch, options, seed, first_slot)
+            def fails(*args):
+                raise ZeroDivisionError("a pool\\nfails")
+            return env._replace(FUNCTION=fails)
+    """
+    module = f"flaky_{function}"  # Python imports a name once.
+    write(module, pool, ("FUNCTION", function))
+    found = loaded(tmp_path, tasks=[{"env": f"{module}/action"}])
+    env = envs.make_host(found.tasks[0].env, (1, 2))
+    with pytest.raises(errors.RunError) as raised:
+        if function == "reset":
+            env.reset()
+        ts = env.reset()
+        env.send(np.zeros(ts.reward.shape, np.int32))
+        env.recv()
+    line = str(raised.value)
+    assert "\n" not in line
+    assert f"{module}/action: {function}: ZeroDivisionError: a pool fails" in line
+    assert f"{module}.py, line" in line
+
+
 def test_a_file_that_has_moved_is_found_where_python_finds_it(
     tmp_path, write, monkeypatch
 ):
@@ -241,6 +272,26 @@ def test_a_run_goes_on_with_a_file_in_another_folder_and_no_other_agent(
     other = config.from_dict({**moved, "agent": {"name": "ppo"}})
     with pytest.raises(errors.ConfigError, match=r"agent\.(name|config|hparams)"):
         resuming.check_resumable(old, other)
+
+
+def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path, write):
+    """Of settings in a checkpoint, modules are those that the run's own settings name."""
+    write("own_agent_h", AGENT)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("own_agent_h", "own_agent_i"):
+        write(f"elsewhere/{name}", "raise SystemExit('it ran')")
+    found = loaded(tmp_path, agent={"name": "own_agent_h"})
+    saved = config.to_dict(found)
+    assert modules.as_named_by(saved, found, "checkpoint 3") == saved
+    moved = {**saved["agent"], "name": f"own_agent_h@{tmp_path}/elsewhere"}
+    assert modules.as_named_by({**saved, "agent": moved}, found, "x") == saved
+    for name in (f"own_agent_i@{tmp_path}/elsewhere", "antigravity", f"ppo@{tmp_path}"):
+        other = {**saved, "agent": {**saved["agent"], "name": name}}
+        with pytest.raises(errors.ConfigError, match=r"checkpoint 3: agent.name"):
+            modules.as_named_by(other, found, "checkpoint 3")
+    envs_of = {**saved, "tasks": [{**saved["tasks"][0], "env": "antigravity/one"}]}
+    with pytest.raises(errors.ConfigError, match=r"tasks.0.env"):
+        modules.as_named_by(envs_of, found, "checkpoint 3")
 
 
 def test_no_code_is_run_from_a_runs_folder(tmp_path, write):

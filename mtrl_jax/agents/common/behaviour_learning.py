@@ -2,7 +2,7 @@
 
 From every state of a batch the actor imagines H steps; λ-returns by a slow copy of the
 critic train the critic, and the actor by REINFORCE, through the dynamics, or by both
-(``losses/world_model``, which has all indices). The model is not trained by it.
+(``losses/dreamer``, which has all indices). The model is not trained by it.
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), equations 3-6 and algorithm 2.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from mtrl_jax.agents.common import imagination, model_learning
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.losses import world_model
+from mtrl_jax.losses import dreamer
 from mtrl_jax.networks import layers, rssm
 from mtrl_jax.networks import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
@@ -101,10 +101,10 @@ def loss(
     the actor imagines. Only actor and critic get a gradient.
     """
     starts, mask, live, ends = _flat(
-        world_model.sg(states), batch.ts.action_mask, model_learning.per_step(batch),
+        dreamer.sg(states), batch.ts.action_mask, model_learning.per_step(batch),
         batch.ts.discount,
     )  # fmt: skip
-    model = world_model.sg(params["model"])
+    model = dreamer.sg(params["model"])
 
     def step(state: rssm.State, action: Array, key: Key) -> rssm.State:
         return parts.model.imagine_step(model, state, action, key, unimix)
@@ -115,15 +115,15 @@ def loss(
     )  # fmt: skip
     x = dreamt.features
     imagined = _predicted(parts, model, stats.slow_critic, x, ends * hp.discount, hp)
-    found = world_model.behaviour(imagined, hp.lambda_)
+    found = dreamer.behaviour(imagined, hp.lambda_)
     stats, scale = _scale(parts, stats, found, live)
     actor_loss, entropy = _actor_loss(
         parts, params["actor"], dreamt, mask, found, live, hp, scale
     )
     error = parts.model.scalar.error(
-        parts.critic.raw(params["critic"], world_model.sg(x[:-1])), found.target
+        parts.critic.raw(params["critic"], dreamer.sg(x[:-1])), found.target
     )
-    critic_loss = world_model.critic_loss(error, found, live)
+    critic_loss = dreamer.critic_loss(error, found, live)
     metrics = {
         "actor_loss": actor_loss,
         "critic_loss": critic_loss,
@@ -154,7 +154,7 @@ def slow_copy(stats: Stats, critic: Tree, hp: Hparams, period: int) -> Stats:
 
 def _predicted(
     parts: Parts, model: Tree, slow: Tree, x: Array, known: Array, hp: Hparams
-) -> world_model.Imagined:
+) -> dreamer.Imagined:
     """Returns what is predicted at features x [H + 1, N, F].
 
     ``known`` [N] is the true discount of the first states.
@@ -162,20 +162,20 @@ def _predicted(
     discount = jnp.broadcast_to(jnp.asarray(hp.discount), x.shape[:2])
     if parts.discount_head:
         discount = jax.nn.sigmoid(parts.model.discount(model, x))
-    return world_model.Imagined(
+    return dreamer.Imagined(
         reward=parts.model.scalar.mean(parts.model.reward(model, x)),
         discount=discount.at[0].set(known),
-        value=parts.critic.value(world_model.sg(slow), x),
+        value=parts.critic.value(dreamer.sg(slow), x),
     )
 
 
 def _scale(
-    parts: Parts, stats: Stats, found: world_model.Behaviour, live: Array
+    parts: Parts, stats: Stats, found: dreamer.Behaviour, live: Array
 ) -> tuple[Stats, Scalar]:
     """Returns (statistics after, what the actor's gain is divided by)."""
     if not parts.normalise_returns:
         return stats, 1.0
-    spread = world_model.return_range(found.target, live)
+    spread = dreamer.return_range(found.target, live)
     spread += (1.0 - RANGE_RATE) * (stats.return_range - spread)
     return stats._replace(return_range=spread), jnp.maximum(spread, 1.0)
 
@@ -185,17 +185,17 @@ def _actor_loss(
     params: Tree,
     dreamt: imagination.Trajectories,
     mask: Array,
-    found: world_model.Behaviour,
+    found: dreamer.Behaviour,
     live: Array,
     hp: Hparams,
     scale: Scalar,
 ) -> tuple[Array, Array]:
     """Returns (loss [], mean entropy []) of the actions that have a target."""
-    chosen = world_model.sg(jax.tree.map(lambda x: x[:-1], dreamt.action))
-    policy = parts.actor.policy(params, world_model.sg(dreamt.features[:-2]), mask)
+    chosen = dreamer.sg(jax.tree.map(lambda x: x[:-1], dreamt.action))
+    policy = parts.actor.policy(params, dreamer.sg(dreamt.features[:-2]), mask)
     entropy = policy.entropy()
     rho = {"reinforce": 1.0, "dynamics": 0.0}.get(parts.gradient, hp.reinforce)
-    loss = world_model.actor_loss(
+    loss = dreamer.actor_loss(
         policy.log_prob(chosen), entropy, found, live,
         reinforce=rho, entropy_cost=hp.entropy_cost, scale=scale,
     )  # fmt: skip

@@ -3,7 +3,7 @@
     L = −log p(x) − log p(r) − c log p(γ) + β KL_α(q ‖ p)
 
 of observations, rewards and discounts predicted at each state, with the KL balanced by α
-(``losses/world_model``); the mean over steps and sequences.
+(``losses/dreamer``); the mean over steps and sequences.
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), equation 2 and algorithm 2.
 """
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from mtrl_jax import types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.losses import world_model
+from mtrl_jax.losses import dreamer
 from mtrl_jax.networks import heads, observation_config, rssm
 from mtrl_jax.networks import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
@@ -83,7 +83,7 @@ def loss(
 
     ``discount`` γ is the label of a step that is not terminal, ``transform`` that of the
     rewards; without ``discount_head`` discounts are not learned. ``free_nats_each`` as
-    in ``world_model.balanced_kl``.
+    in ``dreamer.balanced_kl``.
     """
     live = per_step(batch)
     found = model.observe(
@@ -98,7 +98,7 @@ def loss(
         "posterior_entropy": model.entropy(found.posterior, hp.unimix),
         "prior_entropy": model.entropy(found.prior, hp.unimix),
     }
-    metrics = {name: world_model.masked_mean(x, live) for name, x in terms.items()}
+    metrics = {name: dreamer.masked_mean(x, live) for name, x in terms.items()}
     metrics["kl"] = _kl(model, found, live, hp, free_nats_each)
     total = metrics["image_loss"] + metrics["reward_loss"]
     total += hp.discount_loss_scale * metrics["discount_loss"]
@@ -145,12 +145,12 @@ def _prediction_errors(
     discount_head: bool,
 ) -> dict[str, Array]:
     """Returns −log p of each step, up to constants, [L, N], of features x [L, N, F]."""
-    drawn = model.decode(params, world_model.gradient_share(x, hp.image_gradient))
-    reward = model.reward(params, world_model.gradient_share(x, hp.reward_gradient))
+    drawn = model.decode(params, dreamer.gradient_share(x, hp.image_gradient))
+    reward = model.reward(params, dreamer.gradient_share(x, hp.reward_gradient))
     ends = jnp.zeros_like(ts.reward)
     if discount_head:
         logit = model.discount(params, x)
-        ends = world_model.discount_error(logit, ts.discount * discount)
+        ends = dreamer.discount_error(logit, ts.discount * discount)
     return {
         "image_loss": model.observation_error(drawn, ts.obs, ts.task),
         "reward_loss": model.scalar.error(reward, transform(ts.reward)),
@@ -167,8 +167,8 @@ def _kl(
 ) -> Array:
     """Returns the balanced KL of posterior and prior, []."""
     posterior, prior = found.posterior, found.prior
-    return world_model.balanced_kl(
-        model.kl(world_model.sg(posterior), prior, hp.unimix),
-        model.kl(posterior, world_model.sg(prior), hp.unimix),
+    return dreamer.balanced_kl(
+        model.kl(dreamer.sg(posterior), prior, hp.unimix),
+        model.kl(posterior, dreamer.sg(prior), hp.unimix),
         hp.kl_balance, hp.free_nats, live, free_each=free_nats_each,
     )  # fmt: skip

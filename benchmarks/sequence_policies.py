@@ -1,0 +1,231 @@
+"""Return-conditioned and prompted policies beside Algorithm Distillation, in dark rooms.
+
+    return_control   told a return of several, on three goals; MGDT tilted by several κ
+    unseen           100 episodes on goals never trained on: who gets better by trying
+    credit           a key, then a door, from random episodes alone
+    prompt           shown demonstrations of several levels, on goals never trained on
+
+The arms are told of in sequence_policies_arms.py. All are stages of one run under --runs,
+which is gone on with if it exists. A return is the mean over tasks and slots with its 95 %
+interval over tasks (of one task: over slots); ``first`` and ``last`` are of a tenth of the
+episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
+far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
+from the same sources' settings and on the same test goals.
+
+    python benchmarks/sequence_policies.py --experiment unseen
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import algorithm_distillation
+import common
+import numpy as np
+import sequence_policies_arms as arms
+
+from mtrl_jax import metrics, xla
+from mtrl_jax.metrics import estimates
+from mtrl_jax.training import run_folder
+
+Row = dict[str, Any]
+COLUMNS = {
+    "arm": "<9",
+    "goal": "<6",
+    "asked": ">6.1f",
+    "demo": ">6.2f",
+    "mean": ">6.2f",
+    "low": ">6.2f",
+    "high": ">6.2f",
+    "first": ">6.2f",
+    "last": ">6.2f",
+    "p_trend": ">8.2f",
+    "success": ">8.3f",
+}
+_RECORDED = "algorithm_distillation_dark_room.json"
+
+
+def main() -> None:
+    """Run what is missing, print the table, write JSON and PNG."""
+    args = arguments()
+    xla.prepare()
+    experiment = arms.EXPERIMENTS[args.experiment]()
+    if args.arms:
+        experiment = arms.only(experiment, args.arms)
+    folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
+    algorithm_distillation.run(folder, arms.settings(experiment, args.quick))
+    rows = [read(folder, arm) for arm in experiment.arms]
+    if args.experiment == "unseen":
+        rows += recorded()
+    print(common.header(COLUMNS))
+    for row in rows:
+        print(common.line(row, COLUMNS))
+    claims = {} if args.arms else summary(args.experiment, rows)
+    for name, value in claims.items():
+        print(f"{name}: {value:.3g}")
+    name = f"sequence_policies_{args.experiment}"
+    result = {"machine": common.environment(), "arms": rows, "claims": claims}
+    common.write(args.out, name, result)
+    draw(args.experiment, rows, args.out / f"{name}.png")
+
+
+def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
+    """Returns the numbers and the curve of one arm."""
+    found = metrics.read_summary(folder / run_folder.STAGES / arm.stage)
+    ((task, own),) = found["tasks"].items()
+    curve = own["in_context"]
+    # [tasks, episodes]: means over the slots of a task.
+    returns = np.asarray(curve["returns"], float)[arm.member]
+    watched = curve.get("prompt", 0)
+    acted = returns[:, watched:]
+    low, high = estimates.mean_interval(acted.mean(axis=1))
+    return {
+        "arm": arm.name,
+        "task": task,
+        "goal": arm.goal,
+        "asked": arm.asked,
+        "demo": float(returns[:, :watched].mean()) if watched else None,
+        "mean": float(acted.mean()),
+        "low": float(low),
+        "high": float(high),
+        **ends(acted.mean(axis=0)),
+        # Of key and door the second reward is the door's.
+        "success": float((acted >= 2).mean()) if "door" in task else None,
+        "curve": acted.mean(axis=0).tolist(),
+        "prompt": watched,
+        "random_score": own["random_score"],
+        "optimal_score": own["reference_score"],
+    }
+
+
+def recorded() -> list[Row]:
+    """Returns the recorded curves of AD and ED on the same unseen goals."""
+    rows = json.loads((common.RESULTS / _RECORDED).read_text())["arms"]
+    made = []
+    for row in rows:
+        if row["arm"] in ("ad", "ed"):
+            curve = np.asarray(row["mean"], float)
+            made.append(
+                {
+                    "arm": f"{row['arm']}*",
+                    "goal": "",
+                    "mean": float(curve.mean()),
+                    **ends(curve),
+                    "curve": curve.tolist(),
+                    "prompt": 0,
+                    "random_score": row["random_score"],
+                    "optimal_score": row["optimal_score"],
+                }
+            )
+    return made
+
+
+def ends(curve: np.ndarray) -> Row:
+    """Returns the means of the first and last tenth of a curve, and the trend's p."""
+    tenth = max(1, len(curve) // 10)
+    first, last = curve[:tenth].mean(), curve[-tenth:].mean()
+    return {"first": float(first), "last": float(last), "p_trend": p_trend(curve)}
+
+
+def p_trend(curve: np.ndarray, orders: int = 2000) -> float:
+    """Returns the share of random orders of a curve whose slope is as far from 0."""
+    time = np.arange(len(curve)) - (len(curve) - 1) / 2
+    rng = np.random.default_rng(0)
+    slopes = [abs(time @ rng.permutation(curve)) for _ in range(orders)]
+    return float(np.mean(np.asarray(slopes) >= abs(time @ curve) - 1e-9))
+
+
+def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
+    """Returns the numbers that the issue's claims are about."""
+    if experiment == "return_control":
+        return _control(rows)
+    if experiment == "prompt":
+        demo, own = (np.asarray([row[k] for row in rows]) for k in ("demo", "mean"))
+        slope = np.polyfit(demo, own, 1)[0] if len(rows) > 1 else np.nan
+        drift = max(abs(r["last"] / r["first"] - 1) for r in rows if r["first"])
+        return {"slope": float(slope), "largest_drift": float(drift)}
+    if experiment == "credit":
+        names = dict.fromkeys(row["arm"] for row in rows)
+        return {
+            f"success_{name}": float(
+                np.mean([row["success"] for row in rows if row["arm"] == name])
+            )
+            for name in names
+        }
+    return {f"last_{row['arm']}": row["last"] for row in rows}
+
+
+def _control(rows: list[Row]) -> dict[str, float]:
+    """Returns means over goals: how well a return that is asked for is got."""
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(float(value))
+
+    for goal in dict.fromkeys(row["goal"] for row in rows):
+        own = [row for row in rows if row["goal"] == goal]
+        by = {row["arm"]: row["mean"] for row in own if row["arm"] != "dt"}
+        told = {row["asked"]: row["mean"] for row in own if row["arm"] == "dt"}
+        best = own[0]["optimal_score"]
+        asked = np.asarray([x for x in told if x <= min(16, best)])
+        got = np.asarray([told[x] for x in asked])
+        note("correlation", np.corrcoef(asked, got)[0, 1])
+        note("error", np.abs(asked - got).mean())
+        note("share_of_optimum", told[best] / best)
+        note("over_bc", told[best] / by["bc"])
+        note("unreachable_over_optimum", told[20.0] / told[best])
+        note("mgdt_10_over_dt", by["mgdt_10"] / told[best])
+        note("mgdt_10_over_0", by["mgdt_10"] / by["mgdt_0"])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
+    """Draw what was got by what was asked for or shown, or by episode."""
+    title = {
+        "return_control": "return by the return asked for",
+        "prompt": "return by the return shown, goals never trained on",
+        "credit": "return on keys and doors, from random episodes",
+    }.get(experiment, "return on goals never trained on")
+    with common.figure(path, [title], (7, 5)) as (ax,):
+        if experiment in ("unseen", "credit"):
+            for row in rows:
+                episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
+                label = f"{row['arm']} {row['goal']}"
+                (line,) = ax.plot(episode, row["curve"], label=label)
+                if row["prompt"]:
+                    shown = range(1, row["prompt"] + 1)
+                    colour = line.get_color()
+                    ax.plot(shown, [row["demo"]] * len(shown), "o", color=colour)
+            ax.set(xlabel="episode", ylabel="return")
+        else:
+            what = "asked" if experiment == "return_control" else "demo"
+            for goal in dict.fromkeys(row["goal"] for row in rows):
+                mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
+                mine = sorted(mine, key=lambda row: row[what])
+                x = [row[what] for row in mine]
+                ax.plot(x, [row["mean"] for row in mine], "o-", label=goal or "gato")
+            ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))
+            ax.set(xlabel="asked for or shown", ylabel="return")
+        ax.legend()
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the command line's settings."""
+    made = common.parser(__doc__ or "", "a few updates and episodes")
+    made.add_argument("--experiment", choices=arms.EXPERIMENTS, default="unseen")
+    made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
+    runs = pathlib.Path("runs/sequence_policies")
+    made.add_argument("--runs", type=pathlib.Path, default=runs)
+    args = made.parse_args()
+    known = {arm.name for arm in arms.EXPERIMENTS[args.experiment]().arms}
+    for arm in args.arms or ():
+        if arm not in known:
+            made.error(f"--arms: {arm!r} is none of {', '.join(sorted(known))}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The stages of benchmarks/sequence_policies.py, as plain settings, and what to read.
+
+Of each experiment one population is trained on the same histories: a member that is told
+of returns, and says them, and members that are not. Told a target the first is a Decision
+Transformer (DT), inferring an expert's return a Multi-Game DT (MGDT); the others clone (BC).
+Gato is trained on demonstrators of constant noise, whose returns do not change.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from mtrl_jax.config import loading
+
+Stage = dict[str, Any]
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+GOALS = ([4, 7], [0, 0], [3, 3])
+TARGETS = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0)
+NOISE = (0.0, 0.2, 0.4, 0.6)
+DOORS = (([1, 1], [7, 6]), ([2, 7], [6, 1]), ([7, 4], [0, 3]))
+_NETWORK = {"layers": 2, "width": 64, "heads": 4, "feedforward": 128}
+_QUIET = {"tensorboard": False}
+
+
+class Arm(NamedTuple):
+    """One curve: a member of an evaluate stage, and what it was asked for."""
+
+    name: str
+    stage: str
+    member: int = 0
+    goal: str = ""  # of the experiments with several runs
+    asked: float | None = None
+
+
+class Experiment(NamedTuple):
+    """Stages of a run, and the arms to read from them."""
+
+    stages: list[Stage]
+    arms: list[Arm]
+
+
+def return_control() -> Experiment:
+    """Returns a run of one goal after the other, each asked for several returns."""
+    stages, arms = [], []
+    source, model, *_ = _config("decision_transformer_dark_room")
+    for goal in GOALS:
+        tag = f"{goal[0]}_{goal[1]}"
+        tasks = [{"env": "dark/room", "options": {"goal": goal}}]
+        best = 21.0 - max(1, abs(goal[0] - 4) + abs(goal[1] - 4))
+        own = {**model, "name": f"model_{tag}", "data": f"source_{tag}"}
+        stages += [source | {"name": f"source_{tag}", "tasks": tasks}, _told(own)]
+        for asked in dict.fromkeys((*TARGETS, best)):
+            name = f"dt_{tag}_{asked:g}"
+            stages.append(_evaluate(name, own, tasks, 20, 16, {"target": asked}))
+            arms.append(Arm("dt", name, 0, tag, asked))
+        arms.append(Arm("bc", name, 1, tag))
+        for kappa in (0.0, 5.0, 10.0):
+            name, hp = f"mgdt_{tag}_{kappa:g}", {"inferred": 1.0, "kappa": kappa}
+            stages.append(_evaluate(name, own, tasks, 20, 16, hp))
+            arms.append(Arm(f"mgdt_{kappa:g}", name, 0, tag))
+    return Experiment(stages, arms)
+
+
+def unseen() -> Experiment:
+    """Returns what is played on goals that none was trained on, for 100 episodes."""
+    source = _config("algorithm_distillation_dark_room")[0]
+    model = _config("decision_transformer_dark_room")[1]
+    own = _told({**model, "name": "model", "data": "source"})
+    tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
+    tested = [
+        _evaluate("dt", own, tasks, 100, 4, {"target": 16.0}),
+        _evaluate("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
+    ]
+    gato = _gato((0.4,), 100)
+    arms = [Arm("dt", "dt"), Arm("mgdt", "mgdt"), Arm("bc", "dt", 1)]
+    arms.append(Arm("gato", _shown(0.4), asked=0.4))
+    return Experiment([source, own, *tested, *gato], arms)
+
+
+def prompt() -> Experiment:
+    """Returns what is played after demonstrations of several levels, on unseen goals."""
+    arms = [Arm("gato", _shown(noise), asked=noise) for noise in NOISE]
+    return Experiment(_gato(NOISE, 50), arms)
+
+
+def credit() -> Experiment:
+    """Returns what is learned of one key and door from 10,000 random episodes each."""
+    stages, arms = [], []
+    for key, door in DOORS:
+        tag = "".join(map(str, (*key, *door)))
+        options = {"key": key, "door": door, "has_key": True}
+        tasks = [{"env": "dark/key_to_door", "options": options}]
+        source = {
+            "name": f"source_{tag}",
+            "kind": "collect",
+            "tasks": tasks,
+            "agent": {
+                "name": "demonstrator",
+                "hparams": {"epsilon_start": 1.0, "epsilon_end": 1.0},
+            },
+            "population": {"size": 100},
+            "training": {
+                "env_steps": 5100,
+                "unroll_length": 51,
+                "updates_per_chunk": 10,
+            },
+            "evaluation": {"every_updates": 0, "episodes": 1},
+            "checkpoint": {"every_updates": 100, "keep": 1},
+            "logging": _QUIET,
+        }
+        own = {
+            **_config("decision_transformer_dark_room")[1],
+            "name": f"model_{tag}",
+            "data": source["name"],
+        }
+        own["agent"] = own["agent"] | {
+            "config": {
+                "transformer": _NETWORK | {"context": 50},
+                "outlook": {"bins": 3, "low": 0.0, "high": 2.0},
+            }
+        }
+        own["training"] = own["training"] | {"unroll_length": 50}
+        # The third clones successes alone: 3.6 % of the episodes have any.
+        own = _told(own, {"rank_from": [0.0, 0.0, 0.96]}, members=3)
+        name = f"dt_{tag}"
+        stages += [source, own, _evaluate(name, own, tasks, 10, 64, {"target": 2.0})]
+        arms += [Arm(x, name, i, tag) for i, x in enumerate(("dt", "bc", "top_bc"))]
+    return Experiment(stages, arms)
+
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
+    "return_control": return_control,
+    "unseen": unseen,
+    "credit": credit,
+    "prompt": prompt,
+}
+
+
+def settings(experiment: Experiment, quick: bool) -> dict[str, Any]:
+    """Returns the settings of a run; ``quick`` has a few updates of everything."""
+    stages = [_quick(x) for x in experiment.stages] if quick else experiment.stages
+    return {"seed": 0, "stages": stages}
+
+
+def only(experiment: Experiment, names: Iterable[str]) -> Experiment:
+    """Returns the arms of these names, and the stages that they need."""
+    arms = [arm for arm in experiment.arms if arm.name in set(names)]
+    by_name = {stage["name"]: stage for stage in experiment.stages}
+    needed, wanted = set(), [arm.stage for arm in arms]
+    while wanted:
+        stage = by_name[wanted.pop()]
+        needed.add(stage["name"])
+        wanted += [stage[key] for key in ("of", "data") if key in stage]
+    stages = [stage for stage in experiment.stages if stage["name"] in needed]
+    return Experiment(stages, arms)
+
+
+def _told(model: Stage, more: Stage | None = None, members: int = 2) -> Stage:
+    """Returns an offline stage whose first member is told of returns, the others not."""
+    dealt = {"return_gate": [1.0, *[0.0] * (members - 1)], **(more or {})}
+    search = {
+        name: {"low": 0.0, "high": 1.0, "initial": values}
+        for name, values in dealt.items()
+    }
+    agent = dict(model["agent"])
+    agent["config"] = agent["config"] | {"infers": True}
+    agent["hparams"] = agent["hparams"] | {"return_cost": 1.0}
+    population = {"size": members, "search": search}
+    return model | {"agent": agent, "population": population, "logging": _QUIET}
+
+
+def _gato(noises: Iterable[float], episodes: int) -> list[Stage]:
+    source, model, shown, *_ = _config("gato_dark_room")
+    source = source | {"name": "demonstrators"}
+    model = model | {"name": "gato", "data": "demonstrators"}
+    made = [source, model]
+    for noise in noises:
+        evaluation = {"episodes": episodes, "episodes_per_chunk": episodes // 2}
+        own = {"episodes": 1, "epsilon": noise}
+        name = _shown(noise)
+        changes = {"name": name, "of": "gato", "prompt": own, "evaluation": evaluation}
+        made.append(shown | changes)
+    return made
+
+
+def _shown(noise: float) -> str:
+    """Returns the name of the stage that is shown demonstrations so noisy, in percent."""
+    return f"gato_{round(100 * noise)}"
+
+
+def _evaluate(
+    name: str, of: Stage, tasks: list[Stage], episodes: int, slots: int, hp: Stage
+) -> Stage:
+    return {
+        "name": name,
+        "kind": "evaluate",
+        "of": of["name"],
+        "tasks": [{**task, "slots": slots} for task in tasks],
+        "evaluation": {
+            "episodes": episodes,
+            "episodes_per_chunk": min(episodes, 20),
+            "hparams": hp,
+        },
+        "checkpoint": {"keep": 1},
+        "logging": _QUIET,
+    }
+
+
+def _config(name: str) -> list[Stage]:
+    return loading.read_yaml(CONFIGS / f"{name}.yaml")["stages"]
+
+
+def _quick(stage: Stage) -> Stage:
+    if stage["kind"] == "collect":
+        size = min(stage["population"]["size"], 65)
+        stage = stage | {"population": stage["population"] | {"size": size}}
+        return stage | {"training": stage["training"] | {"env_steps": 420}}
+    if stage["kind"] == "offline":
+        return stage | {"training": stage["training"] | {"updates": 50, "batch": 4}}
+    shorter = stage["evaluation"] | {"episodes": 4, "episodes_per_chunk": 2}
+    tasks = [task | {"slots": 1} for task in stage["tasks"]]
+    return stage | {"evaluation": shorter, "tasks": tasks}

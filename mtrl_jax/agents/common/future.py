@@ -1,0 +1,135 @@
+"""What a sequence policy learns of what is to come, and the columns that tell it.
+
+    returns   CE of the bin of R_t, at o_t
+    reward    CE of the sign of r_t, given a_t
+    next      squared error of the next vector, given a_t; summed over its numbers
+    td        (y - Q(a_t))² / 2, y = r_t + γ m max_a Q̄_{t+1} over legal a, m = 1 within an
+              episode and ``beyond`` at its end
+    cql       logsumexp_a Q - Q(a_t) over legal a
+
+each a mean over the steps of which it is known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import exploration
+from mtrl_jax.data.columns import Columns
+from mtrl_jax.losses import policy_gradient
+from mtrl_jax.networks import outlook
+from mtrl_jax.networks.heads import ILLEGAL
+from mtrl_jax.types import Array
+
+
+def columns_of(rollout: types.Rollout) -> Columns:
+    """Returns the columns [T, B] of a rollout: a dataset's, or what it says itself.
+
+    Of itself it knows the returns of episodes that end within it, and no ranks: these
+    are 1 of whole episodes.
+    """
+    known = getattr(rollout.extras, "columns", None)
+    return _own_columns(rollout.ts) if known is None else known
+
+
+def losses(
+    config: outlook.Outlook,
+    out: outlook.Outputs,
+    behind: Array | None,
+    rollout: types.Rollout,
+    teaches: Array,
+    columns: Columns,
+    hp: Any,
+) -> tuple[Array | float, dict[str, Array]]:
+    """Returns (sum of the costs, metrics) of what there are heads for.
+
+    ``out`` [T, B] of the steps, ``behind`` [T, B, A] by Q̄; ``teaches`` [T, B] the steps
+    that were a learner's choice.
+    """
+    found: dict[str, tuple[Any, Array]] = {}
+    if out.returns is not None:
+        bins = outlook.bin_of(config, columns.return_to_go)
+        nats = optax.softmax_cross_entropy_with_integer_labels(out.returns, bins)
+        found["return"] = hp.return_cost, _mean(nats, teaches & columns.complete)
+    if out.reward is not None:
+        sign = jnp.sign(rollout.ts.reward[1:]).astype(jnp.int32) + 1
+        nats = optax.softmax_cross_entropy_with_integer_labels(out.reward, sign)
+        found["reward"] = hp.reward_cost, _mean(nats, teaches)
+    if out.next_vector is not None:
+        found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, teaches)
+    if out.values is not None:
+        found |= _values(out.values, behind, rollout, teaches, hp)
+    total = sum((cost * x for cost, x in found.values()), start=0.0)
+    return total, {f"{name}_loss": x for name, (_, x) in found.items()}
+
+
+def td_targets(
+    r_t: Array, last_t: Array, q_t: Array, discount: Any, beyond: Any
+) -> Array:
+    """Returns r_t + γ m max_a q_t [...]; m is 1, or ``beyond`` where ``last_t``."""
+    bootstrap = jnp.where(last_t, beyond, 1.0)
+    return r_t + discount * bootstrap * q_t
+
+
+def conservatism(q: Array, action: Array) -> Array:
+    """Returns logsumexp_a q - q(action) [...] of q [..., A]."""
+    return jax.nn.logsumexp(q, axis=-1) - exploration.entry(q, action)
+
+
+def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
+    """Returns the mean squared error of next vectors [T, B, N], summed over N."""
+    square = jnp.sum((out - ts.obs["vector"][1:]) ** 2, axis=-1)
+    # Where reset rows are left out, the next row is of another episode.
+    return _mean(square, teaches & ~(ts.last[1:] & ts.first[1:]))
+
+
+def _values(
+    q_tm1: Array, behind: Any, rollout: types.Rollout, teaches: Array, hp: Any
+) -> dict[str, tuple[Any, Array]]:
+    """Returns the costs of values; the last row of a window has no row to follow it."""
+    ts = rollout.ts
+    legal = ts.action_mask[:-1]
+    best = jnp.max(jnp.where(legal, behind, ILLEGAL), axis=-1)
+    end = jnp.zeros_like(best[:1])
+    last = ts.last[1:]
+    y = td_targets(
+        ts.reward[1:], last, jnp.concatenate([best[1:], end]), hp.discount, hp.beyond
+    )
+    there = jnp.concatenate([teaches[1:], jnp.zeros_like(teaches[:1])])
+    known = teaches & (there | (last & (hp.beyond <= 0)))
+    error = jax.lax.stop_gradient(y) - exploration.entry(q_tm1, rollout.action)
+    over = conservatism(jnp.where(legal, q_tm1, ILLEGAL), rollout.action)
+    return {
+        "td": (hp.td_cost, _mean(0.5 * error**2, known)),
+        "cql": (hp.cql_cost, _mean(over, teaches)),
+    }
+
+
+def _own_columns(ts: types.TimeStep) -> Columns:
+    """Returns what a rollout knows of itself, summed backwards."""
+    reward, last, first = ts.reward[1:], ts.last[1:], ts.first[:-1]
+
+    def back(later, now):
+        to_go, complete = later
+        reward, last = now
+        to_go = reward + jnp.where(last, 0.0, to_go)
+        complete = last | complete
+        return (to_go, complete), (to_go, complete)
+
+    nothing = jnp.zeros_like(reward[0]), jnp.zeros_like(last[0])
+    _, (to_go, complete) = jax.lax.scan(back, nothing, (reward, last), reverse=True)
+    row = jnp.broadcast_to(jnp.arange(len(reward))[:, None], reward.shape)
+    begin = jax.lax.cummax(jnp.where(first, row, 0), axis=0)
+    # A reset row is of the episode that it ends, and nothing is to come of it.
+    reset = ts.last[:-1] & ~first
+    to_go = jnp.where(reset, 0.0, to_go)
+    return Columns(to_go, row - begin, complete.astype(jnp.float32), complete)
+
+
+def _mean(x: Array, live: Array) -> Array:
+    return policy_gradient.masked_mean(x, live)

@@ -1,0 +1,275 @@
+"""Sequence policies: one transformer, one row, its inputs and losses as traced switches.
+
+    row t    a_{t-1}, r_{t-1}, done_{t-1} | o_t | R_t        a_t is predicted at R_t
+    L = c_a CE(a_t) + c_R CE(R_t at o_t) + c_r CE(sgn r_t) + c_o |o_{t+1} - ô|²
+        + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t))
+
+each a mean over the live steps it is known of. Members of one population are by their
+hyperparameters
+
+    behaviour cloning      return_gate 0, across 0; of the best: rank_from
+    Decision Transformer   return_gate 1: R is ``target`` less the rewards so far
+    Multi-Game DT          and inferred 1: at every step R ~ P(R | h) exp(κ R)
+    Gato                   return_gate 0, reward_gate 0, prompt_share: what a prompt shows
+    AD, expert distillation return_gate 0, across 1: of everything before
+
+``across`` 0: a step sees its own episode alone, and the prompt. So do acting (the carry
+forgets at an episode's start all but what was watched) and training. The ``horizon`` is
+a shorter context, as in Algorithm Distillation; its other settings are the same here.
+
+Returns to go are those of whole histories (data/columns.py). Where an episode's end is not
+known, none of its steps teaches a member that is given returns. Of a rollout without such
+columns they are summed where the episode ends within it. A prompt (training.prompt_length)
+is read by a ``prompt_share`` of the sequences and never predicted. Without a token of
+returns, other heads or a prompt the program is Algorithm Distillation's.
+
+Deviations: the multi-game transformer's returns, rewards and actions are tokens of their
+own only with ``encoding: triple``, and there reward and next vector are predicted from the
+action's token and the action; Gato's tokens of one step are one token here; its prompts'
+actions are not predicted; Decision Transformers read returns in bins and as a number.
+
+Refs: Chen et al. 2021 (arXiv:2106.01345); Lee et al. 2022 (arXiv:2205.15241); Reed et al.
+2022 (arXiv:2205.06175); Laskin et al. 2023 (arXiv:2210.14215). In-context Q: Tarasov et
+al. 2025 (arXiv:2502.17666), formulas by Mnih et al. 2015 and Kumar et al. 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import tree, types
+from mtrl_jax.agents import algorithm_distillation as distillation
+from mtrl_jax.agents.common import future, learning, optimiser
+from mtrl_jax.data.columns import Columns
+from mtrl_jax.hparams import Amount, Real, Share
+from mtrl_jax.losses import rewards
+from mtrl_jax.networks import heads, history_tokens, outlook, transformer
+from mtrl_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes another program."""
+
+    transformer: transformer.TransformerConfig = dataclasses.field(
+        default_factory=transformer.TransformerConfig
+    )
+    rewards: str = (
+        "none"  # how r_{t-1} is read, see losses/rewards.py; R_t is of raw ones
+    )
+    outlook: outlook.Outlook = dataclasses.field(
+        default_factory=lambda: outlook.Outlook(bins=21)
+    )
+    infers: bool = False  # returns may be inferred: acting reads every step twice
+
+
+class Hparams(NamedTuple):
+    """What PBT may perturb; every leaf is traced."""
+
+    optimiser: optimiser.AdamwHparams = optimiser.AdamwHparams()
+    label_smoothing: Share = 0.0  # share of the target that is uniform
+    temperature: Amount = 1.0  # of acting; 0 is greedy
+    horizon: Amount = 0.0  # steps that are seen, whole ones; 0: all of the context
+    across: Share = 0.0  # below 1: steps see their own episode alone
+    reward_gate: Share = 1.0  # of r_{t-1}
+    return_gate: Share = 1.0  # of R_t; 0: nothing is known of it
+    target: Real = 0.0  # return to ask for
+    inferred: Share = 0.0  # share of the steps whose return is inferred
+    kappa: Amount = 10.0  # of that; 0: as the data are
+    prompt_share: Share = 0.0  # of the sequences, where there are prompts
+    rank_from: Share = 0.0  # episodes ranked higher teach actions; 0: all
+    action_cost: Amount = 1.0
+    return_cost: Amount = 0.0
+    reward_cost: Amount = 0.0
+    next_cost: Amount = 0.0
+    td_cost: Amount = 0.0
+    cql_cost: Amount = 0.0
+    discount: Share = 0.9
+    beyond: Share = 0.0  # m at the end of an episode: 1, the next ones count, too
+    target_step: Share = 0.005  # of Q̄, each update
+    by_value: Share = 0.0  # of Q in the logits of acting; 1: of nothing else
+
+
+class Carry(NamedTuple):
+    """What acting remembers of a slot."""
+
+    past: distillation.Carry
+    to_go: Array  # [B] what is asked for, less the rewards so far
+    watched: Array  # [B] int32, steps of a prompt
+
+
+def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
+    """Returns the agent called ``name`` for environments of ``spec``.
+
+    ``update`` takes windows of histories, no carry. Metrics, means over the steps that
+    teach them: ``loss`` (nats an action, without label smoothing), ``accuracy``,
+    ``entropy``, those of ``future.losses``, and ``grad_norm``.
+
+    Raises:
+      ValueError: actions that are not categorical, an unknown reward transform or
+        transformer option, an outlook that cannot be.
+    """
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            f"action: {name} says which choice, and cannot act in {spec.action}; give "
+            "tasks with Discrete or Factorised actions"
+        )
+    given, transform = config.outlook, rewards.get(config.rewards)
+    if config.infers and not given.bins:
+        raise ValueError(
+            "infers: True, but outlook.bins=0 leaves no return to infer; use False, or 2 "
+            "bins or more"
+        )
+    if given.values and not isinstance(spec.action, types.Discrete):
+        raise ValueError(
+            f"outlook.values: True, but of {spec.action} not every action has a value; "
+            "use False, or tasks with Discrete actions"
+        )
+    network = transformer.make(spec, config.transformer, given)
+
+    def init(key, hp):
+        params = network.init(key)
+        # Q̄ is no other name of the parameters: both are donated.
+        behind = tree.copy(params) if given.values else ()
+        return learning.init(params, optimiser.adamw(hp.optimiser), behind)
+
+    def carry(batch):
+        return Carry(
+            distillation.empty_carry(spec, network, config.transformer.encoding, batch),
+            to_go=jnp.zeros(batch),
+            watched=jnp.zeros(batch, jnp.int32),
+        )
+
+    def act(learner, carry, ts, key, hp):
+        draw, own = jax.random.split(key)
+        past, steps = carry.past, distillation.step_of(carry.past, ts)
+        begins = ts.first | past.done
+        forgets = begins & (hp.across < 1)
+        cache = network.forget(past.cache, forgets, carry.watched)
+        to_go = jnp.where(ts.first, hp.target, carry.to_go - ts.reward)
+        steps = steps._replace(
+            has_prev=steps.has_prev & ~forgets,
+            prev_reward=hp.reward_gate * transform(steps.prev_reward),
+            return_to_go=to_go,
+            return_known=jnp.broadcast_to(
+                jnp.asarray(hp.return_gate, jnp.float32), to_go.shape
+            ),
+        )
+        seen = distillation.horizon_of(hp)
+        if config.infers:
+            out, _ = network.step(learner.params, cache, steps, seen)
+            guess = outlook.sample(given, draw, out.returns, hp.kappa)
+            chance = jax.random.uniform(jax.random.fold_in(draw, 1), to_go.shape)
+            guessed = jnp.where(chance < hp.inferred, guess, to_go)
+            steps = steps._replace(return_to_go=guessed)
+        out, cache = network.step(learner.params, cache, steps, seen)
+        logits = out.action
+        if given.values:
+            logits = logits + hp.by_value * (out.values - logits)
+        mask = ts.action_mask
+        policy = heads.policy(spec.action, logits, mask, hp.temperature)
+        action, log_prob = policy.sample_and_log_prob(own)
+        past = distillation.remember(past, cache, ts, action)
+        return action, Carry(past, to_go, carry.watched), log_prob
+
+    def total(params, behind, rollout, key, hp):
+        shown, dropped = jax.random.fold_in(key, 1), key
+        columns = future.columns_of(rollout)
+        steps, teaches = rows_of(rollout, columns, shown, hp)
+        steps = steps._replace(
+            prev_reward=hp.reward_gate * transform(steps.prev_reward)
+        )
+
+        def read(params, key, action=None):
+            seen, alone = distillation.horizon_of(hp), jnp.asarray(hp.across < 1)
+            return network.unroll(
+                params, steps, key, horizon=seen, alone=alone, action=action
+            )
+
+        leads = given.rewards or given.vectors
+        out = read(params, dropped, rollout.action if leads else None)
+        mask = rollout.ts.action_mask[:-1]
+        policy = heads.policy(spec.action, out.action, mask)
+        uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
+        nats, metrics = distillation.loss(
+            policy, uniform, rollout.action, teaches_actions(teaches, columns, hp), hp
+        )
+        target = read(behind, None).values if given.values else None
+        costs, more = future.losses(given, out, target, rollout, teaches, columns, hp)
+        if given.values:
+            behind = optax.incremental_update(params, behind, hp.target_step)
+            behind = jax.lax.stop_gradient(behind)
+        loss = hp.action_cost * nats + costs
+        return loss, learning.Aux(metrics | more, behind)
+
+    def update(learner, rollout, key, hp, step):
+        del step
+        optimise = optimiser.adamw(hp.optimiser)
+        learner, metrics = learning.update(total, optimise, learner, rollout, key, hp)
+        return learner, metrics, ()
+
+    return types.Agent(init, carry, act, update)
+
+
+def rows_of(
+    rollout: types.Rollout, columns: Columns, key: types.Key, hp: Any
+) -> tuple[history_tokens.Steps, Array]:
+    """Returns (Steps [T, B], where an action [T, B] is to be predicted).
+
+    Of a prompt a share of the sequences sees the rows; to the others they are padding.
+    """
+    steps = distillation.steps_of(rollout)._replace(
+        return_to_go=columns.return_to_go,
+        return_known=hp.return_gate * columns.complete,
+    )
+    begins = rollout.ts.first[:-1] | steps.prev_done
+    prompt = getattr(rollout.extras, "prompt", None)
+    exists = jnp.asarray(steps.live)
+    if prompt is None:
+        return steps._replace(begins=begins), exists
+    chance = jax.random.uniform(key, (1, prompt.shape[1]))
+    live = exists & (~prompt | (chance < hp.prompt_share))
+    # The row before a window is not the prompt's.
+    starts = ~prompt & jnp.concatenate([jnp.ones_like(prompt[:1]), prompt[:-1]])
+    steps = steps._replace(
+        live=live, has_prev=steps.has_prev & ~starts, begins=begins, prompt=prompt
+    )
+    return steps, live & ~prompt
+
+
+def teaches_actions(teaches: Array, columns: Columns, hp: Any) -> Array:
+    """Returns the steps [T, B] whose actions are imitated: see ``Hparams.rank_from``.
+
+    Where returns are given, those whose return is known.
+    """
+    known = columns.complete | (hp.return_gate <= 0)
+    ranked = (columns.return_rank > hp.rank_from) | (hp.rank_from <= 0)
+    return teaches & known & ranked
+
+
+def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
+    """Returns the carry as if ``act`` had chosen ``action`` at ``ts``; all are [B]."""
+    return carry._replace(past=distillation.observe_action(carry.past, ts, action))
+
+
+def keep_prompt(carry: Carry, ts: types.TimeStep) -> Carry:
+    """Returns the carry in which the step at ``ts`` [B] is never forgotten."""
+    is_step = ~(ts.last & ~ts.first)
+    return carry._replace(watched=carry.watched + is_step)
+
+
+def info(summary: str) -> types.AgentInfo:
+    """Returns what is true of every sequence policy, under its own summary."""
+    return types.AgentInfo(
+        summary,
+        learns_across_episodes=True,
+        reads_columns=True,
+        observe_action=observe_action,
+        keep_prompt=keep_prompt,
+        actions=(types.Discrete, types.Factorised),
+    )

@@ -1,0 +1,98 @@
+"""Tokens and predictions of what is to come: returns, outcomes, values.
+
+A return is a token of its own, after the observation: it is predicted at the observation,
+before it is seen, and the action is predicted at its token. It counts in ``bins`` steps
+from ``low`` to ``high``:
+
+    bin(R) = floor((R - low) / (high - low) (bins - 1)), of R clipped to [low, high]
+
+and is read as the one-hot of its bin beside its place in the range; one that is not known
+(``known`` 0) as a vector that is learned, and in between as a mixture of the two.
+
+Inference of an expert's return, of P(R | history):
+
+    P(expert | R) ∝ exp(κ x),  x = (R - low) / (high - low)
+    R ~ softmax(log P(R | history) + κ x)
+
+Refs: Chen et al. 2021 (arXiv:2106.01345); Lee et al. 2022, "Multi-Game Decision
+Transformers" (arXiv:2205.15241), section 4.3, κ = 10 with -20 to 100 in 121 bins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.types import Array, Key, Scalar
+
+REWARDS = 3  # classes: the sign of a reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """Which tokens and heads there are beside the action's; every field is static."""
+
+    bins: int = 0  # of returns; 0: no token of a return
+    low: float = 0.0
+    high: float = 20.0
+    rewards: bool = False  # also predict the sign of the reward that follows
+    vectors: bool = False  # also predict the vector that is observed next
+    values: bool = False  # also predict the value of each action
+
+
+class Outputs(NamedTuple):
+    """The predictions of a step; None of what there is no head for."""
+
+    action: Array  # [T, B, M] logits
+    returns: Array | None = None  # [T, B, bins] logits, before the return is seen
+    reward: Array | None = None  # [T, B, 3] logits of the sign, given the action
+    next_vector: Array | None = None  # [T, B, N] given the action
+    values: Array | None = None  # [T, B, M]
+
+
+def check(config: Outlook) -> None:
+    """Raises ValueError unless returns can be counted so."""
+    if config.bins < 0 or config.bins == 1:
+        raise ValueError(
+            f"bins: {config.bins} values of a return; use 2 or more, or 0 for no token"
+        )
+    if not config.low < config.high:
+        raise ValueError(f"low: {config.low} is not below high: {config.high}")
+
+
+def bin_of(config: Outlook, returns: Array) -> Array:
+    """Returns the bin of each return, int32 [...]."""
+    share = _share(config, returns)
+    # A return that is a bin's own must not fall below it by rounding.
+    return jnp.floor(share * (config.bins - 1) + 1e-4).astype(jnp.int32)
+
+
+def return_of(config: Outlook, index: Array) -> Array:
+    """Returns the lowest return of each bin, float32 [...]."""
+    step = (config.high - config.low) / (config.bins - 1)
+    return config.low + step * index.astype(jnp.float32)
+
+
+def features(config: Outlook, returns: Array) -> Array:
+    """Returns what is read of a return, [..., bins + 1]."""
+    hot = jax.nn.one_hot(bin_of(config, returns), config.bins)
+    return jnp.concatenate([hot, _share(config, returns)[..., None]], axis=-1)
+
+
+def tilted(logits: Array, kappa: Scalar) -> Array:
+    """Returns the logits [..., bins] of an expert's return."""
+    share = jnp.linspace(0.0, 1.0, logits.shape[-1], dtype=logits.dtype)
+    return logits + kappa * jnp.broadcast_to(share, logits.shape)
+
+
+def sample(config: Outlook, key: Key, logits: Array, kappa: Scalar) -> Array:
+    """Returns an expert's returns [...], drawn from the logits of the data's."""
+    return return_of(config, jax.random.categorical(key, tilted(logits, kappa)))
+
+
+def _share(config: Outlook, returns: Array) -> Array:
+    clipped = jnp.clip(returns, config.low, config.high)
+    return (clipped - config.low) / (config.high - config.low)

@@ -1,0 +1,214 @@
+"""Distral as an agent: its columns, its two numbers, where gradients go."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import config, errors
+from mtrl_jax.agents import distral
+from mtrl_jax.agents.common import minibatches
+from mtrl_jax.experiments import online
+from mtrl_jax.losses import distral_equations as losses
+from mtrl_jax.networks import heads
+
+KEY = jax.random.key(0)
+TASKS = ("both", "masked")
+
+
+@pytest.fixture(name="made", scope="module")
+def _made(kit):
+    """A function of columns (and more settings): the Setup with a drawn learner."""
+    known = {}
+
+    def make(columns, **config):
+        at = (columns, *config.items())
+        if at not in known:
+            plain = kit.setup("distral", "none", TASKS)
+            agent = kit.small("distral", plain.env.spec, columns=columns, **config)
+            one = plain._replace(
+                agent=agent, act=jax.jit(agent.act), update=kit.updater(agent)
+            )
+            learner = kit.fresh(one, 0)
+            # Policies that are far from uniform, and from each other.
+            params = jax.tree.map(lambda x: 3.0 * x, learner.params)
+            for head in params.values():
+                head["policy"]["kernel"] = 30.0 * head["policy"]["kernel"]
+            learner = learner._replace(params=params)
+            rollout = kit.collect(one, learner=learner, tasks=TASKS)
+            known[at] = one._replace(learner=learner, rollout=rollout)
+        return known[at]
+
+    return make
+
+
+def log_probs(one, hp):
+    """Returns log π_i and log π_0 [T, B, A] of the rollout's steps."""
+    spec, ro = one.env.spec, one.rollout
+    config = distral.Config(network=_network(), columns="two", optimiser="adam")
+    scale = distral.value_scale.make(config, len(spec.tasks))
+    columns = distral._columns(spec, config, scale)
+    previous = distral.unrolls.previous_actions(ro)
+    out, _ = distral.unroll(
+        columns, config, one.learner.params, ro.carry.core, ro.ts, previous, hp
+    )
+    mask = ro.ts.action_mask[:-1]
+    return [
+        jax.nn.log_softmax(jnp.where(mask, x[:-1], heads.ILLEGAL))
+        for x in (out.logits, out.prior_logits)
+    ]
+
+
+def _network():
+    return distral.networks.NetworkConfig(hidden=(8,), core="none", core_size=8)
+
+
+def test_the_regulariser_is_that_of_the_losses(made, kit):
+    """Metrics of an update: Σ π_i [(α/β) log π_0 − (1/β) log π_i], KL and entropy."""
+    one = made("two")
+    hp = kit.changed(one.hp, alpha=0.3, beta=7.0)
+    _, metrics = one.update(one.learner, one.rollout, KEY, hp)
+    mine, prior = log_probs(one, hp)
+    live = ~np.asarray(one.rollout.ts.first[1:])
+    wanted = losses.regulariser(mine, prior, 0.3, 7.0)
+    np.testing.assert_allclose(
+        metrics["regulariser"], np.asarray(wanted)[live].mean(), rtol=1e-4
+    )
+    kl = np.sum(np.exp(mine) * np.where(mine > -1e9, mine - prior, 0.0), -1)
+    np.testing.assert_allclose(metrics["kl"], kl[live].mean(), rtol=1e-4)
+    assert metrics["kl"] > 0.05
+    expected = (0.7 * metrics["entropy"] - 0.3 * metrics["kl"]) / 7.0
+    np.testing.assert_allclose(metrics["regulariser"], expected, rtol=1e-4)
+    # What acting noted down is the task policies'.
+    taken = np.take_along_axis(
+        np.asarray(log_probs(one, one.hp)[0]),
+        np.asarray(one.rollout.action)[..., None],
+        -1,
+    )[..., 0]
+    np.testing.assert_allclose(one.rollout.extras.log_prob, taken, rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_column_of_zeros_a_task_acts_as_the_distilled_policy(made, kit):
+    """f = 0 and α = 1: the same policy, and nothing to regularise."""
+    one = made("two")
+    params = dict(one.learner.params)
+    params["own"] = jax.tree.map(jnp.zeros_like, params["own"])
+    learner = one.learner._replace(params=params)
+    hp = kit.changed(one.hp, alpha=1.0)
+    _, metrics = one.update(learner, one.rollout, KEY, hp)
+    np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(metrics["regulariser"], 0.0, atol=1e-6)
+
+
+def moved(before, after):
+    """Returns {column: has any of its policy heads moved}."""
+    return {
+        name: not np.array_equal(
+            before.params[name]["policy"]["kernel"],
+            after.params[name]["policy"]["kernel"],
+        )
+        for name in before.params
+    }
+
+
+@pytest.mark.parametrize("columns", ["one", "two"])
+def test_without_alpha_nothing_is_shared(columns, made, kit):
+    """α = 0: the distilled policy gets no gradient; above it does."""
+    one = made(columns)
+    for alpha, shares in ((0.0, False), (0.5, True)):
+        hp = kit.changed(one.hp, alpha=alpha)
+        after, _ = one.update(one.learner, one.rollout, KEY, hp)
+        assert moved(one.learner, after) == {"prior": shares, "own": True}
+
+
+@pytest.mark.parametrize("columns", ["added", "shared"])
+def test_the_baselines_are_not_distilled(columns, made, kit):
+    """Entropy at 1/β and no KL, whatever α; an added column is trained by the tasks."""
+    one = made(columns)
+    found = [
+        one.update(one.learner, one.rollout, KEY, kit.changed(one.hp, alpha=alpha))
+        for alpha in (0.0, 1.0)
+    ]
+    for x, y in zip(*(jax.tree.leaves(x) for x in found)):
+        np.testing.assert_array_equal(x, y)
+    after, metrics = found[0]
+    assert all(moved(one.learner, after).values())
+    beta = one.hp.transfer.beta
+    np.testing.assert_allclose(
+        metrics["regulariser"], metrics["entropy"] / beta, rtol=1e-5
+    )
+
+
+def test_the_distilled_policy_follows_the_tasks_that_do_not_move(made, kit):
+    """With β so small that rewards are nothing, α = 1: the KL goes down."""
+    one = made("one")
+    hp = kit.changed(one.hp, alpha=1.0, beta=1e-3, reward_scale=0.0, learning_rate=1e-2)
+    learner, found = one.learner, []
+    for i in range(60):
+        key = jax.random.fold_in(KEY, i)
+        learner, metrics = one.update(learner, one.rollout, key, hp)
+        found.append(float(metrics["kl"]))
+    assert found[-1] < 0.3 * found[0]
+
+
+def test_the_distilled_policy_may_act_in_tests(made, kit):
+    """``distilled`` above a half: π_0's log-probabilities are noted down."""
+    one = made("two")
+    ts = kit.member(one.rollout.ts)
+    hp = kit.changed(one.hp, distilled=1.0)
+    action, _, extras = one.act(
+        one.learner, one.agent.carry(len(ts.first)), ts, KEY, hp
+    )
+    first = one._replace(
+        rollout=one.rollout._replace(carry=one.agent.carry(len(ts.first)))
+    )
+    prior = np.asarray(log_probs(first, one.hp)[1][0])
+    wanted = np.take_along_axis(prior, np.asarray(action)[:, None], -1)[:, 0]
+    np.testing.assert_allclose(extras.log_prob, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_popart_keeps_what_the_tasks_networks_say(made, kit):
+    """Stacked value heads are rewritten: no value moves but by the optimiser."""
+    config = {"value_scale": "popart", "epochs": 2, "minibatches": 2}
+    one = made("two", **config)
+    hp = kit.changed(one.hp, learning_rate=0.0, value_step_size=0.3)
+    after, metrics = one.update(one.learner, one.rollout, KEY, hp)
+    assert not np.allclose(after.stats.mean, one.learner.stats.mean)
+    ts, start = kit.member(one.rollout.ts), one.agent.carry(2 * kit.SLOTS)
+    old, new = (one.act(x, start, ts, KEY, hp)[2].value for x in (one.learner, after))
+    np.testing.assert_allclose(old, new, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(list(map(float, metrics.values()))).all()
+
+
+def test_minibatches_have_the_same_share_of_every_task():
+    """Each row once a pass; the tasks of a minibatch's rows are those that are said."""
+    tasks = (0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1)
+    rows = minibatches.Rows((), len(tasks), "slots", lambda index: index, tasks)
+    order = np.asarray(rows.order(KEY, 3, 2))
+    assert order.shape == (6, 6)
+    said = minibatches.grouped(tasks, 2)
+    assert said == (0, 0, 1, 1, 1, 1)
+    for some in order:
+        assert tuple(np.asarray(tasks)[some]) == said
+    for one in order.reshape(3, -1):
+        assert sorted(one) == list(range(len(tasks)))
+    assert len({tuple(x) for x in order}) > 3
+    with pytest.raises(ValueError, match=r"minibatches: 3 .* 4 slots of task 0"):
+        minibatches.grouped(tasks, 3)
+
+
+def test_wrong_options_are_refused(kit):
+    """By field, with what would do."""
+    spec = kit.probe(*TASKS).spec
+    with pytest.raises(ValueError, match="columns: unknown 'three'; one of one, two"):
+        kit.small("distral", spec, columns="three")
+    with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 slots"):
+        kit.small("distral", spec, minibatches=3)
+
+
+def test_one_task_is_refused_before_training():
+    """There would be nobody to share with; the line says what would do."""
+    given = {"tasks": [{"env": "probe/both"}], "agent": {"name": "distral"}}
+    settings = config.from_dict(given, where="x")
+    with pytest.raises(errors.ConfigError, match=r"agent\.name='distral': .* 2 tasks"):
+        online.make_program(settings)

@@ -1,0 +1,423 @@
+"""What sequence policies promise beside the contract of every agent."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import hparams as overrides
+from mtrl_jax import types
+from mtrl_jax.agents import algorithm_distillation as ad
+from mtrl_jax.agents import (
+    decision_transformer,
+    gato,
+    multi_game_decision_transformer,
+    sequence_policy,
+)
+from mtrl_jax.agents.common import future
+from mtrl_jax.data import columns, windows
+from mtrl_jax.networks import heads, outlook, transformer
+
+KEY = jax.random.key(2)
+ACTIONS = 3
+STEP = transformer.TransformerConfig(
+    layers=2, width=16, heads=2, feedforward=32, context=16
+)
+TRIPLE = dataclasses.replace(
+    STEP, encoding="triple", positions="learned", acting="recompute"
+)
+RETURNS = outlook.Outlook(bins=9, low=0.0, high=40.0)
+FULL = outlook.Outlook(
+    bins=9, low=0.0, high=40.0, rewards=True, vectors=True, values=True
+)
+
+
+def spec_of(space=None, obs=None):
+    space = space or types.Discrete(ACTIONS)
+    obs = obs or {"vector": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    return types.EnvSpec(obs, space, (types.TaskSpec("x", obs, space),))
+
+
+def hparams(**fields):
+    given = {"warmup_updates": 1.0, "learning_rate": 1e-2} | fields
+    return jax.tree.map(
+        jnp.float32, overrides.override(sequence_policy.Hparams(), given)
+    )
+
+
+AD = {"across": 1.0, "return_gate": 0.0}
+
+
+@functools.cache
+def made(network=STEP, given=RETURNS, infers=False):
+    """Returns (agent, learner, read, act, update); the heads are sharp."""
+    config = sequence_policy.Config(network, outlook=given, infers=infers)
+    agent = sequence_policy.make("it", spec_of(), config)
+    net = transformer.make(spec_of(), network, given)
+    learner = jax.jit(agent.init)(KEY, hparams())
+    sharp = {
+        name: jax.tree.map(lambda x: 100.0 * x, learner.params[name])
+        for name in ("policy", "returns")
+        if name in learner.params
+    }
+    learner = learner._replace(params={**learner.params, **sharp})
+
+    def read(params, rollout, hp):
+        """Returns what is Said at each step, and which steps are to be predicted."""
+        found = future.columns_of(rollout)
+        steps, teaches = sequence_policy.rows_of(rollout, found, KEY, hp)
+        steps = steps._replace(prev_reward=hp.reward_gate * steps.prev_reward)
+        alone = jnp.asarray(hp.across < 1)
+        seen = ad.horizon_of(hp)
+        return net.unroll(params, steps, horizon=seen, alone=alone), teaches
+
+    def update(learner, rollout, hp):
+        return agent.update(learner, rollout, KEY, hp, jnp.int32(0))[:2]
+
+    return agent, learner, jax.jit(read), jax.jit(agent.act), jax.jit(update)
+
+
+def windows_of(lengths, seed=0, slots=2, complete=True, prompt=0):
+    """Returns a Rollout as windows have it, resets left out, with columns."""
+    rng = np.random.default_rng(seed)
+    rows = sum(lengths)
+    begins = np.cumsum([0, *lengths[:-1]])
+    first = np.zeros((rows + 1, slots), bool)
+    first[[*begins, rows]] = True
+    last = np.zeros_like(first)
+    last[np.cumsum(lengths)] = True
+    reward = rng.integers(0, 4, last.shape).astype(np.float32)
+    reward[0] = 0
+    ts = types.TimeStep(
+        obs={"vector": rng.normal(size=(*last.shape, 2)).astype(np.float32)},
+        reward=reward,
+        discount=np.ones(last.shape, np.float32),
+        first=first,
+        last=last,
+        task=np.zeros(last.shape, np.int32),
+        action_mask=np.ones((*last.shape, ACTIONS), bool),
+    )
+    action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    to_go = np.zeros((rows, slots), np.float32)
+    for e, begin in enumerate(begins):
+        own = slice(begin, begin + lengths[e])
+        to_go[own] = np.cumsum(reward[1:][own][::-1], axis=0)[::-1]
+    shape = (rows, slots)
+    known = columns.Columns(
+        to_go,
+        np.broadcast_to((np.arange(rows) - begins[number])[:, None], shape),
+        np.ones(shape, np.float32),
+        np.full(shape, complete),
+    )
+    shown = np.broadcast_to((np.arange(rows) < prompt)[:, None], shape)
+    extras = windows.Extras(
+        np.ones(shape, bool), columns=known, prompt=shown if prompt else None
+    )
+    return jax.tree.map(jnp.asarray, types.Rollout(ts, action, extras, ()))
+
+
+def with_returns(rollout, to_go, complete=None):
+    known = rollout.extras.columns._replace(return_to_go=to_go)
+    if complete is not None:
+        known = known._replace(complete=complete)
+    return rollout._replace(extras=rollout.extras._replace(columns=known))
+
+
+def moved(x, y):
+    """Returns which steps [T] differ in any slot."""
+    return np.abs(np.asarray(x) - np.asarray(y)).max(axis=(1, 2)) > 1e-5
+
+
+def test_with_everything_off_an_update_is_algorithm_distillations_to_the_bit():
+    """The same parameters, and every leaf of learner and metrics after an update."""
+    given = {"warmup_updates": 1.0, "learning_rate": 1e-2}
+    hp = jax.tree.map(jnp.float32, overrides.override(ad.Hparams(), given))
+    config = sequence_policy.Config(STEP, outlook=outlook.Outlook())
+    rollout, found = windows_of([3, 4, 2]), []
+    for agent, own in (
+        (ad.make(spec_of(), ad.Config(STEP)), hp),
+        (sequence_policy.make("it", spec_of(), config), hparams(**AD)),
+    ):
+        update = jax.jit(
+            lambda *args, agent=agent: agent.update(*args, jnp.int32(0))[:2]
+        )
+        found.append(update(agent.init(KEY, own), rollout, KEY, own))
+    theirs, ours = found
+    jax.tree.map(np.testing.assert_array_equal, theirs, ours)
+
+
+def test_a_closed_gate_says_and_learns_nothing_of_returns():
+    """Logits do not depend on R, and what reads it has no gradient; open, they do."""
+    _, learner, read, _, update = made()
+    one = windows_of([4, 3])
+    other = with_returns(one, 9.0 + one.extras.columns.return_to_go)
+    for gate, says in ((0.0, False), (1.0, True)):
+        hp = hparams(return_gate=gate, return_cost=1.0)
+        x, y = (read(learner.params, r, hp)[0] for r in (one, other))
+        assert moved(x.action, y.action).all() == says
+        assert moved(x.action, y.action).any() == says
+        after = update(learner, one, hp)[0].params["tokens"]["return"]["kernel"]
+        before = learner.params["tokens"]["return"]["kernel"]
+        assert np.array_equal(before, after) != says
+
+
+def test_a_row_knows_its_return_and_nothing_that_comes_later():
+    """a_t, r_t and all after them do not change what is said of a_t; R_t does, and does
+    not change what is said of itself."""
+    _, learner, read, *_ = made()
+    hp, rollout, t = hparams(across=1.0), windows_of([4, 5]), 3
+
+    def said(changed):
+        return read(learner.params, changed, hp)[0]
+
+    base, to_go = said(rollout), rollout.extras.columns.return_to_go
+    ts = rollout.ts
+    later = rollout._replace(
+        action=rollout.action.at[t].add(1) % ACTIONS,
+        ts=ts._replace(
+            reward=ts.reward.at[t + 1 :].add(2.0),
+            obs={"vector": ts.obs["vector"].at[t + 1 :].add(1.0)},
+        ),
+    )
+    found = said(with_returns(later, to_go.at[t + 1 :].add(9.0)))
+    assert not moved(found.action, base.action)[: t + 1].any()
+    assert moved(found.action, base.action)[t + 1]
+    asked = said(with_returns(rollout, to_go.at[t].add(9.0)))
+    assert moved(asked.action, base.action)[t]
+    assert not moved(asked.returns, base.returns)[: t + 1].any()
+    assert moved(asked.returns, base.returns)[t + 1]
+
+
+@pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
+def test_across_zero_nothing_is_known_of_earlier_episodes(network):
+    """Everything before the second episode changes: nothing is said otherwise."""
+    _, learner, read, *_ = made(network)
+    rollout = windows_of([4, 5])
+    ts = rollout.ts
+    other = rollout._replace(
+        action=rollout.action.at[:4].add(1) % ACTIONS,
+        ts=ts._replace(
+            reward=ts.reward.at[1:5].add(2.0),
+            obs={"vector": ts.obs["vector"].at[:4].add(1.0)},
+        ),
+    )
+    for across in (0.0, 1.0):
+        hp = hparams(across=across)
+        x, y = (read(learner.params, r, hp)[0] for r in (rollout, other))
+        assert moved(x.action, y.action)[4:].any() == bool(across)
+        assert moved(x.action, y.action)[:4].all()
+
+
+def test_a_prompt_is_seen_by_every_episode_or_is_as_if_absent():
+    """Shown, it changes both episodes after it; not shown, the window is what it was."""
+    _, learner, read, *_ = made()
+    rollout = windows_of([3, 3, 4], prompt=3)
+    obs = rollout.ts.obs["vector"].at[:3].add(1.0)
+    other = rollout._replace(ts=rollout.ts._replace(obs={"vector": obs}))
+    hp = hparams(prompt_share=1.0)
+    x, y = (read(learner.params, r, hp) for r in (rollout, other))
+    assert moved(x[0].action, y[0].action)[3:].all()
+    assert not x[1][:3].any() and x[1][3:].all()
+    never = hparams(prompt_share=0.0)
+    absent = read(learner.params, rollout, never)[0].action[3:]
+    alone = jax.tree.map(lambda x: x[3:], rollout._replace(carry=(), extras=()))
+    alone = alone._replace(
+        extras=jax.tree.map(lambda x: x[3:], rollout.extras._replace(prompt=None))
+    )
+    expected = made()[2](learner.params, alone, never)[0].action
+    np.testing.assert_allclose(absent, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("across", [0.0, 1.0])
+@pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
+def test_acting_says_what_training_says_of_the_same_rows(network, across):
+    """Over three episodes, the first of them watched: of those alone it is a prompt."""
+    agent, learner, read, act, _ = made(network)
+    rollout, hp = (
+        windows_of([3, 4, 5], prompt=0 if across else 3),
+        hparams(prompt_share=1.0, across=across),
+    )
+    carry, said, actions = agent.carry(2), [], []
+    for t in range(12):
+        ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+        hp_t = hp._replace(target=rollout.extras.columns.return_to_go[t, 0])
+        # Both slots ask for the same; the rewards are what the data have.
+        action, carry, log_prob = act(learner, carry, ts, jax.random.key(t), hp_t)
+        if t < 3:
+            action = rollout.action[t]
+            carry = sequence_policy.observe_action(carry, ts, action)
+            carry = sequence_policy.keep_prompt(carry, ts)
+        actions.append(action)
+        said.append((log_prob, carry.to_go))
+    log_probs, to_go = (np.stack(x) for x in zip(*said))
+    known = with_returns(rollout, jnp.asarray(to_go))._replace(
+        action=jnp.stack(actions)
+    )
+    logits = read(learner.params, known, hp)[0].action
+    policy = heads.policy(types.Discrete(ACTIONS), logits, jnp.ones_like(logits, bool))
+    expected = policy.log_prob(known.action)
+    np.testing.assert_allclose(log_probs[3:], expected[3:], atol=2e-4)
+    assert np.std(log_probs[3:]) > 0.1
+
+
+def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():
+    """Target 5, rewards 1, 0, 2: told 5, 4, 4, 2. The next episode has its own target."""
+    agent, learner, _, act, _ = made()
+    rollout = windows_of([4, 2], slots=2)
+    reward = jnp.asarray([0, 1, 0, 2, 7, 1, 0.0])[:, None] + jnp.zeros((1, 2))
+    carry, told = agent.carry(2), []
+    for t in range(6):
+        ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+        ts = ts._replace(reward=reward[t])
+        _, carry, _ = act(learner, carry, ts, KEY, hparams(target=5.0))
+        told.append(float(carry.to_go[0]))
+    assert told == [5, 4, 4, 2, 5, 4]
+
+
+def test_costs_of_what_is_not_known_are_left_out():
+    """An unfinished episode's returns teach nothing; its actions, where none is told."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = windows_of([4, 3])
+    unknown = with_returns(
+        rollout,
+        rollout.extras.columns.return_to_go,
+        jnp.zeros_like(rollout.extras.columns.complete),
+    )
+    costs = {"return_cost": 1.0, "td_cost": 1.0, "cql_cost": 1.0, "next_cost": 1.0}
+    told = update(learner, rollout, hparams(reward_cost=1.0, **costs))[1]
+    assert {"return_loss", "reward_loss", "next_loss", "td_loss", "cql_loss"} < set(
+        told
+    )
+    assert all(np.isfinite(x) and x != 0 for x in told.values())
+    assert update(learner, unknown, hparams(return_cost=1.0))[1]["return_loss"] == 0
+    assert update(learner, unknown, hparams())[1]["loss"] == 0
+    assert update(learner, unknown, hparams(return_gate=0.0))[1]["loss"] > 0
+    # Nothing of the best is left where none is ranked so high.
+    assert update(learner, rollout, hparams(rank_from=1.0))[1]["loss"] == 0
+
+
+def test_q_targets_and_conservatism_are_those_of_the_sheet():
+    """r = 1, γ = .9, max .5: 1.45; at an end only what is beyond counts."""
+    args = jnp.float32(1), jnp.array([False, True, True]), jnp.float32(0.5), 0.9
+    np.testing.assert_allclose(future.td_targets(*args, 0.0), [1.45, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(future.td_targets(*args, 1.0), [1.45] * 3, rtol=1e-6)
+    q = jnp.array([1.0, 2.0, 0.5])
+    found, gradient = jax.value_and_grad(future.conservatism)(q, jnp.int32(1))
+    np.testing.assert_allclose(found, 0.46437, atol=1e-5)
+    np.testing.assert_allclose(gradient, [0.23122, -0.37147, 0.14024], atol=1e-5)
+    assert abs(float(gradient.sum())) < 1e-6
+
+
+def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():
+    """As a dataset's columns; the rest is not known."""
+    rollout = windows_of([3, 4, 2])
+    cut = jax.tree.map(lambda x: x[:9], rollout.ts)
+    own = future.columns_of(types.Rollout(cut, rollout.action[:8], (), ()))
+    known = jax.tree.map(lambda x: np.asarray(x)[:7], rollout.extras.columns)
+    np.testing.assert_array_equal(own.complete[:, 0], [True] * 7 + [False])
+    np.testing.assert_allclose(own.return_to_go[:7], known.return_to_go)
+    np.testing.assert_array_equal(own.episode_step[:7], known.episode_step)
+
+
+def test_two_returns_from_one_state_are_two_actions():
+    """P(a | R) -> 1 for each of two trajectories; without returns one half."""
+    _, learner, read, _, update = made()
+    rollout = windows_of([2, 2], slots=2)
+    obs = jnp.zeros_like(rollout.ts.obs["vector"])
+    action = jnp.asarray([[0, 2], [1, 1], [0, 2], [1, 1]], jnp.int32)
+    to_go = jnp.asarray([[10, 30], [10, 30], [10, 30], [10, 30]], jnp.float32)
+    rollout = with_returns(
+        rollout._replace(ts=rollout.ts._replace(obs={"vector": obs}), action=action),
+        to_go,
+    )
+    for gate, low, high in ((1.0, 0.95, 1.0), (0.0, 0.4, 0.6)):
+        hp, own = hparams(return_gate=gate, reward_gate=0.0), learner
+        for _ in range(60):
+            own, _ = update(own, rollout, hp)
+        logits = read(own.params, rollout, hp)[0].action
+        p = np.asarray(jax.nn.softmax(logits))[0, [0, 1], [0, 2]]
+        assert (low <= p).all() and (p <= high).all()
+
+
+def test_an_inferred_return_is_the_tilted_ones():
+    """With κ large the highest return is told, whatever the target: other actions."""
+    agent, learner, _, act, _ = made(infers=True)
+    ts = jax.tree.map(lambda x: x[0], windows_of([4], slots=2).ts)
+
+    def said(**fields):
+        hp = hparams(temperature=1.0, **fields)
+        return np.asarray(act(learner, agent.carry(2), ts, KEY, hp)[2])
+
+    told = said(target=40.0)
+    np.testing.assert_allclose(said(inferred=1.0, kappa=1e5), told, atol=1e-5)
+    assert not np.allclose(said(target=0.0), told, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("module", "spec", "changes", "told"),
+    [
+        (
+            decision_transformer,
+            spec_of(types.Box((0.0,), (1.0,))),
+            {},
+            "action: decision_transformer .*Discrete",
+        ),
+        (
+            multi_game_decision_transformer,
+            spec_of(),
+            {"outlook": outlook.Outlook()},
+            "infers: True, but outlook.bins=0",
+        ),
+        (
+            gato,
+            spec_of(),
+            {"transformer": dataclasses.replace(STEP, numbers="floats")},
+            "numbers: 'floats' is not known",
+        ),
+        (
+            decision_transformer,
+            spec_of(),
+            {
+                "transformer": dataclasses.replace(
+                    STEP, encoding="set", positions="none"
+                )
+            },
+            "encoding: 'set' has no token of a return",
+        ),
+        (
+            decision_transformer,
+            spec_of(types.Factorised((2, 2))),
+            {"outlook": outlook.Outlook(values=True)},
+            "outlook.values: True, .*use False",
+        ),
+        (
+            decision_transformer,
+            spec_of(obs={"image": jax.ShapeDtypeStruct((8, 8, 1), jnp.uint8)}),
+            {"outlook": outlook.Outlook(vectors=True)},
+            "outlook.vectors: True, .*use False",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(module, spec, changes, told):
+    """One line, before anything is compiled."""
+    with pytest.raises(ValueError, match=told):
+        module.make(spec, module.Config(**({"transformer": STEP} | changes)))
+
+
+def test_each_of_the_three_is_a_member_of_one_population():
+    """They differ by defaults, not by leaves."""
+    names = {
+        overrides.names(module.Hparams)
+        for module in (decision_transformer, multi_game_decision_transformer, gato)
+    }
+    assert names == {overrides.names(sequence_policy.Hparams)}
+    bounds = {
+        str(overrides.bounds(module.Hparams))
+        for module in (decision_transformer, multi_game_decision_transformer, gato)
+    }
+    assert len(bounds) == 1 and "high=1.0" in bounds.pop()
+    assert gato.Hparams().reward_gate == 0 and gato.Hparams().prompt_share == 0.25

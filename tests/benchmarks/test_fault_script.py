@@ -1,0 +1,52 @@
+"""A short version of benchmarks/faults.py: nothing lost, no traceback."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+NONE = {"lost": 0, "tracebacks": 0, "partial": 0}
+
+
+@pytest.fixture(name="scripts", scope="module")
+def _scripts():
+    """The modules of the script."""
+    sys.path.insert(0, str(_FOLDER))
+    try:
+        import faults
+        import faults_configs
+        import faults_runs
+
+        yield faults, faults_runs, faults_configs
+    finally:
+        sys.path.remove(str(_FOLDER))
+
+
+def test_careless_settings_are_accepted_or_one_line(scripts, tmp_path):
+    """Of either kind of experiment, without anything written or ended."""
+    faults, *_ = scripts
+    assert faults.total_of(faults.careless(24, tmp_path)) == {"tried": 24, **NONE}
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_damaged_run_end_as_one_left_alone(scripts, tmp_path, cached):
+    """The same rows, results and pictures; and what differs is seen."""
+    faults, runs, configs = scripts
+    import faults_processes
+
+    with faults_processes.started(cached):
+        lab = runs.Lab(tmp_path, {"online": configs.ONLINE})
+        for seed in (0, 1):
+            tried = runs.stopped(lab, "online", seed, [signal.SIGKILL])
+            assert faults.total_of([tried]) == {"tried": 1, **NONE}
+        tried = runs.damaged(lab, "online", 0)
+        assert faults.total_of([tried]) == {"tried": 1, **NONE}
+        whole = lab.whole("online")
+        subprocess.run(["cp", "-r", whole, tmp_path / "other"], check=True)
+        assert lab.is_same("online", tmp_path / "other")
+        rows = tmp_path / "other" / "metrics.jsonl"
+        rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-1]))
+        assert not lab.is_same("online", tmp_path / "other")

@@ -1,0 +1,248 @@
+"""From settings to program: what is made, on whose seeds, and what is refused early."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import running
+
+from mtrl_jax import checkpoint, config, envs, errors, hparams, metrics, random, tree
+from mtrl_jax.envs import envpool_pool
+from mtrl_jax.experiments import checks, environments, online
+
+CARTPOLE = {
+    **running.TINY,
+    "tasks": [{"env": "envpool/CartPole-v1", "slots": 4}],
+    "population": {"size": 2},
+    "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
+}
+
+
+def _settings(*changes, base=running.TINY):
+    return config.from_dict(config.override(base, changes))
+
+
+# Environments.
+
+
+def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
+    """Slot by slot: what a run folder says is enough to make the same pools again."""
+    calls, real = [], envs.make_host
+
+    def make_host(name, batch, options, seed, first_slot):
+        calls.append((batch, seed, first_slot))
+        return real(name, batch, options, seed, first_slot)
+
+    monkeypatch.setattr(envs, "make_host", make_host)
+    settings = _settings("training.runner=host", base=CARTPOLE)
+    environments.make_world(settings, f"{settings.seed}/0").close()
+    halves = [
+        np.reshape(envpool_pool.seeds("CartPole-v1", *call), call[0])
+        for call in calls[:2]
+    ]
+    (record,) = environments.describe(settings).values()
+    assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
+
+
+@pytest.mark.parametrize(
+    "runner", ["fused", pytest.param("host", marks=pytest.mark.slow)]
+)
+def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
+    """Through the command line: saved without its world, and the user is told."""
+    path, run = tmp_path / "cartpole.yaml", tmp_path / "run"
+    path.write_text(config.dump(_settings(f"training.runner={runner}", base=CARTPOLE)))
+    outcome = running.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    outcome = running.mtrl("resume", run, "training.env_steps=640")
+    assert outcome.code == 0, outcome.err
+    assert "cannot be restored" in outcome.err
+    rows = running.rows(run)
+    assert [row["update"] for row in rows] == list(range(2, running.UPDATES + 1, 2))
+    summary = metrics.read_summary(run)
+    assert summary["totals"]["runner"] == runner
+    # CartPole pays 1 a step, so a return is a length.
+    returns = metrics.read_metrics(run).returns["envpool/CartPole-v1"]
+    assert np.nanmin(returns) >= 8
+    assert np.nanmax(returns) < 200
+    # It goes on at update 20 with other seeds than at 0.
+    (record,) = summary["environments"].values()
+    (first,) = environments.describe(_settings(base=CARTPOLE)).values()
+    assert record["seeds"] != first["seeds"]
+    assert record.keys() == first.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["fused", "host"])
+def test_minigrid_and_gymnax_train_together(tmp_path, runner):
+    """Pixels of a pool and vectors of a pure task are one mixture, whatever steps it."""
+    path, run = tmp_path / "mixture.yaml", tmp_path / "run"
+    tasks = [
+        {"env": "envpool/MiniGrid-Empty-5x5-v0", "slots": 2},
+        {"env": "gymnax/Catch-bsuite", "slots": 2},
+    ]
+    settings = _settings(f"training.runner={runner}", base={**CARTPOLE, "tasks": tasks})
+    path.write_text(config.dump(settings))
+    outcome = running.mtrl("train", path, "training.env_steps=320", "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    assert np.isfinite(metrics.read_metrics(run).returns["gymnax/Catch-bsuite"]).any()
+
+
+def test_minigrid_and_gymnax_are_one_mixture():
+    """Observations are padded over both, actions to the most, masks say whose is whose."""
+    tasks = [
+        {"env": "envpool/MiniGrid-Empty-5x5-v0", "slots": 2},
+        {"env": "gymnax/Catch-bsuite", "slots": 3},
+    ]
+    settings = _settings(base={**CARTPOLE, "tasks": tasks})
+    env = environments.make_env(settings, environments.tasks_of(settings), "seed")
+    assert env.batch == (2, 5)
+    assert not env.pure
+    assert [task.name for task in env.spec.tasks] == [task["env"] for task in tasks]
+    _, ts = env.reset(random.roots(0, 2), env.params)
+    np.testing.assert_array_equal(ts.task[0], [0, 0, 1, 1, 1])
+    assert ts.action_mask.sum(-1)[0].tolist() == [7, 7, 3, 3, 3]
+    assert {name: x.shape[2:] for name, x in ts.obs.items()} == {
+        name: leaf.shape for name, leaf in env.spec.obs.items()
+    }
+
+
+def test_a_suite_is_its_environments():
+    """Every one of them gets the slots and options of the suite's line."""
+    settings = _settings("tasks=[{suite: minatar, slots: 3}, {env: probe/action}]")
+    tasks = environments.tasks_of(settings)
+    assert [task.env for task in tasks] == [*envs.suite("minatar"), "probe/action"]
+    assert [task.slots for task in tasks] == [3, 3, 3, 3, 32]
+    assert tasks[0].field == "tasks.0"
+
+
+def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
+    """So have the tasks of a mixture, two runs, and a run that is resumed."""
+    seeds, make = [], envs.make
+
+    def noted(env, batch, options, seed):
+        seeds.append(seed)
+        return make(env, batch, options, seed)
+
+    monkeypatch.setattr(envs, "make", noted)
+    # As where nothing is pure: keys decide there, seeds do not.
+    monkeypatch.setattr(envs, "pure_task", lambda *_: None)
+    monkeypatch.setattr(checks, "check_agent", lambda *_: None)
+    for seed in (0, 1):
+        for restart in (0, 20):
+            online.make_program(_settings(f"seed={seed}"), restart)
+    # Two runs begun or resumed, two tasks, to train on and to test on.
+    assert len(set(seeds)) == len(seeds) == 16
+
+
+def test_cpus_step_everything_inside_the_program():
+    """auto is fused on a CPU; on an accelerator envpool is stepped by the host."""
+    settings = _settings(base=CARTPOLE)
+    tasks = environments.tasks_of(settings)
+    assert environments.runner_kind(settings, tasks) == "fused"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environments.jax, "default_backend", lambda: "gpu")
+        assert environments.runner_kind(settings, tasks) == "host"
+        pure = _settings()
+        assert environments.runner_kind(pure, environments.tasks_of(pure)) == "fused"
+
+
+# Pieces.
+
+
+@pytest.fixture(scope="module")
+def program():
+    return online.make_program(_settings())
+
+
+@pytest.fixture
+def state(program):
+    """The first state of the program."""
+    return program.init(program.hparams)
+
+
+def test_an_agent_is_traced_before_anything_is_written():
+    """What an agent finds out about its sizes is a ConfigError that names the field."""
+    changes = ["agent={name: ppo, config: {minibatches: 3}}"]
+    with pytest.raises(
+        errors.ConfigError, match=r"^agent\.config: minibatches: 3 does not"
+    ):
+        online.make_program(_settings(*changes))
+    online.make_program(_settings(*changes, "training.unroll_length=3"))
+
+
+def test_shapes_are_those_of_the_first_state(program, state):
+    """Names, dtypes and devices, without making it: what a run is restored by."""
+    made, known = checkpoint.abstract(state), program.shapes(program.hparams)
+    assert jax.tree.structure(made) == jax.tree.structure(known)
+    for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(known)):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert x.sharding.is_equivalent_to(y.sharding, len(x.shape))
+
+
+def test_a_members_state_does_not_depend_on_the_others(program, state):
+    """Member p's keys, hyperparameters and weights are those of a smaller population."""
+    small = online.make_program(_settings("population.size=2", "population.pbt=null"))
+    fewer = small.init(small.hparams)
+    for few, many in zip(
+        jax.tree.leaves(fewer.learner), jax.tree.leaves(state.learner)
+    ):
+        np.testing.assert_allclose(few, many[:2], rtol=1e-6)
+    np.testing.assert_array_equal(
+        jax.random.key_data(fewer.key), jax.random.key_data(state.key)[:2]
+    )
+    np.testing.assert_allclose(
+        hparams.flatten(small.hparams)["learning_rate"],
+        hparams.flatten(program.hparams)["learning_rate"][:2],
+        rtol=1e-6,
+    )
+
+
+def test_evaluation_hparams_act_in_evaluations_alone(program, state):
+    """They replace the members' values there: temperature 0 makes the policy greedy."""
+    greedy = online.make_program(_settings("evaluation.hparams.temperature=0"))
+    cold = hparams.override(program.hparams, {"temperature": 0.0})
+    expected = program.evaluate(state, cold)
+    given = greedy.evaluate(state, greedy.hparams)
+    np.testing.assert_array_equal(given.returns, expected.returns)
+    warm = program.evaluate(state, program.hparams)
+    assert np.any(np.asarray(warm.returns) != np.asarray(expected.returns))
+    np.testing.assert_array_equal(
+        hparams.flatten(greedy.hparams)["temperature"], np.ones(4)
+    )
+
+
+def test_evaluations_draw_from_keys_of_their_own(program, state):
+    """The same update gives the same episodes, the next one others."""
+    first = program.evaluate(state, program.hparams).returns
+    np.testing.assert_array_equal(
+        first, program.evaluate(state, program.hparams).returns
+    )
+    later = state._replace(step=state.step + 1)
+    assert np.any(
+        np.asarray(first)
+        != np.asarray(program.evaluate(later, program.hparams).returns)
+    )
+
+
+def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
+    """Weights come from a finite member, the memory is fresh, keys and slots stay."""
+    poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
+    broken = state._replace(
+        learner=jax.tree.map(poison, state.learner),
+        carry=jax.tree.map(jnp.ones_like, state.carry),
+    )
+    after, hp, lineage, record = jax.jit(program.pbt_round)(
+        broken, program.hparams, program.lineage, None
+    )
+    assert record.finite.tolist() == [True, False, True, True]
+    source = int(record.source[1])
+    assert source != 1
+    assert bool(tree.all_finite((after.learner, hp)))
+    for memory in jax.tree.leaves(after.carry):
+        assert np.asarray(memory).reshape(4, -1).any(1).tolist() == [1, 0, 1, 1]
+    for old, new in zip(jax.tree.leaves(state.learner), jax.tree.leaves(after.learner)):
+        np.testing.assert_array_equal(new[1], old[source])
+    kept = [(s.key, s.env, s.ts) for s in (state, after)]
+    for old, new in zip(*map(jax.tree.leaves, kept)):
+        assert bool(jnp.all(old == new))
+    assert lineage.ancestor.tolist()[1] == source

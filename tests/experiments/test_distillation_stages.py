@@ -1,0 +1,163 @@
+"""Teachers, their play, a student, its play: the config's stages, shrunk to two probes."""
+
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import running
+import staged_runs
+
+from mtrl_jax import config, metrics
+from mtrl_jax.data import histories
+
+NAMES = ["teachers", "play", "student", "students_play"]
+TASKS = "[{env: probe/both, slots: 4}, {env: probe/masked, slots: 4}]"
+SHRUNK = [
+    *(f"stages.{i}.tasks={TASKS}" for i in (0, 1, 3)),
+    *(f"stages.{i}.logging.tensorboard=false" for i in range(4)),
+    "stages.0.agent.config.network={torso: mlp, hidden: [16], layer_norm: true}",
+    "stages.0.agent.config.minibatches=2",
+    "stages.0.agent.hparams={learning_rate: 1.0e-2, epsilon_updates: 4}",
+    "stages.0.population.size=2",
+    # 6 updates, 12 and 20, in chunks that no other stage has; 4 episodes.
+    "stages.0.training={env_steps: 192, unroll_length: 8, updates_per_chunk: 2}",
+    "stages.0.evaluation={every_updates: 0, episodes: 4}",
+    "stages.0.checkpoint.every_updates=2",
+    "stages.1.training={env_steps: 192, unroll_length: 4, updates_per_chunk: 4}",
+    "stages.1.evaluation.episodes=4",
+    "stages.1.checkpoint.every_updates=4",
+    "stages.2.agent.config.network={torso: mlp, hidden: [16], last_action_reward: false}",
+    "stages.2.agent.hparams={learning_rate: 1.0e-2, tau: 0.01}",
+    "stages.2.training={updates: 20, unroll_length: 1, batch: 32, updates_per_chunk: 5}",
+    "stages.2.evaluation.every_updates=0",
+    "stages.2.checkpoint.every_updates=5",
+    "stages.3.evaluation={episodes: 2, episodes_per_chunk: 1, max_steps: 8}",
+    "stages.3.checkpoint.every_updates=1",
+]
+
+
+def settings(folder):
+    """Returns the path of the shrunken config."""
+    given = config.read_yaml(running.ROOT / "configs/policy_distillation_minatar.yaml")
+    return staged_runs.write(folder / "x.yaml", *SHRUNK, settings=given)
+
+
+@pytest.fixture(name="whole", scope="module")
+def _whole(tmp_path_factory, cached):
+    folder = tmp_path_factory.mktemp("distillation")
+    run = folder / "run"
+    outcome = running.mtrl("train", settings(folder), "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    return run
+
+
+def assert_same(run, whole):
+    """Fails where two runs differ in a bit of state or of data."""
+    for name in NAMES:
+        assert running.bits(run, name) == running.bits(whole, name), name
+    for path in sorted((run / "stages/play/histories").glob("*.npy")):
+        there = whole / "stages/play/histories" / path.name
+        assert path.read_bytes() == there.read_bytes(), path.name
+    assert metrics.read_summary(run)["complete"]
+
+
+def test_a_student_of_two_teachers_has_a_head_of_each_ones_actions(whole):
+    """Member k's play is history of task k, with a q of every padded action."""
+    data = histories.load(whole / "stages/play/histories")
+    assert [x.action.n for x in data.spec.tasks] == [2, 3]
+    assert data.task.tolist() == [0] * 4 + [1] * 4
+    assert data.recorded["q"].shape == (8, 48, 3)
+    # What was played is legal, and mostly the best of what was recorded.
+    assert np.take_along_axis(data.action_mask, data.action[..., None], 2).all()
+    best = np.where(data.action_mask, data.recorded["q"], -np.inf).argmax(-1)
+    assert 0.8 < (best == data.action).mean() <= 1.0
+    named = running.bits(whole, "student")
+    biases = {
+        k: len(x) for k, x in named.items() if ".params['task_" in k and "bias" in k
+    }
+    # float32, of two members.
+    assert sorted(biases.values()) == [2 * 4 * 2, 2 * 4 * 3], biases
+
+
+def test_the_student_agrees_more_with_its_teachers_as_it_learns(whole):
+    """Its loss falls, and its plays are reported by game."""
+    rows = running.rows(whole / "stages/student")
+    losses = [np.mean(row["metrics"]["loss"]) for row in rows]
+    agree = [np.mean(row["metrics"]["accuracy"]) for row in rows]
+    assert losses[-1] < losses[0] and agree[-1] > 0.8
+    summary = metrics.read_summary(whole / "stages/students_play")
+    assert sorted(summary["tasks"]) == ["probe/both", "probe/masked"]
+
+
+@pytest.mark.slow
+def test_stopped_in_every_stage_it_arrives_at_the_same_bits(whole, tmp_path, cached):
+    """Once in each of the first three, always before the row of an update is written."""
+    run = tmp_path / "run"
+    running.mtrl_ending_at(4, "train", settings(tmp_path), "--run-dir", run)
+    assert not (run / "stages/play").exists()
+    running.mtrl_ending_at(8, "resume", run)
+    assert not (run / "stages/student").exists()
+    running.mtrl_ending_at(15, "resume", run)
+    assert not (run / "stages/students_play").exists()
+    assert running.mtrl("resume", run).code == 0
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "update"), [("teachers", 4), ("play", 8), ("student", 15)]
+)
+def test_killed_in_any_stage_it_arrives_at_the_same_bits(
+    whole, tmp_path, cached, stage, update
+):
+    """kill -9 while an update is being logged, then resumed."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    staged_runs.without(run, *NAMES[NAMES.index(stage) :])
+    stall = staged_runs.STALL.format(update=update, stage=stage)
+    process = running.start("resume", run, cache=cached, before=stall)
+    folder = staged_runs.stage_of(run, stage)
+    before = {"teachers": 2, "play": 4, "student": 10}[stage]
+    running.wait_for(process, lambda: running.newest_row(folder) == before)
+    process.kill()
+    assert running.ended(process).code == -signal.SIGKILL
+    outcome = running.mtrl("resume", run)
+    assert outcome.code == 0, outcome.err
+    assert_same(run, whole)
+
+
+BAD = [
+    ("stages.1.record=[]", "stages.2 agent.config labels='q' nothing record: [q]"),
+    ("stages.2.agent.config.labels=policy", "stages.2 labels='policy' recorded q"),
+    ("stages.2.agent.hparams.tau=0", "stages.2 agent.hparams.tau 0 at least 1e-06"),
+    ("stages.2.agent.hparams.tau=-1", "stages.2 agent.hparams.tau -1 at least"),
+    ("stages.3.tasks=[{env: probe/masked}, {env: probe/both}]",
+     "stages.3 tasks policy_distillation number 'student' probe/both, order"),
+    ("stages.3.tasks=[{env: probe/both}]", "stages.3 tasks 'student' same options"),
+    ("stages.0.agent={name: dqn, config: {learning_starts: 6}}"
+     " stages.1.play={}",
+     "stages.0 agent.config.learning_starts=6 6 updates at most 5"),
+    ("stages.2.agent.config.head_hidden=-1", "stages.2 agent.config head_hidden -1"),
+    ("stages.2.agent.config.network.filters=[8]", "stages.2 filters (8,) 'mlp' hidden"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
+def test_bad_stages_are_one_line_and_nothing_is_written(tmp_path, overrides, words):
+    """The stage and field, what was given and what would work; no folder."""
+    run = tmp_path / "run"
+    parts = overrides.replace(" stages.", "\nstages.").split("\n")
+    outcome = running.mtrl("train", settings(tmp_path), *parts, "--run-dir", run)
+    assert outcome.code == 2, outcome.err
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+    assert not run.exists()
+
+
+def test_a_teacher_that_was_never_trained_plays_nothing(whole, tmp_path):
+    """Its stage has no checkpoint: one line that names the folder."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    staged_runs.without(run, *NAMES[1:])
+    shutil.rmtree(run / "stages/teachers/checkpoints")
+    outcome = running.mtrl("resume", run)
+    assert outcome.code and "stages/teachers" in outcome.error

@@ -1,0 +1,260 @@
+"""Lists of stages: mistakes in them, changes to them, and their program."""
+
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import running
+import staged_runs
+import yaml
+
+from mtrl_jax import config, errors, metrics, random
+from mtrl_jax.experiments import (
+    in_context,
+    kinds,
+    offline,
+    reading,
+    stages,
+    task_families,
+)
+
+# Mistakes.
+
+BAD = [
+    ("stages=[]", "stages at least one"),
+    ("stages=3", "stages 3 list"),
+    ("tasks=[{env: probe/action}]", "tasks unknown stages.0.tasks"),
+    ("seed=-1", "seed -1"),
+    ("stages.0=4", "stages.0 4 mapping"),
+    ("stages.0.kind=colect", "stages.0.kind 'colect' did you mean collect"),
+    ("stages.0.kind=null", "stages.0.kind None unknown"),
+    ("stages.1.kind=[offline]", "stages.1.kind ['offline'] unknown"),
+    ("stages.2.compare=[{low: 1}]", "stages.2.compare {'low': 1} earlier stage source"),
+    ("stages.0.name=a/b", "stages.0.name 'a/b' pattern"),
+    ("stages.1.name=source", "stages.1.name 'source' taken"),
+    ("stages.0.dat=x", "stages.0.dat unknown"),
+    ("stages.0.population.size=0", "stages.0.population.size 0 greater"),
+    ("stages.0.agent.hparams.learning_rat=1", "stages.0.agent.hparams.learning_rat"),
+    ("stages.0.tasks.0.options.siz=3", "stages.0 tasks.0 siz"),
+    ("stages.2.tasks=[{env: envpool/CartPole-v1}]", "stages.2 tasks.0 pure"),
+    ("stages.0.training.runner=host", "stages.0 training.runner='host' fused"),
+    ("stages.0.population.pbt={}", "stages.0.population.pbt collect one learner"),
+    # Who names whom.
+    ("stages.1.data=sauce", "stages.1.data 'sauce' no earlier collect source"),
+    ("stages.1.data=in_context", "stages.1.data 'in_context' order source"),
+    ("stages.1.data=model", "stages.1.data 'model' order source"),
+    ("stages.1.data=./nowhere", "stages.1 data nowhere no dataset"),
+    ("stages.2.of=in_context", "stages.2.of 'in_context' source, model"),
+    ("stages.2.of=nobody", "stages.2.of 'nobody' source, model"),
+    ("stages.2.compare=[model]", "stages.2.compare 'model' kind offline source"),
+    ("stages.2.agent={name: ppo}", "stages.2.agent model leave it out"),
+    ("stages.2.members=5", "stages.2.members 5 'model' 1 to 4"),
+    ("stages.2.members=0", "stages.2.members 0 greater"),
+    # What does not fit.
+    ("stages.1.agent={name: impala}", "stages.1 agent.name 'impala' dataset imitates"),
+    ("stages.1.population.fitness.metric=los", "stages.1 'los' accuracy, loss"),
+    ("stages.1.population.fitness.source=evaluation stages.1.evaluation.held_out=0",
+     "stages.1 evaluation.held_out=0.0 share"),
+    ("stages.1.population.pbt.exploit=t_test", "stages.1 exploit='t_test' truncation"),
+    ("stages.1.evaluation.held_out=1.0", "stages.1.evaluation.held_out 1.0 less than"),
+    ("stages.1.keep={first_fraction: 0.5, last_fraction: 0.5}", "stages.1 keep one"),
+    ("stages.1.training.updates=0", "stages.1.training.updates 0 greater"),
+    ("stages.2.tasks.0.options.one_hot=false", "stages.2 tasks observe 'model' options"),
+    ("stages.2.tasks=[{env: probe/action}]", "stages.2 tasks observe 'model'"),
+    ("stages.2.evaluation.episodes=0", "stages.2.evaluation.episodes 0 greater"),
+    ("stages.2.tasks.0.options.trial=3", "stages.2 evaluation.episodes=4 at most 3"),
+    ("stages.2.evaluation.hparams.temp=0", "stages.2 evaluation.hparams.temp"),
+    ("stages.2.prompt={episodes: 4}", "stages.2 prompt.episodes=4 fewer than 4"),
+    ("stages.2.prompt={epsilon: 2}", "stages.2.prompt.epsilon 2 less than"),
+    ("stages.2.prompt={}", "stages.2 prompt behaviour_cloning algorithm_distillation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
+def test_a_bad_list_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
+    """Exit code 2, the stage and field, what was given and what would work; no folder."""
+    run, settings = tmp_path / "run", staged_runs.write(tmp_path / "tiny.yaml")
+    parts = overrides.replace(" stages.", "\nstages.").split("\n")
+    outcome = running.mtrl("train", settings, *parts, "--run-dir", run)
+    assert outcome.code == 2, outcome.err
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+    assert outcome.error.startswith(f"mtrl: {settings}: ")
+    assert not run.exists()
+
+
+def test_histories_that_do_not_fit_the_disk_are_refused(tmp_path, monkeypatch):
+    """Before anything is written, with both numbers."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(stages.shutil, "disk_usage", lambda _: usage)
+    run = tmp_path / "run"
+    outcome = running.mtrl(
+        "train", staged_runs.write(tmp_path / "x.yaml"), "--run-dir", run
+    )
+    assert outcome.code == 2
+    assert "1kB free" in outcome.error and "histories" in outcome.error
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stages.0.agent.hparams.discount=0.5", "stages.0 'source' done"),
+        ("stages.1.training.batch=8", "stages.1 training.batch 4 8 training.updates"),
+        ("stages.1.evaluation.held_out=0.5", "stages.1 evaluation.held_out"),
+        ("stages.2.name=other", "names"),
+        ("seed=3", "seed 0 3"),
+    ],
+)
+def test_what_a_stage_stands_on_cannot_be_changed(
+    staged_copy, monkeypatch, override, words
+):
+    """Nothing of a stage that is done; of one that has begun, what a run can change."""
+    shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
+    (staged_runs.stage_of(staged_copy, "model") / "summary.json").unlink()
+    before = (staged_copy / "config.yaml").read_text()
+    outcome = running.mtrl("resume", staged_copy, override)
+    assert outcome.code == 2
+    missing = [word for word in words.split() if word not in outcome.error]
+    assert not missing, outcome.error
+    assert (staged_copy / "config.yaml").read_text() == before
+
+
+def test_a_stage_can_be_made_longer_and_a_later_one_changed(staged_copy, cached):
+    """More updates of a stage that has begun; anything of one that has not."""
+    shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
+    (staged_runs.stage_of(staged_copy, "model") / "summary.json").unlink()
+    outcome = running.mtrl(
+        "resume",
+        staged_copy,
+        "stages.1.training.updates=10",
+        "stages.2.evaluation.episodes=2",
+        "stages.2.seed=5",
+    )
+    assert outcome.code == 0, outcome.err
+    assert running.rows(staged_runs.stage_of(staged_copy, "model"))[-1]["update"] == 10
+    summary = metrics.read_summary(staged_runs.stage_of(staged_copy, "in_context"))
+    assert len(summary["tasks"]["dark/room"]["in_context"]["mean"]) == 2
+
+
+def test_a_run_of_an_older_version_lacks_what_has_come_since(staged_copy, cached):
+    """Its settings are those they were made with: the defaults of now."""
+    path = staged_copy / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    source, model, in_context = written["stages"]
+    del source["labels"], model["agent"]["config"]["network"]["convolution"]
+    del in_context["agent"]["config"]["network"]["convolution"]
+    path.write_text(yaml.safe_dump(written))
+    shutil.rmtree(staged_runs.stage_of(staged_copy, "in_context"))
+    outcome = running.mtrl("resume", staged_copy)
+    assert outcome.code == 0, outcome.err
+    assert (staged_runs.stage_of(staged_copy, "in_context") / "summary.json").exists()
+
+
+def test_the_first_members_can_be_tested_alone(staged):
+    """Their weights and hyperparameters, and no others'; what is said is of them."""
+    every = reading.load_config(staged)
+    values = config.to_dict(every)
+    for name in ("population", "agent"):
+        del values["stages"][2][name]
+    values["stages"][2]["members"] = 2
+    weights, hparams, summaries = [], [], []
+    for settings in (every, config.from_dict(values)):
+        program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
+        state = program.init(program.hparams)
+        weights.append(jax.device_get(state.learner))
+        hparams.append(jax.device_get(program.hparams))
+        summaries.append(program.reporter.finish(state, None, {}, 0)[0])
+    for all_, few in (weights, hparams):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:2], y), all_, few)
+    assert [len(summary["score"]) for summary in summaries] == [4, 2]
+
+
+def test_weights_that_moved_are_found_out(staged):
+    """The hash at the end is held against the hash of what was read."""
+    settings = reading.load_config(staged)
+    program = kinds.make_program(kinds.run_of(settings, staged), settings.stages[2])
+    state = program.init(program.hparams)
+    summary, _ = program.reporter.finish(state, None, {}, 0)
+    assert summary["parameters"]["after"] == in_context.fingerprint(state.learner)
+    learner = state.learner._replace(updates=state.learner.updates + 1)
+    moved = state._replace(learner=learner)
+    with pytest.raises(errors.RunError, match="hashed"):
+        program.reporter.finish(moved, None, {}, 0)
+
+
+def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
+    """Exit code 1 and the folder's name; what is there stays."""
+    staged_runs.without(staged_copy, "model", "in_context")
+    shutil.rmtree(staged_runs.stage_of(staged_copy, "source") / "histories")
+    outcome = running.mtrl("resume", staged_copy)
+    assert outcome.code == 1
+    told = outcome.err.strip().splitlines()[-1]
+    assert told.startswith("mtrl: ") and "holds no dataset" in told
+    assert "Traceback" not in outcome.err
+
+
+# Pieces.
+
+
+def test_the_list_that_is_shown_can_be_run():
+    """What it shows is read, filled in and fits together."""
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (running.ROOT / "configs/README.md").read_text(), re.S
+    )
+    (shown,) = [block for block in blocks if "stages:" in block]
+    settings = config.from_dict(yaml.safe_load(shown))
+    stages.check(kinds.run_of(settings, pathlib.Path("nowhere")))
+    assert [stage.name for stage in settings.stages] == staged_runs.NAMES
+
+
+@pytest.mark.parametrize(
+    ("task", "share", "number"),
+    [([0, 1, 2, 0, 1, 2], 0.3, 2), ([0, 0, 0, 0], 0.5, 2), ([0, 1, 2], 0.0, 0)],
+)
+def test_whole_tasks_are_held_out(task, share, number):
+    """No task on both sides; of a single task, histories; rounded up."""
+    task = np.array(task)
+    train, held_out = offline.split(task, share, seed=3)
+    assert sorted([*train, *held_out]) == list(range(len(task)))
+    assert len(held_out) == number
+    if len(set(task)) > 1:
+        assert not set(task[train]) & set(task[held_out])
+    again = offline.split(task, share, seed=3)
+    np.testing.assert_array_equal(again[1], held_out)
+
+
+def test_nothing_left_to_train_on_is_an_error():
+    """A share that takes every task."""
+    with pytest.raises(ValueError, match=r"evaluation\.held_out=0\.9"):
+        offline.split(np.array([0, 1]), 0.9, seed=0)
+
+
+@pytest.mark.parametrize("axis", ["slot", "population"])
+def test_histories_of_single_tasks_are_named_by_their_slots(axis):
+    """Member by member, slot by slot: the tasks that the environment says they play."""
+    settings = config.from_dict(
+        {
+            **{
+                k: staged_runs.TINY["stages"][0][k]
+                for k in ("kind", "agent", "training")
+            },
+            "name": "x",
+            "tasks": [
+                {"env": f"probe/{name}", "slots": 2}
+                for name in ("action", "masked", "action")
+            ],
+            "agent": {"name": "bandit"},
+            "population": {"size": 3, "axis": axis},
+        }
+    )
+    world, names, masks = task_families.collecting(settings)
+    keys = random.roots(0, 3)
+    _, ts = jax.jit(world.train.reset)(keys, world.train.params)
+    played = [world.spec.tasks[k].name for k in np.asarray(ts.task).ravel()]
+    assert names == played and masks
+    # What is listed twice is two tasks.
+    assert len(set(names)) == 3
