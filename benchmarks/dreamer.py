@@ -1,35 +1,40 @@
-"""DreamerV2: gradient steps and acting steps a second, by size and members; ablations.
+"""DreamerV2: operations and speed by size and members, and the ablations.
 
-Speed: one update of fixed random observations, rows are sizes (small: MinAtar; tiny), the
-columns members. Gradient steps a second are summed over members; acting steps, too.
-Ablations: arms that differ by traced numbers are members of one population on MinAtar
-Breakout: full, no balancing, no image gradient, no reward gradient; returns of their last
-episodes, mean and standard error over seeds. Prints both tables, writes dreamer.json and
-dreamer.png.
+    python benchmarks/dreamer.py [--part flops speed ablations] [--quick] [--out DIR]
 
-    python benchmarks/dreamer.py [--quick] [--out benchmarks/results]
+flops: operations of a gradient step (``flops.py``) and what 40 % of an H100's would give;
+the size "atari" is the paper's and is only traced. speed: gradient steps and acting steps
+a second of all members together, on MinAtar's Breakout; P members as one program against
+P runs of one after the other. Beside the wall's time that of the processor, in which
+other work on the machine shows less. ablations: arms that differ by traced numbers are
+members of one population; returns of the second half, mean and standard error over seeds.
+
+Prints tables; each part writes dreamer_PART.json, the ablations dreamer_ablations.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import common
+import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import envs, hparams, random, xla
+from mtrl_jax import envs, hparams, random, types, xla
 from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.networks import latents, observation_config, rssm
 
-GAME, SLOTS, UNROLL, UPDATES = "gymnax/Breakout-MinAtar", 16, 4, 4
-# Name -> GRU and layers, latents and classes, channels, batch, length, horizon.
-SIZES = {"tiny": (32, 4, 4, 4, 8, 16, 5), "small": (128, 8, 8, 16, 16, 32, 10)}
+GAME, SLOTS, UNROLL, UPDATES, STEPS = "gymnax/Breakout-MinAtar", 16, 4, 4, 4
+NEVER = 2**30  # steps before the first gradient step: acting alone
 # Arms as changes of traced numbers. No balancing: both gradients whole, see the agent.
 ARMS: dict[str, dict[str, float]] = {
     "full": {},
@@ -37,55 +42,154 @@ ARMS: dict[str, dict[str, float]] = {
     "no image gradient": {"image_gradient": 0.0},
     "no reward gradient": {"reward_gradient": 0.0},
 }
+# As configs/dreamer_v2_minatar.yaml.
 SETTINGS = {
-    "model_lr": 5e-4, "actor_lr": 2e-4, "critic_lr": 3e-4, "discount": 0.99,
-    "entropy_cost": 3e-3,
+    "model_lr": 1e-3, "actor_lr": 5e-4, "critic_lr": 1e-3, "discount": 0.97,
+    "entropy_cost": 1e-2,
 }  # fmt: skip
+SIZES = ("tiny", "small", "atari")
+SPEED = {"size": "<8", "members": "3d", "gradient steps/s": "9.2f", "acting steps/s": "9.0f",
+         "CPU ms": "8.1f", "against runs in turn": "6.2f"}  # fmt: skip
+FLOPS = {
+    "size": "<8",
+    "parameters": "12d",
+    "GFLOP": "12.2f",
+    "40 % of H100, 1/s": "12.1f",
+}
 
 
 def main() -> None:
-    """Measures speeds in turn, then trains the arms; prints and writes."""
+    """Measures the parts asked for; prints and writes."""
     args = arguments()
     xla.prepare()
-    speed = speeds(args)
-    arms = ablation(args)
-    result = {"machine": common.environment(), "speed": speed, "arms": arms}
-    print(f"written: {common.write(args.out, 'dreamer', result)}")
-    draw(args, speed, arms)
+    parts = {"flops": count, "speed": speeds, "ablations": ablations}
+    for name in args.part:
+        result = {"machine": common.environment(), "rows": parts[name](args)}
+        print(f"written: {common.write(args.out, f'dreamer_{name}', result)}")
+
+
+def count(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns parameters and operations of one gradient step by size."""
+    print(common.header(FLOPS))
+    rows = []
+    for size in args.sizes:
+        parameters, operations = counted(*traced(size))
+        row = {
+            "size": size,
+            "parameters": parameters,
+            "GFLOP": operations / 1e9,
+            "40 % of H100, 1/s": flops.per_second(operations),
+        }
+        print(common.line(row, FLOPS))
+        rows.append(row)
+    return rows
+
+
+def counted(agent: types.Agent, drawn: Any) -> tuple[int, int]:
+    """Returns (parameters, operations of an update) on batches of these shapes."""
+    hp = dreamer_v2.Hparams()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    learner = jax.eval_shape(lambda key: agent.init(key, hp), key)
+
+    def update(learner, drawn, key):
+        return agent.update(learner, drawn, key, hp, jnp.int32(0))
+
+    parameters = sum(x.size for x in jax.tree.leaves(learner.params))
+    return parameters, flops.of(update, learner, drawn, key)
+
+
+def traced(size: str) -> tuple[types.Agent, Any]:
+    """Returns (agent, shapes of one batch as it is drawn)."""
+    if size == "atari":
+        config, spec = dreamer_v2.Config(), atari()
+    else:
+        config, spec = config_of(size, prefill=0), envs.make(GAME, (1, SLOTS)).spec
+    steps = int(config.replay.train_every)
+    one = sequences.SequenceConfig(
+        10_000, config.replay.batch, config.replay.length, steps, prefill=0
+    )
+    replay = sequences.make(spec, one)
+
+    def step(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((steps + 1, 1, *shape), dtype)
+
+    ts = types.TimeStep(
+        obs={name: step(x.dtype, *x.shape) for name, x in spec.obs.items()},
+        reward=step(jnp.float32),
+        discount=step(jnp.float32),
+        first=step(jnp.bool_),
+        last=step(jnp.bool_),
+        task=step(jnp.int32),
+        action_mask=step(jnp.bool_, types.action_mask_size(spec.action)),
+    )
+
+    def draw(ts, action, key):
+        rollout = types.Rollout(ts, action, (), ())
+        return replay.observe(replay.init(1), rollout, key, (), jnp.int32(0))[1]
+
+    action = jax.ShapeDtypeStruct((steps, 1), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    agent = dreamer_v2.make(spec, dataclasses.replace(config, replay=one))
+    return agent, jax.eval_shape(draw, ts, action, key)
+
+
+def atari() -> types.EnvSpec:
+    """Returns the spec of the paper's Atari: 64×64 grey, 18 actions."""
+    spec = envs.make(GAME, (1, 1)).spec
+    obs = {"image": jax.ShapeDtypeStruct((64, 64, 1), jnp.uint8)}
+    task = spec.tasks[0]._replace(obs=obs)
+    return spec._replace(obs=obs, action=types.Discrete(18), tasks=(task,))
 
 
 def speeds(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns rates by size and members, the cases one after the other in every turn."""
-    calls: dict[Any, Any] = {}
-    for size in args.sizes:
-        for members in args.members:
-            calls[size, members, "train"] = chunk(size, members, prefill=0)
-            calls[size, members, "act"] = chunk(size, members, prefill=2**30)
-    seconds = common.in_turn(calls, args.turns)
+    calls = {
+        (size, members, kind): chunk(size, members, prefill)
+        for size in args.sizes if size != "atari"
+        for members in args.members
+        for kind, prefill in (("train", 0), ("act", NEVER))
+    }  # fmt: skip
+    taken = in_turn(calls, args.turns)
+    print(common.header(SPEED))
     rows = []
-    for size in args.sizes:
-        for members in args.members:
-            train, act = (
-                statistics.median(seconds[size, members, kind])
-                for kind in ("train", "act")
-            )
-            row = {
-                "size": size,
-                "members": members,
-                "gradient steps/s": members * UPDATES * 4 / train,
-                "acting steps/s": members * UPDATES * UNROLL * SLOTS / act,
-            }
-            print(
-                f"{size:>6} P={members}: {row['gradient steps/s']:8.2f} gradient steps/s "
-                f"{row['acting steps/s']:10.0f} acting steps/s"
-            )
-            rows.append(row)
+    for size, members in dict.fromkeys(key[:2] for key in calls):
+        train, act = (taken[size, members, kind] for kind in ("train", "act"))
+        alone = taken[size, args.members[0], "train"]
+        steps = members * UPDATES * STEPS
+        row = {
+            "size": size,
+            "members": members,
+            "gradient steps/s": steps / train["wall"],
+            "acting steps/s": members * UPDATES * UNROLL * SLOTS / act["wall"],
+            "CPU ms": 1e3 * train["cpu"] / steps,
+        }
+        if args.members[0] == 1:
+            row["against runs in turn"] = members * alone["wall"] / train["wall"]
+        print(common.line(row, SPEED))
+        rows.append(row)
     return rows
 
 
-def chunk(size: str, members: int, prefill: int):
-    """Returns a call that runs a chunk of updates, 4 gradient steps each."""
-    run, state, hp = runner(size, members, prefill, [{}] * members)
+def in_turn(
+    calls: Mapping[Any, Callable[[], Any]], turns: int
+) -> dict[Any, dict[str, float]]:
+    """Returns {name: median wall and CPU seconds}; a first turn is not counted."""
+    taken: dict[Any, list] = {name: [] for name in calls}
+    for turn in range(turns + 1):
+        for name, call in calls.items():
+            before = time.process_time()
+            wall, _ = common.timed(call)
+            if turn:
+                taken[name].append((wall, time.process_time() - before))
+    return {
+        name: dict(zip(("wall", "cpu"), map(statistics.median, zip(*own))))
+        for name, own in taken.items()
+    }
+
+
+def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
+    """Returns a call that runs a chunk of updates."""
+    run, state, hp = runner(size, prefill, [{}] * members)
     held = [state]
 
     def call():
@@ -95,25 +199,12 @@ def chunk(size: str, members: int, prefill: int):
     return call
 
 
-def runner(size: str, members: int, prefill: int, changes: list[dict[str, float]]):
+def runner(size: str, prefill: int, changes: list[dict[str, float]]):
     """Returns (compiled chunk, state, hp) of members with their own numbers."""
-    units, number, classes, depth, batch, length, horizon = SIZES[size]
+    members = len(changes)
     env = envs.make(GAME, (members, SLOTS))
-    config = dreamer_v2.Config(
-        rssm.RSSMConfig(
-            latents.LatentConfig("categorical", number, classes), units, units
-        ),
-        observation_config.ObservationConfig(depth=depth, units=units, layers=2),
-        units=units,
-        layers=2,
-        replay=sequences.SequenceConfig(
-            capacity=50_000, batch=batch, length=length, prefill=prefill,
-            train_every=UNROLL * SLOTS / 4,
-        ),
-        horizon=horizon,
-    )  # fmt: skip
     made = fused_runner.make(
-        dreamer_v2.make(env.spec, config), env,
+        dreamer_v2.make(env.spec, config_of(size, prefill)), env,
         unroll_length=UNROLL, updates_per_chunk=UPDATES,
     )  # fmt: skip
     each = [hparams.override(dreamer_v2.Hparams(), SETTINGS | x) for x in changes]
@@ -122,10 +213,31 @@ def runner(size: str, members: int, prefill: int, changes: list[dict[str, float]
     return jax.jit(made.chunk, donate_argnums=0), state, hp
 
 
-def ablation(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def config_of(size: str, prefill: int) -> dreamer_v2.Config:
+    """Returns the settings of "tiny", or "small": configs/dreamer_v2_minatar.yaml."""
+    units, number, length, horizon = {"tiny": (32, 4, 8, 4), "small": (64, 8, 16, 6)}[
+        size
+    ]
+    return dreamer_v2.Config(
+        rssm.RSSMConfig(
+            latents.LatentConfig("categorical", number, number), units, units
+        ),
+        observation_config.ObservationConfig(depth=16, units=units, layers=1),
+        units=units,
+        layers=2,
+        replay=sequences.SequenceConfig(
+            capacity=100_000, batch=16, length=length, prefill=prefill,
+            train_every=UNROLL * SLOTS / STEPS,
+        ),
+        horizon=horizon,
+        rewards="none",
+    )  # fmt: skip
+
+
+def ablations(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns mean and standard error over seeds of each arm's late returns."""
     changes = [x for x in ARMS.values() for _ in range(args.seeds)]
-    run, state, hp = runner(args.sizes[-1], len(changes), 2_000, changes)
+    run, state, hp = runner("tiny" if args.quick else "small", 2_000, changes)
     chunks = max(2, args.steps // (UPDATES * UNROLL * SLOTS))
     total, episodes = np.zeros(len(changes)), np.zeros(len(changes))
     for i in range(chunks):
@@ -134,50 +246,32 @@ def ablation(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             total += np.asarray(out.episodes["return"])[:, 0]
             episodes += np.asarray(out.episodes["episodes"])[:, 0]
     returns = (total / np.maximum(episodes, 1)).reshape(len(ARMS), args.seeds)
-    found = {}
+    rows = []
     for name, own in zip(ARMS, returns):
         error = float(own.std(ddof=1) / len(own) ** 0.5) if len(own) > 1 else 0.0
-        found[name] = {"return": float(own.mean()), "error": error}
         print(f"{name:>20}: {own.mean():6.2f} ± {error:.2f}")
-    return found
-
-
-def draw(args: argparse.Namespace, speed: list, arms: dict) -> None:
-    """Writes dreamer.png: speed by members, returns by arm."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for size in args.sizes:
-        own = [row for row in speed if row["size"] == size]
-        left.plot(
-            [row["members"] for row in own],
-            [row["gradient steps/s"] for row in own],
-            marker="o", label=size,
-        )  # fmt: skip
-    left.set(xlabel="members", ylabel="gradient steps/s, all members")
-    left.legend()
-    right.bar(
-        list(arms), [x["return"] for x in arms.values()],
-        yerr=[x["error"] for x in arms.values()],
-    )  # fmt: skip
-    right.set_ylabel("return, second half")
-    right.tick_params(axis="x", rotation=20)
-    figure.tight_layout()
-    figure.savefig(args.out / "dreamer.png", dpi=120)
+        rows.append({"arm": name, "return": float(own.mean()), "error": error})
+    with common.figure(args.out / "dreamer_ablations.png") as (ax,):
+        ax.bar(ARMS, returns.mean(1), yerr=[x["error"] for x in rows])
+        ax.set_ylabel("return, second half")
+        ax.tick_params(axis="x", rotation=20)
+    return rows
 
 
 def arguments() -> argparse.Namespace:
     """Returns the parsed arguments."""
     parser = common.parser(__doc__, "the tiny model, two members, few steps")
+    known = ["flops", "speed", "ablations"]
+    parser.add_argument("--part", nargs="+", choices=known, default=known)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--members", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=300_000, help="of the ablations")
     args = parser.parse_args()
-    args.sizes = ["tiny"] if args.quick else list(SIZES)
-    args.members = [1, 2] if args.quick else [1, 2, 4, 8]
-    args.turns = 1 if args.quick else 5
-    args.seeds = 1 if args.quick else 5
-    args.steps = 512 if args.quick else 300_000
+    if args.quick:
+        args.sizes, args.members, args.turns = ["tiny"], [1, 2], 1
+        args.seeds, args.steps = 1, 512
     return args
 
 

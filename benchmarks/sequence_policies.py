@@ -53,6 +53,8 @@ def main() -> None:
     args = arguments()
     xla.prepare()
     experiment = arms.EXPERIMENTS[args.experiment]()
+    if args.arms:
+        experiment = arms.only(experiment, args.arms)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
     algorithm_distillation.run(folder, arms.settings(experiment, args.quick))
     rows = [read(folder, arm) for arm in experiment.arms]
@@ -61,7 +63,7 @@ def main() -> None:
     print(common.header(COLUMNS))
     for row in rows:
         print(common.line(row, COLUMNS))
-    claims = summary(args.experiment, rows)
+    claims = {} if args.arms else summary(args.experiment, rows)
     for name, value in claims.items():
         print(f"{name}: {value:.3g}")
     name = f"sequence_policies_{args.experiment}"
@@ -214,9 +216,15 @@ def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "a few updates and episodes")
     made.add_argument("--experiment", choices=arms.EXPERIMENTS, default="unseen")
+    made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
     runs = pathlib.Path("runs/sequence_policies")
     made.add_argument("--runs", type=pathlib.Path, default=runs)
-    return made.parse_args()
+    args = made.parse_args()
+    known = {arm.name for arm in arms.EXPERIMENTS[args.experiment]().arms}
+    for arm in args.arms or ():
+        if arm not in known:
+            made.error(f"--arms: {arm!r} is none of {', '.join(sorted(known))}")
+    return args
 
 
 if __name__ == "__main__":

@@ -144,6 +144,19 @@ def settings(experiment: Experiment, quick: bool) -> dict[str, Any]:
     return {"seed": 0, "stages": stages}
 
 
+def only(experiment: Experiment, names: Iterable[str]) -> Experiment:
+    """Returns the arms of these names, and the stages that they need."""
+    arms = [arm for arm in experiment.arms if arm.name in set(names)]
+    by_name = {stage["name"]: stage for stage in experiment.stages}
+    needed, wanted = set(), [arm.stage for arm in arms]
+    while wanted:
+        stage = by_name[wanted.pop()]
+        needed.add(stage["name"])
+        wanted += [stage[key] for key in ("of", "data") if key in stage]
+    stages = [stage for stage in experiment.stages if stage["name"] in needed]
+    return Experiment(stages, arms)
+
+
 def _told(model: Stage, more: Stage | None = None, members: int = 2) -> Stage:
     """Returns an offline stage whose first member is told of returns, the others not."""
     dealt = {"return_gate": [1.0, *[0.0] * (members - 1)], **(more or {})}

@@ -17,6 +17,14 @@ _ARMS = {
     "epsilon": ("AD^ε: demonstrators with less and less noise, no learners", 1),
     "dpt": ("DPT: labels say what would have been best, of random actions", 1),
 }
+_POLICIES = {
+    "dt": "DT, asked for 16",
+    "mgdt": "MGDT, κ = 10",
+    "bc": "cloning",
+    "gato": "Gato, shown one episode at 40 % noise",
+    "ad*": "AD (recorded)",
+    "ed*": "ED (recorded)",
+}
 _SEEDS = ("", "_1", "_2")  # of the files of the dark room
 # Arm -> (label, suffix of its file).
 _CONTEXTS = {
@@ -137,6 +145,19 @@ def watermaze() -> Rows:
     ]
 
 
+def unseen() -> Rows:
+    """Returns the table of sequence policies on goals never trained on, 100 episodes."""
+    header = ["", "first ten", "last ten", "all [95 %]", "p of a trend"]
+    made: Rows = [header]
+    for row in load("sequence_policies_unseen")["arms"]:
+        mean = ratio(row["mean"])
+        if "low" in row:
+            mean += f" [{ratio(row['low'])}, {ratio(row['high'])}]"
+        cells = [ratio(row["first"]), ratio(row["last"]), mean, f"{row['p_trend']:.2f}"]
+        made.append([_POLICIES[row["arm"]], *cells])
+    return made
+
+
 def _arm(arm: str, suffix: str = "") -> Mapping[str, Any]:
     return find(load(_ROOM + suffix)["arms"], arm=arm)
 
@@ -154,6 +175,7 @@ def _listed(rows: list[Mapping[str, Any]], key: str) -> str:
 
 
 TABLES: dict[str, Callable[[], Rows]] = {
+    "sequence_policies_unseen": unseen,
     "algorithm_distillation_dark_room": dark_room,
     "algorithm_distillation_contexts": contexts,
     "algorithm_distillation_prompts": prompts,

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax import config, errors
 from mtrl_jax.agents import distral
 from mtrl_jax.agents.common import minibatches
+from mtrl_jax.experiments import online
 from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.networks import heads
 
@@ -202,3 +204,11 @@ def test_wrong_options_are_refused(kit):
         kit.small("distral", spec, columns="three")
     with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 slots"):
         kit.small("distral", spec, minibatches=3)
+
+
+def test_one_task_is_refused_before_training():
+    """There would be nobody to share with; the line says what would do."""
+    given = {"tasks": [{"env": "probe/both"}], "agent": {"name": "distral"}}
+    settings = config.from_dict(given, where="x")
+    with pytest.raises(errors.ConfigError, match=r"agent\.name='distral': .* 2 tasks"):
+        online.make_program(settings)

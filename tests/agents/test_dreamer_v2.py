@@ -135,6 +135,21 @@ def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
         )
 
 
+def test_a_single_batch_is_learned_by_heart(kit):
+    """The model's observations come close to it, and the posterior still says something.
+
+    The same rollout and key, so the same sequences and draws of latents.
+    """
+    _, learner, rollout, hp, update = made(kit)
+    hp = kit.changed(hp, model_lr=1e-2)
+    _, before = update(learner, rollout, KEY, hp)
+    for _ in range(300):
+        learner, after = update(learner, rollout, KEY, hp)
+    assert after["image_loss"] < 0.05 * before["image_loss"]
+    assert after["reward_loss"] < 0.05 * before["reward_loss"]
+    assert after["kl"] > 0.1
+
+
 def test_it_waits_until_enough_is_there(kit):
     """Before ``prefill`` steps nothing moves; the update after them learns."""
     replay = dataclasses.replace(dreaming.SMALL["replay"], prefill=30)

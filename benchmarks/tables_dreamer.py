@@ -1,0 +1,40 @@
+"""Tables of DreamerV2's page: learning, operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from table_cells import Rows, load, number, quantity
+
+
+def breakout() -> Rows:
+    """Returns the return of each part of the run, the mean over seeds and each seed's."""
+    rows: Rows = [["to step", "return, mean", "seeds"]]
+    for row in load("dreamer_breakout")["rows"]:
+        own = row["returns"]
+        mean = number(sum(own) / len(own))
+        rows.append([quantity(row["to"]), mean, ", ".join(number(x) for x in own)])
+    return rows
+
+
+def operations() -> Rows:
+    """Returns operations of a gradient step by size."""
+    rows: Rows = [
+        ["size", "parameters", "GFLOP a gradient step", "at 40 % of an H100, steps/s"]
+    ]
+    for row in load("dreamer_flops")["rows"]:
+        rows.append(
+            [
+                row["size"],
+                quantity(row["parameters"]),
+                number(row["GFLOP"]),
+                quantity(row["40 % of H100, 1/s"]),
+            ]
+        )
+    return rows
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "dreamer_breakout": breakout,
+    "dreamer_flops": operations,
+}
