@@ -133,6 +133,7 @@ def _break_gradients(number: float, is_one: bool) -> None:
     import jax
     import jax.numpy as jnp
 
+    from mtrl_jax import hparams
     from mtrl_jax.agents.common import learning
 
     whole = learning.gradient_step
@@ -142,7 +143,7 @@ def _break_gradients(number: float, is_one: bool) -> None:
             value, aux = loss(params, *rest)
             hit = learner.updates >= 10
             if is_one:
-                hit &= hp.learning_rate > _BOUND
+                hit &= hparams.flatten(hp)["learning_rate"] > _BOUND
             least = jax.tree.leaves(params)[0].ravel()[0]
             return value + jnp.where(hit, number, 0.0) * least, aux
 

@@ -6,8 +6,8 @@ turn, so that a change of the machine's load meets all of them. Everything goes 
 their public entry points: ``algo.train`` (its evaluation left out) and the chunk that
 ``mtrl train`` runs (with statistics, mixture and metrics).
 
-Settings: CartPole-v1, 64 environments x 128 steps, 4 epochs x 4 minibatches, two tanh
-MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). Differences that
+Settings: CartPole-v1, 4, 64 and 256 environments x 128 steps, 4 epochs x 4 minibatches,
+two tanh MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). Differences that
 stay: rejax clips gradients by value, this kit by norm; rejax resets in the same step and
 takes a time limit for a failure, this kit spends one step on a reset.
 
@@ -20,7 +20,8 @@ Shown are medians over turns of environment steps a second of all members, the r
 rejax within a turn, processor seconds per million steps (which a busy machine changes
 least), and the mean return after the same number of steps.
 
-    python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 16]
+    python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 8 16]
+                               [--slots 4 64 256]
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ REQUIREMENTS = ("rejax==0.1.3", "gymnax==0.0.9")
 SETTINGS: dict[str, Any] = {
     "env": "CartPole-v1",
     "seed": 0,
-    "slots": 64,
     "unroll": 128,
     "epochs": 4,
     "minibatches": 4,
@@ -69,6 +69,7 @@ CONTENDERS: dict[str, tuple[dict[str, Any], int]] = {
     "shared": ({"shared": True, "at_once": None}, 1),
 }
 COLUMNS = {
+    "slots": ">5d",
     "P": ">3d",
     "contender": "<10",
     "steps/s": ">10,.0f",
@@ -112,8 +113,9 @@ def main() -> None:
     python = install(args.venv)
     result: dict[str, Any] = {"quick": args.quick, "settings": SETTINGS, "rows": []}
     print(common.header(COLUMNS), flush=True)
-    for members in args.populations:
-        rows, about = measure(members, python, args)
+    cases = [(slots, p) for slots in args.slots for p in args.populations]
+    for slots, members in cases:
+        rows, about = measure(slots, members, python, args)
         result["rows"] += rows
         result |= about
         for row in rows:
@@ -146,11 +148,12 @@ def same_jax() -> str:
 
 
 def measure(
-    members: int, python: pathlib.Path, args: argparse.Namespace
+    slots: int, members: int, python: pathlib.Path, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns (a row for each contender, what they say of themselves)."""
-    updates = updates_per_turn(members, args.quick)
-    settings = {**SETTINGS, "population": members, "updates": updates}
+    updates = updates_per_turn(slots * members, args.quick)
+    changes = {"slots": slots, "population": members, "updates": updates}
+    settings = {**SETTINGS, **changes}
     with contextlib.ExitStack() as stack:
         contenders = [
             start(stack, name, {**settings, **changes}, python)
@@ -167,7 +170,7 @@ def measure(
         ]
         done, per_update = (
             (args.turns + 1) * updates,
-            SETTINGS["slots"] * SETTINGS["unroll"],
+            slots * SETTINGS["unroll"],
         )
         while done * per_update < args.learn:
             for contender in contenders:
@@ -176,7 +179,8 @@ def measure(
         returns = {c.name: c.ask("test")["returns"] for c in contenders}
     steps = members * updates * per_update
     rows = [
-        row(c.name, members, steps, turns, returns[c.name], done * per_update)
+        {"slots": slots, "P": members}
+        | row(c.name, steps, turns, returns[c.name], done * per_update)
         for c in contenders
     ]
     machines = dict(zip((c.name for c in contenders), about))
@@ -184,9 +188,9 @@ def measure(
     return rows, {"machine": ours, "peer": machines.get(PEER), "ended": common.moment()}
 
 
-def updates_per_turn(members: int, quick: bool) -> int:
-    """Returns how many updates take about a second: half a second each for 16 members."""
-    return max(1, (8 if quick else 16) // members)
+def updates_per_turn(slots: int, quick: bool) -> int:
+    """Returns how many updates of ``slots`` take about half a second, all members' slots."""
+    return max(1, (512 if quick else 1024) // slots)
 
 
 def start(
@@ -213,7 +217,6 @@ def start(
 
 def row(
     name: str,
-    members: int,
     steps: int,
     turns: list[dict[str, dict[str, float]]],
     returns: list[float],
@@ -222,7 +225,6 @@ def row(
     """Returns a contender's line of the table; ``steps`` are those of one turn."""
     mine = [turn[name] for turn in turns]
     found: dict[str, Any] = {
-        "P": members,
         "contender": name,
         "steps/s": statistics.median(steps / t["seconds"] for t in mine),
         "cpu s/M": 1e6 * statistics.median(t["cpu_seconds"] for t in mine) / steps,
@@ -239,11 +241,12 @@ def row(
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draw every turn's steps a second, a panel a population."""
-    populations = sorted({row["P"] for row in rows})
-    with common.figure(path, [f"P = {p}" for p in populations]) as axes:
-        for ax, members in zip(axes, populations):
-            mine = [row for row in rows if row["P"] == members]
+    """Draw every turn's steps a second, a panel for each number of slots and members."""
+    cases = sorted({(row["slots"], row["P"]) for row in rows})
+    titles = [f"{slots} slots, P = {members}" for slots, members in cases]
+    with common.figure(path, titles) as axes:
+        for ax, case in zip(axes, cases):
+            mine = [row for row in rows if (row["slots"], row["P"]) == case]
             names = [row["contender"] for row in mine]
             ax.bar(names, [row["steps/s"] for row in mine], color="0.8")
             for place, row in enumerate(mine):
@@ -257,7 +260,8 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "3 turns, no shared torso")
     cache = pathlib.Path(tempfile.gettempdir()) / "mtrl-jax-peers"
     made.add_argument("--venv", type=pathlib.Path, default=cache, help="of the peer")
-    made.add_argument("--populations", type=int, nargs="+", default=[1, 16])
+    made.add_argument("--populations", type=int, nargs="+", default=[1, 8, 16])
+    made.add_argument("--slots", type=int, nargs="+", default=[4, 64, 256])
     made.add_argument("--contenders", nargs="+", choices=CONTENDERS)
     made.add_argument("--turns", type=int, help="measured")
     made.add_argument("--learn", type=int, help="steps per member before the return")

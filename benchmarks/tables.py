@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import table_cells
 import tables_dreamer
+import tables_faults
 import tables_in_context
 import tables_learning
 import tables_speed
@@ -30,6 +31,7 @@ TABLES: dict[str, Callable[[], table_cells.Rows]] = {
     **tables_learning.TABLES,
     **tables_in_context.TABLES,
     **tables_summary.TABLES,
+    **tables_faults.TABLES,
 }
 _README = pathlib.Path(__file__).parent.parent / "README.md"
 _REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)

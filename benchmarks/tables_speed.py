@@ -27,9 +27,10 @@ _SIZES = {
 
 def peers() -> Rows:
     """Returns the table of PPO beside rejax, medians over turns."""
-    header = ["P", "", "env steps/s", "ratio", "CPU s per M steps", "return"]
+    header = ["slots", "P", "", "env steps/s", "ratio", "CPU s per M steps", "return"]
     return [header] + [
         [
+            str(row["slots"]),
             str(row["P"]),
             _PEERS[row["contender"]],
             quantity(row["steps/s"]),

@@ -18,7 +18,9 @@ def summary() -> Rows:
 
 def _speed() -> Rows:
     peers = load("peers")["rows"]
-    fast, alone = (find(peers, P=p, contender="mtrl")["ratio"] for p in (16, 1))
+    fast, alone = (
+        find(peers, slots=64, P=p, contender="mtrl")["ratio"] for p in (16, 1)
+    )
     sizes = load("population")["rows"]
     most = [find(sizes, agent=a, P=64)["speed-up"] for a in ("impala", "ppo")]
     two = [find(sizes, agent=a, P=2)["speed-up"] for a in ("impala", "ppo")]

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import pathlib
+import pty
+import select
 import subprocess
 import sys
 import time
@@ -76,6 +78,38 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_in_terminal(
+    *arguments: Any, cache: pathlib.Path | None = None
+) -> tuple[subprocess.Popen, int]:
+    """Returns the process of ``mtrl ARGUMENTS`` in a terminal of its own, and our end.
+
+    What is written there it has typed; closing it hangs up.
+    """
+    ours, theirs = pty.openpty()
+    control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{control}\n{MAIN}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(cache),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def watch(terminal: int, happened: Callable[[], bool], timeout_s: float = 600) -> None:
+    """Read what is on the terminal until ``happened()``; fails after ``timeout_s``."""
+    until = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < until
+        if select.select([terminal], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):  # Nobody is at the other end any more.
+                os.read(terminal, 1 << 16)
 
 
 def environment(cache: pathlib.Path | None) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _resolved(
     """Returns the values with what they take from earlier stages filled in."""
     learning = ["online", "collect", "offline"]
     named = {"data": ["collect"]}
-    named |= dict.fromkeys(("of", "init_from", "teacher"), learning)
+    named |= dict.fromkeys(("of", "init_from", "teacher", "watched_by"), learning)
     for field, kinds in named.items():
         name = values.get(field)
         if field in stage_schema.KINDS[values["kind"]].model_fields and isinstance(
@@ -108,7 +108,8 @@ def _resolved(
         _check_named(name, f"{at}compare", kinds, earlier, all_)
     of = values.get("of")
     if isinstance(of, str) and of in earlier:
-        values = {**values, **_agent_of(earlier[of], values, at)}
+        watcher = earlier.get(str(values.get("watched_by")))
+        values = {**values, **_agent_of(earlier[of], values, at, watcher)}
     teacher = values.get("teacher")
     if isinstance(teacher, str) and teacher in earlier and "of" not in values:
         values = {**values, "agent": _taught_by(earlier[teacher], values, at)}
@@ -135,7 +136,12 @@ def _taught_by(source: stage_schema.Stage, values: dict, at: str) -> Any:
     return {**agent, "config": {**agent.get("config", {}), "teacher": made}}
 
 
-def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
+def _agent_of(
+    source: stage_schema.Stage,
+    values: dict,
+    at: str,
+    watcher: stage_schema.Stage | None,
+) -> dict:
     """Returns agent and population of a stage that plays another's learners, frozen.
 
     They are its source's, without search; a collect stage may have another number.
@@ -143,6 +149,8 @@ def _agent_of(source: stage_schema.Stage, values: dict, at: str) -> dict:
     agent = {**source.agent.model_dump(mode="json"), "schedules": {}}
     size = source.population.size
     if values["kind"] == "collect":
+        # A member for each that watches: they may have a task each.
+        size = size if watcher is None else watcher.population.size
         if not _agrees(values.get("agent", agent), agent):
             raise ValueError(
                 f"{at}agent: is that of stage {source.name!r}; leave it out, or change "
@@ -207,6 +215,11 @@ def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None
     if config.kind != "collect":
         return
     if config.of is None:
+        if config.watched_by is not None:
+            raise ValueError(
+                f"watched_by={config.watched_by!r}: without of; what learners note down of "
+                "their own steps is recorded by itself, give of, the stage that plays"
+            )
         if config.play != stage_schema.Play():
             raise ValueError(
                 "play: without of; what a learner does is its agent's, give "

@@ -37,7 +37,8 @@ class Play(schema.Section):
 class CollectStage(schema.ExperimentConfig):
     """Learners with a task each, whose whole histories are kept.
 
-    With ``of`` they are those of another stage, and learn nothing.
+    With ``of`` they are those of another stage, and learn nothing; with
+    ``watched_by``, too, what is recorded is what a third stage's say of the steps that they play.
     """
 
     name: schema.Name
@@ -47,6 +48,7 @@ class CollectStage(schema.ExperimentConfig):
     record: list[str] = Field(default_factory=list)  # of what acting notes down
     init_from: str | None = None
     of: str | None = None  # the stage whose learners play, frozen
+    watched_by: str | None = None  # the stage whose learners label it, frozen
     play: Play = Play()
 
 

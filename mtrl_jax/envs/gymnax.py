@@ -219,10 +219,10 @@ def _check_bounds(key: str, value: Any, kind: str) -> None:
     low, high = _bounds(key, kind)
     for x in np.asarray(value, np.float64).ravel():
         if not low <= x <= high:
-            what = "an integer" if kind == "i" else "a number"
-            raise ValueError(
-                f"options.{key}: got {value!r}, give {what} from {low:g} to {high:g}"
-            )
+            what = f"a number from {low:g} to {high:g}"
+            if kind == "i":
+                what = f"an integer from {int(low)} to {int(high)}"
+            raise ValueError(f"options.{key}: got {value!r}, give {what}")
 
 
 def _like(key: str, value: Any, default: Any) -> Any:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+from typing import Any
 
 import jax
 
 from mtrl_jax import errors, types
-from mtrl_jax.agents.common import frozen
+from mtrl_jax.agents.common import frozen, watched
 from mtrl_jax.config import agent_settings, loading, stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
@@ -28,55 +29,88 @@ from mtrl_jax.training.program import Program, Recorder, Recording
 FOLDER = "histories"
 
 
-def make_program(config: stage_schema.CollectStage, restart: int = 0) -> Program:
+def make_program(
+    config: stage_schema.CollectStage, restart: int = 0, teacher: Any = None
+) -> Program:
     """Returns the program of a collect stage; see ``online.make_program``.
+
+    ``teacher`` are the settings of the stage whose learners watch, if any.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
     world, names, masks = task_families.collecting(config, restart)
-    agent = make_agent(config, world.spec)
+    agent = make_agent(config, world.spec, teacher)
     contents = layout.Contents(
-        _written(config, world.spec), _recorded(config, agent, world.spec)
+        _written(config, world.spec), _recorded(config, agent, world.spec, teacher)
     )
     record = _record(config, contents, names, masks, world.batch[1])
-    make = functools.partial(make_agent, config)
+    make = functools.partial(make_agent, config, teacher=teacher)
     return online.make_program(
         config, restart, world=world, make_agent=make, record=record
     )
 
 
-def contents_of(config: stage_schema.CollectStage) -> layout.Contents:
+def contents_of(
+    config: stage_schema.CollectStage, teacher: Any = None
+) -> layout.Contents:
     """Returns what the stage's dataset will hold, a task for each name."""
     world, names, masks = task_families.collecting(config, -1)
     with contextlib.closing(world):
-        recorded = _recorded(config, make_agent(config, world.spec), world.spec)
+        agent = make_agent(config, world.spec, teacher)
+        recorded = _recorded(config, agent, world.spec, teacher)
         spec = _written(config, world.spec)
     return layout.contents_of(layout.describe(spec, names, 1, masks, None, recorded))
 
 
-def make_agent(config: stage_schema.CollectStage, spec: types.EnvSpec) -> types.Agent:
+def make_agent(
+    config: stage_schema.CollectStage, spec: types.EnvSpec, teacher: Any = None
+) -> types.Agent:
     """Returns the agent that plays: one that learns, or one of another stage, frozen.
 
+    That of ``teacher``, the settings of a third stage, watches it.
+
     Raises:
-      ConfigError: random actions between those of an agent that remembers its own.
+      ConfigError: actions of others between those of an agent that remembers its own.
     """
     agent = build.make_agent(config, spec)
     if config.of is None:
         return agent
     observe_action = agent_settings.module(config).INFO.observe_action
     epsilon = config.play.epsilon
-    if epsilon and observe_action is None and acting.reads(agent, config, spec).carry:
+    if epsilon and _is_confused_by_others(agent, config, spec):
         raise errors.ConfigError(
             f"play.epsilon={epsilon}: {config.agent.name} acts by what it remembers, its "
             "own actions perhaps among that, which others would replace; leave it out, "
             "and give a higher play.hparams.temperature if the agent has one"
         )
-    return frozen.make(agent, spec.action, epsilon, observe_action)
+    player = frozen.make(agent, spec.action, epsilon, observe_action)
+    if teacher is None:
+        return player
+    own = build.make_agent(teacher, spec)
+    if _is_confused_by_others(own, teacher, spec):
+        raise errors.ConfigError(
+            f"watched_by={config.watched_by!r}: {teacher.agent.name} acts by what it remembers, "
+            "its own actions perhaps among that, and cannot watch others; give one "
+            "without a memory, or an agent that can (INFO.observe_action)"
+        )
+    watch = agent_settings.module(teacher).INFO.observe_action
+    return watched.make(player, own, agent_settings.hparams(teacher), watch)
+
+
+def _is_confused_by_others(
+    agent: types.Agent, config: Any, spec: types.EnvSpec
+) -> bool:
+    """Returns whether an agent remembers, and cannot observe actions of others."""
+    can = agent_settings.module(config).INFO.observe_action is not None
+    return not can and acting.reads(agent, config, spec).carry
 
 
 def _recorded(
-    config: stage_schema.CollectStage, agent: types.Agent, spec: types.EnvSpec
+    config: stage_schema.CollectStage,
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    teacher: Any,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns what is kept of what acting notes down, by name.
 
@@ -85,11 +119,11 @@ def _recorded(
     """
     if not config.record:
         return {}
-    known = acting.notes(agent, config, spec)
+    known, noting = acting.notes(agent, config, spec), teacher or config
     for i, name in enumerate(config.record):
         if name not in known:
             raise errors.ConfigError(
-                f"record.{i}={name!r}: acting of {config.agent.name} notes down "
+                f"record.{i}={name!r}: acting of {noting.agent.name} notes down "
                 f"{', '.join(known) or 'nothing'}"
             )
     return {name: known[name] for name in config.record}

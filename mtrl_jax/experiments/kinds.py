@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, types
+from mtrl_jax.agents.common import watched
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
@@ -124,7 +125,7 @@ def _online(run: Run, stage, restart: int, for_check: bool) -> Program:
 
 
 def _collect(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = collect.make_program(stage, restart)
+    program = collect.make_program(stage, restart, _watcher_of(run, stage))
     return _inheriting(run, stage, program, for_check)
 
 
@@ -188,6 +189,9 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
         members, learner = stage.population.size, state.learner
         if name is not None:
             learners, theirs = weights_of(run, run.stage(name), members)
+            watcher = _watcher_of(run, stage)
+            if watcher is not None:
+                learners = watched.Learner(learners, *weights_of(run, watcher, members))
             if of:
                 hp = _like(hp, hparams.override(theirs, stage.play.hparams))
             else:
@@ -218,18 +222,40 @@ def _check_taught(
 def _check_inherited(
     run: Run, stage: Any, source: stage_schema.Stage, program: Program
 ) -> None:
-    """Raises ConfigError unless a stage can begin with the learners of ``source``."""
-    spec = spec_of(run, source)
+    """Raises ConfigError unless a stage can begin with the learners of ``source``.
+
+    Nor where those of the stage that it is ``watched_by`` cannot watch.
+    """
+    spec, agent = spec_of(run, source), program.agent
     field = "of" if getattr(stage, "of", None) else "init_from"
     if field == "of":
+        agent = build.make_agent(stage, program.spec)
         in_context.check_fits(program.spec, spec, source.name)
-        acting.check_tasks(program.agent, stage, spec, program.spec, stage.of)
+        acting.check_tasks(agent, stage, spec, program.spec, stage.of)
+    watcher = _watcher_of(run, stage)
+    if watcher is not None:
+        learned = spec_of(run, watcher)
+        in_context.check_fits(program.spec, learned, watcher.name)
+        own = build.make_agent(watcher, program.spec)
+        acting.check_tasks(own, watcher, learned, program.spec, watcher.name)
+        acting.check_same_learners(
+            f"watched_by={watcher.name!r}",
+            (own, watcher),
+            (build.make_agent(watcher, learned), watcher),
+            _given,
+        )
     acting.check_same_learners(
         f"{field}={source.name!r}",
-        (program.agent, stage),
+        (agent, stage),
         (build.make_agent(source, spec), source),
         _joined(stage) if field == "init_from" else _given,
     )
+
+
+def _watcher_of(run: Run, stage: Any) -> Any:
+    """Returns the stage that a stage is watched by, None of most."""
+    name = getattr(stage, "watched_by", None)
+    return None if name is None else run.stage(name)
 
 
 def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
@@ -258,4 +284,5 @@ def _data_of(
     source = run.stage(stage.data)
     if not isinstance(source, stage_schema.CollectStage):
         raise errors.ConfigError(f"data={stage.data!r}: it is no stage of kind collect")
-    return collect.contents_of(source), run.folder_of(source) / collect.FOLDER
+    contents = collect.contents_of(source, _watcher_of(run, source))
+    return contents, run.folder_of(source) / collect.FOLDER

@@ -1,8 +1,14 @@
-"""Teachers, their play, a student, its play: the config's stages, shrunk to two probes."""
+"""Teachers, their play, a student, its play: the config's stages, shrunk to two probes.
 
+After them the student's own states, which the teachers label, and what it learns of these.
+"""
+
+import copy
 import shutil
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import running
@@ -10,8 +16,9 @@ import staged_runs
 
 from mtrl_jax import config, metrics
 from mtrl_jax.data import histories
+from mtrl_jax.experiments import build, kinds, reading
 
-NAMES = ["teachers", "play", "student", "students_play"]
+NAMES = ["teachers", "play", "student", "students_play", "states", "second"]
 TASKS = "[{env: probe/both, slots: 4}, {env: probe/masked, slots: 4}]"
 SHRUNK = [
     *(f"stages.{i}.tasks={TASKS}" for i in (0, 1, 3)),
@@ -37,10 +44,27 @@ SHRUNK = [
 ]
 
 
+STATES = {
+    "name": "states",
+    "kind": "collect",
+    "of": "student",
+    "watched_by": "teachers",
+    "record": ["q"],
+    "population": {"axis": "population"},
+    "training": {"env_steps": 128, "unroll_length": 4, "updates_per_chunk": 2},
+}
+
+
 def settings(folder):
     """Returns the path of the shrunken config."""
     given = config.read_yaml(running.ROOT / "configs/policy_distillation_minatar.yaml")
-    return staged_runs.write(folder / "x.yaml", *SHRUNK, settings=given)
+    given = config.override(given, SHRUNK)
+    _, play, student, _ = given["stages"]
+    common = {name: play[name] for name in ("tasks", "evaluation", "logging")}
+    second = {"name": "second", "data": "states", "init_from": "student"}
+    second["training"] = {**student["training"], "updates": 5}
+    given["stages"] += copy.deepcopy([{**common, **STATES}, {**student, **second}])
+    return staged_runs.write(folder / "x.yaml", settings=given)
 
 
 @pytest.fixture(name="whole", scope="module")
@@ -56,9 +80,10 @@ def assert_same(run, whole):
     """Fails where two runs differ in a bit of state or of data."""
     for name in NAMES:
         assert running.bits(run, name) == running.bits(whole, name), name
-    for path in sorted((run / "stages/play/histories").glob("*.npy")):
-        there = whole / "stages/play/histories" / path.name
-        assert path.read_bytes() == there.read_bytes(), path.name
+    for name in ("play", "states"):
+        for path in sorted((run / "stages" / name / "histories").glob("*.npy")):
+            there = whole / "stages" / name / "histories" / path.name
+            assert path.read_bytes() == there.read_bytes(), path.name
     assert metrics.read_summary(run)["complete"]
 
 
@@ -90,9 +115,36 @@ def test_the_student_agrees_more_with_its_teachers_as_it_learns(whole):
     assert sorted(summary["tasks"]) == ["probe/both", "probe/masked"]
 
 
+def test_teachers_label_what_the_student_does(whole):
+    """Each game's teacher says its q of the states that the student came to."""
+    data = histories.load(whole / "stages/states/histories")
+    assert data.spec.tasks[1].action.n == 3 and data.task.tolist() == [0] * 4 + [1] * 4
+    run = kinds.run_of(reading.load_config(whole), whole)
+    stage = run.stage("teachers")
+    with kinds.restored(run, stage) as (_, program, saved):
+        agent = build.make_agent(stage, program.spec)
+        learners, hp = jax.device_get((saved.run.learner, saved.hparams))
+        ts = jax.tree.map(lambda x: x[0, :1], jax.device_get(saved.run.ts))
+
+    @jax.jit
+    def said(member, seen, legal):
+        own = jax.tree.map(lambda x: jnp.asarray(x)[member], (learners, hp))
+        now = ts._replace(obs={"vector": seen[None]}, action_mask=legal[None])
+        return agent.act(own[0], (), now, jax.random.key(0), own[1])[2].q[0]
+
+    for history, t in ((0, 0), (3, 5), (4, 2), (7, 7)):
+        seen = data.obs["vector"][history, t], data.action_mask[history, t]
+        q = said(data.task[history], *map(np.array, seen))
+        np.testing.assert_allclose(
+            data.recorded["q"][history, t], q, rtol=1e-5, atol=1e-6
+        )
+    own = metrics.read_summary(whole / "stages/second")
+    assert own["totals"]["updates"] == 5
+
+
 @pytest.mark.slow
 def test_stopped_in_every_stage_it_arrives_at_the_same_bits(whole, tmp_path, cached):
-    """Once in each of the first three, always before the row of an update is written."""
+    """Once in each that lasts, always before the row of an update is written."""
     run = tmp_path / "run"
     running.mtrl_ending_at(4, "train", settings(tmp_path), "--run-dir", run)
     assert not (run / "stages/play").exists()
@@ -100,13 +152,15 @@ def test_stopped_in_every_stage_it_arrives_at_the_same_bits(whole, tmp_path, cac
     assert not (run / "stages/student").exists()
     running.mtrl_ending_at(15, "resume", run)
     assert not (run / "stages/students_play").exists()
+    running.mtrl_ending_at(6, "resume", run)
+    assert (run / "stages/states").exists() and not (run / "stages/second").exists()
     assert running.mtrl("resume", run).code == 0
     assert_same(run, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "update"), [("teachers", 4), ("play", 8), ("student", 15)]
+    ("stage", "update"), [("teachers", 4), ("play", 8), ("student", 15), ("states", 4)]
 )
 def test_killed_in_any_stage_it_arrives_at_the_same_bits(
     whole, tmp_path, cached, stage, update
@@ -117,7 +171,7 @@ def test_killed_in_any_stage_it_arrives_at_the_same_bits(
     stall = staged_runs.STALL.format(update=update, stage=stage)
     process = running.start("resume", run, cache=cached, before=stall)
     folder = staged_runs.stage_of(run, stage)
-    before = {"teachers": 2, "play": 4, "student": 10}[stage]
+    before = {"teachers": 2, "play": 4, "student": 10, "states": 2}[stage]
     running.wait_for(process, lambda: running.newest_row(folder) == before)
     process.kill()
     assert running.ended(process).code == -signal.SIGKILL
@@ -137,6 +191,10 @@ BAD = [
     ("stages.0.agent={name: dqn, config: {learning_starts: 6}}"
      " stages.1.play={}",
      "stages.0 agent.config.learning_starts=6 6 updates at most 5"),
+    ("stages.4.watched_by=nobody", "stages.4.watched_by 'nobody' teachers, play, student"),
+    ("stages.4.of=null stages.4.agent={name: pqn}",
+     "stages.4 watched_by='teachers' without of"),
+    ("stages.4.record=[value_of]", "stages.4 record.0='value_of' pqn q, value"),
     ("stages.2.agent.config.head_hidden=-1", "stages.2 agent.config head_hidden -1"),
     ("stages.2.agent.config.network.filters=[8]", "stages.2 filters (8,) 'mlp' hidden"),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from mtrl_jax.plots import observation_pictures
 TINY = {
     "tasks": [
         {"env": "gymnax/Catch-bsuite", "slots": 2},
-        {"env": "gymnax/Breakout-MinAtar", "slots": 2},
+        {"env": "gymnax/CartPole-v1", "slots": 2},
     ],
     "agent": {"name": "impala", "config": {"network": {"hidden": [8]}}},
     "population": {"size": 2},
@@ -97,16 +97,19 @@ def test_known_vectors_are_drawn_as_the_scene_they_describe():
     assert observation_pictures.find("gymnax/Breakout-MinAtar") is None
 
 
-def test_an_environment_is_drawn_without_a_run(tmp_path):
-    """A labyrinth shows view and map and is played by its oracle; Catch by chance."""
-    for name, width in (
-        ("labyrinth/seekavoid_arena_01", 504),
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        pytest.param("labyrinth/seekavoid_arena_01", 504, marks=pytest.mark.slow),
         ("gymnax/Catch-bsuite", 200),
-    ):
-        out = render.render(pathlib.Path(name), tmp_path / "x.gif", None, 3, seed=0)
-        with Image.open(out) as image:
-            assert image.size[0] == width + 2 * render.BORDER
-            assert image.n_frames > 1
+    ],
+)
+def test_an_environment_is_drawn_without_a_run(tmp_path, name, width):
+    """A labyrinth shows view and map and is played by its oracle; Catch by chance."""
+    out = render.render(pathlib.Path(name), tmp_path / "x.gif", None, 3, seed=0)
+    with Image.open(out) as image:
+        assert image.size[0] == width + 2 * render.BORDER
+        assert image.n_frames > 1
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 import contextlib
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import pytest
@@ -88,27 +86,12 @@ def test_a_run_outlives_its_terminal(tmp_path, cached):
         tmp_path / "tiny.yaml", f"training.env_steps={updates * running.STEPS}"
     )
     run = tmp_path / "run"
-    ours, theirs = pty.openpty()
-    control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", f"{control}{running.MAIN}"),
-            *("train", settings, "--run-dir", run),
-        ],
-        cwd=running.ROOT,
-        env=running.environment(cached),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
+    process, terminal = running.start_in_terminal(
+        "train", settings, "--run-dir", run, cache=cached
     )
-    os.close(theirs)
-    until = time.monotonic() + 300
-    while running.newest_row(run) < 4 and time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            os.read(ours, 1 << 16)
+    running.watch(terminal, lambda: running.newest_row(run) >= 4)
     assert running.newest_row(run) < updates
-    os.close(ours)
+    os.close(terminal)
     assert process.wait(300) == 0
     _assert_whole(run, updates)
 
