@@ -64,6 +64,11 @@ def make(
     network_config.check_single(config)
     if config.separate_value:
         raise ValueError("separate_value: there is no value here; leave it out")
+    if config.task_heads or config.sharing != "hard":
+        raise ValueError(
+            f"sharing, task_heads: {config.sharing!r} and {config.task_heads} are of an "
+            "actor-critic; leave them out, and give per_task and head_hidden"
+        )
     if hidden < 0:
         raise ValueError(f"head_hidden: got {hidden}, give 0 or a positive size")
     sequence_conv.check(config.sequence, spec.obs)

@@ -249,6 +249,7 @@ def test_a_dataset_keeps_each_games_own_actions():
         ({"network": network(torso="nature", filters=(8, 8))}, r"filters: got \(8, 8\).*3 layers"),
         ({"network": network(torso="mlp", features=64)}, "filters, features: .*'mlp'.*hidden"),
         ({"network": network(torso="nature", features=-1)}, "features: got -1"),
+        ({"network": network(task_heads=True)}, "sharing, task_heads: .*per_task"),
         ({"network": network(separate_value=True)}, "separate_value: there is no value"),
     ],
 )  # fmt: skip
