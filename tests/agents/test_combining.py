@@ -54,6 +54,23 @@ def test_the_mean_of_the_tasks_gradients_is_the_gradient(given, kit):
     assert split._cache_size() == 1
 
 
+@pytest.mark.parametrize("name", ["mean", "cagrad"])
+def test_no_gradient_flows_through_what_is_only_measured(name):
+    """A metric that is infinite leaves the gradient of the terms as it is."""
+    live, task = jnp.ones(4, bool), jnp.array([0, 0, 1, 1])
+
+    def of(x):
+        terms = objective.Terms(x, 2 * x, 3 * x)
+        combiner = combining.Combining(name, 2)
+        found, more = combiner.means(terms, {"big": jnp.exp(x)}, live, task)
+        return jnp.sum(sum(found)), more["big"]
+
+    x = jnp.array([1.0, 1000.0, 1.0, 1.0])
+    grads, big = jax.grad(of, has_aux=True)(x)
+    assert np.isinf(big)
+    np.testing.assert_allclose(grads, 1.5 if name == "mean" else 3.0)
+
+
 def test_shares_of_tasks_average_to_the_mean_over_live_steps():
     """Also where tasks have unlike numbers of live steps, or none."""
     key, live_key, task_key = jax.random.split(KEY, 3)
