@@ -48,13 +48,10 @@ def test_the_mean_of_the_tasks_gradients_is_the_gradient(given, kit):
     assert set(found) == set(metrics) | {"conflicts"}
     for metric, value in metrics.items():
         np.testing.assert_allclose(value, found[metric], rtol=1e-3, atol=1e-5)
-    # And c is read, in the same program.
-    other, _ = split(learner, rollout, KEY, kit.changed(hp, cagrad_c=0.9))
-    moved = [
-        float(jnp.max(jnp.abs(x - y)))
-        for x, y in zip(jax.tree.leaves(other.params), jax.tree.leaves(got.params))
-    ]
-    assert max(moved) > 1e-4 and split._cache_size() == 1
+    # And c is read, in the same program: Adam's step may be the same, its length not.
+    _, more = split(learner, rollout, KEY, kit.changed(hp, cagrad_c=0.9))
+    assert abs(more["grad_norm"] / found["grad_norm"] - 1) > 1e-3
+    assert split._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", ["mean", "cagrad"])
