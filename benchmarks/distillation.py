@@ -4,7 +4,8 @@ A teacher a game plays, and one student of all four games learns from what it sa
 stages of ``configs/policy_distillation_minatar.yaml``. Losses, τ and seeds are members of
 one population, a size is a program of its own. Teachers and students play at ε = 0.05. A
 score is (return − random) / (teacher's − random), of a student their geometric mean over
-games (from 0.01 up, as one game below random would decide it).
+games (from 0.01 up, as one game below random would decide it). Games whose teacher is
+no better than random are left out, and named in the JSON.
 
 Every size is a run of its own under --runs and is gone on with if it exists. Writes
 distillation.json and .png.
@@ -91,6 +92,7 @@ def main() -> None:
             "machine": common.environment(),
             "settings": {k: str(v) for k, v in vars(args).items()},
             "teachers": reference,
+            "left_out": [k for k, x in reference.items() if x["return"] <= x["random"]],
             "rows": rows,
         }
         common.write(args.out, "distillation", result)
@@ -183,14 +185,18 @@ def read(
         name: np.asarray(task["in_context"]["returns"], float)[:, 0, 0]
         for name, task in plays["tasks"].items()
     }
-    ratios = np.stack(
+    gains = {name: x["return"] - x["random"] for name, x in reference.items()}
+    ratios = np.asarray(
         [
-            (x - reference[name]["random"])
-            / (reference[name]["return"] - reference[name]["random"])
+            (x - reference[name]["random"]) / gains[name]
             for name, x in returns.items()
+            if gains[name] > 0
         ]
     )
-    score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))  # [P]
+    # Without a game that its teacher can play there is no score.
+    score = np.full(log["kl"].shape[1], np.nan)  # [P]
+    if ratios.size:
+        score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))
     rows = []
     for i, (loss, tau) in enumerate(ARMS):
         mine = slice(i, None, len(ARMS))
@@ -230,11 +236,16 @@ def parameters(folder: pathlib.Path) -> int:
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draw the score against the size, a line for each arm."""
+    """Draw the score against the size, a line for each arm; nothing without a score."""
+    rows = [row for row in rows if np.isfinite(row["score"])]
+    if not rows:
+        return
     with common.figure(path, [""], size=(6, 4)) as (ax,):
         for loss, tau in ARMS:
             mine = [
-                row for row in rows if row["loss"] == loss and row["tau"] in (tau, None)
+                row
+                for row in rows
+                if (row["loss"], row["tau"]) in ((loss, tau), (loss, None))
             ]
             label = f"KL, τ = {tau:g}" if loss == "kl" else loss.upper()
             sizes = [row["parameters"] for row in mine]
