@@ -65,7 +65,7 @@ def test_every_hyperparameter_of_an_agent_has_bounds_that_its_default_keeps(name
     assert tuple(bounds) == hparams.names(kind)
     for leaf, value in hparams.flatten(kind()).items():
         # Whatever has no bounds says so: these alone.
-        unbounded = {"reward_scale", "v_min", "v_max"}
+        unbounded = {"reward_scale", "v_min", "v_max", "target"}
         assert bounds[leaf] != (-math.inf, math.inf) or leaf in unbounded
         for number in (value, *bounds[leaf]):
             hparams.check_bounds(kind, leaf, number)

@@ -39,7 +39,7 @@ BAD = [
     ("stages.0.population.size=0", "stages.0.population.size 0 greater"),
     ("stages.0.agent.hparams.learning_rat=1", "stages.0.agent.hparams.learning_rat"),
     ("stages.0.tasks.0.options.siz=3", "stages.0 tasks.0 siz"),
-    ("stages.2.tasks=[{env: envpool/CartPole-v1}]", "stages.2 tasks.0 pure"),
+    ("stages.2.tasks=[{env: envpool/CartPole-v1}]", "stages.2 tasks observe same options"),
     ("stages.0.training.runner=host", "stages.0 training.runner='host' fused"),
     ("stages.0.population.pbt={}", "stages.0.population.pbt collect one learner"),
     # Who names whom.
