@@ -18,14 +18,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    actor_critic_learner,
     combining,
     kickstarting,
     learning,
     minibatches,
     objective,
-    observation_scale,
     optimiser,
     sharing,
     unrolls,
@@ -34,7 +36,7 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import network_config
 
 INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
@@ -48,8 +50,8 @@ INFO = types.AgentInfo(
 class Config:
     """What makes another program: networks, optimiser, reward transform."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
+    network: network_config.NetworkConfig = dataclasses.field(
+        default_factory=network_config.NetworkConfig
     )
     optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
@@ -95,98 +97,48 @@ def make(
       ValueError: an unknown optimiser, reward transform or network option; at trace
         time, slots that do not divide into the minibatches.
     """
-    learning.check(config)
-    steps, is_soft = (
-        config.epochs * config.minibatches,
-        config.network.sharing == "soft",
-    )
-    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
-    normaliser = observation_scale.make(spec, config.normalise_observations)
-    combiner = combining.make(config.combiner, spec)
-    teacher = kickstarting.make(config.teacher, spec)
-    shared = sharing.make(
-        spec, config.network, config.distance, steps, num_values=scale.num_values
-    )
-    network = shared.acting
+    base = actor_critic_learner.make(spec, config, auxiliaries)
     transform = rewards.get(config.rewards)
-
-    def optimise(hp):
-        return optimiser.make(config.optimiser, hp.optimiser, steps)
-
-    def init(key, hp):
-        params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(
-            params, optimise(hp), scale.init(), normaliser.init(), teacher.init(key)
-        )
-
-    def carry(batch):
-        fresh = unrolls.initial_carry(network, spec.action, batch)
-        return fresh._replace(teacher=teacher.initial_state(batch))
-
-    def act(learner, carry, ts, key, hp):
-        def value_of(value):
-            return scale.value(learner.stats, value, ts.task, hp.scale)
-
-        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
-        ts = normaliser.apply(learner.observations, ts)
-        action, after, extras = unrolls.act(
-            network, learner.params, carry, ts, key, hp.temperature, value_of
-        )
-        return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rollout, key, hp):
         del key
-        network = shared.learned(rollout.ts.first.shape[1])
+        ts = jax.tree.map(lambda x: x[:-1], rollout.ts._replace(obs=()))
+        network = base.shared.learned(rollout.ts.first.shape[1])
         out = unrolls.outputs(network, params, rollout)
 
         def value_of(value):
-            return scale.value(stats, value, rollout.ts.task, hp.scale)
+            return base.scale.value(stats, value, rollout.ts.task, hp.scale)
 
-        terms, metrics, stats_after = vtrace.terms(
+        terms, metrics, after = vtrace.of_rollout(
             unrolls.evaluate(network, out, rollout, value_of),
-            rollout.extras.log_prob,
-            unrolls.arrivals(rollout, transform, hp.returns),
-            hp.vtrace,
-            task=rollout.ts.task[:-1],
-            scale=scale,
-            stats=stats,
-            of_scale=hp.scale,
+            rollout,
+            stats,
+            hp,
+            base.scale,
+            transform,
             normalise=config.normalise_advantages,
-            combiner=combiner,
+            combiner=base.combiner,
         )
-        more = objective.auxiliary_losses(
-            auxiliaries, params, out.features, rollout, hp
+        total, parts = base.total(
+            terms,
+            params,
+            out.features,
+            rollout,
+            hp,
+            policy=network.distribution(out.policy[:-1], ts.action_mask),
+            shown=rollout.extras.teacher,
+            action_mask=ts.action_mask,
+            live=~rollout.ts.first[1:],
+            task=ts.task,
         )
-        policy, mask = out.policy[:-1], rollout.ts.action_mask[:-1]
-        more |= shared.losses(params, hp.sharing)
-        more |= teacher.losses(
-            network.distribution(policy, mask),
-            rollout.extras.teacher,
-            mask,
-            ~rollout.ts.first[1:],
-            rollout.ts.task[:-1],
-            hp.kickstarting,
-            combiner,
-        )
-        total, parts = objective.total(terms, hp.costs, more)
-        return total, learning.Aux(metrics | parts, stats_after)
+        return total, learning.Aux(metrics | parts, after)
+
+    def slots(learner, rollout):
+        del learner
+        return minibatches.slots(rollout, base.shared.groups(rollout.ts.first.shape[1]))
 
     def update(learner, rollout, key, hp, step):
         del step
-        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
-        learner, metrics = learning.passes(
-            loss,
-            optimise(hp),
-            learner,
-            minibatches.slots(seen, shared.groups(rollout.ts.first.shape[1])),
-            key,
-            hp,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-            preserve=scale.preserve,
-            combiner=combiner,
-        )
-        observations = normaliser.after(learner.observations, rollout)
-        return learner._replace(observations=observations), metrics, ()
+        return base.update(loss, slots, learner, rollout, key, hp)
 
-    return types.Agent(init, carry, act, update)
+    return types.Agent(base.init, base.carry, base.act, update)

@@ -237,15 +237,13 @@ def make_loss(
         mixture, value = in_control(outputs, policies, stats, rollout, hp)
         log_probs = mixture.log_probs(rollout.action)
         log_prob = mixing.log_mixture(mixture.weights, log_probs)
-        terms, metrics, stats_after = vtrace.terms(
+        terms, metrics, stats_after = vtrace.of_rollout(
             unrolls.Evaluated(log_prob, mixture.entropy(), value),
-            rollout.extras.log_prob,
-            unrolls.arrivals(rollout, transform, hp.returns),
-            hp.vtrace,
-            task=task,
-            scale=scale,
-            stats=stats,
-            of_scale=hp.scale,
+            rollout,
+            stats,
+            hp,
+            scale,
+            transform,
             normalise=config.normalise_advantages,
             combiner=combiner,
         )

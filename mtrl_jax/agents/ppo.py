@@ -22,12 +22,12 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    actor_critic_learner,
     combining,
     kickstarting,
     learning,
     minibatches,
     objective,
-    observation_scale,
     optimiser,
     sharing,
     unrolls,
@@ -119,95 +119,49 @@ def make(
       ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose
         rows do not divide into the minibatches.
     """
-    learning.check(config)
-    steps, is_soft = (
-        config.epochs * config.minibatches,
-        config.network.sharing == "soft",
-    )
-    scale = value_scale.make(config, len(spec.tasks), stacked=is_soft)
-    normaliser = observation_scale.make(spec, config.normalise_observations)
-    combiner = combining.make(config.combiner, spec)
-    teacher = kickstarting.make(config.teacher, spec)
-    shared = sharing.make(
-        spec, config.network, config.distance, steps, num_values=scale.num_values
-    )
-    network = shared.acting
+    base = actor_critic_learner.make(spec, config, auxiliaries)
     transform = rewards.get(config.rewards)
-
-    def optimise(hp):
-        return optimiser.make(config.optimiser, hp.optimiser, steps)
-
-    def init(key, hp):
-        params = objective.add_heads(network.init(key), auxiliaries, key)
-        return learning.init(
-            params, optimise(hp), scale.init(), normaliser.init(), teacher.init(key)
-        )
-
-    def carry(batch):
-        fresh = unrolls.initial_carry(network, spec.action, batch)
-        return fresh._replace(teacher=teacher.initial_state(batch))
-
-    def act(learner, carry, ts, key, hp):
-        def value_of(value):
-            return scale.value(learner.stats, value, ts.task, hp.scale)
-
-        shown, memory = teacher.shown(learner.frozen, carry.teacher, ts, carry.action)
-        ts = normaliser.apply(learner.observations, ts)
-        action, after, extras = unrolls.act(
-            network, learner.params, carry, ts, key, hp.temperature, value_of
-        )
-        return action, after._replace(teacher=memory), extras._replace(teacher=shown)
 
     def loss(params, stats, rows, key, hp):
         del key
         batch, core = rows
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
-        network = shared.learned(batch.ts.first.shape[1])
+        network = base.shared.learned(batch.ts.first.shape[1])
         out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
         distribution = network.distribution(out.policy, batch.ts.action_mask)
-        terms, metrics, stats_after = surrogate(
+        terms, metrics, after = surrogate(
             distribution,
-            scale.value(stats, out.value, batch.ts.task, hp.scale),
+            base.scale.value(stats, out.value, batch.ts.task, hp.scale),
             batch,
             hp,
-            scale=scale,
+            scale=base.scale,
             stats=stats,
             normalise=config.normalise_advantages,
-            combiner=combiner,
+            combiner=base.combiner,
         )
-        more = objective.auxiliary_losses(auxiliaries, params, out.features, batch, hp)
-        more |= shared.losses(params, hp.sharing)
-        more |= teacher.losses(
-            distribution,
-            batch.extras.teacher,
-            batch.ts.action_mask,
-            batch.live,
-            batch.ts.task,
-            hp.kickstarting,
-            combiner,
+        total, parts = base.total(
+            terms,
+            params,
+            out.features,
+            batch,
+            hp,
+            policy=distribution,
+            shown=batch.extras.teacher,
+            action_mask=batch.ts.action_mask,
+            live=batch.live,
+            task=batch.ts.task,
         )
-        total, parts = objective.total(terms, hp.costs, more)
-        return total, learning.Aux(metrics | parts, stats_after)
+        return total, learning.Aux(metrics | parts, after)
 
     def update(learner, rollout, key, hp, step):
         del step
-        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
-        learner, metrics = learning.passes(
-            loss,
-            optimise(hp),
-            learner,
-            rows_of(shared, transform, learner, seen, hp, scale),
-            key,
-            hp,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-            preserve=scale.preserve,
-            combiner=combiner,
-        )
-        observations = normaliser.after(learner.observations, rollout)
-        return learner._replace(observations=observations), metrics, ()
 
-    return types.Agent(init, carry, act, update)
+        def rows(learner, rollout):
+            return rows_of(base.shared, transform, learner, rollout, hp, base.scale)
+
+        return base.update(loss, rows, learner, rollout, key, hp)
+
+    return types.Agent(base.init, base.carry, base.act, update)
 
 
 def rows_of(

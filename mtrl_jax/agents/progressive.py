@@ -122,21 +122,19 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         def loss(params, stats, rollout, key, hp):
             del key
             policy, value = said(frozen, params, rollout.ts)
-            mask, task = rollout.ts.action_mask[:-1], rollout.ts.task[:-1]
+            mask = rollout.ts.action_mask[:-1]
             now = heads.policy(spec.action, policy[:-1], mask)
-            terms, metrics, new = vtrace.terms(
+            terms, metrics, new = vtrace.of_rollout(
                 unrolls.Evaluated(
                     now.log_prob(rollout.action),
                     now.entropy(),
                     scale.value(stats, value, rollout.ts.task, hp.scale),
                 ),
-                rollout.extras.log_prob,
-                unrolls.arrivals(rollout, transform, hp.returns),
-                hp.vtrace,
-                task=task,
-                scale=scale,
-                stats=stats,
-                of_scale=hp.scale,
+                rollout,
+                stats,
+                hp,
+                scale,
+                transform,
             )
             total, parts = objective.total(terms, hp.costs)
             return total, learning.Aux(metrics | parts, new)

@@ -114,22 +114,8 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
       ValueError: actions that are not categorical, an unknown reward transform or
         transformer option, an outlook that cannot be.
     """
-    if isinstance(spec.action, types.Box):
-        raise ValueError(
-            f"action: {name} says which choice, and cannot act in {spec.action}; give "
-            "tasks with Discrete or Factorised actions"
-        )
+    _check(name, spec, config)
     given, transform = config.outlook, rewards.get(config.rewards)
-    if config.infers and not given.bins:
-        raise ValueError(
-            "infers: True, but outlook.bins=0 leaves no return to infer; use False, or 2 "
-            "bins or more"
-        )
-    if given.values and not isinstance(spec.action, types.Discrete):
-        raise ValueError(
-            f"outlook.values: True, but of {spec.action} not every action has a value; "
-            "use False, or tasks with Discrete actions"
-        )
     network = transformer.make(spec, config.transformer, given)
 
     def init(key, hp):
@@ -177,6 +163,23 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         past = distillation.remember(past, cache, ts, action)
         return action, Carry(past, to_go, carry.watched), log_prob
 
+    total = make_loss(spec, config, network)
+
+    def update(learner, rollout, key, hp, step):
+        del step
+        optimise = optimiser.adamw(hp.optimiser)
+        learner, metrics = learning.update(total, optimise, learner, rollout, key, hp)
+        return learner, metrics, ()
+
+    return types.Agent(init, carry, act, update)
+
+
+def make_loss(
+    spec: types.EnvSpec, config: Config, network: transformer.Transformer
+) -> learning.Loss:
+    """Returns the loss of windows; its statistics are Q̄, where there are values."""
+    given, transform = config.outlook, rewards.get(config.rewards)
+
     def total(params, behind, rollout, key, hp):
         shown, dropped = jax.random.fold_in(key, 1), key
         columns = future.columns_of(rollout)
@@ -207,13 +210,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         loss = hp.action_cost * nats + costs
         return loss, learning.Aux(metrics | more, behind)
 
-    def update(learner, rollout, key, hp, step):
-        del step
-        optimise = optimiser.adamw(hp.optimiser)
-        learner, metrics = learning.update(total, optimise, learner, rollout, key, hp)
-        return learner, metrics, ()
-
-    return types.Agent(init, carry, act, update)
+    return total
 
 
 def rows_of(
@@ -273,3 +270,22 @@ def info(summary: str) -> types.AgentInfo:
         keep_prompt=keep_prompt,
         actions=(types.Discrete, types.Factorised),
     )
+
+
+def _check(name: str, spec: types.EnvSpec, config: Config) -> None:
+    """Raises ValueError unless actions are choices and the outlook has what is asked."""
+    if isinstance(spec.action, types.Box):
+        raise ValueError(
+            f"action: {name} says which choice, and cannot act in {spec.action}; give "
+            "tasks with Discrete or Factorised actions"
+        )
+    if config.infers and not config.outlook.bins:
+        raise ValueError(
+            "infers: True, but outlook.bins=0 leaves no return to infer; use False, or 2 "
+            "bins or more"
+        )
+    if config.outlook.values and not isinstance(spec.action, types.Discrete):
+        raise ValueError(
+            f"outlook.values: True, but of {spec.action} not every action has a value; "
+            "use False, or tasks with Discrete actions"
+        )

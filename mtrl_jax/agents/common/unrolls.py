@@ -142,7 +142,14 @@ def arrivals(
     rollout: types.Rollout, transform: Callable[[Array], Array], hp: Returns
 ) -> Arrivals:
     """Returns rewards, discounts and first steps as the return counts them."""
-    ts = jax.tree.map(lambda x: x[1:], rollout.ts._replace(obs=()))
+    return arrived_at(rollout.ts, transform, hp)
+
+
+def arrived_at(
+    ts: types.TimeStep, transform: Callable[[Array], Array], hp: Returns
+) -> Arrivals:
+    """Returns what each transition of time steps ``[T + 1, B]`` arrived at."""
+    ts = jax.tree.map(lambda x: x[1:], ts._replace(obs=()))
     return Arrivals(
         transform(ts.reward * hp.reward_scale), ts.discount * hp.discount, ts.first
     )

@@ -8,11 +8,13 @@ Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax import types
 from mtrl_jax.agents.common import (
     combining,
     objective,
@@ -41,6 +43,35 @@ class Hparams(NamedTuple):
     clip_rho: Amount = 1.0  # infinity does not clip
     clip_pg_rho: Amount = 1.0
     clip_epsilon: Amount = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
+
+
+def of_rollout(
+    now: unrolls.Evaluated,
+    rollout: types.Rollout,
+    stats: Tree,
+    hp: Any,
+    scale: value_scale.Scale,
+    transform: Callable[[Array], Array],
+    *,
+    normalise: bool = False,
+    combiner: combining.Combining = combining.MEAN,
+) -> tuple[objective.Terms, dict[str, Array], Tree]:
+    """Returns the ``terms`` of a rollout that noted down its log-probabilities.
+
+    ``hp`` is an agent's Hparams with the groups ``returns, vtrace`` and ``scale``.
+    """
+    return terms(
+        now,
+        rollout.extras.log_prob,
+        unrolls.arrivals(rollout, transform, hp.returns),
+        hp.vtrace,
+        task=rollout.ts.task[:-1],
+        scale=scale,
+        stats=stats,
+        of_scale=hp.scale,
+        normalise=normalise,
+        combiner=combiner,
+    )
 
 
 def terms(

@@ -1,0 +1,230 @@
+"""UNREAL's auxiliary losses: control of what is seen, reward prediction, value replay.
+
+    control   n-step Q-learning of how to change each cell, by a dueling head on the core
+    reward    the sign of the reward after three frames, from the torso's features
+    value     the returns of replayed windows, for the value head
+
+All on what a replay drew; windows begin with an empty memory, and what crosses an
+episode's end is masked. Each is a mean over windows and steps, with a traced cost.
+
+Ref: Jaderberg et al. 2017 (arXiv:1611.05397), section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import types
+from mtrl_jax.agents.common import objective, unrolls, value_scale
+from mtrl_jax.data import replay_ring
+from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.losses import auxiliary_control, policy_gradient
+from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import auxiliary_heads, network_module, torsos
+from mtrl_jax.types import Array, Key, Tree
+
+FRAMES = 3  # that a reward is predicted from
+
+
+class Hparams(NamedTuple):
+    """What the auxiliary losses weigh, and the discount of control."""
+
+    control_cost: Amount = 0.01
+    reward_cost: Amount = 1.0
+    replay_cost: Amount = 1.0
+    control_discount: Share = 0.9
+
+
+class Batch(NamedTuple):
+    """What an update is given."""
+
+    rollout: types.Rollout
+    windows: replay_ring.Row  # [steps + 2, N, ...]; the first row tells what led here
+    is_window: Array  # [N] bool
+    snippets: replay_ring.Row  # [FRAMES + 2, M, ...], likewise; the last has the reward
+    is_snippet: Array  # [M] bool
+
+
+class Window(NamedTuple):
+    """Replayed windows as the network sees them, S transitions."""
+
+    ts: types.TimeStep  # [S + 1, N]
+    out: networks.PolicyValue  # [S + 1, N]
+    action: Array  # [S, N]
+    live: Array  # [S, N] bool
+
+
+@dataclasses.dataclass(frozen=True)
+class AuxiliaryTasks:
+    """The heads beside a network, and their losses; made once for an agent."""
+
+    spec: types.EnvSpec
+    network: networks.Network
+    config: networks.NetworkConfig  # of the network
+    cell: int  # pixels a side, or numbers of a vector
+    scale: value_scale.Scale
+    transform: Callable[[Array], Array]  # of rewards
+
+    def init(self, key: Key, params: Tree) -> Tree:
+        """Returns the heads' parameters beside a network's ``params``."""
+        control_key, reward_key = jax.random.split(key)
+        core = params["policy"]["kernel"].shape[0]
+        torso = jax.eval_shape(
+            lambda params: self._torso(params, *network_module.dummy(self.spec)), params
+        ).shape[-1]
+        control = self._control.init(control_key, jnp.zeros((1, core)))
+        reward = auxiliary_heads.Reward().init(
+            reward_key, jnp.zeros((1, FRAMES * torso))
+        )
+        return {"control": control["params"], "reward": reward["params"]}
+
+    def losses(
+        self, params: Tree, before: Tree, after: Tree, batch: Batch, hp: Any
+    ) -> dict[str, objective.Weighted]:
+        """Returns the three losses by name, ``before`` and ``after`` the scale's
+        statistics around the rollout.
+
+        ``hp`` has the groups ``auxiliaries, returns`` and ``scale``.
+        """
+        window, costs = self._window(params, batch), hp.auxiliaries
+        control = self._control_errors(params, window, costs.control_discount)
+        value = self._value_errors(before, after, window, hp)
+        found = {
+            "control_loss": (
+                costs.control_cost,
+                policy_gradient.masked_mean(control, window.live),
+            ),
+            "reward_loss": (costs.reward_cost, self._reward_loss(params, batch)),
+            "replay_loss": (
+                costs.replay_cost,
+                policy_gradient.masked_mean(value, window.live),
+            ),
+        }
+        return {name: objective.Weighted(*x) for name, x in found.items()}
+
+    def _window(self, params: Tree, batch: Batch) -> Window:
+        ts, previous = time_steps(batch.windows)
+        empty = self.network.initial_state(len(batch.is_window))
+        out, _ = self.network.unroll(params, empty, ts, previous)
+        live = ~ts.first[1:] & batch.is_window[None]
+        return Window(ts, out, batch.windows.action[1:-1], live)
+
+    def _control_errors(self, params: Tree, window: Window, discount: Array) -> Array:
+        """Returns ½ Σ over the task's cells of the squared n-step errors, ``[S, N]``."""
+        ts = window.ts
+        found: Any = self._control.apply(
+            {"params": params["auxiliaries"]["control"]}, window.out.features
+        )
+        value, advantage = found
+        q = auxiliary_control.dueling(value, advantage, ts.action_mask)
+        changes = jax.vmap(
+            lambda x: auxiliary_control.cell_changes(x, self.cell), 1, 1
+        )(seen(ts.obs))
+        errors = jax.vmap(
+            auxiliary_control.control_errors, (1, 1, 1, 1, 1, 1, None), 1
+        )(
+            q, window.action, ts.action_mask, changes, ts.discount[1:], ts.first[1:],
+            discount,
+        )  # fmt: skip
+        errors = jnp.where(self._own_cells[ts.task[:-1]], errors, 0.0)
+        return jnp.sum(0.5 * jnp.square(errors), axis=-1)
+
+    def _value_errors(
+        self, before: Tree, after: Tree, window: Window, hp: Any
+    ) -> Array:
+        """Returns ½ (return − value)² in units of the scale, ``[S, N]``."""
+        ts, task, of_scale = window.ts, window.ts.task[:-1], hp.scale
+        known = self.scale.value(before, window.out.value, ts.task, of_scale)
+        arrived = unrolls.arrived_at(ts, self.transform, hp.returns)
+        returns = jax.vmap(policy_gradient.gae, 1, 1)(
+            *jax.lax.stop_gradient((known[:-1], known[1:], *arrived[:2])),
+            arrived.first_t,
+        )
+        target = self.scale.divided(after, returns.value, task, of_scale)
+        predicted = self.scale.predicted(before, after, known[:-1], task, of_scale)
+        return 0.5 * jnp.square(target - predicted)
+
+    def _reward_loss(self, params: Tree, batch: Batch) -> Array:
+        """Returns the mean cross-entropy of the sign of rewards after three frames."""
+        ts, previous = time_steps(batch.snippets)
+        frames = self._torso(params, ts, previous)[:FRAMES]
+        # What was seen in another episode is nothing.
+        later = jnp.flip(jnp.cumsum(jnp.flip(ts.first[1:], 0), axis=0), 0)
+        frames = jnp.where((later == 0)[..., None], frames, 0.0)
+        frames = jnp.moveaxis(frames, 0, 1).reshape(frames.shape[1], -1)
+        logits: Any = auxiliary_heads.Reward().apply(
+            {"params": params["auxiliaries"]["reward"]}, frames
+        )
+        sign = auxiliary_heads.signs(batch.snippets.reward[-1])
+        nats = optax.losses.softmax_cross_entropy_with_integer_labels(logits, sign)
+        return policy_gradient.masked_mean(nats, batch.is_snippet)
+
+    def _torso(self, params: Tree, ts: types.TimeStep, previous: Array) -> Array:
+        """Returns what the torso gives of each step, before the core, ``[T, B, F]``."""
+        tasks = len(self.spec.tasks)
+        side = network_module.side_inputs(
+            self.config, self.spec.action, tasks, ts, previous
+        )
+        torso = network_module.torso_of(
+            torsos.resolved(self.config, self.spec.obs), "torso", tasks
+        )
+        features: Any = torso.apply({"params": params["torso"]}, ts.obs, side, ts.task)
+        return features
+
+    @property
+    def _control(self) -> auxiliary_heads.Control:
+        shape = self.spec.obs[self._leaf].shape
+        cells = auxiliary_heads.cells_of(shape, self.cell)
+        assert isinstance(self.spec.action, types.Discrete)
+        return auxiliary_heads.Control(cells, self.spec.action.n)
+
+    @property
+    def _own_cells(self) -> Array:
+        """Bool [tasks, cells]: which cells a task shows anything in.
+
+        A task's observation lies in the corner of the padded one.
+        """
+        rows = []
+        for task in self.spec.tasks:
+            own = task.obs.get(self._leaf)
+            full = jnp.zeros((2, *self.spec.obs[self._leaf].shape))
+            if own is not None:
+                corner = tuple(slice(0, n) for n in own.shape)
+                full = full.at[(1, *corner)].set(1.0)
+            rows.append(auxiliary_control.cell_changes(full, self.cell)[0] > 0)
+        return jnp.stack(rows)
+
+    @property
+    def _leaf(self) -> str:
+        return "image" if "image" in self.spec.obs else "vector"
+
+
+def time_steps(rows: replay_ring.Row) -> tuple[types.TimeStep, Array]:
+    """Returns (TimeStep ``[S, N]``, the action before each) of rows ``[S + 1, N, ...]``.
+
+    The first row only tells what led to the second.
+    """
+    previous, rows = rows.action[:-1], jax.tree.map(lambda x: x[1:], rows)
+    ts = types.TimeStep(
+        rows.obs,
+        rows.reward,
+        rows.discount,
+        rows.first,
+        jnp.zeros_like(rows.first),
+        rows.task,
+        rows.action_mask,
+    )
+    return ts, previous
+
+
+def seen(obs: Tree) -> Array:
+    """Returns the image of an observation, scaled to [0, 1]; the vector without one."""
+    if "image" in obs:
+        return torsos.scale_image(obs["image"])
+    return obs["vector"].astype(jnp.float32)
