@@ -171,12 +171,11 @@ def list_(
 def main() -> None:
     """Run the command; a known error is one line and exit code 2 or 1, no traceback."""
     xla.prepare()
-    callbacks.end_on_error(_tell)
     # In the locale "C" stdout is ASCII: a name that is not must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
+        with callbacks.ending_on_error(_tell), warnings.catch_warnings():
             warnings.showwarning = _in_one_line(warnings.showwarning)
             app(standalone_mode=True)
     except KeyboardInterrupt:

@@ -15,10 +15,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 CACHE = TESTS.parent / ".jax_cache"
 # A cache that has grown larger begins again.
 MAX_CACHE_BYTES = 4 << 30
-# Programs are forgotten when a file of tests ends: jax keeps 2,048, over which every
-# further compilation searches, and which take gigabytes; and a worker that kept the
-# programs of other files has crashed where envpool stops one by an error.
-KEPT = 0
+# jax keeps 2,048 programs, over which every further compilation searches, and which take
+# gigabytes: a process that has so many forgets them when a file of tests ends.
+KEPT = 500
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
 

@@ -9,9 +9,10 @@ nothing to be lost, rows and checkpoints are on disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mtrl_jax import plugins
@@ -20,12 +21,20 @@ from mtrl_jax import plugins
 _LOGGER = "jax._src.callback"
 
 
-def end_on_error(
+@contextlib.contextmanager
+def ending_on_error(
     say: Callable[[str], None], end: Callable[[int], None] = os._exit
-) -> None:
-    """Make an error in a callback end the process with 1, after ``say(line)``."""
-    # Adding it again changes nothing: they are equal.
-    logging.getLogger(_LOGGER).addFilter(_Ending(say, end))
+) -> Iterator[None]:
+    """Within it, an error in a callback ends the process with 1, after ``say(line)``.
+
+    Of the command alone: a program that calls it from Python has its errors back.
+    """
+    logger, ending = logging.getLogger(_LOGGER), _Ending(say, end)
+    logger.addFilter(ending)
+    try:
+        yield
+    finally:
+        logger.removeFilter(ending)
 
 
 class _Ending(NamedTuple):

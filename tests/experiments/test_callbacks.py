@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 import running
 
@@ -21,7 +23,6 @@ def resume(run, overrides=None):
     jax.block_until_ready(called(jnp.float32(1)))
 
 runs.resume = resume
-cli.callbacks.end_on_error(cli._tell)  # As often as the command begins: told once.
 sys.argv = ["mtrl", "resume", "run"]
 cli.main()
 """
@@ -48,3 +49,16 @@ def test_an_error_in_a_callback_ends_the_command_in_one_line(name):
     assert line.startswith("mtrl: an environment")
     assert "raised ZeroDivisionError: a step of mine fails (<string>, line 8)" in line
     assert "mtrl resume" in line
+
+
+def test_after_the_command_an_error_in_a_callback_is_only_raised():
+    """The process is not ended: whoever called the command from Python has it back."""
+    assert running.mtrl("list", "agents").code == 0
+
+    def fails(x):
+        raise ZeroDivisionError("not of a run")
+
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    called = jax.jit(lambda x: jax.pure_callback(fails, shape, x))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not of a run"):
+        jax.block_until_ready(called(jnp.float32(1)))
