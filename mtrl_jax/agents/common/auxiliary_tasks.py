@@ -71,6 +71,10 @@ class AuxiliaryTasks:
     scale: value_scale.Scale
     transform: Callable[[Array], Array]  # of rewards
 
+    def __post_init__(self):
+        """Raises ValueError unless the image holds a cell."""
+        auxiliary_heads.cells_of(self.spec.obs[self._leaf].shape, self.cell)
+
     def init(self, key: Key, params: Tree) -> Tree:
         """Returns the heads' parameters beside a network's ``params``."""
         control_key, reward_key = jax.random.split(key)
