@@ -255,5 +255,5 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
         },
         "evaluation": {"every_updates": 0, "episodes": 32, "hparams": arm.tested},
         "checkpoint": {"every_updates": 500, "keep": 1},
-        "logging": {"tensorboard": False},
+        "logging": {"tensorboard": False, "plots": False},
     }
