@@ -50,6 +50,11 @@ class Lab:
         self.times(kind)
         return self.folder / f"{kind}-whole"
 
+    def know(self, kind: str, whole: pathlib.Path, times: tuple[float, float]) -> None:
+        """Take a run that was made before, and its ``times``, for that of a kind."""
+        (self.folder / f"{kind}-whole").symlink_to(whole)
+        self._times[kind] = times
+
     def times(self, kind: str) -> tuple[float, float]:
         """Returns the seconds of a whole run of a kind: to its first file, to its end.
 
