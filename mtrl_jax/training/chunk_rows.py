@@ -103,12 +103,13 @@ def seconds_of(session: Session, output: Any, times: pace.Chunk | None) -> float
 
 def _check_finite(session: Session, pending: Pending) -> None:
     """Raises RunError unless a member is finite; notes each that is lost, once."""
-    lost = set(report.lost(pending.output))
-    if len(lost) == session.program.batch[0]:
+    output, spec = pending.output, session.program.spec
+    lost = set(report.lost(output))
+    if output is not None and len(lost) == session.program.batch[0]:
         kept = checkpoint.latest_step(session.manager)
         raise errors.RunError(
             f"no member is finite at update {pending.update}: the run stops "
-            f"(checkpoint {kept} is kept); {advice(session.program.spec, pending.output)}"
+            f"(checkpoint {kept} is kept); {advice(spec, output)}"
         )
     settings = session.config.population.pbt
     if settings is None or settings.exploit == "none":
