@@ -95,7 +95,7 @@ def check_same_learners(
 
     With what ``joined(own, source's)`` makes of them. The first leaf that differs is
     named, with both shapes; ``field`` is what gave them. What ``joined`` refuses with a
-    ValueError is told, too.
+    ValueError is named too.
     """
     fresh = _learner(*own)
     try:
