@@ -15,7 +15,7 @@ Found = Sequence[dict[str, Any]]
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
-    """Returns the table that ``make`` makes of an experiment's rows; who has none says so."""
+    """Returns ``make`` of an experiment's rows, or a line that says it was not run."""
     name = f"multitask_{experiment}"
     if not (RESULTS / f"{name}.json").exists():
         return [["arm", "result"], ["all", "not run at length yet"]]
