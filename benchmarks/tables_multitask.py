@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from table_cells import NONE, RESULTS, Rows, find, interval, load, number, quant
 
 from mtrl_jax.metrics import estimates, transfer
 
-Found = Sequence[dict[str, Any]]
+Row = Mapping[str, Any]
+Found = Sequence[Row]
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
@@ -120,19 +121,19 @@ def _tasks(rows: Found) -> list[str]:
     return list(dict.fromkeys(row["task"] for row in rows))
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: Row) -> str:
     return f"{row['arm']} {row['label']}".strip()
 
 
-def _task(row: dict[str, Any]) -> str:
+def _task(row: Row) -> str:
     return row["task"].rpartition("/")[2].removesuffix("-MinAtar")
 
 
-def _final(row: dict[str, Any]) -> str:
+def _final(row: Row) -> str:
     return interval(row["final"], row["low"], row["high"])
 
 
-def _normalised(row: dict[str, Any], name: str) -> np.ndarray:
+def _normalised(row: Row, name: str) -> np.ndarray:
     low, high = row["random"], row["reference"]
     return (np.asarray(row[name]) - low) / (high - low)
 
@@ -143,7 +144,7 @@ def _pooled(scores: np.ndarray) -> str:
     return f"{estimates.iqm(scores):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _reached(row: dict[str, Any]) -> str:
+def _reached(row: Row) -> str:
     """Returns the median of steps over seeds; one that never got there is above all."""
     steps = [np.inf if x is None else x for x in row["reached"]]
     count = sum(x is not None for x in row["reached"])
