@@ -5,9 +5,9 @@
     credit           a key, then a door, from random episodes alone
     prompt           shown demonstrations of several levels, on goals never trained on
 
-The arms are told of in sequence_policies_arms.py. All are stages of one run under --runs,
-which is gone on with if it exists. A return is the mean over tasks and slots with its 95 %
-interval over tasks (of one task: over slots); ``first`` and ``last`` are of a tenth of the
+The arms are described in sequence_policies_arms.py. All are stages of one run under --runs,
+which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
+95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
 far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
 from the same sources' settings and on the same test goals.
@@ -77,24 +77,28 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
     found = metrics.read_summary(folder / run_folder.STAGES / arm.stage)
     ((task, own),) = found["tasks"].items()
     curve = own["in_context"]
-    # [tasks, episodes]: means over the slots of a task.
-    returns = np.asarray(curve["returns"], float)[arm.member]
+    # [seeds, tasks, episodes]: means over the slots of a task.
+    returns = np.asarray(curve["returns"], float)[list(arm.members)]
     watched = curve.get("prompt", 0)
-    acted = returns[:, watched:]
-    low, high = estimates.mean_interval(acted.mean(axis=1))
+    acted = returns[..., watched:]
+    seeds = acted.mean(axis=(1, 2))
+    of_tasks = acted.mean(axis=(0, 2))
+    low, high = estimates.mean_interval(seeds if len(of_tasks) == 1 else of_tasks)
+    curve_of_all = acted.mean(axis=(0, 1))
     return {
         "arm": arm.name,
         "task": task,
         "goal": arm.goal,
         "asked": arm.asked,
-        "demo": float(returns[:, :watched].mean()) if watched else None,
+        "demo": float(returns[..., :watched].mean()) if watched else None,
         "mean": float(acted.mean()),
         "low": float(low),
         "high": float(high),
-        **ends(acted.mean(axis=0)),
+        "seeds": seeds.tolist(),
+        **ends(curve_of_all),
         # Of key and door the second reward is the door's.
         "success": float((acted >= 2).mean()) if "door" in task else None,
-        "curve": acted.mean(axis=0).tolist(),
+        "curve": curve_of_all.tolist(),
         "prompt": watched,
         "random_score": own["random_score"],
         "optimal_score": own["reference_score"],
