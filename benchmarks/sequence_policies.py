@@ -4,13 +4,16 @@
     unseen           100 episodes on goals never trained on: who gets better by trying
     credit           a key, then a door, from random episodes alone
     prompt           shown demonstrations of several levels, on goals never trained on
+    ngram            AD with and without an n-gram head, by histories of a goal
+    q_objective      imitation and values, of histories that get better and of poor ones
 
-The arms are described in sequence_policies_arms.py. All are stages of one run under --runs,
+The arms are described in sequence_policies_arms.py and sequence_policies_beyond.py. All are stages of one run under --runs,
 which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
 95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
 far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
-from the same sources' settings and on the same test goals.
+from the same sources' settings and on the same test goals; Gato is that of ``prompt``, shown
+an episode at 40 % noise.
 
     python benchmarks/sequence_policies.py --experiment unseen
 """
@@ -26,6 +29,7 @@ import algorithm_distillation
 import common
 import numpy as np
 import sequence_policies_arms as arms
+import sequence_policies_beyond as beyond
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.metrics import estimates
@@ -46,13 +50,14 @@ COLUMNS = {
     "success": ">8.3f",
 }
 _RECORDED = "algorithm_distillation_dark_room.json"
+_PROMPTS, _NOISE = "sequence_policies_prompt.json", 0.4
 
 
 def main() -> None:
     """Run what is missing, print the table, write JSON and PNG."""
     args = arguments()
     xla.prepare()
-    experiment = arms.EXPERIMENTS[args.experiment]()
+    experiment = beyond.EXPERIMENTS[args.experiment]()
     if args.arms:
         experiment = arms.only(experiment, args.arms)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
@@ -106,10 +111,9 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
 
 
 def recorded() -> list[Row]:
-    """Returns the recorded curves of AD and ED on the same unseen goals."""
-    rows = json.loads((common.RESULTS / _RECORDED).read_text())["arms"]
+    """Returns the recorded curves of AD, ED and a prompted Gato on the same goals."""
     made = []
-    for row in rows:
+    for row in json.loads((common.RESULTS / _RECORDED).read_text())["arms"]:
         if row["arm"] in ("ad", "ed"):
             curve = np.asarray(row["mean"], float)
             made.append(
@@ -124,7 +128,9 @@ def recorded() -> list[Row]:
                     "optimal_score": row["optimal_score"],
                 }
             )
-    return made
+    prompts = common.RESULTS / _PROMPTS
+    shown = json.loads(prompts.read_text())["arms"] if prompts.exists() else []
+    return made + [{**row, "asked": None} for row in shown if row["asked"] == _NOISE]
 
 
 def ends(curve: np.ndarray) -> Row:
@@ -159,7 +165,8 @@ def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
             )
             for name in names
         }
-    return {f"last_{row['arm']}": row["last"] for row in rows}
+    tags = [f"{row['arm']}{'_' + row['goal'] if row['goal'] else ''}" for row in rows]
+    return {f"last_{tag}": row["last"] for tag, row in zip(tags, rows)}
 
 
 def _control(rows: list[Row]) -> dict[str, float]:
@@ -194,7 +201,7 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
         "credit": "return on keys and doors, from random episodes",
     }.get(experiment, "return on goals never trained on")
     with common.figure(path, [title], (7, 5)) as (ax,):
-        if experiment in ("unseen", "credit"):
+        if experiment not in ("return_control", "prompt"):
             for row in rows:
                 episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
                 label = f"{row['arm']} {row['goal']}"
@@ -219,12 +226,12 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
 def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "a few updates and episodes")
-    made.add_argument("--experiment", choices=arms.EXPERIMENTS, default="unseen")
+    made.add_argument("--experiment", choices=beyond.EXPERIMENTS, default="unseen")
     made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
     runs = pathlib.Path("runs/sequence_policies")
     made.add_argument("--runs", type=pathlib.Path, default=runs)
     args = made.parse_args()
-    known = {arm.name for arm in arms.EXPERIMENTS[args.experiment]().arms}
+    known = {arm.name for arm in beyond.EXPERIMENTS[args.experiment]().arms}
     for arm in args.arms or ():
         if arm not in known:
             made.error(f"--arms: {arm!r} is none of {', '.join(sorted(known))}")

@@ -72,7 +72,12 @@ def hashes(obs: Tree) -> Array:
 
 
 def in_sequence(
-    n: int, rows: Rows, live: Array | None, sight: Sight, tokens: int, window: int
+    n: int,
+    rows: Rows,
+    live: Array | None,
+    sight: Sight,
+    tokens: int,
+    window: int | Array,
 ) -> Array:
     """Returns A [B, T, T] of steps of so many ``tokens``; ``live`` [T, B]."""
     index = jnp.arange(rows.state.shape[1])[None]

@@ -312,6 +312,52 @@ def test_q_targets_and_conservatism_are_those_of_the_sheet():
     assert abs(float(gradient.sum())) < 1e-6
 
 
+def test_a_tabular_chain_has_the_values_of_value_iteration():
+    """Three states, stay or go on; 1 at the end: γ², γ, 1, and beyond it all of it again."""
+    reward = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    last = jnp.array([[False, False], [False, False], [False, True]])
+    after = jnp.array([[0, 1], [1, 2], [2, 0]])
+    for beyond, best in ((0.0, 1.0), (1.0, 1 / (1 - 0.9**3))):
+        q = jnp.zeros((3, 2))
+        for _ in range(100):
+            q = future.td_targets(reward, last, q.max(axis=1)[after], 0.9, beyond)
+        optimal = best * np.array([0.81, 0.9, 1.0])
+        np.testing.assert_allclose(q[:, 1], optimal, atol=1e-3)
+        np.testing.assert_allclose(q[:, 0], 0.9 * optimal, atol=1e-3)
+
+
+def test_values_become_those_of_the_data_and_are_acted_by():
+    """γ = 0: Q(h, a) is the mean reward of a; else what is to come, and no more at an end."""
+    agent, learner, read, act, update = made(given=FULL)
+    rollout, rng = windows_of([4, 3]), np.random.default_rng(0)
+    td = {"action_cost": 0.0, "td_cost": 1.0, "target_step": 1.0, "reward_gate": 0.0}
+    off = {"return_gate": 0.0, "weight_decay": 0.0}
+
+    def learned(paid, hp):
+        own = learner
+        for _ in range(150):
+            action = rng.integers(0, ACTIONS, rollout.action.shape)
+            reward = np.concatenate([np.zeros((1, 2)), paid(action)])
+            ts = rollout.ts._replace(reward=jnp.asarray(reward, jnp.float32))
+            given = rollout._replace(action=jnp.asarray(action, jnp.int32), ts=ts)
+            own, _ = update(own, given, hp)
+        return own, read(own.params, rollout, hp)[0].values
+
+    worth = np.array([0.0, 1.0, 0.5])
+    own, q = learned(lambda action: worth[action], hparams(discount=0.0, **td, **off))
+    np.testing.assert_allclose(q, np.broadcast_to(worth, q.shape), atol=0.1)
+    ts = jax.tree.map(lambda x: x[0], rollout.ts)
+    hp = hparams(by_value=1.0, temperature=0.0, **off)
+    assert act(own, agent.carry(2), ts, KEY, hp)[0].tolist() == [1, 1]
+
+    ends = np.array([0, 0, 0, 1, 0, 0, 1])[:, None] * np.ones(2)
+    to_go = 0.5 ** np.array([3, 2, 1, 0, 2, 1, 0])
+    hp = hparams(discount=0.5, beyond=0.0, **td, **off)
+    _, q = learned(lambda action: ends, hp)
+    expected = np.broadcast_to(to_go[:, None, None], q.shape)
+    np.testing.assert_allclose(q, expected, atol=0.1)
+
+
 def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():
     """As a dataset's columns; the rest is not known."""
     rollout = windows_of([3, 4, 2])
