@@ -30,6 +30,7 @@ import common
 import numpy as np
 import sequence_policies_arms as arms
 import sequence_policies_beyond as beyond
+import sequence_policies_pictures as pictures
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.metrics import estimates
@@ -74,7 +75,7 @@ def main() -> None:
     name = f"sequence_policies_{args.experiment}"
     result = {"machine": common.environment(), "arms": rows, "claims": claims}
     common.write(args.out, name, result)
-    draw(args.experiment, rows, args.out / f"{name}.png")
+    pictures.draw(args.experiment, rows, args.out / f"{name}.png")
 
 
 def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
@@ -191,36 +192,6 @@ def _control(rows: list[Row]) -> dict[str, float]:
         note("mgdt_10_over_dt", by["mgdt_10"] / told[best])
         note("mgdt_10_over_0", by["mgdt_10"] / by["mgdt_0"])
     return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
-    """Draw what was got by what was asked for or shown, or by episode."""
-    title = {
-        "return_control": "return by the return asked for",
-        "prompt": "return by the return shown, goals never trained on",
-        "credit": "return on keys and doors, from random episodes",
-    }.get(experiment, "return on goals never trained on")
-    with common.figure(path, [title], (7, 5)) as (ax,):
-        if experiment not in ("return_control", "prompt"):
-            for row in rows:
-                episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
-                label = f"{row['arm']} {row['goal']}"
-                (line,) = ax.plot(episode, row["curve"], label=label)
-                if row["prompt"]:
-                    shown = range(1, row["prompt"] + 1)
-                    colour = line.get_color()
-                    ax.plot(shown, [row["demo"]] * len(shown), "o", color=colour)
-            ax.set(xlabel="episode", ylabel="return")
-        else:
-            what = "asked" if experiment == "return_control" else "demo"
-            for goal in dict.fromkeys(row["goal"] for row in rows):
-                mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
-                mine = sorted(mine, key=lambda row: row[what])
-                x = [row[what] for row in mine]
-                ax.plot(x, [row["mean"] for row in mine], "o-", label=goal or "gato")
-            ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))
-            ax.set(xlabel="asked for or shown", ylabel="return")
-        ax.legend()
 
 
 def arguments() -> argparse.Namespace:

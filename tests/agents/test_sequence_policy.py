@@ -232,6 +232,19 @@ def test_a_prompt_is_seen_by_every_episode_or_is_as_if_absent():
     np.testing.assert_allclose(absent, expected, atol=1e-4)
 
 
+def test_a_share_of_the_sequences_sees_its_prompt():
+    """A quarter, within 3 σ; what is to be predicted begins where the prompt ends."""
+    slots = 4000
+    rollout, hp = windows_of([3, 4], slots=slots, prompt=3), hparams(prompt_share=0.25)
+    found = rollout.extras.columns
+    steps, teaches = sequence_policy.rows_of(rollout, found, KEY, hp)
+    sees = np.asarray(steps.live)[:3]
+    assert (sees == sees[:1]).all()
+    sigma = np.sqrt(0.25 * 0.75 / slots)
+    assert abs(sees[0].mean() - 0.25) < 3 * sigma
+    assert not teaches[:3].any() and teaches[3:].all()
+
+
 @pytest.mark.parametrize("across", [0.0, 1.0])
 @pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
 def test_acting_says_what_training_says_of_the_same_rows(network, across):
