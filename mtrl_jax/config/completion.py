@@ -89,7 +89,7 @@ def _check_hparams(config: Any, known: type) -> None:
 
 
 def _check_read(config: Any, idle: dict, filled: dict[str, float]) -> None:
-    """Raises ValueError where a value asks for what the program does not have."""
+    """Raises ValueError unless the program reads every value that is not off."""
     defaults = [("agent.hparams", name, {"": x}) for name, x in filled.items()]
     for path, name, ends in [*_given(config), *defaults]:
         for end, number in ends.items():

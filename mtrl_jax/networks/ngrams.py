@@ -55,8 +55,8 @@ def rows_of(steps: history_tokens.Steps) -> Rows:
 
 def empty(places: int, width: int, dtype: str, batch: int) -> Ring:
     """Returns the ring of ``batch`` fresh slots."""
-    shape, no = (batch, places), jnp.zeros((batch, places), bool)
-    rows = Rows(jnp.zeros(shape, jnp.uint32), no, no)
+    shape = (batch, places)
+    rows = Rows(*(jnp.zeros(shape, kind) for kind in (jnp.uint32, bool, bool)))
     return Ring(rows, jnp.zeros((*shape, width), dtype))
 
 
