@@ -94,8 +94,8 @@ def check_same_learners(
     """Raises ConfigError unless an (agent, config) can begin with learners of another.
 
     With what ``joined(own, source's)`` makes of them. The first leaf that differs is
-    named, with both shapes; ``field`` is what gave them. What ``joined`` refuses with a
-    ValueError is told, too.
+    named, with both shapes; ``field`` is what gave them. A ValueError of ``joined``
+    becomes a ConfigError of that field.
     """
     fresh = _learner(*own)
     try:
