@@ -156,8 +156,13 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
                     name = f"{arm} {label}".strip()
                     common.curve(ax, log.env_steps, returns[:, is_own], name)
             ax.set(xlabel="env steps", ylabel="training return")
-        for ax in axes if len(logs) < len(tasks) else axes[:1]:
-            ax.legend(fontsize="small")
+        # A panel whose curves have the names of those before needs no legend.
+        shown: list[list[str]] = []
+        for ax in axes:
+            names = ax.get_legend_handles_labels()[1]
+            if names not in shown:
+                ax.legend(fontsize="small")
+            shown.append(names)
 
 
 def arguments() -> argparse.Namespace:
