@@ -1,6 +1,6 @@
 """Multi-task methods beside each other: sharing, combiners, Distral, UNREAL and others.
 
-    kickstarting  a larger network alone, and with a teacher, at two costs
+    kickstarting  a larger network alone, and with a teacher
     combiners     gradients of four games whose rewards differ by 1000, with PopArt and
                   without
     sharing       one network, heads, experts, cross-stitch, soft, for four rooms
