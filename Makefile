@@ -15,7 +15,7 @@ test: install lint types tests
 TEST_ALL_LIMIT ?= 6h
 test-all: install lint types
 	timeout --foreground $(TEST_ALL_LIMIT) \
-	  $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow" --timeout 7200
+	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --timeout 7200
 
 install: $(STAMP)
 
@@ -33,7 +33,7 @@ types:
 	$(BIN)/mypy
 
 tests:
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow:
 	$(BIN)/python -m pytest -m slow

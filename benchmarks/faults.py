@@ -9,11 +9,12 @@ gone on with nor begun in anew. A run is lost if it does not end with the rows, 
 pictures of one that was left alone.
 
 Writes faults.json after every try. ``--only`` makes some of the parts and keeps the others
-as they are there.
+as they are there; with ``--go-on`` parts go on after the tries that it has of them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pathlib
@@ -35,10 +36,14 @@ KILLS, THRICE, STORMS, DAMAGES, CONFIGS = 50, 3, 10, 20, 300
 # Of a tmpfs: from no room for anything on; the last has room but few files.
 DISKS = ("size=64k", "size=256k", "size=400k", "size=1m", "nr_inodes=40", "ro")
 Tries = Iterator[faults_runs.Counts]
+Try = Callable[[], faults_runs.Counts | None]  # None of one that cannot be made here
 
 
-def parts(lab: faults_runs.Lab, scale: float) -> dict[str, Callable[[], Tries]]:
-    """Returns {part: what yields the counts of each try}; ``scale`` of the full number."""
+def parts(lab: faults_runs.Lab, scale: float) -> dict[str, Callable[[int], Tries]]:
+    """Returns {part: what yields the counts of each try}; ``scale`` of the full number.
+
+    Each is called with the number of its tries that have been made before.
+    """
     kinds = ("online", "host", "stages")
 
     def tries(full: int, among: Iterable[Any] = kinds) -> Iterator[tuple[int, Any]]:
@@ -48,60 +53,70 @@ def parts(lab: faults_runs.Lab, scale: float) -> dict[str, Callable[[], Tries]]:
         every = list(itertools.product(*choices))
         return iter(every[: max(1, round(scale * len(every)))])
 
-    def stopped(full: int, numbers: list[int], times: int = 1) -> Tries:
+    def stopped(full: int, numbers: list[int], times: int = 1) -> Iterator[Try]:
         # Stages are three kinds of runs.
         for seed, kind in tries(full, ("online", "stages", "host", "stages")):
-            yield faults_runs.stopped(lab, kind, seed, numbers, times)
+            yield functools.partial(
+                faults_runs.stopped, lab, kind, seed, numbers, times
+            )
 
-    def damaged() -> Tries:
+    def damaged() -> Iterator[Try]:
         whole = [("online",), ("host",)]
         for seed, place in tries(
             DAMAGES, [*whole, *(("stages", n) for n in faults_runs.STAGES)]
         ):
             # Cut and flipped of each.
-            yield faults_runs.damaged(lab, place[0], seed + seed // 5, *place[1:])
+            which = seed + seed // 5
+            yield functools.partial(
+                faults_runs.damaged, lab, place[0], which, *place[1:]
+            )
 
-    def crowded() -> Tries:
+    def crowded() -> Iterator[Try]:
         for kind, is_begun in some(kinds, (False, True)):
-            yield faults_runs.two_at_once(lab, kind, is_begun)
+            yield functools.partial(faults_runs.two_at_once, lab, kind, is_begun)
 
-    def disks() -> Tries:
+    def disks() -> Iterator[Try]:
         every = [("online", options) for options in DISKS] + [("stages", "size=400k")]
         for kind, options in every[: max(1, round(scale * len(every)))]:
-            if found := faults_runs.on_disk(lab, kind, options):
-                yield found
+            yield functools.partial(faults_runs.on_disk, lab, kind, options)
 
-    def numbers() -> Tries:
+    def numbers() -> Iterator[Try]:
         every = faults_numbers.VALUES, faults_numbers.BROKEN
         for value, what, kind in some(*every, ("sweep", "online", "host")):
             if (value, kind) != ("inf", "host"):
-                yield faults_numbers.broken(lab, what, value, kind)
+                yield functools.partial(faults_numbers.broken, lab, what, value, kind)
 
-    def raising() -> Tries:
+    def raising() -> Iterator[Try]:
         for when in list(faults_numbers.WHEN)[: max(1, round(scale * 5))]:
-            yield faults_numbers.raising(lab, when, "outside")
+            yield functools.partial(faults_numbers.raising, lab, when, "outside")
         if scale == 1.0:
-            yield faults_numbers.raising(lab, faults_numbers.WHEN[-1], "outside host")
+            when = faults_numbers.WHEN[-1]
+            yield functools.partial(faults_numbers.raising, lab, when, "outside host")
+
+    def after(tries: Iterator[Try]) -> Callable[[int], Tries]:
+        """Returns what makes them, but for a number of the first."""
+        return lambda done: filter(
+            None, (x() for x in itertools.islice(tries, done, None))
+        )
 
     return {
-        "kill -9": lambda: stopped(KILLS, [signal.SIGKILL]),
-        "kill -9, three times": lambda: stopped(THRICE, [signal.SIGKILL], times=3),
-        "SIGTERM storm": lambda: stopped(STORMS, [signal.SIGTERM] * 5),
-        "damaged checkpoint": damaged,
-        "two processes": crowded,
-        "disk": disks,
-        "numbers": numbers,
-        "environment": raising,
-        "settings": lambda: careless(round(scale * CONFIGS), lab.folder),
+        "kill -9": after(stopped(KILLS, [signal.SIGKILL])),
+        "kill -9, three times": after(stopped(THRICE, [signal.SIGKILL], times=3)),
+        "SIGTERM storm": after(stopped(STORMS, [signal.SIGTERM] * 5)),
+        "damaged checkpoint": after(damaged()),
+        "two processes": after(crowded()),
+        "disk": after(disks()),
+        "numbers": after(numbers()),
+        "environment": after(raising()),
+        "settings": lambda done: careless(round(scale * CONFIGS), lab.folder, done),
     }
 
 
-def careless(number: int, folder: pathlib.Path) -> Tries:
-    """Yields the counts of mutated settings: checked, nothing is trained.
+def careless(number: int, folder: pathlib.Path, seed: int = 0) -> Tries:
+    """Yields the counts of mutated settings from ``seed`` on; nothing is trained.
 
     A child checks them, so that one that ends the process is noticed and counted.
     """
-    seed = 0
     while seed < number:
         code = (
             f"import faults; faults.check_settings({seed}, {number}, {str(folder)!r})"
@@ -181,13 +196,14 @@ def main() -> None:
     """Print the table and write faults.json."""
     parser = common.parser(__doc__, "a few of each fault")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
+    parser.add_argument("--go-on", action="store_true", help="after earlier tries")
     parser.add_argument(
         "--programs", type=pathlib.Path, help="compiled programs of an earlier call"
     )
     arguments = parser.parse_args()
     written = arguments.out / "faults.json"
     found: dict[str, Any] = {}
-    if arguments.only and written.exists():
+    if (arguments.only or arguments.go_on) and written.exists():
         found = json.loads(written.read_text())["faults"]
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -199,8 +215,9 @@ def main() -> None:
         for name, tries in parts(lab, 0.04 if arguments.quick else 1.0).items():
             if arguments.only and name not in arguments.only:
                 continue
-            done: list[faults_runs.Counts] = []
-            for counts in tries():
+            places = found.get(name, {}) if arguments.go_on else {}
+            done = [{"where": place, **total} for place, total in places.items()]
+            for counts in tries(total_of(done)["tried"]):
                 done.append(counts)
                 found[name] = by_place(done)
                 result = {"environment": common.environment(), "faults": found}

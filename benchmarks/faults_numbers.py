@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 from typing import Any
 
+import faults_outcomes
 import faults_runs
 
 BROKEN = ("reward", "observation", "gradient")
@@ -73,13 +74,15 @@ def broken(
     ended = lab.ended("train", lab.config(kind), "--run-dir", run, code=code)
     where = f"{what}, {value}, {'one member' if is_one else f'all, {kind}'}"
     if is_one or ended.code == 0:
-        found = faults_runs.outcome_of(run).get("summary.json", {})
+        found = faults_outcomes.of(run).get("summary.json", {})
         allowed = ([ONE], []) if is_one else ([],)
         lost = ended.code != 0 or found.get("lost") not in allowed
         return faults_runs.counts(where, ended, lost=lost, run=run)
-    partial = faults_runs.is_partial(run)
+    partial = faults_outcomes.is_partial(run)
+    restart = faults_outcomes.gone_on_from(run)
     last = faults_runs.gone_on(lab, kind, run)
-    lost = (ended.code, last.code) != (1, 0) or not lab.is_same(kind, run)
+    is_same = lab.is_same(kind, run, restart=restart)
+    lost = (ended.code, last.code) != (1, 0) or not is_same
     return faults_runs.counts(where, ended, last, lost=lost, run=run, partial=partial)
 
 
@@ -94,17 +97,19 @@ def raising(lab: faults_runs.Lab, when: str, kind: str) -> faults_runs.Counts:
     config, run = folder / f"{kind}.yaml", folder / "run"
     write_flaky(folder, when)
     ended = lab.ended("train", config, "--run-dir", run)
-    partial = faults_runs.is_partial(run)
+    partial = faults_outcomes.is_partial(run)
     write_flaky(folder, "never")
     begun = (run / "config.yaml").exists()
     # What is found out when the environment is made costs no folder.
     early = when != "in the run" and begun
+    restart = faults_outcomes.gone_on_from(run)
     last = (
         lab.ended("resume", run)
         if begun
         else lab.ended("train", config, "--run-dir", run)
     )
-    lost = ended.code not in (1, 2) or last.code != 0 or not lab.is_same(kind, run)
+    is_same = lab.is_same(kind, run, restart=restart)
+    lost = ended.code not in (1, 2) or last.code != 0 or not is_same
     where = f"raises at {when}, {kind}".replace("at in", "in")
     return faults_runs.counts(
         where, ended, last, lost=lost or early, run=run, partial=partial

@@ -25,9 +25,9 @@ _VARIABLES = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "MPLBACKEND": "agg",
-    # Nothing here is worth optimising.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
 }
+# Nothing here is worth optimising.
+_QUICK = "--xla_backend_optimization_level=0"
 
 
 class Ended(NamedTuple):
@@ -69,12 +69,16 @@ class Child(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(programs: pathlib.Path) -> Iterator[None]:
-    """Start what forks the processes; compiled programs are kept in ``programs``."""
+def started(programs: pathlib.Path, flags: str = _QUICK) -> Iterator[None]:
+    """Start what forks the processes, with XLA's ``flags``.
+
+    Compiled programs are kept in ``programs``.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_IMPORTED))
     before = dict(os.environ)
-    os.environ.update(_VARIABLES, JAX_COMPILATION_CACHE_DIR=str(programs))
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    os.environ.update(_VARIABLES, XLA_FLAGS=flags, **kept)
     try:
         multiprocessing.forkserver.ensure_running()
         yield

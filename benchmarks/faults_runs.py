@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import random
 import signal
@@ -12,11 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import faults_outcomes as outcomes
 import yaml
 from faults_processes import Child, Ended, execute, fork
 
-# What two runs with the same numbers may differ in.
-_OF_THE_PROCESS = ("wall_s", "steps_per_s", "compiles")
 _UNDRAWN = "from mtrl_jax.training import report; report.draw = lambda folder: ''"
 Counts = dict[str, Any]  # where it happened, and 0 or 1 of each of COUNTED
 COUNTED = ("tried", "lost", "tracebacks", "partial")
@@ -38,6 +36,7 @@ class Lab:
     ):
         self.folder, self._is_cold = folder, is_cold
         self._times: dict[str, tuple[float, float]] = {}
+        self._wholes = {kind: folder / f"{kind}-whole" for kind in kinds}
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
         for kind, settings in kinds.items():
@@ -50,7 +49,11 @@ class Lab:
     def whole(self, kind: str) -> pathlib.Path:
         """Returns a run of a kind that nothing happened to."""
         self.times(kind)
-        return self.folder / f"{kind}-whole"
+        return self._wholes[kind]
+
+    def know(self, kind: str, whole: pathlib.Path, times: tuple[float, float]) -> None:
+        """Take a run that was made before, and its ``times``, for that of a kind."""
+        self._wholes[kind], self._times[kind] = whole, times
 
     def times(self, kind: str) -> tuple[float, float]:
         """Returns the seconds of a whole run of a kind: to its first file, to its end.
@@ -58,7 +61,7 @@ class Lab:
         Programs are compiled and kept before the time is taken.
         """
         if kind not in self._times:
-            whole = self.folder / f"{kind}-whole"
+            whole = self._wholes[kind]
             for run in (self.new(), whole) if self._is_cold else (whole,):
                 begun = time.monotonic()
                 child = self.start("train", self.config(kind), "--run-dir", run)
@@ -87,11 +90,24 @@ class Lab:
         """Returns how ``mtrl ARGUMENTS`` ended."""
         return self.start(*arguments, code=code).end()
 
-    def is_same(self, kind: str, run: pathlib.Path, pictures: bool = True) -> bool:
-        """Returns whether a run has the rows and results of the one left alone."""
-        found, known = outcome_of(run), outcome_of(self.whole(kind))
+    def is_same(
+        self,
+        kind: str,
+        run: pathlib.Path,
+        pictures: bool = True,
+        restart: int | None = None,
+    ) -> bool:
+        """Returns whether a run has the rows and results of the one left alone.
+
+        Where environments cannot be restored, and new episodes began at ``restart``, as
+        far as they could be the same.
+        """
+        found, known = outcomes.of(run), outcomes.of(self.whole(kind))
         if not pictures:
             found.pop("pictures"), known.pop("pictures")
+        if "host" in kind and restart is not None:
+            found = outcomes.after_restart(found, restart)
+            known = outcomes.after_restart(known, restart)
         return found == known
 
 
@@ -101,29 +117,10 @@ def wait_for_run(child: Child, run: pathlib.Path) -> None:
         time.sleep(0.02)
 
 
-def outcome_of(run: pathlib.Path) -> dict[str, Any]:
-    """Returns {file: content} of all rows, rounds and results in a run's folder."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        for row in rows:
-            for name in _OF_THE_PROCESS:
-                row.pop(name, None)
-        found[str(path.relative_to(run))] = rows
-    for path in sorted(run.rglob("summary.json")):
-        summary = json.loads(path.read_text())
-        keys = ("tasks", "score", "best_member", "complete", "lost")
-        found[str(path.relative_to(run))] = {k: summary.get(k) for k in keys}
-    found["pictures"] = sorted(str(p.relative_to(run)) for p in run.rglob("*.png"))
-    return found
-
-
-def is_partial(run: pathlib.Path) -> bool:
-    """Returns whether a folder can neither be gone on with nor begun in anew."""
-    if not run.exists() or (run / "config.yaml").exists():
-        return False
-    left = {path.name for path in run.iterdir()}
-    return not left <= {".lock", "checkpoints", ".config.yaml.tmp"}
+def wait_for_rows(child: Child, run: pathlib.Path, rows: int) -> None:
+    """Wait until a run has as many rows, or its process has ended."""
+    while child.code() is None and outcomes.rows_of(run) < rows:
+        time.sleep(0.002)
 
 
 def stage_of(kind: str, run: pathlib.Path) -> str:
@@ -152,7 +149,7 @@ def counts(
 ) -> Counts:
     """Returns the counts of one try; what went wrong is printed."""
     tracebacks = sum(ended.is_traceback for ended in endings)
-    partial = partial or is_partial(run)
+    partial = partial or outcomes.is_partial(run)
     if lost or tracebacks or partial:
         print(
             f"{where}: lost {lost}, tracebacks {tracebacks}, partial {partial}: {run}"
@@ -169,13 +166,14 @@ def stopped(
     """Returns the counts of a run that signals stop ``times`` times, then goes on.
 
     Of every third try the first signal comes anywhere, starting and drawing included; of
-    the others, and later on, while there is a run, and no pictures are drawn.
+    the others while there is a run, at a random time or, every third, at a random row of
+    it, and no pictures are drawn.
     """
     rng, run = random.Random(seed), lab.new()
     first, whole = lab.times(kind)
-    is_anywhere = seed % 3 == 0
+    is_anywhere, is_at_row = seed % 3 == 0, seed % 3 == 2
     code = "" if is_anywhere else _UNDRAWN
-    endings, where, partial = [], "starting", False
+    endings, where, partial, restarts = [], "starting", False, []
     for attempt in range(times):
         is_run = (run / "config.yaml").exists()
         new = ("train", lab.config(kind), "--run-dir", run)
@@ -184,6 +182,10 @@ def stopped(
         child = lab.start(*arguments, code=code, is_new=is_new)
         if is_new:
             time.sleep(rng.uniform(0.0, whole))
+        elif is_at_row:
+            had, rows = outcomes.rows_of(run), outcomes.rows_of(lab.whole(kind))
+            wait_for_rows(child, run, rng.randint(min(had + 1, rows), rows))
+            time.sleep(rng.uniform(0.0, 0.1))
         else:
             wait_for_run(child, run)
             time.sleep(
@@ -193,11 +195,14 @@ def stopped(
         for number in numbers:
             child.signal(number)
         endings.append(child.end())
-        partial |= is_partial(run)
+        partial |= outcomes.is_partial(run)
+        restarts.append(outcomes.gone_on_from(run))
     if all(ended.code == 0 for ended in endings):
         where = "ended before"
     last = gone_on(lab, kind, run, code)
-    lost = last.code != 0 or not lab.is_same(kind, run, pictures=is_anywhere)
+    restart = min((x for x in restarts if x is not None), default=None)
+    is_same = lab.is_same(kind, run, pictures=is_anywhere, restart=restart)
+    lost = last.code != 0 or not is_same
     return counts(where, *endings, last, lost=lost, run=run, partial=partial)
 
 
@@ -215,10 +220,8 @@ def damaged(lab: Lab, kind: str, seed: int, stage: str | None = None) -> Counts:
         removed = [run / "stages" / name for name in later]
         removed += [own / "summary.json", run / "summary.json"]
         subprocess.run(["rm", "-rf", *removed], check=True)
-    newest = max(
-        (p for p in (own / "checkpoints").iterdir() if p.name.isdigit()),
-        key=lambda p: int(p.name),
-    )
+    saved = [p for p in (own / "checkpoints").iterdir() if p.name.isdigit()]
+    *_, before, newest = sorted(saved, key=lambda p: int(p.name))
     files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
     victim = rng.choice(files)
     content = bytearray(victim.read_bytes())
@@ -228,7 +231,8 @@ def damaged(lab: Lab, kind: str, seed: int, stage: str | None = None) -> Counts:
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     victim.write_bytes(bytes(content))
     ended = lab.ended("resume", run)
-    lost = ended.code != 0 or not lab.is_same(kind, run)
+    is_same = lab.is_same(kind, run, restart=int(before.name))
+    lost = ended.code != 0 or not is_same
     where = kind if stage is None else STAGES[stage]
     return counts(where, ended, lost=lost, run=run)
 
@@ -248,11 +252,12 @@ def two_at_once(lab: Lab, kind: str, is_begun: bool) -> Counts:
         child.signal(signal.SIGKILL)
         child.end()
         command = ("resume", run)
+    restart = outcomes.gone_on_from(run) if is_begun else None
     both = [p.end() for p in [lab.start(*command), lab.start(*command)]]
     codes = sorted(ended.code for ended in both)
     # Where the first had ended before the second began there was nothing to refuse.
     allowed = ([0, 0], [0, 2]) if is_begun else ([0, 2],)
-    lost = codes not in allowed or not lab.is_same(kind, run)
+    lost = codes not in allowed or not lab.is_same(kind, run, restart=restart)
     return counts(where, *both, lost=lost, run=run)
 
 
@@ -286,7 +291,7 @@ def on_disk(lab: Lab, kind: str, options: str) -> Counts | None:
         if options == "ro":
             subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         ended = lab.ended("train", lab.config(kind), "--run-dir", run)
-        partial = is_partial(run)
+        partial = outcomes.is_partial(run)
         again = "remount,rw,size=64m,nr_inodes=0"
         subprocess.run(["mount", "-o", again, str(folder)], check=True)
         # Pictures alone may be missing of a run that ended; it says so.

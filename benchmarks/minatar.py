@@ -100,15 +100,18 @@ def read(
 ) -> list[dict[str, Any]]:
     """Returns the table's rows of a finished run and adds its curves, by game."""
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
+    # What a member plays: all games in turn, or one.
+    games = len(summary["tasks"]) if game == MIXTURE else 1
     rows = []
     for task, found in summary["tasks"].items():
         name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
-        means = np.asarray([member["mean"] for member in found["members"]], float)
+        members = [member["mean"] for member in found["members"]]
+        means = np.asarray([mean for mean in members if mean is not None], float)
         low, high = estimates.mean_interval(means)
-        steps = summary["totals"]["env_steps_per_member"] // len(summary["tasks"])
+        steps = summary["totals"]["env_steps_per_member"] // games
         label = f"{agent}, all four" if game == MIXTURE else agent
         curves.setdefault(name, []).append(
-            (label, log.env_steps / len(summary["tasks"]), log.returns[task])
+            (label, log.env_steps / games, log.returns[task])
         )
         rows.append(
             {

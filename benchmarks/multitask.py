@@ -1,16 +1,20 @@
 """Multi-task methods beside each other: sharing, combiners, Distral, UNREAL and others.
 
-    combiners     gradients of tasks whose rewards differ by 100, with PopArt and without
+    kickstarting  a larger network alone, and with a teacher
+    combiners     gradients of four games whose rewards differ by 1000, with PopArt and
+                  without
     sharing       one network, heads, experts, cross-stitch, soft, for four rooms
     distral       columns by alpha, for four rooms
-    kickstarting  a larger network alone, and with a teacher
-    unreal        each auxiliary alone, and all
-    progressive   two columns and the paper's four baselines
+    unreal        each auxiliary alone, and all, where rewards are rare and where not
+    progressive   two columns and the paper's four baselines, on three targets
+    vtrace_lag    corrections of data that are 50 updates old, or half replayed
 
 Every arm is a run of its own under --runs (a population of seeds, by those
 hyperparameters that it compares) and is gone on with if it exists. ``area`` is the mean
-training return over the whole run, ``final`` the mean of the final evaluation; both are
-means over seeds with their 95 % interval (Student's t).
+training return over the whole run, ``final`` the mean of the final evaluation, with its
+95 % interval over seeds (Student's t). ``level`` is the return that ``reached`` asks for,
+in env steps of each seed, null where it never was: 0.8 of the reference where rewards are
+rare, the seed's own teacher's final score with a teacher.
 
     python benchmarks/multitask.py --experiment combiners [--arms mean pcgrad] [--quick]
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import common
@@ -32,14 +37,16 @@ from mtrl_jax.training import run_folder
 
 COLUMNS = {
     "arm": "<16",
-    "label": "<10",
-    "task": "<24",
+    "label": "<16",
+    "task": "<28",
     "steps": ">9",
     "area": ">9.3f",
     "final": ">9.3f",
     "low": ">9.3f",
     "high": ">9.3f",
 }
+_CHUNKS = 3  # that a return is averaged over before it counts as reached
+_SUCCESS = 0.8  # of the reference score
 
 
 def main() -> None:
@@ -55,62 +62,102 @@ def main() -> None:
         folder = args.runs / f"{args.experiment}-{slug}-{args.env_steps}"
         given = arms.settings(args.experiment, arm, args.env_steps, args.seeds)
         common.trained(loading.from_dict(given, where=arm), folder)
-        if "stages" in given:
-            folder = folder / run_folder.STAGES / "last"
         folders[arm] = folder
-        found = read(arm, folder, arms.EXPERIMENTS[args.experiment][arm].labels)
-        rows += found
-        for row in found:
+        for row in read(args.experiment, arm, folder):
+            rows.append(row)
             print(common.line(row, COLUMNS), flush=True)
         result = {"machine": common.environment(), "rows": rows}
         common.write(args.out, name, result)
     draw(args.experiment, folders, args.out / f"{name}.png")
 
 
-def read(
-    arm: str, folder: pathlib.Path, labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Returns the table's rows of a finished run: one a label and task."""
-    summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
-    rows = []
-    for i, label in enumerate(labels):
+def read(experiment: str, arm: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the table's rows of a finished run: one a label and task."""
+    chosen = arms.EXPERIMENTS[experiment][arm]
+    summary = metrics.read_summary(last(folder))
+    log = metrics.read_metrics(last(folder))
+    for i, label in enumerate(chosen.labels):
         for task, found in summary["tasks"].items():
-            final = np.asarray([x["mean"] for x in found["members"]], float)
-            final = final[i :: len(labels)]
-            area = np.nanmean(log.returns[task], axis=0)[i :: len(labels)]
+            own = [x for x in found["members"] if x["member"] % len(chosen.labels) == i]
+            final = np.asarray([x["mean"] for x in own], float)
+            returns = log.returns[task][:, [x["member"] for x in own]]
+            area = np.nanmean(returns, axis=0)
             low, high = estimates.t_interval(final)
-            rows.append(
-                {
-                    "arm": arm,
-                    "label": label,
-                    "task": task,
-                    "steps": summary["totals"]["env_steps_per_member"],
-                    "area": float(area.mean()),
-                    "area_seeds": area.tolist(),
-                    "final": float(final.mean()),
-                    "low": low,
-                    "high": high,
-                    "seeds": final.tolist(),
-                }
-            )
-    return rows
+            row = {
+                "arm": arm,
+                "label": label,
+                "task": task,
+                "steps": summary["totals"]["env_steps_per_member"],
+                "area": float(area.mean()),
+                "area_seeds": area.tolist(),
+                "final": float(final.mean()),
+                "low": low,
+                "high": high,
+                "seeds": final.tolist(),
+                "random": found["random_score"],
+                "reference": found["reference_score"],
+            }
+            level = _levels(chosen, folder, task, found, [x["member"] for x in own])
+            if level is not None:
+                row["level"] = level
+                row["reached"] = [
+                    reached(log.env_steps, returns[:, k], x)
+                    for k, x in enumerate(level)
+                ]
+            yield row
+
+
+def last(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a run's last stage; of a run without stages its own."""
+    staged = folder / run_folder.STAGES / "last"
+    return staged if staged.exists() else folder
+
+
+def reached(steps: np.ndarray, returns: np.ndarray, level: float) -> int | None:
+    """Returns the first of ``steps`` [N] from which the last returns' mean is a level.
+
+    None if there is none. Chunks in which no episode ended count for nothing.
+    """
+    known = ~np.isnan(returns)
+    steps, returns = steps[known], returns[known]
+    for n in range(_CHUNKS, len(returns) + 1):
+        if returns[n - _CHUNKS : n].mean() >= level:
+            return int(steps[n - 1])
+    return None
+
+
+def _levels(
+    arm: arms.Arm, folder: pathlib.Path, task: str, found: Any, members: list[int]
+) -> list[float] | None:
+    """Returns the level of each member, None where nothing is to be reached."""
+    if arm.takes == "teacher":
+        summary = metrics.read_summary(folder / run_folder.STAGES / "before")
+        teachers = summary["tasks"][task]["members"]
+        return [teachers[member % len(teachers)]["mean"] for member in members]
+    if arm.tasks == "goal":
+        return [_SUCCESS * found["reference_score"]] * len(members)
+    return None
 
 
 def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
     """Draw training returns, a panel a task, a band over seeds."""
-    logs = {arm: metrics.read_metrics(folder) for arm, folder in folders.items()}
+    logs = {arm: metrics.read_metrics(last(folder)) for arm, folder in folders.items()}
     tasks = list(dict.fromkeys(task for log in logs.values() for task in log.returns))
-    with common.figure(path, tasks, (5, 4)) as axes:
+    titles = [task.rpartition("/")[2] for task in tasks]
+    with common.figure(path, titles, (5, 4)) as axes:
         for ax, task in zip(axes, tasks):
             for arm, log in logs.items():
+                if task not in log.returns:
+                    continue
                 labels = arms.EXPERIMENTS[experiment][arm].labels
                 for i, label in enumerate(labels):
                     returns = log.returns[task][:, i :: len(labels)]
+                    is_own = ~np.isnan(returns).all(axis=0)
                     name = f"{arm} {label}".strip()
-                    common.curve(ax, log.env_steps, returns, name)
+                    common.curve(ax, log.env_steps, returns[:, is_own], name)
             ax.set(xlabel="env steps", ylabel="training return")
-        handles = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(*handles, loc="outside center right")
+        for ax in axes if len(logs) < len(tasks) else axes[:1]:
+            ax.legend(fontsize="small")
 
 
 def arguments() -> argparse.Namespace:

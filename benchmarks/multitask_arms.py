@@ -2,37 +2,68 @@
 
 Arms that differ by hyperparameters alone are members of one population, dealt in turn.
 
-    rooms    four 9 x 9 rooms, a goal in another place each; nothing in an observation
-             tells which room it is
-    scales   Catch with rewards of 0.01 beside CartPole with rewards of 1
-    game     one MinAtar game
+    rooms     four 9 x 9 rooms, a goal in another place each; nothing in an observation
+              tells which room it is
+    scales    four MinAtar games with rewards times 1, 10, 100 and 1000
+    breakout  one MinAtar game
+    variants  Breakout mirrored and with other colours, and Asterix: a task a member
+    catch     bsuite's Catch
+    goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import pathlib
 from typing import Any
 
+import lagged_vtrace
+
+from mtrl_jax import envs
+
+_FOLDER = pathlib.Path(__file__).resolve().parent
 _GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
+_VARIANTS = f"minatar_variants@{_FOLDER}"
 TASKS: dict[str, list[dict[str, Any]]] = {
     "rooms": [
         {"env": "dark/room", "slots": 16, "options": {"goal": goal}} for goal in _GOALS
     ],
     "scales": [
         {
-            "env": "gymnax/Catch-bsuite",
+            "env": f"gymnax/{game}-MinAtar",
             "slots": 16,
-            "options": {"wrappers": {"reward_scale": 0.01}},
-        },
-        {"env": "gymnax/CartPole-v1", "slots": 16},
+            "options": {"wrappers": {"reward_scale": scale}},
+        }
+        for game, scale in zip(envs.MINATAR, (1.0, 10.0, 100.0, 1000.0))
     ],
-    "asterix": [{"env": "gymnax/Asterix-MinAtar", "slots": 32}],
     "breakout": [{"env": "gymnax/Breakout-MinAtar", "slots": 32}],
-    "freeway": [{"env": "gymnax/Freeway-MinAtar", "slots": 32}],
+    "variants": [
+        {"env": f"{_VARIANTS}/Breakout-mirrored", "slots": 32},
+        {"env": f"{_VARIANTS}/Breakout-recoloured", "slots": 32},
+        {"env": "gymnax/Asterix-MinAtar", "slots": 32},
+    ],
+    "catch": [{"env": "gymnax/Catch-bsuite", "slots": 16}],
+    "goal": [
+        {
+            "env": "dark/room_hard",
+            "slots": 32,
+            "options": {
+                "size": 11,
+                "start": [1, 1],
+                "goal": [9, 9],
+                "length": 60,
+                "one_hot": True,
+            },
+        }
+    ],
 }
+AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
 _NETWORK = {"hidden": [64, 64], "last_action_reward": False}
+_FLAT = {"torso": "mlp", "activation": "relu"}
 _POPART: dict[str, Any] = {"value_scale": "popart", "value_debias": True}
+_OF_POPART = {"value_step_size": 1e-2, "value_std_min": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +77,19 @@ class Arm:
     dealt: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     before: Arm | None = None  # of the stage that it begins with, or is taught by
     takes: str = "init_from"  # or teacher
+    tested: dict[str, float] = dataclasses.field(default_factory=dict)  # hparams
+    tasks: str = ""  # otherwise than the experiment's, see WHERE
 
 
 def _impala(network: dict[str, Any] | None = None, **config: Any) -> Arm:
     return Arm("impala", {"network": _NETWORK | (network or {}), **config})
+
+
+def _combined(combiner: str, scaled: bool) -> Arm:
+    arm = _impala(_FLAT | {"task_embedding": True}, combiner=combiner)
+    if not scaled:
+        return arm
+    return dataclasses.replace(arm, config=arm.config | _POPART, hparams=_OF_POPART)
 
 
 def _distral(columns: str, **dealt: Any) -> Arm:
@@ -63,19 +103,62 @@ def _columns(number: int, before: Arm | None = None, trains: str = "all") -> Arm
     return Arm("progressive", config, before=before)
 
 
+def _unreal(network: dict[str, Any], cell: int, tasks: str) -> Arm:
+    return Arm(
+        "unreal",
+        {"network": _NETWORK | network, "cell": cell, "capacity": 16_000},
+        tasks=tasks,
+        labels=("none", "control", "reward", "replay", "all"),
+        dealt={
+            "control_cost": [0.0, 1e-2, 0.0, 0.0, 1e-2],
+            "reward_cost": [0.0, 0.0, 1.0, 0.0, 1.0],
+            "replay_cost": [0.0, 0.0, 0.0, 1.0, 1.0],
+        },
+    )
+
+
+def _lagged(replayed: int) -> Arm:
+    """Returns the arm of every correction without a lag and with the longest."""
+    names = enumerate(lagged_vtrace.CORRECTIONS)
+    made = list(itertools.product(_LAGS, names))
+    return Arm(
+        f"lagged_vtrace@{_FOLDER}",
+        {"network": _NETWORK, "lags": max(_LAGS), "replayed": replayed},
+        {"lambda_": 1.0},
+        labels=tuple(f"{name}, lag {lag}" for lag, (_, name) in made),
+        dealt={
+            "lag": [float(lag) for lag, _ in made],
+            "correction": [float(index) for _, (index, _) in made],
+        },
+        tested={"lag": 0.0},
+    )
+
+
+_LAGS = (0, 50)  # updates
 _ALPHAS = {
     "labels": ("alpha 0", "alpha 0.5", "alpha 1"),
     "dealt": {"alpha": [0.0, 0.5, 1.0]},
 }
 _SOURCE = _columns(1)
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
+    "kickstarting": {
+        "student": dataclasses.replace(
+            _impala(_FLAT | {"hidden": [128, 128]}),
+            labels=("alone", "cost 0.3"),
+            dealt={"teacher_cost": [0.0, 0.3]},
+            before=_impala(_FLAT),
+            takes="teacher",
+        ),
+    },
     "combiners": {
-        **{
-            name: _impala(combiner=name)
-            for name in ("mean", "pcgrad", "cagrad", "mgda", "equal_norm")
-        },
-        "mean, popart": _impala(combiner="mean", **_POPART),
-        "pcgrad, popart": _impala(combiner="pcgrad", **_POPART),
+        "mean": _combined("mean", scaled=False),
+        "mean, popart": _combined("mean", scaled=True),
+        "pcgrad": _combined("pcgrad", scaled=False),
+        "pcgrad, popart": _combined("pcgrad", scaled=True),
+        "cagrad": _combined("cagrad", scaled=False),
+        "cagrad, popart": _combined("cagrad", scaled=True),
+        "mgda": _combined("mgda", scaled=False),
+        "equal_norm": _combined("equal_norm", scaled=False),
     },
     "sharing": {
         "hard": _impala(),
@@ -95,29 +178,9 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "added": _distral("added"),
         "shared": _distral("shared"),
     },
-    "kickstarting": {
-        "student": dataclasses.replace(
-            _impala({"hidden": [128, 128]}),
-            labels=("alone", "taught"),
-            dealt={"teacher_cost": [0.0, 0.3]},
-            before=_impala(),
-            takes="teacher",
-        ),
-    },
     "unreal": {
-        "unreal": Arm(
-            "unreal",
-            {
-                "network": {"torso": "minatar", "core": "lstm", "core_size": 64},
-                "cell": 2,
-            },
-            labels=("none", "control", "reward", "replay", "all"),
-            dealt={
-                "control_cost": [0.0, 1e-2, 0.0, 0.0, 1e-2],
-                "reward_cost": [0.0, 0.0, 1.0, 0.0, 1.0],
-                "replay_cost": [0.0, 0.0, 0.0, 1.0, 1.0],
-            },
-        ),
+        "goal": _unreal({}, 1, "goal"),
+        "breakout": _unreal(_FLAT, 2, "breakout"),
     },
     "progressive": {
         "1 scratch": _columns(1),
@@ -126,24 +189,35 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "4 random column": _columns(2),
         "two columns": _columns(2, _SOURCE),
     },
+    "vtrace_lag": {"on-policy": _lagged(0), "half replayed": _lagged(62)},
 }
 # What the last stage, and the one before, is on.
 WHERE = {
+    "kickstarting": ("breakout", "breakout"),
     "combiners": ("scales", ""),
     "sharing": ("rooms", ""),
     "distral": ("rooms", ""),
-    "kickstarting": ("breakout", "breakout"),
-    "unreal": ("freeway", ""),
-    "progressive": ("breakout", "asterix"),
+    "unreal": ("goal", ""),
+    "progressive": ("variants", "breakout"),
+    "vtrace_lag": ("catch", ""),
 }
-STEPS = dict.fromkeys(EXPERIMENTS, 400_000)
+# Env steps of a member, of each stage, all tasks together.
+STEPS = {
+    "kickstarting": 200_000,
+    "combiners": 400_000,
+    "sharing": 200_000,
+    "distral": 200_000,
+    "unreal": 200_000,
+    "progressive": 400_000,
+    "vtrace_lag": 200_000,
+}
 
 
 def settings(experiment: str, arm: str, env_steps: int, seeds: int) -> dict[str, Any]:
     """Returns the settings of an arm's run, of one stage or two."""
     chosen = EXPERIMENTS[experiment][arm]
     target, source = WHERE[experiment]
-    last = _stage(chosen, target, env_steps, seeds)
+    last = _stage(chosen, chosen.tasks or target, env_steps, seeds)
     if chosen.before is None:
         return last
     first = _stage(chosen.before, source, env_steps, seeds)
@@ -160,6 +234,8 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
         name: {"low": 0.0, "high": max(1.0, *values), "initial": values}
         for name, values in arm.dealt.items()
     }
+    axis = AXES.get(tasks, "slot")
+    parts = len(TASKS[tasks]) if axis == "population" else 1
     return {
         "tasks": TASKS[tasks],
         "agent": {
@@ -167,13 +243,17 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
             "config": {"optimiser": "adam", **arm.config},
             "hparams": {**_COMMON, "lambda_": 0.95, **arm.hparams},
         },
-        "population": {"size": seeds * len(arm.labels), "search": search},
+        "population": {
+            "size": seeds * len(arm.labels) * parts,
+            "axis": axis,
+            "search": search,
+        },
         "training": {
             "env_steps": env_steps,
             "unroll_length": 20,
             "updates_per_chunk": 25,
         },
-        "evaluation": {"every_updates": 0, "episodes": 32},
+        "evaluation": {"every_updates": 0, "episodes": 32, "hparams": arm.tested},
         "checkpoint": {"every_updates": 500, "keep": 1},
-        "logging": {"tensorboard": False},
+        "logging": {"tensorboard": False, "plots": False},
     }

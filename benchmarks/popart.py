@@ -1,19 +1,23 @@
 """PopArt: one agent on four MinAtar games whose rewards differ by a factor of 1e6.
 
-    oracle          rewards as they are: nobody had to find the scales
-    popart          rewards times 1e-2, 1, 1e2, 1e4; each task in its own unit
-    popart redrawn  likewise, the scales dealt to other games
-    return_scale    a running deviation of returns, no output preserved
-    none            the value learned in the unit of rewards
-    none, raw       likewise, and advantages not normalised either
+A run is one program whose members are seeds of two arms. Both have PopArt's value head,
+one output a task; without PopArt its statistics stay at mean 0 and deviation 1 (a step
+size of 0), which is the value in the unit of rewards.
 
-Everything else is ``configs/minatar_popart.yaml``. Seeds are the members of one
-population. Every arm is a run of its own under --runs and is gone on with if it exists.
-A score is the mean return of a seed's final evaluation, in the game's own unit;
-normalised, 0 is random and 1 PPO's published score, which takes 1e7 steps a game.
+    scaled      rewards times 1e-2, 1, 1e2, 1e4: popart and none
+    unscaled    rewards as they are: popart, and none, which is the oracle's scaling
+    redrawn     the scales dealt to other games: popart and none
+    normalised  scaled, with advantages of mean 0 and variance 1 over each task
+
+In the others advantages are as the value has them: A/σ with PopArt (the paper's), A
+without. Everything else is ``configs/minatar_popart.yaml``. Every run is gone on with
+from --runs if it exists. A score is the mean return of a seed's final evaluation, in the
+game's own unit; normalised, 0 is random and 1 the oracle's mean. "least" is an arm's least
+game among those that the oracle has learned (``LEARNED`` times random's distance to PPO's
+published score, which takes 1e7 steps a game).
 
     python benchmarks/popart.py                      # 1e7 steps a game, a day on 2 cores
-    python benchmarks/popart.py --env-steps 250000 --slots 16 --seeds 3
+    python benchmarks/popart.py --env-steps 400000 --seeds 2 --arms scaled unscaled
 """
 
 from __future__ import annotations
@@ -32,68 +36,71 @@ from mtrl_jax.metrics import estimates
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "minatar_popart.yaml"
 GAMES = envs.MINATAR
 SCALES = (1e-2, 1.0, 1e2, 1e4)
+ORACLE = ("unscaled", "none")
+LEARNED = 0.05
 
 
-class Arm(NamedTuple):
+class Run(NamedTuple):
     """What one run has otherwise than the config."""
 
-    value_scale: str
     scales: tuple[float, ...] = SCALES
-    normalises: bool = True  # advantages, by task
+    normalises: bool = False  # advantages, by task
 
 
-ARMS = {
-    "oracle": Arm("none", scales=(1.0,) * 4),
-    "popart": Arm("popart"),
-    "none": Arm("none"),
-    "return_scale": Arm("return_scale"),
-    "popart redrawn": Arm("popart", scales=(1e4, 1e-2, 1.0, 1e2)),
-    "none, raw": Arm("none", normalises=False),
+RUNS = {
+    "scaled": Run(),
+    "unscaled": Run(scales=(1.0,) * 4),
+    "redrawn": Run(scales=(1e4, 1e-2, 1.0, 1e2)),
+    "normalised": Run(normalises=True),
 }
+ARMS = ("popart", "none")  # of every run; each has half of the members
 COLUMNS = {
-    "arm": "<15",
+    "run": "<11",
+    "arm": "<7",
     "game": "<14",
     "scale": ">8.0e",
     "steps": ">10",
     "mean": ">9.2f",
     "low": ">9.2f",
     "high": ">9.2f",
-    "normalised": ">10.3f",
-    "wall_s": ">8.0f",
+    "published": ">10.0f",
 }
 
 
 def main() -> None:
     """Run what is missing; print the table, write JSON and PNG."""
-    made = common.parser(__doc__ or "", "20,000 steps of two arms")
+    made = common.parser(__doc__ or "", "10,000 steps a game of two runs")
     made.add_argument("--env-steps", type=int, default=10_000_000, help="per game")
-    made.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    made.add_argument("--arms", nargs="+", default=list(RUNS), choices=list(RUNS))
     made.add_argument("--slots", type=int, default=64, help="of each game")
-    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--seeds", type=int, default=5, help="of each arm")
     made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/popart"))
     args = made.parse_args()
     xla.prepare()
     if args.quick:
-        args.arms, args.seeds = ["oracle", "popart"], 2
-        args.env_steps, args.slots = 5_000, 8
+        args.arms, args.seeds = ["scaled", "unscaled"], 1
+        args.env_steps, args.slots = 10_000, 8
         args.runs = args.runs / "quick"
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []
-    curves: dict[str, list] = {}
+    curves: dict[str, list] = {game: [] for game in GAMES}
     for name in args.arms:
-        folder = args.runs / f"{name.replace(', ', '-').replace(' ', '-')}"
-        common.trained(settings(ARMS[name], args), folder)
+        folder = args.runs / f"{name}-{args.env_steps}"
+        common.trained(settings(RUNS[name], args), folder)
         found = read(name, folder, curves)
         for row in found:
             print(common.line(row, COLUMNS), flush=True)
         rows += found
         result = {"machine": common.environment(), "slots": args.slots, "rows": rows}
+        result["least"] = least(rows)
         common.write(args.out, "popart", result)
-        draw(curves, args.out / "popart.png")
+    for line in least(rows):
+        print(line)
+    draw(curves, args.out / "popart.png")
 
 
-def settings(arm: Arm, args: argparse.Namespace) -> schema.ExperimentConfig:
-    """Returns the settings of one run."""
+def settings(run: Run, args: argparse.Namespace) -> schema.ExperimentConfig:
+    """Returns the settings of one run: a member an arm and seed, the arms in turn."""
     given = loading.read_yaml(CONFIG)
     given["tasks"] = [
         {
@@ -101,53 +108,76 @@ def settings(arm: Arm, args: argparse.Namespace) -> schema.ExperimentConfig:
             "slots": args.slots,
             "options": {"wrappers": {"reward_scale": scale}},
         }
-        for game, scale in zip(GAMES, arm.scales)
+        for game, scale in zip(GAMES, run.scales)
     ]
-    unroll = given["training"]["unroll_length"]
-    updates = -(-args.env_steps // (unroll * args.slots))
-    normalises = str(arm.normalises).lower()
+    step_size = given["agent"]["hparams"]["value_step_size"]
+    given["population"]["search"] = {
+        "value_step_size": {"low": 0.0, "high": 1.0, "initial": [step_size, 0.0]}
+    }
+    updates = -(-args.env_steps // (given["training"]["unroll_length"] * args.slots))
     changes = [
-        f"agent.config.value_scale={arm.value_scale}",
-        f"agent.config.normalise_advantages={normalises}",
+        f"agent.config.normalise_advantages={str(run.normalises).lower()}",
         f"agent.hparams.decay_updates={updates}",
-        f"population.size={args.seeds}",
+        f"population.size={args.seeds * len(ARMS)}",
         f"training.env_steps={args.env_steps * len(GAMES)}",
+        f"training.updates_per_chunk={min(10, max(1, updates // 10))}",
         "evaluation.every_updates=0",
     ]
     return loading.from_dict(loading.override(given, changes), where=CONFIG.stem)
 
 
 def read(
-    arm: str, folder: pathlib.Path, curves: dict[str, list]
+    run: str, folder: pathlib.Path, curves: dict[str, list]
 ) -> list[dict[str, Any]]:
     """Returns the table's rows of a finished run and adds its curves, by game."""
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     rows = []
-    for (task, found), scale in zip(summary["tasks"].items(), ARMS[arm].scales):
-        name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
-        means = np.asarray([member["mean"] for member in found["members"]], float)
-        low, high = estimates.mean_interval(means)
-        curves.setdefault(name, []).append(
-            (arm, log.env_steps / len(GAMES), log.returns[task])
-        )
-        random, published = found["random_score"], found["reference_score"]
-        rows.append(
-            {
-                "arm": arm,
-                "game": name,
-                "scale": scale,
-                "steps": summary["totals"]["env_steps_per_member"] // len(GAMES),
-                "mean": float(means.mean()),
-                "low": low,
-                "high": high,
-                "seeds": [float(x) for x in means],
-                "random": random,
-                "published": published,
-                "normalised": float((means.mean() - random) / (published - random)),
-                "wall_s": summary["totals"]["wall_s"],
-            }
-        )
+    for number, arm in enumerate(ARMS):
+        mine = slice(number, None, len(ARMS))
+        for (task, found), scale in zip(summary["tasks"].items(), RUNS[run].scales):
+            game = task.removeprefix("gymnax/").removesuffix("-MinAtar")
+            means = np.asarray([x["mean"] for x in found["members"]][mine], float)
+            low, high = estimates.mean_interval(means)
+            returns = log.returns[task][:, mine]
+            curves[game].append((f"{run}, {arm}", log.env_steps / len(GAMES), returns))
+            rows.append(
+                {
+                    "run": run,
+                    "arm": arm,
+                    "game": game,
+                    "scale": scale,
+                    "steps": summary["totals"]["env_steps_per_member"] // len(GAMES),
+                    "mean": float(means.mean()),
+                    "low": low,
+                    "high": high,
+                    "seeds": [float(x) for x in means],
+                    "random": found["random_score"],
+                    "published": found["reference_score"],
+                }
+            )
     return rows
+
+
+def least(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns each arm's least game, (mean − random)/(the oracle's − random).
+
+    Games that the oracle has not learned are left out; nothing without the oracle.
+    """
+    oracle = {x["game"]: x for x in rows if (x["run"], x["arm"]) == ORACLE}
+    learned = {
+        game: x["mean"] - x["random"]
+        for game, x in oracle.items()
+        if x["mean"] - x["random"] >= LEARNED * (x["published"] - x["random"])
+    }
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for x in rows:
+        if x["game"] in learned:
+            score = (x["mean"] - x["random"]) / learned[x["game"]]
+            found.setdefault((x["run"], x["arm"]), []).append((score, x["game"]))
+    return [
+        {"run": run, "arm": arm, "score": min(each)[0], "game": min(each)[1]}
+        for (run, arm), each in found.items()
+    ]
 
 
 def draw(curves: dict[str, list], path: pathlib.Path) -> None:

@@ -4,13 +4,16 @@
     unseen           100 episodes on goals never trained on: who gets better by trying
     credit           a key, then a door, from random episodes alone
     prompt           shown demonstrations of several levels, on goals never trained on
+    ngram            AD with and without an n-gram head, by histories of a goal
+    q_objective      imitation and values, of histories that get better and of poor ones
 
-The arms are told of in sequence_policies_arms.py. All are stages of one run under --runs,
-which is gone on with if it exists. A return is the mean over tasks and slots with its 95 %
-interval over tasks (of one task: over slots); ``first`` and ``last`` are of a tenth of the
+The arms are described in sequence_policies_arms.py and sequence_policies_beyond.py. All are stages of one run under --runs,
+which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
+95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
 far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
-from the same sources' settings and on the same test goals.
+from the same sources' settings and on the same test goals; Gato is that of ``prompt``, shown
+an episode at 40 % noise.
 
     python benchmarks/sequence_policies.py --experiment unseen
 """
@@ -26,6 +29,8 @@ import algorithm_distillation
 import common
 import numpy as np
 import sequence_policies_arms as arms
+import sequence_policies_beyond as beyond
+import sequence_policies_pictures as pictures
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.metrics import estimates
@@ -46,13 +51,14 @@ COLUMNS = {
     "success": ">8.3f",
 }
 _RECORDED = "algorithm_distillation_dark_room.json"
+_PROMPTS, _NOISE = "sequence_policies_prompt.json", 0.4
 
 
 def main() -> None:
     """Run what is missing, print the table, write JSON and PNG."""
     args = arguments()
     xla.prepare()
-    experiment = arms.EXPERIMENTS[args.experiment]()
+    experiment = beyond.EXPERIMENTS[args.experiment]()
     if args.arms:
         experiment = arms.only(experiment, args.arms)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
@@ -69,7 +75,7 @@ def main() -> None:
     name = f"sequence_policies_{args.experiment}"
     result = {"machine": common.environment(), "arms": rows, "claims": claims}
     common.write(args.out, name, result)
-    draw(args.experiment, rows, args.out / f"{name}.png")
+    pictures.draw(args.experiment, rows, args.out / f"{name}.png")
 
 
 def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
@@ -77,24 +83,28 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
     found = metrics.read_summary(folder / run_folder.STAGES / arm.stage)
     ((task, own),) = found["tasks"].items()
     curve = own["in_context"]
-    # [tasks, episodes]: means over the slots of a task.
-    returns = np.asarray(curve["returns"], float)[arm.member]
+    # [seeds, tasks, episodes]: means over the slots of a task.
+    returns = np.asarray(curve["returns"], float)[list(arm.members)]
     watched = curve.get("prompt", 0)
-    acted = returns[:, watched:]
-    low, high = estimates.mean_interval(acted.mean(axis=1))
+    acted = returns[..., watched:]
+    seeds = acted.mean(axis=(1, 2))
+    of_tasks = acted.mean(axis=(0, 2))
+    low, high = estimates.mean_interval(seeds if len(of_tasks) == 1 else of_tasks)
+    curve_of_all = acted.mean(axis=(0, 1))
     return {
         "arm": arm.name,
         "task": task,
         "goal": arm.goal,
         "asked": arm.asked,
-        "demo": float(returns[:, :watched].mean()) if watched else None,
+        "demo": float(returns[..., :watched].mean()) if watched else None,
         "mean": float(acted.mean()),
         "low": float(low),
         "high": float(high),
-        **ends(acted.mean(axis=0)),
+        "seeds": seeds.tolist(),
+        **ends(curve_of_all),
         # Of key and door the second reward is the door's.
         "success": float((acted >= 2).mean()) if "door" in task else None,
-        "curve": acted.mean(axis=0).tolist(),
+        "curve": curve_of_all.tolist(),
         "prompt": watched,
         "random_score": own["random_score"],
         "optimal_score": own["reference_score"],
@@ -102,10 +112,9 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
 
 
 def recorded() -> list[Row]:
-    """Returns the recorded curves of AD and ED on the same unseen goals."""
-    rows = json.loads((common.RESULTS / _RECORDED).read_text())["arms"]
+    """Returns the recorded curves of AD, ED and a prompted Gato on the same goals."""
     made = []
-    for row in rows:
+    for row in json.loads((common.RESULTS / _RECORDED).read_text())["arms"]:
         if row["arm"] in ("ad", "ed"):
             curve = np.asarray(row["mean"], float)
             made.append(
@@ -120,7 +129,9 @@ def recorded() -> list[Row]:
                     "optimal_score": row["optimal_score"],
                 }
             )
-    return made
+    prompts = common.RESULTS / _PROMPTS
+    shown = json.loads(prompts.read_text())["arms"] if prompts.exists() else []
+    return made + [{**row, "asked": None} for row in shown if row["asked"] == _NOISE]
 
 
 def ends(curve: np.ndarray) -> Row:
@@ -155,7 +166,8 @@ def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
             )
             for name in names
         }
-    return {f"last_{row['arm']}": row["last"] for row in rows}
+    tags = [f"{row['arm']}{'_' + row['goal'] if row['goal'] else ''}" for row in rows]
+    return {f"last_{tag}": row["last"] for tag, row in zip(tags, rows)}
 
 
 def _control(rows: list[Row]) -> dict[str, float]:
@@ -182,45 +194,15 @@ def _control(rows: list[Row]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
-    """Draw what was got by what was asked for or shown, or by episode."""
-    title = {
-        "return_control": "return by the return asked for",
-        "prompt": "return by the return shown, goals never trained on",
-        "credit": "return on keys and doors, from random episodes",
-    }.get(experiment, "return on goals never trained on")
-    with common.figure(path, [title], (7, 5)) as (ax,):
-        if experiment in ("unseen", "credit"):
-            for row in rows:
-                episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
-                label = f"{row['arm']} {row['goal']}"
-                (line,) = ax.plot(episode, row["curve"], label=label)
-                if row["prompt"]:
-                    shown = range(1, row["prompt"] + 1)
-                    colour = line.get_color()
-                    ax.plot(shown, [row["demo"]] * len(shown), "o", color=colour)
-            ax.set(xlabel="episode", ylabel="return")
-        else:
-            what = "asked" if experiment == "return_control" else "demo"
-            for goal in dict.fromkeys(row["goal"] for row in rows):
-                mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
-                mine = sorted(mine, key=lambda row: row[what])
-                x = [row[what] for row in mine]
-                ax.plot(x, [row["mean"] for row in mine], "o-", label=goal or "gato")
-            ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))
-            ax.set(xlabel="asked for or shown", ylabel="return")
-        ax.legend()
-
-
 def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
     made = common.parser(__doc__ or "", "a few updates and episodes")
-    made.add_argument("--experiment", choices=arms.EXPERIMENTS, default="unseen")
+    made.add_argument("--experiment", choices=beyond.EXPERIMENTS, default="unseen")
     made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
     runs = pathlib.Path("runs/sequence_policies")
     made.add_argument("--runs", type=pathlib.Path, default=runs)
     args = made.parse_args()
-    known = {arm.name for arm in arms.EXPERIMENTS[args.experiment]().arms}
+    known = {arm.name for arm in beyond.EXPERIMENTS[args.experiment]().arms}
     for arm in args.arms or ():
         if arm not in known:
             made.error(f"--arms: {arm!r} is none of {', '.join(sorted(known))}")

@@ -1,15 +1,16 @@
 """The stages of benchmarks/sequence_policies.py, as plain settings, and what to read.
 
-Of each experiment one population is trained on the same histories: a member that is told
-of returns, and says them, and members that are not. Told a target the first is a Decision
-Transformer (DT), inferring an expert's return a Multi-Game DT (MGDT); the others clone (BC).
-Gato is trained on demonstrators of constant noise, whose returns do not change.
+Of each experiment one population is trained on the same histories: members that are told
+of returns, and say them, and members that are not, of each kind one a seed. Told a target
+the first are Decision Transformers (DT), inferring an expert's return Multi-Game DTs (MGDT);
+the others clone (BC). Gato is trained on demonstrators of constant noise, whose returns do
+not change.
 """
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mtrl_jax.config import loading
@@ -18,18 +19,19 @@ Stage = dict[str, Any]
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GOALS = ([4, 7], [0, 0], [3, 3])
 TARGETS = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0)
-NOISE = (0.0, 0.2, 0.4, 0.6)
+NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
 DOORS = (([1, 1], [7, 6]), ([2, 7], [6, 1]), ([7, 4], [0, 3]))
+SEEDS = 3  # of the transformers; all of an experiment read the same histories
 _NETWORK = {"layers": 2, "width": 64, "heads": 4, "feedforward": 128}
-_QUIET = {"tensorboard": False}
+QUIET = {"tensorboard": False}
 
 
 class Arm(NamedTuple):
-    """One curve: a member of an evaluate stage, and what it was asked for."""
+    """One curve: the seeds of an evaluate stage's members, and what they were asked for."""
 
     name: str
     stage: str
-    member: int = 0
+    members: tuple[int, ...]
     goal: str = ""  # of the experiments with several runs
     asked: float | None = None
 
@@ -44,7 +46,7 @@ class Experiment(NamedTuple):
 def return_control() -> Experiment:
     """Returns a run of one goal after the other, each asked for several returns."""
     stages, arms = [], []
-    source, model, *_ = _config("decision_transformer_dark_room")
+    source, model, *_ = config_stages("decision_transformer_dark_room")
     for goal in GOALS:
         tag = f"{goal[0]}_{goal[1]}"
         tasks = [{"env": "dark/room", "options": {"goal": goal}}]
@@ -53,35 +55,36 @@ def return_control() -> Experiment:
         stages += [source | {"name": f"source_{tag}", "tasks": tasks}, _told(own)]
         for asked in dict.fromkeys((*TARGETS, best)):
             name = f"dt_{tag}_{asked:g}"
-            stages.append(_evaluate(name, own, tasks, 20, 16, {"target": asked}))
-            arms.append(Arm("dt", name, 0, tag, asked))
-        arms.append(Arm("bc", name, 1, tag))
+            stages.append(evaluated(name, own, tasks, 20, 16, {"target": asked}))
+            arms.append(Arm("dt", name, of_kind(0, 2), tag, asked))
+        arms.append(Arm("bc", name, of_kind(1, 2), tag))
         for kappa in (0.0, 5.0, 10.0):
             name, hp = f"mgdt_{tag}_{kappa:g}", {"inferred": 1.0, "kappa": kappa}
-            stages.append(_evaluate(name, own, tasks, 20, 16, hp))
-            arms.append(Arm(f"mgdt_{kappa:g}", name, 0, tag))
+            stages.append(evaluated(name, own, tasks, 20, 16, hp))
+            arms.append(Arm(f"mgdt_{kappa:g}", name, of_kind(0, 2), tag))
     return Experiment(stages, arms)
 
 
 def unseen() -> Experiment:
     """Returns what is played on goals that none was trained on, for 100 episodes."""
-    source = _config("algorithm_distillation_dark_room")[0]
-    model = _config("decision_transformer_dark_room")[1]
+    source = config_stages("algorithm_distillation_dark_room")[0]
+    source = source | {"population": {"size": 650}}
+    model = config_stages("decision_transformer_dark_room")[1]
     own = _told({**model, "name": "model", "data": "source"})
     tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
     tested = [
-        _evaluate("dt", own, tasks, 100, 4, {"target": 16.0}),
-        _evaluate("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
+        evaluated("dt", own, tasks, 100, 4, {"target": 16.0}),
+        evaluated("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
     ]
-    gato = _gato((0.4,), 100)
-    arms = [Arm("dt", "dt"), Arm("mgdt", "mgdt"), Arm("bc", "dt", 1)]
-    arms.append(Arm("gato", _shown(0.4), asked=0.4))
-    return Experiment([source, own, *tested, *gato], arms)
+    told, untold = of_kind(0, 2), of_kind(1, 2)
+    arms = [Arm("dt", "dt", told), Arm("mgdt", "mgdt", told), Arm("bc", "dt", untold)]
+    return Experiment([source, own, *tested], arms)
 
 
 def prompt() -> Experiment:
     """Returns what is played after demonstrations of several levels, on unseen goals."""
-    arms = [Arm("gato", _shown(noise), asked=noise) for noise in NOISE]
+    seeds = of_kind(0, 1)
+    arms = [Arm("gato", _shown(noise), seeds, asked=noise) for noise in NOISE]
     return Experiment(_gato(NOISE, 50), arms)
 
 
@@ -108,10 +111,10 @@ def credit() -> Experiment:
             },
             "evaluation": {"every_updates": 0, "episodes": 1},
             "checkpoint": {"every_updates": 100, "keep": 1},
-            "logging": _QUIET,
+            "logging": QUIET,
         }
         own = {
-            **_config("decision_transformer_dark_room")[1],
+            **config_stages("decision_transformer_dark_room")[1],
             "name": f"model_{tag}",
             "data": source["name"],
         }
@@ -123,19 +126,27 @@ def credit() -> Experiment:
         }
         own["training"] = own["training"] | {"unroll_length": 50}
         # The third clones successes alone: 3.6 % of the episodes have any.
-        own = _told(own, {"rank_from": [0.0, 0.0, 0.96]}, members=3)
+        own = _told(own, {"rank_from": [0.0, 0.0, 0.96]}, kinds=3)
         name = f"dt_{tag}"
-        stages += [source, own, _evaluate(name, own, tasks, 10, 64, {"target": 2.0})]
-        arms += [Arm(x, name, i, tag) for i, x in enumerate(("dt", "bc", "top_bc"))]
+        # One slot: of several only the mean return is known, and not who got the door.
+        stages += [source, own, evaluated(name, own, tasks, 400, 1, {"target": 2.0})]
+        kinds = ("dt", "bc", "top_bc")
+        arms += [Arm(x, name, of_kind(i, 3), tag) for i, x in enumerate(kinds)]
     return Experiment(stages, arms)
 
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
-    "return_control": return_control,
-    "unseen": unseen,
-    "credit": credit,
-    "prompt": prompt,
-}
+def of_kind(kind: int, kinds: int) -> tuple[int, ...]:
+    """Returns the members of a population that are of one of its kinds, one a seed."""
+    return tuple(range(kind, kinds * SEEDS, kinds))
+
+
+def dealt(kinds: int, values: dict[str, list[float]]) -> Stage:
+    """Returns the population of so many kinds, whose hyperparameters are ``values``."""
+    search = {
+        name: {"low": min(own), "high": max(own), "initial": own}
+        for name, own in values.items()
+    }
+    return {"size": kinds * SEEDS, "search": search}
 
 
 def settings(experiment: Experiment, quick: bool) -> dict[str, Any]:
@@ -157,24 +168,21 @@ def only(experiment: Experiment, names: Iterable[str]) -> Experiment:
     return Experiment(stages, arms)
 
 
-def _told(model: Stage, more: Stage | None = None, members: int = 2) -> Stage:
-    """Returns an offline stage whose first member is told of returns, the others not."""
-    dealt = {"return_gate": [1.0, *[0.0] * (members - 1)], **(more or {})}
-    search = {
-        name: {"low": 0.0, "high": 1.0, "initial": values}
-        for name, values in dealt.items()
-    }
+def _told(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
+    """Returns an offline stage whose first kind is told of returns, the others not."""
     agent = dict(model["agent"])
     agent["config"] = agent["config"] | {"infers": True}
     agent["hparams"] = agent["hparams"] | {"return_cost": 1.0}
-    population = {"size": members, "search": search}
-    return model | {"agent": agent, "population": population, "logging": _QUIET}
+    gates = {"return_gate": [1.0, *[0.0] * (kinds - 1)]}
+    population = dealt(kinds, gates | (more or {}))
+    return model | {"agent": agent, "population": population, "logging": QUIET}
 
 
 def _gato(noises: Iterable[float], episodes: int) -> list[Stage]:
-    source, model, shown, *_ = _config("gato_dark_room")
+    source, model, shown, *_ = config_stages("gato_dark_room")
     source = source | {"name": "demonstrators"}
-    model = model | {"name": "gato", "data": "demonstrators"}
+    population = {"population": {"size": SEEDS}, "logging": QUIET}
+    model = model | {"name": "gato", "data": "demonstrators"} | population
     made = [source, model]
     for noise in noises:
         evaluation = {"episodes": episodes, "episodes_per_chunk": episodes // 2}
@@ -190,7 +198,7 @@ def _shown(noise: float) -> str:
     return f"gato_{round(100 * noise)}"
 
 
-def _evaluate(
+def evaluated(
     name: str, of: Stage, tasks: list[Stage], episodes: int, slots: int, hp: Stage
 ) -> Stage:
     return {
@@ -204,11 +212,11 @@ def _evaluate(
             "hparams": hp,
         },
         "checkpoint": {"keep": 1},
-        "logging": _QUIET,
+        "logging": QUIET,
     }
 
 
-def _config(name: str) -> list[Stage]:
+def config_stages(name: str) -> list[Stage]:
     return loading.read_yaml(CONFIGS / f"{name}.yaml")["stages"]
 
 

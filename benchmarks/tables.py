@@ -22,6 +22,7 @@ import tables_dreamer
 import tables_faults
 import tables_in_context
 import tables_learning
+import tables_multitask
 import tables_speed
 import tables_summary
 
@@ -29,6 +30,7 @@ TABLES: dict[str, Callable[[], table_cells.Rows]] = {
     **tables_dreamer.TABLES,
     **tables_speed.TABLES,
     **tables_learning.TABLES,
+    **tables_multitask.TABLES,
     **tables_in_context.TABLES,
     **tables_summary.TABLES,
     **tables_faults.TABLES,

@@ -2,7 +2,8 @@
 
 ``--experiment games``: returns of each agent on each game beside the published score that
 the kit normalises by. ``--experiment ablation``: Rainbow, and Rainbow without each of its
-six parts. Every row is a run of its own under --runs and is gone on with if it exists. The
+six parts. Every row is a run of its own under --runs and is gone on with if it exists;
+with ``--together`` all games of an agent are one run, a member for each game and seed. The
 score of a seed is the mean return of its final, greedy evaluation; the interval is over
 seeds. Writes value_learning_EXPERIMENT.json and .png.
 
@@ -24,6 +25,7 @@ from mtrl_jax.config import loading, schema
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 AGENTS = ("dqn", "rainbow", "pqn")
+EVERY = "every"  # in a run's name: a member plays one of the games
 # What Rainbow is without a part.
 PARTS = {
     "double": "double=false",
@@ -53,7 +55,10 @@ def main() -> None:
     made.add_argument("--experiment", choices=("games", "ablation"), default="games")
     made.add_argument("--env-steps", type=int, default=5_000_000, help="per game")
     made.add_argument("--games", nargs="+", default=list(minatar.GAMES))
+    made.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS))
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--slots", type=int, help="of a member; the config's")
+    made.add_argument("--together", action="store_true", help="all four games")
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/value_learning")
     )
@@ -66,21 +71,23 @@ def main() -> None:
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []
     curves: dict[str, list] = {}
-    for game in args.games:
-        for label, agent, changes in arms(args.experiment):
+    for game in [EVERY] if args.together else args.games:
+        for label, agent, changes in arms(args.experiment, args.agents):
             folder = args.runs / f"{label.replace(' ', '-')}-{game}-{args.env_steps}"
             common.trained(settings(agent, game, changes, args), folder)
-            rows += minatar.read(label, game, folder, curves)
-            print(common.line(rows[-1], COLUMNS), flush=True)
+            found = minatar.read(label, game, folder, curves)
+            rows += found
+            for row in found:
+                print(common.line(row, COLUMNS), flush=True)
             result = {"machine": common.environment(), "rows": rows}
             common.write(args.out, name, result)
     minatar.draw(curves, args.out / f"{name}.png")
 
 
-def arms(experiment: str) -> list[tuple[str, str, list[str]]]:
+def arms(experiment: str, agents: list[str]) -> list[tuple[str, str, list[str]]]:
     """Returns (label, agent, changes of its config) of every arm."""
     if experiment == "games":
-        return [(agent, agent, []) for agent in AGENTS]
+        return [(agent, agent, []) for agent in agents]
     without = [
         (f"rainbow without {part}", "rainbow", [f"agent.config.{change}", *more(part)])
         for part, change in PARTS.items()
@@ -107,8 +114,13 @@ def settings(
     """Returns the settings of one run; lengths in updates keep their share of it."""
     name = f"{agent}_minatar"
     given = loading.override(loading.read_yaml(CONFIGS / f"{name}.yaml"), changes)
-    given["tasks"][0]["env"] = f"gymnax/{game}-MinAtar"
     share = args.env_steps / given["training"]["env_steps"]
+    slots = args.slots or given["tasks"][0]["slots"]
+    share *= given["tasks"][0]["slots"] / slots
+    together = game == EVERY
+    task = {"suite": "minatar"} if together else {"env": f"gymnax/{game}-MinAtar"}
+    given["tasks"] = [{**task, "slots": slots}]
+    members = args.seeds * (len(minatar.GAMES) if together else 1)
     hparams = given["agent"]["hparams"]
     for length in LENGTHS:
         if length in hparams:
@@ -117,7 +129,8 @@ def settings(
         loading.override(
             given,
             [
-                f"population.size={args.seeds}",
+                f"population.size={members}",
+                f"population.axis={'population' if together else 'slot'}",
                 f"training.env_steps={args.env_steps}",
                 "evaluation.every_updates=0",
             ],

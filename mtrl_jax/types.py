@@ -195,6 +195,13 @@ class Agent(NamedTuple):
     replay: Replay | None = None
 
 
+class Idle(NamedTuple):
+    """A hyperparameter that a program does not read, and any value but ``off`` asks for."""
+
+    off: float
+    needs: str  # the static setting that makes a program that reads it
+
+
 class AgentInfo(NamedTuple):
     """What an agent needs and promises, so that its name need not be known."""
 
@@ -219,6 +226,8 @@ class AgentInfo(NamedTuple):
     # (spec, config) -> predict(learner, ts, action, key, hp, context), what its world model
     # says of observations that it does not see; see agents/dreamer_v2.py.
     open_loop: Callable[[EnvSpec, Any], Callable[..., dict[str, Array]]] | None = None
+    # (config) -> {hyperparameter: Idle} of those that its program does not read.
+    idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
     # A mixture of fewer tasks is refused by ``mtrl train``.

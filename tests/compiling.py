@@ -6,6 +6,7 @@ more programs than its budget fails: its last test that ran ends in an error.
 
 import contextlib
 import gc
+import os
 import pathlib
 
 import jax
@@ -102,20 +103,50 @@ def pytest_configure(config):
     keep()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest; the others stay in their random order."""
-    import budgets
+    """Mark what waits for test-all; begin with the files that take longest.
 
+    The others stay in their random order.
+    """
+    import budgets
+    import later
+
+    for item in items:
+        if later.is_later(file_of(item), item.name):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: budgets.rank(item.path.name))
 
 
+def file_of(item):
+    """Returns the file of a test or module, named as below tests/."""
+    path = item.path
+    return path.relative_to(TESTS).as_posix() if TESTS in path.parents else path.name
+
+
+def claim(folder, file, worker):
+    """Raises AssertionError if another process runs tests of the file.
+
+    Modules' fixtures and programs would be made in both.
+    """
+    path = folder / f"{file.replace('/', '.')}.claimed"
+    try:
+        with path.open("x") as stream:
+            stream.write(worker)
+    except FileExistsError:
+        first = path.read_text()
+        assert first == worker, f"{file}: {first} and {worker} run it; --dist loadfile"
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _few_programs(request):
+def _few_programs(request, tmp_path_factory):
     """Hold a file to its budget; what earlier files compiled is not on its account."""
     import budgets
 
-    path = request.node.path
-    file = path.relative_to(TESTS).as_posix() if TESTS in path.parents else path.name
+    file = file_of(request.node)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent
+        claim(folder, file, os.environ["PYTEST_XDIST_WORKER"])
     with TALLY.of(file):
         yield
     TALLY.forget()
@@ -125,7 +156,6 @@ def _few_programs(request):
 def pytest_sessionfinish(session):
     """Write the counts where the variable COMPILED names a folder."""
     import json
-    import os
 
     if folder := os.environ.get("COMPILED"):
         worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")

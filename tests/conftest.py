@@ -30,15 +30,6 @@ def pytest_configure(config):
     config.pluginmanager.register(compiling, "compiling")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Let a process run a file's tests together, unless they are in groups of their own."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            file = item.path.relative_to(item.config.rootpath).as_posix()
-            item.add_marker(pytest.mark.xdist_group(file))
-
-
 @pytest.fixture(name="cached", scope="session")
 def _cached():
     """The folder where the suite, and a process that is given it, keeps its programs."""

@@ -54,11 +54,14 @@ def state_of(run, name):
     return running.bits(run, name)
 
 
-def assert_same(run, other):
-    """Fails where two runs differ in a row, a bit of state, of data, or a result."""
+def assert_same(run, other, names=NAMES):
+    """Fails where two runs differ in a row, a bit of state, of data, or a result.
+
+    The first of the stages ``names`` is the source of the histories.
+    """
     from mtrl_jax import metrics
 
-    for name in NAMES:
+    for name in names:
         own, others = stage_of(run, name), stage_of(other, name)
         assert running.rows(own) == running.rows(others)
         assert (own / "lineage.jsonl").read_text() == (
@@ -68,7 +71,7 @@ def assert_same(run, other):
         results = [metrics.read_summary(folder) for folder in (own, others)]
         for field in ("score", "best_member", "tasks", "held_out", "parameters"):
             assert results[0].get(field) == results[1].get(field)
-    for path in sorted(stage_of(run, "source").glob("histories/*.npy")):
-        there = stage_of(other, "source") / "histories" / path.name
+    for path in sorted(stage_of(run, names[0]).glob("histories/*.npy")):
+        there = stage_of(other, names[0]) / "histories" / path.name
         assert path.read_bytes() == there.read_bytes(), path.name
     assert metrics.read_summary(run)["complete"]

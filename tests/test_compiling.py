@@ -11,6 +11,7 @@ import budgets
 import compiling
 import jax
 import jax.numpy as jnp
+import later
 import pytest
 
 GREEDY = """
@@ -106,13 +107,27 @@ def test_a_file_over_its_budget_fails(tmp_path, budget):
     assert (said in done.stdout) == (budget == 2)
 
 
-def test_every_test_is_in_one_group(request):
-    """Of its file, where no mark of the file says otherwise: it shares its fixtures."""
-    for item in request.session.items:
-        (mark,) = item.iter_markers("xdist_group")
-        path = item.path.relative_to(compiling.TESTS.parent).as_posix()
-        own = any(x in item.path.read_text() for x in ("xdist_group", "programs.NAMES"))
-        assert mark.args == (path,) or own, path
+def test_a_file_is_one_processs(tmp_path):
+    """A second process that runs a part of it would compile and train it all again."""
+    compiling.claim(tmp_path, "agents/test_a.py", "gw0")
+    compiling.claim(tmp_path, "agents/test_b.py", "gw1")
+    compiling.claim(tmp_path, "agents/test_a.py", "gw0")
+    with pytest.raises(AssertionError, match=r"test_a\.py: gw0 and gw1 .*loadfile"):
+        compiling.claim(tmp_path, "agents/test_a.py", "gw1")
+    makefile = (compiling.TESTS.parent / "Makefile").read_text()
+    parallel = [line for line in makefile.splitlines() if " -n 2" in line]
+    assert parallel and all("--dist loadfile" in line for line in parallel)
+
+
+def test_what_waits_for_test_all_is_there_and_has_company():
+    """A case that was renamed would be run by default, or one alone by nothing."""
+    for file, cases in later.CASES.items():
+        text = (compiling.TESTS / file).read_text()
+        assert len(set(cases)) == len(cases), file
+        for case in cases:
+            assert f"def {case.split('[')[0]}(" in text, (file, case)
+            assert later.is_later(file, case)
+    assert not later.is_later("test_no.py", case)
 
 
 def test_no_two_files_of_tests_have_one_name():

@@ -188,10 +188,19 @@ def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     One of as many columns goes on with it (baselines 2 and 3), but for heads of other
     actions: then these, the optimiser and statistics are its own. One of a column more
     has all of its columns frozen, and a column, optimiser and statistics of its own.
+
+    Raises:
+      ValueError: any other number of columns.
     """
+    here, there = (len(learner.frozen) + 1 for learner in (own, given))
+    if here - there not in (0, 1):
+        raise ValueError(
+            f"columns: got {here}, it has {there}; give {there} to go on with it or "
+            f"{there + 1} to add one that reads it, a stage each"
+        )
     layers = sum(name.startswith("layer_") for name in given.params)
     column = lateral_columns.headless(given.params, layers)
-    if len(own.frozen) == len(given.frozen) + 1:
+    if here == there + 1:
         last = f"column_{len(given.frozen)}"
         return own._replace(frozen={**given.frozen, last: column})
     heads = {name: x for name, x in given.params.items() if name not in column}

@@ -93,6 +93,7 @@ class Hparams(NamedTuple):
     beyond: Share = 0.0  # m at the end of an episode: 1, the next ones count, too
     target_step: Share = 0.005  # of Q̄, each update
     by_value: Share = 0.0  # of Q in the logits of acting; 1: of nothing else
+    ngram_gate: Share = 1.0  # of the n-gram head, where there is one
 
 
 class Carry(NamedTuple):
@@ -146,14 +147,14 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
                 jnp.asarray(hp.return_gate, jnp.float32), to_go.shape
             ),
         )
-        seen = distillation.horizon_of(hp)
+        seen, gate = distillation.horizon_of(hp), gate_of(config, hp)
         if config.infers:
-            out, _ = network.step(learner.params, cache, steps, seen)
+            out, _ = network.step(learner.params, cache, steps, seen, gate)
             guess = outlook.sample(given, draw, out.returns, hp.kappa)
             chance = jax.random.uniform(jax.random.fold_in(draw, 1), to_go.shape)
             guessed = jnp.where(chance < hp.inferred, guess, to_go)
             steps = steps._replace(return_to_go=guessed)
-        out, cache = network.step(learner.params, cache, steps, seen)
+        out, cache = network.step(learner.params, cache, steps, seen, gate)
         logits = out.action
         if given.values:
             logits = logits + hp.by_value * (out.values - logits)
@@ -189,9 +190,14 @@ def make_loss(
         )
 
         def read(params, key, action=None):
-            seen, alone = distillation.horizon_of(hp), jnp.asarray(hp.across < 1)
             return network.unroll(
-                params, steps, key, horizon=seen, alone=alone, action=action
+                params,
+                steps,
+                key,
+                horizon=distillation.horizon_of(hp),
+                alone=jnp.asarray(hp.across < 1),
+                action=action,
+                gate=gate_of(config, hp),
             )
 
         leads = given.rewards or given.vectors
@@ -249,6 +255,32 @@ def teaches_actions(teaches: Array, columns: Columns, hp: Any) -> Array:
     return teaches & known & ranked
 
 
+def gate_of(config: Config, hp: Any) -> Array | None:
+    """Returns the n-gram head's share, None where there is no such head."""
+    return jnp.asarray(hp.ngram_gate) if config.transformer.ngram else None
+
+
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    given = config.outlook
+    found = {
+        "return_cost": (given.bins, "outlook.bins of 2 or more"),
+        "reward_cost": (given.rewards, "outlook.rewards=true"),
+        "next_cost": (given.vectors, "outlook.vectors=true"),
+        "td_cost": (given.values, "outlook.values=true"),
+        "cql_cost": (given.values, "outlook.values=true"),
+        "by_value": (given.values, "outlook.values=true"),
+        "inferred": (config.infers, "infers=true"),
+        "ngram_gate": (config.transformer.ngram, "transformer.ngram of 1 or more"),
+    }
+    off = {"ngram_gate": 1.0}
+    return {
+        name: types.Idle(off.get(name, 0.0), needs)
+        for name, (is_read, needs) in found.items()
+        if not is_read
+    }
+
+
 def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
     """Returns the carry as if ``act`` had chosen ``action`` at ``ts``; all are [B]."""
     return carry._replace(past=distillation.observe_action(carry.past, ts, action))
@@ -268,6 +300,7 @@ def info(summary: str) -> types.AgentInfo:
         reads_columns=True,
         observe_action=observe_action,
         keep_prompt=keep_prompt,
+        idle=idle,
         actions=(types.Discrete, types.Factorised),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from mtrl_jax import errors, hparams
@@ -50,6 +51,7 @@ def complete(config: Any) -> Any:
         )
     given = config.agent.hparams | _starts(config)
     filled = hparams.flatten(module.Hparams()) | given
+    _check_read(config, module.INFO.idle(static), filled)
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}
     )
@@ -72,6 +74,34 @@ def _check_fitness_of_levels(config: Any) -> None:
 def _check_hparams(config: Any, known: type) -> None:
     """Raises ValueError unless every hyperparameter is one, and within its bounds."""
     fields = hparams.names(known)
+    for path, name, ends in _given(config):
+        if name not in fields:
+            now = [x for x in RENAMED.get(name, ()) if x in fields]
+            if now:
+                raise ValueError(f"{path}.{name} is now {' or '.join(now)}")
+            hint = errors.suggest(name, fields)
+            raise ValueError(f"{path}.{name} is unknown{hint}")
+        for end, number in ends.items():
+            try:
+                hparams.check_bounds(known, name, number)
+            except ValueError as error:
+                raise ValueError(f"{path}.{name}{end}{error}") from None
+
+
+def _check_read(config: Any, idle: dict, filled: dict[str, float]) -> None:
+    """Raises ValueError unless the program reads every value that is not off."""
+    defaults = [("agent.hparams", name, {"": x}) for name, x in filled.items()]
+    for path, name, ends in [*_given(config), *defaults]:
+        for end, number in ends.items():
+            if name in idle and number != idle[name].off:
+                raise ValueError(
+                    f"{path}.{name}{end}={number:g}: nothing reads it; give agent.config."
+                    f"{idle[name].needs}, or {idle[name].off:g}"
+                )
+
+
+def _given(config: Any) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Yields (path, hyperparameter, its values by the end of their path)."""
     for path, given in (
         ("agent.hparams", config.agent.hparams),
         ("agent.schedules", config.agent.schedules),
@@ -80,20 +110,10 @@ def _check_hparams(config: Any, known: type) -> None:
         ("population.search", config.population.search),
     ):
         for name, value in given.items():
-            if name not in fields:
-                now = [x for x in RENAMED.get(name, ()) if x in fields]
-                if now:
-                    raise ValueError(f"{path}.{name} is now {' or '.join(now)}")
-                hint = errors.suggest(name, fields)
-                raise ValueError(f"{path}.{name} is unknown{hint}")
-            ends = {"": value}
-            if not isinstance(value, float):  # a range or a schedule
-                ends = {".low": value.low, ".high": value.high}
-            for end, number in ends.items():
-                try:
-                    hparams.check_bounds(known, name, number)
-                except ValueError as error:
-                    raise ValueError(f"{path}.{name}{end}{error}") from None
+            if isinstance(value, float):
+                yield path, name, {"": value}
+            else:  # a range or a schedule
+                yield path, name, {".low": value.low, ".high": value.high}
 
 
 def _starts(config: Any) -> dict[str, float]:

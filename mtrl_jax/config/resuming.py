@@ -30,6 +30,11 @@ _OF_KIND = {
 }
 
 
+def moves_results(name: str) -> bool:
+    """Returns whether a run's results may be others with another value of a setting."""
+    return not name.startswith(("checkpoint.", "logging."))
+
+
 def differences(old: Any, new: Any) -> dict[str, tuple]:
     """Returns {dotted name: (old, new)} of the settings that differ."""
     before, after = strict.flat(loading.to_dict(old)), strict.flat(loading.to_dict(new))

@@ -86,7 +86,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
 
     Raises:
       ValueError: a size below 1, fewer than two steps of a transition, frames that the
-        image is no stack of; at trace time, a capacity below a window and an unroll.
+        image is no stack of; at trace time, a capacity below a window and an unroll,
+        priorities without feedback.
     """
     _check(spec, config)
     shapes = replay_ring.row_shapes(spec, config.frames)
@@ -127,6 +128,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Replay:
     def feedback(memory: Memory, found: Feedback) -> Memory:
         if not config.prioritised:
             return memory
+        if not isinstance(found, Feedback):
+            raise ValueError(
+                "prioritised: the agent's update gave no new priorities; return a "
+                "replay.Feedback as its feedback, or draw uniformly (prioritised=False)"
+            )
         flat = (x.reshape(-1) for x in found)
         return memory._replace(
             priorities=replay_priorities.feedback(memory.priorities, *flat)

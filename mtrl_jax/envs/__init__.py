@@ -106,6 +106,21 @@ ENVS: dict[str, Family] = {
 GROUP = "mtrl_jax.envs"
 
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
+# Every rule of Labyrinth, and of the fixed mazes a small, a middle and a large one.
+LABYRINTH_12 = (
+    "explore_object_locations_small",
+    "explore_object_locations_large",
+    "explore_goal_locations_small",
+    "seekavoid_arena_01",
+    "rooms_watermaze",
+    "dark_key_to_door_3d",
+    "lasertag_one_opponent_small",
+    "lasertag_three_opponents_small",
+    "rooms_keys_doors_puzzle",
+    "nav_maze_static_01",
+    "nav_maze_static_04",
+    "nav_maze_static_07",
+)
 
 
 def names() -> list[str]:
@@ -241,6 +256,7 @@ def suites() -> dict[str, tuple[str, ...]]:
     from mtrl_jax.envs import envpool_scores
 
     return {
+        "labyrinth12": tuple(f"labyrinth/{level}" for level in LABYRINTH_12),
         "minatar": tuple(f"gymnax/{game}-MinAtar" for game in MINATAR),
         "mt10": envpool_scores.SUITES["metaworld_mt10"],
         **envpool_scores.SUITES,

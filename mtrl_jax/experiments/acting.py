@@ -94,10 +94,15 @@ def check_same_learners(
     """Raises ConfigError unless an (agent, config) can begin with learners of another.
 
     With what ``joined(own, source's)`` makes of them. The first leaf that differs is
-    named, with both shapes; ``field`` is what gave them.
+    named, with both shapes; ``field`` is what gave them. A ValueError of ``joined``
+    becomes a ConfigError of that field.
     """
     fresh = _learner(*own)
-    here, there = map(_described, (fresh, joined(fresh, _learner(*source))))
+    try:
+        given = joined(fresh, _learner(*source))
+    except ValueError as error:
+        raise errors.ConfigError(f"{field}: {error}") from None
+    here, there = map(_described, (fresh, given))
     for name in [*there, *(x for x in here if x not in there)]:
         if here.get(name) != there.get(name):
             raise errors.ConfigError(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax import checkpoint, errors, types
 from mtrl_jax.config import agent_settings
+
+
+class Traced(NamedTuple):
+    """What is known of an agent once an update of it was traced."""
+
+    metrics: dict[str, Any]  # their shapes
+    learner_bytes: int  # of one member, like the rollout's [T, B]
+    rollout_bytes: int
 
 
 def check_agent(
@@ -18,8 +26,8 @@ def check_agent(
     slots: int,
     length: int,
     extras: types.Tree = None,
-) -> dict[str, Any]:
-    """Returns the metrics' shapes if the agent can act and learn on rollouts ``[T, B]``.
+) -> Traced:
+    """Returns what is known of an agent that can act and learn on rollouts ``[T, B]``.
 
     ``length`` is T, ``slots`` is B; ``extras`` [T, B, ...] stand in the place of what
     its own acting gives, as those of a dataset do: then it learns without its replay.
@@ -33,7 +41,8 @@ def check_agent(
 
     def update(key, hp, step, ts, unroll):
         learner = agent.init(key, hp)
-        batch = _acted(agent, learner, key, hp, ts, unroll)
+        fresh, batch = learner, _acted(agent, learner, key, hp, ts, unroll)
+        rollout = batch
         if extras is not None:
             batch = batch._replace(extras=extras)
         elif agent.replay is not None:
@@ -42,22 +51,12 @@ def check_agent(
         learner, metrics, feedback = agent.update(learner, batch, key, hp, step)
         if extras is None and agent.replay is not None:
             agent.replay.feedback(memory, feedback)
-        return metrics
+        return metrics, fresh, rollout
 
-    return jax.eval_shape(update, *_arguments(config, spec, slots, length))
-
-
-def bytes_of(
-    agent: types.Agent, config: Any, spec: types.EnvSpec, slots: int, length: int
-) -> tuple[int, int]:
-    """Returns the bytes of one member's (learner, rollout ``[T, B]``); only traced."""
-
-    def sizes(key, hp, step, ts, unroll):
-        learner = agent.init(key, hp)
-        return learner, _acted(agent, learner, key, hp, ts, unroll)
-
-    learner, rollout = jax.eval_shape(sizes, *_arguments(config, spec, slots, length))
-    return checkpoint.bytes_of(learner), checkpoint.bytes_of(rollout)
+    metrics, learner, rollout = jax.eval_shape(
+        update, *_arguments(config, spec, slots, length)
+    )
+    return Traced(metrics, checkpoint.bytes_of(learner), checkpoint.bytes_of(rollout))
 
 
 def check_learns_from_rollouts(

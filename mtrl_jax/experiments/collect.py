@@ -30,7 +30,10 @@ FOLDER = "histories"
 
 
 def make_program(
-    config: stage_schema.CollectStage, restart: int = 0, teacher: Any = None
+    config: stage_schema.CollectStage,
+    restart: int = 0,
+    teacher: Any = None,
+    check: bool = True,
 ) -> Program:
     """Returns the program of a collect stage; see ``online.make_program``.
 
@@ -47,7 +50,7 @@ def make_program(
     record = _record(config, contents, names, masks, world.batch[1])
     make = functools.partial(make_agent, config, teacher=teacher)
     return online.make_program(
-        config, restart, world=world, make_agent=make, record=record
+        config, restart, world=world, make_agent=make, record=record, check=check
     )
 
 

@@ -32,7 +32,7 @@ def room(mesh: sharding.Mesh) -> float:
 def check(
     agent: types.Agent,
     config: Any,
-    spec: types.EnvSpec,
+    traced: checks.Traced,
     slots: int,
     mesh: sharding.Mesh,
 ) -> None:
@@ -42,9 +42,7 @@ def check(
     largest ``agent.config.capacity``. Nothing is allocated or compiled.
     """
     members = config.population.size
-    learner, rollout = checks.bytes_of(
-        agent, config, spec, slots, config.training.unroll_length
-    )
+    learner, rollout = traced.learner_bytes, traced.rollout_bytes
     memory = 0 if agent.replay is None else replay.bytes_of(agent.replay, slots)
     each, have = learner + rollout + memory, room(mesh) * mesh.size
     if each * members <= have:

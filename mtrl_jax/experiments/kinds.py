@@ -69,16 +69,18 @@ def make_program(
     restart: int = 0,
     *,
     for_check: bool = False,
+    is_checked: bool = False,
 ) -> Program:
     """Returns the Program of a stage of ``run``.
 
     ``restart`` is the update it is resumed at. ``for_check``: without what other stages
-    have not made yet; good for finding mistakes alone.
+    have not made yet; good for finding mistakes alone. Of a stage that ``is_checked``
+    none are looked for that need an update to be traced.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
     """
-    return KINDS[stage.kind](run, stage, restart, for_check)
+    return KINDS[stage.kind](run, stage, restart, for_check, not is_checked)
 
 
 @contextlib.contextmanager
@@ -99,7 +101,7 @@ def restored(run: Run, stage: stage_schema.Stage):
         stack.callback(checkpoint.close, manager)
         if checkpoint.latest_step(manager) is None:
             raise run_folder.no_checkpoint(folder)
-        program = make_program(run, stage, -1)
+        program = make_program(run, stage, -1, is_checked=True)
         stack.callback(program.close)
         update, saved, _ = session.read(program, manager)
         yield update, program, saved
@@ -119,22 +121,25 @@ def spec_of(run: Run, stage: stage_schema.Stage) -> types.EnvSpec:
         return made.spec
 
 
-def _online(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = online.make_program(stage, restart)
+def _online(run: Run, stage, restart: int, for_check: bool, check: bool) -> Program:
+    program = online.make_program(stage, restart, check=check)
     return _inheriting(run, stage, program, for_check)
 
 
-def _collect(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = collect.make_program(stage, restart, _watcher_of(run, stage))
+def _collect(run: Run, stage, restart: int, for_check: bool, check: bool) -> Program:
+    watcher = _watcher_of(run, stage)
+    program = collect.make_program(stage, restart, watcher, check)
     return _inheriting(run, stage, program, for_check)
 
 
-def _offline(run: Run, stage, restart: int, for_check: bool) -> Program:
-    program = offline.make_program(stage, *_data_of(run, stage))
+def _offline(run: Run, stage, restart: int, for_check: bool, check: bool) -> Program:
+    program = offline.make_program(stage, *_data_of(run, stage), check)
     return _inheriting(run, stage, program, for_check)
 
 
-def _evaluate(run: Run, stage, restart: int, for_check: bool) -> Program:
+def _evaluate(run: Run, stage, restart: int, for_check: bool, check: bool) -> Program:
+    del restart, check
+
     def compared() -> dict[str, Any]:
         return {
             name: episode_curves.curve_of(run.folder_of(name), run.stage(name))

@@ -39,18 +39,23 @@ def contents_in(folder: pathlib.Path) -> layout.Contents:
 
 
 def make_program(
-    config: stage_schema.OfflineStage, contents: layout.Contents, folder: pathlib.Path
+    config: stage_schema.OfflineStage,
+    contents: layout.Contents,
+    folder: pathlib.Path,
+    check: bool = True,
 ) -> Program:
     """Returns the program of an offline stage on the dataset in ``folder``.
 
     The data are read when the first chunk is trained. Labels, where there are any, are
     among the observations of ``contents.spec``; the agent has them, and what acting
-    noted down, as extras.
+    noted down, as extras. Settings that were checked before are not without ``check``.
 
     Raises:
       ConfigError: an agent that cannot learn from a dataset, or settings it has not.
     """
-    agent = make_agent(config, contents)
+    agent = build.make_agent(config, expert_labels.without(contents.spec))
+    if check:
+        check_agent(config, agent, contents)
     training, members = config.training, config.population.size
     place = build.placement(config, 1)
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
@@ -102,14 +107,13 @@ def make_program(
     )
 
 
-def make_agent(
-    config: stage_schema.OfflineStage, contents: layout.Contents
-) -> types.Agent:
-    """Returns the stage's agent, which one update on windows was traced of.
+def check_agent(
+    config: stage_schema.OfflineStage, agent: types.Agent, contents: layout.Contents
+) -> None:
+    """Raises ConfigError unless the stage's agent can learn from such a dataset.
 
-    Raises:
-      ConfigError: it refuses the spec or the sizes, needs what no dataset has, or has
-        no such metric as members are judged by.
+    Not if it refuses the sizes, needs what no dataset has, or has no such metric as
+    members are judged by. One update on windows is traced.
     """
     module, training = agent_settings.module(config), config.training
     length = training.prompt_length + training.unroll_length
@@ -132,7 +136,6 @@ def make_agent(
     def zeros(one: jax.ShapeDtypeStruct) -> types.Array:
         return jnp.zeros((*shape, *one.shape), one.dtype)
 
-    agent = build.make_agent(config, spec)
     with errors.at("agent.config"):
         checks.check_learns_from_rollouts(agent, config, spec, training.batch, length)
         extras = windows.Extras(
@@ -144,14 +147,13 @@ def make_agent(
         )
         metrics = checks.check_agent(
             agent, config, spec, training.batch, length, extras
-        )
+        ).metrics
     score = config.population.fitness.metric
     if score not in metrics:
         raise errors.ConfigError(
             f"population.fitness.metric={score!r} is none of what {config.agent.name} "
             f"measures: {', '.join(metrics)}"
         )
-    return agent
 
 
 def load(

@@ -39,6 +39,7 @@ def make_program(
     world: environments.World | None = None,
     make_agent: Callable[[types.EnvSpec], types.Agent] | None = None,
     record: Recording | None = None,
+    check: bool = True,
 ) -> Program:
     """Returns everything a run needs.
 
@@ -47,7 +48,8 @@ def make_program(
     ``world`` and ``make_agent`` replace what the config describes; with ``record``
     every step is given out and goes there. An agent may rely on which slots have which
     task: the one that trains knows those it trains on, the one that is tested those of
-    the tests, and the program's, which plays elsewhere, none.
+    the tests, and the program's, which plays elsewhere, none. Settings that were checked
+    before are not traced again without ``check``.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.
@@ -58,8 +60,9 @@ def make_program(
     make = make_agent or functools.partial(build.make_agent, config)
     _check_tasks(config, spec)
     agent = make(spec)
-    with errors.at("agent.config"):
-        checks.check_agent(agent, config, spec, batch[1], config.training.unroll_length)
+    place = build.placement(config, batch[1], world.pure)
+    if check:
+        _check_agent(config, agent, spec, batch[1], place)
     length = run_length(config, batch[1])
     if not getattr(config, "of", None):
         checks.check_starts(config, length.updates)
@@ -67,8 +70,6 @@ def make_program(
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         checks.check_rounds(config)
-    place = build.placement(config, batch[1], world.pure)
-    device_memory.check(agent, config, spec, batch[1], place.mesh)
     course = curricula.make(config, world)
     runner = make_runner(
         config, agent, world, place, course, judged=metric.measure, record=record
@@ -91,6 +92,21 @@ def make_program(
         close=world.close,
         record=record,
     )
+
+
+def _check_agent(
+    config: Any,
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    slots: int,
+    place: build.Placement,
+) -> None:
+    """Raises ConfigError unless the agent can learn here and fits the devices."""
+    with errors.at("agent.config"):
+        traced = checks.check_agent(
+            agent, config, spec, slots, config.training.unroll_length
+        )
+    device_memory.check(agent, config, traced, slots, place.mesh)
 
 
 def _check_tasks(config: Any, spec: types.EnvSpec) -> None:

@@ -222,10 +222,11 @@ def _train_stages(run: kinds.Run) -> int:
             continue
         label = f"[{i + 1}/{len(run.stages)} {stage.name}]"
         if (own / run_folder.CONFIG).exists():
-            make = functools.partial(kinds.make_program, run, stage)
+            make = functools.partial(kinds.make_program, run, stage, is_checked=True)
             code = go_on(stage, own, make, label)
         else:
-            code = begin(stage, own, kinds.make_program(run, stage), label)
+            program = kinds.make_program(run, stage, is_checked=True)
+            code = begin(stage, own, program, label)
         if code:
             break
     stages.write_summary(run)

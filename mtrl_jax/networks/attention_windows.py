@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.networks import attention, history_tokens
-from mtrl_jax.types import Array
+from mtrl_jax.types import Array, Tree
 
 
 class Cache(NamedTuple):
@@ -26,12 +26,17 @@ class Cache(NamedTuple):
     values: tuple[Array, ...]  # per layer [B, heads, G n, size]
     live: Array  # [B, G n] bool
     position: Array  # [B] int32, live steps so far; the next goes to position mod G
+    ngram: Tree = ()  # ngrams.Ring, where there is such a head
 
 
 class Sight(NamedTuple):
     """Who sees whom and where everyone stands, the same in all layers."""
 
     allowed: Array  # [B or 1, S, S], or [B, n, G n] of a ring
+    now: Array  # [B or 1, T] int32, the position of each step
+    held: (
+        Array  # the same; [B, G] of the steps that a ring holds, -1 and less: none yet
+    )
     rotation: tuple[Array, Array] | None  # see attention.rotation; None: not rotary
     band: int | None = None  # see attention.attend
     written: Array | None = None  # [B, G] bool, the place of this step in the ring
@@ -154,7 +159,7 @@ def of_sequence(
         allowed = (allowed & live[:, None, :]) | itself
     is_band = live is None and segments is None
     band = min(window, length) if is_band else None
-    return Sight(allowed, _rotation(index, rotary_size), band)
+    return Sight(allowed, place, place, _rotation(index, rotary_size), band)
 
 
 def of_ring(
@@ -185,7 +190,8 @@ def of_ring(
     live = _put(cache.live, live_now, written, axis=1)
     index, held_index = _token_index(now, encoding), _token_index(held, encoding)
     allowed = _in_window(index, held_index, window, encoding) & live[:, None, :]
-    sight = Sight(allowed, _rotation(index, rotary_size), None, written)
+    rotation = _rotation(index, rotary_size)
+    sight = Sight(allowed, now, held, rotation, None, written)
     position = cache.position + is_live
     return sight, cache._replace(live=live, position=position)
 

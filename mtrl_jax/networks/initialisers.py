@@ -7,6 +7,7 @@ busy cores took from 10 s to minutes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -35,6 +36,8 @@ def orthogonal(gain: float = 1.0) -> Callable[..., Array]:
     return init
 
 
+# Jitted, it is traced once for a shape, however often a network is.
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _tall(key: Key, rows: int, columns: int) -> Array:
     """Returns a uniformly random [rows, columns] with orthonormal columns.
 

@@ -33,6 +33,8 @@ recomputed, ``step`` reads the last so many alone, and says what ``unroll`` says
 A cache sees so many steps back in every layer, and further through the layers: to see no
 further, act with "recompute". A horizon of ``context`` or more changes nothing.
 
+An n-gram head (``ngrams``) may stand before the last layer.
+
 With an ``outlook`` (see there) steps may have a token of their return, and more is
 predicted than the action. Steps that may be ``alone``, a traced choice, see their own episode
 and the prompt: ``unroll`` cuts there, acting calls ``forget``.
@@ -60,6 +62,7 @@ from mtrl_jax import tree, types
 from mtrl_jax.networks import (
     attention_windows,
     history_tokens,
+    ngrams,
     outlook,
     torsos,
     transformer_config,
@@ -82,16 +85,17 @@ class Transformer(NamedTuple):
 
     ``init(key)`` returns parameters.
     ``unroll(params, steps, key=None, window=None, horizon=None, alone=None,
-    action=None)`` returns logits [T, B, M] of Steps [T, B], M = action_mask_size, for
+    action=None, gate=None)`` returns logits [T, B, M] of Steps [T, B], M = action_mask_size, for
     ``heads.policy`` to mask; dropout needs a ``key``; ``window`` (steps) in place of
     ``context``. Of a transformer with an outlook it returns Outputs; with the
     ``action`` of each step also what that leads to.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
-    ``step(params, cache, steps, horizon=None)`` returns (logits [B, M], cache) of Steps
+    ``step(params, cache, steps, horizon=None, gate=None)`` returns (logits [B, M], cache) of Steps
     [B]; a slot that is not live keeps its cache. No dropout.
     ``forget(cache, forgets, kept)`` returns the cache of which the slots that forget,
     bool [B], have nothing but their first ``kept`` [B] steps.
-    A ``horizon`` is an int32 scalar of at least 1, ``alone`` a bool scalar.
+    A ``horizon`` is an int32 scalar of at least 1, ``alone`` a bool scalar; ``gate``, from
+    0 to 1, is how much an n-gram head adds (all of it by default).
     """
 
     init: Callable[[Key], Tree]
@@ -126,7 +130,14 @@ def make(
         return module.init(key, one, config.context, action=taken)["params"]
 
     def unroll(
-        params, steps, key=None, window=None, horizon=None, alone=None, action=None
+        params,
+        steps,
+        key=None,
+        window=None,
+        horizon=None,
+        alone=None,
+        action=None,
+        gate=None,
     ):
         chex.assert_rank(steps.has_prev, 2)
         steps = history_tokens.read(steps, encoding)
@@ -139,22 +150,24 @@ def make(
             horizon=_horizon(config, horizon),
             alone=alone,
             action=action,
+            gate=gate,
             rngs={} if key is None else {"dropout": key},
         )
         return of(out)
 
-    def cached(params, cache, steps, horizon=None):
+    def cached(params, cache, steps, horizon=None, gate=None):
         one = jax.tree.map(lambda x: x[None], _moment(steps, encoding))
         variables, window = {"params": params}, config.context
-        out, cache = module.apply(variables, one, window, cache, horizon=horizon)
+        seen = {"horizon": horizon, "gate": gate}
+        out, cache = module.apply(variables, one, window, cache, **seen)
         return jax.tree.map(lambda x: x[0], of(out)), cache
 
-    def recomputed(params, cache, steps, horizon=None):
+    def recomputed(params, cache, steps, horizon=None, gate=None):
         cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         read = read if horizon is None else attention_windows.last(read, horizon)
         variables = {"params": params}
-        out, _ = module.apply(variables, read, config.context, newest=True)
+        out, _ = module.apply(variables, read, config.context, newest=True, gate=gate)
         return jax.tree.map(lambda x: x[0], of(out)), cache
 
     if transformer_config.acting(config) == "cache":
@@ -219,7 +232,7 @@ def _horizon(config: TransformerConfig, horizon: Array | None) -> Array | None:
 def _empty_cache(
     config: TransformerConfig, encoding: str, batch: int
 ) -> attention_windows.Cache:
-    return attention_windows.empty(
+    cache = attention_windows.empty(
         layers=config.layers,
         heads=config.heads,
         size=config.width // config.heads,
@@ -228,6 +241,11 @@ def _empty_cache(
         dtype=config.dtype,
         batch=batch,
     )
+    if not config.ngram:
+        return cache
+    places = cache.live.shape[1] // history_tokens.TOKENS[encoding]
+    ring = ngrams.empty(places, config.width, config.dtype, batch)
+    return cache._replace(ngram=ring)
 
 
 def _empty_recent(

@@ -21,6 +21,7 @@ class TransformerConfig:
     heads: int = 4
     feedforward: int = 2048
     context: int = 100  # in steps
+    ngram: int = 0  # n of an n-gram head before the last layer, see ngrams; 0: none
     encoding: str = "step"  # step, triple, set; see history_tokens
     numbers: str = "none"  # none, mu_law, bounded: vectors as tokens, see tokeniser
     positions: str = "rotary"  # rotary, learned, none
@@ -68,6 +69,7 @@ def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
     if any(size < 1 for size in config.hidden):
         raise ValueError(f"hidden: {config.hidden}, use sizes of 1 or more, or ()")
     _check_heads(config)
+    _check_ngram(config)
     if config.positions == "learned" and config.acting == "cache":
         raise ValueError(
             "acting: 'cache' with learned positions, which shift when a step falls out "
@@ -100,4 +102,17 @@ def _check_heads(config: TransformerConfig) -> None:
         raise ValueError(
             "attention: 'cudnn' has no attention dropout; use 'auto' or "
             "attention_dropout 0"
+        )
+
+
+def _check_ngram(config: TransformerConfig) -> None:
+    if not 0 <= config.ngram < max(config.context - 1, 1):
+        raise ValueError(
+            f"ngram: {config.ngram} with context={config.context}; use 0 for no head, or "
+            "n, of a match that fits the context with a step to spare"
+        )
+    if config.ngram and config.encoding != "step":
+        raise ValueError(
+            f"ngram: {config.ngram} with encoding {config.encoding!r}, of which no token "
+            "says what was done and what came of it; use encoding 'step', or 0"
         )

@@ -72,18 +72,21 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
 
 
 def shared_legend(figure: Any, panels: list[Any]) -> None:
-    """Add one legend for all panels, above them."""
+    """Add one legend for all panels, above them, with as many columns as there is room."""
     entries: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         entries |= {label: entries.get(label, h) for h, label in zip(handles, labels)}
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside upper center",
-        # A narrow picture has no room for more in a line.
-        ncols=min(len(entries), 6, max(2, int(figure.get_figwidth() / 1.3))),
-    )
+    for columns in range(min(len(entries), 6), 0, -1):
+        legend = figure.legend(
+            entries.values(),
+            entries.keys(),
+            loc="outside upper center",
+            ncols=columns,
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def line_of(rows: int) -> dict[str, Any]:

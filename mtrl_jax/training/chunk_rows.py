@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, errors, hparams
+from mtrl_jax import checkpoint, errors, hparams, types
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.training import pace, report
 from mtrl_jax.training.program import RoundRecord
@@ -103,13 +103,13 @@ def seconds_of(session: Session, output: Any, times: pace.Chunk | None) -> float
 
 def _check_finite(session: Session, pending: Pending) -> None:
     """Raises RunError unless a member is finite; notes each that is lost, once."""
-    lost = set(report.lost(pending.output))
-    if len(lost) == session.program.batch[0]:
+    output, spec = pending.output, session.program.spec
+    lost = set(report.lost(output))
+    if output is not None and len(lost) == session.program.batch[0]:
         kept = checkpoint.latest_step(session.manager)
         raise errors.RunError(
             f"no member is finite at update {pending.update}: the run stops "
-            f"(checkpoint {kept} is kept); lower the learning rate, or look for rewards "
-            "and observations that are not finite"
+            f"(checkpoint {kept} is kept); {advice(spec, output)}"
         )
     settings = session.config.population.pbt
     if settings is None or settings.exploit == "none":
@@ -119,6 +119,22 @@ def _check_finite(session: Session, pending: Pending) -> None:
                 "the others go on"
             )
         session.lost |= lost
+
+
+def advice(spec: types.EnvSpec, output: fused_runner.ChunkOutput) -> str:
+    """Returns what to do about a chunk that left no finite weights.
+
+    Rewards that are not finite are named: no learning rate helps against them.
+    """
+    returns = np.asarray(output.episodes.get("return", np.zeros((1, len(spec.tasks)))))
+    broken = np.flatnonzero(~np.isfinite(returns).all(0))
+    if broken.size:
+        names = ", ".join(spec.tasks[k].name for k in broken)
+        return f"rewards of {names} are not finite: look there first"
+    return (
+        "lower the learning rate, or look for rewards and observations that are not "
+        "finite"
+    )
 
 
 def _count_compilations() -> Callable[[], int]:

@@ -36,6 +36,10 @@ def run(session: Session) -> int:
                     f"stopped at update {session.update}; go on with "
                     f"`{_resume(session)}`"
                 )
+            elif _had_ended(session):
+                session.bar.note(
+                    f"the run had ended at update {session.update}: its results are kept"
+                )
             else:
                 _finish(session)
         code = 128 + caught[0] if caught else 0
@@ -125,6 +129,16 @@ def _owed_round(session: Session, source: str) -> None:
         session, session.update, jax.device_get(_round(session, test))
     )
     session.round_owed = False
+
+
+def _had_ended(session: Session) -> bool:
+    """Returns whether the summary is of this very state, with nothing changed since.
+
+    Environments that cannot be restored would play other episodes for it now.
+    """
+    totals = metrics.read_summary(session.folder).get("totals", {})
+    measured_at = totals.get("updates")
+    return session.is_unchanged and session.restart == session.update == measured_at
 
 
 def _finish(session: Session) -> None:

@@ -58,6 +58,7 @@ class Session:
     pace: pace.Pace
     update: int = 0
     restart: int = 0  # the update this process began at
+    is_unchanged: bool = False  # restored, and no setting differs that results hang on
     counted: int = 0  # env steps of all members, of each until it was lost
     # The run was to end here, so a PBT round was left out that a longer one has.
     round_owed: bool = False
@@ -140,6 +141,7 @@ def go_on(
         label=label,
     )
     session.saved = update
+    session.is_unchanged = not any(map(resuming.moves_results, changed))
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
     for line in notices.of_longer(config, changed):

@@ -23,7 +23,7 @@ TRANSFORMER = transformer.TransformerConfig(
 )
 # All that it may be told and say, but the next vector, which is padded in a mixture.
 SEQUENCE = {
-    "transformer": TRANSFORMER,
+    "transformer": dataclasses.replace(TRANSFORMER, ngram=1),
     "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
     "infers": True,
 }

@@ -20,15 +20,9 @@ from mtrl_jax.engine import population
 
 # The program of another agent with other defaults: held to it, but not every time.
 VARIANTS = {"multi_game_decision_transformer", "gato"}
-# Agents held to the contract, each in a process's group of its own.
+# Agents held to the contract.
 NAMES = [
-    pytest.param(
-        name,
-        marks=[
-            pytest.mark.xdist_group(name),
-            *([pytest.mark.slow] if name in VARIANTS else []),
-        ],
-    )
+    pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
     for name in (*agents.AGENTS, "outside.reinforce")
 ]
 MEMBERS = 8

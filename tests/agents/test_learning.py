@@ -27,11 +27,6 @@ SOLO = [
 ]  # fmt: skip
 
 
-def case(name, task, *marks):
-    """Returns the parameters of a test, in the agent's own group."""
-    return pytest.param(name, task, marks=[pytest.mark.xdist_group(name), *marks])
-
-
 CLAIMED = [
     (name, task)
     for name in agents.AGENTS
@@ -49,7 +44,7 @@ RETURN = {"action_box": 0.9, "both_box": 0.85}
 @pytest.mark.parametrize(
     ("name", "task"),
     [
-        case(*x, *([] if x[0] in FAMILIES else [pytest.mark.slow]))
+        pytest.param(*x, marks=[] if x[0] in FAMILIES else [pytest.mark.slow])
         for x in CLAIMED
         if x[1] in MIXTURE
     ],
@@ -60,7 +55,7 @@ def test_an_agent_learns_five_probes_as_one_mixture(name, task, kit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), [case(*x) for x in CLAIMED])
+@pytest.mark.parametrize(("name", "task"), CLAIMED)
 def test_an_agent_learns_each_probe_alone(name, task, kit):
     """Also memory (with an LSTM), masks, pictures and the other action spaces."""
     core, updates = ("lstm", 800) if task == "memory" else ("none", 600)

@@ -67,6 +67,22 @@ def test_without_laterals_a_column_is_a_plain_network(columns):
     np.testing.assert_allclose(shares, [[0, 0], [0, 0], [1, 1]], atol=1e-6)
 
 
+def test_a_column_has_the_parameters_that_its_layers_add_up_to(columns):
+    """W, b, U, V and α of K = 3: laterals grow with the columns that are read."""
+    frozen, last = columns
+    (first, second), (width, n, m), heads = MODULE.hidden, (6, 5, 4), 3 + 1
+    plain = (width + 1) * n + (n + 1) * m
+
+    def laterals(before):
+        below = before + before * n * n + n * m  # α, V and U of the second layer
+        return below, before + before * m * m + m * heads  # and of the heads
+
+    wanted = [plain, plain + laterals(1)[0]]
+    wanted.append(plain + (m + 1) * heads + sum(laterals(2)))
+    found = [sum(x.size for x in jax.tree.leaves(own)) for own in (*frozen, last)]
+    assert found == wanted and (first, second) == (n, m)
+
+
 def test_columns_before_may_change_places_with_their_adapters(columns):
     """Permuted together with α and the rows of V, the output stays."""
     frozen, last = columns
@@ -160,6 +176,9 @@ def test_a_column_more_freezes_what_it_begins_with():
     assert other.params["layer_0"] is old.params["layer_0"]
     assert other.params["policy"] is own.params["policy"] and other.opt == "newopt"
     assert other.frozen == old.frozen
+    for columns in (1, 4):
+        with pytest.raises(ValueError, match=f"columns: got {columns}, .* 2 .* 3"):
+            agent.inherit(learner(columns, "new", 3), old)
 
 
 def test_what_cannot_be_is_refused(kit):

@@ -232,6 +232,19 @@ def test_a_prompt_is_seen_by_every_episode_or_is_as_if_absent():
     np.testing.assert_allclose(absent, expected, atol=1e-4)
 
 
+def test_a_share_of_the_sequences_sees_its_prompt():
+    """A quarter, within 3 σ; what is to be predicted begins where the prompt ends."""
+    slots = 4000
+    rollout, hp = windows_of([3, 4], slots=slots, prompt=3), hparams(prompt_share=0.25)
+    found = rollout.extras.columns
+    steps, teaches = sequence_policy.rows_of(rollout, found, KEY, hp)
+    sees = np.asarray(steps.live)[:3]
+    assert (sees == sees[:1]).all()
+    sigma = np.sqrt(0.25 * 0.75 / slots)
+    assert abs(sees[0].mean() - 0.25) < 3 * sigma
+    assert not teaches[:3].any() and teaches[3:].all()
+
+
 @pytest.mark.parametrize("across", [0.0, 1.0])
 @pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
 def test_acting_says_what_training_says_of_the_same_rows(network, across):
@@ -310,6 +323,52 @@ def test_q_targets_and_conservatism_are_those_of_the_sheet():
     np.testing.assert_allclose(found, 0.46437, atol=1e-5)
     np.testing.assert_allclose(gradient, [0.23122, -0.37147, 0.14024], atol=1e-5)
     assert abs(float(gradient.sum())) < 1e-6
+
+
+def test_a_tabular_chain_has_the_values_of_value_iteration():
+    """Three states, stay or go on; 1 at the end: γ², γ, 1, and beyond it all of it again."""
+    reward = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    last = jnp.array([[False, False], [False, False], [False, True]])
+    after = jnp.array([[0, 1], [1, 2], [2, 0]])
+    for beyond, best in ((0.0, 1.0), (1.0, 1 / (1 - 0.9**3))):
+        q = jnp.zeros((3, 2))
+        for _ in range(100):
+            q = future.td_targets(reward, last, q.max(axis=1)[after], 0.9, beyond)
+        optimal = best * np.array([0.81, 0.9, 1.0])
+        np.testing.assert_allclose(q[:, 1], optimal, atol=1e-3)
+        np.testing.assert_allclose(q[:, 0], 0.9 * optimal, atol=1e-3)
+
+
+def test_values_become_those_of_the_data_and_are_acted_by():
+    """γ = 0: Q(h, a) is the mean reward of a; else what is to come, and no more at an end."""
+    agent, learner, read, act, update = made(given=FULL)
+    rollout, rng = windows_of([4, 3]), np.random.default_rng(0)
+    td = {"action_cost": 0.0, "td_cost": 1.0, "target_step": 1.0, "reward_gate": 0.0}
+    off = {"return_gate": 0.0, "weight_decay": 0.0}
+
+    def learned(paid, hp):
+        own = learner
+        for _ in range(150):
+            action = rng.integers(0, ACTIONS, rollout.action.shape)
+            reward = np.concatenate([np.zeros((1, 2)), paid(action)])
+            ts = rollout.ts._replace(reward=jnp.asarray(reward, jnp.float32))
+            given = rollout._replace(action=jnp.asarray(action, jnp.int32), ts=ts)
+            own, _ = update(own, given, hp)
+        return own, read(own.params, rollout, hp)[0].values
+
+    worth = np.array([0.0, 1.0, 0.5])
+    own, q = learned(lambda action: worth[action], hparams(discount=0.0, **td, **off))
+    np.testing.assert_allclose(q, np.broadcast_to(worth, q.shape), atol=0.1)
+    ts = jax.tree.map(lambda x: x[0], rollout.ts)
+    hp = hparams(by_value=1.0, temperature=0.0, **off)
+    assert act(own, agent.carry(2), ts, KEY, hp)[0].tolist() == [1, 1]
+
+    ends = np.array([0, 0, 0, 1, 0, 0, 1])[:, None] * np.ones(2)
+    to_go = 0.5 ** np.array([3, 2, 1, 0, 2, 1, 0])
+    hp = hparams(discount=0.5, beyond=0.0, **td, **off)
+    _, q = learned(lambda action: ends, hp)
+    expected = np.broadcast_to(to_go[:, None, None], q.shape)
+    np.testing.assert_allclose(q, expected, atol=0.1)
 
 
 def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():

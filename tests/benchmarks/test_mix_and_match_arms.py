@@ -53,3 +53,12 @@ def test_every_arm_is_in_a_picture(experiment):
     drawn = arms.pictures(experiment, arms.EXPERIMENTS[experiment])
     assert set().union(*drawn.values()) == set(arms.EXPERIMENTS[experiment])
     assert "linear" in drawn[""] and drawn["_ablations"][0] == "linear"
+
+
+def test_no_arm_meets_an_untrained_value_at_a_switch():
+    """Where control passes at once, both components have one value head."""
+    at_once = [x for x in ALL if arms.EXPERIMENTS[x[0]][x[1]].get("alpha") == arms.STEP]
+    assert at_once
+    for experiment, arm in at_once:
+        given = arms.settings(experiment, arm, 1_000_000, 3)
+        assert "value" in given["agent"]["config"]["share"], arm

@@ -1,18 +1,22 @@
 """The multi-task benchmark's arms are settings that can be trained."""
 
-import importlib.util
 import pathlib
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from mtrl_jax import config
+from mtrl_jax import config, envs
+from mtrl_jax.envs import core
 
-_PATH = pathlib.Path(__file__).parents[2] / "benchmarks/multitask_arms.py"
-_SPEC = importlib.util.spec_from_file_location("multitask_arms", _PATH)
-arms = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = arms  # where dataclasses look for it
-_SPEC.loader.exec_module(arms)
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+try:
+    import minatar_variants
+    import multitask
+    import multitask_arms as arms
+finally:
+    sys.path.pop(0)
 ALL = [(name, arm) for name, known in arms.EXPERIMENTS.items() for arm in known]
 
 
@@ -23,8 +27,34 @@ def test_every_arm_of_the_multitask_benchmark_is_valid(experiment, arm):
     settings = config.from_dict(given, where=arm)
     chosen = arms.EXPERIMENTS[experiment][arm]
     last = settings.stages[-1] if "stages" in given else settings
-    assert last.population.size == 5 * len(chosen.labels)
+    tasks = len(last.tasks) if last.population.axis == "population" else 1
+    assert last.population.size == 5 * len(chosen.labels) * tasks
     for name, values in chosen.dealt.items():
         assert len(values) == len(chosen.labels)
         assert list(last.population.search[name].initial) == values
     assert set(arms.WHERE) == set(arms.EXPERIMENTS) == set(arms.STEPS)
+
+
+def test_a_return_is_reached_where_the_last_three_are_on_average():
+    """The step of the third; chunks without an episode are passed over."""
+    steps = np.arange(10, 80, 10)
+    returns = np.array([9.0, 0, np.nan, 0, 3, 6, 9])
+    assert multitask.reached(steps, returns, 3.0) == 10 * 4
+    assert multitask.reached(steps, returns, 5.0) == 10 * 7
+    assert multitask.reached(steps, returns, 7.0) is None
+
+
+@pytest.mark.parametrize("variant", minatar_variants.VARIANTS)
+def test_a_variant_is_the_game_seen_otherwise(variant):
+    """The same draws, rewards and episodes; seen back, the same picture."""
+    change = minatar_variants.VARIANTS[variant]
+    keys = jax.random.split(jax.random.key(0), 1)
+    plain = envs.make("gymnax/Breakout-MinAtar", batch=(1, 2))
+    other = minatar_variants.task(f"Breakout-{variant}")
+    assert other.spec.name == f"minatar_variants/Breakout-{variant}"
+    other = core.vectorise(other, (1, 2))
+    seen = [env.reset(keys, env.params)[1] for env in (plain, other)]
+    images = [np.asarray(ts.obs.pop("image")) for ts in seen]
+    np.testing.assert_array_equal(change(images[0]), images[1])
+    assert not np.array_equal(*images)
+    jax.tree.map(np.testing.assert_array_equal, *seen)

@@ -32,6 +32,16 @@ def test_the_kit_has_the_configs_it_promises():
     assert {path.stem for path in CONFIGS} >= set(promised.split())
 
 
+def test_a_config_for_an_accelerator_says_so_in_its_first_line():
+    """And so does its row of the table; every config has a row."""
+    table = (running.ROOT / "configs/README.md").read_text().splitlines()
+    rows = {line.split("`")[1]: line for line in table if line.startswith("| `")}
+    for path in CONFIGS:
+        first = path.read_text().splitlines()[0]
+        assert first.startswith("# "), path.name
+        assert ("accelerator" in first) == ("accelerator" in rows[path.name]), path.name
+
+
 def test_the_names_that_stay_are_accepted():
     """The example of the issue, whose names scripts rely on."""
     text = """

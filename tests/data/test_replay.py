@@ -160,6 +160,34 @@ def rewarded(drawn):
     return replay.Feedback(drawn.place, drawn.live, 1 + drawn.rows.reward[..., -1, :])
 
 
+def test_importance_is_one_where_priorities_are_equal_and_never_more():
+    """Weights are divided by the batch's largest, that of its least priority."""
+    _, made, observe, feedback = compiled(CASES[1], True)
+    memory = made.init(3)
+    for step, rollout in enumerate(rollouts(*episodes(8, 3, 1), 4)):
+        memory, drawn = observe(memory, rollout, KEY, (), jnp.int32(step))
+    assert drawn.live.any()
+    np.testing.assert_array_equal(drawn.importance, drawn.live)
+    given = 1.0 + drawn.place % 4
+    memory = feedback(memory, replay.Feedback(drawn.place, drawn.live, given))
+    _, drawn = observe(memory, rollout, KEY, (), jnp.int32(step))
+    weights = np.asarray(drawn.importance)
+    np.testing.assert_allclose(weights.max(axis=1), 1)
+    assert len(np.unique(weights[np.asarray(drawn.live)])) > 1
+
+
+def test_priorities_without_feedback_are_refused():
+    """Uniform draws have none; the agent's update owes it where it is prioritised."""
+    for is_prioritised in (False, True):
+        made = replay.make(spec_of(1), replay.Config(36, prioritised=is_prioritised))
+        memory = jax.eval_shape(lambda made=made: made.init(3))
+        if not is_prioritised:
+            assert made.feedback(memory, ()) is memory
+            continue
+        with pytest.raises(ValueError, match=r"prioritised: .*replay\.Feedback"):
+            made.feedback(memory, ())
+
+
 def test_members_in_turn_are_members_together():
     """vmap over members with one position changes nothing."""
     _, made, observe, feedback = compiled(CASES[1], True)

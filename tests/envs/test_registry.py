@@ -83,6 +83,8 @@ def test_suites_hold_the_games_they_are_named_for():
     """The suites are what papers mean by these names, and their names exist."""
     assert len(envs.suite("atari57")) == 57
     assert len(envs.suite("mt10")) == 10
+    assert len(set(envs.suite("labyrinth12"))) == 12
+    assert set(envs.suite("labyrinth12")) <= set(envs.names())
     assert set(envs.suite("minatar")) <= {
         f"gymnax/{n}" for n in envs.ENVS["gymnax"].names()
     }

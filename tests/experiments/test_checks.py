@@ -45,8 +45,8 @@ def rewards(rollout):
 
 def test_an_agent_with_a_replay_is_traced_through_it():
     """observe, update and feedback: its metrics are those of batches from the memory."""
-    metrics = checks.check_agent(replaying(rewards), CONFIG, SPEC, B, T)
-    assert set(metrics) == {"loss"}
+    traced = checks.check_agent(replaying(rewards), CONFIG, SPEC, B, T)
+    assert set(traced.metrics) == {"loss"}
     with pytest.raises(ValueError, match="feedback: no such rows"):
         checks.check_agent(replaying(rewards, fits=False), CONFIG, SPEC, B, T)
 
@@ -59,7 +59,8 @@ def test_a_dataset_is_learned_from_without_the_replay():
 
     agent = replaying(unasked, fits=False)
     extras = jnp.ones((T, B))
-    assert set(checks.check_agent(agent, CONFIG, SPEC, B, T, extras)) == {"loss"}
+    traced = checks.check_agent(agent, CONFIG, SPEC, B, T, extras)
+    assert set(traced.metrics) == {"loss"}
 
 
 @pytest.mark.parametrize("fits", [True, False])

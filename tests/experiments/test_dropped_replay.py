@@ -12,7 +12,7 @@ from mtrl_jax import checkpoint, config
 from mtrl_jax.experiments import kinds
 from mtrl_jax.training import session
 
-pytestmark = [pytest.mark.usefixtures("cached"), pytest.mark.xdist_group("dropped")]
+pytestmark = pytest.mark.usefixtures("cached")
 STARTS = 4  # updates before the first that learns
 SETTINGS = {
     "tasks": [{"env": "probe/both", "slots": 4}],

@@ -12,7 +12,7 @@ from mtrl_jax import config, metrics, plots, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
 from mtrl_jax.experiments import reading
 from mtrl_jax.plots import run_series
-from mtrl_jax.training import report
+from mtrl_jax.training import chunk_rows, report
 
 TASKS = ["probe/action", "probe/memory"]
 
@@ -352,6 +352,21 @@ def test_a_row_has_means_over_the_chunks_episodes():
     tested = report.row(SPEC, None, _evaluation())
     np.testing.assert_array_equal(tested["evaluation"]["b"], [5.0, 2.0])
     assert report.best_member(metric, SPEC, tested) == 1
+
+
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        ([[1.0, np.nan], [1.0, 2.0]], "rewards of b are not finite"),
+        ([[1.0, 0.0], [1.0, 2.0]], "lower the learning rate"),
+    ],
+)
+def test_rewards_that_are_not_finite_are_blamed_on_no_learning_rate(returns, words):
+    """A run without a finite member names the task where they came from."""
+    episodes = {"return": np.array(returns)}
+    output = fused_runner.ChunkOutput({}, episodes, np.array([False, False]))
+    assert words in chunk_rows.advice(SPEC, output)
+    assert "learning rate" in chunk_rows.advice(SPEC, output._replace(episodes={}))
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_run(tmp_path):

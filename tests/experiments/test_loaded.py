@@ -17,7 +17,7 @@ from mtrl_jax import errors, hparams, random, types
 from mtrl_jax.engine import population
 from mtrl_jax.experiments import environments, kinds, reading
 
-pytestmark = [pytest.mark.usefixtures("cached"), pytest.mark.xdist_group("loaded")]
+pytestmark = pytest.mark.usefixtures("cached")
 # Two tasks of other sizes and spaces, a memory, and a run that plays greedily in tests.
 MIXED = {
     "tasks": [

@@ -164,6 +164,21 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(tmp_path, cached, number, 
 # Changes.
 
 
+def test_the_results_of_a_run_that_had_ended_are_kept(copy, cached):
+    """Nothing is measured again, unless of a setting that results hang on."""
+    summary = metrics.read_summary(copy)
+    metrics.write_summary(copy, summary | {"measured": "then"})
+    for unchanged in ((), ("checkpoint.keep=2",)):
+        outcome = running.mtrl("resume", copy, *unchanged)
+        assert outcome.code == 0, outcome.err
+        assert f"had ended at update {running.UPDATES}" in outcome.err
+        assert metrics.read_summary(copy)["measured"] == "then"
+    assert running.mtrl("resume", copy, "agent.hparams.entropy_cost=0.5").code == 0
+    assert metrics.read_summary(copy) == summary | {
+        "totals": metrics.read_summary(copy)["totals"]
+    }
+
+
 def test_a_finished_run_can_be_made_longer(tmp_path, copy, cached):
     """More env_steps give what a run of that length from the start gives."""
     length = f"training.env_steps={(running.UPDATES + 12) * running.STEPS}"

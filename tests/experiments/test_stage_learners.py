@@ -271,6 +271,9 @@ BAD = [
     ("stages.4.agent.config.teacher.network.hidden=[9]",
      "stages.4.agent.config.teacher 'first' leave"),
     ("stages.4.agent={name: dqn}", "stages.4 agent.config.teacher unknown"),
+    ("stages.0.agent={name: progressive} stages.4.teacher=null"
+     " stages.3.agent={name: progressive, config: {columns: 3}}",
+     "stages.3 init_from='first' columns 3 1 2 add"),
     ("stages.1.of=clone", "stages.1.of 'clone' order first"),
     ("stages.1.agent={name: ppo}", "stages.1.agent first play.hparams"),
     ("stages.1.init_from=first", "stages.1 init_from of one"),

@@ -31,6 +31,9 @@ def test_kl_is_zero_only_for_the_teachers_policy():
     for tau in (1.0, 0.01):
         np.testing.assert_allclose(distillation.kl(Q, Q / tau, ALL, tau), 0, atol=1e-5)
         assert distillation.kl(Q, S, ALL, tau) > 0.1
+    pairs = jax.random.normal(jax.random.key(0), (2, 64, 4))
+    some = jax.vmap(lambda q, s: distillation.kl(q, s, ALL, 0.1))(*pairs)
+    assert (some > -1e-6).all() and some.max() > 1
     # The student is not divided by τ: only at 1 are the teacher's values a solution.
     np.testing.assert_allclose(distillation.kl(Q, Q, ALL, 1.0), 0, atol=1e-6)
     assert distillation.kl(Q, Q, ALL, 0.01) > 0.1

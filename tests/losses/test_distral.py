@@ -44,6 +44,20 @@ def test_the_best_policy_is_a_distribution_and_its_value_what_it_earns():
     np.testing.assert_allclose(earned, value, rtol=1e-5, atol=1e-6)
 
 
+def test_a_soft_backup_brings_values_together():
+    """|V(q) − V(q')| ≤ max |q − q'|, so γ times it is a contraction; equal for a shift."""
+    prior, q, alpha, beta = _draw()
+    for seed, scale in enumerate((0.1, 1.0, 30.0)):
+        other = q + scale * jax.random.normal(jax.random.key(seed), q.shape)
+        found = [distral.soft_value(x, prior, alpha, beta) for x in (q, other)]
+        gap = jnp.max(jnp.abs(q - other), axis=-1)
+        assert np.all(jnp.abs(found[0] - found[1]) <= gap * (1 + 1e-5))
+    shifted = distral.soft_value(q + 2.0, prior, alpha, beta)
+    np.testing.assert_allclose(
+        shifted, distral.soft_value(q, prior, alpha, beta) + 2.0, rtol=1e-5
+    )
+
+
 def test_two_columns_add_their_logits():
     """softmax(α h + β f), h unnormalised; f = 0 and α = 1 give π_0."""
     _, f, alpha, beta = _draw()

@@ -36,6 +36,14 @@ def test_a_tree_is_combined_as_one_vector(name):
     np.testing.assert_allclose(_direction(name, alone), scale * alone[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", [x for x in combiners.COMBINERS if x != "pcgrad"])
+def test_the_order_of_tasks_does_not_matter(name):
+    """Relabelled tasks give the same direction; PCGrad's order is drawn."""
+    g, order = _draw(4, seed=5), jnp.array([2, 0, 3, 1])
+    wanted = _direction(name, g)
+    np.testing.assert_allclose(_direction(name, g[order]), wanted, rtol=2e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", combiners.COMBINERS)
 def test_a_task_without_a_gradient_has_no_say(name):
     """Two tasks that agree: the same direction with a third that has no steps."""

@@ -133,3 +133,32 @@ def test_a_step_size_of_zero_moves_nothing_and_no_gradient_flows():
         lambda g: fold(stats, g).mean.sum() + fold(stats, g).variance.sum()
     )
     np.testing.assert_array_equal(slope(jnp.array([1.0, 2.0])), 0.0)
+
+
+def test_relabelled_tasks_have_each_others_statistics():
+    """A task's own targets decide, not its number; values follow their heads."""
+    rng = np.random.default_rng(1)
+    targets, tasks = rng.normal(3.0, 2.0, 30), rng.integers(0, 3, 30)
+    order = np.array([2, 0, 1])
+    plain = fold(popart.init(3), targets, tasks)
+    other = fold(popart.init(3), targets, order[tasks])
+    for x, y in zip(plain, other):
+        np.testing.assert_array_equal(x, y[order])
+    n = jnp.asarray(rng.normal(size=(30, 3)), jnp.float32)
+    std = [popart.std(x, LOWEST) for x in (plain, other)]
+    moved = jnp.zeros_like(n).at[:, order].set(n)
+    np.testing.assert_array_equal(
+        popart.unnormalised(n, plain.mean, std[0], jnp.asarray(tasks)),
+        popart.unnormalised(moved, other.mean, std[1], jnp.asarray(order[tasks])),
+    )
+
+
+def test_an_advantage_is_the_same_in_both_units():
+    """(r + γ v' − μ)/σ − n = (r + γ v' − v)/σ: μ cancels, σ divides."""
+    stats = fold(popart.init(1), [10.0, 20.0, 30.0])
+    std, task = popart.std(stats, LOWEST), jnp.zeros(4, jnp.int32)
+    n, q = jnp.array([-1.0, 0.0, 0.5, 2.0]), jnp.array([3.0, -7.0, 12.0, 40.0])
+    v = popart.unnormalised(n[:, None], stats.mean, std, task)
+    np.testing.assert_allclose(
+        (q - stats.mean[0]) / std[0] - n, (q - v) / std[0], rtol=1e-5, atol=1e-6
+    )

@@ -102,6 +102,22 @@ def _labels(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("words", ["x", "a label that is long enough"])
+def test_a_legend_is_inside_its_picture(count, words):
+    """However long its entries are; short ones are in one line."""
+    figure, panels = figures.panels_of(count)
+    for i in range(6):
+        panels[0].plot([0, 1], label=f"{words} {i}")
+    figures.shared_legend(figure, panels)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    if (count, words) == (6, "x"):
+        assert legend._ncols == 6
+
+
 def finished(run, population=8):
     """Returns the run with the members' final scores in its summary."""
     scores = {"random_score": 0.0, "reference_score": 10.0}

@@ -1,0 +1,110 @@
+"""What goes beyond Algorithm Distillation: n-gram heads, and values in place of imitation.
+
+As in sequence_policies_arms.py the kinds of an experiment are members of one population on
+the same histories, of each kind one a seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sequence_policies_arms as arms
+
+GOALS = 16
+HISTORIES = (10, 3, 1)  # of each goal
+# Kind -> what is dealt: costs of imitation, TD and CQL, m at an episode's end.
+_VALUES = {
+    "ad": (1.0, 0.0, 0.0, 0.0),
+    "dqn": (0.0, 1.0, 0.0, 0.0),
+    "dqn_beyond": (0.0, 1.0, 0.0, 1.0),
+    "cql": (0.0, 1.0, 0.1, 0.0),
+    "cql_beyond": (0.0, 1.0, 0.1, 1.0),
+}
+_TASKS = [{"env": "dark/room", "options": {"tasks": "test"}}]
+
+
+def ngram() -> arms.Experiment:
+    """Returns AD with and without an n-gram head, on fewer and fewer histories."""
+    source, model, *_ = arms.config_stages("algorithm_distillation_dark_room")
+    few = {"tasks": "train", "number": GOALS}
+    stages, found = [], []
+    for count in HISTORIES:
+        tag = str(count)
+        own = source | {"name": f"source_{tag}", "population": {"size": GOALS * count}}
+        own["tasks"] = [{"env": "dark/room", "options": few}]
+        reads = _across(model, tag, own["name"], {"ngram": 1}, {})
+        reads["population"] = arms.dealt(2, {"ngram_gate": [0.0, 1.0]})
+        tested = arms.evaluated(f"room_{tag}", reads, _TASKS, 100, 4, {})
+        stages += [own, reads, tested]
+        kinds = ("ad", "ngram")
+        found += [
+            arms.Arm(kind, tested["name"], arms.of_kind(i, 2), tag)
+            for i, kind in enumerate(kinds)
+        ]
+    return arms.Experiment(stages, found)
+
+
+def q_objective() -> arms.Experiment:
+    """Returns imitation and values on histories that get better, and on poor ones."""
+    source, model, *_ = arms.config_stages("algorithm_distillation_dark_room")
+    source = source | {"population": {"size": 650}}
+    noisy = source | {
+        "name": "half_noise",
+        "agent": {
+            "name": "demonstrator",
+            "hparams": {"epsilon_start": 0.5, "epsilon_end": 0.5},
+        },
+        "training": {"env_steps": 4_200, "unroll_length": 21, "updates_per_chunk": 20},
+        "checkpoint": {"every_updates": 200, "keep": 1},
+    }
+    stages, found = [source, noisy], []
+    for tag, data, keep in (
+        ("whole", "source", {"subsample": 8}),
+        ("first_30", "source", {"subsample": 2, "first_fraction": 0.3}),
+        ("half_noise", "half_noise", {"subsample": 8}),
+    ):
+        heads = {"outlook": {"values": True}}
+        own = _across(model, tag, data, {}, heads)
+        # Without the rows of resets the end of an episode is not seen to be one.
+        own["keep"] = {**keep, "resets": True}
+        costs = dict(zip(("action_cost", "td_cost", "cql_cost", "beyond"), _columns()))
+        # Imitation draws its actions, values are acted by as they are.
+        by_value = [float(x == 0.0) for x in costs["action_cost"]]
+        acting = {"by_value": by_value, "temperature": costs["action_cost"]}
+        own["population"] = arms.dealt(len(_VALUES), costs | acting)
+        tested = arms.evaluated(f"room_{tag}", own, _TASKS, 100, 4, {})
+        stages += [own, tested]
+        found += [
+            arms.Arm(kind, tested["name"], arms.of_kind(i, len(_VALUES)), tag)
+            for i, kind in enumerate(_VALUES)
+        ]
+    return arms.Experiment(stages, found)
+
+
+def _columns() -> list[list[float]]:
+    return [list(column) for column in zip(*_VALUES.values())]
+
+
+def _across(
+    model: arms.Stage, tag: str, data: str, network: Any, config: Any
+) -> arms.Stage:
+    """Returns the stage of a sequence policy that is AD but for what is given."""
+    transformer = model["agent"]["config"]["transformer"] | network
+    agent = {
+        "name": "gato",
+        "config": {"transformer": transformer, "outlook": {"bins": 0}, **config},
+        "hparams": model["agent"]["hparams"]
+        | {"across": 1.0, "reward_gate": 1.0, "prompt_share": 0.0},
+    }
+    own = {"name": f"model_{tag}", "data": data, "agent": agent}
+    return model | own | {"logging": arms.QUIET}
+
+
+EXPERIMENTS = {
+    "return_control": arms.return_control,
+    "unseen": arms.unseen,
+    "credit": arms.credit,
+    "prompt": arms.prompt,
+    "ngram": ngram,
+    "q_objective": q_objective,
+}

@@ -1,0 +1,64 @@
+"""The pictures of benchmarks/sequence_policies.py."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import common
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
+    """Draw what was got by what was asked for or shown, by arm, or by episode."""
+    title, plot = {
+        "return_control": ("return by the return asked for", _by_asked),
+        "prompt": ("return by the return shown, goals never trained on", _by_shown),
+        "credit": ("doors opened after random episodes of the same task", _by_arm),
+    }.get(experiment, ("return on goals never trained on", _by_episode))
+    with common.figure(path, [title], (7, 5)) as (ax,):
+        plot(ax, rows)
+        ax.legend()
+
+
+def _by_asked(ax: Any, rows: list[Row]) -> None:
+    _against(ax, rows, "asked", "asked for")
+
+
+def _by_shown(ax: Any, rows: list[Row]) -> None:
+    _against(ax, rows, "demo", "shown")
+
+
+def _against(ax: Any, rows: list[Row], what: str, label: str) -> None:
+    for goal in dict.fromkeys(row["goal"] for row in rows):
+        mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
+        mine = sorted(mine, key=lambda row: row[what])
+        x, y = [row[what] for row in mine], [row["mean"] for row in mine]
+        (line,) = ax.plot(x, y, "o-", label=goal or "gato")
+        for seed in zip(*(row["seeds"] for row in mine)):
+            ax.plot(x, seed, ".", color=line.get_color(), alpha=0.5)
+    ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))
+    ax.set(xlabel=f"return {label}", ylabel="return")
+
+
+def _by_arm(ax: Any, rows: list[Row]) -> None:
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    goals = list(dict.fromkeys(row["goal"] for row in rows))
+    for i, goal in enumerate(goals):
+        own = {row["arm"]: row["success"] for row in rows if row["goal"] == goal}
+        place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
+        ax.bar(place, [own[name] for name in names], 0.22, label=goal)
+    ax.set_xticks(range(len(names)), names)
+    ax.set(ylabel="share of episodes", ylim=(0, 1))
+
+
+def _by_episode(ax: Any, rows: list[Row]) -> None:
+    for row in rows:
+        episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
+        (line,) = ax.plot(episode, row["curve"], label=f"{row['arm']} {row['goal']}")
+        if row["prompt"]:
+            shown = range(1, row["prompt"] + 1)
+            ax.plot(shown, [row["demo"]] * len(shown), "o", color=line.get_color())
+    ax.set(xlabel="episode", ylabel="return")

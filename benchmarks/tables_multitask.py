@@ -1,0 +1,168 @@
+"""Tables of the multi-task benchmark: one an experiment, of what has been run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from table_cells import NONE, RESULTS, Rows, find, interval, load, number, quantity
+
+from mtrl_jax.metrics import estimates, transfer
+
+Row = Mapping[str, Any]
+Found = Sequence[Row]
+
+
+def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
+    """Returns ``make`` of an experiment's rows, or a line that says it was not run."""
+    name = f"multitask_{experiment}"
+    if not (RESULTS / f"{name}.json").exists():
+        return [["arm", "result"], ["all", "not run at length yet"]]
+    return make(load(name)["rows"])
+
+
+def kickstarting(rows: Found) -> Rows:
+    """Returns area, final score, and steps to the score of the seed's own teacher."""
+    made: Rows = [["arm", "area", "final [95 %]", "teacher's", "env steps to it"]]
+    for row in rows:
+        cells = [_name(row), number(row["area"]), _final(row)]
+        made.append([*cells, number(float(np.mean(row["level"]))), _reached(row)])
+    return made
+
+
+def rare(rows: Found) -> Rows:
+    """Returns area and final score by task, and steps to success where rewards are rare."""
+    made: Rows = [
+        ["task", "auxiliaries", "area", "final [95 %]", "env steps to 80 % success"]
+    ]
+    for row in rows:
+        made.append(
+            [
+                _task(row),
+                row["label"],
+                number(row["area"]),
+                _final(row),
+                _reached(row) if "level" in row else NONE,
+            ]
+        )
+    return made
+
+
+def scales(rows: Found) -> Rows:
+    """Returns the final score on each game, and of all the normalised scores."""
+    tasks = _tasks(rows)
+    heads = [_task(row) for row in rows if row["arm"] == rows[0]["arm"]]
+    made: Rows = [["combiner", *heads, "normalised IQM [95 %]", "least"]]
+    for arm in _arms(rows):
+        own = [find(rows, arm=arm, task=task) for task in tasks]
+        scores = np.stack([_normalised(row, "seeds") for row in own], axis=1)
+        least = scores.mean(axis=0).min()
+        cells = [number(row["final"]) for row in own]
+        made.append([arm, *cells, _pooled(scores), f"{least:.3f}"])
+    return made
+
+
+def rooms(rows: Found) -> Rows:
+    """Returns area and final score over all rooms and seeds, and the least room's."""
+    tasks = _tasks(rows)
+    made: Rows = [["arm", "area, IQM [95 %]", "final, IQM [95 %]", "least room, mean"]]
+    for arm, label in dict.fromkeys((row["arm"], row["label"]) for row in rows):
+        own = [find(rows, arm=arm, label=label, task=task) for task in tasks]
+        area, final = (
+            np.stack([row[name] for row in own], axis=1)
+            for name in ("area_seeds", "seeds")
+        )
+        cells = [_pooled(area), _pooled(final), number(min(r["final"] for r in own))]
+        made.append([_name(own[0]), *cells])
+    return made
+
+
+def columns(rows: Found) -> Rows:
+    """Returns the transfer score on each target, and the mean and the median of them.
+
+    The area over that of learning from scratch, both above a random policy's.
+    """
+    tasks = _tasks(rows)
+    scratch = rows[0]["arm"]
+    heads = [_task(find(rows, arm=scratch, task=task)) for task in tasks]
+    made: Rows = [["arm", *(f"{x}: score, final" for x in heads), "mean", "median"]]
+    for arm in _arms(rows):
+        cells, scores = [], []
+        for task in tasks:
+            row = find(rows, arm=arm, task=task)
+            base = find(rows, arm=scratch, task=task)
+            score = transfer.transfer_score(
+                [row["area"]], [base["area"]], row["random"]
+            )
+            scores.append(score)
+            cells.append(f"{score:.2f}, {number(row['final'])}")
+        mean, median = np.mean(scores), np.median(scores)
+        made.append([arm, *cells, f"{mean:.2f}", f"{median:.2f}"])
+    return made
+
+
+def lags(rows: Found) -> Rows:
+    """Returns area and final score of each correction, by lag and by replay."""
+    arms = _arms(rows)
+    made: Rows = [["correction, lag", *(f"{arm}: area, final [95 %]" for arm in arms)]]
+    for label in dict.fromkeys(row["label"] for row in rows):
+        own = [find(rows, arm=arm, label=label) for arm in arms]
+        made.append([label, *(f"{number(r['area'])}, {_final(r)}" for r in own)])
+    return made
+
+
+def _arms(rows: Found) -> list[str]:
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def _tasks(rows: Found) -> list[str]:
+    return list(dict.fromkeys(row["task"] for row in rows))
+
+
+def _name(row: Row) -> str:
+    return f"{row['arm']} {row['label']}".strip()
+
+
+def _task(row: Row) -> str:
+    return row["task"].rpartition("/")[2].removesuffix("-MinAtar")
+
+
+def _final(row: Row) -> str:
+    return interval(row["final"], row["low"], row["high"])
+
+
+def _normalised(row: Row, name: str) -> np.ndarray:
+    low, high = row["random"], row["reference"]
+    return (np.asarray(row[name]) - low) / (high - low)
+
+
+def _pooled(scores: np.ndarray) -> str:
+    """Returns the IQM of scores [seeds, tasks] with its interval."""
+    low, high = estimates.stratified_interval(estimates.iqm_scores, scores)
+    return f"{estimates.iqm(scores):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _reached(row: Row) -> str:
+    """Returns the median of steps over seeds; one that never got there is above all."""
+    steps = [np.inf if x is None else x for x in row["reached"]]
+    count = sum(x is not None for x in row["reached"])
+    median = float(np.median(steps))
+    text = quantity(median) if np.isfinite(median) else f"> {quantity(row['steps'])}"
+    return f"{text} ({count} of {len(steps)} seeds)"
+
+
+_MAKERS = {
+    "kickstarting": kickstarting,
+    "combiners": scales,
+    "sharing": rooms,
+    "distral": rooms,
+    "unreal": rare,
+    "progressive": columns,
+    "vtrace_lag": lags,
+}
+TABLES: dict[str, Callable[[], Rows]] = {
+    f"multitask_{name}": functools.partial(of, name, make)
+    for name, make in _MAKERS.items()
+}

@@ -1,0 +1,121 @@
+"""The benchmarks whose arms are populations: what they compare differs in nothing else."""
+
+import argparse
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+from mtrl_jax.config import loading
+from mtrl_jax.envs import LABYRINTH_12
+from mtrl_jax.experiments import environments, online
+from mtrl_jax.training import notices
+
+_FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Returns a function that imports a benchmark by name, for this test alone."""
+    monkeypatch.syspath_prepend(str(_FOLDER))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(_FOLDER)):
+            del sys.modules[name]
+
+
+def _without(settings, *names):
+    """Returns the settings as plain data, without these fields of the population."""
+    given = loading.to_dict(settings)
+    return {
+        **given,
+        "population": {k: v for k, v in given["population"].items() if k not in names},
+    }
+
+
+def test_arms_of_pbt_on_breakout_have_equal_compute(script):
+    """They differ in search and PBT alone; a round has two whole episodes to judge by."""
+    module = script("pbt_breakout")
+    given = argparse.Namespace(env_steps=300_000, members=8)
+    made = {arm: module.settings(arm, 1, given) for arm in module.ARMS}
+    plain = [_without(x, "search", "pbt") for x in made.values()]
+    assert plain == [plain[0]] * len(made)
+    assert made["pbt"].population.search == made["search"].population.search != {}
+    assert made["search"].population.pbt is made["fixed"].population.pbt is None
+    length = online.run_length(made["pbt"], module.SLOTS)
+    tasks = environments.make_world(made["pbt"], "0").spec.tasks
+    assert tasks[0].max_steps
+    assert not [x for x in notices.of(made["pbt"], length, tasks) if "episodes" in x]
+
+
+def test_popart_and_none_are_members_of_one_population(script):
+    """They differ in the statistics' step size; every scale is met in either arm."""
+    module = script("popart")
+    given = argparse.Namespace(env_steps=100_000, slots=8, seeds=3)
+    for run in module.RUNS.values():
+        made = module.settings(run, given)
+        assert made.population.size == 6 and made.population.pbt is None
+        ((name, found),) = made.population.search.items()
+        assert name == "value_step_size" and found.initial[1] == 0 < found.initial[0]
+        scales = [task.options["wrappers"]["reward_scale"] for task in made.tasks]
+        assert tuple(scales) == run.scales
+
+
+def test_an_arms_least_game_is_measured_by_the_oracle(script):
+    """(4 − 2)/(10 − 2) in the one, 1.5 in the other; what the oracle cannot is left out."""
+    module = script("popart")
+
+    def row(run, arm, game, mean, random=2.0, published=20.0):
+        keys = {"run": run, "arm": arm, "game": game, "mean": mean}
+        return keys | {"random": random, "published": published}
+
+    oracle = [row(*module.ORACLE, game, x) for game, x in zip("ab", (10.0, 6.0))]
+    arm = [row("scaled", "none", game, x) for game, x in zip("ab", (4.0, 8.0))]
+    unlearned = [row(*module.ORACLE, "c", 2.1), row("scaled", "none", "c", 1.0)]
+    assert module.least(arm) == []
+    found = module.least([*oracle, *arm, *unlearned])
+    least = {(x["run"], x["arm"]): (x["score"], x["game"]) for x in found}
+    assert least == {module.ORACLE: (1.0, "a"), ("scaled", "none"): (0.25, "a")}
+
+
+def test_labyrinth_12_is_twelve_levels_with_and_without_popart(script):
+    """One agent on all has both as members; an agent of one level is PopArt's alone."""
+    module = script("labyrinth_12")
+    given = argparse.Namespace(env_steps=9_000, slots=2, seeds=3, episodes=2)
+    together = module.settings("together", list(LABYRINTH_12), given)
+    assert [x.env.removeprefix("labyrinth/") for x in together.tasks] == list(
+        LABYRINTH_12
+    )
+    assert together.population.size == 6
+    assert together.population.search["value_step_size"].initial[1] == 0
+    apart = module.settings("apart", [LABYRINTH_12[0]], given)
+    assert apart.population.size == 3 and not apart.population.search
+    per_level = together.training.env_steps / len(LABYRINTH_12)
+    assert per_level == apart.training.env_steps == 9_000
+
+
+def test_the_capped_mean_of_labyrinth_12_caps_each_level(script):
+    """Two levels at 0.5 and 1.5 of the oracle's score are 0.75, not 1."""
+    module = script("labyrinth_12")
+    tasks = {
+        f"labyrinth/{level}": {
+            "members": [{"mean": x}, {"mean": x}],
+            "random_score": 0.0,
+            "reference_score": 2.0,
+        }
+        for level, x in (("one", 1.0), ("two", 3.0))
+    }
+    summary = {"tasks": tasks, "totals": {"env_steps_per_member": 20}}
+    rows = module.read("together", summary)
+    assert [x["normalised"] for x in rows] == [0.5, 1.5, 0.5, 1.5]
+    assert [x["normalised"] for x in module.overall(rows)] == [0.75, 0.75]
+
+
+def test_the_quickstarts_marks_are_of_its_tasks(script):
+    """Other seeds change the seed alone."""
+    module = script("quickstart")
+    first, other = (loading.to_dict(module.settings(x, [])) for x in (0, 3))
+    assert other == {**first, "seed": 3}
+    assert {task["env"] for task in first["tasks"]} == set(module.MARKS)
