@@ -62,7 +62,9 @@ def gone_on_from(run: pathlib.Path) -> int | None:
 
 def rows_of(run: pathlib.Path) -> int:
     """Returns how many rows a run has in all of its stages."""
-    return sum(path.read_bytes().count(b"\n") for path in run.rglob("metrics.jsonl"))
+    # Not all of the folder is looked through: checkpoints come and go meanwhile.
+    paths = [*run.glob("metrics.jsonl"), *run.glob("stages/*/metrics.jsonl")]
+    return sum(path.read_bytes().count(b"\n") for path in paths)
 
 
 def is_partial(run: pathlib.Path) -> bool:

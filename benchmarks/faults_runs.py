@@ -36,6 +36,7 @@ class Lab:
     ):
         self.folder, self._is_cold = folder, is_cold
         self._times: dict[str, tuple[float, float]] = {}
+        self._wholes = {kind: folder / f"{kind}-whole" for kind in kinds}
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
         for kind, settings in kinds.items():
@@ -48,12 +49,11 @@ class Lab:
     def whole(self, kind: str) -> pathlib.Path:
         """Returns a run of a kind that nothing happened to."""
         self.times(kind)
-        return self.folder / f"{kind}-whole"
+        return self._wholes[kind]
 
     def know(self, kind: str, whole: pathlib.Path, times: tuple[float, float]) -> None:
         """Take a run that was made before, and its ``times``, for that of a kind."""
-        (self.folder / f"{kind}-whole").symlink_to(whole)
-        self._times[kind] = times
+        self._wholes[kind], self._times[kind] = whole, times
 
     def times(self, kind: str) -> tuple[float, float]:
         """Returns the seconds of a whole run of a kind: to its first file, to its end.
@@ -61,7 +61,7 @@ class Lab:
         Programs are compiled and kept before the time is taken.
         """
         if kind not in self._times:
-            whole = self.folder / f"{kind}-whole"
+            whole = self._wholes[kind]
             for run in (self.new(), whole) if self._is_cold else (whole,):
                 begun = time.monotonic()
                 child = self.start("train", self.config(kind), "--run-dir", run)

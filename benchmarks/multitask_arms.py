@@ -144,8 +144,8 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
         "student": dataclasses.replace(
             _impala(_FLAT | {"hidden": [128, 128]}),
-            labels=("alone", "cost 0.1", "cost 1"),
-            dealt={"teacher_cost": [0.0, 0.1, 1.0]},
+            labels=("alone", "cost 0.3"),
+            dealt={"teacher_cost": [0.0, 0.3]},
             before=_impala(_FLAT),
             takes="teacher",
         ),
@@ -203,7 +203,7 @@ WHERE = {
 }
 # Env steps of a member, of each stage, all tasks together.
 STEPS = {
-    "kickstarting": 400_000,
+    "kickstarting": 200_000,
     "combiners": 400_000,
     "sharing": 200_000,
     "distral": 200_000,

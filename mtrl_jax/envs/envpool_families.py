@@ -29,7 +29,8 @@ class Family(NamedTuple):
     why: str = ""  # why they cannot
 
 
-# Options of every family. Threads: 0 is one per core, at most one per environment.
+# Options of every family. Threads: 0 is one per core that the process may use (see
+# xla.cores), at most one per environment.
 COMMON: Options = {"max_steps": None, "num_threads": 0}
 
 # Machado et al. 2018 (arXiv:1709.06009) against Mnih et al. 2015: what randomises Atari.

@@ -8,11 +8,10 @@ almost all their streams. Here every environment has a seed of its own, hashed f
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from typing import Any, NamedTuple
 
-from mtrl_jax import errors, types
+from mtrl_jax import errors, types, xla
 from mtrl_jax.envs import envpool_families as families
 from mtrl_jax.envs import envpool_trial
 
@@ -79,8 +78,7 @@ def make(
     """
     task, family, resolved = resolve(name, options)
     _check_batch(batch)
-    cores = len(os.sched_getaffinity(0))
-    threads = resolved["num_threads"] or min(cores, batch[0] * batch[1])
+    threads = resolved["num_threads"] or min(xla.cores(), batch[0] * batch[1])
     settings = families.settings(families.FAMILIES[family], resolved)
     if not families.is_harmless(families.FAMILIES[family], options or {}):
         envpool_trial.check(name, task, settings, options or {})

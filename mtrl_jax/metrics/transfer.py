@@ -44,7 +44,8 @@ def forgetting(own: float, end: float) -> float:
 def precision_at_half(deviations: Sequence[float], scores: Sequence[float]) -> float:
     """Returns 1/σ² of the noise that halves a score; 0 where none does.
 
-    ``scores[0]`` is that of σ = 0, σ rises; between two the score goes linearly in σ.
+    ``scores[0]`` is that of σ = 0, σ rises; between two the score goes linearly in σ. A
+    score that is not above 0 to begin with has no half: that is 0, too.
 
     Raises:
       ValueError: the first deviation is not 0, or they do not rise.
@@ -56,7 +57,7 @@ def precision_at_half(deviations: Sequence[float], scores: Sequence[float]) -> f
         )
     half = score[0] / 2
     below = np.flatnonzero(score <= half)
-    if not len(below):
+    if score[0] <= 0 or not len(below):
         return 0.0
     i = int(below[0])
     share = (score[i - 1] - half) / (score[i - 1] - score[i])

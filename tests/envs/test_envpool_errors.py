@@ -1,6 +1,7 @@
 """Wrong use of envpool is an error that says what to do, never a crash."""
 
 import gc
+import os
 import sys
 import weakref
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import types
+from mtrl_jax import types, xla
 from mtrl_jax.envs import envpool, envpool_pool, envpool_xla
 
 OUT_OF_ORDER = "is not where this state left it"
@@ -301,6 +302,15 @@ def test_the_record_of_a_pool_is_plain_json_and_makes_it_again():
     assert again == record
     pool = envpool_pool.make("Pong-v5", (2, 3), record["options"], record["seed"])
     assert list(pool.engine.config["env_seed"]) == record["seeds"]
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 2), ({"num_threads": 3}, 3)])
+def test_a_pool_has_the_threads_of_a_containers_quota(monkeypatch, given, threads):
+    """Two cores' worth of time are two threads, whatever the machine has, or those given."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(xla, "_quota", lambda system: 2.5)
+    pool = envpool_pool.make("CartPole-v1", (2, 3), given, 0)
+    assert pool.engine.config["num_threads"] == threads
 
 
 @pytest.mark.parametrize(

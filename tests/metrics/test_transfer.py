@@ -32,6 +32,8 @@ def test_the_precision_is_of_the_noise_that_halves_the_score():
     found = transfer.precision_at_half([0.0, 1.0, 3.0], [10.0, 8.0, 2.0])
     np.testing.assert_allclose(found, 1 / 2.0**2)
     assert transfer.precision_at_half([0.0, 1.0], [10.0, 9.0]) == 0.0
+    for nothing in (0.0, -1.0):
+        assert transfer.precision_at_half([0.0, 1.0], [nothing, -2.0]) == 0.0
     with pytest.raises(ValueError, match="deviations: got"):
         transfer.precision_at_half([1.0, 2.0], [1.0, 0.0])
     shares = transfer.sensitivity_shares(np.array([[1.0, 0.0], [3.0, 0.0]]))

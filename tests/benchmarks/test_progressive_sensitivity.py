@@ -1,0 +1,54 @@
+"""Noise in the layers of progressive columns: what it is of, and what it cannot harm."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import envs, random
+from mtrl_jax.agents import progressive
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+try:
+    import progressive_sensitivity as script
+finally:
+    sys.path.pop(0)
+MEMBERS, STEPS = 2, 40
+CONFIG = progressive.Config(columns=2, hidden=(5, 4))
+
+
+@pytest.fixture(name="found", scope="module")
+def _found():
+    """Returns (AFS, precision) of columns of which the last alone chooses actions."""
+    env = envs.make("probe/both", batch=(MEMBERS, 16))
+    agent, key = progressive.make(env.spec, CONFIG), random.roots(0, MEMBERS)
+    learner = jax.vmap(agent.init, (0, None))(key, progressive.Hparams())
+    own = {
+        name: jax.tree.map(jnp.zeros_like, x) if "scale" not in name else x
+        for name, x in learner.params.items()
+    }
+    # relu(x) and relu(−x), carried to the logits of actions 1 and 0: the best policy.
+    for name, places in (
+        ("layer_0", {(0, 0): 1.0, (0, 1): -1.0}),
+        ("layer_1", {(0, 0): 1.0, (1, 1): 1.0}),
+        ("policy", {(0, 1): 50.0, (1, 0): 50.0}),
+    ):
+        kernel = own[name]["kernel"]
+        for (i, j), x in places.items():
+            kernel = kernel.at[:, i, j].set(x)
+        own[name] = own[name] | {"kernel": kernel}
+    learner = learner._replace(params=own)
+    return script.measured(env, CONFIG, learner, key, STEPS, (0.0, 8.0))
+
+
+def test_a_column_that_nothing_reads_has_no_sensitivity(found):
+    """By Fisher information and by noise: the last column has all there is."""
+    fisher, precision = found
+    assert fisher.shape == precision.shape == (MEMBERS, 2, 2)
+    np.testing.assert_allclose(fisher[:, 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(fisher[:, 1], 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(precision[:, 0], 0.0)
+    assert (precision[:, 1] > 1 / 8.0**2).all()
