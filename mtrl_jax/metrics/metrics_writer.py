@@ -112,8 +112,7 @@ class MetricsWriter:
         if constants and self._board is not None:
             self._board.add_text("hparams", json.dumps(constants), env_steps)
         if constants and self._wandb is not None:
-            changed = {"hparams": dict(constants)}
-            self._wandb.config.update(changed, allow_val_change=True)
+            self._wandb.add_config({"hparams": dict(constants)})
 
     def write_lineage(
         self,

@@ -282,6 +282,31 @@ def test_constant_hyperparameters_are_told_once(tmp_path, wandb):
     assert path.read_bytes().count(b"discount") == 1
 
 
+def _fail(*_, **__):
+    raise RuntimeError("the service\nis gone")
+
+
+def test_wandb_that_fails_costs_no_run(tmp_path, wandb):
+    """One warning, no more calls, and every row is on disk."""
+    with metrics.MetricsWriter(
+        tmp_path, tensorboard=False, wandb={"project": "x"}
+    ) as writer:
+        writer.write(**_row(10))
+        wandb.rows = types.SimpleNamespace(append=_fail)
+        with pytest.warns(UserWarning, match="RuntimeError: the service is gone"):
+            writer.write(**_row(20))
+        writer.write(**_row(30))
+    assert metrics.read_metrics(tmp_path).update.tolist() == [10, 20, 30]
+    assert wandb.codes == []
+
+
+def test_wandb_that_does_not_begin_is_one_line(tmp_path, monkeypatch, wandb):
+    """It names what would work; an OSError stops a run well."""
+    monkeypatch.setattr(wandb, "init", _fail)
+    with pytest.raises(ConnectionError, match=r"service is gone.*WANDB_MODE=offline"):
+        metrics.MetricsWriter(tmp_path, tensorboard=False, wandb={"project": "x"})
+
+
 def test_a_run_tells_wandb_what_it_is(tmp_path, cached, wandb):
     """Config, name and group; evaluations; the same id after a resume."""
     run = tmp_path / "run"
