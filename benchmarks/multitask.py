@@ -141,6 +141,8 @@ def _levels(
 
 def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
     """Draw training returns, a panel a task, a band over seeds."""
+    from matplotlib import ticker
+
     logs = {arm: metrics.read_metrics(last(folder)) for arm, folder in folders.items()}
     tasks = list(dict.fromkeys(task for log in logs.values() for task in log.returns))
     titles = [task.rpartition("/")[2] for task in tasks]
@@ -156,8 +158,14 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
                     name = f"{arm} {label}".strip()
                     common.curve(ax, log.env_steps, returns[:, is_own], name)
             ax.set(xlabel="env steps", ylabel="training return")
-        for ax in axes if len(logs) < len(tasks) else axes[:1]:
-            ax.legend(fontsize="small")
+            ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        # A panel whose curves have the names of those before needs no legend.
+        shown: list[list[str]] = []
+        for ax in axes:
+            names = ax.get_legend_handles_labels()[1]
+            if names not in shown:
+                ax.legend(fontsize="small")
+            shown.append(names)
 
 
 def arguments() -> argparse.Namespace:
