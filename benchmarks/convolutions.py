@@ -16,6 +16,8 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import common
 import jax
@@ -82,6 +84,20 @@ def measure(case: Case, repeats: int) -> dict:
 
 def milliseconds(case: Case, implementation: str, repeats: int) -> float:
     """Returns the wall time of one gradient step, see the top of the file."""
+    run, arguments = program(case, implementation)
+    compiled = jax.jit(run).lower(*arguments).compile()
+
+    def seconds():
+        return common.timed(lambda: compiled(*arguments))[0]
+
+    best = seconds()
+    if best < 1.0:
+        best = min(seconds() for _ in range(repeats))
+    return 1e3 * best / (STEPS if case.in_scan else 1)
+
+
+def program(case: Case, implementation: str) -> tuple[Callable[..., Any], tuple]:
+    """Returns (gradient steps of a case, ``STEPS`` of them in a scan; their arguments)."""
     torso = torsos.Torso(case.torso, (64,), "relu", implementation)
     shape = (case.population, case.batch, *IMAGES[case.torso])
     rng = np.random.default_rng(0)
@@ -110,15 +126,7 @@ def milliseconds(case: Case, implementation: str, repeats: int) -> float:
         body = lambda params, _: (step(params, image), None)  # noqa: E731
         return jax.lax.scan(body, params, None, length=STEPS)[0]
 
-    compiled = jax.jit(run).lower(params, image).compile()
-
-    def seconds():
-        return common.timed(lambda: compiled(params, image))[0]
-
-    best = seconds()
-    if best < 1.0:
-        best = min(seconds() for _ in range(repeats))
-    return 1e3 * best / (STEPS if case.in_scan else 1)
+    return run, (params, image)
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:

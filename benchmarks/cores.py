@@ -111,6 +111,15 @@ def flax(kind: str, units: int) -> tuple[Callable, Callable]:
 
 def step(network: tuple[Callable, Callable], x: Array) -> Callable[[], Tree]:
     """Returns a call of ``STEPS`` compiled gradient steps of a population."""
+    run, arguments = program(network, x)
+    compiled = jax.jit(run).lower(*arguments).compile()
+    return lambda: compiled(*arguments)
+
+
+def program(
+    network: tuple[Callable, Callable], x: Array
+) -> tuple[Callable, tuple[Tree, Array]]:
+    """Returns (``STEPS`` gradient steps of a population, their arguments)."""
     init, apply = network
 
     def descend(params, x):
@@ -122,9 +131,7 @@ def step(network: tuple[Callable, Callable], x: Array) -> Callable[[], Tree]:
         return jax.lax.scan(body, params, None, length=STEPS)[0]
 
     keys = jax.random.split(jax.random.key(1), x.shape[0])
-    params = jax.jit(jax.vmap(init))(keys, x)
-    compiled = jax.jit(run).lower(params, x).compile()
-    return lambda: compiled(params, x)
+    return run, (jax.jit(jax.vmap(init))(keys, x), x)
 
 
 def arguments() -> argparse.Namespace:

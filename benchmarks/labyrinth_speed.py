@@ -88,7 +88,7 @@ def main() -> None:
     xla.prepare()
     cases = QUICK if args.quick else CASES
     with contextlib.ExitStack() as stack:
-        calls, shapes, work = zip(*(_roll(case, stack) for case in cases))
+        calls, shapes, work = zip(*(roll(case, stack) for case in cases))
         number = 3 if args.quick else args.turns
         turns = common.in_turn(dict(enumerate(calls)), number)
     rows = _rows(cases, turns, shapes, work)
@@ -126,7 +126,7 @@ def draw(rows: list[dict], path) -> None:
         axes.grid(axis="x", alpha=0.3)
 
 
-def _roll(
+def roll(
     case: Case, stack: contextlib.ExitStack
 ) -> tuple[Callable[[], Any], tuple, list[float]]:
     """Returns (call, (shape, bytes) of an observation, cores' seconds of each call).
@@ -141,7 +141,7 @@ def _roll(
     state, ts = reset(random.roots(0, 1), env.params)
 
     @jax.jit
-    def roll(state, last, key):
+    def steps(state, last, key):
         def step(carry, t):
             state, _ = carry
             action = actions.sample(env.spec.action, random.fold(key, t), env.batch)
@@ -157,7 +157,7 @@ def _roll(
 
     def call() -> Any:
         start = time.process_time()
-        held[0], read = roll(*held[0], jax.random.key(next(keys)))
+        held[0], read = steps(*held[0], jax.random.key(next(keys)))
         jax.block_until_ready(read)
         work.append(time.process_time() - start)
         return read

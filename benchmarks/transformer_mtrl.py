@@ -58,7 +58,7 @@ class Trainer:
             algorithm_distillation.Hparams(), settings["hparams"]
         )
         mesh = sharding.make_mesh(1, 1, sharding.devices(1, True))
-        runner = offline_runner.make(
+        self.runner = offline_runner.make(
             self.agent,
             lambda key, data: windows.sample(
                 key, data, settings["batch"], settings["model"]["context"]
@@ -71,9 +71,9 @@ class Trainer:
         self.hp = sharding.on_devices(
             jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), self.hparams), mesh, 1
         )
-        state = jax.jit(runner.init)(random.roots(settings["seed"], 1), self.hp)
+        state = jax.jit(self.runner.init)(random.roots(settings["seed"], 1), self.hp)
         self.state = sharding.on_devices(state, mesh, 1)
-        self.chunk = sharding.keeping_layout(runner.chunk)
+        self.chunk = sharding.keeping_layout(self.runner.chunk)
         self.data = histories(settings["data"])
 
     def train(self) -> float:
@@ -87,7 +87,7 @@ class Trainer:
         return sum(x.size for x in jax.tree.leaves(learner.params))
 
 
-_FIELDS = ("layers", "width", "heads", "feedforward", "context", "hidden")
+_FIELDS = ("layers", "width", "heads", "feedforward", "context", "hidden", "dtype")
 
 
 def histories(path: str) -> windows.Data:

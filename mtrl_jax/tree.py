@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 
 from mtrl_jax.types import Array, Tree
 
-SLOT_AXIS = "slot"  # the mesh axis of the devices that share one member's slots
+# Mesh axes: of the devices that share the members, and one member's slots.
+MEMBER_AXIS, SLOT_AXIS = "pop", "slot"
 
 
 def where(condition: Array, on_true: Tree, on_false: Tree) -> Tree:
@@ -76,6 +77,25 @@ def shard(tree: Tree, axis: int = 0) -> Tree:
         return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
     return jax.tree.map(split, tree)
+
+
+def apart(function: Callable, *arguments: Tree) -> Tree:
+    """Returns ``function(*arguments)``, computed by each device of its members alone.
+
+    Every leaf of the arguments and of the result starts with the members P. It is for
+    what asks something of all rows before it works, such as whether any slot is to be
+    reset: asked of all devices, they would wait for each other at every step. Without
+    such devices, or where P does not divide, it is a plain call.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = dict(mesh.shape).get(MEMBER_AXIS, 1)
+    if devices == 1 or any(x.shape[0] % devices for x in jax.tree.leaves(arguments)):
+        return function(*arguments)
+    own = PartitionSpec(MEMBER_AXIS)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=own, out_specs=own, axis_names={MEMBER_AXIS},
+        check_vma=False,
+    )(*arguments)  # fmt: skip
 
 
 def copy(tree: Tree) -> Tree:

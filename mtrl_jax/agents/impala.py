@@ -42,6 +42,7 @@ INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
     needs_extras=True,
     observe_action=unrolls.observe_action,
+    idle=sharing.idle,
     learns=unrolls.LEARNS,
 )
 

@@ -1,7 +1,7 @@
 """Policy distillation: a student whose policy is that of the teachers who made the data.
 
     loss = mean over live steps of  c_kl KL(softmax(q / τ) ‖ softmax(s))
-                                  + c_nll (−log softmax(s)[argmax q]) + c_mse ‖q − s‖²
+                                  + c_nll (−log softmax(s)[argmax q]) + c_mse ‖q − s‖² + β ‖f(h) − h_T‖²
 
 ``q`` is what a teacher noted down at a step (a collect stage's ``record``), ``s`` what
 the student says of its actions. One of the costs is meant to be 1: as they are traced,
@@ -9,7 +9,11 @@ losses and τ are members of one population. A teacher that is a policy noted do
 (``labels: policy``) and is distilled at τ = 1. A trunk with a head for each task makes
 one student of several teachers.
 
-Ref: Rusu et al. 2016, "Policy Distillation" (arXiv:1511.06295), sections 3 and 4.
+With ``feature_size`` it also predicts its teachers' last hidden layer h_T from its own h,
+by a linear layer for each head (Actor-Mimic's feature regression); β is traced.
+
+Refs: Rusu et al. 2016, "Policy Distillation" (arXiv:1511.06295), sections 3 and 4;
+Parisotto et al. 2016, "Actor-Mimic" (arXiv:1511.06342), section 3.
 
 Deviations: Adam by default in the place of RMSProp; batches mix the tasks, in the paper
 they take turns; groups of a factorised action have a loss each, which are added.
@@ -54,6 +58,7 @@ class Config:
     per_task: bool = True  # a head for each task, of its own actions
     head_hidden: int = 0  # units of a hidden layer in each head; 0: none
     labels: str = "q"  # what is distilled of what teachers noted down
+    feature_size: int = 0  # of the ``features`` teachers noted down; 0: not predicted
     optimiser: str = "adam"  # see agents/common/optimiser.py
 
 
@@ -64,6 +69,7 @@ class Hparams(NamedTuple):
     kl_cost: Amount = 1.0
     nll_cost: Amount = 0.0
     mse_cost: Amount = 0.0
+    feature_cost: Amount = 0.01  # β; read with feature_size alone
     tau: Sharpness = 0.01  # of the teacher; 1 of one that is a policy
     temperature: Amount = 0.0  # of acting; 0 is greedy
     epsilon: Share = 0.05  # share of random actions in acting
@@ -76,11 +82,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     student can be a teacher; without a dataset it learns from that, and sharpens itself.
     Metrics: ``loss`` (nats a step where it is KL or NLL), ``kl, nll, mse`` whatever
     their costs, ``accuracy`` (its best action is the teacher's), ``entropy``,
-    ``grad_norm``; means over live steps.
+    ``grad_norm``, with ``feature_size`` also ``feature_error``; means over live steps.
 
     Raises:
       ValueError: real actions, an unknown optimiser or network option, a size that
-        cannot be; at trace time, labels that are not there or of other actions.
+        cannot be; at trace time, labels or features that are not there or of another
+        size.
     """
     if isinstance(spec.action, types.Box):
         raise ValueError(
@@ -89,7 +96,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         )
     optimiser.check(config.optimiser)
     network = task_heads.make(
-        spec, config.network, per_task=config.per_task, hidden=config.head_hidden
+        spec,
+        config.network,
+        per_task=config.per_task,
+        hidden=config.head_hidden,
+        features=config.feature_size,
     )
 
     def optimise(hp):
@@ -120,9 +131,17 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         # The step after the last action has no label.
         seen = rollout.ts, unrolls.previous_actions(rollout)
         seen = jax.tree.map(lambda x: x[:-1], seen)
-        logits, _ = network.unroll(params, rollout.carry.core, *seen)
+        inputs = (params, rollout.carry.core, *seen)
         labels = labels_of(rollout.extras, config.labels, spec.action)
+        if not config.feature_size:
+            logits, _ = network.unroll(*inputs)
+            total, metrics = loss_of(spec.action, labels, logits, rollout, hp)
+            return total, learning.Aux(metrics, stats)
+        logits, predicted = network.predict(*inputs)
         total, metrics = loss_of(spec.action, labels, logits, rollout, hp)
+        error = feature_error(predicted, features_of(rollout.extras, config), rollout)
+        total += hp.feature_cost * error
+        metrics |= {"loss": total, "feature_error": error}
         return total, learning.Aux(metrics, stats)
 
     def update(learner, rollout, key, hp, step):
@@ -143,7 +162,7 @@ def labels_of(extras: Tree, name: str, space: types.ActionSpace) -> Array:
     Raises:
       ValueError: there is nothing of that name, or of so many actions.
     """
-    recorded = cast(Mapping[str, Array], getattr(extras, "recorded", extras))
+    recorded = _recorded(extras)
     if name not in recorded:
         raise ValueError(
             f"labels={name!r}: the data recorded {', '.join(recorded) or 'nothing'}; "
@@ -156,6 +175,34 @@ def labels_of(extras: Tree, name: str, space: types.ActionSpace) -> Array:
             "actions; give what teachers with these actions said of each"
         )
     return recorded[name]
+
+
+def features_of(extras: Tree, config: Config) -> Array:
+    """Returns the teachers' features ``[T, B, F]``.
+
+    Raises:
+      ValueError: there are none, or of another size.
+    """
+    recorded, size = _recorded(extras), config.feature_size
+    if "features" not in recorded:
+        raise ValueError(
+            f"feature_size={size}: the data recorded {', '.join(recorded) or 'nothing'}; "
+            "give 0, or collect with record: [q, features] of teachers that learned with "
+            "network.note_features"
+        )
+    found = recorded["features"].shape[2:]
+    if found != (size,):
+        raise ValueError(
+            f"feature_size={size}: the teachers' features are of shape {list(found)} a "
+            "step; give their size"
+        )
+    return recorded["features"]
+
+
+def feature_error(predicted: Array, features: Array, rollout: types.Rollout) -> Array:
+    """Returns mean ‖predicted − features‖² over live steps, ``[]``."""
+    each = jax.vmap(jax.vmap(distillation.feature_regression))(predicted, features)
+    return policy_gradient.masked_mean(each, unrolls.chosen_from(rollout))
 
 
 def loss_of(
@@ -205,3 +252,8 @@ def errors(
 
     groups = zip(*(jnp.split(x, ends, axis=-1) for x in (labels, logits, legal)))
     return sum(jax.vmap(jax.vmap(each))(*group) for group in groups)
+
+
+def _recorded(extras: Tree) -> Mapping[str, Array]:
+    """Returns by name what a dataset's windows recorded, or acting noted down."""
+    return cast(Mapping[str, Array], getattr(extras, "recorded", extras))

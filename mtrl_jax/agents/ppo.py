@@ -43,6 +43,7 @@ INFO = types.AgentInfo(
     "proximal policy optimisation (Schulman et al. 2017)",
     needs_extras=True,
     observe_action=unrolls.observe_action,
+    idle=sharing.idle,
     learns=unrolls.LEARNS,
 )
 

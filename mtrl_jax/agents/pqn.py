@@ -103,10 +103,13 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         return learning.init(network.init(key), optimise(hp))
 
     def act(learner, carry, ts, key, hp):
-        q = values(learner.params, ts.obs, ts.task, ts.action_mask)
+        outputs, features = network.noting(
+            learner.params, ts.obs, ts.task, ts.action_mask
+        )
+        q = outputs[..., 0]
         epsilon = q_learning.epsilon_at(learner.updates, hp.exploration)
         action, _, value = exploration.epsilon_greedy(key, q, ts.action_mask, epsilon)
-        return action, carry, q_learning.Extras(q, value)
+        return action, carry, q_learning.Extras(q, value, features)
 
     def loss(params, stats, batch, key, hp):
         del key, hp

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import population, statistics
+from mtrl_jax.engine import population, sharding, statistics
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -63,6 +63,7 @@ class Setting(NamedTuple):
     window: int
     judged: str
     extras_of: Callable[[Tree], Tree] | None  # None: steps are not recorded
+    mesh: Mesh | None
 
 
 def make(
@@ -90,7 +91,11 @@ def make(
     """
     agents = population.population(agent, env.batch[0], at_once, mesh)
     recorded = extras_of if record else None
-    setting = Setting(agents, env, curriculum, unroll_length, window, judged, recorded)
+    # Members with tasks of their own lie in parts that the devices do not share evenly.
+    apart = mesh if env.spec.slot_tasks else None
+    setting = Setting(
+        agents, env, curriculum, unroll_length, window, judged, recorded, apart
+    )
 
     def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
         state = state._replace(stats=statistics.start_chunk(state.stats))
@@ -160,7 +165,8 @@ def unroll(
     def act_and_step(scanned, key):
         carry, env_state, ts, stats = scanned
         action, carry, extras = agents.act(state.learner, carry, ts, key, hp)
-        env_state, next_ts = env.step(env_state, action, params)
+        with sharding.known(setting.mesh):
+            env_state, next_ts = env.step(env_state, action, params)
         paid = statistics.in_own_units(env.spec, next_ts)
         stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
         return (carry, env_state, next_ts, stats), (ts, action, extras)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mtrl_jax import tree, types
+from mtrl_jax import types
+from mtrl_jax.engine import sharding
+from mtrl_jax.tree import MEMBER_AXIS
 
 # Where the members lie in a rollout, as a scan over time leaves it.
 ROLLOUT_AXES = types.Rollout(ts=1, action=1, extras=1, carry=0)  # type: ignore[arg-type]
@@ -41,7 +42,7 @@ def population(
         return _repeated(agent.carry(batch), size)
 
     def update(learner, batch, key, hp, step):
-        with _known(mesh):
+        with sharding.known(mesh):
             return update_all(learner, batch, key, hp, step)
 
     def update_all(learner, batch, key, hp, step):
@@ -51,12 +52,12 @@ def population(
                 learner, batch, key, hp, step
             )
         in_turn = _in_turn(agent.update, at_once)
-        if mesh is not None and mesh.shape["pop"] > 1:
+        if mesh is not None and mesh.shape[MEMBER_AXIS] > 1:
             # Left to itself the compiler would gather all members on every device.
-            own, same = PartitionSpec("pop"), PartitionSpec()
+            own, same = PartitionSpec(MEMBER_AXIS), PartitionSpec()
             in_turn = jax.shard_map(
                 in_turn, mesh=mesh, in_specs=(own, own, own, own, same), out_specs=own,
-                axis_names={"pop"}, check_vma=False,
+                axis_names={MEMBER_AXIS}, check_vma=False,
             )  # fmt: skip
         batch = _members_first(batch) if agent.replay is None else batch
         return in_turn(learner, batch, key, hp, step)
@@ -77,13 +78,13 @@ def _replay(replay: types.Replay, size: int, mesh: Mesh | None) -> types.Replay:
         return _repeated(replay.init(slots), size)
 
     def observe(memory, rollout, key, hp, step):
-        with _known(mesh):
+        with sharding.known(mesh):
             return jax.vmap(replay.observe, (0, ROLLOUT_AXES, 0, 0, None))(
                 memory, rollout, key, hp, step
             )
 
     def feedback(memory, found):
-        with _known(mesh):
+        with sharding.known(mesh):
             return jax.vmap(replay.feedback)(memory, found)
 
     return types.Replay(init, observe, feedback)
@@ -92,13 +93,6 @@ def _replay(replay: types.Replay, size: int, mesh: Mesh | None) -> types.Replay:
 def _repeated(one: types.Tree, size: int) -> types.Tree:
     """Returns one member's tree for each of them, leaves ``[P, ...]``."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), one)
-
-
-def _known(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Returns the context in which agents may split their rows, see ``tree.shard``."""
-    if mesh is None or mesh.shape.get(tree.SLOT_AXIS, 1) == 1:
-        return contextlib.nullcontext()
-    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def _in_turn(update: Callable, at_once: int) -> Callable:

@@ -6,6 +6,7 @@ devices remain split the slots of each member. ``jit`` derives everything else.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mtrl_jax.tree import SLOT_AXIS
+from mtrl_jax.tree import MEMBER_AXIS, SLOT_AXIS
 from mtrl_jax.types import Tree
 
 
@@ -28,7 +29,9 @@ def make_mesh(population: int, slots: int, devices: list | None = None) -> Mesh:
     pop = math.gcd(population, len(devices))
     slot = math.gcd(slots, len(devices) // pop)
     grid = np.asarray(devices[: pop * slot]).reshape(pop, slot)
-    return Mesh(grid, ("pop", SLOT_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
+    return Mesh(
+        grid, (MEMBER_AXIS, SLOT_AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
 
 
 def shardings(tree: Tree, mesh: Mesh, population: int, slots: bool = False) -> Tree:
@@ -43,8 +46,8 @@ def shardings(tree: Tree, mesh: Mesh, population: int, slots: bool = False) -> T
         if not shape or shape[0] != population:
             return NamedSharding(mesh, PartitionSpec())
         if slots and len(shape) > 1 and shape[1] % mesh.shape[SLOT_AXIS] == 0:
-            return NamedSharding(mesh, PartitionSpec("pop", SLOT_AXIS))
-        return NamedSharding(mesh, PartitionSpec("pop"))
+            return NamedSharding(mesh, PartitionSpec(MEMBER_AXIS, SLOT_AXIS))
+        return NamedSharding(mesh, PartitionSpec(MEMBER_AXIS))
 
     return jax.tree.map(of, tree)
 
@@ -80,6 +83,13 @@ def devices(members: int, pure: bool) -> list[jax.Device]:
     if jax.default_backend() == "cpu":
         return found[: math.gcd(members, len(found))]
     return found
+
+
+def known(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Returns the context in which ``tree.shard`` and ``tree.apart`` know the devices."""
+    if mesh is None or mesh.size == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def members_at_once(mesh: Mesh) -> int | None:

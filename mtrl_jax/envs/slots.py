@@ -168,17 +168,31 @@ def _replace(
 ) -> Tree:
     """Returns ``current`` with ``make(*args)`` in the pending slots ``[P, B]``.
 
-    Steps in which nothing is pending do not pay for it: the predicate is unbatched.
-    With a group, only pending slots are made, that many of every member at a time.
+    Steps in which nothing is pending do not pay for it: the predicate is unbatched, one
+    for each device of the members. With a group, only pending slots are made, that many
+    of every member at a time.
     """
-    slots = pending.shape[1]
-    if group is None or group >= slots:
+
+    def together(pending: Array, args: tuple, current: Tree) -> Tree:
         return jax.lax.cond(
             jnp.any(pending),
             lambda current: tree.where(pending, make(*args), current),
             lambda current: current,
             current,
         )
+
+    def in_groups(pending: Array, args: tuple, current: Tree) -> Tree:
+        return _in_groups(pending, make, args, current, group or 0)
+
+    fits = group is None or group >= pending.shape[1]
+    return tree.apart(together if fits else in_groups, pending, args, current)
+
+
+def _in_groups(
+    pending: Array, make: Callable, args: tuple, current: Tree, group: int
+) -> Tree:
+    """Returns what ``_replace`` does, ``group`` slots of every member at a time."""
+    slots = pending.shape[1]
 
     @jax.vmap
     def place(x, index, y):

@@ -43,20 +43,22 @@ class Conv(nn.Module):
     kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
     bias_init: Callable[..., Any] = nn.initializers.zeros_init()
     implementation: str = "auto"
+    dtype: str = "float32"  # of the products and the output; parameters are float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         y = conv2d(
-            x,
-            kernel,
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
             strides=self.strides,
             padding=self.padding,
             implementation=self.implementation,
         )
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
+            bias = bias.astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 

@@ -26,6 +26,11 @@ NORM_EPS = 1e-3
 glorot = jax.nn.initializers.glorot_uniform()
 
 
+def fast_dtype(dtype: str) -> str:
+    """Returns the type to compute in where ``dtype`` is asked for: float32 on a CPU."""
+    return "float32" if jax.default_backend() == "cpu" else dtype
+
+
 def dense_init(key: Key, inputs: int, outputs: int, *, zero: bool = False) -> Tree:
     """Returns {kernel [inputs, outputs], bias [outputs]}; ``zero``: all of it 0."""
     shape = (inputs, outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import errors
-from mtrl_jax.networks import conv, cores, torsos
+from mtrl_jax.networks import conv, cores, layers, torsos
 
 SHARING = ("hard", "soft", "cross_stitch", "experts")
 # Those whose trunk reads flat inputs.
@@ -35,6 +35,8 @@ class NetworkConfig:
     experts: int = 4  # of sharing: experts
     task_heads: bool = False  # policy and value heads of each task's own
     convolution: str = "auto"  # see conv.conv2d
+    # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
+    dtype: str = "float32"
 
 
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
@@ -44,6 +46,7 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
         "activation": tuple(torsos.ACTIVATIONS),
         "core": cores.CORES,
         "convolution": conv.IMPLEMENTATIONS,
+        "dtype": layers.PRECISIONS,
     }
     errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:
@@ -55,6 +58,12 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     if num_values is not None and num_values < 1:
         raise ValueError(
             f"num_values: got {num_values}, give None or a positive number"
+        )
+    if config.dtype != "float32" and config.sharing in TRUNKS:
+        raise ValueError(
+            f"dtype: {config.dtype!r} is for torsos without a trunk for all tasks, the "
+            f"sharing is {config.sharing!r}; use dtype 'float32', or sharing 'hard' or "
+            "'soft'"
         )
     _check_core(config)
 

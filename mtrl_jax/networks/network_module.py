@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.networks import cores, heads, initialisers, product, torsos
+from mtrl_jax.networks import cores, heads, initialisers, layers, product, torsos
 from mtrl_jax.networks.network_config import NetworkConfig
 from mtrl_jax.types import Array, Tree
 
@@ -174,6 +174,7 @@ def torso_of(config: NetworkConfig, name: str, num_tasks: int = 1) -> torsos.Tor
         tasks=num_tasks,
         experts=config.experts,
         sequence=config.sequence,
+        dtype=layers.fast_dtype(config.dtype),
         name=name,
     )
 

@@ -48,6 +48,8 @@ class QNetworkConfig:
     layer_norm: bool = False  # after every layer of the torso, before its activation
     task_embedding: bool = False  # one-hot task as input
     convolution: str = "auto"  # see conv.conv2d
+    # Acting notes down the last hidden layer as ``features``, for students to predict.
+    note_features: bool = False
 
 
 class Head(NamedTuple):
@@ -59,17 +61,20 @@ class Head(NamedTuple):
 
 
 _EXPECTED = Head()
+_NOTED = "noted"  # flax's collection; nothing is kept where it is not asked for
 
 
 class QNetwork(NamedTuple):
     """``init(key)`` returns params; ``apply(params, obs, task, legal, noise)`` outputs.
 
     Outputs are ``[..., A, outputs]`` of observations ``[..., ...]``; ``noise`` is read by
-    noisy heads alone.
+    noisy heads alone. ``noting`` takes the same and returns (outputs, features
+    ``[..., F]``), () in their place where the config notes none down.
     """
 
     init: Callable[[Key], Tree]
     apply: Callable[..., Array]
+    noting: Callable[..., tuple[Array, Tree]]
 
 
 def make(
@@ -99,7 +104,15 @@ def make(
     def apply(params, obs, task, legal, noise=dummy_noise):
         return module.apply({"params": params}, obs, task, legal, noise)
 
-    return QNetwork(init, apply)
+    def noting(params, obs, task, legal, noise=dummy_noise):
+        if not config.note_features:
+            return apply(params, obs, task, legal, noise), ()
+        args = (obs, task, legal, noise)
+        outputs, noted = module.apply({"params": params}, *args, mutable=[_NOTED])
+        (features,) = noted[_NOTED]["features"]
+        return outputs, features
+
+    return QNetwork(init, apply, noting)
 
 
 class _QModule(nn.Module):
@@ -143,6 +156,8 @@ class _QModule(nn.Module):
                 x, noise
             )
             x = jax.nn.relu(x)
+        if name == "advantage":
+            self.sow(_NOTED, "features", x)
         size = rows * self.head.outputs
         x = self._dense(name, place + 1, size, 1.0)(x, noise)
         return x.reshape(*x.shape[:-1], rows, self.head.outputs)

@@ -7,6 +7,9 @@ A head decides on its task's own actions alone, so that games with three and wit
 eighteen actions have heads of three and of eighteen outputs. Without a hidden layer it
 reads h. A single head for all tasks has an output for every action there is.
 
+For a student that also predicts its teachers' features (Parisotto et al. 2016,
+arXiv:1511.06342, section 3.2), f = F_k h + d_k, which its outputs do not read.
+
 Ref: Rusu et al. 2016, "Policy Distillation" (arXiv:1511.06295), figure 1b: a trunk and a
 "controller layer" for each task.
 """
@@ -35,30 +38,39 @@ from mtrl_jax.types import Array, Key, Tree
 
 # Of an action that its task has not; it is masked wherever it is read.
 ABSENT = 0.0
+_NOTED = "noted"  # flax's collection; nothing is kept where it is not asked for
 
 
 class Network(NamedTuple):
     """``init(key)`` returns parameters, ``initial_state(batch)`` memories.
 
     ``unroll(params, state, ts, prev_action)`` returns (outputs [T, B, A], state) of a
-    TimeStep ``[T, B]``; ``prev_action[t]`` led to ``ts[t]``.
+    TimeStep ``[T, B]``; ``prev_action[t]`` led to ``ts[t]``. ``predict`` takes the same
+    and returns (outputs, predicted features [T, B, F]) of a network that has these.
     """
 
     init: Callable[[Key], Tree]
     initial_state: Callable[[int], Tree]
     unroll: Callable[[Tree, Tree, types.TimeStep, Array], tuple[Array, Tree]]
+    predict: Callable[[Tree, Tree, types.TimeStep, Array], tuple[Array, Array]]
 
 
 def make(
-    spec: types.EnvSpec, config: NetworkConfig, *, per_task: bool, hidden: int
+    spec: types.EnvSpec,
+    config: NetworkConfig,
+    *,
+    per_task: bool,
+    hidden: int,
+    features: int = 0,
 ) -> Network:
     """Returns the network for environments of ``spec``.
 
-    ``per_task``: a head for each task; ``hidden``: units of a head's own layer, 0: none.
+    ``per_task``: a head for each task; ``hidden``: units of a head's own layer, 0: none;
+    ``features``: how many a teacher has that are predicted, 0: none.
 
     Raises:
       ValueError: a field of the config that is unknown, too small or does not go with
-        the others, a separate value, a negative ``hidden``.
+        the others, a separate value, a negative ``hidden`` or ``features``.
     """
     network_config.check(config)
     network_config.check_single(config)
@@ -66,10 +78,12 @@ def make(
         raise ValueError("separate_value: there is no value here; leave it out")
     if hidden < 0:
         raise ValueError(f"head_hidden: got {hidden}, give 0 or a positive size")
+    if features < 0:
+        raise ValueError(f"feature_size: got {features}, give 0 or a positive size")
     sequence_conv.check(config.sequence, spec.obs)
     config = torsos.resolved(config, spec.obs)
     spaces = tuple(x.action for x in spec.tasks) if per_task else (spec.action,)
-    module = _TaskHeads(config, spec.action, spaces, len(spec.tasks), hidden)
+    module = _TaskHeads(config, spec.action, spaces, len(spec.tasks), hidden, features)
 
     def initial_state(batch: int) -> Tree:
         return cores.initial_state(config.core, config.core_size, batch)
@@ -82,7 +96,13 @@ def make(
         chex.assert_rank(ts.first, 2)
         return module.apply({"params": params}, state, ts, prev_action)
 
-    return Network(init, initial_state, unroll)
+    def predict(params, state, ts, prev_action):
+        args = (state, ts, prev_action)
+        (outputs, _), noted = module.apply({"params": params}, *args, mutable=[_NOTED])
+        (predicted,) = noted[_NOTED]["features"]
+        return outputs, predicted
+
+    return Network(init, initial_state, unroll, predict)
 
 
 class _TaskHeads(nn.Module):
@@ -91,6 +111,7 @@ class _TaskHeads(nn.Module):
     spaces: tuple[types.ActionSpace, ...]  # of each head
     tasks: int
     hidden: int
+    features: int
 
     @nn.compact
     def __call__(self, state: Tree, ts: types.TimeStep, prev_action: Array):
@@ -105,20 +126,34 @@ class _TaskHeads(nn.Module):
         h, state = core(features, state, ts.first)
         if config.skip:
             h = jnp.concatenate([features, h], axis=-1)
-        outputs = [self._head(k, space, h) for k, space in enumerate(self.spaces)]
-        if len(outputs) == 1:
-            return outputs[0], state
-        every = jnp.stack(outputs, axis=-2)  # [T, B, K, A]
-        own = jnp.take_along_axis(every, ts.task[..., None, None], axis=-2)
-        return own[..., 0, :], state
+        heads = range(len(self.spaces))
+        if self.features:
+            predicted = [
+                _dense(self.features, 1.0, f"{self._name(k)}_features")(h)
+                for k in heads
+            ]
+            self.sow(_NOTED, "features", _of_task(predicted, ts.task))
+        outputs = [self._head(k, self.spaces[k], h) for k in heads]
+        return _of_task(outputs, ts.task), state
+
+    def _name(self, k: int) -> str:
+        return f"task_{k}" if len(self.spaces) > 1 else "head"
 
     def _head(self, k: int, space: types.ActionSpace, h: Array) -> Array:
         """Returns the outputs [..., A] of head k, ABSENT where its task has no action."""
-        name = f"task_{k}" if len(self.spaces) > 1 else "head"
+        name = self._name(k)
         if self.hidden:
             h = nn.relu(_dense(self.hidden, 2**0.5, f"{name}_hidden")(h))
         own = _dense(types.action_mask_size(space), 0.01, name)(h)
         return _padded(own, space, self.space)
+
+
+def _of_task(every: list[Array], task: Array) -> Array:
+    """Returns [T, B, N]: of each step that of its task, or of the only one."""
+    if len(every) == 1:
+        return every[0]
+    stacked = jnp.stack(every, axis=-2)  # [T, B, K, N]
+    return jnp.take_along_axis(stacked, task[..., None, None], axis=-2)[..., 0, :]
 
 
 def _padded(x: Array, own: types.ActionSpace, space: types.ActionSpace) -> Array:

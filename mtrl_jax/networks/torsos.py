@@ -70,6 +70,8 @@ class Torso(nn.Module):
     tasks: int = 1
     experts: int = 1
     sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
+    # Of the image's layers and of the MLP; parameters and features are float32.
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -91,17 +93,19 @@ class Torso(nn.Module):
                     self.dense,
                     sizes,
                     self.features or FEATURES[self.kind],
+                    self.dtype,
                     name=self.kind,
                 )
                 features.append(stack(image))
         (flat or features).append(side)
         if flat:
             features.append(self._trunk(jnp.concatenate(flat, -1), task))
-        return jnp.concatenate(features, -1)
+        return jnp.concatenate([x.astype(jnp.float32) for x in features], -1)
 
     def _trunk(self, x: Array, task: Array | None) -> Array:
         if self.sharing == "hard":
-            return MLP(self.hidden, self.activation, self.norm, name="mlp")(x)
+            mlp = MLP(self.hidden, self.activation, self.norm, self.dtype, name="mlp")
+            return mlp(x)
         assert task is not None
         activation = ACTIVATIONS[self.activation]
         if self.sharing == "cross_stitch":
@@ -129,11 +133,13 @@ class MLP(nn.Module):
     hidden: tuple[int, ...]
     activation: str = "tanh"
     norm: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for size in self.hidden:
-            x = ACTIVATIONS[self.activation](_normed(_dense(size)(x), self.norm))
+            y = _dense(size, self.dtype)(x)
+            x = ACTIVATIONS[self.activation](_normed(y, self.norm))
         return x
 
 
@@ -145,6 +151,7 @@ class MinAtar(nn.Module):
     dense: bool
     filters: tuple[int, ...]
     features: int
+    dtype: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -162,6 +169,7 @@ class ImpalaShallow(nn.Module):
     dense: bool
     filters: tuple[int, ...]
     features: int
+    dtype: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -176,6 +184,7 @@ class Nature(nn.Module):
     dense: bool
     filters: tuple[int, ...]
     features: int
+    dtype: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -194,13 +203,18 @@ class ImpalaDeep(nn.Module):
     dense: bool
     filters: tuple[int, ...]
     features: int
+    dtype: str
     blocks: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for channels in self.filters:
             layer = functools.partial(
-                conv.Conv, channels, (3, 3), implementation=self.implementation
+                conv.Conv,
+                channels,
+                (3, 3),
+                implementation=self.implementation,
+                dtype=self.dtype,
             )
             x = conv.max_pool(layer()(x), implementation=self.implementation)
             for _ in range(self.blocks):
@@ -311,6 +325,7 @@ def _convs_and_dense(
             padding="VALID",
             kernel_init=_orthogonal,
             implementation=stack.implementation,
+            dtype=stack.dtype,
         )(x)
         x = jax.nn.relu(_normed(x, stack.norm))
     return _dense_relu(stack, x)
@@ -321,12 +336,17 @@ def _dense_relu(stack: Any, x: Array) -> Array:
     x = x.reshape(*x.shape[:-3], -1)
     if not stack.dense:
         return x
-    return jax.nn.relu(_normed(_dense(stack.features)(x), stack.norm))
+    return jax.nn.relu(_normed(_dense(stack.features, stack.dtype)(x), stack.norm))
 
 
 def _normed(x: Array, norm: bool) -> Array:
     return nn.LayerNorm()(x) if norm else x
 
 
-def _dense(size: int) -> nn.Dense:
-    return nn.Dense(size, kernel_init=_orthogonal, dot_general=product.dot_general)
+def _dense(size: int, dtype: str) -> nn.Dense:
+    return nn.Dense(
+        size,
+        dtype=dtype,
+        kernel_init=_orthogonal,
+        dot_general=product.dot_general,
+    )

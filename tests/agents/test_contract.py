@@ -46,6 +46,7 @@ OPTIONAL = {
     "cagrad_c",
     "teacher_cost",
     "distance_cost",
+    "feature_cost",
 }
 
 # What bites only with windows that have a prompt, or a head that padding teaches.

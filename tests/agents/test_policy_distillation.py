@@ -7,6 +7,7 @@ import pytest
 
 from mtrl_jax import config, types
 from mtrl_jax.agents import policy_distillation as student
+from mtrl_jax.agents import pqn
 from mtrl_jax.data import layout, windows
 from mtrl_jax.networks import network_config, q_network
 
@@ -206,6 +207,68 @@ def test_a_student_that_says_what_its_teacher_said_has_nothing_to_learn(two):
     assert metrics["accuracy"] == 1.0
 
 
+def test_features_are_predicted_by_a_layer_of_each_head(two):
+    """At β = 0 the rest learns as without; at β the error is weighed and moves the trunk."""
+    plain, _, after, hp = two
+    spec = spec_of(SIZES, (4, 4, 1), jnp.float32)
+    config = student.Config(
+        network(torso="mlp", hidden=(8,)), head_hidden=4, feature_size=5
+    )
+    agent = student.make(spec, config)
+    learner = agent.init(KEY, hp)
+    update = jax.jit(agent.update)
+
+    def learned(task, beta):
+        rollout = rollout_of(agent, task)
+        seen = {"features": jax.random.normal(jax.random.key(2), (T, B, 5))}
+        recorded = {**rollout.extras.recorded, **seen}
+        rollout = rollout._replace(extras=rollout.extras._replace(recorded=recorded))
+        given = hp._replace(feature_cost=jnp.float32(beta))
+        new, metrics, _ = update(learner, rollout, KEY, given, jnp.int32(0))
+        return new.params, metrics
+
+    without, metrics = after(rollout_of(plain, jnp.arange(B) % 2))
+    off, unweighed = learned(jnp.arange(B) % 2, 0.0)
+    on, weighed = learned(jnp.arange(B) % 2, 0.5)
+    assert "feature_error" not in metrics and weighed["feature_error"] > 1
+    np.testing.assert_allclose(
+        weighed["loss"] - unweighed["loss"], 0.5 * weighed["feature_error"], rtol=1e-4
+    )
+    for name, part in without.items():
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-7), part, off[name]
+        )
+    trunks = zip(*(jax.tree.leaves(x["torso"]) for x in (on, off)))
+    assert all((x != y).any() for x, y in trunks)
+    # Data of one game leave the other's layer as it was.
+    one, _ = learned(0, 0.5)
+    moved = {
+        k: (one[k]["kernel"] != learner.params[k]["kernel"]).any()
+        for k in ("task_0_features", "task_1_features")
+    }
+    assert moved == {"task_0_features": True, "task_1_features": False}
+
+
+@pytest.mark.parametrize("stream", [0, 7])
+def test_teachers_note_down_their_last_hidden_layer_where_asked(stream):
+    """What their outputs are linear in; without note_features there is nothing."""
+    spec = spec_of([3], (4, 4, 1), jnp.float32)
+    ts = jax.tree.map(lambda x: x[0], rollout_of(student.make(spec), 0).ts)
+    hidden = {"hidden": (5,), "torso": "mlp", "stream": stream}
+    for note in (False, True):
+        made = q_network.QNetworkConfig(**hidden, note_features=note)
+        agent = pqn.make(spec, pqn.Config(network=made))
+        learner = agent.init(KEY, pqn.Hparams())
+        extras = agent.act(learner, (), ts, KEY, pqn.Hparams())[2]
+        if not note:
+            assert extras.features == ()
+            continue
+        last = learner.params["advantage"]
+        said = np.asarray(extras.features @ last["kernel"]) + np.asarray(last["bias"])
+        assert extras.features.shape == (B, stream or 5)
+        np.testing.assert_allclose(said, extras.q, rtol=1e-5, atol=1e-6)
+
+
 def test_groups_of_a_factorised_action_are_added():
     """Two categorical choices of a policy are two KLs."""
     space = types.Factorised((2, 3))
@@ -245,6 +308,7 @@ def test_a_dataset_keeps_each_games_own_actions():
     ("changes", "message"),
     [
         ({"head_hidden": -1}, "head_hidden: got -1"),
+        ({"feature_size": -1}, "feature_size: got -1"),
         ({"optimiser": "lion"}, "lion"),
         ({"network": network(torso="nature", filters=(8, 8))}, r"filters: got \(8, 8\).*3 layers"),
         ({"network": network(torso="mlp", features=64)}, "filters, features: .*'mlp'.*hidden"),
@@ -268,6 +332,12 @@ def test_labels_that_do_not_fit_are_named():
     for name, size in (("q", 6), ("value", 4)):
         with pytest.raises(ValueError, match=f"labels='{name}': .* {size} actions"):
             student.labels_of(extras, name, types.Discrete(size))
+    config = student.Config(feature_size=5)
+    with pytest.raises(ValueError, match=r"feature_size=5: .*note_features"):
+        student.features_of(extras, config)
+    extras = extras._replace(recorded=recorded | {"features": jnp.zeros((T, B, 4))})
+    with pytest.raises(ValueError, match=r"feature_size=5: .*\[4\]"):
+        student.features_of(extras, config)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0])

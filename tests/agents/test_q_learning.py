@@ -173,7 +173,9 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
     drawn = drawn_of(rows)
     for double, value in ((False, 10.0), (True, 2.0)):
         setting = q_loss.Setting(
-            q_network.QNetwork(None, apply), q_loss.Parts(double=double), lambda r: r
+            q_network.QNetwork(None, apply, None),
+            q_loss.Parts(double=double),
+            lambda r: r,
         )
         _, metrics = q_loss.loss_of(
             setting,

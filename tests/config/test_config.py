@@ -67,12 +67,33 @@ def test_the_names_that_stay_are_accepted():
 def test_what_is_not_given_is_written_down(name):
     """The resolved settings hold every field of the agent, given or not."""
     module = agents.get(name)
-    some = {hparams.names(module.Hparams)[-1]: 0.5}
+    some = {hparams.names(module.Hparams)[0]: 0.5}
     given = {**PLAIN, "agent": {"name": name, "hparams": some}}
     resolved = config.to_dict(config.from_dict(given))["agent"]
     defaults = hparams.flatten(module.Hparams())
     assert resolved["hparams"] == {**defaults, **some}
     assert resolved["config"].keys() == module.Config.__dataclass_fields__.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "off"),
+    [
+        ("agent.hparams", "0.5", ""),
+        ("evaluation.hparams", "0.5", ""),
+        ("agent.schedules", "{kind: linear, low: 0.0, high: 0.5}", ".high"),
+        ("population.search", "{low: 0.0, high: 0.5}", ".high"),
+    ],
+)
+def test_a_hyperparameter_that_nothing_reads_is_refused(path, value, off):
+    """Wherever it is set; where the program reads it, or it is off, it is not."""
+    given = {**PLAIN, "agent": {"name": "ppo"}}
+    change = f"{path}.distance_cost={value}"
+    said = rf"{path}\.distance_cost{off}=0\.5: .*agent\.config\.network\.sharing=soft, or 0"
+    with pytest.raises(errors.ConfigError, match=said):
+        config.from_dict(config.override(given, [change]))
+    soft = "agent.config.network.sharing=soft"
+    config.from_dict(config.override(given, [change, soft]))
+    config.from_dict(config.override(given, ["agent.hparams.distance_cost=0"]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Splitting a run over devices changes where it is computed, not what."""
 
+import re
+
 import dreaming
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,14 @@ import pytest
 import replay_probe
 from jax.sharding import PartitionSpec
 
-from mtrl_jax import agents, hparams, random
+from mtrl_jax import agents, envs, hparams, random
 from mtrl_jax.engine import fused_runner, sharding
-from mtrl_jax.envs import expert_labels
+from mtrl_jax.envs import core, expert_labels
 from mtrl_jax.networks import actor_critic, product, transformer
 
 DEVICES = 8
+# What makes devices wait for each other, in a compiled program.
+WAITS = r" (all-|collective-|reduce-scatter|send|recv)"
 # With learned positions: tokens of nothing but zeros, as the tiny environment's first ones
 # are, have no variance to be normalised by, and rounding is a thousand times as large.
 _TRANSFORMER = transformer.TransformerConfig(
@@ -138,14 +142,41 @@ def test_a_sharded_run_is_the_unsharded_one(members, slots, tiny):
 
 @pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_in_turn_on_every_device_are_the_unsharded_ones(at_once, tiny):
-    """8 members on 2 devices, 1 or 2 of their 4 at a time: none is computed elsewhere."""
+    """8 members on 2 devices, 1 or 2 of their 4 at a time: none is computed elsewhere.
+
+    And no device waits for the other: there is no step that both have to be at.
+    """
     devices = jax.devices()[:2]
     mesh = sharding.make_mesh(8, 4, devices)
     runner, state, hp = tiny.start(8, 4, at_once=at_once, mesh=mesh)
     split = compare(tiny, runner.chunk, state, hp, 8, 4, devices=devices)
     assert split.learner["w"].sharding.device_set == set(devices)
     program = jax.jit(runner.chunk).lower(split, hp).compile().as_text()
-    assert "all-gather" not in program
+    assert not re.search(WAITS, program)
+
+
+def test_slots_reset_a_few_at_a_time_do_so_on_every_device_for_itself(tiny):
+    """Bit for bit as on one device, and no device asks the other."""
+    task = envs.pure_task("probe/both")._replace(group=1)
+    env = core.vectorise(task, (2, 4))
+    mesh = sharding.make_mesh(2, 4, jax.devices()[:2])
+
+    def play(state, action, mesh):
+        def step(state, action):
+            with sharding.known(mesh):
+                return env.step(state, action, env.params)
+
+        return jax.lax.scan(step, state, action)
+
+    state, _ = env.reset(random.roots(0, 2), env.params)
+    action = jax.random.randint(jax.random.key(1), (6, 2, 4), 0, 2)
+    expected = jax.jit(lambda *xs: play(*xs, None))(state, action)
+    split = sharding.on_devices(state, mesh, 2)
+    jitted = jax.jit(lambda *xs: play(*xs, mesh)).lower(split, action).compile()
+    actual = jitted(split, action)
+    assert expected[1].first.any() and not tiny.differs(actual, expected)
+    assert len(actual[0].last.sharding.device_set) == 2
+    assert not re.search(WAITS, jitted.as_text())
 
 
 @pytest.mark.parametrize(

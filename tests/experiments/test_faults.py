@@ -277,10 +277,10 @@ def test_two_runs_that_begin_in_one_folder_do_not_mix(tmp_path, monkeypatch, cac
     run, other = tmp_path / "run", "seed: 1\n"
     make_program = online.make_program
 
-    def slow(config, *restart):
+    def slow(config, *restart, **options):
         run.mkdir()
         (run / run_folder.CONFIG).write_text(other)
-        return make_program(config, *restart)
+        return make_program(config, *restart, **options)
 
     monkeypatch.setattr(online, "make_program", slow)
     config = running.write(tmp_path / "tiny.yaml")

@@ -73,12 +73,14 @@ def test_a_shipped_config_killed_in_every_stage_arrives_at_the_same_bits(
     name, tmp_path, cached
 ):
     """kill -9 beyond a checkpoint of each stage, one after the other, then to its end."""
-    given = CONFIGS / f"{name}_dark_room.yaml"
-    stages = yaml.safe_load(given.read_text())["stages"]
-    names = [stage["name"] for stage in stages]
+    # Later evaluations are the same program with other hyperparameters.
+    stages = yaml.safe_load((CONFIGS / f"{name}_dark_room.yaml").read_text())["stages"]
+    given = tmp_path / "shipped.yaml"
+    given.write_text(yaml.safe_dump({"stages": stages[:3]}))
+    names = [stage["name"] for stage in stages[:3]]
     changes = [
         f"stages.{i}.{field}={value}"
-        for i, stage in enumerate(stages)
+        for i, stage in enumerate(stages[:3])
         for field, value in SHORTER[stage["kind"]].items()
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

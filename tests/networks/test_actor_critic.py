@@ -340,6 +340,8 @@ def test_with_a_skip_the_heads_read_features_and_memory():
         ({"activation": "sine"}, "activation: 'sine'.*tanh"),
         ({"core": "rnn"}, "core: 'rnn'.*lstm"),
         ({"convolution": "fft"}, "convolution: 'fft'"),
+        ({"dtype": "float16"}, "dtype: 'float16'"),
+        ({"dtype": "bfloat16", "sharing": "experts"}, "dtype: 'bfloat16'.*'hard'"),
         ({"hidden": ()}, r"hidden: got \(\)"),
         ({"hidden": (64, 0)}, r"hidden: got \(64, 0\)"),
         ({"core_size": 0}, "core_size: got 0"),

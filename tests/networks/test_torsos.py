@@ -68,6 +68,43 @@ def test_the_residual_network_has_fifteen_convolutions():
     assert sum(name.startswith("Conv_") for name in stack) == 15
 
 
+@pytest.mark.parametrize("implementation", ["matmul", "lax"])
+def test_bfloat16_is_of_the_products_alone(implementation):
+    """Parameters, features and gradients are float32, and near those of float32."""
+    image = jax.random.randint(jax.random.key(1), (8, 6, 6, 3), 0, 256, jnp.uint8)
+    obs = {"image": image, "vector": jax.random.normal(jax.random.key(2), (8, 5))}
+    side = jnp.zeros((8, 2))
+
+    def of(dtype):
+        torso = torsos.Torso(
+            "impala_deep", (16,), "tanh", implementation, filters=(4, 4, 4),
+            features=8, dtype=dtype,
+        )  # fmt: skip
+
+        def loss(params):
+            features = torso.apply(params, obs, side)
+            return jnp.mean(jnp.square(features)), features
+
+        return torso, jax.value_and_grad(loss, has_aux=True)
+
+    torso, whole = of("float32")
+    params = jax.jit(torso.init)(jax.random.key(0), obs, side)
+    half = of("bfloat16")[0].init
+    assert jax.eval_shape(half, jax.random.key(0), obs, side) == jax.eval_shape(
+        lambda: params
+    )
+    program = str(jax.make_jaxpr(of("bfloat16")[1])(params))
+    (_, expected), wanted = jax.jit(whole)(params)
+    (_, features), gradient = jax.jit(of("bfloat16")[1])(params)
+    assert "bf16" in program and features.dtype == jnp.float32
+    assert not np.array_equal(features, expected)
+    np.testing.assert_allclose(features, expected, rtol=0.05, atol=0.05)
+    for path, x in jax.tree_util.tree_leaves_with_path(gradient):
+        y = dict(jax.tree_util.tree_leaves_with_path(wanted))[path]
+        assert x.dtype == jnp.float32 and np.isfinite(x).all()
+        assert np.linalg.norm(x - y) < 0.1 * np.linalg.norm(y), path
+
+
 def test_side_inputs_join_the_vector_or_the_image_features():
     """They enter the MLP where there is one; otherwise they are appended, as in IMPALA."""
     side = jnp.ones((2, 3))

@@ -66,6 +66,7 @@ class Extras(NamedTuple):
 
     q: Array  # [T, B, A]
     value: Array  # [T, B] of the best legal action
+    features: Tree = ()  # [T, B, F] of the last hidden layer, with note_features
 
 
 class Method(NamedTuple):
@@ -142,12 +143,15 @@ def act(
     """Returns (actions [B], carry, Extras): the best action, with probability ε any."""
     explore_key, noise_key = jax.random.split(key)
     noise = q_loss.noise_of(method.setting.parts, noise_key, hp, acting=True)
-    q = q_loss.values(method.setting, learner.params, ts, noise, hp)
+    outputs, features = method.setting.network.noting(
+        learner.params, ts.obs, ts.task, ts.action_mask, noise
+    )
+    q = q_loss.means(method.setting, outputs, hp)
     epsilon = epsilon_at(learner.updates, hp.exploration)
     action, _, value = exploration.epsilon_greedy(
         explore_key, q, ts.action_mask, epsilon
     )
-    return action, carry, Extras(q, value)
+    return action, carry, Extras(q, value, features)
 
 
 def update(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import minibatches, objective
@@ -43,6 +43,13 @@ class Sharing(NamedTuple):
     learned: Callable[[int], actor_critic.Network]
     groups: Callable[[int], tuple[int, ...]]
     losses: Callable[[Tree, Hparams], dict[str, objective.Weighted]]
+
+
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that an agent's ``config`` leaves unread."""
+    if config.network.sharing == "soft":
+        return {}
+    return {"distance_cost": types.Idle(0.0, "network.sharing=soft")}
 
 
 def make(
