@@ -46,6 +46,7 @@ COLUMNS = {
     "high": ">9.3f",
 }
 _CHUNKS = 3  # that a return is averaged over before it counts as reached
+_MANY = 5  # labels of an arm that has a panel of its own
 _SUCCESS = 0.8  # of the reference score
 
 
@@ -140,32 +141,31 @@ def _levels(
 
 
 def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Draw training returns, a panel a task, a band over seeds."""
+    """Draw training returns, a band over seeds; a panel a task, or an arm of many."""
     from matplotlib import ticker
 
     logs = {arm: metrics.read_metrics(last(folder)) for arm, folder in folders.items()}
-    tasks = list(dict.fromkeys(task for log in logs.values() for task in log.returns))
-    titles = [task.rpartition("/")[2] for task in tasks]
-    with common.figure(path, titles, (5, 4)) as axes:
-        for ax, task in zip(axes, tasks):
-            for arm, log in logs.items():
-                if task not in log.returns:
-                    continue
-                labels = arms.EXPERIMENTS[experiment][arm].labels
-                for i, label in enumerate(labels):
-                    returns = log.returns[task][:, i :: len(labels)]
+    pairs = [(arm, task) for arm, log in logs.items() for task in log.returns]
+    labels = {arm: arms.EXPERIMENTS[experiment][arm].labels for arm in logs}
+    panels: dict[str, list[tuple[str, str]]] = {}
+    apart = min(map(len, labels.values())) >= _MANY
+    for arm, task in pairs:
+        name = task.rpartition("/")[2]
+        panels.setdefault(f"{arm}, {name}" if apart else name, []).append((arm, task))
+    with common.figure(path, list(panels), (5, 4)) as axes:
+        for ax, shown in zip(axes, panels.values()):
+            for arm, task in shown:
+                log, number = logs[arm], len(labels[arm])
+                for i, label in enumerate(labels[arm]):
+                    returns = log.returns[task][:, i::number]
                     is_own = ~np.isnan(returns).all(axis=0)
-                    name = f"{arm} {label}".strip()
+                    name = label if apart else f"{arm} {label}".strip()
                     common.curve(ax, log.env_steps, returns[:, is_own], name)
             ax.set(xlabel="env steps", ylabel="training return")
             ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        # A panel whose curves have the names of those before needs no legend.
-        shown: list[list[str]] = []
-        for ax in axes:
-            names = ax.get_legend_handles_labels()[1]
-            if names not in shown:
-                ax.legend(fontsize="small")
-            shown.append(names)
+        # The names are those of the first panel, in all of them.
+        handles = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(*handles, loc="outside center right", fontsize="small")
 
 
 def arguments() -> argparse.Namespace:

@@ -205,8 +205,8 @@ WHERE = {
 STEPS = {
     "kickstarting": 200_000,
     "combiners": 400_000,
-    "sharing": 200_000,
-    "distral": 200_000,
+    "sharing": 800_000,
+    "distral": 800_000,
     "unreal": 200_000,
     "progressive": 400_000,
     "vtrace_lag": 200_000,
