@@ -133,7 +133,7 @@ def core(kind: str, members: int, shape: tuple[int, int, int]) -> Work:
     unroll, slots, units = shape
     x = jax.random.normal(jax.random.key(0), (members, unroll, slots, units))
     run, arguments = cores.program(cores.ours(kind, units), x)
-    compiled = jax.jit(run).lower(*arguments).compile()
+    compiled = jax.jit(run)
     return Work(
         lambda: compiled(*arguments),
         members * unroll * slots * cores.STEPS,
@@ -147,7 +147,7 @@ def convolution(torso: str, way: str, members: int, shrink: int) -> Work:
     batch = max(1, convolutions.BATCHES[torso] // shrink)
     case = convolutions.Case(torso, members, in_scan=True, batch=batch)
     run, arguments = convolutions.program(case, way)
-    compiled = jax.jit(run).lower(*arguments).compile()
+    compiled = jax.jit(run)
     return Work(
         lambda: compiled(*arguments),
         convolutions.STEPS * members,

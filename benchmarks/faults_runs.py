@@ -120,7 +120,7 @@ def wait_for_run(child: Child, run: pathlib.Path) -> None:
 def wait_for_rows(child: Child, run: pathlib.Path, rows: int) -> None:
     """Wait until a run has as many rows, or its process has ended."""
     while child.code() is None and outcomes.rows_of(run) < rows:
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def stage_of(kind: str, run: pathlib.Path) -> str:
