@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from table_cells import NONE, Rows, find, interval, load, number, ratio
+from table_cells import NONE, Rows, find, interval, load, number, quantity, ratio
 
 from mtrl_jax.metrics import estimates
 
@@ -162,6 +162,21 @@ def minatar() -> Rows:
     return made
 
 
+def value_learning() -> Rows:
+    """Returns the table of value learners on MinAtar's games."""
+    header = ["agent", "game", "env steps", "mean [95 %]", "published"]
+    return [header] + [
+        [
+            f"`{row['agent']}`",
+            row["game"],
+            quantity(row["steps"]),
+            interval(row["mean"], row["low"], row["high"]),
+            number(row["published"]),
+        ]
+        for row in load("value_learning_games")["rows"]
+    ]
+
+
 def labyrinth_scores() -> Rows:
     """Returns the table of scores of scripted players on every level."""
     players = {
@@ -263,6 +278,7 @@ def _cell(rows: Any, where: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], Rows]] = {
+    "value_learning": value_learning,
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
     "classic_control": classic_control,
