@@ -24,7 +24,9 @@ from mtrl_jax import envs
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
-_VARIANTS = f"minatar_variants@{_FOLDER}"
+_MIRRORED, _RECOLOURED = (
+    f"minatar_variants/Breakout-{name}@{_FOLDER}" for name in ("mirrored", "recoloured")
+)
 TASKS: dict[str, list[dict[str, Any]]] = {
     "rooms": [
         {"env": "dark/room", "slots": 16, "options": {"goal": goal}} for goal in _GOALS
@@ -39,8 +41,8 @@ TASKS: dict[str, list[dict[str, Any]]] = {
     ],
     "breakout": [{"env": "gymnax/Breakout-MinAtar", "slots": 32}],
     "variants": [
-        {"env": f"{_VARIANTS}/Breakout-mirrored", "slots": 32},
-        {"env": f"{_VARIANTS}/Breakout-recoloured", "slots": 32},
+        {"env": _MIRRORED, "slots": 32},
+        {"env": _RECOLOURED, "slots": 32},
         {"env": "gymnax/Asterix-MinAtar", "slots": 32},
     ],
     "catch": [{"env": "gymnax/Catch-bsuite", "slots": 16}],

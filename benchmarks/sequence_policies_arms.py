@@ -20,7 +20,8 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GOALS = ([4, 7], [0, 0], [3, 3])
 TARGETS = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0)
 NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
-DOORS = (([1, 1], [7, 6]), ([2, 7], [6, 1]), ([7, 4], [0, 3]))
+# The first of cells drawn by numpy's default_rng(0): random play gets to 1 to 4 % of them.
+DOORS = (([7, 5], [4, 2]), ([2, 0], [0, 0]), ([1, 7], [5, 8]))
 SEEDS = 3  # of the transformers; all of an experiment read the same histories
 _NETWORK = {"layers": 2, "width": 64, "heads": 4, "feedforward": 128}
 QUIET = {"tensorboard": False}
@@ -124,9 +125,10 @@ def credit() -> Experiment:
                 "outlook": {"bins": 3, "low": 0.0, "high": 2.0},
             }
         }
-        own["training"] = own["training"] | {"unroll_length": 50}
-        # The third clones successes alone: 3.6 % of the episodes have any.
-        own = _told(own, {"rank_from": [0.0, 0.0, 0.96]}, kinds=3)
+        own["agent"]["hparams"] = own["agent"]["hparams"] | {"decay_updates": 1_500}
+        own["training"] = own["training"] | {"unroll_length": 50, "updates": 1_500}
+        # The third clones the best 2 % of the episodes, of which most are successes.
+        own = _told(own, {"rank_from": [0.0, 0.0, 0.98]}, kinds=3)
         name = f"dt_{tag}"
         # One slot: of several only the mean return is known, and not who got the door.
         stages += [source, own, evaluated(name, own, tasks, 400, 1, {"target": 2.0})]

@@ -19,7 +19,7 @@ from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
 # The program of another agent with other defaults: held to it, but not every time.
-VARIANTS = {"multi_game_decision_transformer", "gato"}
+VARIANTS = {"decision_transformer", "multi_game_decision_transformer", "gato"}
 # Agents held to the contract.
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])

@@ -35,6 +35,14 @@ def test_every_arm_of_the_multitask_benchmark_is_valid(experiment, arm):
     assert set(arms.WHERE) == set(arms.EXPERIMENTS) == set(arms.STEPS)
 
 
+@pytest.mark.parametrize("tasks", arms.TASKS)
+def test_every_environment_of_an_arm_is_found(tasks):
+    """By the name that is in its settings, be it of the kit or of a file beside them."""
+    for task in arms.TASKS[tasks]:
+        made = envs.pure_task(task["env"], task.get("options"))
+        assert made.spec.name == task["env"].partition("@")[0]
+
+
 def test_a_return_is_reached_where_the_last_three_are_on_average():
     """The step of the third; chunks without an episode are passed over."""
     steps = np.arange(10, 80, 10)
