@@ -64,6 +64,18 @@ AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
 _NETWORK = {"hidden": [64, 64], "last_action_reward": False}
 _FLAT = {"torso": "mlp", "activation": "relu"}
+# Of pixel control, reward prediction and value replay. The paper draws the first from 0.01
+# to 0.1; its weight of 1 for reward prediction, beside sums over 20 steps, is 0.05 here.
+_COSTS = {
+    "none": (0.0, 0.0, 0.0),
+    "control 0.01": (0.01, 0.0, 0.0),
+    "control 0.1": (0.1, 0.0, 0.0),
+    "reward 0.05": (0.0, 0.05, 0.0),
+    "reward 1": (0.0, 1.0, 0.0),
+    "replay 0.1": (0.0, 0.0, 0.1),
+    "replay 1": (0.0, 0.0, 1.0),
+    "all": (0.05, 0.05, 1.0),
+}
 _POPART: dict[str, Any] = {"value_scale": "popart", "value_debias": True}
 _OF_POPART = {"value_step_size": 1e-2, "value_std_min": 1e-4}
 
@@ -110,11 +122,10 @@ def _unreal(network: dict[str, Any], cell: int, tasks: str) -> Arm:
         "unreal",
         {"network": _NETWORK | network, "cell": cell, "capacity": 16_000},
         tasks=tasks,
-        labels=("none", "control", "reward", "replay", "all"),
+        labels=tuple(_COSTS),
         dealt={
-            "control_cost": [0.0, 1e-2, 0.0, 0.0, 1e-2],
-            "reward_cost": [0.0, 0.0, 1.0, 0.0, 1.0],
-            "replay_cost": [0.0, 0.0, 0.0, 1.0, 1.0],
+            name: [costs[i] for costs in _COSTS.values()]
+            for i, name in enumerate(("control_cost", "reward_cost", "replay_cost"))
         },
     )
 

@@ -8,14 +8,16 @@ column and layer of each member:
     APS   1/σ² of the noise that halves the score, over the sum of the columns': noise of
           σ times each unit's own deviation is added to the layer's activations
 
-A score is the mean reward of a step over ``--steps`` steps of all slots, from fresh
-episodes, with the same draws whatever the noise. A layer that no noise harms has no APS.
+A score is the mean return of the episodes begun within ``--steps`` steps of all slots,
+with the same draws whatever the noise; of a step it would not fall where a worse policy
+has shorter episodes. A layer that no noise harms has no APS.
 
     python benchmarks/progressive_sensitivity.py --run RUN/stages/last [--quick]
 
 Ref: Rusu et al. 2016 (arXiv:1606.04671), section 3.
 
-Deviation: rewards of a fixed number of steps in place of ten episodes.
+Deviation: the episodes of a fixed number of steps in place of ten; the last of a slot
+counts although it is cut off.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ COLUMNS = {
 class Played(NamedTuple):
     """What came of a population's steps."""
 
-    score: Array  # [P] mean reward of a step
+    score: Array  # [P] mean return of an episode
     ts: types.TimeStep  # [T, P, B]
 
 
@@ -91,9 +93,10 @@ def play(
         action = jax.vmap(act)(learner, noise, ts, random.at(key, now, random.ACT))
         return env.step(state, action, env.params), ts
 
-    begun = env.reset(random.at(key, 0, random.ENV), env.params)
-    _, seen = jax.lax.scan(step, begun, jnp.arange(steps))
-    return Played(jnp.mean(seen.reward, axis=(0, 2)), seen)
+    fresh = env.reset(random.at(key, 0, random.ENV), env.params)
+    _, seen = jax.lax.scan(step, fresh, jnp.arange(steps))
+    begun = jnp.sum(seen.first, axis=(0, 2))
+    return Played(jnp.sum(seen.reward, axis=(0, 2)) / begun, seen)
 
 
 def deviations(

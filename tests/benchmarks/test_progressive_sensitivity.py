@@ -20,9 +20,9 @@ MEMBERS, STEPS = 2, 40
 CONFIG = progressive.Config(columns=2, hidden=(5, 4))
 
 
-@pytest.fixture(name="found", scope="module")
-def _found():
-    """Returns (AFS, precision) of columns of which the last alone chooses actions."""
+@pytest.fixture(name="made", scope="module")
+def _made():
+    """Returns (environment, learners of columns of which the last alone acts, keys)."""
     env = envs.make("probe/both", batch=(MEMBERS, 16))
     agent, key = progressive.make(env.spec, CONFIG), random.roots(0, MEMBERS)
     learner = jax.vmap(agent.init, (0, None))(key, progressive.Hparams())
@@ -40,8 +40,23 @@ def _found():
         for (i, j), x in places.items():
             kernel = kernel.at[:, i, j].set(x)
         own[name] = own[name] | {"kernel": kernel}
-    learner = learner._replace(params=own)
+    return env, learner._replace(params=own), key
+
+
+@pytest.fixture(name="found", scope="module")
+def _found(made):
+    """Returns (AFS, precision)."""
+    env, learner, key = made
     return script.measured(env, CONFIG, learner, key, STEPS, (0.0, 8.0))
+
+
+def test_a_score_is_the_return_of_an_episode(made):
+    """The best policy's is 1, and not the reward of a step, which is half of it here."""
+    env, learner, key = made
+    none = [tuple(jnp.zeros((MEMBERS, n)) for n in CONFIG.hidden)] * CONFIG.columns
+    played = jax.jit(lambda x: script.play(env, CONFIG, learner, x, key, STEPS))(none)
+    np.testing.assert_allclose(played.score, 1.0, atol=0.06)
+    assert (np.asarray(played.ts.reward).mean((0, 2)) < 0.8).all()
 
 
 def test_a_column_that_nothing_reads_has_no_sensitivity(found):
