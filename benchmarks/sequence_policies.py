@@ -3,7 +3,7 @@
     return_control   told a return of several, on three goals; MGDT tilted by several κ
     unseen           100 episodes on goals never trained on: who gets better by trying
     credit           a key, then a door, from random episodes alone
-    prompt           shown demonstrations of several levels, on goals never trained on
+    prompt           shown demonstrations of several levels, on goals new and known
     ngram            AD with and without an n-gram head, by histories of a goal
     q_objective      imitation and values, of histories that get better and of poor ones
 
@@ -131,7 +131,8 @@ def recorded() -> list[Row]:
             )
     prompts = common.RESULTS / _PROMPTS
     shown = json.loads(prompts.read_text())["arms"] if prompts.exists() else []
-    return made + [{**row, "asked": None} for row in shown if row["asked"] == _NOISE]
+    own = [row for row in shown if row["asked"] == _NOISE and not row["goal"]]
+    return made + [{**row, "asked": None} for row in own]
 
 
 def ends(curve: np.ndarray) -> Row:
@@ -154,10 +155,7 @@ def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
     if experiment == "return_control":
         return _control(rows)
     if experiment == "prompt":
-        demo, own = (np.asarray([row[k] for row in rows]) for k in ("demo", "mean"))
-        slope = np.polyfit(demo, own, 1)[0] if len(rows) > 1 else np.nan
-        drift = max(abs(r["last"] / r["first"] - 1) for r in rows if r["first"])
-        return {"slope": float(slope), "largest_drift": float(drift)}
+        return _prompted(rows)
     if experiment == "credit":
         names = dict.fromkeys(row["arm"] for row in rows)
         return {
@@ -168,6 +166,19 @@ def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
         }
     tags = [f"{row['arm']}{'_' + row['goal'] if row['goal'] else ''}" for row in rows]
     return {f"last_{tag}": row["last"] for tag, row in zip(tags, rows)}
+
+
+def _prompted(rows: list[Row]) -> dict[str, float]:
+    """Returns the slope of returns on those shown, on goals new and known, and the drift."""
+    found = {}
+    for name in dict.fromkeys(row["goal"] for row in rows):
+        own = [row for row in rows if row["goal"] == name]
+        demo, got = (np.asarray([row[k] for row in own]) for k in ("demo", "mean"))
+        slope = np.polyfit(demo, got, 1)[0] if len(own) > 1 else np.nan
+        found[f"slope_{name}" if name else "slope"] = float(slope)
+    new = [row for row in rows if not row["goal"] and row["first"]]
+    drift = max((abs(row["last"] / row["first"] - 1) for row in new), default=np.nan)
+    return {**found, "largest_drift": float(drift)}
 
 
 def _control(rows: list[Row]) -> dict[str, float]:

@@ -25,6 +25,7 @@ DOORS = (([7, 5], [4, 2]), ([2, 0], [0, 0]), ([1, 7], [5, 8]))
 SEEDS = 3  # of the transformers; all of an experiment read the same histories
 _NETWORK = {"layers": 2, "width": 64, "heads": 4, "feedforward": 128}
 QUIET = {"tensorboard": False}
+_KNOWN = {"env": "dark/room", "options": {"tasks": "train", "number": 64}, "slots": 1}
 
 
 class Arm(NamedTuple):
@@ -83,10 +84,20 @@ def unseen() -> Experiment:
 
 
 def prompt() -> Experiment:
-    """Returns what is played after demonstrations of several levels, on unseen goals."""
+    """Returns what is played after demonstrations of several levels, on unseen goals.
+
+    And, to tell what it has learned from what it carries over, on those of its training.
+    """
     seeds = of_kind(0, 1)
+    stages = _gato(NOISE, 50)
     arms = [Arm("gato", _shown(noise), seeds, asked=noise) for noise in NOISE]
-    return Experiment(_gato(NOISE, 50), arms)
+    for noise in NOISE:
+        (shown,) = (x for x in stages if x["name"] == _shown(noise))
+        own = {"name": f"{_shown(noise)}_known", "tasks": [_KNOWN]}
+        evaluation = {"episodes": 12, "episodes_per_chunk": 6}
+        stages.append(shown | own | {"evaluation": evaluation})
+        arms.append(Arm("gato", str(own["name"]), seeds, "known", noise))
+    return Experiment(stages, arms)
 
 
 def credit() -> Experiment:

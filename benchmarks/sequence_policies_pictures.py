@@ -15,7 +15,7 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     """Draw what was got by what was asked for or shown, by arm, or by episode."""
     title, plot = {
         "return_control": ("return by the return asked for", _by_asked),
-        "prompt": ("return by the return shown, goals never trained on", _by_shown),
+        "prompt": ("Gato: return by the return shown", _by_shown),
         "credit": ("doors opened after random episodes of the same task", _by_arm),
     }.get(experiment, ("return on goals never trained on", _by_episode))
     with common.figure(path, [title], (7, 5)) as (ax,):
@@ -36,7 +36,7 @@ def _against(ax: Any, rows: list[Row], what: str, label: str) -> None:
         mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
         mine = sorted(mine, key=lambda row: row[what])
         x, y = [row[what] for row in mine], [row["mean"] for row in mine]
-        (line,) = ax.plot(x, y, "o-", label=goal or "gato")
+        (line,) = ax.plot(x, y, "o-", label=goal or "new")
         for seed in zip(*(row["seeds"] for row in mine)):
             ax.plot(x, seed, ".", color=line.get_color(), alpha=0.5)
     ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))

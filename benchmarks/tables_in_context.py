@@ -158,6 +158,55 @@ def unseen() -> Rows:
     return made
 
 
+def return_control() -> Rows:
+    """Returns the table of returns by what was asked for, goal by goal."""
+    rows = load("sequence_policies_return_control")["arms"]
+    goals = list(dict.fromkeys(row["goal"] for row in rows))
+    optima = [find(rows, arm="bc", goal=goal)["optimal_score"] for goal in goals]
+    heads = (f"goal ({g.replace('_', ', ')})" for g in goals)
+    made: Rows = [["", *heads], ["optimum", *map(number, optima)]]
+    for asked in (0.0, 4.0, 8.0, 12.0, None, 20.0):
+        label = "DT, asked for the optimum" if asked is None else f"{asked:g}"
+        cells = [
+            _spread(
+                find(rows, arm="dt", goal=goal, asked=best if asked is None else asked)
+            )
+            for goal, best in zip(goals, optima)
+        ]
+        made.append([label if asked is None else f"DT, asked for {label}", *cells])
+    for arm, label in (
+        ("bc", "cloning"),
+        ("mgdt_0", "MGDT, κ = 0"),
+        ("mgdt_5", "MGDT, κ = 5"),
+        ("mgdt_10", "MGDT, κ = 10"),
+    ):
+        cells = [_spread(find(rows, arm=arm, goal=goal)) for goal in goals]
+        made.append([label, *cells])
+    return made
+
+
+def prompted() -> Rows:
+    """Returns the table of what Gato plays by what it was shown, on new and known goals."""
+    rows = load("sequence_policies_prompt")["arms"]
+    head = [
+        "noise of the demonstrator",
+        "shown",
+        "new goals [95 %]",
+        "first five, last five",
+    ]
+    made: Rows = [[*head, "shown", "known goals [95 %]"]]
+    for row in (row for row in rows if not row["goal"]):
+        known = find(rows, goal="known", asked=row["asked"])
+        both = f"{ratio(row['first'])}, {ratio(row['last'])}"
+        cells = [f"{row['asked']:.1f}", number(row["demo"]), _spread(row), both]
+        made.append([*cells, number(known["demo"]), _spread(known)])
+    return made
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return interval(row["mean"], row["low"], row["high"])
+
+
 def _arm(arm: str, suffix: str = "") -> Mapping[str, Any]:
     return find(load(_ROOM + suffix)["arms"], arm=arm)
 
@@ -176,6 +225,8 @@ def _listed(rows: list[Mapping[str, Any]], key: str) -> str:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "sequence_policies_unseen": unseen,
+    "sequence_policies_return_control": return_control,
+    "sequence_policies_prompt": prompted,
     "algorithm_distillation_dark_room": dark_room,
     "algorithm_distillation_contexts": contexts,
     "algorithm_distillation_prompts": prompts,

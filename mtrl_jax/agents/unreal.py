@@ -15,8 +15,9 @@ Ref: Jaderberg et al. 2017, "Reinforcement Learning with Unsupervised Auxiliary 
 (arXiv:1611.05397).
 
 Deviations: the base is V-trace, not A3C; losses are means over windows and steps (control
-a sum over cells, as there), so that a reward_cost of 0.05 is its 1; several snippets an update instead of one; no ReLU after the
-deconvolutions, which would clip Q; a vector's cells are its numbers.
+a sum over cells, as there), so that a reward_cost of 0.05 is its 1; several snippets an
+update instead of one; no ReLU after the deconvolutions, which would clip Q; a vector's
+cells are its numbers.
 """
 
 from __future__ import annotations
