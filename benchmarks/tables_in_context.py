@@ -192,7 +192,7 @@ def prompted() -> Rows:
         "noise of the demonstrator",
         "shown",
         "new goals [95 %]",
-        "first five, last five",
+        "first four, last four",
     ]
     made: Rows = [[*head, "shown", "known goals [95 %]"]]
     for row in (row for row in rows if not row["goal"]):
