@@ -177,8 +177,13 @@ def _visits(rooms, remembered, log_prior, alpha, beta, goal, policy):
 
 def row(goals: Array, beta: float, alpha: float) -> dict:
     """Returns the row of one setting."""
-    rooms = make_rooms()
     plain, knowing = (solve(goals, alpha, beta, memory) for memory in (False, True))
+    return row_of(plain, knowing, beta, alpha)
+
+
+def row_of(plain: Solution, knowing: Solution, beta: float, alpha: float) -> dict:
+    """Returns the row of a setting's solutions, without and with a memory."""
+    rooms = make_rooms()
     middle = plain.prior[rooms.corridor[3], 0]
     onward = [
         knowing.prior[cell, move, move]

@@ -48,6 +48,7 @@ CASES = {
         "test_the_distilled_policy_may_act_in_tests",
     ],
     "agents/test_dreamer_v2.py": [
+        "test_each_loss_trains_its_own_parameters_alone[critic]",
         "test_each_loss_trains_its_own_parameters_alone[model]",
         "test_it_waits_until_enough_is_there",
     ],
@@ -97,6 +98,7 @@ CASES = {
         "test_rewards_and_statistics_times_k_are_the_same_update[popart-0.01]",
     ],
     "benchmarks/test_fault_script.py": [
+        "test_a_killed_run_ends_as_one_left_alone",
         "test_careless_settings_are_accepted_or_one_line",
     ],
     "checkpoint/test_pieces_alone.py": [
@@ -153,6 +155,7 @@ CASES = {
         "test_in_one_open_room_a_line_is_what_the_oracle_walks[rooms_watermaze]",
         "test_it_finishes_the_puzzle",
         "test_it_fires_when_the_shot_will_tag_and_only_then[small]",
+        "test_its_actions_are_of_the_set[small]",
         "test_the_table_holds[rooms_keys_doors_puzzle-oracle]",
     ],
     "envs/test_labyrinth_pixels.py": [
@@ -191,6 +194,7 @@ CASES = {
         "test_pbt_replaces_a_member_that_is_not_finite",
     ],
     "experiments/test_in_context_envpool.py": [
+        "test_every_episode_on_envpool_is_written_down",
         "test_one_that_was_stopped_is_played_again_from_the_first_episode",
     ],
     "experiments/test_loaded.py": [
@@ -206,10 +210,14 @@ CASES = {
     ],
     "experiments/test_rl2.py": [
         "test_a_curve_of_training_counts_a_trial_as_its_episodes",
+        "test_returns_are_of_the_episodes_within_a_trial",
     ],
     "experiments/test_schedules_run.py": [
         "test_a_resumed_run_has_the_values_of_the_uninterrupted_one[28]",
         "test_a_resumed_run_refuses_another_schedule",
+    ],
+    "experiments/test_sequence_policies_run.py": [
+        "test_what_is_demonstrated_is_watched_and_then_it_plays",
     ],
     "experiments/test_stage_learners.py": [
         "test_what_a_stage_began_with_is_read_once",
@@ -255,9 +263,9 @@ CASES = {
         "test_acting_says_what_training_says_of_the_last_steps_alone[step-rotary]",
     ],
     "networks/test_rssm.py": [
-        "test_the_transposed_convolution_is_flaxs[3-1-size2]",
-        "test_the_transposed_convolution_is_flaxs[5-2-size0]",
-        "test_the_transposed_convolution_is_flaxs[6-2-size1]",
+        "test_the_transposed_convolution_is_flaxs[2-",
+        "test_the_transposed_convolution_is_flaxs[3-",
+        "test_the_transposed_convolution_is_flaxs[5-3-",
     ],
     "networks/test_set_of_steps.py": [
         "test_cached_acting_is_recomputed_acting_and_both_are_training[1]",

@@ -8,6 +8,9 @@ magnitude. A convolution is therefore written as a matrix product wherever that 
 2. the kh x kw shifted copies of the input are concatenated along the channels;
 3. one product with the kernel as a matrix; a population makes it a batched product.
 
+Where there are four times more channels than features, the product comes first and its
+shifted parts are added.
+
 Slices, concatenations and products all have fast gradients and batching rules.
 """
 
@@ -126,7 +129,9 @@ def _matmul_conv(
     ]
     x, kernel = _space_to_depth(x, kernel, strides, geometry)
     (height, rows, _, _), (width, columns, _, _) = geometry
-    channels = kernel.shape[2]
+    channels, features = kernel.shape[2:]
+    if 4 * features <= channels:
+        return _contributions(x, kernel, height, width)
 
     # One product over all shifts, except where its patches (rows * columns times the
     # input) are what costs: there, one product a row, of patches that share memory.
@@ -139,6 +144,19 @@ def _matmul_conv(
     shifts = [(i, j) for i in range(rows) for j in range(columns)]
     views = [x[:, i : i + height, j : j + width] for i, j in shifts]
     return _product(jnp.concatenate(views, axis=-1), kernel)
+
+
+def _contributions(x: Array, kernel: Array, height: int, width: int) -> Array:
+    """Returns the convolution as every pixel's products, added where they belong.
+
+    Features are fewer than channels, so that these are less than patches of the input.
+    """
+    rows, columns, channels, features = kernel.shape
+    y = _product(x, kernel.transpose(2, 0, 1, 3).reshape(channels, -1))
+    y = y.reshape(*x.shape[:-1], rows, columns, features)
+    shifts = [(i, j) for i in range(rows) for j in range(columns)]
+    parts = [y[:, i : i + height, j : j + width, i, j] for i, j in shifts]
+    return functools.reduce(jnp.add, parts)
 
 
 def _product(patches: Array, kernel: Array) -> Array:

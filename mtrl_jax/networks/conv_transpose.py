@@ -7,7 +7,9 @@ Written as one matrix product and shifted sums, for the reasons that ``conv`` gi
    added block by block, shifted by b, with the phases as channels;
 3. depth-to-space: the s x s phases become pixels.
 
-The product has no wasted multiplication by the zeros that a dilated input holds.
+The product has no wasted multiplication by the zeros that a dilated input holds. Where a
+pixel has fewer channels than there are phases of features, its contributions are what
+costs: there, patches of the input meet the blocks of the kernel, as in ``conv``.
 """
 
 from __future__ import annotations
@@ -69,6 +71,22 @@ def _matmul(x: Array, kernel: Array, stride: int) -> Array:
     kernel = jnp.pad(kernel[::-1, ::-1], fill)
     kernel = kernel.reshape(rows, stride, columns, stride, channels, features)
     kernel = kernel.transpose(4, 0, 2, 1, 3, 5)  # cin, blocks, phases, cout
+    kernel = kernel.reshape(channels, rows, columns, stride * stride, features)
+    if channels < kernel.shape[3] * features:
+        y = _by_patches(x, kernel)
+    else:
+        y = _by_contributions(x, kernel)
+    y = y.reshape(n, height + rows - 1, width + columns - 1, stride, stride, features)
+    y = y.transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(n, (height + rows - 1) * stride, -1, features)
+    bottom, right = output_size(height, kh, stride), output_size(width, kw, stride)
+    return y[:, :bottom, :right]
+
+
+def _by_contributions(x: Array, kernel: Array) -> Array:
+    """Returns the phases [N, H', W', s s cout] of ``x`` and a kernel by blocks."""
+    n, height, width, channels = x.shape
+    _, rows, columns, _, _ = kernel.shape
     y = product.product(x.reshape(-1, channels), kernel.reshape(channels, -1))
     y = y.reshape(n, height, width, rows, columns, -1)
 
@@ -77,9 +95,15 @@ def _matmul(x: Array, kernel: Array, stride: int) -> Array:
         return jnp.pad(y[:, :, :, i, j], pads)
 
     blocks = [shifted(i, j) for i in range(rows) for j in range(columns)]
-    y = functools.reduce(jnp.add, blocks)
-    y = y.reshape(n, height + rows - 1, width + columns - 1, stride, stride, features)
-    y = y.transpose(0, 1, 3, 2, 4, 5)
-    y = y.reshape(n, (height + rows - 1) * stride, -1, features)
-    bottom, right = output_size(height, kh, stride), output_size(width, kw, stride)
-    return y[:, :bottom, :right]
+    return functools.reduce(jnp.add, blocks)
+
+
+def _by_patches(x: Array, kernel: Array) -> Array:
+    """Returns the same as a convolution of the padded ``x`` with the turned blocks."""
+    channels, rows, columns, _, _ = kernel.shape
+    pads = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
+    turned = kernel.transpose(1, 2, 0, 3, 4)[::-1, ::-1]
+    turned = turned.reshape(rows, columns, channels, -1)
+    return conv.conv2d(
+        jnp.pad(x, pads), turned, padding="VALID", implementation="matmul"
+    )

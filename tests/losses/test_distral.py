@@ -149,12 +149,13 @@ def test_two_rooms_are_solved_as_the_sheet_says():
     objective never falls."""
     rooms = _two_rooms()
     goals = rooms.draw_goals(rooms.make_rooms(), seed=0)
-    row = rooms.row(goals, 50.0, 0.5)
+    plain, knowing = (rooms.solve(goals, 0.5, 50.0, memory) for memory in (False, True))
+    row = rooms.row_of(plain, knowing, 50.0, 0.5)
     got = [row[name] for name in ("left", "right", "onward", "return")]
     np.testing.assert_allclose(
         [*got, row["return, memory"]], rooms.EXPECTED[50.0, 0.5], atol=0.03
     )
-    objective = rooms.solve(goals, 0.5, 50.0, memory=True).objective
+    objective = knowing.objective
     assert np.all(np.diff(objective) > -1e-3) and objective[-1] > objective[0] + 0.1
 
 

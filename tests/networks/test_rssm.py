@@ -212,17 +212,26 @@ def test_sizes_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "size"),
-    [(5, 2, (1, 1)), (6, 2, (3, 5)), (3, 1, (4, 2)), (2, 2, (2, 2)), (5, 3, (2, 3))],
+    ("kernel", "stride", "channels", "size"),
+    [
+        (5, 2, 3, (1, 1)),
+        (6, 2, 17, (3, 5)),
+        (3, 1, 4, (4, 2)),
+        (2, 2, 16, (2, 2)),
+        (5, 3, 3, (2, 3)),
+    ],
 )
-def test_the_transposed_convolution_is_flaxs(kernel, stride, size):
-    """Numbers and gradients, both implementations, any leading axes."""
-    x = jax.random.normal(KEY, (2, 2, *size, 3))
-    w = jax.random.normal(KEY, (kernel, kernel, 3, 4))
+def test_the_transposed_convolution_is_flaxs(kernel, stride, channels, size):
+    """Numbers and gradients, both implementations, any leading axes.
+
+    With fewer and with more channels than phases of its four features.
+    """
+    x = jax.random.normal(KEY, (2, 2, *size, channels))
+    w = jax.random.normal(KEY, (kernel, kernel, channels, 4))
     module = nn.ConvTranspose(
         4, (kernel, kernel), (stride, stride), "VALID", use_bias=False
     )
-    expected = module.apply({"params": {"kernel": w}}, x.reshape(4, *size, 3))
+    expected = module.apply({"params": {"kernel": w}}, x.reshape(4, *size, channels))
     expected = expected.reshape(2, 2, *expected.shape[1:])
 
     def loss(x, w, implementation):
