@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 
 import table_cells
+import tables_distillation
 import tables_dreamer
 import tables_faults
 import tables_in_context
@@ -27,6 +28,7 @@ import tables_speed
 import tables_summary
 
 TABLES: dict[str, Callable[[], table_cells.Rows]] = {
+    **tables_distillation.TABLES,
     **tables_dreamer.TABLES,
     **tables_speed.TABLES,
     **tables_learning.TABLES,

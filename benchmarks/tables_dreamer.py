@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from table_cells import Rows, load, number, quantity
+from table_cells import NONE, Rows, load, number, quantity
 
 
 def breakout() -> Rows:
@@ -34,7 +34,35 @@ def operations() -> Rows:
     return rows
 
 
+def peers() -> Rows:
+    """Returns a gradient step of each contender."""
+    rows: Rows = [
+        [
+            "",
+            "members",
+            "ms a step of all",
+            "processor ms a member's step",
+            "over sheeprl",
+            "over one after the other",
+        ]
+    ]
+    for row in load("dreamer_peers")["rows"]:
+        turns = row.get("over P = 1 in turn")
+        rows.append(
+            [
+                row["contender"],
+                str(row["P"]),
+                number(row["ms"]),
+                number(row["CPU ms"]),
+                f"{row['over sheeprl']:.2f} ×",
+                NONE if turns is None else f"{turns:.2f} ×",
+            ]
+        )
+    return rows
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_breakout": breakout,
     "dreamer_flops": operations,
+    "dreamer_peers": peers,
 }
