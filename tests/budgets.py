@@ -1,8 +1,8 @@
 """What each file of tests may cost: programs that it compiles, and when it is begun."""
 
-# Programs a file may compile, operations outside of jit included; the largest has 654 in a
-# whole run. jax keeps 2,048: beyond, a file compiles again what it compiled before.
-BUDGET = 1000
+# Programs a file may compile, operations outside of jit included; the largest has 654, and
+# more with what waits for test-all. jax keeps 2,048: beyond, it compiles again.
+BUDGET = 1300
 # Of files that were measured in a process of their own, a quarter more than they compiled.
 MEASURED = {
     "agents/test_q_learning.py": 420,
