@@ -59,8 +59,7 @@ def main() -> None:
     args = arguments()
     xla.prepare()
     experiment = beyond.EXPERIMENTS[args.experiment]()
-    if args.arms:
-        experiment = arms.only(experiment, args.arms)
+    experiment = arms.only(experiment, args.arms, args.goals)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
     algorithm_distillation.run(folder, arms.settings(experiment, args.quick))
     rows = [read(folder, arm) for arm in experiment.arms]
@@ -210,13 +209,18 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "a few updates and episodes")
     made.add_argument("--experiment", choices=beyond.EXPERIMENTS, default="unseen")
     made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
+    made.add_argument("--goals", nargs="+", help="of several runs; by default all")
     runs = pathlib.Path("runs/sequence_policies")
     made.add_argument("--runs", type=pathlib.Path, default=runs)
     args = made.parse_args()
-    known = {arm.name for arm in beyond.EXPERIMENTS[args.experiment]().arms}
-    for arm in args.arms or ():
-        if arm not in known:
-            made.error(f"--arms: {arm!r} is none of {', '.join(sorted(known))}")
+    all_arms = beyond.EXPERIMENTS[args.experiment]().arms
+    for option, given, known in (
+        ("--arms", args.arms, {arm.name for arm in all_arms}),
+        ("--goals", args.goals, {arm.goal for arm in all_arms}),
+    ):
+        for name in given or ():
+            if name not in known:
+                made.error(f"{option}: {name!r} is none of {', '.join(sorted(known))}")
     return args
 
 

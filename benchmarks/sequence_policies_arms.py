@@ -168,9 +168,18 @@ def settings(experiment: Experiment, quick: bool) -> dict[str, Any]:
     return {"seed": 0, "stages": stages}
 
 
-def only(experiment: Experiment, names: Iterable[str]) -> Experiment:
-    """Returns the arms of these names, and the stages that they need."""
-    arms = [arm for arm in experiment.arms if arm.name in set(names)]
+def only(
+    experiment: Experiment,
+    names: Iterable[str] | None = None,
+    goals: Iterable[str] | None = None,
+) -> Experiment:
+    """Returns the arms of these names and goals, None: all, and the stages they need."""
+    arms = [
+        arm
+        for arm in experiment.arms
+        if (names is None or arm.name in set(names))
+        and (goals is None or arm.goal in set(goals))
+    ]
     by_name = {stage["name"]: stage for stage in experiment.stages}
     needed, wanted = set(), [arm.stage for arm in arms]
     while wanted:

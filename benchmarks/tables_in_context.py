@@ -203,6 +203,17 @@ def prompted() -> Rows:
     return made
 
 
+def credit() -> Rows:
+    """Returns the table of doors opened, and of returns, after random episodes alone."""
+    names = {"dt": "DT, asked for 2", "bc": "cloning", "top_bc": "cloning the best 2 %"}
+    made: Rows = [["key, door", "", "doors opened", "return of 2 [95 %]"]]
+    for row in load("sequence_policies_credit")["arms"]:
+        a, b, c, d = row["goal"]
+        cells = [f"{100 * row['success']:.1f} %", _spread(row)]
+        made.append([f"({a}, {b}), ({c}, {d})", names[row["arm"]], *cells])
+    return made
+
+
 def _spread(row: Mapping[str, Any]) -> str:
     return interval(row["mean"], row["low"], row["high"])
 
@@ -227,6 +238,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "sequence_policies_unseen": unseen,
     "sequence_policies_return_control": return_control,
     "sequence_policies_prompt": prompted,
+    "sequence_policies_credit": credit,
     "algorithm_distillation_dark_room": dark_room,
     "algorithm_distillation_contexts": contexts,
     "algorithm_distillation_prompts": prompts,
