@@ -18,8 +18,15 @@ import pytest
 from mtrl_jax import agents, random, types
 from mtrl_jax.engine import population
 
-# The program of another agent with other defaults: held to it, but not every time.
-VARIANTS = {"decision_transformer", "multi_game_decision_transformer", "gato"}
+# The program of another agent with other defaults (DQN is Rainbow without its parts), and
+# one that is used in runs by tests/outside: held to it, but not every time.
+VARIANTS = {
+    "decision_transformer",
+    "dqn",
+    "gato",
+    "multi_game_decision_transformer",
+    "outside.reinforce",
+}
 # Agents held to the contract.
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
