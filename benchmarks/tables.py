@@ -20,6 +20,7 @@ from collections.abc import Callable
 import table_cells
 import tables_distillation
 import tables_dreamer
+import tables_fairness
 import tables_faults
 import tables_in_context
 import tables_learning
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[], table_cells.Rows]] = {
     **tables_multitask.TABLES,
     **tables_in_context.TABLES,
     **tables_summary.TABLES,
+    **tables_fairness.TABLES,
     **tables_faults.TABLES,
 }
 _README = pathlib.Path(__file__).parent.parent / "README.md"
