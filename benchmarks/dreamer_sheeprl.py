@@ -41,7 +41,7 @@ def main() -> None:
         print(json.dumps(taken), file=out, flush=True)
 
     dreamer_v2.train = timed
-    # As its authors measure it, but for waiting less until it learns, and nothing saved.
+    # Its authors' sizes; it learns sooner, at every step of the game, and saves nothing.
     sys.argv = [
         "sheeprl",
         "exp=dreamer_v2_benchmarks",

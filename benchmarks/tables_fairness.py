@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from table_cells import NONE, Rows, find, interval, load, number
+from table_cells import NONE, Rows, find, interval, load, number, ratio
 
 
 def popart() -> Rows:
@@ -17,7 +17,7 @@ def popart() -> Rows:
         own = [find(rows, run=run, arm=arm, game=game) for game in games]
         cells = [interval(x["mean"], x["low"], x["high"]) for x in own]
         last = [x for x in least if (x["run"], x["arm"]) == (run, arm)]
-        worst = f"{last[0]['score']:.2f} ({last[0]['game']})" if last else NONE
+        worst = f"{ratio(last[0]['score'])} ({last[0]['game']})" if last else NONE
         made.append([f"{run}, {arm}", *cells, worst])
     return made
 

@@ -29,3 +29,14 @@ def test_every_experiment_is_valid_and_an_arm_has_a_member_a_seed(name, quick):
             dealt = [found.initial[m % len(found.initial)] for m in arm.members]
             assert len(set(dealt)) == 1
     assert used == {stage.name for stage in settings.stages if stage.kind == "evaluate"}
+
+
+def test_arms_of_some_goals_need_the_stages_of_these_alone():
+    """One task of three has its own source, model and evaluation, all kinds of members."""
+    experiment = arms.credit()
+    goal = experiment.arms[-1].goal
+    chosen = arms.only(experiment, goals=[goal])
+    assert {arm.name for arm in chosen.arms} == {arm.name for arm in experiment.arms}
+    assert {arm.goal for arm in chosen.arms} == {goal}
+    names = {stage["name"].rpartition("_")[2] for stage in chosen.stages}
+    assert names == {goal} and 3 * len(chosen.stages) == len(experiment.stages)
