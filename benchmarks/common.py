@@ -168,6 +168,12 @@ def curve(ax: Any, steps: Any, returns: Any, label: str) -> None:
     steps, returns = np.asarray(steps)[known], np.asarray(returns)[known]
     # There are ten colours.
     style = ("-", "--", ":")[len(ax.lines) // 10 % 3]
-    (line,) = ax.plot(steps, np.nanmean(returns, 1), style, label=label)
-    low, high = np.nanmin(returns, 1), np.nanmax(returns, 1)
+    mean, low, high = (f(returns, 1) for f in (np.nanmean, np.nanmin, np.nanmax))
+    # Long episodes may have ended in a single chunk: a point, with its range as a bar.
+    if len(steps) == 1:
+        ax.errorbar(
+            steps, mean, [mean - low, high - mean], fmt="o", capsize=3, label=label
+        )
+        return
+    (line,) = ax.plot(steps, mean, style, label=label)
     ax.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
