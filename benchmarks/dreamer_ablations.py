@@ -1,0 +1,167 @@
+"""DreamerV2's ablations on a MinAtar game, and PPO beside it at equal steps.
+
+    python benchmarks/dreamer_ablations.py [--game Breakout] [--env-steps 24000] [--quick]
+
+Arms that differ by traced numbers (balancing, the gradients that reach the model) are
+members of one population; the Gaussian latents and PPO are populations of their own, of
+as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml and
+minatar_ppo.yaml. Every run is gone on with if it exists. A return is the mean over the
+training episodes of the last quarter of the steps; the interval is over seeds, and
+``below`` is the probability that a seed of the arm is below one of the full agent.
+
+Writes dreamer_ablations_GAME.json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+import common
+import numpy as np
+
+from mtrl_jax import metrics, xla
+from mtrl_jax.config import loading
+from mtrl_jax.metrics import estimates
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+FULL = "full"
+# The arms of one program. Without balancing prior and posterior take the whole gradient
+# of the divergence, as the agent's halves of 0.5 at twice the scale of 0.1 give.
+TRACED: dict[str, dict[str, float]] = {
+    FULL: {},
+    "no balancing": {"kl_balance": 0.5, "kl_scale": 0.2},
+    "no image gradient": {"image_gradient": 0.0},
+    "no reward gradient": {"reward_gradient": 0.0},
+}
+USUAL = {
+    "kl_balance": 0.8, "kl_scale": 0.1, "image_gradient": 1.0, "reward_gradient": 1.0,
+}  # fmt: skip
+GAUSSIAN, PPO = "gaussian latents", "ppo"
+RUNS = {"traced": tuple(TRACED), GAUSSIAN: (GAUSSIAN,), PPO: (PPO,)}
+LAST = 0.25  # of the steps count
+COLUMNS = {
+    "arm": "<20",
+    "return": ">9.2f",
+    "low": ">9.2f",
+    "high": ">9.2f",
+    "below": ">7.2f",
+}
+
+
+def main() -> None:
+    """Run what is missing; print the table, write JSON and PNG."""
+    args = arguments()
+    xla.prepare()
+    print(common.header(COLUMNS))
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    walls: dict[str, float] = {}
+    for run, arms in RUNS.items():
+        folder = args.runs / f"{run.replace(' ', '-')}-{args.game}-{args.env_steps}"
+        common.trained(loading.from_dict(settings(run, args), where=run), folder)
+        log = metrics.read_metrics(folder)
+        walls[run] = float(log.wall_s[-1])
+        ((_, returns),) = log.returns.items()
+        for i, arm in enumerate(arms):
+            curves[arm] = log.env_steps, returns[:, i :: len(arms)]
+        result = {
+            "machine": common.environment(),
+            "game": args.game,
+            "env_steps": args.env_steps,
+            "wall_s": walls,
+            "rows": rows(curves),
+        }
+        common.write(args.out, f"dreamer_ablations_{args.game}", result)
+    for row in rows(curves):
+        print(common.line(row, COLUMNS), flush=True)
+    draw(curves, args.out / f"dreamer_ablations_{args.game}.png", args.game)
+
+
+def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings of a run: its arms in turn, as often as there are seeds."""
+    name = "minatar_ppo" if run == PPO else "dreamer_v2_minatar"
+    given = loading.read_yaml(CONFIGS / f"{name}.yaml")
+    given["tasks"][0]["env"] = f"gymnax/{args.game}-MinAtar"
+    given["population"]["size"] = args.seeds * len(RUNS[run])
+    given["training"]["env_steps"] = args.env_steps
+    given["evaluation"]["every_updates"] = 0
+    given["logging"] = {"tensorboard": False, "plots": False}
+    if run == PPO:
+        # As many updates as DreamerV2's run would have of 16 slots; annealed to the end.
+        given["tasks"][0]["slots"] = 16
+        given["training"] |= {"unroll_length": 64, "updates_per_chunk": 1}
+        updates = args.env_steps // (16 * 64)
+        given["agent"]["hparams"]["decay_updates"] = max(1, updates)
+        return given
+    config = given["agent"]["config"]
+    if run == GAUSSIAN:
+        # As many numbers as the categoricals' samples have.
+        latent = config["rssm"]["latent"]
+        size = latent["latents"] * latent["classes"]
+        config["rssm"]["latent"] = {"kind": "gaussian", "latents": size}
+    else:
+        given["population"]["search"] = search()
+    if args.quick:
+        config["replay"] |= {"prefill": 200, "batch": 2, "length": 4}
+    return given
+
+
+def search() -> dict[str, Any]:
+    """Returns the ranges that deal the arms to the members in turn."""
+    dealt = {
+        name: [arm.get(name, usual) for arm in TRACED.values()]
+        for name, usual in USUAL.items()
+    }
+    return {
+        name: {"low": 0.0, "high": 1.0, "initial": values}
+        for name, values in dealt.items()
+    }
+
+
+def rows(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    """Returns the return of each arm's seeds over the last part of the steps."""
+    late = {
+        arm: np.nanmean(returns[steps > (1 - LAST) * steps[-1]], axis=0)
+        for arm, (steps, returns) in curves.items()
+    }
+    made = []
+    for arm, own in late.items():
+        low, high = estimates.t_interval(own)
+        row = {"arm": arm, "return": float(own.mean()), "low": low, "high": high}
+        row["below"] = float(
+            np.mean(own[:, None] < late[FULL]) + np.mean(own[:, None] == late[FULL]) / 2
+        )
+        made.append(row | {"seeds": own.tolist()})
+    return made
+
+
+def draw(
+    curves: dict[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path, title: str
+) -> None:
+    """Write the curves of all arms, the mean over seeds and their range."""
+    with common.figure(path, [title]) as (ax,):
+        for arm, (steps, returns) in curves.items():
+            common.curve(ax, steps, returns, arm)
+        ax.set(xlabel="environment steps of a member", ylabel="return")
+        ax.legend()
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the parsed arguments."""
+    made = common.parser(__doc__ or "", "1,024 steps, two seeds, small batches")
+    made.add_argument("--game", default="Breakout")
+    made.add_argument("--env-steps", type=int, default=24_000, help="of a member")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("runs/dreamer_ablations")
+    )
+    args = made.parse_args()
+    if args.quick:
+        args.env_steps, args.seeds = 1024, 2
+        args.runs = args.runs / "quick"
+    return args
+
+
+if __name__ == "__main__":
+    main()
