@@ -1,15 +1,14 @@
-"""DreamerV2: operations and speed by size and members, and the ablations.
+"""DreamerV2: operations and speed by size and members.
 
-    python benchmarks/dreamer.py [--part flops speed ablations] [--quick] [--out DIR]
+    python benchmarks/dreamer.py [--part flops speed] [--quick] [--out DIR]
 
 flops: operations of a gradient step (``flops.py``) and what 40 % of an H100's would give;
 the size "atari" is the paper's and is only traced. speed: gradient steps and acting steps
 a second of all members together, on MinAtar's Breakout; P members as one program against
 P runs of one after the other. Beside the wall's time that of the processor, in which
-other work on the machine shows less. ablations: arms that differ by traced numbers are
-members of one population; returns of the second half, mean and standard error over seeds.
+other work on the machine shows less.
 
-Prints tables; each part writes dreamer_PART.json, the ablations dreamer_ablations.png.
+Prints tables; each part writes dreamer_PART.json.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ import common
 import flops
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mtrl_jax import envs, hparams, random, types, xla
 from mtrl_jax.agents import dreamer_v2
@@ -35,13 +33,6 @@ from mtrl_jax.networks import latents, observation_config, rssm
 
 GAME, SLOTS, UNROLL, UPDATES, STEPS = "gymnax/Breakout-MinAtar", 16, 4, 4, 4
 NEVER = 2**30  # steps before the first gradient step: acting alone
-# Arms as changes of traced numbers. No balancing: both gradients whole, see the agent.
-ARMS: dict[str, dict[str, float]] = {
-    "full": {},
-    "no balancing": {"kl_balance": 0.5, "kl_scale": 0.2},
-    "no image gradient": {"image_gradient": 0.0},
-    "no reward gradient": {"reward_gradient": 0.0},
-}
 # As configs/dreamer_v2_minatar.yaml.
 SETTINGS = {
     "model_lr": 1e-3, "actor_lr": 5e-4, "critic_lr": 1e-3, "discount": 0.97,
@@ -62,7 +53,7 @@ def main() -> None:
     """Measures the parts asked for; prints and writes."""
     args = arguments()
     xla.prepare()
-    parts = {"flops": count, "speed": speeds, "ablations": ablations}
+    parts = {"flops": count, "speed": speeds}
     for name in args.part:
         result = {"machine": common.environment(), "rows": parts[name](args)}
         print(f"written: {common.write(args.out, f'dreamer_{name}', result)}")
@@ -189,28 +180,21 @@ def in_turn(
 
 def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
     """Returns a call that runs a chunk of updates."""
-    run, state, hp = runner(size, prefill, [{}] * members)
-    held = [state]
+    env = envs.make(GAME, (members, SLOTS))
+    made = fused_runner.make(
+        dreamer_v2.make(env.spec, config_of(size, prefill)), env,
+        unroll_length=UNROLL, updates_per_chunk=UPDATES,
+    )  # fmt: skip
+    own = hparams.override(dreamer_v2.Hparams(), SETTINGS)
+    hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), own)
+    state = jax.jit(made.init)(random.roots(0, members), hp)
+    run, held = jax.jit(made.chunk, donate_argnums=0), [state]
 
     def call():
         held[0], out = run(held[0], hp)
         return out.metrics
 
     return call
-
-
-def runner(size: str, prefill: int, changes: list[dict[str, float]]):
-    """Returns (compiled chunk, state, hp) of members with their own numbers."""
-    members = len(changes)
-    env = envs.make(GAME, (members, SLOTS))
-    made = fused_runner.make(
-        dreamer_v2.make(env.spec, config_of(size, prefill)), env,
-        unroll_length=UNROLL, updates_per_chunk=UPDATES,
-    )  # fmt: skip
-    each = [hparams.override(dreamer_v2.Hparams(), SETTINGS | x) for x in changes]
-    hp = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), *each)
-    state = jax.jit(made.init)(random.roots(0, members), hp)
-    return jax.jit(made.chunk, donate_argnums=0), state, hp
 
 
 def config_of(size: str, prefill: int) -> dreamer_v2.Config:
@@ -234,44 +218,17 @@ def config_of(size: str, prefill: int) -> dreamer_v2.Config:
     )  # fmt: skip
 
 
-def ablations(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns mean and standard error over seeds of each arm's late returns."""
-    changes = [x for x in ARMS.values() for _ in range(args.seeds)]
-    run, state, hp = runner("tiny" if args.quick else "small", 2_000, changes)
-    chunks = max(2, args.steps // (UPDATES * UNROLL * SLOTS))
-    total, episodes = np.zeros(len(changes)), np.zeros(len(changes))
-    for i in range(chunks):
-        state, out = run(state, hp)
-        if i >= chunks // 2:
-            total += np.asarray(out.episodes["return"])[:, 0]
-            episodes += np.asarray(out.episodes["episodes"])[:, 0]
-    returns = (total / np.maximum(episodes, 1)).reshape(len(ARMS), args.seeds)
-    rows = []
-    for name, own in zip(ARMS, returns):
-        error = float(own.std(ddof=1) / len(own) ** 0.5) if len(own) > 1 else 0.0
-        print(f"{name:>20}: {own.mean():6.2f} ± {error:.2f}")
-        rows.append({"arm": name, "return": float(own.mean()), "error": error})
-    with common.figure(args.out / "dreamer_ablations.png") as (ax,):
-        ax.bar(ARMS, returns.mean(1), yerr=[x["error"] for x in rows])
-        ax.set_ylabel("return, second half")
-        ax.tick_params(axis="x", rotation=20)
-    return rows
-
-
 def arguments() -> argparse.Namespace:
     """Returns the parsed arguments."""
     parser = common.parser(__doc__, "the tiny model, two members, few steps")
-    known = ["flops", "speed", "ablations"]
+    known = ["flops", "speed"]
     parser.add_argument("--part", nargs="+", choices=known, default=known)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--members", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300_000, help="of the ablations")
     args = parser.parse_args()
     if args.quick:
         args.sizes, args.members, args.turns = ["tiny"], [1, 2], 1
-        args.seeds, args.steps = 1, 512
     return args
 
 

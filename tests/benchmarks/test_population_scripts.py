@@ -5,6 +5,7 @@ import importlib
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 from mtrl_jax.config import loading
@@ -119,3 +120,37 @@ def test_the_quickstarts_marks_are_of_its_tasks(script):
     first, other = (loading.to_dict(module.settings(x, [])) for x in (0, 3))
     assert other == {**first, "seed": 3}
     assert {task["env"] for task in first["tasks"]} == set(module.MARKS)
+
+
+def test_dreamers_ablations_are_members_of_one_population(script):
+    """Each arm changes what it says; the Gaussian and PPO have as many seeds and steps."""
+    module = script("dreamer_ablations")
+    given = argparse.Namespace(game="Breakout", env_steps=20_000, seeds=5, quick=False)
+    made = {
+        run: loading.from_dict(module.settings(run, given), where=run)
+        for run in module.RUNS
+    }
+    assert {x.training.env_steps for x in made.values()} == {20_000}
+    dealt = made["traced"].population.search
+    assert made["traced"].population.size == 5 * len(module.TRACED)
+    for i, changes in enumerate(module.TRACED.values()):
+        own = {name: x.initial[i] for name, x in dealt.items()}
+        assert own == module.USUAL | changes
+    assert (
+        made[module.GAUSSIAN].population.size == made[module.PPO].population.size == 5
+    )
+    latent = made[module.GAUSSIAN].agent.config["rssm"]["latent"]
+    assert (latent["kind"], latent["latents"]) == ("gaussian", 64)
+
+
+def test_a_below_of_ablations_is_the_share_of_worse_seeds(script):
+    """Half of the pairs of seeds that are equal count."""
+    module = script("dreamer_ablations")
+    steps = np.arange(1, 9)
+    curves = {
+        module.FULL: (steps, np.tile([1.0, 3.0], (8, 1))),
+        "other": (steps, np.tile([0.0, 3.0], (8, 1))),
+    }
+    full, other = module.rows(curves)
+    assert full["return"] == 2 and full["below"] == 0.5
+    assert other["seeds"] == [0, 3] and other["below"] == (2 + 0.5) / 4
