@@ -74,7 +74,7 @@ def main() -> None:
     teachers = trained_teachers(args)
     summary = metrics.read_summary(teachers / "stages/teachers")
     reference = {name: task_score(task) for name, task in summary["tasks"].items()}
-    result = {
+    result: dict[str, Any] = {
         "machine": common.environment(),
         "settings": {k: str(v) for k, v in vars(args).items()},
         "teachers": reference,
@@ -177,7 +177,7 @@ def states_in(
     for arm in arms.STATES:
         name = f"{arm}_{arms.slug_of(size)}"
         log = metrics.read_metrics(folder / "stages" / name).metrics
-        row = {"size": size, "loss": f"kl, {arm}", "states": arm}
+        row: dict[str, Any] = {"size": size, "loss": f"kl, {arm}", "states": arm}
         row |= {"parameters": parameters(folder, name)}
         row |= scored(folder / f"stages/{name}_play", reference)
         row |= {"agreement": float(np.mean(log["accuracy"][-1]))}
@@ -190,7 +190,7 @@ def joint_in(
 ) -> dict[str, Any]:
     """Returns the row of a joint learner."""
     totals = metrics.read_summary(folder / "stages/joint")["totals"]
-    row = {"size": size, "loss": f"joint {agent}", "agent": agent}
+    row: dict[str, Any] = {"size": size, "loss": f"joint {agent}", "agent": agent}
     row |= {"parameters": parameters(folder, "joint")}
     row |= {"env_steps": totals["env_steps_per_member"], "wall_s": totals["wall_s"]}
     return row | scored(folder / "stages/joint_play", reference)
