@@ -41,11 +41,9 @@ _NEEDED = "student={} (its network's settings)"
 class Hparams(NamedTuple):
     """Of the student; not read without one."""
 
-    student: Share = (
-        0.0  # from 0.5 on the student acts in its teacher's place, for tests
-    )
+    student: Share = 0.0  # from 0.5 on it acts in its teacher's place, for tests
     student_learning_rate: Amount = 1e-3
-    tau: Sharpness = 0.01
+    student_tau: Sharpness = 0.01  # of the teacher's values
     score_period: Amount = 50.0  # updates from score to score
 
 
@@ -120,7 +118,7 @@ class Student:
             rows, q = batch
             own = self.outputs(params, rows.obs, rows.task, rows.legal)
             each = jax.vmap(distillation.kl, (0, 0, 0, None))(
-                q, own, rows.legal, hp.following.tau
+                q, own, rows.legal, hp.following.student_tau
             )
             best = (jnp.where(rows.legal, x, -jnp.inf).argmax(-1) for x in (q, own))
             same = jnp.equal(*best).astype(jnp.float32)
