@@ -145,8 +145,8 @@ def test_a_student_changes_nothing_of_its_teacher():
     ("given", "words"),
     [
         (
-            {"hparams": {"tau": 0.1}},
-            "agent.hparams.tau=0.1 agent.config.student={} 0.01",
+            {"hparams": {"student_tau": 0.1}},
+            "agent.hparams.student_tau=0.1 agent.config.student={} 0.01",
         ),
         (
             {"config": {"student": {}}, "hparams": {"student_tau": 0.0}},
