@@ -291,6 +291,7 @@ CASES = {
     ],
     "networks/test_shared_trunks.py": [
         "test_a_tasks_loss_trains_its_own_heads_alone[experts]",
+        "test_a_tasks_loss_trains_its_own_heads_alone[modules]",
     ],
     "networks/test_subsets.py": [
         "test_the_divergence_needs_the_subsets_own_actions_only[space1]",
