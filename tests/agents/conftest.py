@@ -26,6 +26,7 @@ SEQUENCE = {
     "transformer": dataclasses.replace(TRANSFORMER, ngram=1),
     "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
     "infers": True,
+    "permutes": True,
 }
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
@@ -75,6 +76,7 @@ QUICK = {
     "reward_cost": 1.0,
     "td_cost": 1.0,
     "cql_cost": 1.0,
+    "expectile_cost": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")
