@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import sequence_policies_arms as arms
+import sequence_policies_large as large
 
 GOALS = 16
 HISTORIES = (10, 3, 1)  # of each goal
@@ -109,4 +110,6 @@ EXPERIMENTS = {
     "prompt": arms.prompt,
     "ngram": ngram,
     "q_objective": q_objective,
+    "many_tasks": large.many_tasks,
+    "minatar": large.minatar,
 }
