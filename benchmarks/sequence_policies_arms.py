@@ -238,6 +238,14 @@ def evaluated(
     }
 
 
+def shorter(model: Stage) -> Stage:
+    """Returns an offline stage of a third of the data, for experiments of many members."""
+    agent = model["agent"]
+    hparams = agent["hparams"] | {"decay_updates": 800}
+    training = model["training"] | {"updates": 800, "batch": 32}
+    return model | {"agent": agent | {"hparams": hparams}, "training": training}
+
+
 def config_stages(name: str) -> list[Stage]:
     return loading.read_yaml(CONFIGS / f"{name}.yaml")["stages"]
 

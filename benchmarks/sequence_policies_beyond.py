@@ -100,7 +100,7 @@ def _across(
         | {"across": 1.0, "reward_gate": 1.0, "prompt_share": 0.0},
     }
     own = {"name": f"model_{tag}", "data": data, "agent": agent}
-    return model | own | {"logging": arms.QUIET}
+    return arms.shorter(model | own | {"logging": arms.QUIET})
 
 
 EXPERIMENTS = {

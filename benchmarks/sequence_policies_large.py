@@ -54,11 +54,11 @@ def many_tasks() -> arms.Experiment:
             "data": own["name"],
             "keep": {},
             "population": {"size": arms.SEEDS},
-            "training": model["training"] | {"batch": 32},
             "logging": arms.QUIET,
         }
+        learns = arms.shorter(model | learns)
         tested = arms.evaluated(f"room_{tag}", learns, tasks, 100, 1, {})
-        stages += [source | own, model | learns, tested]
+        stages += [source | own, learns, tested]
         found.append(arms.Arm(tag, tested["name"], arms.of_kind(0, 1)))
     return arms.Experiment(stages, found)
 
@@ -164,12 +164,12 @@ def _model(game: str, highest: float) -> arms.Stage:
             "hparams": {
                 "learning_rate": 1e-3,
                 "warmup_updates": 100,
-                "decay_updates": 3_000,
+                "decay_updates": 2_000,
             },
         },
         "keep": {"subsample": 8},
         "training": {
-            "updates": 3_000,
+            "updates": 2_000,
             "unroll_length": 16,
             "batch": 32,
             "updates_per_chunk": 50,
