@@ -3,7 +3,8 @@
     kickstarting  a larger network alone, and with a teacher
     combiners     gradients of four games whose rewards differ by 1000, with PopArt and
                   without
-    sharing       one network, heads, experts, cross-stitch, soft, for four rooms
+    sharing       one network, heads, experts, cross-stitch, modules, soft, for four
+                  rooms
     distral       columns by alpha, for four rooms
     unreal        each auxiliary alone, and all, where rewards are rare and where not
     progressive   two columns and the paper's four baselines, on three targets

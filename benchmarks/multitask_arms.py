@@ -179,6 +179,7 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "task heads": _impala({"task_heads": True}),
         "cross-stitch": _impala({"sharing": "cross_stitch"}),
         "experts": _impala({"sharing": "experts", "task_embedding": True}),
+        "modules": _impala({"sharing": "modules"}),
         "soft": dataclasses.replace(
             _impala({"sharing": "soft"}),
             labels=("cost 0", "cost 1e-3", "cost 1e-1"),

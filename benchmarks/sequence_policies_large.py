@@ -11,6 +11,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import numpy as np
 import sequence_policies_arms as arms
 
 from mtrl_jax import metrics
@@ -104,8 +105,8 @@ def minatar() -> arms.Experiment:
 def data_of(folder: pathlib.Path, stages: list[arms.Stage]) -> list[dict[str, Any]]:
     """Returns for each stage of a run what it made or read, and how fast.
 
-    ``seconds`` are of the whole stage, compiling and writing included. The bytes on a
-    device are those of the rows without resets: an offline stage holds all of them.
+    ``seconds`` are of the whole stage, compiling and writing included; ``steps_per_s`` is
+    the median over the chunks after the first, NaN where there is one.
     """
     return [
         _collected(folder, stage)
@@ -129,20 +130,26 @@ def _collected(folder: pathlib.Path, stage: arms.Stage) -> dict[str, Any]:
         "bytes_of_a_step": row,
         "bytes": histories * meta["steps"] * row,
         "seconds": totals["wall_s"],
-        "steps_per_s": histories * meta["steps"] / totals["wall_s"],
+        "steps_per_s": _rate(own),
     }
 
 
 def _read(folder: pathlib.Path, stage: arms.Stage) -> dict[str, Any]:
-    totals = metrics.read_summary(folder / run_folder.STAGES / stage["name"])["totals"]
+    own = folder / run_folder.STAGES / stage["name"]
+    totals = metrics.read_summary(own)["totals"]
     return {
         "stage": stage["name"],
         "members": totals["population"],
         "updates": totals["updates"],
         "steps": totals["env_steps"],
         "seconds": totals["wall_s"],
-        "steps_per_s": totals["env_steps"] / totals["wall_s"],
+        "steps_per_s": _rate(own),
     }
+
+
+def _rate(folder: pathlib.Path) -> float:
+    found = metrics.read_metrics(folder).steps_per_s[1:]
+    return float(np.nanmedian(found)) if np.isfinite(found).any() else float("nan")
 
 
 def _rooms(**options: Any) -> arms.Stage:

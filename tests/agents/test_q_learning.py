@@ -246,6 +246,31 @@ def test_dueling_advantages_have_mean_zero_over_legal_actions():
     np.testing.assert_allclose(only[:, 0], [[7.0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+def test_a_tasks_value_moves_its_own_last_layer_alone(dueling):
+    """Of two tasks' heads the other's gradient is exactly 0; the torso is shared."""
+    kind = q_network.QNetworkConfig(hidden=(8,), per_task=True)
+    spec = env().spec
+    spec = spec._replace(tasks=spec.tasks * 2)
+    outputs, actions = 2, spec.action.n
+    made = q_network.make(spec, kind, actions, q_network.Head(outputs, dueling))
+    params = made.init(KEY)
+    obs = {k: jnp.ones((1, *x.shape), x.dtype) for k, x in spec.obs.items()}
+    legal = jnp.ones((1, actions), bool)
+
+    def value(params, task):
+        q = made.apply(params, obs, jnp.array([task]), legal)
+        assert q.shape == (1, actions, outputs)
+        return q[0, 0].sum()
+
+    for task in (0, 1):
+        found = jax.grad(value)(params, task)
+        assert any(np.any(x) for x in jax.tree.leaves(found["torso"]))
+        for name, rows in [("advantage", actions), ("value", 1)][: 1 + dueling]:
+            kernel = np.abs(found[name]["kernel"]).reshape(8, 2, rows, outputs)
+            assert kernel[:, task].max() > 0 == kernel[:, 1 - task].max(), name
+
+
 def test_noise_has_the_layers_moments():
     """Mean: the mean weights; variance of f(ε) factors E|ε|² = 2/π; 0 without a scale."""
     layer = noisy.NoisyDense(3, place=0)
