@@ -106,7 +106,7 @@ def data_of(folder: pathlib.Path, stages: list[arms.Stage]) -> list[dict[str, An
     """Returns for each stage of a run what it made or read, and how fast.
 
     ``seconds`` are of the whole stage, compiling and writing included; ``steps_per_s`` is
-    the median over the chunks after the first, NaN where there is one.
+    the median over the chunks after the first, None where there is one.
     """
     return [
         _collected(folder, stage)
@@ -147,9 +147,9 @@ def _read(folder: pathlib.Path, stage: arms.Stage) -> dict[str, Any]:
     }
 
 
-def _rate(folder: pathlib.Path) -> float:
+def _rate(folder: pathlib.Path) -> float | None:
     found = metrics.read_metrics(folder).steps_per_s[1:]
-    return float(np.nanmedian(found)) if np.isfinite(found).any() else float("nan")
+    return float(np.nanmedian(found)) if np.isfinite(found).any() else None
 
 
 def _rooms(**options: Any) -> arms.Stage:
