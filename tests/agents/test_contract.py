@@ -39,7 +39,7 @@ EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What an optimiser does not read of its group.
 UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
 UNREAD |= {"rmsprop_centred": {"adam_eps"}}
-# Of options that are off: scale of values, combiner of gradients, teacher.
+# Of options that are off: scale of values, combiner of gradients, teacher, student.
 OPTIONAL = {
     "value_step_size",
     "value_std_min",
@@ -47,6 +47,10 @@ OPTIONAL = {
     "teacher_cost",
     "distance_cost",
     "feature_cost",
+    "student",
+    "student_learning_rate",
+    "student_tau",
+    "score_period",
 }
 
 # Options of these names that a small agent has on, other than its namesakes.
