@@ -61,7 +61,24 @@ def peers() -> Rows:
     return rows
 
 
+def ablations() -> Rows:
+    """Returns the late return of each arm, and how often a seed is below a full one."""
+    rows: Rows = [["", "return [95 %]", "seeds", "below the full agent"]]
+    for row in load("dreamer_ablations_Breakout")["rows"]:
+        mean, low, high = (number(row[x]) for x in ("return", "low", "high"))
+        rows.append(
+            [
+                row["arm"],
+                f"{mean} [{low}, {high}]",
+                ", ".join(number(x) for x in row["seeds"]),
+                NONE if row["arm"] == "full" else f"{row['below']:.2f}",
+            ]
+        )
+    return rows
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
+    "dreamer_ablations": ablations,
     "dreamer_breakout": breakout,
     "dreamer_flops": operations,
     "dreamer_peers": peers,
