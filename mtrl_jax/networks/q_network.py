@@ -23,6 +23,7 @@ from mtrl_jax import errors, types
 from mtrl_jax.networks import (
     conv,
     initialisers,
+    layers,
     network_module,
     noisy,
     product,
@@ -48,6 +49,8 @@ class QNetworkConfig:
     layer_norm: bool = False  # after every layer of the torso, before its activation
     task_embedding: bool = False  # one-hot task as input
     convolution: str = "auto"  # see conv.conv2d
+    # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
+    dtype: str = "float32"
     # Acting notes down the last hidden layer as ``features``, for students to predict.
     note_features: bool = False
 
@@ -136,6 +139,7 @@ class _QModule(nn.Module):
             not config.stream,
             config.filters,
             config.features,
+            dtype=layers.fast_dtype(config.dtype),
             name="torso",
         )(obs, side)
         advantage = self._stream("advantage", 0, features, self.actions, noise)
@@ -179,6 +183,7 @@ def _check(config: QNetworkConfig, head: Head) -> None:
     known = {
         "activation": tuple(torsos.ACTIVATIONS),
         "convolution": conv.IMPLEMENTATIONS,
+        "dtype": layers.DTYPES,
     }
     errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:

@@ -13,6 +13,7 @@ from mtrl_jax.envs.labyrinth import (
     bots,
     controls,
     deal,
+    draws,
     game,
     levels,
     mazes,
@@ -47,6 +48,12 @@ def dealt(name, number=32, seed=0, **changes):
 
 def first(name, **changes):
     return jax.tree.map(lambda x: x[0], dealt(name, 1, **changes))
+
+
+def passages(keys, rooms, loops):
+    """Returns (trees, trees with loops) of keys [N]."""
+    words = jax.vmap(lambda key: draws.words(mazes.keys(key), mazes.EDGES))(keys)
+    return jax.vmap(mazes.passages, (0, None, None))(words, rooms, loops)
 
 
 @functools.cache
@@ -105,7 +112,7 @@ def flood(free, start):
 def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
     """No cell is out of reach; a perfect maze has one passage less than rooms."""
     keys = jax.random.split(jax.random.key(rooms), 20)
-    tree, open_ = jax.vmap(mazes.passages, (0, None, None))(keys, rooms, loops)
+    tree, open_ = passages(keys, rooms, loops)
     count = lambda x: np.sum(x.right, (1, 2)) + np.sum(x.down, (1, 2))  # noqa: E731
     np.testing.assert_array_equal(count(tree), rooms * rooms - 1)
     edges = 2 * rooms * (rooms - 1)
@@ -125,7 +132,7 @@ def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
 def test_mazes_of_different_keys_differ_and_all_passages_occur():
     """Over many keys each wall between two rooms is open sometimes, and shut sometimes."""
     keys = jax.random.split(jax.random.key(0), 200)
-    tree, _ = jax.vmap(mazes.passages, (0, None, None))(keys, 4, 0.0)
+    tree, _ = passages(keys, 4, 0.0)
     for passage, inner in ((tree.right, np.s_[:4, :3]), (tree.down, np.s_[:3, :4])):
         often = np.mean(passage, axis=0)[inner]
         # A uniform spanning tree of the 4 x 4 grid has an edge with chance 0.5 to 0.75.
@@ -134,7 +141,7 @@ def test_mazes_of_different_keys_differ_and_all_passages_occur():
 
 def test_distances_are_those_of_a_walk():
     """Against a queue over the same passages."""
-    tree, _ = mazes.passages(jax.random.key(3), 6, 0.0)
+    tree = jax.tree.map(lambda x: x[0], passages(jax.random.key(3)[None], 6, 0.0)[0])
     found = np.asarray(mazes.distances(tree, jnp.int32(23)))
     right, down = (np.asarray(x) for x in tree)
     expected, queue = {(2, 3): 0}, [(2, 3)]
