@@ -52,7 +52,9 @@ def first(name, **changes):
 
 def passages(keys, rooms, loops):
     """Returns (trees, trees with loops) of keys [N]."""
-    words = jax.vmap(lambda key: draws.words(mazes.keys(key), mazes.EDGES))(keys)
+    words = jax.vmap(
+        lambda key: draws.words(jnp.stack([key, key]), mazes.PATHS, mazes.EDGES)
+    )(keys)
     return jax.vmap(mazes.passages, (0, None, None))(words, rooms, loops)
 
 

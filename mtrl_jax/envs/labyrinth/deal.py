@@ -9,11 +9,17 @@ from mtrl_jax.envs.labyrinth import draws, mazes, world
 from mtrl_jax.types import Array, Key
 
 HEALTH = 3
+# Of the maze (2), texture, things, cells to begin at, yaw; the first three by the key of
+# the map.
+_PATHS = (*((0, *path) for path in mazes.PATHS), (1,), (2,), (3, 0), (3, 1))
 
 
 def deal(key: Key, params: world.Params) -> world.State:
     """Returns the first state of an episode."""
-    words = draws.words(_keys(key, params.maze_seed), world.SIZE**2)
+    fixed = jax.random.key(params.maze_seed.astype(jnp.uint32))
+    map_key = jnp.where(params.maze_seed < 0, key, fixed)
+    roots = jnp.stack([map_key] * 3 + [key] * 3)
+    words = draws.words(roots, _PATHS, world.SIZE**2)
     of_maze, of_texture, of_things, of_cells, of_yaw = jnp.split(words, (2, 3, 4, 5))
     _, open_ = mazes.passages(of_maze, params.rooms, params.loops)
     cells = mazes.build(open_, params.rooms, params.pitch, params.round)
@@ -41,21 +47,6 @@ def first(
         flash=jnp.bool_(False),
         used_up=jnp.bool_(False),
     )
-
-
-def _keys(key: Key, maze_seed: Array) -> Key:
-    """Returns the keys [6] of the maze (2), texture, things, cells to begin at, yaw.
-
-    Maze and texture are of ``maze_seed`` alone unless that is -1.
-    """
-    map_key, texture_key, thing_key, start_key = jax.random.split(key, 4)
-    fixed = jax.random.key(maze_seed.astype(jnp.uint32))
-    map_key, texture_key = (
-        jnp.where(maze_seed < 0, own, jax.random.fold_in(fixed, use))
-        for use, own in enumerate((map_key, texture_key))
-    )
-    others = jnp.stack([texture_key, thing_key])
-    return jnp.concatenate([mazes.keys(map_key), others, jax.random.split(start_key)])
 
 
 def scatter(score: Array, cells: Array, params: world.Params) -> world.Things:

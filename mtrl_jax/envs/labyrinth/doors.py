@@ -10,6 +10,12 @@ from mtrl_jax.envs.labyrinth import draws, mazes, world
 from mtrl_jax.types import Array, Key
 
 _N = world.ROOMS
+# Of the maze (2), texture, yaw, room to begin in, room of each colour's key.
+_PATHS = (
+    *((0, *path) for path in mazes.PATHS),
+    *((4, 1), (4, 3, 1), (1,)),
+    *((2, colour) for colour in range(world.DOORS)),
+)
 
 
 def deal(key: Key, params: world.Params) -> world.State:
@@ -19,8 +25,7 @@ def deal(key: Key, params: world.Params) -> world.State:
     first DOORS passages of the way to it (as many as it has) are doors, red first. A
     key lies in a room with as many doors before it as there are doors before its own.
     """
-    keys, place_key = _keys(key)
-    words = draws.words(keys, mazes.EDGES)
+    words = draws.words(jnp.stack([key] * len(_PATHS)), _PATHS, mazes.EDGES)
     of_maze, of_texture, of_yaw, of_start, of_keys = jnp.split(words, (2, 3, 4, 5))
     tree_, _ = mazes.passages(of_maze, params.rooms, jnp.float32(0))
     cells = mazes.build(tree_, params.rooms, params.pitch, params.round)
@@ -41,7 +46,9 @@ def deal(key: Key, params: world.Params) -> world.State:
         for colour, of_key in enumerate(of_keys)
     ]
     # Places count on, so that two in one room are not on one cell.
-    place = jax.random.randint(place_key, (), 0, (params.pitch - 1) ** 2)
+    place = jax.random.randint(
+        jax.random.fold_in(key, 3), (), 0, (params.pitch - 1) ** 2
+    )
     cell = jnp.stack(
         [
             _cell_in(room, params.pitch, place + i)
@@ -54,15 +61,6 @@ def deal(key: Key, params: world.Params) -> world.State:
     things = _things(cell[:-1], 1 + count)
     state = dealing.first(world.words(closed), of_texture[0, 0], body, things)
     return state._replace(doors=doors)
-
-
-def _keys(key: Key) -> tuple[Key, Key]:
-    """Returns (keys [8] of maze (2), texture, yaw, start, three keys' rooms; of places)."""
-    map_key, start_key, key_key, place_key, rest_key = jax.random.split(key, 5)
-    _, texture_key, _, body_key = jax.random.split(rest_key, 4)
-    others = jnp.stack([texture_key, jax.random.split(body_key)[1], start_key])
-    rooms = jax.random.split(key_key, world.DOORS)
-    return jnp.concatenate([mazes.keys(map_key), others, rooms]), place_key
 
 
 def _things(cells: Array, number: Array) -> world.Things:

@@ -1,24 +1,46 @@
-"""Random numbers of a whole episode's start, drawn at once.
+"""Random words of a whole episode's start, a row for each of its uses.
 
-A compiler turns every draw into a loop of its own, of some thousand instructions; over
-small squares it unrolls it, and a map drawn in seven parts took most of the time that a
-training program compiled. So all keys draw their words together, in long rows.
+A compiler makes every draw a loop of its own and unrolls those over a few words: the keys
+and words of one map were most of what a training program compiled. Here one loop over the
+rows holds one fold of a key and one draw.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax.types import Array, Key
 
+Path = tuple[int, ...]
 
-def words(keys: Key, number: int) -> Array:
-    """Returns random words uint32 [K, number] of keys [K].
 
-    The first n of a row are those of ``jax.random.bits(key, (n,))``.
+def words(keys: Key, paths: Sequence[Path], number: int) -> Array:
+    """Returns random words uint32 [K, number], row k by ``keys[k]`` and its path.
+
+    On a path (i, j) the key is ``fold_in(fold_in(key, i), j)``, which is
+    ``split(split(key, n)[i], m)[j]`` as well. A row's first n words are those of
+    ``jax.random.bits(key, (n,))``.
     """
-    return jax.vmap(lambda key: jax.random.bits(key, (number,)))(keys)
+    depth = max(map(len, paths))
+    # -1: the path has ended.
+    padded = np.asarray([(*path, *[-1] * (depth - len(path))) for path in paths])
+
+    def row(given):
+        data, path = given
+
+        def fold(i, data):
+            key = jax.random.wrap_key_data(data)
+            folded = jax.random.key_data(jax.random.fold_in(key, path[i]))
+            return jnp.where(path[i] < 0, data, folded)
+
+        data = jax.lax.fori_loop(0, depth, fold, data)
+        return jax.random.bits(jax.random.wrap_key_data(data), (number,))
+
+    return jax.lax.map(row, (jax.random.key_data(keys), jnp.asarray(padded, jnp.int32)))
 
 
 def uniform(words: Array) -> Array:

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.envs.labyrinth import draws, world
-from mtrl_jax.types import Array, Key
+from mtrl_jax.types import Array
 
 _N = world.ROOMS
 _ROOMS = _N * _N
 EDGES = 2 * _ROOMS
+# Where ``passages`` finds its words, see ``draws``.
+PATHS: tuple[draws.Path, ...] = ((0, 1), (1,))
 _ROUNDS = 7  # groups at least halve each time, and 2^7 > 100 rooms
 _ROOM = np.arange(_ROOMS).reshape(_N, _N)
 # Edge e joins rooms _FROM[e] and _TO[e]: first all to the right, then all down. Those
@@ -36,17 +38,11 @@ class Passages(NamedTuple):
     down: Array  # to (i + 1, j)
 
 
-def keys(key: Key) -> Key:
-    """Returns the keys ``[2]`` of the words that ``passages`` draws by."""
-    order, loops = jax.random.split(key)
-    return jnp.stack([jax.random.split(order)[1], loops])
-
-
 def passages(words: Array, rooms: Array, loops: Array) -> tuple[Passages, Passages]:
     """Returns (tree, tree with loops) over ``rooms`` x ``rooms`` rooms.
 
-    ``words`` are random, uint32 [2, N], of which the first EDGES are read: the order
-    in which edges are tried, and which are open beside the tree, with the chance
+    ``words`` are random, uint32 [2, N] of PATHS, of which the first EDGES are read: the
+    order in which edges are tried, and which are open beside the tree, with the chance
     ``loops`` in [0, 1].
     """
     inside, near = jnp.arange(_N) < rooms, jnp.arange(_N) + 1 < rooms
