@@ -211,6 +211,18 @@ def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
         assert len({tuple(cell) for cell in cells}) == 6
 
 
+def test_words_are_those_of_split_keys():
+    """A path of folds is one of splits; the words and numbers are jax.random's."""
+    key = jax.random.key(5)
+    found = draws.words(jnp.stack([key, key]), ((2, 1), (3,)), 6)
+    four = jax.random.split(key, 4)
+    ends = jnp.stack([jax.random.split(four[2])[1], four[3]])
+    expected = jax.vmap(lambda key: jax.random.bits(key, (6,)))(ends)
+    np.testing.assert_array_equal(found, expected)
+    numbers = jax.vmap(lambda key: jax.random.uniform(key, (6,)))(ends)
+    np.testing.assert_array_equal(draws.uniform(found), numbers)
+
+
 def test_random_cells_are_free_and_all_alike_likely():
     """The rank of a free cell, by its bits, counts what a loop over cells counts."""
     cells = np.random.default_rng(0).random((world.SIZE, world.SIZE)) < 0.6
