@@ -7,11 +7,16 @@ score is (return − random) / (teacher's − random), of a student their geomet
 games (from 0.01 up, as one game below random would decide it). Games whose teacher is
 no better than random are left out, and named in the JSON.
 
-Every size is a run of its own under --runs and is gone on with if it exists. Writes
+``--joint``: beside them one value learner of all games (see distillation_arms.py), of
+the size --joint-size. ``--states``: students of every size that go on with the states
+that they came to themselves, and with their teachers' of before.
+
+Everything is a run of its own under --runs and is gone on with if it exists. Writes
 distillation.json and .png.
 
     python benchmarks/distillation.py                  # an hour and a half on 2 cores
     python benchmarks/distillation.py --env-steps 400000 --play-steps 20000 --updates 1500
+    python benchmarks/distillation.py --joint pqn dqn --states
 """
 
 from __future__ import annotations
@@ -21,30 +26,18 @@ import pathlib
 from typing import Any
 
 import common
+import distillation_arms as arms
 import numpy as np
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.config import loading
 from mtrl_jax.metrics import estimates
 
-CONFIG = (
-    pathlib.Path(__file__).parent.parent / "configs/policy_distillation_minatar.yaml"
-)
-# Filters and units of the student's torso, by its share of a teacher's parameters.
-SIZES = {"1": (16, 128), "1/4": (8, 64), "1/15": (4, 32), "1/60": (2, 14)}
-# (loss, τ) of the members; NLL and MSE do not read τ.
-ARMS = (
-    ("kl", 0.01),
-    ("kl", 0.001),
-    ("kl", 0.1),
-    ("kl", 1.0),
-    ("nll", 0.01),
-    ("mse", 0.01),
-)
 FLOOR = 0.01
+SIZES = arms.SIZES
 COLUMNS = {
     "size": "<6",
-    "loss": "<4",
+    "loss": "<9",
     "tau": ">7",
     "parameters": ">10,",
     "seeds": ">5",
@@ -63,9 +56,12 @@ def main() -> None:
     made.add_argument("--play-steps", type=int, default=50_000, help="of a teacher")
     made.add_argument("--updates", type=int, default=10_000, help="of a student")
     made.add_argument("--batch", type=int, default=256, help="of a student")
-    made.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    made.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--slots", type=int, default=32, help="episodes a game")
+    made.add_argument("--joint", nargs="+", choices=arms.JOINT, default=[])
+    made.add_argument("--joint-size", choices=SIZES, default="1")
+    made.add_argument("--states", action="store_true", help="students' own states")
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/distillation")
     )
@@ -74,80 +70,55 @@ def main() -> None:
     if args.quick:
         args.env_steps, args.play_steps, args.updates = 10_240, 500, 20
         args.sizes, args.seeds, args.slots = ["1/60"], 1, 1
-        args.runs = args.runs / "quick"
-    teachers = args.runs / f"teachers-{args.env_steps}-{args.play_steps}"
-    complete(teachers, stages_of(args, ("teachers", "play")))
+        args.joint_size, args.runs = "1/60", args.runs / "quick"
+    teachers = trained_teachers(args)
     summary = metrics.read_summary(teachers / "stages/teachers")
     reference = {name: task_score(task) for name, task in summary["tasks"].items()}
+    result: dict[str, Any] = {
+        "machine": common.environment(),
+        "settings": {k: str(v) for k, v in vars(args).items()},
+        "teachers": reference,
+        "left_out": [k for k, x in reference.items() if x["return"] <= x["random"]],
+        "rows": [],
+        "joint": [],
+        "states": [],
+    }
     print(common.header(COLUMNS))
-    rows: list[dict[str, Any]] = []
-    for size in args.sizes:
-        name = size.replace("/", "of")
-        folder = args.runs / f"size-{name}-{args.updates}-{args.seeds}"
-        complete(folder, student_settings(args, size, teachers))
-        rows += read(size, folder, reference)
-        for row in rows[-len(ARMS) :]:
+
+    def add(name: str, rows: list[dict[str, Any]]) -> None:
+        result[name] += rows
+        for row in rows:
             print(common.line(row, COLUMNS), flush=True)
-        result = {
-            "machine": common.environment(),
-            "settings": {k: str(v) for k, v in vars(args).items()},
-            "teachers": reference,
-            "left_out": [k for k, x in reference.items() if x["return"] <= x["random"]],
-            "rows": rows,
-        }
         common.write(args.out, "distillation", result)
-    draw(rows, args.out / "distillation.png")
+
+    for size in args.sizes:
+        label = f"size-{arms.slug_of(size)}-{args.updates}-{args.seeds}"
+        complete(args.runs / label, arms.student_settings(args, size, teachers))
+        add("rows", students_in(size, args.runs / label, reference))
+        if args.states:
+            add("states", states_in(size, teachers, reference))
+    for agent in args.joint:
+        slug = arms.slug_of(args.joint_size)
+        folder = args.runs / f"joint-{agent}-{slug}-{args.env_steps}-{args.seeds}"
+        complete(folder, arms.joint_settings(args, agent, args.joint_size))
+        add("joint", [joint_in(agent, args.joint_size, folder, reference)])
+    draw(result["rows"], args.out / "distillation.png")
 
 
-def stages_of(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the stages of the config called ``names``, as long as ``args`` say.
+def trained_teachers(args: argparse.Namespace) -> pathlib.Path:
+    """Returns the folder of the run of the teachers, their play and what follows it.
 
-    A teacher that is cut short has the rates and lengths of the whole run.
+    With --states the students that go on are its later stages, as teachers label what
+    these come to.
     """
-    given = loading.read_yaml(CONFIG)
-    stages = {stage["name"]: stage for stage in given["stages"]}
-    stages["teachers"]["training"]["env_steps"] = args.env_steps
-    stages["play"]["training"]["env_steps"] = args.play_steps
-    stages["students_play"]["tasks"][0]["slots"] = args.slots
-    if args.quick:
-        stages["teachers"]["evaluation"].update(every_updates=0, episodes=1)
-        stages["play"]["evaluation"]["episodes"] = 1
-        stages["students_play"]["evaluation"]["max_steps"] = 50
-    return {**given, "stages": [stages[name] for name in names]}
-
-
-def student_settings(
-    args: argparse.Namespace, size: str, teachers: pathlib.Path
-) -> dict[str, Any]:
-    """Returns the settings of a size: every arm as often as there are seeds."""
-    given = stages_of(args, ("student", "students_play"))
-    student = given["stages"][0]
-    filters, features = SIZES[size]
-    student["data"] = str((teachers / "stages/play/histories").absolute())
-    student["agent"]["config"]["network"] |= {
-        "filters": [filters],
-        "features": features,
-    }
-    student["agent"]["hparams"] |= {"decay_updates": args.updates}
-    student["population"] = {"size": len(ARMS) * args.seeds, "search": search()}
-    student["training"] |= {"updates": args.updates, "batch": args.batch}
-    if args.quick:
-        student["training"]["updates_per_chunk"] = 10
-    return given
-
-
-def search() -> dict[str, Any]:
-    """Returns the ranges that deal the arms to the members in turn."""
-    costs = {
-        f"{loss}_cost": {
-            "low": 0.0,
-            "high": 1.0,
-            "initial": [float(arm == loss) for arm, _ in ARMS],
-        }
-        for loss in ("kl", "nll", "mse")
-    }
-    taus = [tau for _, tau in ARMS]
-    return costs | {"tau": {"low": min(taus), "high": max(taus), "initial": taus}}
+    name = f"teachers-{args.env_steps}-{args.play_steps}"
+    given = arms.stages_of(args, ("teachers", "play"))
+    if args.states:
+        given["stages"] += [x for s in args.sizes for x in arms.states_stages(args, s)]
+        sizes = "-".join(map(arms.slug_of, args.sizes))
+        name += f"-states-{sizes}-{args.updates}-{args.seeds}"
+    complete(args.runs / name, given)
+    return args.runs / name
 
 
 def complete(folder: pathlib.Path, given: dict[str, Any]) -> None:
@@ -162,7 +133,7 @@ def complete(folder: pathlib.Path, given: dict[str, Any]) -> None:
     if metrics.read_summary(folder).get("complete"):
         return
     begun = (folder / run_folder.CONFIG).exists()
-    settings = loading.from_dict(given, where=str(CONFIG))
+    settings = loading.from_dict(given, where=str(arms.CONFIG))
     code = runs.resume(folder) if begun else runs.train(settings, folder)
     if code:
         raise SystemExit(code)
@@ -174,46 +145,22 @@ def task_score(task: dict[str, Any]) -> dict[str, float]:
     return {"return": float(np.mean(means)), "random": float(task["random_score"])}
 
 
-def read(
+def students_in(
     size: str, folder: pathlib.Path, reference: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Returns the rows of a size, one for each arm."""
-    plays = metrics.read_summary(folder / "stages/students_play")
     student = metrics.read_summary(folder / "stages/student")
     log = metrics.read_metrics(folder / "stages/student").metrics
-    returns = {
-        name: np.asarray(task["in_context"]["returns"], float)[:, 0, 0]
-        for name, task in plays["tasks"].items()
-    }
-    gains = {name: x["return"] - x["random"] for name, x in reference.items()}
-    ratios = np.asarray(
-        [
-            (x - reference[name]["random"]) / gains[name]
-            for name, x in returns.items()
-            if gains[name] > 0
-        ]
-    )
-    # Without a game that its teacher can play there is no score.
-    score = np.full(log["kl"].shape[1], np.nan)  # [P]
-    if ratios.size:
-        score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))
     rows = []
-    for i, (loss, tau) in enumerate(ARMS):
-        mine = slice(i, None, len(ARMS))
-        few = len(score[mine]) < 2
-        low, high = (None, None) if few else estimates.mean_interval(score[mine])
+    for i, (loss, tau) in enumerate(arms.ARMS):
+        mine = slice(i, None, len(arms.ARMS))
         rows.append(
             {
                 "size": size,
                 "loss": loss,
                 "tau": tau if loss == "kl" else None,
-                "parameters": parameters(folder),
-                "seeds": len(score[mine]),
-                "score": float(score[mine].mean()),
-                "low": low,
-                "high": high,
-                "scores": score[mine].tolist(),
-                "returns": {name: x[mine].tolist() for name, x in returns.items()},
+                "parameters": parameters(folder, "student"),
+                **scored(folder / "stages/students_play", reference, mine),
                 "kl": float(np.mean(log["kl"][-1, mine])),
                 "agreement": float(np.mean(log["accuracy"][-1, mine])),
                 "wall_s": student["totals"]["wall_s"],
@@ -222,14 +169,72 @@ def read(
     return rows
 
 
-def parameters(folder: pathlib.Path) -> int:
-    """Returns the number of a student's parameters."""
+def states_in(
+    size: str, folder: pathlib.Path, reference: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns the rows of the students of a size that went on, by whose states."""
+    rows = []
+    for arm in arms.STATES:
+        name = f"{arm}_{arms.slug_of(size)}"
+        log = metrics.read_metrics(folder / "stages" / name).metrics
+        row: dict[str, Any] = {"size": size, "loss": f"kl, {arm}", "states": arm}
+        row |= {"parameters": parameters(folder, name)}
+        row |= scored(folder / f"stages/{name}_play", reference)
+        row |= {"agreement": float(np.mean(log["accuracy"][-1]))}
+        rows.append(row | {"kl": float(np.mean(log["kl"][-1]))})
+    return rows
+
+
+def joint_in(
+    agent: str, size: str, folder: pathlib.Path, reference: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the row of a joint learner."""
+    totals = metrics.read_summary(folder / "stages/joint")["totals"]
+    row: dict[str, Any] = {"size": size, "loss": f"joint {agent}", "agent": agent}
+    row |= {"parameters": parameters(folder, "joint")}
+    row |= {"env_steps": totals["env_steps_per_member"], "wall_s": totals["wall_s"]}
+    return row | scored(folder / "stages/joint_play", reference)
+
+
+def scored(
+    folder: pathlib.Path, reference: dict[str, Any], mine: slice = slice(None)
+) -> dict[str, Any]:
+    """Returns what the members ``mine`` of an evaluate stage score beside the teachers."""
+    tasks = metrics.read_summary(folder)["tasks"]
+    returns = {
+        name: np.asarray(task["in_context"]["returns"], float)[mine, 0, 0]
+        for name, task in tasks.items()
+    }
+    gains = {name: x["return"] - x["random"] for name, x in reference.items()}
+    ratios = [
+        (x - reference[name]["random"]) / gains[name]
+        for name, x in returns.items()
+        if gains[name] > 0
+    ]
+    # Without a game that its teacher can play there is no score.
+    score = np.full(len(next(iter(returns.values()))), np.nan)
+    if ratios:
+        score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))
+    few = len(score) < 2
+    low, high = (None, None) if few else estimates.mean_interval(score)
+    return {
+        "seeds": len(score),
+        "score": float(score.mean()),
+        "low": low,
+        "high": high,
+        "scores": score.tolist(),
+        "returns": {name: x.tolist() for name, x in returns.items()},
+    }
+
+
+def parameters(folder: pathlib.Path, name: str) -> int:
+    """Returns the number of parameters of the learners of stage ``name``."""
     import jax
 
     from mtrl_jax.experiments import build, checks, kinds, reading
 
     run = kinds.run_of(reading.load_config(folder), folder)
-    stage = run.stage("student")
+    stage = run.stage(name)
     agent = build.make_agent(stage, kinds.spec_of(run, stage))
     learner = jax.eval_shape(agent.init, *checks.key_and_hparams(stage))
     return sum(x.size for x in jax.tree.leaves(learner.params))
@@ -241,7 +246,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     if not rows:
         return
     with common.figure(path, [""], size=(6, 4)) as (ax,):
-        for loss, tau in ARMS:
+        for loss, tau in arms.ARMS:
             mine = [
                 row
                 for row in rows

@@ -1,4 +1,4 @@
-"""PPO beside a peer: the same settings, the same environment, the same machine, in turn.
+"""PPO and DQN beside a peer: same settings, environment and machine, turn by turn.
 
 The peer is rejax 0.1.3 with gymnax 0.0.9 from PyPI, in a venv of its own with the JAX of
 this one. Each contender is a process of its own, compiled once; then they train turn by
@@ -6,22 +6,26 @@ turn, so that a change of the machine's load meets all of them. Everything goes 
 their public entry points: ``algo.train`` (its evaluation left out) and the chunk that
 ``mtrl train`` runs (with statistics, mixture and metrics).
 
-Settings: CartPole-v1, 4, 64 and 256 environments x 128 steps, 4 epochs x 4 minibatches,
-two tanh MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). Differences that
-stay: rejax clips gradients by value, this kit by norm; rejax resets in the same step and
-takes a time limit for a failure, this kit spends one step on a reset.
+PPO: CartPole-v1, 4, 64 and 256 environments x 128 steps, 4 epochs x 4 minibatches,
+two tanh MLPs 64-64 (rejax has no shared torso, so ours has ``separate_value``). DQN
+(``--algorithm dqn``): rejax's own settings of CartPole, 10 environments, 5 gradient steps
+on 100 of the last 50,000 transitions after each step of them, double, dueling, 100,000
+steps a member. Differences that stay: rejax clips gradients by value, this kit by norm;
+rejax resets in the same step and takes a time limit for a failure, this kit spends one
+step on a reset; of DQN, rejax's target network is a moving average, ours a copy every so
+many updates, whose mean age is the same, and rejax draws a batch without replacement.
 
     mtrl       same networks; members split over the cores, those of a core together
     in turn    same networks; those of a core one after the other (population.at_once: 1)
     shared     this kit's defaults: one torso for policy and value (half the network),
-               the value error not clipped; faster, but mind what it has learned
+               the value error not clipped; faster, but mind what it has learned (PPO)
 
 Shown are medians over turns of environment steps a second of all members, the ratio to
 rejax within a turn, processor seconds per million steps (which a busy machine changes
 least), and the mean return after the same number of steps.
 
     python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 8 16]
-                               [--slots 4 64 256]
+                               [--slots 4 64 256] [--algorithm dqn]
 """
 
 from __future__ import annotations
@@ -39,35 +43,10 @@ import tempfile
 from typing import Any
 
 import common
+from peers_settings import ALGORITHMS, PEER
 
 HERE = pathlib.Path(__file__).parent
 REQUIREMENTS = ("rejax==0.1.3", "gymnax==0.0.9")
-SETTINGS: dict[str, Any] = {
-    "env": "CartPole-v1",
-    "seed": 0,
-    "unroll": 128,
-    "epochs": 4,
-    "minibatches": 4,
-    "hidden": [64, 64],
-    "episodes": 128,
-    "hparams": {
-        "learning_rate": 2.5e-4,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
-        "clip_eps": 0.2,
-        "vf_coef": 0.5,
-        "ent_coef": 0.01,
-        "max_grad_norm": 0.5,
-    },
-}
-PEER = "rejax"
-# Contender: (what it changes, least population where that makes a difference).
-CONTENDERS: dict[str, tuple[dict[str, Any], int]] = {
-    PEER: ({}, 1),
-    "mtrl": ({"shared": False, "at_once": None}, 1),
-    "in turn": ({"shared": False, "at_once": 1}, 2),
-    "shared": ({"shared": True, "at_once": None}, 1),
-}
 COLUMNS = {
     "slots": ">5d",
     "P": ">3d",
@@ -111,7 +90,9 @@ def main() -> None:
     """Installs what is missing, measures, prints and writes."""
     args = arguments()
     python = install(args.venv)
-    result: dict[str, Any] = {"quick": args.quick, "settings": SETTINGS, "rows": []}
+    algorithm = ALGORITHMS[args.algorithm]
+    settings = algorithm.settings
+    result: dict[str, Any] = {"quick": args.quick, "settings": settings, "rows": []}
     print(common.header(COLUMNS), flush=True)
     cases = [(slots, p) for slots in args.slots for p in args.populations]
     for slots, members in cases:
@@ -120,9 +101,9 @@ def main() -> None:
         result |= about
         for row in rows:
             print(common.line(row, COLUMNS), flush=True)
-        common.write(args.out, "peers", result)
-    draw(result["rows"], args.out / "peers.png")
-    print(f"written: {args.out / 'peers.json'}, {args.out / 'peers.png'}")
+        path = common.write(args.out, algorithm.result, result)
+    draw(result["rows"], path.with_suffix(".png"))
+    print(f"written: {path}, {path.with_suffix('.png')}")
 
 
 def install(venv: pathlib.Path) -> pathlib.Path:
@@ -151,13 +132,16 @@ def measure(
     slots: int, members: int, python: pathlib.Path, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns (a row for each contender, what they say of themselves)."""
-    updates = updates_per_turn(slots * members, args.quick)
+    algorithm = ALGORITHMS[args.algorithm]
+    updates = updates_per_turn(algorithm.turn, slots * members, args.quick)
     changes = {"slots": slots, "population": members, "updates": updates}
-    settings = {**SETTINGS, **changes}
+    settings = {**algorithm.settings, **changes}
+    per_update = slots * settings["unroll"]
+    untimed = max(1, -(-algorithm.untimed // (updates * per_update)))
     with contextlib.ExitStack() as stack:
         contenders = [
             start(stack, name, {**settings, **changes}, python)
-            for name, (changes, least) in CONTENDERS.items()
+            for name, (changes, least) in algorithm.contenders.items()
             if name in args.contenders and members >= least
         ]
         # The first turn compiles; all at once, as nothing is measured in it.
@@ -165,13 +149,13 @@ def measure(
             for contender in contenders:
                 contender.say(command)
         about = [(c.answer(), c.answer())[0] for c in contenders]
+        for _ in range(untimed - 1):
+            for contender in contenders:
+                contender.ask("train")
         turns = [
             {c.name: c.ask("train") for c in contenders} for _ in range(args.turns)
         ]
-        done, per_update = (
-            (args.turns + 1) * updates,
-            slots * SETTINGS["unroll"],
-        )
+        done = (args.turns + untimed) * updates
         while done * per_update < args.learn:
             for contender in contenders:
                 contender.ask("train")
@@ -188,9 +172,9 @@ def measure(
     return rows, {"machine": ours, "peer": machines.get(PEER), "ended": common.moment()}
 
 
-def updates_per_turn(slots: int, quick: bool) -> int:
-    """Returns how many updates of ``slots`` take about half a second, all members' slots."""
-    return max(1, (512 if quick else 1024) // slots)
+def updates_per_turn(turn: int, slots: int, quick: bool) -> int:
+    """Returns how many updates of ``slots``, all members' slots, are about a second."""
+    return max(1, turn // (2 if quick else 1) // slots)
 
 
 def start(
@@ -260,16 +244,22 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "3 turns, no shared torso")
     cache = pathlib.Path(tempfile.gettempdir()) / "mtrl-jax-peers"
     made.add_argument("--venv", type=pathlib.Path, default=cache, help="of the peer")
-    made.add_argument("--populations", type=int, nargs="+", default=[1, 8, 16])
-    made.add_argument("--slots", type=int, nargs="+", default=[4, 64, 256])
-    made.add_argument("--contenders", nargs="+", choices=CONTENDERS)
+    made.add_argument("--algorithm", choices=ALGORITHMS, default="ppo")
+    made.add_argument("--populations", type=int, nargs="+", help="members")
+    made.add_argument("--slots", type=int, nargs="+", help="environments of a member")
+    made.add_argument("--contenders", nargs="+", choices=ALGORITHMS["ppo"].contenders)
     made.add_argument("--turns", type=int, help="measured")
     made.add_argument("--learn", type=int, help="steps per member before the return")
     args = made.parse_args()
+    algorithm = ALGORITHMS[args.algorithm]
     quick = [PEER, "mtrl", "in turn"]
-    args.contenders = args.contenders or (quick if args.quick else list(CONTENDERS))
+    known = quick if args.quick else list(algorithm.contenders)
+    args.contenders = args.contenders or known
+    args.populations = args.populations or algorithm.populations
+    args.slots = args.slots or algorithm.slots
     args.turns = args.turns or (3 if args.quick else 9)
-    args.learn = args.learn or (0 if args.quick else 500_000)
+    if args.learn is None:
+        args.learn = 0 if args.quick else algorithm.learn
     return args
 
 

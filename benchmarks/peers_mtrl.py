@@ -43,7 +43,27 @@ def main() -> None:
 
 
 def experiment(settings: dict[str, Any]) -> schema.ExperimentConfig:
-    """Returns the run that is rejax's PPO in this kit's words.
+    """Returns the run that is rejax's algorithm in this kit's words."""
+    make = {"ppo": ppo, "dqn": dqn}[settings["algorithm"]]
+    agent, testing = make(settings)
+    population = {"size": settings["population"], "at_once": settings["at_once"]}
+    return config.from_dict(
+        {
+            "seed": settings["seed"],
+            "tasks": [{"env": f"gymnax/{settings['env']}", "slots": settings["slots"]}],
+            "agent": agent,
+            "population": population,
+            "training": {
+                "unroll_length": settings["unroll"],
+                "updates_per_chunk": settings["updates"],
+            },
+            "evaluation": {"episodes": settings["episodes"], "hparams": testing},
+        }
+    )
+
+
+def ppo(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns (the agent that is rejax's PPO, how it is tested).
 
     A torso of its own for the value and no last action and reward as inputs make the
     networks the same; clipping the value makes the losses the same. ``shared`` leaves
@@ -67,24 +87,51 @@ def experiment(settings: dict[str, Any]) -> schema.ExperimentConfig:
         "adam_eps": 1e-8,  # optax's, which rejax leaves as it is
     }
     passes = {name: settings[name] for name in ("epochs", "minibatches")}
-    population = {"size": settings["population"], "at_once": settings["at_once"]}
-    return config.from_dict(
-        {
-            "seed": settings["seed"],
-            "tasks": [{"env": f"gymnax/{settings['env']}", "slots": settings["slots"]}],
-            "agent": {
-                "name": "ppo",
-                "config": {**passes, "network": network},
-                "hparams": hparams,
-            },
-            "population": population,
-            "training": {
-                "unroll_length": settings["unroll"],
-                "updates_per_chunk": settings["updates"],
-            },
-            "evaluation": {"episodes": settings["episodes"]},
-        }
-    )
+    agent = {"name": "ppo", "config": {**passes, "network": network}}
+    return {**agent, "hparams": hparams}, {}
+
+
+def dqn(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns (the agent that is rejax's DQN, how it is tested).
+
+    Rewards are scaled so that errors, clipped at 1 here and squared there, are small.
+    """
+    given, slots = settings["hparams"], settings["slots"]
+    parts = {"prioritised": False, "distribution": "none", "noisy": False, "n_step": 1}
+    made = {
+        **parts,
+        "double": True,
+        "dueling": True,
+        "network": {"hidden": settings["hidden"], "activation": "silu"},
+        "capacity": settings["capacity"],
+        "batch": settings["batch"],
+        "gradient_steps": settings["gradient_steps"],
+        "learning_starts": settings["fill"] // slots,
+    }
+    hparams = {
+        "learning_rate": given["learning_rate"],
+        "discount": given["gamma"],
+        "max_grad_norm": given["max_grad_norm"],
+        "adam_eps": 1e-8,
+        "reward_scale": 0.05,
+        "epsilon_start": given["eps_start"],
+        "epsilon_end": given["eps_end"],
+        "epsilon_updates": settings["explore"] // slots,
+        "target_period": same_age(given["polyak"]),
+    }
+    tested = dict.fromkeys(("epsilon_start", "epsilon_end"), settings["test_epsilon"])
+    return {"name": "rainbow", "config": made, "hparams": hparams}, tested
+
+
+def same_age(polyak: float) -> int:
+    """Returns the updates from copy to copy whose mean age is a moving average's.
+
+    The one is (n − 1)/2 updates old on average, the other p/(1 − p).
+
+    >>> same_age(0.98)
+    99
+    """
+    return round(1 + 2 * polyak / (1 - polyak))
 
 
 def answer(value: dict[str, Any]) -> None:

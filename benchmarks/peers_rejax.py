@@ -11,10 +11,11 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import gymnax
 import jax
-from rejax import PPO
+from rejax import DQN, PPO
 from rejax.evaluate import evaluate
 
 PACKAGES = ("rejax", "gymnax", "jax", "jaxlib", "flax", "optax", "distrax")
@@ -40,25 +41,51 @@ def main() -> None:
                 answer(about())
 
 
-def algorithm(settings: dict) -> PPO:
-    """Returns rejax's PPO that trains ``updates`` and evaluates nothing."""
+def algorithm(settings: dict) -> Any:
+    """Returns rejax's algorithm that trains ``updates`` and evaluates nothing."""
     steps = settings["updates"] * settings["slots"] * settings["unroll"]
-    made = PPO.create(
-        env=settings["env"],
-        agent_kwargs={"hidden_layer_sizes": settings["hidden"], "activation": "tanh"},
-        num_envs=settings["slots"],
-        num_steps=settings["unroll"],
-        num_epochs=settings["epochs"],
-        num_minibatches=settings["minibatches"],
-        total_timesteps=steps,
-        eval_freq=steps,
-        skip_initial_evaluation=True,
-        **settings["hparams"],
+    make = {"ppo": ppo, "dqn": dqn}[settings["algorithm"]]
+    made = make(
+        settings,
+        {
+            "env": settings["env"],
+            "num_envs": settings["slots"],
+            "total_timesteps": steps,
+            "eval_freq": steps,
+            "skip_initial_evaluation": True,
+            **settings["hparams"],
+        },
     )
     return made.replace(eval_callback=lambda algo, state, key: ())
 
 
-def compiled(algo: PPO, state):
+def ppo(settings: dict, given: dict) -> PPO:
+    """Returns its PPO."""
+    return PPO.create(
+        agent_kwargs={"hidden_layer_sizes": settings["hidden"], "activation": "tanh"},
+        num_steps=settings["unroll"],
+        num_epochs=settings["epochs"],
+        num_minibatches=settings["minibatches"],
+        **given,
+    )
+
+
+def dqn(settings: dict, given: dict) -> DQN:
+    """Returns its DQN; exploration is as long as in a whole run, not in a turn."""
+    return DQN.create(
+        agent="DuelingQNetwork",
+        agent_kwargs={"activation": "swish"},
+        buffer_size=settings["capacity"],
+        fill_buffer=settings["fill"],
+        batch_size=settings["batch"],
+        num_epochs=settings["gradient_steps"],
+        exploration_fraction=settings["explore"] / given["total_timesteps"],
+        ddqn=True,
+        **given,
+    )
+
+
+def compiled(algo: Any, state):
     """Returns rejax's own ``train`` as a program, vmapped over seeds, state donated."""
 
     def train(state):
@@ -67,8 +94,8 @@ def compiled(algo: PPO, state):
     return jax.jit(jax.vmap(train), donate_argnums=0).lower(state).compile()
 
 
-def test(settings: dict, algo: PPO, state) -> list[float]:
-    """Returns every member's mean return over complete episodes, sampling actions."""
+def test(settings: dict, algo: Any, state) -> list[float]:
+    """Returns every member's mean return over complete episodes, acting as it does."""
     env, params = gymnax.make(settings["env"])
 
     def one(state):

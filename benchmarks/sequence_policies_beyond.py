@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import sequence_policies_arms as arms
+import sequence_policies_large as large
 
 GOALS = 16
 HISTORIES = (10, 3, 1)  # of each goal
-# Kind -> what is dealt: costs of imitation, TD and CQL, m at an episode's end.
+# Kind -> what is dealt: costs of imitation, TD, CQL and the expectile, m at an
+# episode's end.
 _VALUES = {
-    "ad": (1.0, 0.0, 0.0, 0.0),
-    "dqn": (0.0, 1.0, 0.0, 0.0),
-    "dqn_beyond": (0.0, 1.0, 0.0, 1.0),
-    "cql": (0.0, 1.0, 0.1, 0.0),
-    "cql_beyond": (0.0, 1.0, 0.1, 1.0),
+    "ad": (1.0, 0.0, 0.0, 0.0, 0.0),
+    "dqn": (0.0, 1.0, 0.0, 0.0, 0.0),
+    "dqn_beyond": (0.0, 1.0, 0.0, 0.0, 1.0),
+    "cql": (0.0, 1.0, 0.1, 0.0, 0.0),
+    "cql_beyond": (0.0, 1.0, 0.1, 0.0, 1.0),
+    "iql": (0.0, 1.0, 0.0, 1.0, 0.0),
 }
+_COSTS = ("action_cost", "td_cost", "cql_cost", "expectile_cost", "beyond")
 _TASKS = [{"env": "dark/room", "options": {"tasks": "test"}}]
 
 
@@ -65,9 +69,8 @@ def q_objective() -> arms.Experiment:
     ):
         heads = {"outlook": {"values": True}}
         own = _across(model, tag, data, {}, heads)
-        # Without the rows of resets the end of an episode is not seen to be one.
-        own["keep"] = {**keep, "resets": True}
-        costs = dict(zip(("action_cost", "td_cost", "cql_cost", "beyond"), _columns()))
+        own["keep"] = keep
+        costs = dict(zip(_COSTS, _columns()))
         # Imitation draws its actions, values are acted by as they are.
         by_value = [float(x == 0.0) for x in costs["action_cost"]]
         acting = {"by_value": by_value, "temperature": costs["action_cost"]}
@@ -97,7 +100,7 @@ def _across(
         | {"across": 1.0, "reward_gate": 1.0, "prompt_share": 0.0},
     }
     own = {"name": f"model_{tag}", "data": data, "agent": agent}
-    return model | own | {"logging": arms.QUIET}
+    return arms.shorter(model | own | {"logging": arms.QUIET})
 
 
 EXPERIMENTS = {
@@ -107,4 +110,6 @@ EXPERIMENTS = {
     "prompt": arms.prompt,
     "ngram": ngram,
     "q_objective": q_objective,
+    "many_tasks": large.many_tasks,
+    "minatar": large.minatar,
 }

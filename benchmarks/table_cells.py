@@ -19,6 +19,11 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def has(name: str) -> bool:
+    """Returns whether there is a ``results/NAME.json``."""
+    return (RESULTS / f"{name}.json").exists()
+
+
 def find(rows: Iterable[Mapping[str, Any]], **where: Any) -> Mapping[str, Any]:
     """Returns the one row that has these values.
 

@@ -1,10 +1,11 @@
-"""Tables of policy distillation: students by loss, temperature and size."""
+"""Tables of policy distillation: students, joint learners, students' own states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from table_cells import NONE, Rows, interval, load, number
+from table_cells import NONE, Rows, interval, load, number, quantity
 
 
 def teachers() -> Rows:
@@ -32,9 +33,56 @@ def students() -> Rows:
             key = (size, loss, tau)
             own = [r for r in rows if (r["size"], r["loss"], r["tau"]) == key]
             cells.append(_cell(own[0]) if own else NONE)
-        label = f"KL, τ = {tau:g}" if tau else loss.upper()
-        made.append([label, *cells])
+        made.append([_label(loss, tau), *cells])
     return made
+
+
+def joint() -> Rows:
+    """Returns the table of joint learners beside the best student of their size."""
+    return joint_of(load("distillation"))
+
+
+def joint_of(result: dict[str, Any]) -> Rows:
+    """Returns the table of joint learners of a result; one without says so."""
+    made: Rows = [["learner", "parameters", "env steps", "score"]]
+    learners = result.get("joint", [])
+    if not learners:
+        return [*made, ["joint", "not run", NONE, NONE]]
+    for size in dict.fromkeys(row["size"] for row in learners):
+        students = [row for row in result["rows"] if row["size"] == size]
+        best = max(students, key=lambda row: row["score"], default=None)
+        if best is not None:
+            label = f"student, {_label(best['loss'], best['tau'])}"
+            made.append(_line(label, best, NONE))
+        for row in learners:
+            if row["size"] == size:
+                label = f"joint {row['agent'].upper()}"
+                made.append(_line(label, row, quantity(row["env_steps"])))
+    return made
+
+
+def states() -> Rows:
+    """Returns the table of students that went on, by whose states."""
+    return states_of(load("distillation"))
+
+
+def states_of(result: dict[str, Any]) -> Rows:
+    """Returns the table of students' own states of a result; one without says so."""
+    made: Rows = [["size", "own states", "the teachers' states"]]
+    rows = result.get("states", [])
+    for size in dict.fromkeys(row["size"] for row in rows):
+        found = {row["states"]: row for row in rows if row["size"] == size}
+        made.append([size, *(_cell(found[arm]) for arm in ("own", "more"))])
+    return made if rows else [*made, [NONE, "not run", NONE]]
+
+
+def _line(label: str, row: dict, env_steps: str) -> list[str]:
+    score = interval(row["score"], row["low"], row["high"])
+    return [label, quantity(row["parameters"]), env_steps, score]
+
+
+def _label(loss: str, tau: float | None) -> str:
+    return f"KL, τ = {tau:g}" if tau else loss.upper()
 
 
 def _cell(row: dict) -> str:
@@ -45,4 +93,6 @@ def _cell(row: dict) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_teachers": teachers,
     "distillation_students": students,
+    "distillation_joint": joint,
+    "distillation_states": states,
 }

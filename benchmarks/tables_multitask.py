@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from table_cells import NONE, RESULTS, Rows, find, interval, load, number, quantity
+from table_cells import NONE, Rows, find, has, interval, load, number, quantity
 
 from mtrl_jax.metrics import estimates, transfer
 
@@ -18,7 +18,7 @@ Found = Sequence[Row]
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
     """Returns ``make`` of an experiment's rows, or a line that says it was not run."""
     name = f"multitask_{experiment}"
-    if not (RESULTS / f"{name}.json").exists():
+    if not has(name):
         return [["arm", "result"], ["all", "not run at length yet"]]
     return make(load(name)["rows"])
 

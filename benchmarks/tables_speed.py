@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from table_cells import NONE, Rows, find, interval, load, number, quantity, ratio
+from table_cells import NONE, Rows, find, has, interval, load, number, quantity, ratio
 
 _PEERS = {
     "rejax": "rejax",
@@ -27,7 +27,19 @@ _SIZES = {
 
 def peers() -> Rows:
     """Returns the table of PPO beside rejax, medians over turns."""
+    return _beside("peers")
+
+
+def peers_dqn() -> Rows:
+    """Returns the table of DQN beside rejax, medians over turns."""
+    return _beside("peers_dqn")
+
+
+def _beside(name: str) -> Rows:
+    """Returns the table of one of the results of peers.py; one without says so."""
     header = ["slots", "P", "", "env steps/s", "ratio", "CPU s per M steps", "return"]
+    if not has(name):
+        return [header, [NONE, NONE, "not run", *[NONE] * 4]]
     return [header] + [
         [
             str(row["slots"]),
@@ -38,7 +50,7 @@ def peers() -> Rows:
             number(row["cpu s/M"]),
             f"{row['return']:.0f} after {row['after'] / 1e6:.1f} M",
         ]
-        for row in load("peers")["rows"]
+        for row in load(name)["rows"]
     ]
 
 
@@ -197,6 +209,7 @@ def checkpoints() -> Rows:
 
 TABLES = {
     "peers": peers,
+    "peers_dqn": peers_dqn,
     "throughput": throughput,
     "population": population,
     "cores": cores,

@@ -3,7 +3,8 @@
     G_t = r_t + γ [λ G_{t+1} + (1 − λ) max_a q(s_{t+1}, a)],     L = ½ mean (q(s, a) − sg G)²
 
 Many slots in parallel take the replay's place and layer norms the target network's; a
-rollout is learned from in a few passes of minibatches.
+rollout is learned from in a few passes of minibatches. With ``student`` a network of its
+own size follows the best that the learner has been (see common/online_student.py).
 
 Ref: Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning"
 (arXiv:2407.04811), algorithm 1.
@@ -25,6 +26,7 @@ from mtrl_jax.agents.common import (
     exploration,
     learning,
     minibatches,
+    online_student,
     optimiser,
     q_learning,
     unrolls,
@@ -37,6 +39,7 @@ from mtrl_jax.types import Array
 INFO = types.AgentInfo(
     "parallelised Q-network (Gallici et al. 2024)",
     needs_extras=True,
+    idle=online_student.idle,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
 )
@@ -53,6 +56,7 @@ class Config:
     rewards: str = "none"  # see losses/rewards.py
     epochs: int = 2
     minibatches: int = 4
+    student: q_network.QNetworkConfig | None = None  # None: without one
 
 
 class Hparams(NamedTuple):
@@ -64,6 +68,7 @@ class Hparams(NamedTuple):
     returns: unrolls.Returns = unrolls.Returns()
     lambda_: Share = 0.65
     exploration: q_learning.Exploration = q_learning.Exploration()
+    following: online_student.Hparams = online_student.Hparams()
 
 
 class Batch(NamedTuple):
@@ -81,7 +86,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the PQN agent for environments of ``spec``.
 
     Metrics: ``loss, value`` (mean q of what was done), ``grad_norm``, means over
-    minibatches, and ``epsilon``.
+    minibatches, and ``epsilon``; with a student ``student_kl, student_accuracy,
+    student_grad_norm`` and ``best_score``, the mean return of its teacher.
 
     Raises:
       ValueError: actions that are not discrete, unknown names, sizes below 1; at trace
@@ -99,17 +105,29 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     def values(params, obs, task, legal):
         return network.apply(params, obs, task, legal)[..., 0]
 
+    student = online_student.make(
+        spec, config.student, values, actions, config.optimiser
+    )
+
     def init(key, hp):
-        return learning.init(network.init(key), optimise(hp))
+        params = network.init(key)
+        follows = () if student is None else student.init(key, params, hp)
+        return learning.init(params, optimise(hp), follows)
+
+    def carry(batch):
+        return () if student is None else jnp.zeros(batch)
 
     def act(learner, carry, ts, key, hp):
         outputs, features = network.noting(
             learner.params, ts.obs, ts.task, ts.action_mask
         )
         q = outputs[..., 0]
+        if student is not None:
+            carry = online_student.returned(carry, ts)
+            q = student.acting(learner.stats, q, ts, hp)
         epsilon = q_learning.epsilon_at(learner.updates, hp.exploration)
         action, _, value = exploration.epsilon_greedy(key, q, ts.action_mask, epsilon)
-        return action, carry, q_learning.Extras(q, value, features)
+        return action, carry, q_learning.Extras(q, value, features, carry)
 
     def loss(params, stats, batch, key, hp):
         del key, hp
@@ -132,19 +150,35 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         value = jnp.concatenate([rollout.extras.value, last[None]])
         batch = steps_of(rollout, targets(value, rollout, transform, hp))
         epsilon = q_learning.epsilon_at(learner.updates, hp.exploration)
+        before = learner
         learner, metrics = learning.passes(
             loss,
             optimise(hp),
-            learner,
+            learner._replace(stats=()),
             minibatches.leading(batch, "steps"),
             key,
             hp,
             epochs=config.epochs,
             minibatches=config.minibatches,
         )
+        learner = learner._replace(stats=before.stats)
+        if student is not None:
+            follows, found = student.follow(
+                before.stats,
+                before.params,
+                learner.updates,
+                rollout,
+                rollout.extras.returned,
+                batch,
+                online_student.key_of(key),
+                hp,
+                epochs=config.epochs,
+                minibatches=config.minibatches,
+            )
+            learner, metrics = learner._replace(stats=follows), metrics | found
         return learner, metrics | {"epsilon": epsilon}, ()
 
-    return types.Agent(init, lambda batch: (), act, update)
+    return types.Agent(init, carry, act, update)
 
 
 def targets(value: Array, rollout: types.Rollout, transform: Any, hp: Hparams) -> Array:

@@ -2,9 +2,9 @@
 
     row t    a_{t-1}, r_{t-1}, done_{t-1} | o_t | R_t        a_t is predicted at R_t
     L = c_a CE(a_t) + c_R CE(R_t at o_t) + c_r CE(sgn r_t) + c_o |o_{t+1} - ô|²
-        + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t))
+        + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t)) + c_v L_τ(V)
 
-each a mean over the live steps it is known of. Members of one population are by their
+where V, learned by an expectile (c_v > 0), takes the place of the max (``future``); each a mean over the live steps it is known of. Members of one population are by their
 hyperparameters
 
     behaviour cloning      return_gate 0, across 0; of the best: rank_from
@@ -23,6 +23,10 @@ columns they are summed where the episode ends within it. A prompt (training.pro
 is read by a ``prompt_share`` of the sequences and never predicted. Without a token of
 returns, other heads or a prompt the program is Algorithm Distillation's.
 
+With ``permutes`` a ``permuted`` share of the sequences has its actions under numbers of
+its own, in what is read, imitated, valued and legal alike; of acting, a share of the
+slots, each for good (``action_names``).
+
 Deviations: the multi-game transformer's returns, rewards and actions are tokens of their
 own only with ``encoding: triple``, and there reward and next vector are predicted from the
 action's token and the action; Gato's tokens of one step are one token here; its prompts'
@@ -30,7 +34,7 @@ actions are not predicted; Decision Transformers read returns in bins and as a n
 
 Refs: Chen et al. 2021 (arXiv:2106.01345); Lee et al. 2022 (arXiv:2205.15241); Reed et al.
 2022 (arXiv:2205.06175); Laskin et al. 2023 (arXiv:2210.14215). In-context Q: Tarasov et
-al. 2025 (arXiv:2502.17666), formulas by Mnih et al. 2015 and Kumar et al. 2020.
+al. 2025 (arXiv:2502.17666), formulas as in ``future``.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ import optax
 
 from mtrl_jax import tree, types
 from mtrl_jax.agents import algorithm_distillation as distillation
-from mtrl_jax.agents.common import future, learning, optimiser
+from mtrl_jax.agents.common import action_names, future, learning, optimiser
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.hparams import Amount, Real, Share
 from mtrl_jax.losses import rewards
@@ -66,6 +70,7 @@ class Config:
         default_factory=lambda: outlook.Outlook(bins=21)
     )
     infers: bool = False  # returns may be inferred: acting reads every step twice
+    permutes: bool = False  # actions may be permuted
 
 
 class Hparams(NamedTuple):
@@ -89,11 +94,14 @@ class Hparams(NamedTuple):
     next_cost: Amount = 0.0
     td_cost: Amount = 0.0
     cql_cost: Amount = 0.0
+    expectile_cost: Amount = 0.0  # above 0: V takes the place of the max
+    expectile: Share = 0.7  # of V; 0.5: the mean of the data's actions
     discount: Share = 0.9
     beyond: Share = 0.0  # m at the end of an episode: 1, the next ones count, too
     target_step: Share = 0.005  # of Q̄, each update
     by_value: Share = 0.0  # of Q in the logits of acting; 1: of nothing else
     ngram_gate: Share = 1.0  # of the n-gram head, where there is one
+    permuted: Share = 0.0  # of the sequences, or slots: actions by other numbers
 
 
 class Carry(NamedTuple):
@@ -102,6 +110,7 @@ class Carry(NamedTuple):
     past: distillation.Carry
     to_go: Array  # [B] what is asked for, less the rewards so far
     watched: Array  # [B] int32, steps of a prompt
+    names: Any = ()  # [B, M] int32 of actions, where they may be permuted
 
 
 def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
@@ -130,11 +139,20 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             distillation.empty_carry(spec, network, config.transformer.encoding, batch),
             to_go=jnp.zeros(batch),
             watched=jnp.zeros(batch, jnp.int32),
+            names=action_names.own(spec.action, batch) if config.permutes else (),
         )
 
     def act(learner, carry, ts, key, hp):
         draw, own = jax.random.split(key)
         past, steps = carry.past, distillation.step_of(carry.past, ts)
+        names, mask = carry.names, ts.action_mask
+        if config.permutes:
+            new = jax.random.fold_in(draw, 2)
+            drawn = action_names.draw(new, spec.action, len(names), hp.permuted)
+            names = jnp.where(past.has_prev[:, None], names, drawn)
+            before = action_names.renamed(spec.action, names, steps.prev_action)
+            steps = steps._replace(prev_action=before)
+            mask = action_names.legal(names, mask)
         begins = ts.first | past.done
         forgets = begins & (hp.across < 1)
         cache = network.forget(past.cache, forgets, carry.watched)
@@ -158,11 +176,12 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         logits = out.action
         if given.values:
             logits = logits + hp.by_value * (out.values - logits)
-        mask = ts.action_mask
         policy = heads.policy(spec.action, logits, mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(own)
+        if config.permutes:
+            action = action_names.restored(spec.action, names, action)
         past = distillation.remember(past, cache, ts, action)
-        return action, Carry(past, to_go, carry.watched), log_prob
+        return action, Carry(past, to_go, carry.watched, names), log_prob
 
     total = make_loss(spec, config, network)
 
@@ -183,6 +202,10 @@ def make_loss(
 
     def total(params, behind, rollout, key, hp):
         shown, dropped = jax.random.fold_in(key, 1), key
+        if config.permutes:
+            new, batch = jax.random.fold_in(key, 2), rollout.action.shape[1]
+            names = action_names.draw(new, spec.action, batch, hp.permuted)
+            rollout = action_names.of_rollout(spec.action, names, rollout)
         columns = future.columns_of(rollout)
         steps, teaches = rows_of(rollout, columns, shown, hp)
         steps = steps._replace(
@@ -269,8 +292,10 @@ def idle(config: Config) -> dict[str, types.Idle]:
         "next_cost": (given.vectors, "outlook.vectors=true"),
         "td_cost": (given.values, "outlook.values=true"),
         "cql_cost": (given.values, "outlook.values=true"),
+        "expectile_cost": (given.values, "outlook.values=true"),
         "by_value": (given.values, "outlook.values=true"),
         "inferred": (config.infers, "infers=true"),
+        "permuted": (config.permutes, "permutes=true"),
         "ngram_gate": (config.transformer.ngram, "transformer.ngram of 1 or more"),
     }
     off = {"ngram_gate": 1.0}

@@ -89,8 +89,17 @@ def _known_fields(cls: type, values: dict, path: str) -> None:
                 raise ValueError(f"{path}.{name} is now {RENAMED[name]}")
             hint = errors.suggest(name, sorted(fields))
             raise ValueError(f"{path}.{name} is unknown{hint}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            _known_fields(hints[name], value, f"{path}.{name}")  # type: ignore[arg-type]
+        section = _inner(hints[name])
+        if not dataclasses.is_dataclass(section):
+            continue
+        several = {f".{i}": x for i, x in enumerate(value)} if _is_list(value) else {}
+        for place, own in (several or {"": value}).items():
+            if isinstance(own, dict):
+                _known_fields(section, own, f"{path}.{name}{place}")  # type: ignore[arg-type]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _fields_at(model: Any, loc: Sequence[int | str]) -> list[str]:
@@ -105,8 +114,10 @@ def _fields_at(model: Any, loc: Sequence[int | str]) -> list[str]:
 
 
 def _inner(hint: Any) -> Any:
-    """Returns the section type inside list[X], dict[str, X] or X | None."""
+    """Returns the section type inside list[X], tuple[X, ...], dict[str, X] or X | None."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and args:
+        return _inner(args[0])
     if origin in (list, dict):
         return _inner(args[-1])
     if origin in (typing.Union, types.UnionType):

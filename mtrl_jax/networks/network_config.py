@@ -7,9 +7,9 @@ import dataclasses
 from mtrl_jax import errors
 from mtrl_jax.networks import conv, cores, layers, torsos
 
-SHARING = ("hard", "soft", "cross_stitch", "experts")
+SHARING = ("hard", "soft", "cross_stitch", "experts", "modules")
 # Those whose trunk reads flat inputs.
-TRUNKS = ("cross_stitch", "experts")
+TRUNKS = ("cross_stitch", "experts", "modules")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class NetworkConfig:
     separate_value: bool = False  # a torso and a core of its own for the value
     sharing: str = "hard"  # what tasks have in common, see agents/common/sharing.py
     experts: int = 4  # of sharing: experts
+    modules: int = 4  # of each layer, of sharing: modules
     task_heads: bool = False  # policy and value heads of each task's own
     convolution: str = "auto"  # see conv.conv2d
     # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
@@ -53,8 +54,14 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
         raise ValueError(
             f"hidden: got {config.hidden}, give at least one positive size"
         )
-    if config.experts < 1:
-        raise ValueError(f"experts: got {config.experts}, give at least 1")
+    for name in ("experts", "modules"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")
+    if config.sharing == "modules" and len(config.hidden) < 2:
+        raise ValueError(
+            f"hidden: got {config.hidden}; sharing 'modules' has a first layer that all "
+            "read, and layers of modules; give at least two sizes"
+        )
     if num_values is not None and num_values < 1:
         raise ValueError(
             f"num_values: got {num_values}, give None or a positive number"
@@ -68,12 +75,17 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     _check_core(config)
 
 
-def check_sharing(config: NetworkConfig) -> None:
-    """Raises ValueError unless a network, ``torso`` chosen, is one for all tasks."""
+def check_sharing(config: NetworkConfig, tasks: int) -> None:
+    """Raises ValueError unless a network, ``torso`` chosen, is one for so many tasks."""
     if config.sharing == "soft":
         raise ValueError(
             "sharing: 'soft' is a network for each task, which impala and ppo have; use "
-            "'hard', 'cross_stitch' or 'experts' here"
+            f"'hard', {', '.join(map(repr, TRUNKS))} here"
+        )
+    if config.sharing in TRUNKS and tasks < 2:
+        raise ValueError(
+            f"sharing: {config.sharing!r} is between tasks, there is one; use sharing "
+            "'hard', or more tasks"
         )
     if config.sharing in TRUNKS and config.torso != "mlp":
         raise ValueError(

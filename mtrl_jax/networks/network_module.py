@@ -173,6 +173,7 @@ def torso_of(config: NetworkConfig, name: str, num_tasks: int = 1) -> torsos.Tor
         sharing=config.sharing,
         tasks=num_tasks,
         experts=config.experts,
+        modules=config.modules,
         sequence=config.sequence,
         dtype=layers.fast_dtype(config.dtype),
         name=name,

@@ -40,7 +40,7 @@ class Outlook:
     high: float = 20.0
     rewards: bool = False  # also predict the sign of the reward that follows
     vectors: bool = False  # also predict the vector that is observed next
-    values: bool = False  # also predict the value of each action
+    values: bool = False  # also predict the value of each action, and of the state
 
 
 class Outputs(NamedTuple):
@@ -50,7 +50,8 @@ class Outputs(NamedTuple):
     returns: Array | None = None  # [T, B, bins] logits, before the return is seen
     reward: Array | None = None  # [T, B, 3] logits of the sign, given the action
     next_vector: Array | None = None  # [T, B, N] given the action
-    values: Array | None = None  # [T, B, M]
+    values: Array | None = None  # [T, B, M] of actions
+    value: Array | None = None  # [T, B] of the state
 
 
 def check(config: Outlook) -> None:

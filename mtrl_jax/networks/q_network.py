@@ -12,6 +12,7 @@ of the advantages is over the legal actions, which padding does not change.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class QNetworkConfig:
     stream: int = 0
     layer_norm: bool = False  # after every layer of the torso, before its activation
     task_embedding: bool = False  # one-hot task as input
+    per_task: bool = False  # of the streams' last layer one for each task
     convolution: str = "auto"  # see conv.conv2d
     # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
     dtype: str = "float32"
@@ -142,17 +144,24 @@ class _QModule(nn.Module):
             dtype=layers.fast_dtype(config.dtype),
             name="torso",
         )(obs, side)
-        advantage = self._stream("advantage", 0, features, self.actions, noise)
+        streams = functools.partial(self._stream, task=task, noise=noise)
+        advantage = streams("advantage", 0, features, self.actions)
         if not head.dueling:
             return advantage
-        value = self._stream("value", 2, features, 1, noise)
+        value = streams("value", 2, features, 1)
         among = legal[..., None]
         number = jnp.maximum(jnp.sum(among, axis=-2, keepdims=True), 1)
         mean = jnp.sum(jnp.where(among, advantage, 0.0), -2, keepdims=True) / number
         return value + advantage - mean
 
     def _stream(
-        self, name: str, place: int, x: Array, rows: int, noise: noisy.Noise
+        self,
+        name: str,
+        place: int,
+        x: Array,
+        rows: int,
+        task: Array,
+        noise: noisy.Noise,
     ) -> Array:
         """Returns [..., rows, outputs]: a hidden layer if there is one, and a linear."""
         if self.config.stream:
@@ -162,9 +171,13 @@ class _QModule(nn.Module):
             x = jax.nn.relu(x)
         if name == "advantage":
             self.sow(_NOTED, "features", x)
-        size = rows * self.head.outputs
+        heads = self.tasks if self.config.per_task else 1
+        size = heads * rows * self.head.outputs
         x = self._dense(name, place + 1, size, 1.0)(x, noise)
-        return x.reshape(*x.shape[:-1], rows, self.head.outputs)
+        every = x.reshape(*x.shape[:-1], heads, rows, self.head.outputs)
+        if heads == 1:
+            return every[..., 0, :, :]
+        return jnp.take_along_axis(every, task[..., None, None, None], -3)[..., 0, :, :]
 
     def _dense(self, name: str, place: int, size: int, gain: float) -> Any:
         if self.head.noisy:

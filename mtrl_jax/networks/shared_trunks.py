@@ -1,17 +1,24 @@
-"""Trunks that tasks share in part: layers mixed across tasks, and mixtures of experts.
+"""Trunks that tasks share in part: mixed layers, mixtures of experts, routed modules.
 
     cross_stitch   K columns of layers, one a task; after each layer x̃_i = Σ_j α_ij x_j
     experts        N columns u_n; h = tanh(Σ_n w_{task,n} ũ_n), ũ orthonormal in each state
+    modules        N modules a layer; g_i^{l+1} = Σ_j p̂_ij^l φ(W_j^l g_j^l), where p̂^l,
+                   softmax over j of p^l, is of the state and the task:
+                   p^1 = W_d ReLU(e), p^{l+1} = W_d ReLU(W_u p^l ⊙ e), e = f(x) ⊙ h(task)
 
-Both see flat inputs ``[..., F]`` and the task of each, and give its own features. Every
+All see flat inputs ``[..., F]`` and the task of each, and give its own features. Every
 column is computed for every input: by definition of the first, where each task reads the
-activations of all, and of the second, where N does not grow with the tasks.
+activations of all, and of the others, where N does not grow with the tasks.
 
 Ref: Misra et al. 2016 (arXiv:1604.03539), equation 1; Hendawy et al. 2024, MOORE
-(arXiv:2311.11385), section 4.
+(arXiv:2311.11385), section 4; Yang et al. 2020, soft modularisation (arXiv:2003.13661),
+section 4.
 
-Deviation: α is its initial value (0.9 on the diagonal, the rest even, rows that sum to 1)
+Deviations: α is its initial value (0.9 on the diagonal, the rest even, rows that sum to 1)
 plus ten times a parameter, which is a learning rate of its own under any optimiser.
+Modules: φ is the setting's activation, of f(x) too; the paper's last layer of modules is
+the heads, which read all modules' features side by side; its weights of the tasks' losses
+are temperatures' of soft actor-critic, and not here.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import initialisers
+from mtrl_jax.networks import initialisers, product
 from mtrl_jax.types import Array
 
 _OWN, _RATE = 0.9, 10.0
@@ -71,6 +78,50 @@ class Experts(nn.Module):
         return jnp.tanh(jnp.sum(own * orthonormal(columns), axis=0))
 
 
+class SoftModules(nn.Module):
+    """Returns the features [..., modules · hidden[-1]] of all modules, side by side.
+
+    The first of ``hidden`` is the layer f that routing and modules both read.
+    """
+
+    hidden: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    tasks: int
+    modules: int
+
+    @nn.compact
+    def __call__(self, x: Array, task: Array) -> Array:
+        width = self.hidden[0]
+        seen = self.activation(_dense(width, "observation")(x))
+        table = self.param("task", nn.initializers.normal(1.0), (self.tasks, width))
+        embedded = asked = seen * table[task]
+        columns = jnp.broadcast_to(seen, (self.modules, *seen.shape))
+        for i, size in enumerate(self.hidden[1:]):
+            logits = _dense(self.modules**2, f"down_{i}")(jax.nn.relu(asked))
+            columns = self.activation(_Columns(size, self.modules)(columns))
+            columns = routed(logits, columns)
+            if i + 2 < len(self.hidden):
+                asked = _dense(width, f"up_{i}")(logits) * embedded
+        return jnp.moveaxis(columns, 0, -2).reshape(*x.shape[:-1], -1)
+
+
+def make(
+    sharing: str,
+    hidden: tuple[int, ...],
+    activation: Callable[[Array], Array],
+    tasks: int,
+    *,
+    experts: int,
+    modules: int,
+) -> CrossStitch | Experts | SoftModules:
+    """Returns the trunk of a ``sharing``, which is its name in a network."""
+    if sharing == "cross_stitch":
+        return CrossStitch(hidden, activation, tasks, name=sharing)
+    if sharing == "experts":
+        return Experts(hidden, activation, tasks, experts, name=sharing)
+    return SoftModules(hidden, activation, tasks, modules, name=sharing)
+
+
 class _Columns(nn.Module):
     """Returns a dense layer of each column, [N, ..., size] of [N, ..., F]."""
 
@@ -103,6 +154,18 @@ def of_own(columns: Array, task: Array) -> Array:
     return jnp.take_along_axis(columns, index, axis=0)[0]
 
 
+def routed(logits: Array, columns: Array) -> Array:
+    """Returns Σ_j p̂_ij x_j [N, ..., F] of columns x_j [N, ..., F].
+
+    ``logits`` [..., N · N], row by row of the module i that reads; p̂ is their softmax
+    over the sources j.
+    """
+    number = columns.shape[0]
+    rows = logits.reshape(*logits.shape[:-1], number, number)
+    share = jax.nn.softmax(rows, axis=-1)
+    return jnp.einsum("...ij,j...f->i...f", share, columns)
+
+
 def orthonormal(columns: Array) -> Array:
     """Returns the columns [N, ..., F] made orthonormal, each against those before it.
 
@@ -117,6 +180,15 @@ def orthonormal(columns: Array) -> Array:
         square = jnp.sum(jnp.square(column), axis=-1, keepdims=True)
         done.append(column * jax.lax.rsqrt(square + _TINY**2))
     return jnp.stack(done)
+
+
+def _dense(size: int, name: str) -> nn.Dense:
+    return nn.Dense(
+        size,
+        kernel_init=_orthogonal,
+        dot_general=product.dot_general,
+        name=name,
+    )
 
 
 def _each(init: Callable) -> Callable:

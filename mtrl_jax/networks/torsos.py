@@ -69,6 +69,7 @@ class Torso(nn.Module):
     sharing: str = "hard"  # or a trunk in the MLP's place, see shared_trunks
     tasks: int = 1
     experts: int = 1
+    modules: int = 1  # of a layer
     sequence: tuple[int, ...] = ()  # at the front of the vector, see sequence_conv
     # Of the image's layers and of the MLP; parameters and features are float32.
     dtype: str = "float32"
@@ -107,16 +108,15 @@ class Torso(nn.Module):
             mlp = MLP(self.hidden, self.activation, self.norm, self.dtype, name="mlp")
             return mlp(x)
         assert task is not None
-        activation = ACTIVATIONS[self.activation]
-        if self.sharing == "cross_stitch":
-            stitched = shared_trunks.CrossStitch(
-                self.hidden, activation, self.tasks, name="cross_stitch"
-            )
-            return stitched(x, task)
-        experts = shared_trunks.Experts(
-            self.hidden, activation, self.tasks, self.experts, name="experts"
+        trunk = shared_trunks.make(
+            self.sharing,
+            self.hidden,
+            ACTIVATIONS[self.activation],
+            self.tasks,
+            experts=self.experts,
+            modules=self.modules,
         )
-        return experts(x, task)
+        return trunk(x, task)
 
     def _vector(self, vector: Array) -> Array:
         if not self.sequence:
@@ -258,6 +258,11 @@ def choose(kind: str, obs: Mapping[str, jax.ShapeDtypeStruct]) -> str:
             f"{image.shape[0]}x{image.shape[1]}; use 'auto'"
         )
     return kind
+
+
+def joins_features(kind: str, obs: Mapping[str, Any]) -> bool:
+    """Returns whether the side inputs are features as they are: no MLP reads them."""
+    return kind != "mlp" and "vector" not in obs
 
 
 def resolved(config: Any, obs: Mapping[str, jax.ShapeDtypeStruct]) -> Any:

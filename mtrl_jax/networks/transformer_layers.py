@@ -138,7 +138,10 @@ class Layers(nn.Module):
         if config.bins:
             out = out._replace(returns=self._head(before, config.bins, "returns"))
         if config.values:
-            out = out._replace(values=self._head(after, size, "values"))
+            out = out._replace(
+                values=self._head(after, size, "values"),
+                value=self._head(after, 1, "value")[..., 0],
+            )
         if action is None or not (config.rewards or config.vectors):
             return out
         taken = jnp.swapaxes(heads.encode(self.space, action), 0, 1)

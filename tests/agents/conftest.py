@@ -26,6 +26,7 @@ SEQUENCE = {
     "transformer": dataclasses.replace(TRANSFORMER, ngram=1),
     "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
     "infers": True,
+    "permutes": True,
 }
 # Static settings that make an agent small; an agent not named here gets its defaults.
 SMALL: dict[str, dict] = {
@@ -36,6 +37,7 @@ SMALL: dict[str, dict] = {
     "unreal": {
         "optimiser": "adam",
         "cell": 1,
+        "feature_control": True,
         "capacity": 240,
         "windows": 4,
         "steps": 3,
@@ -75,6 +77,7 @@ QUICK = {
     "reward_cost": 1.0,
     "td_cost": 1.0,
     "cql_cost": 1.0,
+    "expectile_cost": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")

@@ -17,7 +17,7 @@ from mtrl_jax.agents import (
     multi_game_decision_transformer,
     sequence_policy,
 )
-from mtrl_jax.agents.common import future
+from mtrl_jax.agents.common import action_names, future
 from mtrl_jax.data import columns, windows
 from mtrl_jax.networks import heads, outlook, transformer
 
@@ -53,8 +53,13 @@ AD = {"across": 1.0, "return_gate": 0.0}
 
 @functools.cache
 def made(network=STEP, given=RETURNS, infers=False):
-    """Returns (agent, learner, read, act, update); the heads are sharp."""
-    config = sequence_policy.Config(network, outlook=given, infers=infers)
+    """Returns (agent, learner, read, act, update); the heads are sharp.
+
+    With values actions may be permuted, too.
+    """
+    config = sequence_policy.Config(
+        network, outlook=given, infers=infers, permutes=given.values
+    )
     agent = sequence_policy.make("it", spec_of(), config)
     net = transformer.make(spec_of(), network, given)
     learner = jax.jit(agent.init)(KEY, hparams())
@@ -118,6 +123,14 @@ def windows_of(lengths, seed=0, slots=2, complete=True, prompt=0):
         np.ones(shape, bool), columns=known, prompt=shown if prompt else None
     )
     return jax.tree.map(jnp.asarray, types.Rollout(ts, action, extras, ()))
+
+
+def some_illegal(rollout):
+    """Returns a rollout of whose first slot action 2 is illegal, and nobody takes it."""
+    mask = jnp.asarray([[True, True, False], [True, True, True]])
+    legal = jnp.broadcast_to(mask, rollout.ts.action_mask.shape)
+    ts = rollout.ts._replace(action_mask=legal)
+    return rollout._replace(action=rollout.action % 2, ts=ts)
 
 
 def with_returns(rollout, to_go, complete=None):
@@ -301,10 +314,10 @@ def test_costs_of_what_is_not_known_are_left_out():
         jnp.zeros_like(rollout.extras.columns.complete),
     )
     costs = {"return_cost": 1.0, "td_cost": 1.0, "cql_cost": 1.0, "next_cost": 1.0}
+    costs |= {"expectile_cost": 1.0}
     told = update(learner, rollout, hparams(reward_cost=1.0, **costs))[1]
-    assert {"return_loss", "reward_loss", "next_loss", "td_loss", "cql_loss"} < set(
-        told
-    )
+    assert {f"{name}_loss" for name in ("return", "reward", "next")} < set(told)
+    assert {f"{name}_loss" for name in ("td", "cql", "expectile")} < set(told)
     assert all(np.isfinite(x) and x != 0 for x in told.values())
     assert update(learner, unknown, hparams(return_cost=1.0))[1]["return_loss"] == 0
     assert update(learner, unknown, hparams())[1]["loss"] == 0
@@ -323,6 +336,20 @@ def test_q_targets_and_conservatism_are_those_of_the_sheet():
     np.testing.assert_allclose(found, 0.46437, atol=1e-5)
     np.testing.assert_allclose(gradient, [0.23122, -0.37147, 0.14024], atol=1e-5)
     assert abs(float(gradient.sum())) < 1e-6
+
+
+def test_expectiles_weigh_errors_above_and_below_as_the_sheet_says():
+    """τ = .7 of ±1: .7, .3; the minimiser of a fair {0, 1} is .7."""
+    found = future.expectile_loss(jnp.array([1.0, -1.0, 2.0]), 0.7)
+    np.testing.assert_allclose(found, [0.7, 0.3, 2.8], rtol=1e-6)
+
+    def slope(v):
+        def mean(v):
+            return future.expectile_loss(jnp.array([0.0, 1.0]) - v, 0.7).mean()
+
+        return float(jax.grad(mean)(jnp.float32(v)))
+
+    assert abs(slope(0.7)) < 1e-6 and slope(0.6) < -0.01 and slope(0.8) > 0.01
 
 
 def test_a_tabular_chain_has_the_values_of_value_iteration():
@@ -369,6 +396,53 @@ def test_values_become_those_of_the_data_and_are_acted_by():
     _, q = learned(lambda action: ends, hp)
     expected = np.broadcast_to(to_go[:, None, None], q.shape)
     np.testing.assert_allclose(q, expected, atol=0.1)
+
+    # By an expectile the next action is as good as the data's: τ = .5, their mean.
+    def at_the_end(action):
+        return ends * worth[action]
+
+    v = {"expectile_cost": 1.0, "expectile": 0.5}
+    for more, best in ({}, 1.0), (v, 0.5):
+        given = hparams(discount=0.5, beyond=0.0, **td, **off, **more)
+        _, q = learned(at_the_end, given)
+        before = np.asarray(q)[[2, 5]].mean()
+        np.testing.assert_allclose(before, 0.5 * best, atol=0.1)
+
+
+def test_of_permuted_sequences_everything_has_its_new_number():
+    """An update is that of the rollout renamed by hand, to the bit; and another one."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = some_illegal(windows_of([4, 3]))
+    costs = {"td_cost": 1.0, "cql_cost": 1.0, "reward_cost": 1.0}
+    found = update(learner, rollout, hparams(permuted=1.0, **costs))
+    plain = update(learner, rollout, hparams(**costs))
+    space = types.Discrete(ACTIONS)
+    names = action_names.draw(jax.random.fold_in(KEY, 2), space, 2, 1.0)
+    by_hand = action_names.of_rollout(space, names, rollout)
+    expected = update(learner, by_hand, hparams(**costs))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert not np.allclose(found[1]["loss"], plain[1]["loss"], atol=1e-4)
+
+
+def test_a_slot_has_its_own_numbers_for_good_and_acts_by_them():
+    """What is said of a step is what training says of the renamed rows; two episodes."""
+    agent, learner, read, act, _ = made(given=FULL)
+    rollout, space = some_illegal(windows_of([4, 3])), types.Discrete(ACTIONS)
+    hp = hparams(permuted=1.0, across=1.0, return_gate=0.0)
+    carry, found = agent.carry(2), []
+    for t in range(7):
+        ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+        action, carry, log_prob = act(learner, carry, ts, jax.random.key(t), hp)
+        found.append((action, log_prob, carry.names))
+    action, log_prob, names = (np.stack(x) for x in zip(*found))
+    assert (names == names[0]).all() and (names[0, 0] != names[0, 1]).any()
+    as_done = rollout._replace(action=jnp.asarray(action))
+    renamed = action_names.of_rollout(space, jnp.asarray(names[0]), as_done)
+    logits = read(learner.params, renamed, hp)[0].action
+    policy = heads.policy(space, logits, renamed.ts.action_mask[:-1])
+    expected = policy.log_prob(renamed.action)
+    np.testing.assert_allclose(log_prob, expected, atol=2e-4)
+    assert np.std(log_prob) > 0.1 and (action[:, 0] < 2).all()
 
 
 def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():

@@ -1,4 +1,4 @@
-"""Cross-stitched layers, mixtures of experts, and heads of the tasks."""
+"""Cross-stitched layers, mixtures of experts, routed modules, and heads of the tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
-from mtrl_jax.networks import actor_critic, components, network_module, shared_trunks
+from mtrl_jax.networks import (
+    actor_critic,
+    components,
+    network_module,
+    shared_trunks,
+    torsos,
+)
 from mtrl_jax.networks.network_config import NetworkConfig
 
 KEY = jax.random.key(0)
-K, B, F = 3, 6, 4
+K, B, F, N = 3, 6, 4, 2
 X = jax.random.normal(KEY, (B, F))
 TASK = jnp.array([0, 1, 2, 2, 1, 0])
 OBS = {"vector": jax.ShapeDtypeStruct((F,), jnp.float32)}
@@ -23,7 +29,7 @@ SPEC = types.EnvSpec(
 def _stitched():
     """Returns (compiled features of (params, x, task), params)."""
     trunk = shared_trunks.CrossStitch((5, 5), jnp.tanh, K)
-    params = trunk.init(KEY, X, TASK)["params"]
+    params = jax.jit(trunk.init)(KEY, X, TASK)["params"]
     return jax.jit(lambda *args: trunk.apply({"params": args[0]}, *args[1:])), params
 
 
@@ -82,7 +88,7 @@ def test_experts_are_orthonormal_and_keep_their_span():
 def test_experts_are_combined_by_task():
     """h = tanh(Σ_n w_{task,n} ũ_n)."""
     trunk = shared_trunks.Experts((5, 6), jnp.tanh, K, 2)
-    params = trunk.init(KEY, X, TASK)["params"]
+    params = jax.jit(trunk.init)(KEY, X, TASK)["params"]
     found = jax.jit(trunk.apply)({"params": params}, X, TASK)
     columns = jnp.broadcast_to(X, (2, B, F))
     for i in range(2):
@@ -97,10 +103,87 @@ def test_experts_are_combined_by_task():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sharing", ["hard", "cross_stitch", "experts"])
+@pytest.fixture(name="routed", scope="module")
+def _routed():
+    """Returns (compiled features of (params, x, task), params), N modules a layer."""
+    trunk = shared_trunks.SoftModules((5, 6, 7), jnp.tanh, K, N)
+    params = trunk.init(KEY, X, TASK)["params"]
+    return jax.jit(lambda *args: trunk.apply({"params": args[0]}, *args[1:])), params
+
+
+def test_a_module_reads_a_mean_of_those_below_it():
+    """Rows of p̂ are over the sources, and sum to 1: a constant stays what it is."""
+    logits = jnp.log(jnp.array([[1.0, 3.0, 1.0, 1.0]]))  # p̂ = [[1/4, 3/4], [1/2, 1/2]]
+    columns = jnp.array([[[1.0, 0.0]], [[5.0, 8.0]]])
+    found = shared_trunks.routed(logits, columns)
+    np.testing.assert_allclose(found[:, 0], [[4.0, 6.0], [3.0, 4.0]], rtol=1e-5)
+    logits = 5.0 * jax.random.normal(KEY, (B, N * N))
+    even = jnp.broadcast_to(X, (N, *X.shape))
+    np.testing.assert_allclose(
+        shared_trunks.routed(logits, even), even, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_modules_are_routed_by_state_and_task(routed):
+    """p^1 = W_d ReLU(e), p^2 = W_d ReLU(W_u p^1 ⊙ e), e = f(x) ⊙ h(task)."""
+    features, params = routed
+
+    def dense(name, x):
+        return x @ params[name]["kernel"] + params[name]["bias"]
+
+    wanted = []
+    for x, task in zip(np.asarray(X), np.asarray(TASK)):
+        seen = np.tanh(dense("observation", x))
+        embedded, g = seen * params["task"][task], [seen] * N
+        logits = dense("down_0", np.maximum(embedded, 0.0))
+        for i in range(2):
+            layer, share = params[f"_Columns_{i}"], np.exp(logits).reshape(N, N)
+            out = [
+                np.tanh(g[j] @ layer["kernel"][j] + layer["bias"][j]) for j in range(N)
+            ]
+            g = [
+                sum(share[m, j] * out[j] for j in range(N)) / share[m].sum()
+                for m in range(N)
+            ]
+            if i == 0:
+                asked = dense("up_0", logits) * embedded
+                logits = dense("down_1", np.maximum(asked, 0.0))
+        wanted.append(np.concatenate(g))
+    found = features(params, X, TASK)
+    assert found.shape == (B, N * 7)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_tasks_that_are_renumbered_with_their_embeddings_are_the_same(routed):
+    """Equivariant: and the task makes a difference."""
+    features, params = routed
+    order = jnp.array([2, 0, 1])  # of the old number at each new one
+    renumbered = {**params, "task": params["task"][order]}
+    found = features(renumbered, X, jnp.argsort(order)[TASK])
+    before = features(params, X, TASK)
+    np.testing.assert_array_equal(found, before)
+    assert not np.allclose(features(params, X, (TASK + 1) % K), before, atol=1e-2)
+
+
+def test_one_module_a_layer_is_an_mlp():
+    """Whatever the task: there is one way through."""
+    trunk = shared_trunks.SoftModules((5, 6, 7), jnp.tanh, K, 1)
+    params = trunk.init(KEY, X, TASK)["params"]
+    mlp = {"Dense_0": params["observation"]} | {
+        f"Dense_{i + 1}": jax.tree.map(lambda x: x[0], params[f"_Columns_{i}"])
+        for i in range(2)
+    }
+    wanted = torsos.MLP((5, 6, 7)).apply({"params": mlp}, X)
+    found = trunk.apply({"params": params}, X, TASK)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharing", ["hard", "cross_stitch", "experts", "modules"])
 def test_a_tasks_loss_trains_its_own_heads_alone(sharing):
     """With ``task_heads``, d L_i / d head_j = 0 for j ≠ i; the trunk learns from it."""
-    config = NetworkConfig(hidden=(5,), task_heads=True, sharing=sharing, experts=2)
+    config = NetworkConfig(
+        hidden=(5, 5), task_heads=True, sharing=sharing, experts=2, modules=2
+    )
     network = actor_critic.make(SPEC, config)
     ts, action = network_module.dummy(SPEC)
     ts = ts._replace(obs={"vector": X[:1][None]}, task=jnp.full((1, 1), 1, jnp.int32))
@@ -124,10 +207,17 @@ def test_what_cannot_be_shared_is_refused():
         (NetworkConfig(sharing="all"), "sharing: 'all' is not known"),
         (NetworkConfig(sharing="soft"), "sharing: 'soft' .* impala and ppo"),
         (NetworkConfig(sharing="experts", experts=0), "experts: got 0"),
+        (NetworkConfig(sharing="modules", modules=0), "modules: got 0"),
+        (NetworkConfig(sharing="modules", hidden=(5,)), "hidden: .* two sizes"),
         (NetworkConfig(sharing="cross_stitch"), "sharing: 'cross_stitch' .* 'minatar'"),
+        (NetworkConfig(sharing="modules"), "sharing: 'modules' .* 'minatar'"),
     ):
         with pytest.raises(ValueError, match=words):
             actor_critic.make(SPEC._replace(obs=image), config)
+    for sharing in ("cross_stitch", "experts", "modules"):
+        with pytest.raises(ValueError, match=f"'{sharing}' is between tasks"):
+            alone = SPEC._replace(tasks=SPEC.tasks[:1])
+            actor_critic.make(alone, NetworkConfig(sharing=sharing))
     shared = NetworkConfig(task_heads=True)
     with pytest.raises(ValueError, match="task_heads=True"):
         components.make(SPEC, shared, [components.Component()], ())

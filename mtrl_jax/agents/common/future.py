@@ -3,11 +3,17 @@
     returns   CE of the bin of R_t, at o_t
     reward    CE of the sign of r_t, given a_t
     next      squared error of the next vector, given a_t; summed over its numbers
-    td        (y - Q(a_t))² / 2, y = r_t + γ m max_a Q̄_{t+1} over legal a, m = 1 within an
-              episode and ``beyond`` at its end
+    td        (y - Q(a_t))² / 2, y = r_t + γ m v_{t+1}, m = 1 within an episode and
+              ``beyond`` at its end; v = max_a Q̄ over legal a, or V where that is learned
     cql       logsumexp_a Q - Q(a_t) over legal a
+    expectile |τ - 1[u < 0]| u², u = Q̄(a_t) - V_t: V is what the better of the actions
+              in the data are worth, and none that is not there
 
-each a mean over the steps of which it is known.
+each a mean over the steps of which it is known. V is learned where ``expectile_cost`` is
+above 0.
+
+Refs of the last three: Mnih et al. 2015; Kumar et al. 2020 (arXiv:2006.04779), eq. 4;
+Kostrikov et al. 2021 (arXiv:2110.06169), eqs. 5 and 6.
 """
 
 from __future__ import annotations
@@ -63,7 +69,7 @@ def losses(
     if out.next_vector is not None:
         found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, teaches)
     if out.values is not None:
-        found |= _values(out.values, behind, rollout, teaches, hp)
+        found |= _values(out, behind, rollout, teaches, hp)
     total = sum((cost * x for cost, x in found.values()), start=0.0)
     return total, {f"{name}_loss": x for name, (_, x) in found.items()}
 
@@ -71,7 +77,7 @@ def losses(
 def td_targets(
     r_t: Array, last_t: Array, q_t: Array, discount: Any, beyond: Any
 ) -> Array:
-    """Returns r_t + γ m max_a q_t [...]; m is 1, or ``beyond`` where ``last_t``."""
+    """Returns r_t + γ m q_t [...]; m is 1, or ``beyond`` where ``last_t``."""
     bootstrap = jnp.where(last_t, beyond, 1.0)
     return r_t + discount * bootstrap * q_t
 
@@ -79,6 +85,11 @@ def td_targets(
 def conservatism(q: Array, action: Array) -> Array:
     """Returns logsumexp_a q - q(action) [...] of q [..., A]."""
     return jax.nn.logsumexp(q, axis=-1) - exploration.entry(q, action)
+
+
+def expectile_loss(error: Array, expectile: Any) -> Array:
+    """Returns |τ - 1[u < 0]| u² [...] of errors u: τ is the weight of those above 0."""
+    return jnp.where(error < 0, 1.0 - expectile, expectile) * error**2
 
 
 def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
@@ -89,12 +100,14 @@ def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
 
 
 def _values(
-    q_tm1: Array, behind: Any, rollout: types.Rollout, teaches: Array, hp: Any
+    out: outlook.Outputs, behind: Any, rollout: types.Rollout, teaches: Array, hp: Any
 ) -> dict[str, tuple[Any, Array]]:
     """Returns the costs of values; the last row of a window has no row to follow it."""
-    ts = rollout.ts
+    ts, q_tm1, value = rollout.ts, out.values, out.value
+    assert q_tm1 is not None and value is not None
     legal = ts.action_mask[:-1]
     best = jnp.max(jnp.where(legal, behind, ILLEGAL), axis=-1)
+    best = jnp.where(hp.expectile_cost > 0, value, best)
     end = jnp.zeros_like(best[:1])
     last = ts.last[1:]
     y = td_targets(
@@ -104,9 +117,12 @@ def _values(
     known = teaches & (there | (last & (hp.beyond <= 0)))
     error = jax.lax.stop_gradient(y) - exploration.entry(q_tm1, rollout.action)
     over = conservatism(jnp.where(legal, q_tm1, ILLEGAL), rollout.action)
+    better = exploration.entry(behind, rollout.action) - value
+    asymmetric = expectile_loss(better, hp.expectile)
     return {
         "td": (hp.td_cost, _mean(0.5 * error**2, known)),
         "cql": (hp.cql_cost, _mean(over, teaches)),
+        "expectile": (hp.expectile_cost, _mean(asymmetric, teaches)),
     }
 
 

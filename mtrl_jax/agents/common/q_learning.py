@@ -67,6 +67,7 @@ class Extras(NamedTuple):
     q: Array  # [T, B, A]
     value: Array  # [T, B] of the best legal action
     features: Tree = ()  # [T, B, F] of the last hidden layer, with note_features
+    returned: Tree = ()  # [T, B] return so far of the episode, of what has a student
 
 
 class Method(NamedTuple):

@@ -3,6 +3,7 @@
     hard          one network; ``task_heads`` gives each task its own heads
     cross_stitch  columns of the tasks, mixed after every layer (networks/shared_trunks.py)
     experts       a mixture of orthonormal experts, combined by task (likewise)
+    modules       modules that a routing network connects by task and state (likewise)
     soft          a network a task on its own slots (networks/task_networks.py), and
                   + distance_cost · distance to each other (losses/soft_sharing.py)
 
