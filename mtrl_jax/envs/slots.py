@@ -97,7 +97,8 @@ def make(
             keys, state.inner, action, state.params
         )
         first = state.last
-        pending, begin = first, restart
+        pending: Array = first
+        begin: Callable = restart
         args: tuple = (state.key, state.draws, like(params, default))
         if task.wants_renewal is not None:
             pending = first | jax.vmap(jax.vmap(task.wants_renewal))(inner)
