@@ -150,6 +150,8 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
     labels = {arm: arms.EXPERIMENTS[experiment][arm].labels for arm in logs}
     panels: dict[str, list[tuple[str, str]]] = {}
     apart = min(map(len, labels.values())) >= _MANY
+    # Arms on tasks of their own differ by their labels.
+    by_label = apart or all(x.tasks for x in arms.EXPERIMENTS[experiment].values())
     for arm, task in pairs:
         name = task.rpartition("/")[2]
         panels.setdefault(f"{arm}, {name}" if apart else name, []).append((arm, task))
@@ -160,7 +162,7 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
                 for i, label in enumerate(labels[arm]):
                     returns = log.returns[task][:, i::number]
                     is_own = ~np.isnan(returns).all(axis=0)
-                    name = label if apart else f"{arm} {label}".strip()
+                    name = label if by_label else f"{arm} {label}".strip()
                     common.curve(ax, log.env_steps, returns[:, is_own], name)
             ax.set(xlabel="env steps", ylabel="training return")
             ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))

@@ -66,6 +66,7 @@ _NETWORK = {"hidden": [64, 64], "last_action_reward": False}
 _FLAT = {"torso": "mlp", "activation": "relu"}
 # Of pixel control, reward prediction and value replay. The paper draws the first from 0.01
 # to 0.1; its weight of 1 for reward prediction, beside sums over 20 steps, is 0.05 here.
+_OF_COSTS = ("control_cost", "reward_cost", "replay_cost")
 _COSTS = {
     "none": (0.0, 0.0, 0.0),
     "control 0.01": (0.01, 0.0, 0.0),
@@ -76,6 +77,8 @@ _COSTS = {
     "replay 1": (0.0, 0.0, 1.0),
     "all": (0.05, 0.05, 1.0),
 }
+# Of feature control, whose pseudo-rewards are larger than changes of cells, alone.
+_FEATURE_COSTS = (0.001, 0.01)
 _POPART: dict[str, Any] = {"value_scale": "popart", "value_debias": True}
 _OF_POPART = {"value_step_size": 1e-2, "value_std_min": 1e-4}
 
@@ -125,8 +128,19 @@ def _unreal(network: dict[str, Any], cell: int, tasks: str) -> Arm:
         labels=tuple(_COSTS),
         dealt={
             name: [costs[i] for costs in _COSTS.values()]
-            for i, name in enumerate(("control_cost", "reward_cost", "replay_cost"))
+            for i, name in enumerate(_OF_COSTS)
         },
+    )
+
+
+def _of_features(arm: Arm) -> Arm:
+    """Returns UNREAL's arm with control of features alone."""
+    return dataclasses.replace(
+        arm,
+        config=arm.config | {"feature_control": True},
+        hparams=dict.fromkeys(_OF_COSTS, 0.0),
+        labels=tuple(f"features {cost:g}" for cost in _FEATURE_COSTS),
+        dealt={"feature_cost": list(_FEATURE_COSTS)},
     )
 
 
@@ -153,6 +167,8 @@ _ALPHAS = {
     "dealt": {"alpha": [0.0, 0.5, 1.0]},
 }
 _SOURCE = _columns(1)
+_GOAL = _unreal({}, 1, "goal")
+_BREAKOUT = _unreal(_FLAT, 2, "breakout")
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
         "student": dataclasses.replace(
@@ -193,8 +209,10 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "shared": _distral("shared"),
     },
     "unreal": {
-        "goal": _unreal({}, 1, "goal"),
-        "breakout": _unreal(_FLAT, 2, "breakout"),
+        "goal": _GOAL,
+        "goal, features": _of_features(_GOAL),
+        "breakout": _BREAKOUT,
+        "breakout, features": _of_features(_BREAKOUT),
     },
     "progressive": {
         "1 scratch": _columns(1),

@@ -6,14 +6,17 @@
     prompt           shown demonstrations of several levels, on goals new and known
     ngram            AD with and without an n-gram head, by histories of a goal
     q_objective      imitation and values, of histories that get better and of poor ones
+    many_tasks       AD of 10,000 rooms with walls and of 64, on rooms never seen
+    minatar          MGDT, cloning and cloning of the best tenth, of PPO's histories
 
-The arms are described in sequence_policies_arms.py and sequence_policies_beyond.py. All are stages of one run under --runs,
+The arms are described in sequence_policies_arms.py, _beyond.py and _large.py. All are stages of one run under --runs,
 which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
 95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
 far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
 from the same sources' settings and on the same test goals; Gato is that of ``prompt``, shown
-an episode at 40 % noise.
+an episode at 40 % noise. ``data`` of the JSON has sizes and rates of what was collected and
+read. Of ``minatar`` --goals are the games, Breakout unless others are given.
 
     python benchmarks/sequence_policies.py --experiment unseen
 """
@@ -30,6 +33,7 @@ import common
 import numpy as np
 import sequence_policies_arms as arms
 import sequence_policies_beyond as beyond
+import sequence_policies_large as large
 import sequence_policies_pictures as pictures
 
 from mtrl_jax import metrics, xla
@@ -72,8 +76,9 @@ def main() -> None:
     for name, value in claims.items():
         print(f"{name}: {value:.3g}")
     name = f"sequence_policies_{args.experiment}"
+    data = large.data_of(folder, experiment.stages)
     result = {"machine": common.environment(), "arms": rows, "claims": claims}
-    common.write(args.out, name, result)
+    common.write(args.out, name, result | {"data": data})
     pictures.draw(args.experiment, rows, args.out / f"{name}.png")
 
 
@@ -163,8 +168,21 @@ def summary(experiment: str, rows: list[Row]) -> dict[str, float]:
             )
             for name in names
         }
+    if experiment == "minatar":
+        return _games(rows)
     tags = [f"{row['arm']}{'_' + row['goal'] if row['goal'] else ''}" for row in rows]
     return {f"last_{tag}": row["last"] for tag, row in zip(tags, rows)}
+
+
+def _games(rows: list[Row]) -> dict[str, float]:
+    """Returns how far above random play MGDT is, in units of how far the others are."""
+    found = {}
+    for game in dict.fromkeys(row["goal"] for row in rows):
+        own = [row for row in rows if row["goal"] == game]
+        above = {row["arm"]: row["mean"] - row["random_score"] for row in own}
+        for name in ("bc", "top_bc", "mgdt_0"):
+            found[f"{game}_mgdt_10_over_{name}"] = above["mgdt_10"] / above[name]
+    return found
 
 
 def _prompted(rows: list[Row]) -> dict[str, float]:
@@ -213,6 +231,8 @@ def arguments() -> argparse.Namespace:
     runs = pathlib.Path("runs/sequence_policies")
     made.add_argument("--runs", type=pathlib.Path, default=runs)
     args = made.parse_args()
+    if args.experiment == "minatar":
+        args.goals = args.goals or large.DEFAULT_GAMES
     all_arms = beyond.EXPERIMENTS[args.experiment]().arms
     for option, given, known in (
         ("--arms", args.arms, {arm.name for arm in all_arms}),

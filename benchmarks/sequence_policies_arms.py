@@ -54,7 +54,7 @@ def return_control() -> Experiment:
         tasks = [{"env": "dark/room", "options": {"goal": goal}}]
         best = 21.0 - max(1, abs(goal[0] - 4) + abs(goal[1] - 4))
         own = {**model, "name": f"model_{tag}", "data": f"source_{tag}"}
-        stages += [source | {"name": f"source_{tag}", "tasks": tasks}, _told(own)]
+        stages += [source | {"name": f"source_{tag}", "tasks": tasks}, told(own)]
         for asked in dict.fromkeys((*TARGETS, best)):
             name = f"dt_{tag}_{asked:g}"
             stages.append(evaluated(name, own, tasks, 20, 16, {"target": asked}))
@@ -72,14 +72,14 @@ def unseen() -> Experiment:
     source = config_stages("algorithm_distillation_dark_room")[0]
     source = source | {"population": {"size": 650}}
     model = config_stages("decision_transformer_dark_room")[1]
-    own = _told({**model, "name": "model", "data": "source"})
+    own = told({**model, "name": "model", "data": "source"})
     tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
     tested = [
         evaluated("dt", own, tasks, 100, 4, {"target": 16.0}),
         evaluated("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
     ]
-    told, untold = of_kind(0, 2), of_kind(1, 2)
-    arms = [Arm("dt", "dt", told), Arm("mgdt", "mgdt", told), Arm("bc", "dt", untold)]
+    asked, untold = of_kind(0, 2), of_kind(1, 2)
+    arms = [Arm("dt", "dt", asked), Arm("mgdt", "mgdt", asked), Arm("bc", "dt", untold)]
     return Experiment([source, own, *tested], arms)
 
 
@@ -139,7 +139,7 @@ def credit() -> Experiment:
         own["agent"]["hparams"] = own["agent"]["hparams"] | {"decay_updates": 1_500}
         own["training"] = own["training"] | {"unroll_length": 50, "updates": 1_500}
         # The third clones the best 2 % of the episodes, of which most are successes.
-        own = _told(own, {"rank_from": [0.0, 0.0, 0.98]}, kinds=3)
+        own = told(own, {"rank_from": [0.0, 0.0, 0.98]}, kinds=3)
         name = f"dt_{tag}"
         # One slot: of several only the mean return is known, and not who got the door.
         stages += [source, own, evaluated(name, own, tasks, 400, 1, {"target": 2.0})]
@@ -190,7 +190,7 @@ def only(
     return Experiment(stages, arms)
 
 
-def _told(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
+def told(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
     """Returns an offline stage whose first kind is told of returns, the others not."""
     agent = dict(model["agent"])
     agent["config"] = agent["config"] | {"infers": True}
@@ -236,6 +236,14 @@ def evaluated(
         "checkpoint": {"keep": 1},
         "logging": QUIET,
     }
+
+
+def shorter(model: Stage) -> Stage:
+    """Returns an offline stage of a third of the data, for experiments of many members."""
+    agent = model["agent"]
+    hparams = agent["hparams"] | {"decay_updates": 800}
+    training = model["training"] | {"updates": 800, "batch": 32}
+    return model | {"agent": agent | {"hparams": hparams}, "training": training}
 
 
 def config_stages(name: str) -> list[Stage]:

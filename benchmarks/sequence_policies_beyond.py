@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import sequence_policies_arms as arms
+import sequence_policies_large as large
 
 GOALS = 16
 HISTORIES = (10, 3, 1)  # of each goal
@@ -99,7 +100,7 @@ def _across(
         | {"across": 1.0, "reward_gate": 1.0, "prompt_share": 0.0},
     }
     own = {"name": f"model_{tag}", "data": data, "agent": agent}
-    return model | own | {"logging": arms.QUIET}
+    return arms.shorter(model | own | {"logging": arms.QUIET})
 
 
 EXPERIMENTS = {
@@ -109,4 +110,6 @@ EXPERIMENTS = {
     "prompt": arms.prompt,
     "ngram": ngram,
     "q_objective": q_objective,
+    "many_tasks": large.many_tasks,
+    "minatar": large.minatar,
 }

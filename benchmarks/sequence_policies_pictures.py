@@ -16,7 +16,8 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     title, plot = {
         "return_control": ("return by the return asked for", _by_asked),
         "prompt": ("Gato: return by the return shown", _by_shown),
-        "credit": ("doors opened after random episodes of the same task", _by_arm),
+        "credit": ("doors opened after random episodes of the same task", _by_success),
+        "minatar": ("return after histories of PPO on the same game", _by_return),
     }.get(experiment, ("return on goals never trained on", _by_episode))
     with common.figure(path, [title], (7, 5)) as (ax,):
         plot(ax, rows)
@@ -43,15 +44,24 @@ def _against(ax: Any, rows: list[Row], what: str, label: str) -> None:
     ax.set(xlabel=f"return {label}", ylabel="return")
 
 
-def _by_arm(ax: Any, rows: list[Row]) -> None:
+def _by_success(ax: Any, rows: list[Row]) -> None:
+    _by_arm(ax, rows, "success")
+    ax.set(ylabel="share of episodes", ylim=(0, 1))
+
+
+def _by_return(ax: Any, rows: list[Row]) -> None:
+    _by_arm(ax, rows, "mean")
+    ax.set(ylabel="return")
+
+
+def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     goals = list(dict.fromkeys(row["goal"] for row in rows))
     for i, goal in enumerate(goals):
-        own = {row["arm"]: row["success"] for row in rows if row["goal"] == goal}
+        own = {row["arm"]: row[what] for row in rows if row["goal"] == goal}
         place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
         ax.bar(place, [own[name] for name in names], 0.22, label=goal)
     ax.set_xticks(range(len(names)), names)
-    ax.set(ylabel="share of episodes", ylim=(0, 1))
 
 
 def _by_episode(ax: Any, rows: list[Row]) -> None:

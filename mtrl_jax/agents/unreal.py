@@ -1,11 +1,12 @@
 """UNREAL: auxiliary tasks from a small replay beside the V-trace learner.
 
     L = L_A2C + control_cost · L_control + reward_cost · L_reward + replay_cost · L_value
+              + feature_cost · L_features, with ``feature_control``
 
 control: n-step Q-learning of how to change each cell of what is seen, by a dueling head
-on the core; reward: which sign the next reward has, from the torso's features of three
-frames (those of an episode before are 0), drawn as often before a reward as before none
-in every task; value: the returns of replayed windows, for the value head. Each cost is
+on the core; features: the same of how to activate each unit of the torso; reward: which
+sign the next reward has, from the torso's features of three frames (those of an episode
+before are 0), drawn as often before a reward as before none in every task; value: the returns of replayed windows, for the value head. Each cost is
 traced: PBT may set it, 0 is off.
 
 The replay is of the newest steps of each slot and stays with its member. Windows begin
@@ -15,9 +16,9 @@ Ref: Jaderberg et al. 2017, "Reinforcement Learning with Unsupervised Auxiliary 
 (arXiv:1611.05397).
 
 Deviations: the base is V-trace, not A3C; losses are means over windows and steps (control
-a sum over cells, as there), so that a reward_cost of 0.05 is its 1; several snippets an
-update instead of one; no ReLU after the deconvolutions, which would clip Q; a vector's
-cells are its numbers.
+a sum over cells or units, as there), so that a reward_cost of 0.05 is its 1; several
+snippets an update instead of one; no ReLU after the deconvolutions, which would clip Q; a
+vector's cells are its numbers; features are those in ``auxiliary_tasks``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from mtrl_jax.networks import actor_critic as networks
 INFO = types.AgentInfo(
     "auxiliary control, reward prediction and value replay (Jaderberg et al. 2017)",
     needs_extras=True,
+    idle=auxiliary_tasks.idle,
     observe_action=unrolls.observe_action,
     actions=(types.Discrete,),
     learns=("observation", "action", "both", "masked", "memory"),
@@ -58,6 +60,7 @@ class Config:
     network: networks.NetworkConfig = dataclasses.field(
         default_factory=networks.NetworkConfig
     )
+    feature_control: bool = False  # of the torso's units, beside that of cells
     cell: int = 4  # pixels a side, or numbers of a vector
     capacity: int = 64_000  # steps of a member's slots; the paper keeps 2,000 of each
     windows: int = 16  # for control and value, drawn an update
@@ -85,7 +88,8 @@ class Hparams(NamedTuple):
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the UNREAL agent for environments of ``spec``.
 
-    Metrics: those of ``impala``, and ``control_loss, reward_loss, replay_loss``.
+    Metrics: those of ``impala``, and ``control_loss, reward_loss, replay_loss``,
+    ``feature_loss`` with ``feature_control``.
 
     Raises:
       ValueError: an unknown option, a size below 1, actions that are not discrete; at
@@ -96,7 +100,13 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     network = networks.make(spec, config.network, num_values=scale.num_values)
     transform = rewards.get(config.rewards)
     tasks = auxiliary_tasks.AuxiliaryTasks(
-        spec, network, config.network, config.cell, scale, transform
+        spec,
+        network,
+        config.network,
+        config.cell,
+        scale,
+        transform,
+        config.feature_control,
     )
 
     def optimise(hp):

@@ -9,6 +9,9 @@ Distillation (Laskin et al. 2023, arXiv:2210.14215):
     key_to_door   9x9, 50 steps from anywhere, reward 1 for the key, then 1 for the door,
                   which ends it
 
+Rooms with one goal may have walls, drawn anew for each task like the goal: thousands of
+tasks that differ in more than where to go, see dark_walls.py.
+
 Goals (or key and door) are traced params, so thousands of tasks are one program. A step
 counts where it ends: at the goal from the start on, the first reward still takes a step
 (a noop), and so does a door that is where the key was. The time limit truncates.
@@ -17,6 +20,7 @@ counts where it ends: at the goal from the start on, the first reward still take
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,7 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.envs import core, dark_rooms, dark_scores, task_splits, trials
+from mtrl_jax.envs import (
+    core,
+    dark_rooms,
+    dark_scores,
+    dark_walls,
+    task_splits,
+    trials,
+)
 from mtrl_jax.types import Array, Key
 
 NOOP, UP, RIGHT, DOWN, LEFT = range(5)
@@ -36,6 +47,7 @@ class Params(NamedTuple):
     """A task: cells (x, y) to reach in this order, [goal] or [key, door]."""
 
     goals: Array | np.ndarray  # [..., G, 2] int32
+    ways: Array | np.ndarray | None = None  # [..., size²] int32, see dark_walls
 
 
 class State(NamedTuple):
@@ -66,6 +78,8 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
       key), among ``tasks`` "all" (default), "train" or "test": ``train_fraction`` (0.8)
       of all, shuffled by ``split_seed`` (0), or the others; of those the first
       ``number``.
+    walls: so many cells of room or room_hard are walls, others in each task, of which
+      there are ``layouts`` (12,500), each with a goal; a step into one goes nowhere.
     trial: so many episodes of one task are played as one, see trials.py.
 
     Random and reference score are exact means over the tasks of a uniform and of the
@@ -73,16 +87,16 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     cannot be.
     """
     options = dict(options or {})
-    room, goals = _described(name, options)
+    room, tasks = _described(name, options)
     code = _code(room)
-    random_score, optimal_score = dark_scores.scores(room, goals)
+    random_score, optimal_score = _scores(room, tasks, options)
     dealt = dark_rooms.given(room, options) is None
     made = core.task(
         f"dark/{name}",
         code.reset,
         code.step,
         types.Discrete(len(_MOVES)),
-        Params(jnp.asarray(goals[0])),
+        jax.tree.map(lambda x: jnp.asarray(x[0]), tasks),
         random_score=random_score,
         reference_score=optimal_score,
         max_steps=room.length,
@@ -98,7 +112,7 @@ def tasks_of(name: str, options: Mapping[str, Any] | None = None) -> Params:
 
     ``core.spread`` gives them to learners one by one. Raises ValueError as ``task``.
     """
-    return Params(jnp.asarray(_described(name, dict(options or {}))[1]))
+    return jax.tree.map(jnp.asarray, _described(name, dict(options or {}))[1])
 
 
 def optimal_action_in(
@@ -112,14 +126,36 @@ def optimal_action_in(
 def optimal_action(params: Params, state: State) -> Array:
     """Returns the action of a shortest way, [...] int32: along x first, then along y.
 
+    Where there are walls, of several the first of up, right, down, left.
     Noop where the goal is reached, which gathers reward in ``room``. ``params`` and
     ``state`` have the same leading axes, as in a ``slots.EnvState`` (``params``, ``inner``).
     """
+    if params.ways is not None:
+        return _downhill(jnp.asarray(params.ways), state.position)
     goal = jnp.minimum(state.found, params.goals.shape[-2] - 1)[..., None, None]
     target = jnp.take_along_axis(params.goals, goal, axis=-2)[..., 0, :]
     dx, dy = jnp.moveaxis(target - state.position, -1, 0)
     along_y = jnp.where(dy > 0, DOWN, jnp.where(dy < 0, UP, NOOP))
     return jnp.where(dx > 0, RIGHT, jnp.where(dx < 0, LEFT, along_y)).astype(jnp.int32)
+
+
+def _downhill(ways: Array, position: Array) -> Array:
+    """Returns the first action that leads nearer the goal, [...] int32; there: noop."""
+    cells = ways.shape[-1]
+    size = math.isqrt(cells)
+    to = jnp.clip(jnp.expand_dims(position, -2) + _all_moves(position), 0, size - 1)
+    steps = jnp.take_along_axis(ways, _index(size, to), axis=-1)
+    steps = jnp.where(steps == dark_walls.WALL, cells, steps)
+    return jnp.argmin(steps, axis=-1).astype(jnp.int32)
+
+
+def _all_moves(position: Array) -> np.ndarray:
+    return _MOVES.reshape((1,) * (position.ndim - 1) + _MOVES.shape)
+
+
+def _index(size: int, cell: Array) -> Array:
+    """Returns the number size x + y of each cell [..., 2]."""
+    return size * cell[..., 0] + cell[..., 1]
 
 
 class _Code(NamedTuple):
@@ -142,6 +178,9 @@ def _code(room: dark_rooms.Room) -> _Code:
     def step(key: Key, state: State, action: Array, params: Params):
         moved = state.position + jnp.asarray(_MOVES)[action]
         position = jnp.clip(moved, 0, room.size - 1)
+        if params.ways is not None:
+            is_wall = params.ways[_index(room.size, position)] == dark_walls.WALL
+            position = jnp.where(is_wall, state.position, position)
         sought = params.goals[jnp.minimum(state.found, room.goals - 1)]
         there = jnp.all(position == sought)
         found = jnp.minimum(state.found + there, room.goals)
@@ -160,10 +199,9 @@ def _code(room: dark_rooms.Room) -> _Code:
 
 
 def _observe(room: dark_rooms.Room, state: State) -> dict[str, Array]:
-    x, y = state.position
     has_key = state.found > 0
     if room.one_hot:
-        cells, index = room.size**2, room.size * x + y
+        cells, index = room.size**2, _index(room.size, state.position)
         if room.shows_key:
             cells, index = 2 * cells, index + cells * has_key
         return {"vector": jax.nn.one_hot(index, cells)}
@@ -173,28 +211,38 @@ def _observe(room: dark_rooms.Room, state: State) -> dict[str, Array]:
     return {"vector": vector}
 
 
-def _described(
-    name: str, options: Mapping[str, Any]
-) -> tuple[dark_rooms.Room, np.ndarray]:
-    """Returns the room and the goals int32 [N, G, 2] of all tasks meant."""
+def _described(name: str, options: Mapping[str, Any]) -> tuple[dark_rooms.Room, Params]:
+    """Returns the room and all tasks meant, [N, ...] of numpy."""
     room = dark_rooms.room_of(name, options)
     goals = dark_rooms.given(room, options)
     if goals is None:
-        goals = dark_rooms.among(room.size, room.goals, task_splits.split_of(options))
-    return room, goals
+        return room, _among(room, task_splits.split_of(options))
+    return room, Params(goals)
+
+
+def _among(room: dark_rooms.Room, split: task_splits.Split) -> Params:
+    if room.walls:
+        return Params(*dark_walls.among(room, split))
+    return Params(dark_rooms.among(room.size, room.goals, split))
+
+
+def _scores(
+    room: dark_rooms.Room, tasks: Params, options: Mapping[str, Any]
+) -> tuple[float, float]:
+    if room.walls:
+        return dark_walls.scores(room, task_splits.split_of(options))
+    return dark_scores.scores(room, np.asarray(tasks.goals))
 
 
 def _deal(room: dark_rooms.Room, options: Mapping[str, Any]) -> Callable:
     split, how = task_splits.split_of(options), task_splits.how_of(options)
-    return _dealer(room.size, room.goals, split, how)
+    return _dealer(room, split, how)
 
 
 @functools.cache
-def _dealer(size: int, goals: int, split: task_splits.Split, how: str) -> Callable:
+def _dealer(room: dark_rooms.Room, split: task_splits.Split, how: str) -> Callable:
     """Returns PureTask.deal; cached, so that tasks that deal alike share it."""
-    return task_splits.by(
-        how, task_splits.one_of(Params(dark_rooms.among(size, goals, split)))
-    )
+    return task_splits.by(how, task_splits.one_of(_among(room, split)))
 
 
 _FLOOR, _LINE = (58, 58, 64), (18, 18, 24)
@@ -217,6 +265,9 @@ def _render(state: State, params: Params, size: int) -> np.ndarray:
         ] = colour
 
     goals = np.asarray(params.goals)
+    if params.ways is not None:
+        for number in np.flatnonzero(np.asarray(params.ways) == dark_walls.WALL):
+            fill(divmod(number, size), _LINE, 0)
     fill(goals[-1], _GOAL, 0)
     if len(goals) > 1 and not int(state.found):
         fill(goals[0], _KEY, pixels // 8)

@@ -16,6 +16,9 @@ _FIXED = {1: ("goal",), 2: ("key", "door")}  # options, by the number of goals
 _DEALT = ("task", *task_splits.Split._fields)
 _LARGEST = 17  # there are size^4 tasks with a key
 _LONGEST = 1000
+_WALLED = ("walls", "layouts")
+_LAYOUTS = 12_500  # 10,000 of them to train on, unless there are to be others
+_MOST_LAYOUTS = 100_000
 
 
 class Room(NamedTuple):
@@ -28,6 +31,8 @@ class Room(NamedTuple):
     ends: bool  # at the last goal; otherwise every step there is rewarded
     shows_key: bool = False
     one_hot: bool = False
+    walls: int = 0  # cells, drawn anew for each task
+    layouts: int = 0  # tasks there are, where there are walls
 
 
 ROOMS = {
@@ -47,7 +52,7 @@ def room_of(name: str, options: Mapping[str, Any]) -> Room:
     room = ROOMS[name]
     known = ["size", "length", "start", "one_hot", "trial"]
     known += [*_DEALT, *_FIXED[room.goals]]
-    known += ["has_key"] if room.goals > 1 else []
+    known += ["has_key"] if room.goals > 1 else _WALLED
     errors.check_options(f"dark/{name}", options, known)
     _check_given(room, options)
     size = errors.integer("options.size", options.get("size", room.size), 2, _LARGEST)
@@ -57,7 +62,8 @@ def room_of(name: str, options: Mapping[str, Any]) -> Room:
     if start not in ("centre", "random"):
         start = _cell("start", start, size)
     flags = (_flag(options, "has_key"), _flag(options, "one_hot"))
-    return Room(room.goals, size, length, start, room.ends, *flags)
+    walls = _walls(options, size, start)
+    return Room(room.goals, size, length, start, room.ends, *flags, *walls)
 
 
 def fixed_start(room: Room) -> tuple[int, int]:
@@ -92,12 +98,32 @@ def _check_given(room: Room, options: Mapping[str, Any]) -> None:
     got = [name for name in names if name in options]
     if got and len(got) < len(names):
         raise ValueError(f"options.{got[0]}: alone, give {' and '.join(names)}")
-    for name in _DEALT:
+    for name in (*_DEALT, *_WALLED):
         if got and name in options:
             raise ValueError(
                 f"options.{name}: with options.{got[0]} there is but one task; give one "
                 "or the other"
             )
+
+
+def _walls(
+    options: Mapping[str, Any], size: int, start: str | tuple[int, int]
+) -> tuple[int, int]:
+    """Returns the number of walls and of tasks that have them, (0, 0) without walls."""
+    if "walls" not in options:
+        if "layouts" in options:
+            raise ValueError(
+                "options.layouts: without options.walls all rooms look the same; give both"
+            )
+        return 0, 0
+    if start == "random":
+        raise ValueError(
+            "options.start: 'random' with options.walls, where some cells cannot be "
+            "left; give centre or a cell [x, y]"
+        )
+    walls = errors.integer("options.walls", options["walls"], 1, size**2 // 3)
+    layouts = options.get("layouts", _LAYOUTS)
+    return walls, errors.integer("options.layouts", layouts, 2, _MOST_LAYOUTS)
 
 
 def _cell(field: str, value: Any, size: int) -> tuple[int, int]:

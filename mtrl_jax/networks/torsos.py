@@ -260,6 +260,11 @@ def choose(kind: str, obs: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     return kind
 
 
+def joins_features(kind: str, obs: Mapping[str, Any]) -> bool:
+    """Returns whether the side inputs are features as they are: no MLP reads them."""
+    return kind != "mlp" and "vector" not in obs
+
+
 def resolved(config: Any, obs: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
     """Returns a network's settings with the torso for these observations chosen.
 

@@ -37,6 +37,7 @@ SMALL: dict[str, dict] = {
     "unreal": {
         "optimiser": "adam",
         "cell": 1,
+        "feature_control": True,
         "capacity": 240,
         "windows": 4,
         "steps": 3,

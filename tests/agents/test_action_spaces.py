@@ -51,7 +51,7 @@ def on_probe(name, probe, kit):
             return (env_state, allowed(kit.member(after)), carry), (ts, action, extras)
 
         root = random.roots(0, 1)[0]
-        learner = agent.init(random.at(root, 0, random.INIT), hp)
+        learner = jax.jit(agent.init)(random.at(root, 0, random.INIT), hp)
         start = agent.carry(env.batch[1])
         env_state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
         keys = jax.random.split(random.at(root, 0, random.ACT), kit.T)

@@ -84,7 +84,7 @@ def test_illegal_actions_are_never_explored_and_never_best():
         told = ts._replace(
             obs={**ts.obs, types.OPTIMAL: jnp.full(2000, best)}, action_mask=legal
         )
-        state = agent.init(jax.random.key(1), hp)
+        state = jax.jit(agent.init)(jax.random.key(1), hp)
         action, _, extras = agent.act(state, (), told, jax.random.key(2), hp)
         found = np.bincount(np.asarray(action), minlength=ACTIONS) / 2000
         np.testing.assert_allclose(found, [*shares, 0, 0, 0], atol=0.04)

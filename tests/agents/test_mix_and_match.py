@@ -154,21 +154,22 @@ def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
         (NARROW, Component()),
         ("torso", "core"),
     )
-    outputs, _ = network.unroll(
+    outputs, _ = jax.jit(network.unroll)(
         learner.params,
         carry.core,
         *jax.tree.map(lambda x: x[None], (ts, carry[1])),
     )
     outputs = jax.tree.map(lambda x: x[0], outputs)
     easy, hard = network.policies(outputs, ts.action_mask)
+    act = jax.jit(agent.act)
     for key in jax.random.split(KEY, 5):
-        action, _, extras = agent.act(learner, carry, ts, key, hp)
+        action, _, extras = act(learner, carry, ts, key, hp)
         p = (1 - alpha) * jnp.exp(easy.log_prob(action)) + alpha * jnp.exp(
             hard.log_prob(action)
         )
         np.testing.assert_allclose(jnp.exp(extras.log_prob), p, rtol=1e-4)
     setup = kit.setup("impala", "none", FACTORISED)._replace(
-        agent=agent, act=jax.jit(agent.act), hp=hp
+        agent=agent, act=act, hp=hp
     )
     fresh = kit.collect(setup, learner=learner, tasks=FACTORISED)
     _, metrics = update(learner, fresh, KEY, hp)
@@ -273,7 +274,7 @@ def test_how_long_to_remember_is_for_those_with_a_memory(kit):
     config = networks.NetworkConfig(hidden=(8,), core_size=8, core_memory=100)
     parts = (Component(core="linear"), Component(core="lstm"))
     share = ("torso", "policy", "value")
-    params = components.make(spec, config, parts, share).init(KEY)
+    params = jax.jit(components.make(spec, config, parts, share).init)(KEY)
     keep = params["core_1"]["bias"][8:16]
     assert keep.max() > 1.5 and keep.min() >= 0
     with pytest.raises(ValueError, match="core_memory: core 'linear' has no memory"):

@@ -98,7 +98,7 @@ def made(kit, name):
             jnp.array([[4.0], [0.25]]),
         )
     }
-    fresh = agent.init(KEY, one.hp)
+    fresh = jax.jit(agent.init)(KEY, one.hp)
     assert jax.tree.map(jnp.shape, fresh.observations) == jax.tree.map(jnp.shape, known)
     learner = one.learner._replace(observations=known)
     rollout = kit.collect(

@@ -146,7 +146,7 @@ def test_frozen_columns_keep_their_bits_and_have_no_optimiser(one):
 def test_only_heads_are_trained_where_that_is_asked(one, kit):
     """Baseline 2: layers and adapters below keep their bits."""
     made = kit.small("progressive", one.env.spec, columns=1, trains="heads")
-    learner = made.init(KEY, one.hp)
+    learner = jax.jit(made.init)(KEY, one.hp)
     after, _ = kit.updater(made)(learner, one.rollout, KEY, one.hp)
     moved = {
         name: not np.array_equal(x["kernel"], learner.params[name]["kernel"])

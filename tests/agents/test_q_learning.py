@@ -68,7 +68,7 @@ def test_every_subset_of_the_parts_can_be_traced(name, kit):
     hp = jax.tree.map(np.float32, rainbow.Hparams())
 
     def train(hp):
-        learner, memory = agent.init(KEY, hp), agent.replay.init(SLOTS)
+        learner, memory = jax.jit(agent.init)(KEY, hp), agent.replay.init(SLOTS)
         step = jnp.int32(0)
         return kit.train(agent)(learner, memory, some_rollout(), KEY, hp, step)
 
@@ -142,7 +142,7 @@ def test_with_epsilon_one_every_legal_action_is_as_likely(name):
         hp = hparams.override(
             module.Hparams(), {"epsilon_start": epsilon, "epsilon_end": epsilon}
         )
-        learner = agent.init(KEY, hp)
+        learner = jax.jit(agent.init)(KEY, hp)
         action, _, extras = jax.jit(agent.act)(learner, (), ts, KEY, hp)
         assert extras.q.shape == (4096, 2)
         if epsilon:
@@ -236,7 +236,7 @@ def test_the_paper_networks_have_the_papers_size():
 def test_dueling_advantages_have_mean_zero_over_legal_actions():
     spec = env().spec
     made = q_network.make(spec, NETWORK, 2, q_network.Head(dueling=True))
-    params = made.init(KEY)
+    params = jax.jit(made.init)(KEY)
     obs, task = {"vector": jnp.ones((1, *spec.obs["vector"].shape))}, jnp.zeros(1, int)
     params["value"]["kernel"] *= 0
     params["value"]["bias"] += 7.0
@@ -275,7 +275,7 @@ def test_noise_has_the_layers_moments():
     """Mean: the mean weights; variance of f(ε) factors E|ε|² = 2/π; 0 without a scale."""
     layer = noisy.NoisyDense(3, place=0)
     x = jnp.broadcast_to(jnp.array([1.0, -2.0]), (100_000, 2))
-    params = layer.init(KEY, x[:1], noisy.Noise(KEY))
+    params = jax.jit(layer.init)(KEY, x[:1], noisy.Noise(KEY))
     out = layer.apply(params, x, noisy.Noise(KEY))
     mean = layer.apply(params, x[:1], noisy.Noise(KEY, 0.0))
     p = params["params"]

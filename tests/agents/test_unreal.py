@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax import types
 from mtrl_jax.agents import unreal
+from mtrl_jax.agents.common import auxiliary_tasks, value_scale
+from mtrl_jax.data import replay_ring
 from mtrl_jax.networks import auxiliary_heads
 
 KEY = jax.random.key(0)
-COSTS = ("control_cost", "reward_cost", "replay_cost")
+COSTS = ("control_cost", "reward_cost", "replay_cost", "feature_cost")
 OFF = dict.fromkeys(COSTS, 0.0)
-PARTS = ("torso", "core", "policy", "value", "control", "reward")
+PARTS = ("torso", "core", "policy", "value", "control", "reward", "features")
 
 
 @pytest.fixture(name="one", scope="module")
@@ -39,10 +42,11 @@ def moved(one, kit, **leaves):
 
 
 def test_each_auxiliary_trains_what_it_reads(one, kit):
-    """Reward prediction the torso alone, control the core, value replay the value."""
+    """Reward prediction the torso alone, control the core too, replay the value too."""
     assert moved(one, kit)[0] == set()
     assert moved(one, kit, reward_cost=1.0)[0] == {"torso", "reward"}
     assert moved(one, kit, control_cost=1.0)[0] == {"torso", "core", "control"}
+    assert moved(one, kit, feature_cost=1.0)[0] == {"torso", "core", "features"}
     assert moved(one, kit, replay_cost=1.0)[0] == {"torso", "core", "value"}
 
 
@@ -61,10 +65,93 @@ def test_at_costs_of_zero_it_is_the_agent_without(one, kit):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     costs = {name: 0.5 for name in COSTS}
     _, more = one.update(one.learner, one.rollout, KEY, kit.changed(one.hp, **costs))
-    parts = sum(more[x] for x in ("control_loss", "reward_loss", "replay_loss"))
+    parts = sum(more[x.replace("cost", "loss")] for x in COSTS)
     np.testing.assert_allclose(
         more["loss"], metrics["loss"] + 0.5 * parts, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.fixture(name="two_units", scope="module")
+def _two_units():
+    """Returns (auxiliary tasks beside max(0, x) of two numbers, parameters of theirs).
+
+    Whatever the state, Q is (3, 1) of the two actions for the first unit and 0 for the
+    second.
+    """
+    obs, action = {"vector": jax.ShapeDtypeStruct((2,), jnp.float32)}, types.Discrete(2)
+    spec = types.EnvSpec(obs, action, (types.TaskSpec("x", obs, action),))
+    config = unreal.networks.NetworkConfig(
+        hidden=(2,), activation="relu", last_action_reward=False
+    )
+    scale = value_scale.make(unreal.Config(), 1)
+    tasks = auxiliary_tasks.AuxiliaryTasks(
+        spec,
+        unreal.networks.make(spec, config, num_values=scale.num_values),
+        config,
+        1,
+        scale,
+        lambda reward: reward,
+        of_features=True,
+    )
+    params = tasks.network.init(KEY)
+    params["torso"]["mlp"]["Dense_0"]["kernel"] = jnp.eye(2)
+    heads = tasks.init(KEY, params)
+    head = jax.tree.map(jnp.zeros_like, heads["features"])
+    head["value"]["bias"] = jnp.array([2.0, 0.0])
+    head["advantage"]["bias"] = jnp.array([1.0, -1.0, 0.0, 0.0])
+    return tasks, {**params, "auxiliaries": {**heads, "features": head}}
+
+
+def test_units_are_controlled_as_computed_by_hand(two_units):
+    """c_t is a unit's activation on arrival; R_0 = c_1 + γ (c_2 + γ max Q(s_2)).
+
+    γ = 1/2, units (1, 2), (3, 0) on arrival, actions 0 and 1: R_1 = (4.5, 0), R_0 =
+    (3.25, 2), Q = (3, 0), (1, 0), so ½ (0.25² + 2² + 3.5²); in the second window the
+    last step is terminal: R_1 = (3, 0), R_0 = (2.5, 2), so ½ (0.5² + 2² + 2²).
+    """
+    tasks, params = two_units
+    seen = jnp.array([[7.0, 7.0], [9.0, 9.0], [1.0, 2.0], [3.0, -5.0], [0.0, 0.0]])
+    first = jnp.zeros((5, 2), bool)
+    snippets = replay_ring.Row(
+        obs={"vector": jnp.stack([seen, seen], axis=1)},
+        action=jnp.array([[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]]),
+        reward=jnp.zeros((5, 2)),
+        discount=jnp.ones((5, 2)).at[3, 1].set(0.0),
+        first=first,
+        task=jnp.zeros((5, 2), jnp.int32),
+        action_mask=jnp.ones((5, 2, 2), bool),
+    )
+    windows, live = jax.tree.map(lambda x: x[:4], snippets), jnp.ones(2, bool)
+    batch = auxiliary_tasks.Batch(None, windows, live, snippets, live)
+    hp, stats = unreal.Hparams(), tasks.scale.init()
+    auxiliaries = hp.auxiliaries._replace(control_discount=0.5, feature_cost=0.1)
+    hp = hp._replace(auxiliaries=auxiliaries)
+
+    def loss(params):
+        found = tasks.losses(params, stats, stats, batch, hp)["feature_loss"]
+        return found.loss, found.weight
+
+    (found, weight), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(found, (8.15625 + 4.125) / 4, rtol=1e-5)
+    assert weight == np.float32(0.1)
+    # Q reads no feature here, and what is to be gained has no gradient.
+    heads = slope.pop("auxiliaries")
+    assert all(not x.any() for x in jax.tree.leaves(slope))
+    assert all(x.any() for x in jax.tree.leaves(heads.pop("features")))
+    assert all(not x.any() for x in jax.tree.leaves(heads))
+
+
+def test_units_are_the_torsos_own(kit):
+    """Of an image's features; what joins them as it is, is none: action, reward, task."""
+    image = kit.probe("both_image").spec
+    for spec, units in ((image, 128), (kit.probe("both").spec, 8)):
+        agent = kit.small("unreal", spec, cell=1)
+        params = jax.eval_shape(agent.init, KEY, kit.quick("unreal")).params
+        heads = params["auxiliaries"]
+        assert heads["features"]["value"]["bias"].shape == (units,)
+        agent = kit.small("unreal", spec, cell=1, feature_control=False)
+        params = jax.eval_shape(agent.init, KEY, kit.quick("unreal")).params
+        assert set(params["auxiliaries"]) == {"control", "reward"}
 
 
 def test_the_head_of_an_images_cells_has_its_geometry():

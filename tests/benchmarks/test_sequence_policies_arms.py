@@ -3,13 +3,16 @@
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 from mtrl_jax import config
+from mtrl_jax.envs import dark
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import sequence_policies_arms as arms
 import sequence_policies_beyond as beyond
+import sequence_policies_large as large
 
 
 @pytest.mark.parametrize("name", beyond.EXPERIMENTS)
@@ -40,3 +43,35 @@ def test_arms_of_some_goals_need_the_stages_of_these_alone():
     assert {arm.goal for arm in chosen.arms} == {goal}
     names = {stage["name"].rpartition("_")[2] for stage in chosen.stages}
     assert names == {goal} and 3 * len(chosen.stages) == len(experiment.stages)
+
+
+def test_ten_thousand_tasks_are_learned_from_and_others_are_played():
+    """As many histories of few tasks; no layout of a test is one of training."""
+    experiment = large.many_tasks()
+    stages = {stage["name"]: stage for stage in experiment.stages}
+    many, few, tested = (
+        dark.tasks_of("room", stages[name]["tasks"][0]["options"]).ways
+        for name in ("source_many", "source_few", "room_many")
+    )
+    assert (len(many), len(few), len(tested)) == (10_000, 64, 64)
+    assert stages["room_few"]["tasks"] == stages["room_many"]["tasks"]
+    sizes = {stages[f"source_{name}"]["population"]["size"] for name in large.TASKS}
+    assert sizes == {large.HISTORIES}
+    known = {np.asarray(way).tobytes() for way in np.asarray(many)}
+    assert not known & {np.asarray(way).tobytes() for way in np.asarray(tested)}
+
+
+def test_a_game_alone_has_three_stages_and_members_of_three_kinds():
+    """Which games are played is asked for by name."""
+    chosen = arms.only(large.minatar(), goals=["Freeway"])
+    kinds = {arm.name: arm.members for arm in chosen.arms}
+    assert set(kinds) == {"mgdt_0", "mgdt_10", "bc", "top_bc"}
+    assert kinds["mgdt_0"] == kinds["mgdt_10"] and not set(kinds["bc"]) & set(
+        kinds["top_bc"]
+    )
+    assert [stage["kind"] for stage in chosen.stages] == [
+        "collect",
+        "offline",
+        "evaluate",
+        "evaluate",
+    ]

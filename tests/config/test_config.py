@@ -94,6 +94,14 @@ def test_a_hyperparameter_that_nothing_reads_is_refused(path, value, off):
     soft = "agent.config.network.sharing=soft"
     config.from_dict(config.override(given, [change, soft]))
     config.from_dict(config.override(given, ["agent.hparams.distance_cost=0"]))
+    given = {**PLAIN, "agent": {"name": "unreal"}}
+    change = f"{path}.feature_cost={value}"
+    with pytest.raises(
+        errors.ConfigError, match=r"agent\.config\.feature_control=true"
+    ):
+        config.from_dict(config.override(given, [change]))
+    there = "agent.config.feature_control=true"
+    config.from_dict(config.override(given, [change, there]))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ def _draw(tasks, seed=0, size=6):
     return jax.random.normal(jax.random.key(seed), (tasks, size))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _direction(name, gradients, c=0.5):
     return combiners.combine(combiners.get(name), gradients, KEY, c)
 

@@ -86,11 +86,10 @@ def test_the_gradient_is_shared_by_responsibility():
 
 def test_a_policy_of_weight_zero_is_harmless_and_learns_nothing():
     """Value and gradient are finite, also where it alone could have acted."""
+    value_and_grad = jax.jit(jax.value_and_grad(mixing.log_mixture, argnums=1))
     for log_probs in ([-1.0, -2.0], [-jnp.inf, -2.0], [-1.0, -jnp.inf], [-1e30, -2.0]):
         weights = jnp.array([1.0, 0.0])
-        value, grad = jax.value_and_grad(mixing.log_mixture, argnums=1)(
-            weights, jnp.array(log_probs)
-        )
+        value, grad = value_and_grad(weights, jnp.array(log_probs))
         assert np.isfinite(value) and np.isfinite(grad).all()
         assert grad[1] == 0.0
     assert value <= -1e29
@@ -149,8 +148,8 @@ def test_the_second_form_distils_the_mixture_so_far():
             return total
 
         np.testing.assert_allclose(
-            jax.grad(all_pairs)(logits),
-            jax.grad(cross_entropies)(logits),
+            jax.jit(jax.grad(all_pairs))(logits),
+            jax.jit(jax.grad(cross_entropies))(logits),
             atol=1e-7,
         )
 
@@ -170,19 +169,20 @@ def test_distilling_the_mixture_is_the_papers_cost():
             target = jax.lax.stop_gradient(target) if stop else target
             return -jnp.sum(target * log_q)
 
-        matched = jax.grad(
-            lambda x: (1 - alpha) * mixing.kl(log_p, jax.nn.log_softmax(x))
+        matched = jax.jit(
+            jax.grad(lambda x: (1 - alpha) * mixing.kl(log_p, jax.nn.log_softmax(x)))
         )(hard)
-        np.testing.assert_allclose(jax.grad(distilled)(hard, True), matched, atol=1e-8)
-        assert np.abs(jax.grad(distilled)(hard, False) - matched).max() > 1e-2
+        found = jax.jit(jax.grad(distilled), static_argnums=1)
+        np.testing.assert_allclose(found(hard, True), matched, atol=1e-8)
+        assert np.abs(found(hard, False) - matched).max() > 1e-2
 
 
 def test_matching_equal_policies_costs_nothing():
     """KL(p ‖ p) = 0 with zero gradient in the second argument."""
     logits = drawn(4, 6)
     log_p = jax.nn.log_softmax(logits)
-    value, grad = jax.value_and_grad(
-        lambda x: jnp.sum(mixing.kl(log_p, jax.nn.log_softmax(x)))
+    value, grad = jax.jit(
+        jax.value_and_grad(lambda x: jnp.sum(mixing.kl(log_p, jax.nn.log_softmax(x))))
     )(logits)
     assert abs(float(value)) < 1e-6
     np.testing.assert_allclose(grad, 0.0, atol=1e-6)
@@ -191,8 +191,9 @@ def test_matching_equal_policies_costs_nothing():
 def test_impossible_actions_leave_the_divergence_finite():
     """p = 0 contributes 0 and no gradient, whatever q says of it."""
     log_p = jnp.array([0.0, -jnp.inf, -1e30])
+    value_and_grad = jax.jit(jax.value_and_grad(mixing.kl, argnums=1))
     for log_q in ([-0.1, -2.5, -3.0], [-0.1, -jnp.inf, -1e30]):
-        value, grad = jax.value_and_grad(mixing.kl, argnums=1)(log_p, jnp.array(log_q))
+        value, grad = value_and_grad(log_p, jnp.array(log_q))
         assert np.isclose(value, 0.1) and np.isfinite(grad).all()
 
 
@@ -233,7 +234,7 @@ def test_sampling_a_policy_gives_the_same_gradient_with_more_variance():
         explicit, sampled = jax.grad(log_prob), jax.grad(own)
         return reward[a] * explicit(logits, a), reward[a] * sampled(logits, c, a)
 
-    explicit, sampled = jax.vmap(one)(jax.random.split(KEY, 40_000))
+    explicit, sampled = jax.jit(jax.vmap(one))(jax.random.split(KEY, 40_000))
     error = np.sqrt(np.asarray(sampled.var(0) + explicit.var(0)) / 40_000)
     difference = np.abs(np.asarray(sampled.mean(0) - explicit.mean(0)))
     assert (difference < 5 * error + 1e-6).all()

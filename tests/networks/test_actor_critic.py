@@ -186,7 +186,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
     """Gain 0.01 of the policy head; a Box starts with std 1 in normalised units."""
     spec = _spec({"vector": VECTOR}, SPACES[0])
     network = actor_critic.make(spec)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     ts, action = _steps(spec)
     out, _ = network.unroll(params, network.initial_state(B), ts, action)
     entropy = network.distribution(out.policy, ts.action_mask).entropy()
@@ -195,7 +195,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
 
     box = _spec({"vector": VECTOR}, SPACES[2])
     network = actor_critic.make(box)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     out, _ = network.unroll(params, network.initial_state(B), *_steps(box))
     np.testing.assert_array_equal(out.policy[..., 2:], 0.0)
     dist = network.distribution(out.policy, jnp.ones((T, B, 2), bool))

@@ -65,7 +65,7 @@ def test_convolution_starts_with_the_parameters_of_flax():
     """Same key, same parameter tree and bits as nn.Conv: checkpoints are exchangeable."""
     own, reference = _modules(CASES[0], "matmul")
     x = jnp.zeros((1, *CASES[0][:3]))
-    params, expected = (m.init(jax.random.key(3), x) for m in (own, reference))
+    params, expected = (jax.jit(m.init)(jax.random.key(3), x) for m in (own, reference))
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 

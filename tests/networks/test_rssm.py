@@ -28,16 +28,23 @@ def small(latent=CATEGORICAL, **changes):
     return rssm.RSSMConfig(latent=latent, deter=8, hidden=7, **changes)
 
 
+init = jax.jit(rssm.init, static_argnums=(1, 2, 3))
+observe = jax.jit(rssm.observe, static_argnums=1)
+observe_step = jax.jit(rssm.observe_step, static_argnums=1)
+imagine = jax.jit(rssm.imagine, static_argnums=1)
+imagine_step = jax.jit(rssm.imagine_step, static_argnums=1)
+
+
 @functools.cache
 def sequence(config):
     """Returns (params, start, embed, action, first, states of observe)."""
     keys = jax.random.split(KEY, 3)
-    params = rssm.init(keys[0], config, E, A)
+    params = init(keys[0], config, E, A)
     embed = jax.random.normal(keys[1], (T, B, E))
     action = jax.random.normal(keys[2], (T, B, A))
     first = jnp.zeros((T, B), bool).at[3, 0].set(True)
     start = rssm.initial(config, B)
-    found = rssm.observe(params, config, start, embed, action, first, KEY)
+    found = observe(params, config, start, embed, action, first, KEY)
     return params, start, embed, action, first, found
 
 
@@ -50,7 +57,8 @@ def test_a_sample_is_one_hot_and_its_gradient_that_of_the_softmax():
     z = np.asarray(draw(raw)).reshape(3, 4)
     assert sorted(np.unique(z)) == [0.0, 1.0] and (z.sum(-1) == 1).all()
     softmax = jax.jacobian(lambda x: jax.nn.softmax(x.reshape(3, 4)).reshape(-1))
-    np.testing.assert_allclose(jax.jacobian(draw)(raw), softmax(raw), 1e-5, 1e-6)
+    found, expected = jax.jit(lambda x: (jax.jacobian(draw)(x), softmax(x)))(raw)
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
@@ -95,16 +103,16 @@ def test_mixing_with_uniform_keeps_every_class_possible():
 def test_the_update_gate_keeps_most_of_the_state():
     """At zero pre-activations σ(−1) = 27 % of the state is replaced, by tanh 0."""
     config = small(gru_norm="none")
-    params = jax.tree.map(jnp.zeros_like, rssm.init(KEY, config, E, A))
+    params = jax.tree.map(jnp.zeros_like, init(KEY, config, E, A))
     state = rssm.State(jnp.ones((B, 8)), jnp.zeros((B, 12)))
-    after = rssm.imagine_step(params, config, state, jnp.zeros((B, A)), KEY)
+    after = imagine_step(params, config, state, jnp.zeros((B, A)), KEY)
     np.testing.assert_allclose(after.deter, np.full((B, 8), 1 - 0.26894143), 1e-6)
 
 
 def test_the_gru_is_the_papers():
     """Reset multiplies the whole candidate; one layer norm over all gates."""
     config = small()
-    params = rssm.init(KEY, config, E, A)
+    params = init(KEY, config, E, A)
     h, z, a = (np.asarray(jax.random.normal(KEY, (B, n))) for n in (8, 12, A))
     p = jax.tree.map(np.asarray, params)
     x = np.concatenate([z, a], -1) @ p["input"]["kernel"] + p["input"]["bias"]
@@ -114,7 +122,7 @@ def test_the_gru_is_the_papers():
     r, c, u = np.split(g, 3, -1)
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     c, u = np.tanh(sigmoid(r) * c), sigmoid(u - 1)
-    after = rssm.imagine_step(params, config, rssm.State(h, z), a, KEY)
+    after = imagine_step(params, config, rssm.State(h, z), a, KEY)
     np.testing.assert_allclose(after.deter, u * c + (1 - u) * h, 1e-4, 1e-5)
 
 
@@ -123,9 +131,7 @@ def test_observing_a_sequence_is_observing_its_steps(latent):
     config = small(latent)
     params, state, embed, action, first, found = sequence(config)
     for t, key in enumerate(jax.random.split(KEY, T)):
-        state = rssm.observe_step(
-            params, config, state, embed[t], action[t], first[t], key
-        )
+        state = observe_step(params, config, state, embed[t], action[t], first[t], key)
         np.testing.assert_allclose(state.deter, found.state.deter[t], 1e-5, 1e-6)
         np.testing.assert_allclose(state.stoch, found.state.stoch[t], 1e-5, 1e-6)
 
@@ -133,9 +139,9 @@ def test_observing_a_sequence_is_observing_its_steps(latent):
 def test_imagining_actions_is_imagining_their_steps():
     config = small()
     params, state, _, action, _, _ = sequence(config)
-    found = rssm.imagine(params, config, state, action, KEY)
+    found = imagine(params, config, state, action, KEY)
     for t, key in enumerate(jax.random.split(KEY, T)):
-        state = rssm.imagine_step(params, config, state, action[t], key)
+        state = imagine_step(params, config, state, action[t], key)
         np.testing.assert_allclose(state.deter, found.deter[t], 1e-5, 1e-6)
         np.testing.assert_array_equal(state.stoch, found.stoch[t])
 
@@ -146,7 +152,7 @@ def test_an_episodes_first_step_knows_nothing_of_what_was_before():
     params, start, embed, action, first, found = sequence(config)
     other = (embed.at[:3].add(1.0), action.at[:4].add(1.0))
     past = jax.tree.map(lambda x: x + 1.0, start)
-    again = rssm.observe(params, config, past, *other, first, KEY)
+    again = observe(params, config, past, *other, first, KEY)
     for x, y in zip(found.state, again.state):
         np.testing.assert_array_equal(x[3:, 0], y[3:, 0])
     assert (found.state.deter[3:, 1] != again.state.deter[3:, 1]).any()
@@ -155,13 +161,13 @@ def test_an_episodes_first_step_knows_nothing_of_what_was_before():
 def test_the_states_of_blocks_hear_each_other_only_through_the_input():
     """Of two blocks, one's state does not reach the other's next state in one step."""
     config = small(blocks=2, gru_norm="none")
-    params = rssm.init(KEY, config, E, A)
+    params = init(KEY, config, E, A)
 
     def later(h):
         state = rssm.State(h, jnp.zeros((1, 12)))
-        return rssm.imagine_step(params, config, state, jnp.zeros((1, A)), KEY).deter
+        return imagine_step(params, config, state, jnp.zeros((1, A)), KEY).deter
 
-    reach = np.asarray(jax.jacobian(later)(jnp.ones((1, 8))))[0, :, 0]
+    reach = np.asarray(jax.jit(jax.jacobian(later))(jnp.ones((1, 8))))[0, :, 0]
     assert not reach[:4, 4:].any() and not reach[4:, :4].any()
     assert reach[:4, :4].all() and reach[4:, 4:].all()
 
@@ -172,12 +178,13 @@ def test_the_posterior_is_trained_by_one_side_and_the_prior_by_the_other():
     params, start, embed, action, first, _ = sequence(config)
 
     def loss(params, side):
-        found = rssm.observe(params, config, start, embed, action, first, KEY)
+        found = observe(params, config, start, embed, action, first, KEY)
         q, p = found.posterior, found.prior
         q, p = (jax.lax.stop_gradient(q), p) if side else (q, jax.lax.stop_gradient(p))
         return jnp.sum(latents.kl(config.latent, q, p, 0.0))
 
-    to_prior, to_posterior = (jax.grad(loss)(params, side) for side in (True, False))
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    to_prior, to_posterior = (grad(params, side) for side in (True, False))
     assert np.asarray(to_prior["prior_out"]["kernel"]).any()
     assert not np.asarray(to_posterior["prior_out"]["kernel"]).any()
     assert np.asarray(to_posterior["posterior_out"]["kernel"]).any()
@@ -241,8 +248,9 @@ def test_the_transposed_convolution_is_flaxs(kernel, stride, channels, size):
         return jnp.sum(jnp.square(y)), y
 
     found = {}
+    grad = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
     for name in ("matmul", "lax"):
-        found[name], y = jax.grad(loss, (0, 1), has_aux=True)(x, w, name)
+        found[name], y = grad(x, w, name)
         np.testing.assert_allclose(y, expected, 1e-4, 1e-4)
     for mine, lax in zip(found["matmul"], found["lax"]):
         np.testing.assert_allclose(mine, lax, 1e-3, 1e-3)

@@ -35,7 +35,7 @@ def _given():
     memory = jax.tree.map(
         lambda x: jax.random.normal(keys[2], x.shape), network.initial_state(B)
     )
-    return network.init(keys[3]), memory, ts, jnp.zeros((T, B), jnp.int32)
+    return jax.jit(network.init)(keys[3]), memory, ts, jnp.zeros((T, B), jnp.int32)
 
 
 def test_each_slot_is_seen_by_the_network_of_its_task(given):

@@ -1,13 +1,20 @@
-"""UNREAL's auxiliary losses: control of what is seen, reward prediction, value replay.
+"""UNREAL's auxiliary losses: control, reward prediction, value replay.
 
     control   n-step Q-learning of how to change each cell, by a dueling head on the core
+    features  the same of how to activate each unit of the torso's last layer (optional)
     reward    the sign of the reward after three frames, from the torso's features
     value     the returns of replayed windows, for the value head
 
 All on what a replay drew; windows begin with an empty memory, and what crosses an
 episode's end is masked. Each is a mean over windows and steps, with a traced cost.
 
+Of features the pseudo-reward c_t = h_k(s_t) is unit k's activation on arrival, by the
+parameters of this update and without a gradient; a torso's last layer is what the core
+reads, inputs that join it as they are (last action, reward, task) are no units.
+
 Ref: Jaderberg et al. 2017 (arXiv:1611.05397), section 3.
+
+Deviation: the paper leaves the hidden layer open; activations, not their changes.
 """
 
 from __future__ import annotations
@@ -38,7 +45,15 @@ class Hparams(NamedTuple):
     control_cost: Amount = 0.01
     reward_cost: Amount = 0.05  # the paper's 1, beside sums over 20 steps
     replay_cost: Amount = 1.0
+    feature_cost: Amount = 0.0  # of control of features, where there is such a head
     control_discount: Share = 0.9
+
+
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that an agent's ``config`` leaves unread."""
+    if config.feature_control:
+        return {}
+    return {"feature_cost": types.Idle(0.0, "feature_control=true")}
 
 
 class Batch(NamedTuple):
@@ -55,6 +70,7 @@ class Window(NamedTuple):
     """Replayed windows as the network sees them, S transitions."""
 
     ts: types.TimeStep  # [S + 1, N]
+    previous: Array  # [S + 1, N] the action before each
     out: networks.PolicyValue  # [S + 1, N]
     action: Array  # [S, N]
     live: Array  # [S, N] bool
@@ -70,6 +86,7 @@ class AuxiliaryTasks:
     cell: int  # pixels a side, or numbers of a vector
     scale: value_scale.Scale
     transform: Callable[[Array], Array]  # of rewards
+    of_features: bool = False  # control of features too
 
     def __post_init__(self):
         """Raises ValueError unless the image holds a cell."""
@@ -77,39 +94,43 @@ class AuxiliaryTasks:
 
     def init(self, key: Key, params: Tree) -> Tree:
         """Returns the heads' parameters beside a network's ``params``."""
-        control_key, reward_key = jax.random.split(key)
-        core = params["policy"]["kernel"].shape[0]
+        keys = jax.random.split(key, 2 + self.of_features)
+        core = jnp.zeros((1, params["policy"]["kernel"].shape[0]))
         torso = jax.eval_shape(
             lambda params: self._torso(params, *network_module.dummy(self.spec)), params
         ).shape[-1]
-        control = self._control.init(control_key, jnp.zeros((1, core)))
-        reward = auxiliary_heads.Reward().init(
-            reward_key, jnp.zeros((1, FRAMES * torso))
-        )
-        return {"control": control["params"], "reward": reward["params"]}
+        frames = jnp.zeros((1, FRAMES * torso))
+        made = {
+            "control": self._control.init(keys[0], core),
+            "reward": auxiliary_heads.Reward().init(keys[1], frames),
+        }
+        if self.of_features:
+            made["features"] = self._control_of(self._units_of(torso)).init(
+                keys[2], core
+            )
+        return {name: x["params"] for name, x in made.items()}
 
     def losses(
         self, params: Tree, before: Tree, after: Tree, batch: Batch, hp: Any
     ) -> dict[str, objective.Weighted]:
-        """Returns the three losses by name, ``before`` and ``after`` the scale's
-        statistics around the rollout.
+        """Returns the losses by name, ``before`` and ``after`` the scale's statistics
+        around the rollout.
 
         ``hp`` has the groups ``auxiliaries, returns`` and ``scale``.
         """
         window, costs = self._window(params, batch), hp.auxiliaries
-        control = self._control_errors(params, window, costs.control_discount)
+        discount, live = costs.control_discount, window.live
+        control = self._control_errors(params, window, discount)
         value = self._value_errors(before, after, window, hp)
+        mean = policy_gradient.masked_mean
         found = {
-            "control_loss": (
-                costs.control_cost,
-                policy_gradient.masked_mean(control, window.live),
-            ),
+            "control_loss": (costs.control_cost, mean(control, live)),
             "reward_loss": (costs.reward_cost, self._reward_loss(params, batch)),
-            "replay_loss": (
-                costs.replay_cost,
-                policy_gradient.masked_mean(value, window.live),
-            ),
+            "replay_loss": (costs.replay_cost, mean(value, live)),
         }
+        if self.of_features:
+            features = self._feature_errors(params, window, discount)
+            found["feature_loss"] = costs.feature_cost, mean(features, live)
         return {name: objective.Weighted(*x) for name, x in found.items()}
 
     def _window(self, params: Tree, batch: Batch) -> Window:
@@ -117,26 +138,25 @@ class AuxiliaryTasks:
         empty = self.network.initial_state(len(batch.is_window))
         out, _ = self.network.unroll(params, empty, ts, previous)
         live = ~ts.first[1:] & batch.is_window[None]
-        return Window(ts, out, batch.windows.action[1:-1], live)
+        return Window(ts, previous, out, batch.windows.action[1:-1], live)
 
     def _control_errors(self, params: Tree, window: Window, discount: Array) -> Array:
         """Returns ½ Σ over the task's cells of the squared n-step errors, ``[S, N]``."""
         ts = window.ts
-        found: Any = self._control.apply(
-            {"params": params["auxiliaries"]["control"]}, window.out.features
-        )
-        value, advantage = found
-        q = auxiliary_control.dueling(value, advantage, ts.action_mask)
         changes = jax.vmap(
             lambda x: auxiliary_control.cell_changes(x, self.cell), 1, 1
         )(seen(ts.obs))
-        errors = jax.vmap(
-            auxiliary_control.control_errors, (1, 1, 1, 1, 1, 1, None), 1
-        )(
-            q, window.action, ts.action_mask, changes, ts.discount[1:], ts.first[1:],
-            discount,
-        )  # fmt: skip
+        own = params["auxiliaries"]["control"]
+        errors = _n_step_errors(self._control, own, window, changes, discount)
         errors = jnp.where(self._own_cells[ts.task[:-1]], errors, 0.0)
+        return jnp.sum(0.5 * jnp.square(errors), axis=-1)
+
+    def _feature_errors(self, params: Tree, window: Window, discount: Array) -> Array:
+        """Returns ½ Σ over the torso's units of the squared n-step errors, ``[S, N]``."""
+        features = self._torso(params, window.ts, window.previous)
+        units = features[..., : self._units_of(features.shape[-1])]
+        head, own = self._control_of(units.shape[-1]), params["auxiliaries"]["features"]
+        errors = _n_step_errors(head, own, window, units[1:], discount)
         return jnp.sum(0.5 * jnp.square(errors), axis=-1)
 
     def _value_errors(
@@ -171,20 +191,34 @@ class AuxiliaryTasks:
 
     def _torso(self, params: Tree, ts: types.TimeStep, previous: Array) -> Array:
         """Returns what the torso gives of each step, before the core, ``[T, B, F]``."""
-        tasks = len(self.spec.tasks)
-        side = network_module.side_inputs(
-            self.config, self.spec.action, tasks, ts, previous
-        )
-        torso = network_module.torso_of(
-            torsos.resolved(self.config, self.spec.obs), "torso", tasks
-        )
+        torso = network_module.torso_of(self._resolved, "torso", len(self.spec.tasks))
+        side = self._side(ts, previous)
         features: Any = torso.apply({"params": params["torso"]}, ts.obs, side, ts.task)
         return features
+
+    def _side(self, ts: types.TimeStep, previous: Array) -> Array:
+        tasks = len(self.spec.tasks)
+        return network_module.side_inputs(
+            self.config, self.spec.action, tasks, ts, previous
+        )
+
+    def _units_of(self, features: int) -> int:
+        """Returns how many of so many features of the torso are units of its own."""
+        if not torsos.joins_features(self._resolved.torso, self.spec.obs):
+            return features
+        side = jax.eval_shape(self._side, *network_module.dummy(self.spec))
+        return features - side.shape[-1]
+
+    @property
+    def _resolved(self) -> networks.NetworkConfig:
+        return torsos.resolved(self.config, self.spec.obs)
 
     @property
     def _control(self) -> auxiliary_heads.Control:
         shape = self.spec.obs[self._leaf].shape
-        cells = auxiliary_heads.cells_of(shape, self.cell)
+        return self._control_of(*auxiliary_heads.cells_of(shape, self.cell))
+
+    def _control_of(self, *cells: int) -> auxiliary_heads.Control:
         assert isinstance(self.spec.action, types.Discrete)
         return auxiliary_heads.Control(cells, self.spec.action.n)
 
@@ -207,6 +241,26 @@ class AuxiliaryTasks:
     @property
     def _leaf(self) -> str:
         return "image" if "image" in self.spec.obs else "vector"
+
+
+def _n_step_errors(
+    head: auxiliary_heads.Control,
+    params: Tree,
+    window: Window,
+    c_t: Array,
+    discount: Array,
+) -> Array:
+    """Returns the n-step errors ``[S, N, U]`` of a head that controls U numbers.
+
+    ``c_t`` [S, N, U] are their pseudo-rewards of arriving.
+    """
+    ts = window.ts
+    found: Any = head.apply({"params": params}, window.out.features)
+    value, advantage = found
+    q = auxiliary_control.dueling(value, advantage, ts.action_mask)
+    return jax.vmap(auxiliary_control.control_errors, (1, 1, 1, 1, 1, 1, None), 1)(
+        q, window.action, ts.action_mask, c_t, ts.discount[1:], ts.first[1:], discount
+    )
 
 
 def time_steps(rows: replay_ring.Row) -> tuple[types.TimeStep, Array]:
