@@ -9,11 +9,13 @@ CASES = {
     "agents/test_action_spaces.py": [
         "test_all_action_spaces_run[algorithm_distillation-both_factorised]",
         "test_all_action_spaces_run[decision_transformer-both_factorised]",
+        "test_all_action_spaces_run[distral-both_factorised]",
         "test_all_action_spaces_run[dreamer_v2-both_factorised]",
         "test_all_action_spaces_run[impala-both_box]",
         "test_all_action_spaces_run[outside.reinforce-both_factorised]",
         "test_all_action_spaces_run[policy_distillation-both_factorised]",
         "test_all_action_spaces_run[ppo-both_factorised]",
+        "test_illegal_choices_of_a_group_are_never_chosen[algorithm_distillation]",
         "test_illegal_choices_of_a_group_are_never_chosen[behaviour_cloning]",
         "test_illegal_choices_of_a_group_are_never_chosen[decision_transformer]",
         "test_illegal_choices_of_a_group_are_never_chosen[distral]",
@@ -54,6 +56,7 @@ CASES = {
         "test_it_waits_until_enough_is_there",
     ],
     "agents/test_kickstarting.py": [
+        "test_the_cost_is_of_the_divergence_to_the_teacher[ppo]",
         "test_the_student_becomes_the_teacher_that_nothing_changes[ppo]",
     ],
     "agents/test_learning.py": [
@@ -113,12 +116,22 @@ CASES = {
     "benchmarks/test_progressive_sensitivity.py": [
         "test_a_column_that_nothing_reads_has_no_sensitivity",
     ],
+    "checkpoint/test_pieces.py": [
+        "test_a_damaged_piece_falls_back_to_the_step_before[a flipped bit in the first piece]",
+        "test_a_damaged_piece_falls_back_to_the_step_before[a flipped bit in the manifest]",
+        "test_a_damaged_piece_falls_back_to_the_step_before[a longer piece]",
+        "test_a_damaged_piece_falls_back_to_the_step_before[a manifest with a piece too few]",
+        "test_a_path_out_of_the_checkpoint_is_an_error[..]",
+        "test_a_path_out_of_the_checkpoint_is_an_error[a/../../{}]",
+    ],
     "checkpoint/test_pieces_alone.py": [
         "test_killed_in_the_middle_of_the_pieces_the_step_before_is_sound[00000-00003.bin-1]",
     ],
     "data/test_replay.py": [
         "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[prioritised-case0]",
+        "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[prioritised-case2]",
         "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[sequences-case0]",
+        "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[sequences-case1]",
         "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[uniform-case0]",
         "test_exactly_the_valid_windows_are_drawn_and_are_what_was_written[uniform-case3]",
     ],
@@ -187,7 +200,8 @@ CASES = {
     ],
     "experiments/test_distillation_stages.py": [
         "test_a_student_of_two_teachers_has_a_head_of_each_ones_actions",
-        "test_a_teacher_that_was_never_trained_plays_nothing",
+        "test_a_teacher_that_was_never_trained_says_nothing[",
+        "test_a_watcher_of_other_actions_is_refused",
         "test_teachers_label_what_the_student_does",
         "test_the_student_agrees_more_with_its_teachers_as_it_learns",
     ],
@@ -280,6 +294,9 @@ CASES = {
         "test_acting_says_what_training_says_of_the_last_steps_alone[step-learned]",
         "test_acting_says_what_training_says_of_the_last_steps_alone[step-rotary]",
     ],
+    "networks/test_ngrams.py": [
+        "test_a_cached_step_says_what_the_whole_history_does[1-None]",
+    ],
     "networks/test_rssm.py": [
         "test_the_transposed_convolution_is_flaxs[2-",
         "test_the_transposed_convolution_is_flaxs[3-",
@@ -295,6 +312,9 @@ CASES = {
     ],
     "networks/test_subsets.py": [
         "test_the_divergence_needs_the_subsets_own_actions_only[space1]",
+    ],
+    "networks/test_torsos.py": [
+        "test_bfloat16_is_of_the_products_alone[lax]",
     ],
     "networks/test_transformer.py": [
         "test_a_member_of_a_population_equals_its_solo_run[step]",
