@@ -25,6 +25,7 @@ import tables_faults
 import tables_in_context
 import tables_learning
 import tables_multitask
+import tables_sequence
 import tables_speed
 import tables_summary
 
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[], table_cells.Rows]] = {
     **tables_learning.TABLES,
     **tables_multitask.TABLES,
     **tables_in_context.TABLES,
+    **tables_sequence.TABLES,
     **tables_summary.TABLES,
     **tables_fairness.TABLES,
     **tables_faults.TABLES,

@@ -1,4 +1,4 @@
-"""Tables of what was timed: peers, the loop's parts, populations, cores, convolutions."""
+"""Tables of what was timed: peers, the loop and its parts, convolutions, compilation."""
 
 from __future__ import annotations
 
@@ -177,6 +177,21 @@ def replay() -> Rows:
     ]
 
 
+def compile_times() -> Rows:
+    """Returns the table of compiling a training chunk, in seconds of a processor."""
+    header = ["agent", "environment", "compile s", "instructions", "fusions"]
+    return [header] + [
+        [
+            f"`{row['agent']}`",
+            row["env"],
+            number(row["CPU s"]),
+            f"{row['instructions']:,}",
+            f"{row['fusions']:,}",
+        ]
+        for row in load("compile_times")["rows"]
+    ]
+
+
 def checkpoints() -> Rows:
     """Returns the table of saving and restoring one leaf of 256 MB."""
     ways = {
@@ -203,4 +218,5 @@ TABLES = {
     "labyrinth_speed": labyrinth_speed,
     "replay": replay,
     "checkpoints": checkpoints,
+    "compile_times": compile_times,
 }

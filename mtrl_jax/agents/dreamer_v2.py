@@ -36,7 +36,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.agents.common.behaviour_learning import Critic, Parts
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import observation_config, rssm
+from mtrl_jax.networks import layers, observation_config, rssm
 from mtrl_jax.networks import world_model as networks
 from mtrl_jax.types import Array, Key
 
@@ -60,7 +60,8 @@ class Config:
     rewards: str = "tanh"  # see losses/rewards.py
     discount_head: bool = True  # False: the discount of imagined steps is constant
     slow_critic_period: int = 100  # gradient steps
-    precision: str = "float32"  # bfloat16: of products, on accelerators
+    # bfloat16: of products on accelerators; CPUs, slower in it, stay float32.
+    dtype: str = "float32"
     # DreamerV3's, see configs/dreamer_v3_like_minatar.yaml.
     two_hot: bool = False
     free_nats_each: bool = False
@@ -140,7 +141,7 @@ def make_model(spec: types.EnvSpec, config: Config) -> networks.WorldModel:
     return networks.make(
         spec, config.rssm, config.observation,
         hidden=(config.units,) * config.layers, two_hot=config.two_hot,
-        precision=config.precision,
+        dtype=layers.fast_dtype(config.dtype),
     )  # fmt: skip
 
 
@@ -221,18 +222,19 @@ def _loss(parts: Parts, config: Config) -> learning.Loss:
 
 def _parts(spec: types.EnvSpec, config: Config) -> Parts:
     """Returns model, actor and critic; raises ValueError for what cannot be."""
-    networks.check_precision(config.precision)
+    errors.check_choices(config, {"dtype": layers.DTYPES})
     errors.check_sizes(config, ("units", "layers", "horizon", "slow_critic_period"))
     if config.horizon < 2:
         raise ValueError("horizon: the last action has no target, give at least 2")
     gradient = imagination.actor_gradient(spec.action, config.actor_gradient)
     hidden, model = (config.units,) * config.layers, make_model(spec, config)
+    dtype = layers.fast_dtype(config.dtype)
     return Parts(
         model,
-        imagination.actor(spec.action, config.rssm, hidden, config.precision),
+        imagination.actor(spec.action, config.rssm, hidden, dtype),
         Critic(
             config.rssm.feature_size, hidden, model.scalar, config.rssm.activation,
-            config.precision, zero=config.two_hot,
+            dtype, zero=config.two_hot,
         ),
         config.horizon, gradient, config.discount_head, config.normalise_returns,
     )  # fmt: skip

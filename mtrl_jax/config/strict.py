@@ -14,6 +14,8 @@ import pydantic
 from mtrl_jax import errors
 
 _MOST = 2**31 - 1  # sizes are counted in int32
+# Fields that had another name -> what they are called now.
+RENAMED = {"precision": "dtype"}
 
 
 def build(cls: type, values: dict, path: str):
@@ -83,6 +85,8 @@ def _known_fields(cls: type, values: dict, path: str) -> None:
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in fields:
+            if RENAMED.get(name) in fields:
+                raise ValueError(f"{path}.{name} is now {RENAMED[name]}")
             hint = errors.suggest(name, sorted(fields))
             raise ValueError(f"{path}.{name} is unknown{hint}")
         section = _inner(hints[name])

@@ -38,10 +38,11 @@ class PureTask(NamedTuple):
     # For people, not traced: one slot's (state, params) -> uint8 [H, W, 3].
     render: Callable[[Tree, Tree], Any] | None = None
     # What happens within an episode, rarely, and costs too much for every step: in slots
-    # where wants_renewal(state), ``renew(key, state, params) -> (state, obs)`` replaces
-    # what the step gave.
+    # where wants_renewal(state), ``renew(state, begun, params) -> (state, obs)`` replaces
+    # what the step gave. ``begun`` is a fresh ``reset(key, params)``, so that a program
+    # holds one reset for both.
     wants_renewal: Callable[[Tree], Array] | None = None
-    renew: Callable[[Key, Tree, Tree], tuple[Tree, Tree]] | None = None
+    renew: Callable[[Tree, tuple[Tree, Tree], Tree], tuple[Tree, Tree]] | None = None
     # Slots of a member that are reset or renewed together; None: all of them, whether
     # or not they have to be. Changes the cost and nothing else.
     group: int | None = None

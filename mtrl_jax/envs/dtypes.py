@@ -48,8 +48,8 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
             astype(truncated, bool),
         )
 
-    def renew(key, state, params):
-        state, obs = task.renew(key, state, params)
+    def renew(state, begun, params):
+        state, obs = task.renew(state, begun, params)
         return cast(state), observations.canonical(obs)
 
     return reset, step, renew

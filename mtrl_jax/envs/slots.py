@@ -72,12 +72,21 @@ def make(
         params = _dealt(task, slot_keys, draws, params)
         return (*reset_slots(random.fold(slot_keys, draws), params), params)
 
-    def renewed(keys: Key, inner: Tree, obs: Tree, params: Tree) -> tuple:
-        if task.wants_renewal is None:
-            return inner, obs
-        wanted = jax.vmap(jax.vmap(task.wants_renewal))(inner)
-        args = (random.fold(keys, jnp.uint32(_RENEWING)), inner, params)
-        return _replace(wanted, renew_slots, args, (inner, obs), task.group)
+    # One reset is compiled for both, which may be the largest part of a program.
+    def restart_or_renew(
+        first: Array,
+        inner: Tree,
+        current: Tree,
+        slot_keys: Key,
+        draws: Array,
+        params: Tree,
+    ) -> tuple:
+        params = tree.where(first, _dealt(task, slot_keys, draws, params), current)
+        keys = random.fold(slot_keys, draws)
+        renewing = random.fold(keys, jnp.uint32(_RENEWING))
+        begun = reset_slots(jnp.where(first, keys, renewing), params)
+        renewed = renew_slots(inner, begun, params)
+        return (*tree.where(first, begun, renewed), params)
 
     def step(
         state: EnvState, action: Array, params: Tree
@@ -88,11 +97,15 @@ def make(
             keys, state.inner, action, state.params
         )
         first = state.last
-        args = (state.key, state.draws, like(params, default))
+        pending: Array = first
+        begin: Callable = restart
+        args: tuple = (state.key, state.draws, like(params, default))
+        if task.wants_renewal is not None:
+            pending = first | jax.vmap(jax.vmap(task.wants_renewal))(inner)
+            begin, args = restart_or_renew, (first, inner, state.params, *args)
         inner, obs, current = _replace(
-            first, restart, args, (inner, obs, state.params), task.group
+            pending, begin, args, (inner, obs, state.params), task.group
         )
-        inner, obs = renewed(keys, inner, obs, current)
         last = (terminated | truncated) & ~first
         state = EnvState(state.key, state.draws + 1, last, current, inner)
         reward = jnp.where(first, 0.0, reward)

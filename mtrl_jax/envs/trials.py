@@ -130,14 +130,14 @@ def _code(task: _Functions, n: int) -> _Functions:
             return state.over
         return state.over | task.wants_renewal(state.inner)
 
-    def renew(key: Key, state: State, params: Tree):
-        begun = task.reset(key, params)
-        renewed = begun if task.renew is None else task.renew(key, state.inner, params)
-        inner, obs = tree.where(state.over, begun, renewed)
-        return (
-            state._replace(over=jnp.bool_(False), inner=inner),
-            _observed(obs, state.over),
+    def renew(state: State, begun: tuple[State, Tree], params: Tree):
+        fresh, shown = begun
+        own = fresh.inner, {**shown, "vector": shown["vector"][:-1]}
+        renewed = own if task.renew is None else task.renew(state.inner, own, params)
+        inner, obs = tree.where(
+            state.over, (fresh.inner, shown), (renewed[0], _observed(renewed[1], False))
         )
+        return state._replace(over=jnp.bool_(False), inner=inner), obs
 
     def action_mask(state: State, params: Tree) -> Array:
         assert task.action_mask is not None

@@ -224,7 +224,12 @@ class Tokens(nn.Module):
 
     def _torso(self) -> torsos.Torso:
         return torsos.Torso(
-            self.torso, self.hidden, self.activation, self.convolution, name="torso"
+            self.torso,
+            self.hidden,
+            self.activation,
+            self.convolution,
+            dtype=self.dtype,
+            name="torso",
         )
 
     def _dense(self, name: str) -> nn.Dense:

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 NORMS = ("none", "layer", "rms")
-PRECISIONS = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16")
 NORM_EPS = 1e-3
 
 glorot = jax.nn.initializers.glorot_uniform()

@@ -47,7 +47,7 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
         "activation": tuple(torsos.ACTIVATIONS),
         "core": cores.CORES,
         "convolution": conv.IMPLEMENTATIONS,
-        "dtype": layers.PRECISIONS,
+        "dtype": layers.DTYPES,
     }
     errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:

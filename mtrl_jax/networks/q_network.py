@@ -24,6 +24,7 @@ from mtrl_jax import errors, types
 from mtrl_jax.networks import (
     conv,
     initialisers,
+    layers,
     network_module,
     noisy,
     product,
@@ -50,6 +51,8 @@ class QNetworkConfig:
     task_embedding: bool = False  # one-hot task as input
     per_task: bool = False  # of the streams' last layer one for each task
     convolution: str = "auto"  # see conv.conv2d
+    # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
+    dtype: str = "float32"
     # Acting notes down the last hidden layer as ``features``, for students to predict.
     note_features: bool = False
 
@@ -138,6 +141,7 @@ class _QModule(nn.Module):
             not config.stream,
             config.filters,
             config.features,
+            dtype=layers.fast_dtype(config.dtype),
             name="torso",
         )(obs, side)
         streams = functools.partial(self._stream, task=task, noise=noise)
@@ -192,6 +196,7 @@ def _check(config: QNetworkConfig, head: Head) -> None:
     known = {
         "activation": tuple(torsos.ACTIVATIONS),
         "convolution": conv.IMPLEMENTATIONS,
+        "dtype": layers.DTYPES,
     }
     errors.check_choices(config, known)
     if not config.hidden or min(config.hidden) < 1:

@@ -62,6 +62,7 @@ from mtrl_jax import tree, types
 from mtrl_jax.networks import (
     attention_windows,
     history_tokens,
+    layers,
     ngrams,
     outlook,
     torsos,
@@ -116,7 +117,11 @@ def make(
     with the others, and for an action space that is not categorical.
     """
     transformer_config.check(spec, config)
-    config = dataclasses.replace(config, torso=torsos.choose(config.torso, spec.obs))
+    config = dataclasses.replace(
+        config,
+        torso=torsos.choose(config.torso, spec.obs),
+        dtype=layers.fast_dtype(config.dtype),
+    )
     module = _module(spec, config, given or outlook.Outlook())
     encoding = module.encoding
     example = history_tokens.dummy(spec.obs, spec.action, encoding)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import types
-from mtrl_jax.networks import attention, conv, history_tokens, tokeniser, torsos
+from mtrl_jax.networks import attention, conv, history_tokens, layers, tokeniser, torsos
 
 POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,8 @@ class TransformerConfig:
     activation: str = "gelu"  # of that MLP, see torsos.ACTIVATIONS
     convolution: str = "auto"  # see conv.conv2d
     attention: str = "auto"  # see attention.attend
-    dtype: str = "float32"  # of products and cache; bfloat16 pays on accelerators
+    # bfloat16: of products and cache on accelerators; CPUs, slower in it, stay float32.
+    dtype: str = "float32"
 
 
 def acting(config: TransformerConfig) -> str:
@@ -53,7 +53,7 @@ def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
         ("activation", tuple(torsos.ACTIVATIONS)),
         ("convolution", conv.IMPLEMENTATIONS),
         ("attention", attention.IMPLEMENTATIONS),
-        ("dtype", DTYPES),
+        ("dtype", layers.DTYPES),
         ("numbers", tokeniser.KINDS),
     ):
         if getattr(config, field) not in known:

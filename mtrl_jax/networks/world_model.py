@@ -61,11 +61,12 @@ def make(
     *,
     hidden: tuple[int, ...],
     two_hot: bool,
-    precision: str,
+    dtype: str,
 ) -> WorldModel:
     """Returns the world model of environments of ``spec``; ``hidden`` sizes its heads.
 
-    ``two_hot`` predicts rewards as classes, see ``losses/symlog``. Raises ValueError for
+    ``two_hot`` predicts rewards as classes, see ``losses/symlog``; ``dtype`` is what
+    products are computed in. Raises ValueError for
     an option that is unknown or an observation that the encoder cannot take.
     """
     rssm.check(config)
@@ -73,7 +74,7 @@ def make(
     embed = observation_encoder.size(observation, spec.obs)
     size, action = config.feature_size, types.action_mask_size(spec.action)
     present = observation_decoder.task_entries(spec)
-    head, dtype = scalar_head(two_hot), precision
+    head = scalar_head(two_hot)
 
     def init(key: Key) -> Tree:
         encoder, core, decoder, reward, discount = jax.random.split(key, 5)
@@ -148,18 +149,6 @@ def scalar_head(two_hot: bool) -> ScalarHead:
         return dreamer.squared_error(raw[..., 0], jax.lax.stop_gradient(x))
 
     return ScalarHead(1, lambda raw: raw[..., 0], error)
-
-
-def check_precision(precision: str) -> None:
-    """Raises ValueError unless products can be computed so on this backend."""
-    if precision not in layers.PRECISIONS:
-        raise ValueError(
-            f"precision: {precision!r} is not known, use one of {layers.PRECISIONS}"
-        )
-    if precision == "bfloat16" and jax.default_backend() == "cpu":
-        raise ValueError(
-            "precision: 'bfloat16' is slower than float32 on a CPU, use 'float32' here"
-        )
 
 
 def open_loop(

@@ -200,8 +200,7 @@ REFUSED = [
     ({"units": 0}, "units: got 0"),
     ({"horizon": 1}, "horizon: .* at least 2"),
     ({"actor_gradient": "both"}, "actor_gradient: 'both' is not known"),
-    ({"precision": "float16"}, "precision: 'float16' is not known"),
-    ({"precision": "bfloat16"}, "precision: 'bfloat16' is slower .* 'float32'"),
+    ({"dtype": "float16"}, "dtype: 'float16' is not known"),
     ({"rewards": "sqrt"}, "rewards: unknown 'sqrt'"),
 ]
 

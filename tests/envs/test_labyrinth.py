@@ -13,6 +13,7 @@ from mtrl_jax.envs.labyrinth import (
     bots,
     controls,
     deal,
+    draws,
     game,
     levels,
     mazes,
@@ -47,6 +48,14 @@ def dealt(name, number=32, seed=0, **changes):
 
 def first(name, **changes):
     return jax.tree.map(lambda x: x[0], dealt(name, 1, **changes))
+
+
+def passages(keys, rooms, loops):
+    """Returns (trees, trees with loops) of keys [N]."""
+    words = jax.vmap(
+        lambda key: draws.words(jnp.stack([key, key]), mazes.PATHS, mazes.EDGES)
+    )(keys)
+    return jax.vmap(mazes.passages, (0, None, None))(words, rooms, loops)
 
 
 @functools.cache
@@ -105,7 +114,7 @@ def flood(free, start):
 def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
     """No cell is out of reach; a perfect maze has one passage less than rooms."""
     keys = jax.random.split(jax.random.key(rooms), 20)
-    tree, open_ = jax.vmap(mazes.passages, (0, None, None))(keys, rooms, loops)
+    tree, open_ = passages(keys, rooms, loops)
     count = lambda x: np.sum(x.right, (1, 2)) + np.sum(x.down, (1, 2))  # noqa: E731
     np.testing.assert_array_equal(count(tree), rooms * rooms - 1)
     edges = 2 * rooms * (rooms - 1)
@@ -125,7 +134,7 @@ def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
 def test_mazes_of_different_keys_differ_and_all_passages_occur():
     """Over many keys each wall between two rooms is open sometimes, and shut sometimes."""
     keys = jax.random.split(jax.random.key(0), 200)
-    tree, _ = jax.vmap(mazes.passages, (0, None, None))(keys, 4, 0.0)
+    tree, _ = passages(keys, 4, 0.0)
     for passage, inner in ((tree.right, np.s_[:4, :3]), (tree.down, np.s_[:3, :4])):
         often = np.mean(passage, axis=0)[inner]
         # A uniform spanning tree of the 4 x 4 grid has an edge with chance 0.5 to 0.75.
@@ -134,7 +143,7 @@ def test_mazes_of_different_keys_differ_and_all_passages_occur():
 
 def test_distances_are_those_of_a_walk():
     """Against a queue over the same passages."""
-    tree, _ = mazes.passages(jax.random.key(3), 6, 0.0)
+    tree = jax.tree.map(lambda x: x[0], passages(jax.random.key(3)[None], 6, 0.0)[0])
     found = np.asarray(mazes.distances(tree, jnp.int32(23)))
     right, down = (np.asarray(x) for x in tree)
     expected, queue = {(2, 3): 0}, [(2, 3)]
@@ -200,6 +209,18 @@ def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
     for cells in np.asarray(states.things.position)[:, :6]:
         assert tuple(cells[0]) == (2.5, 2.5)
         assert len({tuple(cell) for cell in cells}) == 6
+
+
+def test_words_are_those_of_split_keys():
+    """A path of folds is one of splits; the words and numbers are jax.random's."""
+    key = jax.random.key(5)
+    found = draws.words(jnp.stack([key, key]), ((2, 1), (3,)), 6)
+    four = jax.random.split(key, 4)
+    ends = jnp.stack([jax.random.split(four[2])[1], four[3]])
+    expected = jax.vmap(lambda key: jax.random.bits(key, (6,)))(ends)
+    np.testing.assert_array_equal(found, expected)
+    numbers = jax.vmap(lambda key: jax.random.uniform(key, (6,)))(ends)
+    np.testing.assert_array_equal(draws.uniform(found), numbers)
 
 
 def test_random_cells_are_free_and_all_alike_likely():

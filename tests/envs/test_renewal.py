@@ -28,8 +28,8 @@ def task(group):
         state = state | {"time": state["time"] + 1, "wants": wants < params["often"]}
         return state, observe(state), lot, lot < 0.15, False
 
-    def renew(key, state, params):
-        drawn = jax.random.uniform(key) + 10.0
+    def renew(state, begun, params):
+        drawn = begun[0]["drawn"] + 10.0
         state = state | {"drawn": drawn, "wants": jnp.bool_(False)}
         return state, observe(state)
 
@@ -81,13 +81,14 @@ def test_a_renewal_meets_no_key_that_its_step_may_split_off():
         parts = jax.random.split(key, 8)
         return state, jax.vmap(jax.random.uniform)(parts), 0.0, False, False
 
-    def renew(key, state, params):
-        return state, jnp.full(8, jax.random.uniform(key))
+    def reset(key, params):
+        return jnp.int32(0), jnp.full(8, jax.random.uniform(key))
 
     def drawn(wants):
         pure = core.task(
-            "splits", lambda key, params: (jnp.int32(0), jnp.zeros(8)), step,
-            types.Discrete(2), wants_renewal=lambda state: jnp.bool_(wants), renew=renew,
+            "splits", reset, step, types.Discrete(2),
+            wants_renewal=lambda state: jnp.bool_(wants),
+            renew=lambda state, begun, params: begun,
         )  # fmt: skip
         env = core.vectorise(pure, (1, 2))
         state, _ = env.reset(random.roots(0, 1), env.params)

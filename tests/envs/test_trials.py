@@ -51,7 +51,7 @@ def test_a_trial_is_its_episodes_one_after_the_other():
             assert bool(trial.wants_renewal(state)) == wanted
         if not over:
             key = random.at(key, LENGTH, random.ENV)
-            state, obs = renewed(key, state, params)
+            state, obs = renewed(state, began(key, params), params)
             assert not trial.wants_renewal(state)
 
 
@@ -152,7 +152,7 @@ def renewing():
         max_steps=2,
         action_mask=lambda state, params: jnp.arange(2) <= state,
         wants_renewal=lambda state: state == 1,
-        renew=lambda key, state, params: (state + 10, observe(state + 10)),
+        renew=lambda state, begun, params: (state + 10, observe(state + 10)),
         render=lambda state, params: state,
     )
 

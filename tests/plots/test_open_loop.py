@@ -68,7 +68,7 @@ def test_predictions_do_not_depend_on_what_comes_after_the_context():
     spec = envs.make("probe/both", (1, 2)).spec
     model = world_model.make(
         spec, small["rssm"], small["observation"],
-        hidden=(8,), two_hot=False, precision="float32",
+        hidden=(8,), two_hot=False, dtype="float32",
     )  # fmt: skip
     key = jax.random.key(0)
     params = model.init(key)

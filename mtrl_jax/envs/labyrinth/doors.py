@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.envs.labyrinth import deal as dealing
-from mtrl_jax.envs.labyrinth import mazes, world
+from mtrl_jax.envs.labyrinth import draws, mazes, world
 from mtrl_jax.types import Array, Key
 
 _N = world.ROOMS
+# Of the maze (2), texture, yaw, room to begin in, room of each colour's key.
+_PATHS = (
+    *((0, *path) for path in mazes.PATHS),
+    *((4, 1), (4, 3, 1), (1,)),
+    *((2, colour) for colour in range(world.DOORS)),
+)
 
 
 def deal(key: Key, params: world.Params) -> world.State:
@@ -19,12 +25,13 @@ def deal(key: Key, params: world.Params) -> world.State:
     first DOORS passages of the way to it (as many as it has) are doors, red first. A
     key lies in a room with as many doors before it as there are doors before its own.
     """
-    map_key, start_key, key_key, place_key, rest_key = jax.random.split(key, 5)
-    tree_, _ = mazes.passages(map_key, params.rooms, jnp.float32(0))
-    state = dealing.deal(rest_key, params)
+    words = draws.words(jnp.stack([key] * len(_PATHS)), _PATHS, mazes.EDGES)
+    of_maze, of_texture, of_yaw, of_start, of_keys = jnp.split(words, (2, 3, 4, 5))
+    tree_, _ = mazes.passages(of_maze, params.rooms, jnp.float32(0))
     cells = mazes.build(tree_, params.rooms, params.pitch, params.round)
 
-    start = _pick_room(start_key, params.rooms)
+    line = jnp.arange(_N) < params.rooms
+    start = _pick(of_start[0], line[:, None] & line[None])
     far = mazes.distances(tree_, start)
     inside = far < _N * _N
     goal = jnp.argmax(jnp.where(inside, far, -1))
@@ -35,32 +42,35 @@ def deal(key: Key, params: world.Params) -> world.State:
 
     count = jnp.sum(doors[:, 0] >= 0)
     rooms = [
-        _pick(k, inside & (doors_before == colour))
-        for colour, k in enumerate(jax.random.split(key_key, world.DOORS))
+        _pick(of_key, inside & (doors_before == colour))
+        for colour, of_key in enumerate(of_keys)
     ]
     # Places count on, so that two in one room are not on one cell.
-    place = jax.random.randint(place_key, (), 0, (params.pitch - 1) ** 2)
+    place = jax.random.randint(
+        jax.random.fold_in(key, 3), (), 0, (params.pitch - 1) ** 2
+    )
     cell = jnp.stack(
         [
             _cell_in(room, params.pitch, place + i)
             for i, room in enumerate([goal, *rooms, start])
         ]
     )
-    there = jnp.arange(world.THINGS) <= count
-    kind = jnp.asarray([world.GOAL, world.KEY_RED, world.KEY_GREEN, world.KEY_BLUE])
-    things = state.things
-    things = things._replace(
-        kind=things.kind.at[: len(kind)].set(kind),
-        position=things.position.at[: len(kind)].set(world.centre(cell[:-1])),
-        there=there,
-    )
     column, row = jnp.where(doors >= 0, doors, world.SIZE).T
     closed = cells.at[row, column].set(True, mode="drop")
-    return state._replace(
-        walls=world.words(closed),
-        things=things,
-        doors=doors,
-        body=dealing.new_body(cell[-1], state.body.yaw),
+    body = dealing.new_body(cell[-1], draws.uniform(of_yaw[0, 0]) * (2 * jnp.pi))
+    things = _things(cell[:-1], 1 + count)
+    state = dealing.first(world.words(closed), of_texture[0, 0], body, things)
+    return state._replace(doors=doors)
+
+
+def _things(cells: Array, number: Array) -> world.Things:
+    """Returns the first ``number`` of goal, red, green, blue key at cells [4, 2]."""
+    kind = jnp.asarray([world.GOAL, world.KEY_RED, world.KEY_GREEN, world.KEY_BLUE])
+    more = world.THINGS - len(kind)
+    return world.Things(
+        jnp.pad(kind, (0, more), constant_values=world.KINDS - 1),
+        jnp.pad(world.centre(cells), ((0, more), (0, 0))),
+        jnp.arange(world.THINGS) < number,
     )
 
 
@@ -109,14 +119,10 @@ def _last_on_way(tree_, way, far) -> Array:
     return jax.lax.scan(spread, shared, None, length=_N * 2)[0]
 
 
-def _pick_room(key: Key, rooms: Array) -> Array:
-    line = jnp.arange(_N) < rooms
-    return _pick(key, line[:, None] & line[None])
-
-
-def _pick(key: Key, among: Array) -> Array:
-    score = jnp.where(among, jax.random.uniform(key, among.shape), -1.0)
-    return jnp.argmax(score)
+def _pick(words: Array, among: Array) -> Array:
+    """Returns the number of one of the rooms ``among`` [N, N], by random words."""
+    score = draws.uniform(words[: among.size])
+    return jnp.argmax(jnp.where(among.ravel(), score, -1.0))
 
 
 def _cell_in(room: Array, pitch: Array, place: Array) -> Array:

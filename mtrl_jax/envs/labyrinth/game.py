@@ -78,9 +78,10 @@ def code(kind: Kind, observe: Observe, action_set: str) -> Code:
         truncated = state.time >= params.length
         return state, observe(state, params), reward, terminated, truncated
 
-    def renew(key, state, params):
-        state = kind.deal(key, params)._replace(time=state.time)
-        return state, observe(state, params)
+    def renew(state, begun, params):
+        del params
+        fresh, obs = begun  # Of a map and what is in it: the time is not seen.
+        return fresh._replace(time=state.time), obs
 
     return Code(reset, step, lambda state: state.used_up, renew)
 

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import world
-from mtrl_jax.types import Array, Key
+from mtrl_jax.envs.labyrinth import draws, world
+from mtrl_jax.types import Array
 
 _N = world.ROOMS
 _ROOMS = _N * _N
-_EDGES = 2 * _ROOMS
+EDGES = 2 * _ROOMS
+# Where ``passages`` finds its words, see ``draws``.
+PATHS: tuple[draws.Path, ...] = ((0, 1), (1,))
 _ROUNDS = 7  # groups at least halve each time, and 2^7 > 100 rooms
 _ROOM = np.arange(_ROOMS).reshape(_N, _N)
 # Edge e joins rooms _FROM[e] and _TO[e]: first all to the right, then all down. Those
@@ -36,17 +38,19 @@ class Passages(NamedTuple):
     down: Array  # to (i + 1, j)
 
 
-def passages(key: Key, rooms: Array, loops: Array) -> tuple[Passages, Passages]:
+def passages(words: Array, rooms: Array, loops: Array) -> tuple[Passages, Passages]:
     """Returns (tree, tree with loops) over ``rooms`` x ``rooms`` rooms.
 
-    ``loops`` in [0, 1] is the chance that an edge outside the tree is open as well.
+    ``words`` are random, uint32 [2, N] of PATHS, of which the first EDGES are read: the
+    order in which edges are tried, and which are open beside the tree, with the chance
+    ``loops`` in [0, 1].
     """
-    tree_key, loops_key = jax.random.split(key)
     inside, near = jnp.arange(_N) < rooms, jnp.arange(_N) + 1 < rooms
     exists = jnp.stack([near[None] & inside[:, None], near[:, None] & inside[None]])
-    order = jax.random.permutation(tree_key, _EDGES)
+    of_order, of_loops = words[0, :EDGES], words[1, :EDGES]
+    _, order = jax.lax.sort_key_val(of_order, jnp.arange(EDGES))
     tree = _spanning_tree(order, exists.ravel()).reshape(exists.shape)
-    extra = exists & (jax.random.uniform(loops_key, exists.shape) < loops)
+    extra = exists & (draws.uniform(of_loops).reshape(exists.shape) < loops)
     return Passages(*tree), Passages(*(tree | extra))
 
 
@@ -90,9 +94,9 @@ def distances(passages_: Passages, start: Array) -> Array:
 
 
 def _spanning_tree(order: Array, exists: Array) -> Array:
-    """Returns bool [_EDGES], the first edges in ``order`` that close no circle."""
-    rank = jnp.zeros(_EDGES, jnp.int32).at[order].set(jnp.arange(_EDGES))
-    none = jnp.int32(_EDGES)
+    """Returns bool [EDGES], the first edges in ``order`` that close no circle."""
+    rank = jnp.zeros(EDGES, jnp.int32).at[order].set(jnp.arange(EDGES))
+    none = jnp.int32(EDGES)
 
     def grow(_, carry):
         group, tree = carry
@@ -101,8 +105,8 @@ def _spanning_tree(order: Array, exists: Array) -> Array:
         best = jnp.full(_ROOMS, none).at[group[_FROM]].min(weight)
         best = best.at[group[_TO]].min(weight)
         joins = best < none
-        edge = order[jnp.minimum(best, _EDGES - 1)]
-        tree = tree.at[jnp.where(joins, edge, _EDGES)].set(True, mode="drop")
+        edge = order[jnp.minimum(best, EDGES - 1)]
+        tree = tree.at[jnp.where(joins, edge, EDGES)].set(True, mode="drop")
         me = jnp.arange(_ROOMS)
         other = group[jnp.asarray(_FROM)[edge]] + group[jnp.asarray(_TO)[edge]] - me
         parent = jnp.where(joins, other, me)
@@ -112,5 +116,5 @@ def _spanning_tree(order: Array, exists: Array) -> Array:
             parent = parent[parent]
         return parent[group], tree
 
-    start = jnp.arange(_ROOMS), jnp.zeros(_EDGES, bool)
+    start = jnp.arange(_ROOMS), jnp.zeros(EDGES, bool)
     return jax.lax.fori_loop(0, _ROUNDS, grow, start)[1]

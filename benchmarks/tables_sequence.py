@@ -1,0 +1,97 @@
+"""Tables of sequence policies on more data, with n-gram heads and with values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from table_cells import NONE, Rows, find, has, interval, load, number, quantity
+
+Found = Mapping[str, Any]
+_TASKS = {"many": "10,000", "few": "64"}
+_GAMES = {
+    "mgdt_10": "MGDT, κ = 10",
+    "mgdt_0": "MGDT, κ = 0",
+    "bc": "cloning",
+    "top_bc": "cloning the best tenth",
+}
+_NGRAM = {"ad": "AD", "ngram": "AD with an n-gram head"}
+_VALUES = {
+    "ad": "imitation (AD)",
+    "dqn": "TD",
+    "dqn_beyond": "TD, beyond an episode's end",
+    "cql": "CQL",
+    "cql_beyond": "CQL, beyond an episode's end",
+    "iql": "IQL",
+}
+_DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
+
+
+def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
+    """Returns ``make`` of an experiment's JSON, or a line that says it was not run."""
+    name = f"sequence_policies_{experiment}"
+    if not has(name):
+        return [["arm", "result"], ["all", "not run at length yet"]]
+    return make(load(name))
+
+
+def many_tasks(found: Found) -> Rows:
+    """Returns returns in rooms with walls never seen, by the tasks of training."""
+    head = ["tasks to train on", "first ten", "last ten", "all [95 %]", "histories"]
+    made: Rows = [[*head, "collected, steps/s", "trained, steps/s"]]
+    for arm, label in _TASKS.items():
+        row = find(found["arms"], arm=arm)
+        source, model = (
+            find(found["data"], stage=f"{kind}_{arm}") for kind in ("source", "model")
+        )
+        size = f"{number(source['histories'])}, {quantity(source['bytes'])}B"
+        cells = [number(row["first"]), number(row["last"]), _spread(row), size]
+        rates = [_rate(stage["steps_per_s"]) for stage in (source, model)]
+        made.append([label, *cells, *rates])
+    return made
+
+
+def by_goal(
+    found: Found,
+    *,
+    labels: Mapping[str, str],
+    cell: Callable[[Mapping[str, Any]], str],
+    head: Callable[[str], str],
+) -> Rows:
+    """Returns a table of the arms that there are, a column for each goal."""
+    rows = found["arms"]
+    goals = list(dict.fromkeys(row["goal"] for row in rows))
+    made: Rows = [["", *map(head, goals)]]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        cells = [cell(find(rows, arm=arm, goal=goal)) for goal in goals]
+        made.append([labels[arm], *cells])
+    return made
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    return f"{number(row['first'])} → {number(row['last'])}"
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return interval(row["mean"], row["low"], row["high"])
+
+
+def _rate(rate: float | None) -> str:
+    return NONE if rate is None else quantity(rate)
+
+
+_MADE: dict[str, Callable[[Found], Rows]] = {
+    "many_tasks": many_tasks,
+    "minatar": functools.partial(by_goal, labels=_GAMES, cell=_spread, head=str),
+    "ngram": functools.partial(
+        by_goal, labels=_NGRAM, cell=_ends, head="{} of each goal".format
+    ),
+    "q_objective": functools.partial(
+        by_goal, labels=_VALUES, cell=_ends, head=_DATA.__getitem__
+    ),
+}
+TABLES: dict[str, Callable[[], Rows]] = {
+    f"sequence_policies_{name}": functools.partial(of, name, make)
+    for name, make in _MADE.items()
+}
