@@ -1,0 +1,132 @@
+"""Speed beside an earlier checkout of this kit: its own scripts against today's, in turn.
+
+    git worktree add --detach /tmp/before COMMIT
+    python benchmarks/before_after.py --before /tmp/before [--turns 5]
+
+Every turn runs throughput.py and population.py of both checkouts, each in a process of its
+own with this interpreter, the order reversed from turn to turn. A figure is the steps a
+second of the whole training loop; of a population the fastest way that a checkout has.
+Shown is the median over turns of the ratio today / before within a turn, and its range.
+
+Prints the table; writes before_after.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import common
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# {script: its arguments}; of a turn of this benchmark, their own turns are few.
+SCRIPTS = {
+    "throughput": ["--repeats", "3"],
+    "population": ["--populations", "1", "8", "--turns", "3"],
+}
+COLUMNS = {
+    "case": "<28",
+    "before": ">11,.0f",
+    "today": ">11,.0f",
+    "ratio": ">6.2f",
+    "low": ">6.2f",
+    "high": ">6.2f",
+}
+
+
+def main() -> None:
+    """Run the turns; print the table and write it."""
+    args = arguments()
+    checkouts = {"before": args.before.resolve(), "today": ROOT}
+    found: dict[str, dict[str, list[float]]] = {}
+    for turn in range(args.turns):
+        names = list(checkouts)[:: 1 if turn % 2 == 0 else -1]
+        for script in args.scripts:
+            for name in names:
+                rates = measured(checkouts[name], script, args.quick)
+                for case, rate in rates.items():
+                    own = found.setdefault(case, {x: [] for x in checkouts})
+                    own[name].append(rate)
+            print(f"turn {turn + 1} of {args.turns}: {script}", flush=True)
+    print(common.header(COLUMNS))
+    rows = []
+    for case, own in found.items():
+        if all(len(x) == args.turns for x in own.values()):
+            rows.append(row_of(case, own))
+            print(common.line(rows[-1], COLUMNS))
+    machine = common.environment()
+    result = {"machine": machine, "commit": commit(args.before), "rows": rows}
+    print(f"written: {common.write(args.out, 'before_after', result)}")
+
+
+def row_of(case: str, own: dict[str, list[float]]) -> dict[str, object]:
+    """Returns the row of a case from its rates in every turn."""
+    ratios = [y / x for x, y in zip(own["before"], own["today"])]
+    return {
+        "case": case,
+        "before": statistics.median(own["before"]),
+        "today": statistics.median(own["today"]),
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+    }
+
+
+def measured(checkout: pathlib.Path, script: str, quick: bool) -> dict[str, float]:
+    """Returns {case: steps a second} of a script of a checkout."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(checkout / f"benchmarks/{script}.py")]
+        command += [*SCRIPTS[script], "--out", out, *(["--quick"] if quick else [])]
+        path = os.pathsep.join([str(checkout), str(checkout / "benchmarks")])
+        subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        rows = json.loads((pathlib.Path(out) / f"{script}.json").read_text())["rows"]
+    return dict(READERS[script](row) for row in rows)
+
+
+def of_throughput(row: dict) -> tuple[str, float]:
+    """Returns the case and rate of a row of throughput.py."""
+    return f"{row['name']}, {row['runner']}", row["whole_steps_per_s"]
+
+
+def of_population(row: dict) -> tuple[str, float]:
+    """Returns the case and the rate, updates a second, of a row of population.py."""
+    ways = [row[x] for x in row["values"] if isinstance(row.get(x), float)]
+    return f"{row['agent']}, P = {row['P']}, updates", 1e3 / min(ways)
+
+
+READERS = {"throughput": of_throughput, "population": of_population}
+
+
+def commit(checkout: pathlib.Path) -> str:
+    """Returns the short name of a checkout's commit."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout[
+        :7
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the parsed arguments."""
+    made = common.parser(__doc__ or "", "the scripts' own quick cases")
+    made.add_argument("--before", type=pathlib.Path, required=True, help="a checkout")
+    made.add_argument("--turns", type=int, default=5)
+    made.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    args = made.parse_args()
+    args.turns = 1 if args.quick else args.turns
+    return args
+
+
+if __name__ == "__main__":
+    main()
