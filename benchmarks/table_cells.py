@@ -67,7 +67,7 @@ def ratio(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def interval(value: float, low: float | None, high: float | None) -> str:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
     """Returns ``value [low, high]``; the value alone where there is no interval."""
     if low is None or high is None:
         return number(value)

@@ -1,11 +1,11 @@
-"""Tables of policy distillation: students, joint learners, students' own states."""
+"""Tables of policy distillation: students, joint learners, own states, online."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from table_cells import NONE, Rows, interval, load, number, quantity
+from table_cells import NONE, Rows, has, interval, load, number, quantity
 
 
 def teachers() -> Rows:
@@ -76,6 +76,24 @@ def states_of(result: dict[str, Any]) -> Rows:
     return made if rows else [*made, [NONE, "not run", NONE]]
 
 
+def online() -> Rows:
+    """Returns the table of online distillation."""
+    name = "distillation_online"
+    return online_of(load(name) if has(name) else None)
+
+
+def online_of(result: dict[str, Any] | None) -> Rows:
+    """Returns the table of teachers and students of a result; of none it says so."""
+    made: Rows = [["game", "teacher", "student", "deviation, student's / teacher's"]]
+    if result is None:
+        return [*made, [NONE, "not run", NONE, NONE]]
+    for row in result["rows"]:
+        returns = [number(row[who]) for who in ("teacher", "student")]
+        ratio = interval(row.get("ratio"), row.get("low"), row.get("high"))
+        made.append([row["game"], *returns, ratio])
+    return made
+
+
 def _line(label: str, row: dict, env_steps: str) -> list[str]:
     score = interval(row["score"], row["low"], row["high"])
     return [label, quantity(row["parameters"]), env_steps, score]
@@ -95,4 +113,5 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_students": students,
     "distillation_joint": joint,
     "distillation_states": states,
+    "distillation_online": online,
 }

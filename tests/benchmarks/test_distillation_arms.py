@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 from mtrl_jax import config, metrics
@@ -13,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 try:
     import distillation
     import distillation_arms as arms
+    import distillation_online
     import tables_distillation as tables
 finally:
     sys.path.pop(0)
@@ -91,6 +93,42 @@ def test_a_score_is_the_geometric_mean_of_shares_of_the_teachers(tmp_path):
     assert alone["seeds"] == 1 and alone["low"] is None
 
 
+def test_online_runs_differ_in_who_is_tested_alone():
+    """A member for each game and seed, about as many tests as were asked for."""
+    given = arguments(env_steps=400_000, tests=10, episodes=4)
+    made = {
+        who: distillation_online.settings(who, given) for who in ("student", "teacher")
+    }
+    (student, teacher) = (config.to_dict(x) for x in made.values())
+    tests = [x["evaluation"]["hparams"].pop("student") for x in (student, teacher)]
+    assert tests == [1, 0] and student == teacher
+    assert student["population"]["size"] == 2 * GAMES
+    updates = 400_000 // (64 * student["training"]["unroll_length"])
+    assert 10 <= updates / student["evaluation"]["every_updates"] <= 20
+
+
+def test_steadiness_is_the_ratio_of_deviations_over_the_last_tests():
+    """Of a game's own members, in rows with a test; a teacher without any varies not."""
+    nan, rows = float("nan"), 2 * distillation_online.LAST
+    wave = np.where(np.arange(rows) % 2, 1.0, -1.0)[:, None]
+    early = np.arange(rows)[:, None] < rows // 2
+    tests = {"teacher": wave * [2.0, 4.0], "student": wave * [1.0, 1.0] + 3 * early}
+
+    def log(returns):
+        # Two members of game a, one of b, and rows without a test.
+        none = np.full((rows, 1), nan)
+        a, b = np.hstack([returns, none]), np.hstack([none, none, 0 * wave])
+        spread = [np.insert(x, range(rows), nan, axis=0) for x in (a, b)]
+        fields = dict.fromkeys(metrics.Metrics._fields)
+        evaluation = {"x/a-MinAtar": spread[0], "x/b-MinAtar": spread[1]}
+        return metrics.Metrics(**fields | {"evaluation": evaluation})
+
+    a, b = distillation_online.read({who: log(x) for who, x in tests.items()})
+    assert (a["game"], a["seeds"], a["ratios"]) == ("a", 2, [0.5, 0.25])
+    assert a["student"] == 0.0 and a["low"] < a["ratio"] < a["high"]
+    assert b["seeds"] == 1 and "ratio" not in b
+
+
 def test_tables_say_what_has_not_been_run():
     """With results a line for each learner, those of students beside them."""
     row = {"size": "1", "parameters": 134_000, "score": 0.5, "low": 0.4, "high": 0.6}
@@ -101,5 +139,8 @@ def test_tables_say_what_has_not_been_run():
     assert [line[0] for line in joint[1:]] == ["student, KL, τ = 0.01", "joint PQN"]
     assert joint[2][-1] == "0.500 [0.400, 0.600]" and joint[2][2] == "12.0 M"
     assert states[1] == ["1", *["0.500 [0.400, 0.600]; 80 %"] * 2]
+    assert "not run" in tables.online_of(None)[-1][1]
+    row = {"game": "a", "teacher": 2.0, "student": 3.0, "ratio": 0.5}
+    assert tables.online_of({"rows": [row]})[1] == ["a", "2.00", "3.00", "0.500"]
     for of in (tables.joint_of, tables.states_of):
         assert "not run" in of({"rows": [row]})[-1][1]

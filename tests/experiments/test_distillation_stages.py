@@ -212,10 +212,28 @@ def test_bad_stages_are_one_line_and_nothing_is_written(tmp_path, overrides, wor
     assert not run.exists()
 
 
-def test_a_teacher_that_was_never_trained_plays_nothing(whole, tmp_path):
-    """Its stage has no checkpoint: one line that names the folder."""
+def test_a_watcher_of_other_actions_is_refused(tmp_path):
+    """Its q would be of actions that the student does not have."""
+    path = settings(tmp_path)
+    given = config.read_yaml(path)
+    tasks = [{"env": f"probe/{name}", "slots": 4} for name in ("both", "action")]
+    others = {**given["stages"][0], "name": "others", "tasks": tasks}
+    states = given["stages"][NAMES.index("states")]
+    states["watched_by"] = "others"
+    given["stages"].insert(0, others)
+    path = staged_runs.write(tmp_path / "y.yaml", settings=given)
+    outcome = running.mtrl("train", path, "--run-dir", tmp_path / "run")
+    assert outcome.code == 2, outcome.err
+    for word in ("stages.5", "'others'", "Discrete(n=3)", "same options"):
+        assert word in outcome.error, outcome.error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["play", "states"])
+def test_a_teacher_that_was_never_trained_says_nothing(whole, tmp_path, stage):
+    """Neither plays it nor does it watch: one line that names its folder."""
     run = shutil.copytree(whole, tmp_path / "run")
-    staged_runs.without(run, *NAMES[1:])
+    staged_runs.without(run, *NAMES[NAMES.index(stage) :])
     shutil.rmtree(run / "stages/teachers/checkpoints")
     outcome = running.mtrl("resume", run)
     assert outcome.code and "stages/teachers" in outcome.error
