@@ -178,7 +178,7 @@ def replay() -> Rows:
 
 
 def compile_times() -> Rows:
-    """Returns the table of compiling a training chunk, in seconds of a processor."""
+    """Returns the table of compiling a training chunk, of agents that can play it."""
     header = ["agent", "environment", "compile s", "instructions", "fusions"]
     return [header] + [
         [
@@ -189,6 +189,7 @@ def compile_times() -> Rows:
             f"{row['fusions']:,}",
         ]
         for row in load("compile_times")["rows"]
+        if "failed" not in row
     ]
 
 
