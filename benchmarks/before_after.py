@@ -112,9 +112,8 @@ READERS = {"throughput": of_throughput, "population": of_population}
 def commit(checkout: pathlib.Path) -> str:
     """Returns the short name of a checkout's commit."""
     command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout[
-        :7
-    ]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
 def arguments() -> argparse.Namespace:

@@ -4,7 +4,8 @@
     L = c_a CE(a_t) + c_R CE(R_t at o_t) + c_r CE(sgn r_t) + c_o |o_{t+1} - ô|²
         + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t)) + c_v L_τ(V)
 
-where V, learned by an expectile (c_v > 0), takes the place of the max (``future``); each a mean over the live steps it is known of. Members of one population are by their
+where V, learned by an expectile (c_v > 0), takes the place of the max (``future``); each
+a mean over the live steps it is known of. Members of one population are by their
 hyperparameters
 
     behaviour cloning      return_gate 0, across 0; of the best: rank_from

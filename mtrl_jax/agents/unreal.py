@@ -6,8 +6,9 @@
 control: n-step Q-learning of how to change each cell of what is seen, by a dueling head
 on the core; features: the same of how to activate each unit of the torso; reward: which
 sign the next reward has, from the torso's features of three frames (those of an episode
-before are 0), drawn as often before a reward as before none in every task; value: the returns of replayed windows, for the value head. Each cost is
-traced: PBT may set it, 0 is off.
+before are 0), drawn as often before a reward as before none in every task; value: the
+returns of replayed windows, for the value head. Each cost is traced: PBT may set it, 0 is
+off.
 
 The replay is of the newest steps of each slot and stays with its member. Windows begin
 with an empty memory; what crosses an episode's end is masked.

@@ -66,8 +66,8 @@ def make(
     """Returns the world model of environments of ``spec``; ``hidden`` sizes its heads.
 
     ``two_hot`` predicts rewards as classes, see ``losses/symlog``; ``dtype`` is what
-    products are computed in. Raises ValueError for
-    an option that is unknown or an observation that the encoder cannot take.
+    products are computed in. Raises ValueError for an option that is unknown or an
+    observation that the encoder cannot take.
     """
     rssm.check(config)
     observation = observation_config.choose(observation, spec.obs)
