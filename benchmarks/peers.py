@@ -24,11 +24,14 @@ Shown are medians over turns of environment steps a second of all members, the r
 rejax within a turn, processor seconds per million steps (which a busy machine changes
 least), and the interquartile mean over members of their mean returns after the same
 number of steps. From 5 members on it says whether a return is lower; fewer say little.
-rejax's DQN draws a batch by sorting noise for all 50,000 places of its buffer, in every
-gradient step of every member: 16 members take some ten minutes to learn.
+Each line's ``curve`` in the JSON has it at every quarter of the way.
+
+rejax's DQN draws a batch by ordering all 50,000 places of its buffer at random, in every
+gradient step of every member: two thirds of its time. ``--replacement`` has it draw as
+this kit does; that is for returns, not for rates, and written as ``…_returns``.
 
     python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 8 16]
-                               [--slots 4 64 256] [--algorithm dqn]
+                               [--slots 4 64 256] [--algorithm dqn] [--replacement]
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ from mtrl_jax.metrics import estimates
 
 HERE = pathlib.Path(__file__).parent
 REQUIREMENTS = ("rejax==0.1.3", "gymnax==0.0.9")
+TESTS = 4  # while they learn
 COLUMNS = {
     "slots": ">5d",
     "P": ">3d",
@@ -96,7 +100,8 @@ def main() -> None:
     args = arguments()
     python = install(args.venv)
     algorithm = ALGORITHMS[args.algorithm]
-    settings = algorithm.settings
+    settings = algorithm.settings | {"replacement": args.replacement}
+    name = algorithm.result + ("_returns" if args.replacement else "")
     result: dict[str, Any] = {"quick": args.quick, "settings": settings, "rows": []}
     print(common.header(COLUMNS), flush=True)
     cases = [(slots, p) for slots in args.slots for p in args.populations]
@@ -106,9 +111,11 @@ def main() -> None:
         result |= about
         for row in rows:
             print(common.line(row, COLUMNS), flush=True)
-        path = common.write(args.out, algorithm.result, result)
-    draw(result["rows"], path.with_suffix(".png"))
-    print(f"written: {path}, {path.with_suffix('.png')}")
+        path = common.write(args.out, name, result)
+    print(f"written: {path}")
+    if not args.replacement:
+        draw(result["rows"], path.with_suffix(".png"))
+        print(f"written: {path.with_suffix('.png')}")
 
 
 def install(venv: pathlib.Path) -> pathlib.Path:
@@ -140,6 +147,7 @@ def measure(
     algorithm = ALGORITHMS[args.algorithm]
     updates = updates_per_turn(algorithm.turn, slots * members, args.quick)
     changes = {"slots": slots, "population": members, "updates": updates}
+    changes["replacement"] = args.replacement
     settings = {**algorithm.settings, **changes}
     per_update = slots * settings["unroll"]
     untimed = max(1, -(-algorithm.untimed // (updates * per_update)))
@@ -160,18 +168,11 @@ def measure(
         turns = [
             {c.name: c.ask("train") for c in contenders} for _ in range(args.turns)
         ]
-        done = (args.turns + untimed) * updates
-        # All at once again.
-        more = max(0, -(-(args.learn - done * per_update) // (updates * per_update)))
-        done += more * updates
-        for contender in contenders:
-            for command in (*["train"] * more, "test"):
-                contender.say(command)
-        returns = {c.name: last(c, more + 1)["returns"] for c in contenders}
+        done = (args.turns + untimed) * updates * per_update
+        curves = learn(contenders, done, updates * per_update, args)
     steps = members * updates * per_update
     rows = [
-        {"slots": slots, "P": members}
-        | row(c.name, steps, turns, returns[c.name], done * per_update)
+        {"slots": slots, "P": members} | row(c.name, steps, turns, curves[c.name])
         for c in contenders
     ]
     machines = dict(zip((c.name for c in contenders), about))
@@ -179,9 +180,25 @@ def measure(
     return rows, {"machine": ours, "peer": machines.get(PEER), "ended": common.moment()}
 
 
-def last(contender: Contender, answers: int) -> dict[str, Any]:
-    """Returns the last of so many answers."""
-    return [contender.answer() for _ in range(answers)][-1]
+def learn(
+    contenders: list[Contender], done: int, turn: int, args: argparse.Namespace
+) -> dict[str, dict[int, list[float]]]:
+    """Returns {contender: {steps of a member: its members' mean returns}}.
+
+    They have made ``done`` steps and go on to ``args.learn``, in turns of ``turn``. They
+    are tested at the first turn past each of TESTS equal parts of it, and at the end.
+    """
+    found: dict[str, dict[int, list[float]]] = {c.name: {} for c in contenders}
+    marks = [args.learn * part // TESTS for part in range(1, TESTS + 1)]
+    marks = [mark for mark in marks if mark > done] or [done]
+    for mark in marks:
+        turns = -(-(mark - done) // turn)
+        done += turns * turn
+        for contender in contenders:
+            for _ in range(turns):
+                contender.ask("train")
+            found[contender.name][done] = contender.ask("test")["returns"]
+    return found
 
 
 def updates_per_turn(turn: int, slots: int, quick: bool) -> int:
@@ -215,11 +232,11 @@ def row(
     name: str,
     steps: int,
     turns: list[dict[str, dict[str, float]]],
-    returns: list[float],
-    after: int,
+    curve: dict[int, list[float]],
 ) -> dict[str, Any]:
     """Returns a contender's line of the table; ``steps`` are those of one turn."""
     mine = [turn[name] for turn in turns]
+    after, returns = max(curve.items())
     found: dict[str, Any] = {
         "contender": name,
         "steps/s": statistics.median(steps / t["seconds"] for t in mine),
@@ -229,6 +246,7 @@ def row(
         "steps_per_s": [steps / t["seconds"] for t in mine],
         "cpu_seconds": [t["cpu_seconds"] for t in mine],
         "returns": returns,
+        "curve": {at: {"iqm": estimates.iqm(x), "all": x} for at, x in curve.items()},
     }
     if name != PEER and PEER in turns[0]:
         ratios = [t[PEER]["seconds"] / t[name]["seconds"] for t in turns]
@@ -262,6 +280,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--contenders", nargs="+", choices=ALGORITHMS["ppo"].contenders)
     made.add_argument("--turns", type=int, help="measured")
     made.add_argument("--learn", type=int, help="steps per member before the return")
+    made.add_argument("--replacement", action="store_true", help="rejax draws with it")
     args = made.parse_args()
     algorithm = ALGORITHMS[args.algorithm]
     quick = [PEER, "mtrl", "in turn"]
