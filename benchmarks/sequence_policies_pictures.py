@@ -58,9 +58,13 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     goals = list(dict.fromkeys(row["goal"] for row in rows))
     for i, goal in enumerate(goals):
-        own = {row["arm"]: row[what] for row in rows if row["goal"] == goal}
+        own = {row["arm"]: row for row in rows if row["goal"] == goal}
         place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
-        ax.bar(place, [own[name] for name in names], 0.22, label=goal)
+        ax.bar(place, [own[name][what] for name in names], 0.22, label=goal)
+        if what == "mean":
+            for x, name in zip(place, names):
+                seeds = own[name]["seeds"]
+                ax.plot([x] * len(seeds), seeds, ".", color="black")
     ax.set_xticks(range(len(names)), names)
 
 
