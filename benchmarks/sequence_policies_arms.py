@@ -4,7 +4,7 @@ Of each experiment one population is trained on the same histories: members that
 of returns, and say them, and members that are not, of each kind one a seed. Told a target
 the first are Decision Transformers (DT), inferring an expert's return Multi-Game DTs (MGDT);
 the others clone (BC). Gato is trained on demonstrators of constant noise, whose returns do
-not change.
+not change; shown the same demonstrations, Algorithm Distillation (AD) is trained on learners.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def unseen() -> Experiment:
 def prompt() -> Experiment:
     """Returns what is played after demonstrations of several levels, on unseen goals.
 
-    And, to tell what it has learned from what it carries over, on those of its training.
+    By Gato, and by Algorithm Distillation after the same demonstrations. And, to tell
+    what Gato has learned from what it carries over, on the goals of its training.
     """
     seeds = of_kind(0, 1)
     stages = _gato(NOISE, 50)
@@ -97,6 +98,12 @@ def prompt() -> Experiment:
         evaluation = {"episodes": 12, "episodes_per_chunk": 6}
         stages.append(shown | own | {"evaluation": evaluation})
         arms.append(Arm("gato", str(own["name"]), seeds, "known", noise))
+    learners, distilled = _distilled()
+    stages += [learners, distilled]
+    for noise in NOISE:
+        (shown,) = (x for x in stages if x["name"] == _shown(noise))
+        stages.append(shown | {"name": _shown(noise, "ad"), "of": "ad"})
+        arms.append(Arm("ad", _shown(noise, "ad"), seeds, asked=noise))
     return Experiment(stages, arms)
 
 
@@ -200,6 +207,15 @@ def told(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
     return model | {"agent": agent, "population": population, "logging": QUIET}
 
 
+def _distilled() -> list[Stage]:
+    """Returns learners on other goals, and AD of them with half the config's data."""
+    learners, model, *_ = config_stages("algorithm_distillation_dark_room")
+    own = {"name": "learners", "population": {"size": 650}, "logging": QUIET}
+    read = {"name": "ad", "data": "learners", "population": {"size": SEEDS}}
+    less = {"training": model["training"] | {"batch": 32}, "logging": QUIET}
+    return [learners | own, model | read | less]
+
+
 def _gato(noises: Iterable[float], episodes: int) -> list[Stage]:
     source, model, shown, *_ = config_stages("gato_dark_room")
     source = source | {"name": "demonstrators"}
@@ -215,9 +231,9 @@ def _gato(noises: Iterable[float], episodes: int) -> list[Stage]:
     return made
 
 
-def _shown(noise: float) -> str:
+def _shown(noise: float, to: str = "gato") -> str:
     """Returns the name of the stage that is shown demonstrations so noisy, in percent."""
-    return f"gato_{round(100 * noise)}"
+    return f"{to}_{round(100 * noise)}"
 
 
 def evaluated(

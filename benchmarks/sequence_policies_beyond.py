@@ -13,17 +13,21 @@ import sequence_policies_large as large
 
 GOALS = 16
 HISTORIES = (10, 3, 1)  # of each goal
-# Kind -> what is dealt: costs of imitation, TD, CQL and the expectile, m at an
-# episode's end.
+# Kind -> what is dealt: costs of imitation, TD, CQL, the expectile and imitation by
+# advantage, m at an episode's end.
 _VALUES = {
-    "ad": (1.0, 0.0, 0.0, 0.0, 0.0),
-    "dqn": (0.0, 1.0, 0.0, 0.0, 0.0),
-    "dqn_beyond": (0.0, 1.0, 0.0, 0.0, 1.0),
-    "cql": (0.0, 1.0, 0.1, 0.0, 0.0),
-    "cql_beyond": (0.0, 1.0, 0.1, 0.0, 1.0),
-    "iql": (0.0, 1.0, 0.0, 1.0, 0.0),
+    "ad": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "dqn": (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+    "dqn_beyond": (0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    "cql": (0.0, 1.0, 0.1, 0.0, 0.0, 0.0),
+    "cql_beyond": (0.0, 1.0, 0.1, 0.0, 0.0, 1.0),
+    "iql": (0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "iql_policy": (0.0, 1.0, 0.0, 1.0, 1.0, 0.0),
 }
-_COSTS = ("action_cost", "td_cost", "cql_cost", "expectile_cost", "beyond")
+_COSTS = (
+    *("action_cost", "td_cost", "cql_cost", "expectile_cost", "advantage_cost"),
+    "beyond",
+)
 _TASKS = [{"env": "dark/room", "options": {"tasks": "test"}}]
 
 
@@ -72,8 +76,10 @@ def q_objective() -> arms.Experiment:
         own["keep"] = keep
         costs = dict(zip(_COSTS, _columns()))
         # Imitation draws its actions, values are acted by as they are.
-        by_value = [float(x == 0.0) for x in costs["action_cost"]]
-        acting = {"by_value": by_value, "temperature": costs["action_cost"]}
+        imitates = map(max, costs["action_cost"], costs["advantage_cost"])
+        temperature = [float(x > 0) for x in imitates]
+        by_value = [1.0 - x for x in temperature]
+        acting = {"by_value": by_value, "temperature": temperature}
         own["population"] = arms.dealt(len(_VALUES), costs | acting)
         tested = arms.evaluated(f"room_{tag}", own, _TASKS, 100, 4, {})
         stages += [own, tested]

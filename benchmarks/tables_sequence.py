@@ -23,7 +23,8 @@ _VALUES = {
     "dqn_beyond": "TD, beyond an episode's end",
     "cql": "CQL",
     "cql_beyond": "CQL, beyond an episode's end",
-    "iql": "IQL",
+    "iql": "IQL, acting by its values",
+    "iql_policy": "IQL, acting by its policy",
 }
 _DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
 

@@ -39,7 +39,7 @@ def test_a_table_has_the_arms_and_goals_that_were_run():
     assert made == [
         ["", "whole", "50 % noise"],
         ["imitation (AD)", "1.00 → 3.00", "1.00 → 3.00"],
-        ["IQL", "1.00 → 5.00", "1.00 → 12.0"],
+        ["IQL, acting by its values", "1.00 → 5.00", "1.00 → 12.0"],
     ]
 
 
