@@ -74,7 +74,8 @@ def main() -> None:
     for game in [EVERY] if args.together else args.games:
         for label, agent, changes in arms(args.experiment, args.agents):
             name_of_run = f"{label.replace(' ', '-')}-{game}-{args.env_steps}"
-            folder = args.runs / f"{name_of_run}-{args.seeds}"
+            seeds = f"{args.seeds}x{args.slots}" if args.slots else str(args.seeds)
+            folder = args.runs / f"{name_of_run}-{seeds}"
             common.trained(settings(agent, game, changes, args), folder)
             found = minatar.read(label, game, folder, curves)
             rows += found
