@@ -1,9 +1,9 @@
 """Return-conditioned and prompted policies beside Algorithm Distillation, in dark rooms.
 
-    return_control   told a return of several, on three goals; MGDT tilted by several κ
+    return_control   asked for a return of several, on three goals; MGDT tilted by several κ
     unseen           100 episodes on goals never trained on: who gets better by trying
     credit           a key, then a door, from random episodes alone
-    prompt           shown demonstrations of several levels, on goals new and known
+    prompt           Gato and AD shown demonstrations of several levels
     ngram            AD with and without an n-gram head, by histories of a goal
     q_objective      imitation and values, of histories that get better and of poor ones
     many_tasks       AD of 10,000 rooms with walls and of 64, on rooms never seen
@@ -135,7 +135,8 @@ def recorded() -> list[Row]:
             )
     prompts = common.RESULTS / _PROMPTS
     shown = json.loads(prompts.read_text())["arms"] if prompts.exists() else []
-    own = [row for row in shown if row["asked"] == _NOISE and not row["goal"]]
+    own = [row for row in shown if row["arm"] == "gato" and not row["goal"]]
+    own = [row for row in own if row["asked"] == _NOISE]
     return made + [{**row, "asked": None} for row in own]
 
 
@@ -186,16 +187,22 @@ def _games(rows: list[Row]) -> dict[str, float]:
 
 
 def _prompted(rows: list[Row]) -> dict[str, float]:
-    """Returns the slope of returns on those shown, on goals new and known, and the drift."""
+    """Returns the slope of returns on those shown, on goals new and known, and the drift.
+
+    And the lowest that AD ends at, whatever it was shown.
+    """
     found = {}
-    for name in dict.fromkeys(row["goal"] for row in rows):
-        own = [row for row in rows if row["goal"] == name]
+    by_arm = {x: [row for row in rows if row["arm"] == x] for x in ("gato", "ad")}
+    gato = by_arm["gato"]
+    for name in dict.fromkeys(row["goal"] for row in gato):
+        own = [row for row in gato if row["goal"] == name]
         demo, got = (np.asarray([row[k] for row in own]) for k in ("demo", "mean"))
         slope = np.polyfit(demo, got, 1)[0] if len(own) > 1 else np.nan
         found[f"slope_{name}" if name else "slope"] = float(slope)
-    new = [row for row in rows if not row["goal"] and row["first"]]
+    new = [row for row in gato if not row["goal"] and row["first"]]
     drift = max((abs(row["last"] / row["first"] - 1) for row in new), default=np.nan)
-    return {**found, "largest_drift": float(drift)}
+    least = min((row["last"] for row in by_arm["ad"]), default=np.nan)
+    return {**found, "largest_drift": float(drift), "ad_ends_at_least": float(least)}
 
 
 def _control(rows: list[Row]) -> dict[str, float]:
@@ -208,16 +215,16 @@ def _control(rows: list[Row]) -> dict[str, float]:
     for goal in dict.fromkeys(row["goal"] for row in rows):
         own = [row for row in rows if row["goal"] == goal]
         by = {row["arm"]: row["mean"] for row in own if row["arm"] != "dt"}
-        told = {row["asked"]: row["mean"] for row in own if row["arm"] == "dt"}
+        returns = {row["asked"]: row["mean"] for row in own if row["arm"] == "dt"}
         best = own[0]["optimal_score"]
-        asked = np.asarray([x for x in told if x <= min(16, best)])
-        got = np.asarray([told[x] for x in asked])
+        asked = np.asarray([x for x in returns if x <= min(16, best)])
+        got = np.asarray([returns[x] for x in asked])
         note("correlation", np.corrcoef(asked, got)[0, 1])
         note("error", np.abs(asked - got).mean())
-        note("share_of_optimum", told[best] / best)
-        note("over_bc", told[best] / by["bc"])
-        note("unreachable_over_optimum", told[20.0] / told[best])
-        note("mgdt_10_over_dt", by["mgdt_10"] / told[best])
+        note("share_of_optimum", returns[best] / best)
+        note("over_bc", returns[best] / by["bc"])
+        note("unreachable_over_optimum", returns[20.0] / returns[best])
+        note("mgdt_10_over_dt", by["mgdt_10"] / returns[best])
         note("mgdt_10_over_0", by["mgdt_10"] / by["mgdt_0"])
     return {name: float(np.mean(values)) for name, values in found.items()}
 

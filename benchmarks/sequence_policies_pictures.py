@@ -12,16 +12,27 @@ Row = dict[str, Any]
 
 
 def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
-    """Draw what was got by what was asked for or shown, by arm, or by episode."""
+    """Draw what was got by what was asked for or shown, by arm, or by episode.
+
+    By episode each goal has a panel, where there are several.
+    """
     title, plot = {
         "return_control": ("return by the return asked for", _by_asked),
-        "prompt": ("Gato: return by the return shown", _by_shown),
+        "prompt": ("return by the return shown", _by_shown),
         "credit": ("doors opened after random episodes of the same task", _by_success),
         "minatar": ("return after histories of PPO on the same game", _by_return),
     }.get(experiment, ("return on goals never trained on", _by_episode))
-    with common.figure(path, [title], (7, 5)) as (ax,):
-        plot(ax, rows)
-        ax.legend()
+    panels = {title: rows}
+    goals = list(dict.fromkeys(row["goal"] for row in rows))
+    if plot is _by_episode and "" not in goals:
+        panels = {
+            f"{title}: {goal}": [row for row in rows if row["goal"] == goal]
+            for goal in goals
+        }
+    with common.figure(path, list(panels), (7, 5)) as axes:
+        for ax, own in zip(axes, panels.values()):
+            plot(ax, own)
+            ax.legend(fontsize="small")
 
 
 def _by_asked(ax: Any, rows: list[Row]) -> None:
@@ -33,11 +44,14 @@ def _by_shown(ax: Any, rows: list[Row]) -> None:
 
 
 def _against(ax: Any, rows: list[Row], what: str, label: str) -> None:
-    for goal in dict.fromkeys(row["goal"] for row in rows):
-        mine = [r for r in rows if r["goal"] == goal and r[what] is not None]
+    rows = [row for row in rows if row[what] is not None]
+    several = len({row["arm"] for row in rows}) > 1
+    for arm, goal in dict.fromkeys((row["arm"], row["goal"]) for row in rows):
+        mine = [row for row in rows if (row["arm"], row["goal"]) == (arm, goal)]
         mine = sorted(mine, key=lambda row: row[what])
         x, y = [row[what] for row in mine], [row["mean"] for row in mine]
-        (line,) = ax.plot(x, y, "o-", label=goal or "new")
+        name = f"{arm if several else ''} {goal or 'new'}".strip()
+        (line,) = ax.plot(x, y, "o-", label=name)
         for seed in zip(*(row["seeds"] for row in mine)):
             ax.plot(x, seed, ".", color=line.get_color(), alpha=0.5)
     ax.axline((0, 0), slope=1, color="grey", dashes=(2, 2))
@@ -58,16 +72,20 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     goals = list(dict.fromkeys(row["goal"] for row in rows))
     for i, goal in enumerate(goals):
-        own = {row["arm"]: row[what] for row in rows if row["goal"] == goal}
+        own = {row["arm"]: row for row in rows if row["goal"] == goal}
         place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
-        ax.bar(place, [own[name] for name in names], 0.22, label=goal)
+        ax.bar(place, [own[name][what] for name in names], 0.22, label=goal)
+        if what == "mean":
+            for x, name in zip(place, names):
+                seeds = own[name]["seeds"]
+                ax.plot([x] * len(seeds), seeds, ".", color="black")
     ax.set_xticks(range(len(names)), names)
 
 
 def _by_episode(ax: Any, rows: list[Row]) -> None:
     for row in rows:
         episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
-        (line,) = ax.plot(episode, row["curve"], label=f"{row['arm']} {row['goal']}")
+        (line,) = ax.plot(episode, row["curve"], label=row["arm"])
         if row["prompt"]:
             shown = range(1, row["prompt"] + 1)
             ax.plot(shown, [row["demo"]] * len(shown), "o", color=line.get_color())

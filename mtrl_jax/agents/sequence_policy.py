@@ -3,6 +3,7 @@
     row t    a_{t-1}, r_{t-1}, done_{t-1} | o_t | R_t        a_t is predicted at R_t
     L = c_a CE(a_t) + c_R CE(R_t at o_t) + c_r CE(sgn r_t) + c_o |o_{t+1} - ô|²
         + c_q (r_t + γ m max_a Q̄_{t+1} - Q(a_t))² + c_c (logsumexp Q - Q(a_t)) + c_v L_τ(V)
+        + c_w exp(β (Q̄(a_t) - V_t)) CE(a_t)
 
 where V, learned by an expectile (c_v > 0), takes the place of the max (``future``); each
 a mean over the live steps it is known of. Members of one population are by their
@@ -97,6 +98,8 @@ class Hparams(NamedTuple):
     cql_cost: Amount = 0.0
     expectile_cost: Amount = 0.0  # above 0: V takes the place of the max
     expectile: Share = 0.7  # of V; 0.5: the mean of the data's actions
+    advantage_cost: Amount = 0.0  # of imitation weighed by Q̄ - V: with V learned alone
+    advantage_beta: Amount = 3.0  # of that; 0: all actions weigh the same
     discount: Share = 0.9
     beyond: Share = 0.0  # m at the end of an episode: 1, the next ones count, too
     target_step: Share = 0.005  # of Q̄, each update
@@ -119,7 +122,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
 
     ``update`` takes windows of histories, no carry. Metrics, means over the steps that
     teach them: ``loss`` (nats an action, without label smoothing), ``accuracy``,
-    ``entropy``, those of ``future.losses``, and ``grad_norm``.
+    ``entropy``, those of ``future``, and ``grad_norm``.
 
     Raises:
       ValueError: actions that are not categorical, an unknown reward transform or
@@ -229,12 +232,16 @@ def make_loss(
         mask = rollout.ts.action_mask[:-1]
         policy = heads.policy(spec.action, out.action, mask)
         uniform = heads.policy(spec.action, jnp.zeros(mask.shape), mask)
-        nats, metrics = distillation.loss(
-            policy, uniform, rollout.action, teaches_actions(teaches, columns, hp), hp
-        )
+        imitated = teaches_actions(teaches, columns, hp)
+        nats, metrics = distillation.loss(policy, uniform, rollout.action, imitated, hp)
         target = read(behind, None).values if given.values else None
         costs, more = future.losses(given, out, target, rollout, teaches, columns, hp)
         if given.values:
+            log_prob = policy.log_prob(rollout.action)
+            cost, found = future.weighted_cloning(
+                out, target, rollout.action, log_prob, imitated, hp
+            )
+            costs, more = costs + cost, more | found
             behind = optax.incremental_update(params, behind, hp.target_step)
             behind = jax.lax.stop_gradient(behind)
         loss = hp.action_cost * nats + costs
@@ -294,6 +301,7 @@ def idle(config: Config) -> dict[str, types.Idle]:
         "td_cost": (given.values, "outlook.values=true"),
         "cql_cost": (given.values, "outlook.values=true"),
         "expectile_cost": (given.values, "outlook.values=true"),
+        "advantage_cost": (given.values, "outlook.values=true"),
         "by_value": (given.values, "outlook.values=true"),
         "inferred": (config.infers, "infers=true"),
         "permuted": (config.permutes, "permutes=true"),

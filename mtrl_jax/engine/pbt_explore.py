@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random
+from mtrl_jax.engine import batched_draws
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
 from mtrl_jax.types import Array, Key, Tree
 
@@ -86,16 +87,20 @@ def explore(
     _check_names(hparams, ranges)
     perturbed = jnp.ones_like(copied) if config.explore_all else copied
 
-    def changed(name, value):
-        if name not in ranges:
-            return value
-        chex.assert_equal_shape([value, copied])
-        bounds = ranges[name].resolve(config)
-        change = jax.vmap(lambda k, v: _change(k, v, bounds, config))
-        new = change(_own(key, name), value.astype(jnp.float32))
-        return jnp.where(perturbed, new.astype(value.dtype), value)
+    @batched_draws.batch_draws
+    def all_changed(key, hparams):
+        def changed(name, value):
+            if name not in ranges:
+                return value
+            chex.assert_equal_shape([value, copied])
+            bounds = ranges[name].resolve(config)
+            change = jax.vmap(lambda k, v: _change(k, v, bounds, config))
+            new = change(_own(key, name), value.astype(jnp.float32))
+            return jnp.where(perturbed, new.astype(value.dtype), value)
 
-    return _map_named(changed, hparams)
+        return _map_named(changed, hparams)
+
+    return all_changed(key, hparams)
 
 
 def names(hparams: Tree) -> tuple[str, ...]:

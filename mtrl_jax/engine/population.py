@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from mtrl_jax import types
-from mtrl_jax.engine import sharding
+from mtrl_jax.engine import batched_draws, sharding
 from mtrl_jax.tree import MEMBER_AXIS
 
 # Where the members lie in a rollout, as a scan over time leaves it.
@@ -63,7 +63,7 @@ def population(
         return in_turn(learner, batch, key, hp, step)
 
     return types.Agent(
-        init=jax.vmap(agent.init),
+        init=jax.vmap(batched_draws.batch_draws(agent.init)),
         carry=carry,
         act=jax.vmap(agent.act),
         update=update,

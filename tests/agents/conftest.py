@@ -78,6 +78,7 @@ QUICK = {
     "td_cost": 1.0,
     "cql_cost": 1.0,
     "expectile_cost": 1.0,
+    "advantage_cost": 1.0,
 }
 # The tasks that most tests share: memory, a mask, an observation that matters.
 TASKS = ("both", "masked", "memory")

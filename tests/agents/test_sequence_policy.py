@@ -352,6 +352,60 @@ def test_expectiles_weigh_errors_above_and_below_as_the_sheet_says():
     assert abs(slope(0.7)) < 1e-6 and slope(0.6) < -0.01 and slope(0.8) > 0.01
 
 
+def test_advantages_weigh_the_actions_that_are_imitated():
+    """β = 3: e^1.5, 1, e^-1.5, and 100 at most; the optimum of one state is known.
+
+    Of actions 0 to 2 in shares .5, .3, .2 the policy becomes μ exp(β (Q̄ - V)) over its
+    sum, and with β = 0 the data's; V and Q̄ are left as they are.
+    """
+    found = future.advantage_weight(jnp.array([0.5, 0.0, -0.5, 2.0, 1e30]), 3.0)
+    expected = [4.481689, 1.0, 0.223130, 100.0, 100.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    action = jnp.repeat(jnp.arange(3), jnp.array([5, 3, 2]), total_repeat_length=10)
+    action, q, share = action[:, None], np.array([0.1, 0.4, 0.9]), [0.5, 0.3, 0.2]
+    behind = jnp.broadcast_to(jnp.float32(q), (10, 1, 3))
+
+    def loss(logits, value, behind, beta, imitated=True):
+        log_prob = jax.nn.log_softmax(logits)[action]
+        out = outlook.Outputs(None, value=jnp.full((10, 1), value))
+        hp = hparams(advantage_cost=2.0, advantage_beta=beta)
+        live = jnp.full((10, 1), imitated)
+        return future.weighted_cloning(out, behind, action, log_prob, live, hp)[0]
+
+    slope = jax.grad(loss, argnums=(0, 1, 2))
+    for beta in (0.0, 3.0):
+        best = share * np.exp(beta * (q - 0.3))
+        logits = jnp.log(jnp.float32(best / best.sum()))
+        policy, *others = slope(logits, jnp.float32(0.3), behind, beta)
+        np.testing.assert_allclose(policy, 0.0, atol=1e-6)
+        assert all(not np.asarray(x).any() for x in others)
+        assert np.abs(slope(logits, 0.3, behind, beta + 1.0)[0]).max() > 0.05
+    assert loss(logits, 0.3, behind, 3.0, imitated=False) == 0
+
+
+def test_imitation_by_advantage_is_a_cost_of_its_own_and_nothing_where_it_is_0():
+    """With β = 0 it is imitation; with cost 0 no bit depends on β."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = some_illegal(windows_of([4, 3]))
+    values = {"td_cost": 1.0, "expectile_cost": 1.0}
+    plain, other = (
+        update(learner, rollout, hparams(advantage_beta=beta, **values))
+        for beta in (0.0, 300.0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain[0], other[0])
+    assert other[1]["advantage_loss"] != plain[1]["advantage_loss"]
+    np.testing.assert_allclose(plain[1]["advantage_loss"], plain[1]["loss"], rtol=1e-5)
+    only = {"action_cost": 0.0, "advantage_cost": 1.0}
+    alike, weighed = (
+        update(learner, rollout, hparams(advantage_beta=beta, **values, **only))
+        for beta in (0.0, 300.0)
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), alike[0], plain[0]
+    )
+    assert not np.isclose(weighed[1]["grad_norm"], alike[1]["grad_norm"], rtol=1e-3)
+
+
 def test_a_tabular_chain_has_the_values_of_value_iteration():
     """Three states, stay or go on; 1 at the end: γ², γ, 1, and beyond it all of it again."""
     reward = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
@@ -422,6 +476,55 @@ def test_of_permuted_sequences_everything_has_its_new_number():
     expected = update(learner, by_hand, hparams(**costs))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert not np.allclose(found[1]["loss"], plain[1]["loss"], atol=1e-4)
+
+
+def test_a_renamed_window_with_renamed_heads_costs_the_same():
+    """Action, mask and labels under σ, and the rows of what reads and says actions.
+
+    Every cost and the gradient's norm; not so where one of the two keeps its numbers.
+    """
+    _, learner, _, _, update = made(given=FULL)
+    rollout, names = some_illegal(windows_of([4, 3])), np.array([2, 0, 1])
+    order = np.argsort(names)  # new action i was order[i]
+
+    def rows(layer, at):
+        """Returns a layer whose rows of the one-hot action begin ``at``."""
+        kernel, own = layer["kernel"], slice(at, at + ACTIONS)
+        return layer | {"kernel": kernel.at[own].set(kernel[own][order])}
+
+    def under(params):
+        tokens = params["tokens"]
+        return params | {
+            **{
+                name: jax.tree.map(lambda x: x[..., order], params[name])
+                for name in ("policy", "values")
+            },
+            # After the two numbers that are observed, and after the features.
+            "tokens": tokens | {"observation": rows(tokens["observation"], 2)},
+            "outcome": rows(params["outcome"], STEP.width),
+        }
+
+    renamed_learner = learner._replace(
+        params=under(learner.params), stats=under(learner.stats)
+    )
+    space, both = types.Discrete(ACTIONS), jnp.asarray(np.stack([names, names]))
+    renamed = action_names.of_rollout(space, both, rollout)
+    names_of = ("return", "reward", "next", "td", "cql", "expectile", "advantage")
+    hp = hparams(across=1.0, **{f"{name}_cost": 1.0 for name in names_of})
+    expected, found, kept, fixed = (
+        update(own, given, hp)[1]
+        for own, given in (
+            (learner, rollout),
+            (renamed_learner, renamed),
+            (learner, renamed),
+            (renamed_learner, rollout),
+        )
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    for name in ("loss", "cql_loss", "grad_norm"):
+        assert not np.isclose(kept[name], expected[name], rtol=1e-3), name
+        assert not np.isclose(fixed[name], expected[name], rtol=1e-3), name
 
 
 def test_a_slot_has_its_own_numbers_for_good_and_acts_by_them():

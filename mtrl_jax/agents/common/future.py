@@ -8,12 +8,16 @@
     cql       logsumexp_a Q - Q(a_t) over legal a
     expectile |τ - 1[u < 0]| u², u = Q̄(a_t) - V_t: V is what the better of the actions
               in the data are worth, and none that is not there
+    advantage -w log π(a_t), w = min(exp(β u), 100): actions better than V are imitated
+              more; of one state, with weights below their limit, π becomes μ exp(β u)
+              over its sum, where the data's actions are of μ
 
 each a mean over the steps of which it is known. V is learned where ``expectile_cost`` is
-above 0.
+above 0; no other cost moves its head, and w moves nothing.
 
-Refs of the last three: Mnih et al. 2015; Kumar et al. 2020 (arXiv:2006.04779), eq. 4;
-Kostrikov et al. 2021 (arXiv:2110.06169), eqs. 5 and 6.
+Refs of the last four: Mnih et al. 2015; Kumar et al. 2020 (arXiv:2006.04779), eq. 4;
+Kostrikov et al. 2021 (arXiv:2110.06169), eqs. 5 and 6, and eq. 7, which is Peng et al.
+2019 (arXiv:1910.00177). Liu et al. 2025 (arXiv:2506.01299) limit weights at 1,000.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import outlook
 from mtrl_jax.networks.heads import ILLEGAL
 from mtrl_jax.types import Array
+
+WEIGHT_LIMIT = 100.0  # of an action's imitation by its advantage
 
 
 def columns_of(rollout: types.Rollout) -> Columns:
@@ -72,6 +78,32 @@ def losses(
         found |= _values(out, behind, rollout, teaches, hp)
     total = sum((cost * x for cost, x in found.values()), start=0.0)
     return total, {f"{name}_loss": x for name, (_, x) in found.items()}
+
+
+def weighted_cloning(
+    out: outlook.Outputs,
+    behind: Any,
+    action: Array,
+    log_prob: Array,
+    imitated: Array,
+    hp: Any,
+) -> tuple[Array, dict[str, Array]]:
+    """Returns (cost, metrics) of imitating ``action`` [T, B] by its advantage.
+
+    ``log_prob`` [T, B] is the policy's of it, ``behind`` [T, B, A] by Q̄; ``imitated``
+    [T, B] the steps whose actions are.
+    """
+    assert out.value is not None
+    better = exploration.entry(behind, action) - out.value
+    nats = -advantage_weight(better, hp.advantage_beta) * log_prob
+    loss = _mean(nats, imitated)
+    return hp.advantage_cost * loss, {"advantage_loss": loss}
+
+
+def advantage_weight(advantage: Array, beta: Any) -> Array:
+    """Returns min(exp(β A), 100) [...] of advantages A, through which nothing flows."""
+    weight = jnp.minimum(jnp.exp(beta * advantage), WEIGHT_LIMIT)
+    return jax.lax.stop_gradient(weight)
 
 
 def td_targets(
