@@ -45,7 +45,7 @@ def t_interval(
 
     NaN entries are left out. A single sample, like none, says nothing: (NaN, NaN).
     """
-    import scipy.special  # scipy.stats takes a second to import
+    import scipy.special  # scipy.stats is slow to import
 
     x = np.asarray(x, np.float64).ravel()
     x = x[~np.isnan(x)]
