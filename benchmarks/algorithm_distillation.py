@@ -78,10 +78,12 @@ def main() -> None:
     for row in [*rows, *([source] if source else [])]:
         print(common.line(row, COLUMNS))
     speed = making_speed(given)
-    print(
-        f"making histories: {speed['together']:.3g} steps/s of {speed['members']} learners "
-        f"together, {speed['alone']:.3g} of one: {speed['ratio']:.0f} times as fast"
-    )
+    if speed:
+        print(
+            f"making histories: {speed['together']:.3g} steps/s of {speed['members']} "
+            f"learners together, {speed['alone']:.3g} of one: {speed['ratio']:.0f} times "
+            "as fast"
+        )
     name = f"algorithm_distillation_{which}"
     result = {"machine": common.environment(), "arms": rows, "source": source}
     common.write(args.out, name, result | {"speed": speed})
@@ -174,10 +176,13 @@ def read_source(
 ) -> dict[str, Any] | None:
     """Returns the same of the learners who made the histories, on their own tasks.
 
-    None where these had but one episode each, and so no curve.
+    None where these had but one episode each, and so no curve, and where no arm reads
+    what they left.
     """
-    own = folder / run_folder.STAGES / SOURCE
-    curve = episode_curves.curve_of(own, _stage(given, SOURCE))
+    stage, own = _stage(given, SOURCE), folder / run_folder.STAGES / SOURCE
+    if stage is None:
+        return None
+    curve = episode_curves.curve_of(own, stage)
     mean, totals = np.asarray(curve["mean"]), metrics.read_summary(own)["totals"]
     if len(mean) < 2:
         return None
@@ -203,9 +208,14 @@ def reached(episode: np.ndarray, mean: np.ndarray, wanted: float | None) -> int 
     return int(episode[above[0]]) if above.size else None
 
 
-def making_speed(given: Any) -> dict[str, float]:
-    """Returns environment steps per second of making histories, together and alone."""
+def making_speed(given: Any) -> dict[str, float] | None:
+    """Returns environment steps per second of making histories, together and alone.
+
+    None where no arm reads those of the config's learners.
+    """
     stage = _stage(given, SOURCE)
+    if stage is None:
+        return None
     steps = stage.training.updates_per_chunk * stage.training.unroll_length
     members = stage.population.size
     taken = common.in_turn({n: making(stage, n) for n in (members, 1)}, turns=5)
@@ -262,7 +272,7 @@ def arguments() -> argparse.Namespace:
 
 
 def _stage(given: Any, name: str) -> Any:
-    return next(stage for stage in given.stages if stage.name == name)
+    return next((stage for stage in given.stages if stage.name == name), None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 ad              the config as it is
 ed              expert distillation: the last tenth of the histories alone
+ed_steady       of demonstrators who are as good at the end as they were at first
 context_N       N steps of context, and not a step more: members of one population
 subsample_4     every fourth episode instead of every eighth
 goals_N         as many histories, of N goals instead of 65
@@ -81,6 +82,13 @@ _RANDOM = {
     "name": "demonstrator",
     "hparams": {"epsilon_start": 1.0, "epsilon_end": 1.0},
 }
+# A fifth of its actions is random, so that other states than the best way's are seen.
+_STEADY = {
+    "agent": {
+        "name": "demonstrator",
+        "hparams": {"epsilon_start": 0.2, "epsilon_end": 0.2},
+    }
+}
 # Noise with which a demonstrator earns some 30 and 60 % of what is there to earn.
 _THIRTY, _SIXTY = 0.58, 0.35
 
@@ -117,8 +125,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "key_to_door": Experiment(
-        {"ad": Arm(), "ed": _EXPERT},
-        ("ad", "ed"),
+        {
+            "ad": Arm(),
+            "ed": _EXPERT,
+            # A quarter of the config's updates: imitation is all there is to learn.
+            "ed_steady": Arm(
+                {"training.updates": 1_500, "agent.hparams.decay_updates": 1_500},
+                source=_STEADY,
+            ),
+        },
+        ("ad", "ed", "ed_steady"),
         1.5,
         {
             "source": {"population.size": 128, "training.env_steps": 600},
@@ -137,6 +153,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                     "training.batch": 640,
                 }
             ),
+            "ed_steady": Arm(source=_STEADY),
             "dpt": Arm(
                 {
                     "agent.config.target": "optimal",
@@ -150,7 +167,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 learner={"name": "bandit", "config": {"algorithm": "thompson"}}
             ),
         },
-        ("ad", "ed", "dpt", "ucb1", "thompson"),
+        ("ad", "ed", "ed_steady", "dpt", "ucb1", "thompson"),
         None,
         {
             "source": {"population.size": 128},

@@ -80,20 +80,10 @@ def main() -> None:
 
 def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
     """Returns the settings of a run: its arms in turn, as often as there are seeds."""
-    name = "minatar_ppo" if run == PPO else "dreamer_v2_minatar"
-    given = loading.read_yaml(CONFIGS / f"{name}.yaml")
-    given["tasks"][0]["env"] = f"gymnax/{args.game}-MinAtar"
-    given["population"]["size"] = args.seeds * len(RUNS[run])
-    given["training"]["env_steps"] = args.env_steps
-    given["evaluation"]["every_updates"] = 0
-    given["logging"] = {"tensorboard": False, "plots": False}
     if run == PPO:
-        # As many updates as DreamerV2's run would have of 16 slots; annealed to the end.
-        given["tasks"][0]["slots"] = 16
-        given["training"] |= {"unroll_length": 64, "updates_per_chunk": 1}
-        updates = args.env_steps // (16 * 64)
-        given["agent"]["hparams"]["decay_updates"] = max(1, updates)
-        return given
+        return ppo_settings(args.game, args.env_steps, args.seeds)
+    members = args.seeds * len(RUNS[run])
+    given = _settings("dreamer_v2_minatar", args.game, args.env_steps, members)
     config = given["agent"]["config"]
     if run == GAUSSIAN:
         # As many numbers as the categoricals' samples have.
@@ -104,6 +94,28 @@ def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
         given["population"]["search"] = search()
     if args.quick:
         config["replay"] |= {"prefill": 200, "batch": 2, "length": 4}
+    return given
+
+
+def ppo_settings(game: str, env_steps: int, seeds: int) -> dict[str, Any]:
+    """Returns the settings of PPO on a game, for ``env_steps`` of a member.
+
+    It has as many slots as DreamerV2, and is annealed to the end.
+    """
+    given = _settings("minatar_ppo", game, env_steps, seeds)
+    given["tasks"][0]["slots"] = 16
+    given["training"] |= {"unroll_length": 64, "updates_per_chunk": 1}
+    given["agent"]["hparams"]["decay_updates"] = max(1, env_steps // (16 * 64))
+    return given
+
+
+def _settings(name: str, game: str, env_steps: int, members: int) -> dict[str, Any]:
+    given = loading.read_yaml(CONFIGS / f"{name}.yaml")
+    given["tasks"][0]["env"] = f"gymnax/{game}-MinAtar"
+    given["population"]["size"] = members
+    given["training"]["env_steps"] = env_steps
+    given["evaluation"]["every_updates"] = 0
+    given["logging"] = {"tensorboard": False, "plots": False}
     return given
 
 

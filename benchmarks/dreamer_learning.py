@@ -1,10 +1,12 @@
-"""DreamerV2 on MinAtar's Breakout: returns and what is predicted, from a run of its config.
+"""DreamerV2 on a MinAtar game: returns, PPO's at equal steps, and what is predicted.
 
-    python benchmarks/dreamer_learning.py RUN [--as-it-is] [--out benchmarks/results]
+    python benchmarks/dreamer_learning.py RUN [--game Breakout] [--as-it-is]
 
-RUN is begun or gone on with (configs/dreamer_v2_minatar.yaml), or with ``--as-it-is`` only
-read, however far it has come. Writes dreamer_breakout.json and .png (returns, the mean over
-seeds and their range) and the open-loop pictures dreamer_open_loop.gif and .png.
+RUN is begun or gone on with (configs/dreamer_v2_minatar.yaml on the game), or with
+``--as-it-is`` only read, however far it has come. PPO (configs/minatar_ppo.yaml) runs for as
+many steps and seeds in the folder RUN-ppo. Writes dreamer_GAME.json and .png (returns, the
+mean over seeds and their range) and the open-loop pictures dreamer_open_loop_GAME.gif
+and .png.
 """
 
 from __future__ import annotations
@@ -14,49 +16,70 @@ import pathlib
 from typing import Any
 
 import common
+import dreamer_ablations
 import numpy as np
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.config import loading
-from mtrl_jax.experiments import open_loop
+from mtrl_jax.experiments import open_loop, reading
 
-CONFIG = common.RESULTS.parent.parent / "configs" / "dreamer_v2_minatar.yaml"
+CONFIG = dreamer_ablations.CONFIGS / "dreamer_v2_minatar.yaml"
 ROWS = 8  # of the table
 
 
 def main() -> None:
-    """Trains if asked to, then reads the run's rows and draws its predictions."""
+    """Train if asked to, then read the run's rows and draw its predictions."""
     args = arguments()
     xla.prepare()
     if not args.as_it_is:
-        common.trained(loading.load(CONFIG), args.run)
-    logged = metrics.read_metrics(args.run)
-    ((game, returns),) = logged.returns.items()
-    *_, said = open_loop.draw(
-        args.run, args.out / "dreamer_open_loop.gif", None, open_loop.CONTEXT + 15
-    )
+        task = f"tasks=[{{env: gymnax/{args.game}-MinAtar, slots: 16}}]"
+        common.trained(loading.load(CONFIG, [task]), args.run)
+    log = metrics.read_metrics(args.run)
+    (task,) = reading.load_config(args.run).tasks
+    game = task.env.removeprefix("gymnax/").removesuffix("-MinAtar")
+    film = args.out / f"dreamer_open_loop_{game}.gif"
+    *_, said = open_loop.draw(args.run, film, None, open_loop.CONTEXT + 15)
     print(said)
+    ((_, returns),) = log.returns.items()
+    other = ppo(args.run, game, int(log.env_steps[-1]), returns.shape[1])
+    ((_, others),) = other.returns.items()
     result = {
         "machine": common.environment(),
         "game": game,
-        "wall_s": float(logged.wall_s[-1]),
-        "rows": means(logged.env_steps, returns),
+        "wall_s": float(log.wall_s[-1]),
+        "rows": means(log.env_steps, returns, other.env_steps, others),
         "open_loop": said,
     }
-    print(f"written: {common.write(args.out, 'dreamer_breakout', result)}")
-    with common.figure(args.out / "dreamer_breakout.png", [game]) as (ax,):
-        common.curve(ax, logged.env_steps, returns, "dreamer_v2")
+    print(f"written: {common.write(args.out, f'dreamer_{game}', result)}")
+    with common.figure(args.out / f"dreamer_{game}.png", [game]) as (ax,):
+        common.curve(ax, log.env_steps, returns, "DreamerV2")
+        common.curve(ax, other.env_steps, others, "PPO")
         ax.set(xlabel="environment steps of a member", ylabel="return")
+        ax.legend()
 
 
-def means(steps: np.ndarray, returns: np.ndarray) -> list[dict[str, Any]]:
-    """Returns the mean return of each seed, ``returns`` [N, P], in parts of the run."""
-    rows = []
+def ppo(run: pathlib.Path, game: str, env_steps: int, seeds: int) -> Any:
+    """Returns what PPO's run beside ``run`` logged, which is begun if need be."""
+    folder = run.with_name(f"{run.name}-ppo")
+    given = dreamer_ablations.ppo_settings(game, env_steps, seeds)
+    common.trained(loading.from_dict(given, where="ppo"), folder)
+    return metrics.read_metrics(folder)
+
+
+def means(
+    steps: np.ndarray, returns: np.ndarray, other_steps: np.ndarray, others: np.ndarray
+) -> list[dict[str, Any]]:
+    """Returns the mean return of each seed, [N, P], in parts of the run; PPO's too."""
+    rows, start = [], 0
     for part in np.array_split(np.arange(len(steps)), ROWS):
+        end = int(steps[part[-1]])
         own = np.nanmean(returns[part], axis=0)
-        row = {"to": int(steps[part[-1]]), "returns": [float(x) for x in own]}
-        print(f"{row['to']:>9} steps: {own.mean():6.2f}   {np.round(own, 2)}")
+        within = (other_steps > start) & (other_steps <= end)
+        other = np.nanmean(others[within], axis=0)
+        row = {"to": end, "returns": own.tolist(), "ppo": other.tolist()}
+        print(f"{end:>9} steps: {own.mean():6.2f}   {np.round(own, 2)}   PPO {other}")
         rows.append(row)
+        start = end
     return rows
 
 
@@ -64,6 +87,7 @@ def arguments() -> argparse.Namespace:
     """Returns the parsed arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=pathlib.Path, help="the folder of the run")
+    parser.add_argument("--game", default="Breakout", help="of a run that is begun")
     parser.add_argument("--as-it-is", action="store_true", help="train nothing")
     parser.add_argument("--out", type=pathlib.Path, default=common.RESULTS)
     return parser.parse_args()

@@ -16,6 +16,7 @@ from typing import Any
 import gymnax
 import jax
 from rejax import DQN, PPO
+from rejax.buffers import ReplayBuffer
 from rejax.evaluate import evaluate
 
 PACKAGES = ("rejax", "gymnax", "jax", "jaxlib", "flax", "optax", "distrax")
@@ -72,6 +73,8 @@ def ppo(settings: dict, given: dict) -> PPO:
 
 def dqn(settings: dict, given: dict) -> DQN:
     """Returns its DQN; exploration is as long as in a whole run, not in a turn."""
+    if settings["replacement"]:
+        ReplayBuffer.sample = with_replacement
     return DQN.create(
         agent="DuelingQNetwork",
         agent_kwargs={"activation": "swish"},
@@ -83,6 +86,12 @@ def dqn(settings: dict, given: dict) -> DQN:
         ddqn=True,
         **given,
     )
+
+
+def with_replacement(buffer: ReplayBuffer, num: int, rng) -> Any:
+    """Returns ``num`` of what it stores, each drawn for itself."""
+    place = jax.random.randint(rng, (num,), 0, buffer.num_entries)
+    return jax.tree.map(lambda x: x[place], buffer.data)
 
 
 def compiled(algo: Any, state):

@@ -1,6 +1,6 @@
 """Return-conditioned and prompted policies beside Algorithm Distillation, in dark rooms.
 
-    return_control   told a return of several, on three goals; MGDT tilted by several κ
+    return_control   asked for a return of several, on three goals; MGDT tilted by several κ
     unseen           100 episodes on goals never trained on: who gets better by trying
     credit           a key, then a door, from random episodes alone
     prompt           Gato and AD shown demonstrations of several levels
@@ -215,16 +215,16 @@ def _control(rows: list[Row]) -> dict[str, float]:
     for goal in dict.fromkeys(row["goal"] for row in rows):
         own = [row for row in rows if row["goal"] == goal]
         by = {row["arm"]: row["mean"] for row in own if row["arm"] != "dt"}
-        told = {row["asked"]: row["mean"] for row in own if row["arm"] == "dt"}
+        returns = {row["asked"]: row["mean"] for row in own if row["arm"] == "dt"}
         best = own[0]["optimal_score"]
-        asked = np.asarray([x for x in told if x <= min(16, best)])
-        got = np.asarray([told[x] for x in asked])
+        asked = np.asarray([x for x in returns if x <= min(16, best)])
+        got = np.asarray([returns[x] for x in asked])
         note("correlation", np.corrcoef(asked, got)[0, 1])
         note("error", np.abs(asked - got).mean())
-        note("share_of_optimum", told[best] / best)
-        note("over_bc", told[best] / by["bc"])
-        note("unreachable_over_optimum", told[20.0] / told[best])
-        note("mgdt_10_over_dt", by["mgdt_10"] / told[best])
+        note("share_of_optimum", returns[best] / best)
+        note("over_bc", returns[best] / by["bc"])
+        note("unreachable_over_optimum", returns[20.0] / returns[best])
+        note("mgdt_10_over_dt", by["mgdt_10"] / returns[best])
         note("mgdt_10_over_0", by["mgdt_10"] / by["mgdt_0"])
     return {name: float(np.mean(values)) for name, values in found.items()}
 

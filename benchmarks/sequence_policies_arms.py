@@ -1,7 +1,7 @@
 """The stages of benchmarks/sequence_policies.py, as plain settings, and what to read.
 
-Of each experiment one population is trained on the same histories: members that are told
-of returns, and say them, and members that are not, of each kind one a seed. Told a target
+Of each experiment one population is trained on the same histories: members that read
+returns, and say them, and members that do not, of each kind one a seed. Given a target
 the first are Decision Transformers (DT), inferring an expert's return Multi-Game DTs (MGDT);
 the others clone (BC). Gato is trained on demonstrators of constant noise, whose returns do
 not change; shown the same demonstrations, Algorithm Distillation (AD) is trained on learners.
@@ -54,7 +54,10 @@ def return_control() -> Experiment:
         tasks = [{"env": "dark/room", "options": {"goal": goal}}]
         best = 21.0 - max(1, abs(goal[0] - 4) + abs(goal[1] - 4))
         own = {**model, "name": f"model_{tag}", "data": f"source_{tag}"}
-        stages += [source | {"name": f"source_{tag}", "tasks": tasks}, told(own)]
+        stages += [
+            source | {"name": f"source_{tag}", "tasks": tasks},
+            with_returns(own),
+        ]
         for asked in dict.fromkeys((*TARGETS, best)):
             name = f"dt_{tag}_{asked:g}"
             stages.append(evaluated(name, own, tasks, 20, 16, {"target": asked}))
@@ -72,7 +75,7 @@ def unseen() -> Experiment:
     source = config_stages("algorithm_distillation_dark_room")[0]
     source = source | {"population": {"size": 650}}
     model = config_stages("decision_transformer_dark_room")[1]
-    own = told({**model, "name": "model", "data": "source"})
+    own = with_returns({**model, "name": "model", "data": "source"})
     tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
     tested = [
         evaluated("dt", own, tasks, 100, 4, {"target": 16.0}),
@@ -146,7 +149,7 @@ def credit() -> Experiment:
         own["agent"]["hparams"] = own["agent"]["hparams"] | {"decay_updates": 1_500}
         own["training"] = own["training"] | {"unroll_length": 50, "updates": 1_500}
         # The third clones the best 2 % of the episodes, of which most are successes.
-        own = told(own, {"rank_from": [0.0, 0.0, 0.98]}, kinds=3)
+        own = with_returns(own, {"rank_from": [0.0, 0.0, 0.98]}, kinds=3)
         name = f"dt_{tag}"
         # One slot: of several only the mean return is known, and not who got the door.
         stages += [source, own, evaluated(name, own, tasks, 400, 1, {"target": 2.0})]
@@ -197,8 +200,8 @@ def only(
     return Experiment(stages, arms)
 
 
-def told(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
-    """Returns an offline stage whose first kind is told of returns, the others not."""
+def with_returns(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
+    """Returns an offline stage whose first kind reads returns, the others not."""
     agent = dict(model["agent"])
     agent["config"] = agent["config"] | {"infers": True}
     agent["hparams"] = agent["hparams"] | {"return_cost": 1.0}

@@ -13,17 +13,24 @@ import sequence_policies_large as large
 
 GOALS = 16
 HISTORIES = (10, 3, 1)  # of each goal
-# Kind -> what is dealt: costs of imitation, TD, CQL and the expectile, m at an
-# episode's end.
+# Kind -> what is dealt: costs of imitation, TD, CQL, the expectile and imitation by
+# advantage, m at an episode's end.
 _VALUES = {
-    "ad": (1.0, 0.0, 0.0, 0.0, 0.0),
-    "dqn": (0.0, 1.0, 0.0, 0.0, 0.0),
-    "dqn_beyond": (0.0, 1.0, 0.0, 0.0, 1.0),
-    "cql": (0.0, 1.0, 0.1, 0.0, 0.0),
-    "cql_beyond": (0.0, 1.0, 0.1, 0.0, 1.0),
-    "iql": (0.0, 1.0, 0.0, 1.0, 0.0),
+    "ad": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "dqn": (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+    "dqn_beyond": (0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    "cql": (0.0, 1.0, 0.1, 0.0, 0.0, 0.0),
+    "cql_beyond": (0.0, 1.0, 0.1, 0.0, 0.0, 1.0),
+    "iql": (0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
+    "iql_policy": (0.0, 1.0, 0.0, 1.0, 1.0, 0.0),
 }
-_COSTS = ("action_cost", "td_cost", "cql_cost", "expectile_cost", "beyond")
+_COSTS = (
+    *("action_cost", "td_cost", "cql_cost", "expectile_cost", "advantage_cost"),
+    "beyond",
+)
+# At this temperature values are drawn by as well: who takes the best of them alone finds
+# a goal where it lies on its one way, and no other.
+_SOFT = 0.1
 _TASKS = [{"env": "dark/room", "options": {"tasks": "test"}}]
 
 
@@ -72,14 +79,25 @@ def q_objective() -> arms.Experiment:
         own["keep"] = keep
         costs = dict(zip(_COSTS, _columns()))
         # Imitation draws its actions, values are acted by as they are.
-        by_value = [float(x == 0.0) for x in costs["action_cost"]]
-        acting = {"by_value": by_value, "temperature": costs["action_cost"]}
+        imitates = map(max, costs["action_cost"], costs["advantage_cost"])
+        temperature = [float(x > 0) for x in imitates]
+        by_value = [1.0 - x for x in temperature]
+        acting = {"by_value": by_value, "temperature": temperature}
         own["population"] = arms.dealt(len(_VALUES), costs | acting)
-        tested = arms.evaluated(f"room_{tag}", own, _TASKS, 100, 4, {})
-        stages += [own, tested]
+        tested, drawn = (
+            arms.evaluated(name, own, _TASKS, 100, 4, hp)
+            for name, hp in (
+                (f"room_{tag}", {}),
+                (f"soft_{tag}", {"temperature": _SOFT}),
+            )
+        )
+        stages += [own, tested, drawn]
+        members = {k: arms.of_kind(i, len(_VALUES)) for i, k in enumerate(_VALUES)}
+        found += [arms.Arm(k, tested["name"], x, tag) for k, x in members.items()]
         found += [
-            arms.Arm(kind, tested["name"], arms.of_kind(i, len(_VALUES)), tag)
-            for i, kind in enumerate(_VALUES)
+            arms.Arm(f"{kind}_soft", drawn["name"], members[kind], tag)
+            for kind, is_acted_by in zip(_VALUES, by_value)
+            if is_acted_by
         ]
     return arms.Experiment(stages, found)
 

@@ -25,7 +25,7 @@ TASKS = {"many": 10_000, "few": 64}  # to train on, with as many histories each
 HISTORIES = 10_000
 EPISODES = 30  # of a history, over 27 of which the noise falls
 TESTED = 64
-# Game -> the highest return that is told apart.
+# Game -> the highest return with a bin of its own.
 GAMES = {"Breakout": 40.0, "Asterix": 15.0, "Freeway": 64.0, "SpaceInvaders": 200.0}
 DEFAULT_GAMES = ("Breakout",)
 LEARNERS, STEPS = 2, 3_000_000  # of each game; steps of a learner
@@ -87,7 +87,9 @@ def minatar() -> arms.Experiment:
             "checkpoint": {"every_updates": 100, "keep": 1},
             "logging": arms.QUIET,
         }
-        own = arms.told(_model(game, highest), {"rank_from": [0.0, 0.0, 0.9]}, kinds=3)
+        own = arms.with_returns(
+            _model(game, highest), {"rank_from": [0.0, 0.0, 0.9]}, kinds=3
+        )
         stages += [source, own]
         for kappa in (0.0, 10.0):
             name, hp = f"{game}_{kappa:g}", {"inferred": 1.0, "kappa": kappa}

@@ -12,16 +12,27 @@ Row = dict[str, Any]
 
 
 def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
-    """Draw what was got by what was asked for or shown, by arm, or by episode."""
+    """Draw what was got by what was asked for or shown, by arm, or by episode.
+
+    By episode each goal has a panel, where there are several.
+    """
     title, plot = {
         "return_control": ("return by the return asked for", _by_asked),
         "prompt": ("return by the return shown", _by_shown),
         "credit": ("doors opened after random episodes of the same task", _by_success),
         "minatar": ("return after histories of PPO on the same game", _by_return),
     }.get(experiment, ("return on goals never trained on", _by_episode))
-    with common.figure(path, [title], (7, 5)) as (ax,):
-        plot(ax, rows)
-        ax.legend()
+    panels = {title: rows}
+    goals = list(dict.fromkeys(row["goal"] for row in rows))
+    if plot is _by_episode and "" not in goals:
+        panels = {
+            f"{title}: {goal}": [row for row in rows if row["goal"] == goal]
+            for goal in goals
+        }
+    with common.figure(path, list(panels), (7, 5)) as axes:
+        for ax, own in zip(axes, panels.values()):
+            plot(ax, own)
+            ax.legend(fontsize="small")
 
 
 def _by_asked(ax: Any, rows: list[Row]) -> None:
@@ -74,7 +85,7 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
 def _by_episode(ax: Any, rows: list[Row]) -> None:
     for row in rows:
         episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
-        (line,) = ax.plot(episode, row["curve"], label=f"{row['arm']} {row['goal']}")
+        (line,) = ax.plot(episode, row["curve"], label=row["arm"])
         if row["prompt"]:
             shown = range(1, row["prompt"] + 1)
             ax.plot(shown, [row["demo"]] * len(shown), "o", color=line.get_color())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from table_cells import NONE, Rows, load, number, quantity
 
 
-def breakout() -> Rows:
-    """Returns the return of each part of the run, the mean over seeds and each seed's."""
-    rows: Rows = [["to step", "return, mean", "seeds"]]
-    for row in load("dreamer_breakout")["rows"]:
-        own = row["returns"]
-        mean = number(sum(own) / len(own))
-        rows.append([quantity(row["to"]), mean, ", ".join(number(x) for x in own)])
+def learning(game: str) -> Rows:
+    """Returns the return of each part of a run, the mean over seeds and each seed's."""
+    rows: Rows = [["to step", "DreamerV2", "seeds", "PPO", "seeds"]]
+    for row in load(f"dreamer_{game}")["rows"]:
+        cells = [quantity(row["to"])]
+        for own in (row["returns"], row["ppo"]):
+            cells += [number(sum(own) / len(own)), ", ".join(number(x) for x in own)]
+        rows.append(cells)
     return rows
 
 
@@ -79,7 +81,7 @@ def ablations() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_ablations": ablations,
-    "dreamer_breakout": breakout,
+    "dreamer_Breakout": functools.partial(learning, "Breakout"),
     "dreamer_flops": operations,
     "dreamer_peers": peers,
 }

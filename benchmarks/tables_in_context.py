@@ -47,8 +47,14 @@ _BANDITS = {
     "ad": "AD",
     "dpt": "DPT (labelled with the best arm, of random pulls)",
     "ed": "ED (the last ten pulls)",
+    "ed_steady": "ED (of demonstrators with 20 % noise throughout)",
     "ucb1": "UCB1, the source",
     "thompson": "Thompson sampling",
+}
+_DOORS = {
+    "ad": "AD",
+    "ed": "ED",
+    "ed_steady": "ED (of demonstrators with 20 % noise throughout)",
 }
 _EPISODES = (1, 3, 10, 20, 30, 50)
 _TRIAL = (1, 3, 5, 10, 20, 50)
@@ -107,7 +113,10 @@ def bandit() -> Rows:
     """Returns the table of bandits: return of 100 pulls."""
     rows = load("algorithm_distillation_bandit")["arms"]
     made: Rows = [["arm", "odd [95 %]", "of UCB1", "even [95 %]", "of UCB1"]]
+    run = {row["arm"] for row in rows}
     for arm, label in _BANDITS.items():
+        if arm not in run:
+            continue
         cells = []
         for task in ("bandit/odd", "bandit/even"):
             row = find(rows, arm=arm, task=task)
@@ -123,7 +132,7 @@ def key_to_door() -> Rows:
     for row in load("algorithm_distillation_key_to_door")["arms"]:
         returns = dict(zip(row["episode"], row["mean"]))
         cells = [ratio(returns[n]) for n in _EPISODES]
-        made.append([row["arm"].upper(), *cells, _last(row)])
+        made.append([_DOORS[row["arm"]], *cells, _last(row)])
     return made
 
 
@@ -186,21 +195,27 @@ def return_control() -> Rows:
 
 
 def prompted() -> Rows:
-    """Returns the table of what Gato plays by what it was shown, on new and known goals."""
+    """Returns the table of what is played by what was shown, on new and known goals."""
     rows = load("sequence_policies_prompt")["arms"]
     head = [
         "noise of the demonstrator",
         "shown",
-        "new goals [95 %]",
+        "Gato, new goals [95 %]",
         "first four, last four",
+        "AD, new goals: first four, last four",
     ]
-    made: Rows = [[*head, "shown", "known goals [95 %]"]]
-    for row in (row for row in rows if not row["goal"]):
+    made: Rows = [[*head, "shown", "Gato, known goals [95 %]"]]
+    distilled = {row["asked"]: row for row in rows if row["arm"] == "ad"}
+    for row in (row for row in rows if row["arm"] == "gato" and not row["goal"]):
         known = find(rows, goal="known", asked=row["asked"])
-        both = f"{ratio(row['first'])}, {ratio(row['last'])}"
-        cells = [f"{row['asked']:.1f}", number(row["demo"]), _spread(row), both]
+        both = [_both(x) for x in (row, distilled.get(row["asked"]))]
+        cells = [f"{row['asked']:.1f}", number(row["demo"]), _spread(row), *both]
         made.append([*cells, number(known["demo"]), _spread(known)])
     return made
+
+
+def _both(row: Any) -> str:
+    return f"{ratio(row['first'])}, {ratio(row['last'])}" if row else NONE
 
 
 def credit() -> Rows:

@@ -6,6 +6,8 @@ from typing import Any
 
 from table_cells import NONE, Rows, find, has, interval, load, number, quantity, ratio
 
+from mtrl_jax.metrics import estimates
+
 _PEERS = {
     "rejax": "rejax",
     "mtrl": "mtrl_jax",
@@ -37,7 +39,8 @@ def peers_dqn() -> Rows:
 
 def _beside(name: str) -> Rows:
     """Returns the table of one of the results of peers.py; one without says so."""
-    header = ["slots", "P", "", "env steps/s", "ratio", "CPU s per M steps", "return"]
+    columns = ["env steps/s", "ratio", "CPU s per M steps", "IQM return"]
+    header = ["slots", "P", "", *columns]
     if not has(name):
         return [header, [NONE, NONE, "not run", *[NONE] * 4]]
     return [header] + [
@@ -48,7 +51,7 @@ def _beside(name: str) -> Rows:
             quantity(row["steps/s"]),
             ratio(row.get("ratio", 1.0)),
             number(row["cpu s/M"]),
-            f"{row['return']:.0f} after {row['after'] / 1e6:.1f} M",
+            f"{estimates.iqm(row['returns']):.0f} after {row['after'] / 1e6:.1f} M",
         ]
         for row in load(name)["rows"]
     ]

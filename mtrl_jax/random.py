@@ -19,7 +19,7 @@ UPDATE = 3
 EVALUATE = 4
 PBT = 5
 SEARCH = 6
-CURRICULUM = 7
+# 7 was of curricula, which draw nothing.
 DATA = 8
 PROMPT = 9
 REPLAY = 10

@@ -50,16 +50,6 @@ def slice_axis(tree: Tree, start: int, stop: int, axis: int) -> Tree:
     return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis), tree)
 
 
-def pad_to(x: Array, shape: Sequence[int], axes: int) -> Array:
-    """Returns ``x`` zero-padded at the end of its trailing axes to ``shape``.
-
-    The first ``axes`` axes are left alone; ``shape`` gives the sizes of the others.
-    """
-    trailing = x.shape[axes:]
-    widths = [(0, 0)] * axes + [(0, n - m) for n, m in zip(shape, trailing)]
-    return jnp.pad(x, widths)
-
-
 def shard(tree: Tree, axis: int = 0) -> Tree:
     """Returns the tree, its values as they were, ``axis`` split over a member's devices.
 

@@ -1,7 +1,9 @@
 """Who may import whom, and what importing the package costs."""
 
 import ast
+import collections
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -94,6 +96,34 @@ def test_no_two_modules_have_one_name():
         if name != "__init__":
             named.setdefault(name, []).append(module)
     assert {name: files for name, files in named.items() if len(files) > 1} == {}
+
+
+def defined(path):
+    """Yields the names that a file of the package defines at its top."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            registered = any(isinstance(x, ast.Call) for x in node.decorator_list)
+            yield from [] if registered else [node.name]
+        elif isinstance(node, ast.Assign):
+            yield from (x.id for x in node.targets if isinstance(x, ast.Name))
+
+
+def test_nothing_waits_for_a_caller():
+    """What a file defines is read there, elsewhere, or named on a page."""
+    top, patterns = ROOT.parent, ("README.md", ".github/*.md", "configs/*.md")
+    pages = [page for each in patterns for page in top.glob(each)]
+    benchmarks = (top / "benchmarks").rglob("*.[mp][dy]")
+    files = [*ROOT.rglob("*.py"), *pages, *benchmarks]
+    counted: collections.Counter[str] = collections.Counter()
+    for path in files:
+        counted.update(re.findall(r"\w+", path.read_text()))
+    once = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for name in defined(path)
+        if counted[name] == 1 and not name.startswith("__")
+    ]
+    assert not once, "nothing but tests reaches these"
 
 
 def test_nothing_in_the_package_imports_tests_or_benchmarks():

@@ -164,6 +164,14 @@ def test_every_file_named_is_there():
     assert named and not missing
 
 
+def test_a_setting_walks_through_ten_files_at_most():
+    """Those of the table on contributing are there."""
+    _, _, after = text(CONTRIBUTING).partition("## The way of a setting\n")
+    walk = re.findall(r"^\| `(.+?)` \|", after.partition("\n## ")[0], re.MULTILINE)
+    assert 5 < len(walk) <= 10
+    assert not [file for file in walk if not (ROOT / "mtrl_jax" / file).exists()]
+
+
 def test_every_config_is_named():
     """Each config has its row on the page on configs."""
     files, _, _ = text(CONFIGS).partition("## Settings of a run")

@@ -68,7 +68,7 @@ def test_tags_keep_the_numbers_that_saved_runs_were_made_with():
     """Changing one would silently give a resumed run other random numbers."""
     numbers = {
         "INIT": 0, "ENV": 1, "ACT": 2, "UPDATE": 3,
-        "EVALUATE": 4, "PBT": 5, "SEARCH": 6, "CURRICULUM": 7,
+        "EVALUATE": 4, "PBT": 5, "SEARCH": 6,
         "DATA": 8, "PROMPT": 9, "REPLAY": 10,
     }  # fmt: skip
     # All that there are: a new one is protected from its first run on.
@@ -124,15 +124,6 @@ def test_take_concatenate_stack_and_slice_work_on_every_leaf(pair):
     np.testing.assert_array_equal(
         tree.slice_axis(x["a"], 1, 3, axis=1), [[1, 2], [4, 5]]
     )
-
-
-def test_pad_to_adds_zeros_at_the_end_of_trailing_axes():
-    """Leading axes stay; what was there stays where it was."""
-    out = tree.pad_to(jnp.ones((2, 1, 3), jnp.uint8), (2, 5), axes=1)
-    assert out.shape == (2, 2, 5) and out.dtype == jnp.uint8
-    expected = np.zeros((2, 2, 5))
-    expected[:, :1, :3] = 1
-    np.testing.assert_array_equal(out, expected)
 
 
 def test_copy_gives_every_leaf_a_buffer_of_its_own():

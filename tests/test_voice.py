@@ -8,8 +8,12 @@ import tokenize
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "mtrl_jax"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "mtrl_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+PROSE = [ROOT / "README.md", *ROOT.glob(".github/*.md"), *ROOT.glob("configs/*.*")]
+PROSE += [ROOT / "benchmarks" / "README.md", *ROOT.glob("benchmarks/results/*.md")]
 # Arrays, schedules and agents are no people.
 BANNED = re.compile(
     r"(?<![A-Za-z])(told|hears?|heard|listen(s|ed)?|whoever|dear)(?![A-Za-z])",
@@ -17,6 +21,8 @@ BANNED = re.compile(
 )
 # Of a checkpoint's file, and of nothing else.
 PIECES = re.compile(r"(?<![A-Za-z])pieces?(?![A-Za-z])", re.IGNORECASE)
+# Of a procedure that returns something, too.
+VERB = re.compile(r"(Writes|Draws|Makes|Reads|Runs|Sets|Saves|Adds|Trains|Does|Prints)")
 
 
 def words(source):
@@ -59,6 +65,14 @@ def test_names_and_docstrings_are_in_the_words_of_the_field():
             for rule in rules
             if rule.search(text)
         ]
+    for path in SCRIPTS:
+        lines = words(path.read_text(encoding="utf-8"))
+        found += [
+            f"{path.name}:{n}: {text}" for n, text in lines if BANNED.search(text)
+        ]
+    for path in PROSE:
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        found += [f"{path.name}:{n}" for n, line in lines if BANNED.search(line)]
     assert not found
 
 
@@ -72,8 +86,8 @@ def test_first_lines_say_what_a_function_is():
             if re.match(r"Returns (nothing|after|once)\b", first):
                 wrong.append(where)
             if not gives_nothing(function):
-                continue
-            if verb == "Raises":
+                wrong += [where] if VERB.fullmatch(verb) else []
+            elif verb == "Raises":
                 wrong += [] if "unless" in first else [where]
             elif verb.endswith("s") and verb not in ("Pass", "Discuss"):
                 wrong.append(where)

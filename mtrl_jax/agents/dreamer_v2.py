@@ -94,8 +94,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     Raises:
       ValueError: an unknown option, sizes below 1, an image that the encoder cannot take,
-        a replay beyond the machine's memory, REINFORCE alone for Box actions; at trace
-        time, sequences longer than the replay keeps, or no gradient step an update.
+        REINFORCE alone for Box actions; at trace time, sequences longer than the replay
+        keeps, or no gradient step an update.
     """
     parts = _parts(spec, config)
     model, actor, critic = parts.model, parts.actor, parts.critic

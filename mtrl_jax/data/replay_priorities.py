@@ -91,11 +91,6 @@ def draw(p: Priorities, key: Key, count: int) -> Found:
     return Found(place, priority, priority > 0)
 
 
-def total(p: Priorities) -> Array:
-    """Returns Σ p, ``[]``."""
-    return jnp.sum(p.levels[-1])
-
-
 def _summed(levels: tuple[Array, ...], place: Array) -> tuple[Array, ...]:
     """Returns the levels with the sums over ``place`` [M] computed anew."""
     made = [levels[0]]

@@ -119,12 +119,6 @@ def restart_episodes(stats: EpisodeStats) -> EpisodeStats:
     )
 
 
-def recent_valid(stats: EpisodeStats) -> Array:
-    """Returns which entries of ``recent`` are returns, bool ``[P, B, W]``."""
-    window = stats.recent.shape[-1]
-    return jnp.arange(window)[None, None] < stats.recent_count[..., None]
-
-
 def balanced(stats: EpisodeStats, task: Array, tasks: int) -> Array:
     """Returns the entries of ``recent`` that a member may be judged by, ``[P, B, W]``.
 

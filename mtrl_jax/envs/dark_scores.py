@@ -36,16 +36,6 @@ def returns(room: dark_rooms.Room, goals: np.ndarray) -> tuple[np.ndarray, np.nd
     return chance[index], best[index]
 
 
-def optimal_lengths(room: dark_rooms.Room, goals: np.ndarray) -> np.ndarray:
-    """Returns the steps of the shortest way through all goals, [N], mean over starts."""
-    distance = _distance(room.size)
-    cells = goals[..., 0] * room.size + goals[..., 1]
-    length = (distance @ _start(room))[cells[:, 0]]
-    for k in range(1, room.goals):
-        length = length + distance[cells[:, k], cells[:, k - 1]]
-    return length
-
-
 @functools.cache
 def _tables(room: dark_rooms.Room) -> tuple[np.ndarray, np.ndarray]:
     """Returns the returns (random, optimal) of all tasks, indexed by cells [S] * G."""

@@ -81,12 +81,6 @@ def normalised(score: float, task: types.TaskSpec) -> float:
     return (score - task.random_score) / (task.reference_score - task.random_score)
 
 
-def capped(score: float, task: types.TaskSpec) -> float:
-    """Returns the normalised score, at most 1: no task makes up for another."""
-    value = normalised(score, task)
-    return value - (value > 1) * (value - 1)
-
-
 def measure_random(env: types.Env, seed: int = 0) -> float:
     """Returns the mean return of the uniform policy, one episode per slot.
 

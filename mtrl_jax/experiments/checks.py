@@ -84,14 +84,24 @@ def check_learns_from_rollouts(
     )
 
 
-def check_starts(config: Any, updates: int) -> None:
-    """Raises ConfigError unless a run of ``updates`` goes on until its agent learns."""
-    starts = getattr(agent_settings.config(config), "learning_starts", 0)
-    if starts >= updates:
-        raise errors.ConfigError(
-            f"agent.config.learning_starts={starts}: the run has {updates} updates and "
-            f"would learn nothing; give at most {updates - 1}, or more training.env_steps"
-        )
+def check_starts(config: Any, updates: int, steps: int) -> None:
+    """Raises ConfigError unless a run goes on until its agent learns.
+
+    It has so many ``updates`` of so many ``steps`` of a member; agents wait for updates
+    (``learning_starts``) or for steps (``replay.prefill``).
+    """
+    own = agent_settings.config(config)
+    prefill = getattr(getattr(own, "replay", None), "prefill", 0)
+    for name, waits, most in (
+        ("learning_starts", getattr(own, "learning_starts", 0), updates - 1),
+        ("replay.prefill", prefill, (updates - 1) * steps),
+    ):
+        if waits > most:
+            raise errors.ConfigError(
+                f"agent.config.{name}={waits}: the run has {updates} updates of {steps} "
+                f"steps and would learn nothing; give at most {most}, or more "
+                "training.env_steps"
+            )
 
 
 def check_rounds(config: Any) -> None:

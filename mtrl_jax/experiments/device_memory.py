@@ -39,7 +39,7 @@ def check(
     """Raises ConfigError unless learners, replays and rollouts fit the devices.
 
     The largest ``population.size`` that fits is named, and where there is a replay the
-    largest ``agent.config.capacity``. Nothing is allocated or compiled.
+    largest capacity of the agent's config. Nothing is allocated or compiled.
     """
     members = config.population.size
     learner, rollout = traced.learner_bytes, traced.rollout_bytes
@@ -48,11 +48,14 @@ def check(
     if each * members <= have:
         return
     si = progress.si
-    capacity = getattr(agent_settings.config(config), "capacity", None)
+    own, name = agent_settings.config(config), "agent.config.capacity"
+    if hasattr(own, "replay"):
+        own, name = own.replay, "agent.config.replay.capacity"
+    capacity = getattr(own, "capacity", None)
     fits = [f"a population.size of at most {int(have / each)}"] if have >= each else []
     field = f"population.size={members}"
     if memory and capacity is not None:
-        field = f"agent.config.capacity={capacity}"
+        field = f"{name}={capacity}"
         left = have / members - learner - rollout
         # Bytes are proportional to it, up to the sums of priorities.
         most = int(capacity * left / memory) // slots * slots

@@ -65,7 +65,7 @@ def make_program(
         _check_agent(config, agent, spec, batch[1], place)
     length = run_length(config, batch[1])
     if not getattr(config, "of", None):
-        checks.check_starts(config, length.updates)
+        checks.check_starts(config, length.updates, length.steps)
     choice = config.population.fitness
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)

@@ -36,7 +36,7 @@ REPORTED = 15  # steps ahead that the line tells the error of
 def draw(
     folder: pathlib.Path, out: pathlib.Path, member: int | None, steps: int
 ) -> list[str]:
-    """Writes a film to ``out`` and a contact sheet beside it; returns lines to print.
+    """Draw a film to ``out`` and a contact sheet beside it; return lines to print.
 
     ``member`` is the best of the summary by default; ``steps`` as many at most, of which
     ``CONTEXT`` are seen.

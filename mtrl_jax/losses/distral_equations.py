@@ -59,16 +59,3 @@ def regulariser(
     probs = jnp.exp(log_policy)
     inside = jnp.where(probs > 0, alpha * prior_log_policy - log_policy, 0.0)
     return jnp.sum(probs * inside, axis=-1) / beta
-
-
-def distillation_loss(
-    log_policy: Array, prior_log_policy: Array, alpha: Scalar, beta: Scalar
-) -> Array:
-    """Returns −(α/β) Σ_a π_i(a) log π_0(a), ``[...]``, with gradients by π_0 alone.
-
-    Over states and tasks visited alike it is least at π_0 = mean_i π_i: maximum
-    likelihood of π_0 on the actions of the task policies, KL(π_i‖π_0) up to a constant.
-    """
-    probs = jax.lax.stop_gradient(jnp.exp(log_policy))
-    log_prob = jnp.where(probs > 0, prior_log_policy, 0.0)
-    return -alpha / beta * jnp.sum(probs * log_prob, axis=-1)

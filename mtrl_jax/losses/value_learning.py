@@ -68,6 +68,11 @@ def huber(error: Array) -> Array:
     return optax.huber_loss(error)
 
 
+def squared(error: Array) -> Array:
+    """Returns ½ x²: the gradient is x, however large."""
+    return 0.5 * jnp.square(error)
+
+
 def support(v_min: Scalar, v_max: Scalar, atoms: int) -> Array:
     """Returns ``[atoms]`` values, evenly spaced from v_min to v_max."""
     return v_min + (v_max - v_min) * jnp.linspace(0.0, 1.0, atoms)

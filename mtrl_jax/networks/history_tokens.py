@@ -72,33 +72,6 @@ class Steps(NamedTuple):
     prompt: Array | None = None  # [T, B] bool, before all others, and seen by all
 
 
-def from_transitions(
-    obs: Tree, action: Array, reward: Array, done: Array, live: Array | None = None
-) -> Steps:
-    """Returns the Steps [T, B] of transitions (o_t, a_t, r_t, done_t), each [T, B].
-
-    Nothing is before the first. A window from the middle of a history that is to know
-    the action before its first step: build it one step longer and drop that step,
-    ``tree.slice_axis(steps, 1, T, axis=0)``.
-    """
-    chex.assert_rank([reward, done], 2)
-    chex.assert_equal_shape_prefix([reward, done, action, *jax.tree.leaves(obs)], 2)
-
-    def before(x):
-        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-
-    known = jnp.ones(reward.shape, bool) if live is None else live
-    return Steps(
-        obs,
-        before(action),
-        before(reward),
-        before(done),
-        before(known),
-        live,
-        jax.tree.map(before, obs),
-    )
-
-
 def dummy(
     obs: dict[str, jax.ShapeDtypeStruct], space: types.ActionSpace, encoding: str
 ) -> Steps:

@@ -113,8 +113,3 @@ def mlp(
 def like(x: Array, other: Array) -> Array:
     """Returns ``x`` [N] with the rank of ``other`` [..., N]."""
     return x.reshape((1,) * (other.ndim - 1) + (-1,))
-
-
-def count(params: Tree) -> int:
-    """Returns the number of parameters."""
-    return sum(x.size for x in jax.tree.leaves(params))

@@ -16,7 +16,7 @@ from mtrl_jax.agents.common import (
     model_learning,
     sequences,
 )
-from mtrl_jax.networks import heads, layers
+from mtrl_jax.networks import heads
 
 KEY = jax.random.key(5)
 SLOW = {"slow_critic_period": 3, "horizon": 4}
@@ -51,8 +51,8 @@ def observed(agent, rollout, key, hp):
 
 
 @pytest.mark.parametrize("still", ["model", "actor", "critic"])
-def test_each_loss_trains_its_own_parameters_alone(still, kit):
-    """Changing one part's target leaves the gradients of the others: by rates of 0."""
+def test_a_rate_of_0_holds_its_part_alone(still, kit):
+    """Each of the three optimisers has its own parameters."""
     _, learner, rollout, hp, update = made(kit)
     moving = {"model": "model_lr", "actor": "actor_lr", "critic": "critic_lr"}
     rates = {rate: 0.0 if part == still else 1e-3 for part, rate in moving.items()}
@@ -67,20 +67,73 @@ def test_each_loss_trains_its_own_parameters_alone(still, kit):
         assert any(changed) == (part != still), part
 
 
-def test_actor_and_critic_send_nothing_into_the_model(kit):
-    """The model's step is the same whatever actor and critic are, bit for bit."""
+def test_each_loss_trains_its_own_parameters_alone(kit):
+    """A part's step is the same, bit for bit, whatever must not reach it is.
+
+    The model's step whatever actor and critic are; the actor's whatever the critic is,
+    for only the slow copy counts; the critic's whatever the actor is paid for. Both
+    gradients of the actor are there.
+    """
     _, learner, rollout, hp, update = made(kit)
-    other = {
-        part: jax.tree.map(lambda x: -2.0 * x, learner.params[part])
-        for part in ("actor", "critic")
-    }
-    # Of a norm that clips nothing: norms are each group's own in any case.
+    hp = kit.changed(hp, reinforce=0.5)
+    paid = kit.changed(hp, reinforce=0.25, entropy_cost=0.5)
     after, _ = update(learner, rollout, KEY, hp)
-    changed, _ = update(
-        learner._replace(params=learner.params | other), rollout, KEY, hp
-    )
-    for x, y in zip(*(jax.tree.leaves(x.params["model"]) for x in (after, changed))):
-        np.testing.assert_array_equal(x, y)
+    for part, begun, own in (
+        ("model", scaled(learner, "actor", "critic"), hp),
+        ("actor", scaled(learner, "critic"), hp),
+        ("critic", learner, paid),
+    ):
+        changed, _ = update(begun, rollout, KEY, own)
+        assert same(changed.params[part], after.params[part]), part
+        assert not same(changed.params, after.params)
+
+
+def scaled(learner, *parts):
+    """Returns the learner with other parameters of some parts."""
+    other = {
+        part: jax.tree.map(lambda x: -2.0 * x, learner.params[part]) for part in parts
+    }
+    return learner._replace(params=learner.params | other)
+
+
+def same(x, y):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, x, y)))
+
+
+def test_the_prior_learns_from_its_side_of_the_divergence_alone(kit):
+    """KL(q ‖ sg(p)) is all there is with a balance of 0: it moves no prior."""
+    _, learner, rollout, hp, update = made(kit)
+    for balance in (0.0, 1.0):
+        own = kit.changed(hp, kl_balance=balance, weight_decay=0.0)
+        after, _ = update(learner, rollout, KEY, own)
+        for name in ("prior", "prior_out"):
+            before, now = (x.params["model"]["rssm"][name] for x in (learner, after))
+            assert same(before, now) == (balance == 0.0), (balance, name)
+
+
+def test_nothing_is_foreseen_after_an_end(kit):
+    """From a terminal step on only its own reward counts, whatever is predicted."""
+    _, learner, rollout, hp, update = made(kit)
+    slow = jax.tree.map(lambda x: -2.0 * x, learner.stats.slow_critic)
+    other = learner._replace(stats=learner.stats._replace(slow_critic=slow))
+    for discount in (0.0, 1.0):
+        ts = rollout.ts._replace(discount=jnp.full_like(rollout.ts.discount, discount))
+        found, changed = (
+            update(begun, rollout._replace(ts=ts), KEY, hp)[0].params["critic"]
+            for begun in (learner, other)
+        )
+        assert same(found, changed) == (discount == 0.0), discount
+
+
+def test_an_imagined_action_is_judged_at_the_state_it_was_chosen_at(kit):
+    """A policy that is sure has log π(a) = 0 of what it chose, and no loss by REINFORCE."""
+    _, learner, rollout, hp, update = made(kit)
+    actor = learner.params["actor"]
+    sure = actor | {"out": jax.tree.map(lambda x: 1e5 * x, actor["out"])}
+    learner = learner._replace(params=learner.params | {"actor": sure})
+    own = kit.changed(hp, reinforce=1.0, entropy_cost=0.0)
+    _, metrics = update(learner, rollout, KEY, own)
+    assert abs(metrics["actor_loss"]) < 1e-3
 
 
 def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
@@ -100,10 +153,10 @@ def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
         for x, y in zip(jax.tree.leaves(stats.slow_critic), jax.tree.leaves(expected)):
             np.testing.assert_array_equal(x, y)
     half = hp.behaviour._replace(slow_critic_rate=0.5)
-    moved = behaviour_learning.slow_copy(
-        stats._replace(steps=2), critic, half, 3
-    ).slow_critic
-    assert jax.tree.leaves(moved)[0].shape == jax.tree.leaves(critic)[0].shape
+    further = jax.tree.map(lambda x: x + 1.0, stats.slow_critic)
+    moved = behaviour_learning.slow_copy(stats._replace(steps=2), further, half, 3)
+    for x, y in zip(jax.tree.leaves(moved.slow_critic), jax.tree.leaves(further)):
+        np.testing.assert_allclose(x, y - 0.5, 1e-5, 1e-6)
 
 
 def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
@@ -193,7 +246,6 @@ def test_box_actions_pass_the_gradient_of_their_mean():
         return jnp.sum(actor.sample(actor.policy(params, x, mask, 1e-3), KEY)[1])
 
     assert np.asarray(jax.grad(reached)(params)["out"]["kernel"])[:, 0].any()
-    assert layers.count(params) > 0
 
 
 REFUSED = [
@@ -224,17 +276,6 @@ def test_a_replay_that_cannot_be_is_refused(changes, message, kit):
     config = dataclasses.replace(dreaming.SMALL["replay"], **changes)
     with pytest.raises(ValueError, match=message):
         sequences.make(kit.probe("both").spec, config)
-
-
-def test_more_than_the_machines_memory_is_refused_with_what_would_fit(kit):
-    """24 TB a member: 64×64 pixels in colour, one byte each."""
-    image = jax.ShapeDtypeStruct((64, 64, 3), np.uint8)
-    spec = kit.probe("both").spec._replace(obs={"image": image})
-    config = dataclasses.replace(dreaming.SMALL["replay"], capacity=2 * 10**9)
-    message = r"capacity: 2000000000 steps are 246\d\d.\d GB a member .* less than \d+"
-    with pytest.raises(ValueError, match=message):
-        sequences.make(spec, config)
-    sequences.make(spec, dataclasses.replace(config, capacity=1000))
 
 
 @pytest.mark.parametrize(

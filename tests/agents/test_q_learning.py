@@ -298,6 +298,8 @@ def test_noise_has_the_layers_moments():
         ({"learning_starts": -1}, "learning_starts: got -1"),
         ({"frames": 2}, "frames: 2 given, but there is no image"),
         ({"optimiser": "sgd"}, "optimiser: unknown 'sgd'"),
+        ({"loss": "l1"}, "loss: 'l1' is not known.*squared"),
+        ({"loss": "squared"}, "loss: 'squared' is of a mean.*distribution: none"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):

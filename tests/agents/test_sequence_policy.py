@@ -478,6 +478,55 @@ def test_of_permuted_sequences_everything_has_its_new_number():
     assert not np.allclose(found[1]["loss"], plain[1]["loss"], atol=1e-4)
 
 
+def test_a_renamed_window_with_renamed_heads_costs_the_same():
+    """Action, mask and labels under σ, and the rows of what reads and says actions.
+
+    Every cost and the gradient's norm; not so where one of the two keeps its numbers.
+    """
+    _, learner, _, _, update = made(given=FULL)
+    rollout, names = some_illegal(windows_of([4, 3])), np.array([2, 0, 1])
+    order = np.argsort(names)  # new action i was order[i]
+
+    def rows(layer, at):
+        """Returns a layer whose rows of the one-hot action begin ``at``."""
+        kernel, own = layer["kernel"], slice(at, at + ACTIONS)
+        return layer | {"kernel": kernel.at[own].set(kernel[own][order])}
+
+    def under(params):
+        tokens = params["tokens"]
+        return params | {
+            **{
+                name: jax.tree.map(lambda x: x[..., order], params[name])
+                for name in ("policy", "values")
+            },
+            # After the two numbers that are observed, and after the features.
+            "tokens": tokens | {"observation": rows(tokens["observation"], 2)},
+            "outcome": rows(params["outcome"], STEP.width),
+        }
+
+    renamed_learner = learner._replace(
+        params=under(learner.params), stats=under(learner.stats)
+    )
+    space, both = types.Discrete(ACTIONS), jnp.asarray(np.stack([names, names]))
+    renamed = action_names.of_rollout(space, both, rollout)
+    names_of = ("return", "reward", "next", "td", "cql", "expectile", "advantage")
+    hp = hparams(across=1.0, **{f"{name}_cost": 1.0 for name in names_of})
+    expected, found, kept, fixed = (
+        update(own, given, hp)[1]
+        for own, given in (
+            (learner, rollout),
+            (renamed_learner, renamed),
+            (learner, renamed),
+            (renamed_learner, rollout),
+        )
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    for name in ("loss", "cql_loss", "grad_norm"):
+        assert not np.isclose(kept[name], expected[name], rtol=1e-3), name
+        assert not np.isclose(fixed[name], expected[name], rtol=1e-3), name
+
+
 def test_a_slot_has_its_own_numbers_for_good_and_acts_by_them():
     """What is said of a step is what training says of the renamed rows; two episodes."""
     agent, learner, read, act, _ = made(given=FULL)

@@ -154,3 +154,42 @@ def test_a_below_of_ablations_is_the_share_of_worse_seeds(script):
     full, other = module.rows(curves)
     assert full["return"] == 2 and full["below"] == 0.5
     assert other["seeds"] == [0, 3] and other["below"] == (2 + 0.5) / 4
+
+
+class Counting:
+    """A contender whose return is the number of turns that it was asked for."""
+
+    def __init__(self, name):
+        self.name, self.turns = name, 0
+
+    def ask(self, command):
+        self.turns += command == "train"
+        return {"returns": [float(self.turns)] * 4 + [1e6]}
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [
+        (200, [300, 500, 800, 1000]),  # 250 and 750 are within a turn
+        (600, [800, 1000]),
+        (1000, [1000]),  # they have learned already
+        (1300, [1300]),
+    ],
+)
+def test_peers_are_tested_at_the_first_turn_past_each_quarter(script, done, expected):
+    peers = script("peers")
+    contenders = [Counting("a"), Counting("b")]
+    args = argparse.Namespace(learn=1000)
+    curves = peers.learn(contenders, done, 100, args)
+    for contender in contenders:
+        curve = curves[contender.name]
+        assert list(curve) == expected
+        assert [done + 100 * x[0] for x in curve.values()] == expected
+
+
+def test_a_row_of_peers_has_the_interquartile_mean_at_the_last_test(script):
+    peers = script("peers")
+    turns = [{"rejax": {"seconds": 2.0, "cpu_seconds": 1.0}}]
+    row = peers.row("rejax", 100, turns, {10: [1.0], 20: [9.0, 5.0, 7.0, 0.0]})
+    assert (row["after"], row["IQM return"], row["steps/s"]) == (20, 6.0, 50.0)
+    assert row["curve"][10]["iqm"] == 1.0

@@ -39,7 +39,7 @@ def test_a_table_has_the_arms_and_goals_that_were_run():
     assert made == [
         ["", "whole", "50 % noise"],
         ["imitation (AD)", "1.00 → 3.00", "1.00 → 3.00"],
-        ["IQL", "1.00 → 5.00", "1.00 → 12.0"],
+        ["IQL, acting by its values", "1.00 → 5.00", "1.00 → 12.0"],
     ]
 
 
@@ -55,3 +55,14 @@ def test_many_tasks_say_what_they_took():
     assert tables.many_tasks(found)[1] == [
         "10,000", "1.00", "3.00", "2.00 [1.50, 2.50]", size, "250 k", tables.NONE,
     ]  # fmt: skip
+
+
+def test_every_arm_of_values_and_heads_has_a_label():
+    """A table of a run that took hours must not end in a KeyError."""
+    for name in ("q_objective", "ngram", "minatar"):
+        found = beyond.EXPERIMENTS[name]()
+        rows = [row(arm.name, arm.goal) for arm in found.arms]
+        made = tables._MADE[name]({"arms": rows})
+        assert len(made) == 1 + len({arm.name for arm in found.arms})
+        assert len(made[0]) == 1 + len({arm.goal for arm in found.arms})
+        assert len({line[0] for line in made}) == len(made)

@@ -99,7 +99,7 @@ def test_the_ring_holds_each_slots_latest_returns(run, judged):
     """Or another measure: W of them, none begun by weights that were replaced."""
     stats, arrays = run if judged == "return" else played(judged)
     _, kept = reference(*arrays, judged)
-    valid = np.asarray(statistics.recent_valid(stats))
+    valid = np.arange(W) < np.asarray(stats.recent_count)[..., None]
     assert any(len(x) > W for x in kept.values())
     for (p, b), returns in kept.items():
         assert stats.recent_count[p, b] == len(returns)

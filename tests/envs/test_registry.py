@@ -102,12 +102,11 @@ def test_importing_the_registry_imports_no_environment():
 
 
 def test_scores_are_normalised_between_random_and_reference():
-    """0 is the random policy, 1 the reference; capped never exceeds 1."""
+    """0 is the random policy, 1 the reference."""
     task = envs.make("gymnax/CartPole-v1", (1, 1)).spec.tasks[0]
     low, high = reference_scores.GYMNAX["CartPole-v1"]
     scores = np.array([low, high, 2 * high - low])
     np.testing.assert_allclose(reference_scores.normalised(scores, task), [0, 1, 2])
-    np.testing.assert_allclose(reference_scores.capped(scores, task), [0, 1, 1])
     with pytest.raises(ValueError, match="CartPole-v1: no random_score"):
         reference_scores.normalised(1.0, task._replace(random_score=None))
 

@@ -81,8 +81,9 @@ def test_a_run_goes_on_with_its_replay_bit_for_bit(dreamt, tmp_path):
 
 REPLAY, OWN = "agent.config.replay", "agent.config"
 REFUSED = [
-    (f"{REPLAY}.capacity=2_000_000_000", "capacity: 2000000000 steps are"),
+    (f"{REPLAY}.capacity=2_000_000_000", f"{REPLAY}.capacity=2000000000: each of 2"),
     (f"{REPLAY}.length=30", "capacity: 80 rows are 20 whole steps of 4 slots"),
+    (f"{REPLAY}.prefill=89", f"{REPLAY}.prefill=89: the run has 12 updates of 8 steps"),
     (f"{REPLAY}.train_every=9", "train_every: 9 steps for a gradient step"),
     (f"{OWN}.observation.image=conv", "image: 'conv' takes 64x64, got 10x10"),
     (f"{OWN}.precision=bfloat16", "agent.config.precision is now dtype"),

@@ -55,15 +55,22 @@ def test_n_step_of_random_streams_is_the_loop():
 
 
 def test_the_gradient_of_an_error_is_clipped_per_sample():
-    """To [−1, 1], and none of it flows into the target."""
+    """To [−1, 1] if it is Huber's, and none of it flows into the target."""
 
-    def loss(q, v):
-        one = jnp.ones(())
-        return value_learning.huber(value_learning.td_error(q, one, 0.5 * one, v))
+    def gradients(loss, q):
+        def of_error(q, v):
+            one = jnp.ones(())
+            return loss(value_learning.td_error(q, one, 0.5 * one, v))
 
-    for q, expected in ((5.0, 1.0), (-9.0, -1.0), (2.25, 0.25)):
-        by_q, by_v = jax.grad(loss, (0, 1))(jnp.float32(q), jnp.float32(2.0))
-        np.testing.assert_allclose((by_q, by_v), (expected, 0.0), rtol=1e-6)
+        return jax.grad(of_error, (0, 1))(jnp.float32(q), jnp.float32(2.0))
+
+    for q, clipped, whole in ((5.0, 1.0, 3.0), (-9.0, -1.0, -11.0), (2.25, 0.25, 0.25)):
+        for loss, by_q in (
+            (value_learning.huber, clipped),
+            (value_learning.squared, whole),
+        ):
+            found = gradients(loss, q)
+            np.testing.assert_allclose(found, (by_q, 0.0), rtol=1e-6)
 
 
 def test_the_best_action_is_legal():

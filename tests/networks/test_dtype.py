@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_steps
 
 from mtrl_jax import types
 from mtrl_jax.networks import (
     actor_critic,
-    history_tokens,
     layers,
     network_module,
     observation_config,
@@ -48,7 +48,7 @@ def _transformer(dtype):
     )
     net = transformer.make(SPEC, config)
     ts, action = network_module.dummy(SPEC)
-    steps = history_tokens.from_transitions(ts.obs, action, ts.reward, ts.last)
+    steps = token_steps.of(ts.obs, action, ts.reward, ts.last)
     return net.init, lambda params: net.unroll(params, steps)
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_steps
 
 from mtrl_jax import types
-from mtrl_jax.networks import history_tokens, transformer
+from mtrl_jax.networks import transformer
 
 T, B, N, ACTIONS = 7, 2, 3, 4
 HORIZONS = (1, 2, 3, T, T + 3)
@@ -54,7 +55,7 @@ def made(encoding="step", positions="rotary", acting="recompute", context=T):
 def history(seed=0):
     """Returns random Steps [T, B]; all are live, and say so."""
     rng = np.random.default_rng(seed)
-    return history_tokens.from_transitions(
+    return token_steps.of(
         {"vector": jnp.asarray(rng.normal(size=(T, B, N)), jnp.float32)},
         jnp.asarray(rng.integers(0, ACTIONS, (T, B)), jnp.int32),
         jnp.asarray(rng.normal(size=(T, B)), jnp.float32),

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_steps
 
 from mtrl_jax import types
 from mtrl_jax.networks import (
     attention_windows,
-    history_tokens,
     ngrams,
     outlook,
     transformer,
@@ -116,7 +116,7 @@ def history(seed=0, states=3):
     rng = np.random.default_rng(seed)
     known = rng.normal(size=(states, 2))
     live = rng.random((T, B)) < 0.8
-    steps = history_tokens.from_transitions(
+    steps = token_steps.of(
         {"vector": jnp.asarray(known[rng.integers(0, states, (T, B))], jnp.float32)},
         jnp.asarray(rng.integers(0, ACTIONS.n, (T, B)), jnp.int32),
         jnp.asarray(rng.normal(size=(T, B)), jnp.float32),

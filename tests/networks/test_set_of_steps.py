@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_steps
 
 from mtrl_jax import types
-from mtrl_jax.networks import history_tokens, transformer
+from mtrl_jax.networks import transformer
 
 T, B, N, CONTEXT = 6, 2, 3, 4
 CONFIG = transformer.TransformerConfig(
@@ -45,7 +46,7 @@ def history(seed=0, length=T):
     """Returns random Steps [length, B]."""
     rng = np.random.default_rng(seed)
     shape = (length, B)
-    return history_tokens.from_transitions(
+    return token_steps.of(
         {"vector": jnp.asarray(rng.normal(size=(*shape, N)), jnp.float32)},
         jnp.asarray(rng.integers(0, 4, shape), jnp.int32),
         jnp.asarray(rng.normal(size=shape), jnp.float32),

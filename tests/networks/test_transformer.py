@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_steps
 
 from mtrl_jax import tree, types
-from mtrl_jax.networks import history_tokens, layers, transformer
+from mtrl_jax.networks import layers, transformer
 
 T, B, N = 7, 2, 3
 CONFIG = transformer.TransformerConfig(
@@ -41,7 +42,7 @@ def _transitions(seed=0, length=T, space=DISCRETE):
 
 
 def _steps(**kwargs):
-    return history_tokens.from_transitions(*_transitions(**kwargs))
+    return token_steps.of(*_transitions(**kwargs))
 
 
 @functools.cache
@@ -78,14 +79,12 @@ def _change(transitions, field, t):
     else:
         changed[3] = ~transitions[3].at[t].get()
         changed[3] = transitions[3].at[t].set(changed[3])
-    return history_tokens.from_transitions(*changed)
+    return token_steps.of(*changed)
 
 
 def _affected(net, params, field, t, window):
     transitions = _transitions()
-    before = net.unroll(
-        params, history_tokens.from_transitions(*transitions), window=window
-    )
+    before = net.unroll(params, token_steps.of(*transitions), window=window)
     after = net.unroll(params, _change(transitions, field, t), window=window)
     return np.abs(np.asarray(after - before)).max(axis=(1, 2)) > 1e-5
 
@@ -118,8 +117,8 @@ def test_a_history_of_one_step_is_memoryless(encoding):
     transitions = _transitions()
     alone = [jax.tree.map(lambda x, t=t: x[t : t + 1], transitions) for t in (0, 4)]
     moved = [alone[1][0], *alone[0][1:]]  # other actions, rewards, ends
-    one = net.unroll(params, history_tokens.from_transitions(*alone[1]))
-    other = net.unroll(params, history_tokens.from_transitions(*moved))
+    one = net.unroll(params, token_steps.of(*alone[1]))
+    other = net.unroll(params, token_steps.of(*moved))
     np.testing.assert_array_equal(one, other)
 
 
@@ -227,8 +226,8 @@ def test_permuting_actions_in_data_and_head_permutes_the_logits(encoding):
     policy = jax.tree.map(lambda x: x[..., order], params["policy"])
     permuted = {**params, "tokens": tokens, "policy": policy}
     np.testing.assert_allclose(
-        net.unroll(permuted, history_tokens.from_transitions(*renamed)),
-        net.unroll(params, history_tokens.from_transitions(*transitions))[..., order],
+        net.unroll(permuted, token_steps.of(*renamed)),
+        net.unroll(params, token_steps.of(*transitions))[..., order],
         atol=1e-5,
     )
 
@@ -303,7 +302,7 @@ def test_images_and_factorised_actions_are_read(encoding):
     config = dataclasses.replace(CONFIG, encoding=encoding)
     net = transformer.make(_spec(space, obs), config)
     image = np.random.default_rng(0).integers(0, 255, (T, B, 5, 5, 2))
-    steps = history_tokens.from_transitions(
+    steps = token_steps.of(
         {"image": jnp.asarray(image, jnp.uint8)}, *_transitions(space=space)[1:]
     )
     params = jax.jit(net.init)(jax.random.key(0))
@@ -316,7 +315,7 @@ def test_transitions_become_steps_without_leak_over_padding():
     """Each step knows the one before it; after padding there is none."""
     obs, action, reward, done = _transitions()
     live = jnp.ones((T, B), bool).at[2].set(False)
-    steps = history_tokens.from_transitions(obs, action, reward, done, live)
+    steps = token_steps.of(obs, action, reward, done, live)
     np.testing.assert_array_equal(steps.prev_action[1:], action[:-1])
     np.testing.assert_array_equal(steps.prev_reward[1:], reward[:-1])
     np.testing.assert_array_equal(steps.prev_done[1:], done[:-1])

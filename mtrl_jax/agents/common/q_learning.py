@@ -40,6 +40,7 @@ class Config:
     )
     optimiser: str = "adam"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
+    loss: str = "huber"  # of the error, where the mean is learned: huber, squared
     capacity: int = 100_000  # env steps a member's replay holds
     frames: int = 1  # an image is a stack of so many frames; each is stored once
     batch: int = 32
@@ -101,7 +102,9 @@ def make(
     outputs = parts.atoms if parts.distribution != "none" else 1
     head = q_network.Head(outputs, parts.dueling, parts.noisy)
     network = q_network.make(spec, config.network, actions, head)
-    setting = q_loss.Setting(network, parts, rewards.get(config.rewards))
+    setting = q_loss.Setting(
+        network, parts, rewards.get(config.rewards), q_loss.LOSSES[config.loss]
+    )
     method = Method(config, setting)
     return types.Agent(
         functools.partial(init, method),
@@ -213,10 +216,16 @@ def _check(config: Config, parts: q_loss.Parts) -> None:
     """Raises ValueError unless names are known and sizes positive."""
     optimiser.check(config.optimiser)
     errors.check_choices(parts, {"distribution": q_loss.DISTRIBUTIONS})
+    errors.check_choices(config, {"loss": tuple(q_loss.LOSSES)})
     errors.check_sizes(parts, ("n_step", "atoms"))
     errors.check_sizes(config, ("gradient_steps",))
     if parts.distribution != "none" and parts.atoms < 2:
         raise ValueError(f"atoms: got {parts.atoms}, give at least 2")
+    if config.loss != "huber" and parts.distribution != "none":
+        raise ValueError(
+            f"loss: {config.loss!r} is of a mean, not of a {parts.distribution} "
+            "distribution; give distribution: none, or leave loss out"
+        )
     if config.learning_starts < 0:
         raise ValueError(
             f"learning_starts: got {config.learning_starts}, give 0 or more"

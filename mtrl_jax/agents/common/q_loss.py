@@ -23,6 +23,10 @@ from mtrl_jax.losses import policy_gradient, value_learning
 from mtrl_jax.networks import noisy, q_network
 from mtrl_jax.types import Array, Key, Tree
 
+LOSSES: dict[str, Callable[[Array], Array]] = {
+    "huber": value_learning.huber,
+    "squared": value_learning.squared,
+}
 DISTRIBUTIONS = ("none", "categorical", "quantile")
 
 
@@ -60,6 +64,7 @@ class Setting(NamedTuple):
     network: q_network.QNetwork
     parts: Parts
     transform: Callable[[Array], Array]
+    loss: Callable[[Array], Array] = value_learning.huber  # of LOSSES
 
 
 def values(
@@ -175,7 +180,7 @@ def _errors(
             error = value_learning.td_error(
                 q_tm1[:, 0], step.r_t, step.discount_t, q_t[:, 0]
             )
-            return value_learning.huber(error), jnp.abs(error)
+            return setting.loss(error), jnp.abs(error)
 
 
 def _of(outputs: Array, action: Array) -> Array:

@@ -7,9 +7,6 @@ gradient steps; T, B and so K are known when the program is traced.
 from __future__ import annotations
 
 import dataclasses
-import os
-
-import jax
 
 from mtrl_jax import errors, types
 from mtrl_jax.data import replay
@@ -32,8 +29,8 @@ def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
 
     The first row of a window is there for its action, which led to the second.
     Raises:
-      ValueError: a size below 1, or more than the machine's memory for one member; at
-        trace time, sequences longer than what is kept, or no gradient step an update.
+      ValueError: a size below 1; at trace time, sequences longer than what is kept, or
+        no gradient step an update.
     """
     _check(config)
 
@@ -49,7 +46,6 @@ def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
             ),
         )
 
-    _check_memory(spec, config)
     one = windows(1)
 
     def observe(
@@ -86,23 +82,3 @@ def _check(config: SequenceConfig) -> None:
         raise ValueError(f"train_every: got {config.train_every}, give more than 0")
     if config.prefill < 0:
         raise ValueError(f"prefill: got {config.prefill}, give 0 or more")
-
-
-def _check_memory(spec: types.EnvSpec, config: SequenceConfig) -> None:
-    """Raises ValueError unless one member's replay fits the memory of its device."""
-    row = replay.make(spec, replay.Config(1, steps=1, transitions=False))
-    needed, there = config.capacity * replay.bytes_of(row, 1), _memory()
-    if needed > there:
-        fits = int(config.capacity * there / needed)
-        raise ValueError(
-            f"capacity: {config.capacity} steps are {needed / 1e9:.1f} GB a member and "
-            f"there are {there / 1e9:.1f} GB; give less than {fits}"
-        )
-
-
-def _memory() -> int:
-    """Returns the bytes of a device's memory; on CPU of the machine's."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -28,29 +28,18 @@ SIDES = np.asarray([0.0, -1.0, 1.0], np.float32)
 MOVES = np.asarray([0.0, 1.0, -1.0], np.float32)
 
 _LEFT, _RIGHT = 3, 4
-SMALL_NAMES = (
-    "forward",
-    "backward",
-    "strafe left",
-    "strafe right",
-    "look left",
-    "look right",
-    "forward, look left",
-    "forward, look right",
-    "fire",
-)
 # [9, 6]: the native choices of each small action.
 SMALL = np.asarray(
     [
-        [0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 2, 0, 0],
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 2, 0, 0, 0],
-        [_LEFT, 0, 0, 0, 0, 0],
-        [_RIGHT, 0, 0, 0, 0, 0],
-        [_LEFT, 0, 0, 1, 0, 0],
-        [_RIGHT, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 0, 0],  # forward
+        [0, 0, 0, 2, 0, 0],  # backward
+        [0, 0, 1, 0, 0, 0],  # strafe left
+        [0, 0, 2, 0, 0, 0],  # strafe right
+        [_LEFT, 0, 0, 0, 0, 0],  # look left
+        [_RIGHT, 0, 0, 0, 0, 0],  # look right
+        [_LEFT, 0, 0, 1, 0, 0],  # forward, look left
+        [_RIGHT, 0, 0, 1, 0, 0],  # forward, look right
+        [0, 0, 0, 0, 1, 0],  # fire
     ],
     np.int32,
 )

@@ -21,11 +21,6 @@ OPTIONS = ("task", *task_splits.Split._fields)
 _MOST = len(world.Params().places)
 
 
-def are_dealt(options: Mapping[str, Any]) -> bool:
-    """Returns whether options ask for places of a split, instead of the level's own."""
-    return any(name in options for name in OPTIONS)
-
-
 def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     """Returns ``Params.places`` of every task of a split, int32 [N, 2, 2].
 
