@@ -14,7 +14,7 @@ that they came to themselves, and with their teachers' of before.
 Everything is a run of its own under --runs and is gone on with if it exists. Writes
 distillation.json and .png.
 
-    python benchmarks/distillation.py                  # an hour and a half on 2 cores
+    python benchmarks/distillation.py                  # about three hours on 2 cores
     python benchmarks/distillation.py --env-steps 400000 --play-steps 20000 --updates 1500
     python benchmarks/distillation.py --joint pqn dqn --states
 """
@@ -53,8 +53,8 @@ def main() -> None:
     """Runs what is missing; prints the table, writes JSON and PNG."""
     made = common.parser(__doc__ or "", "teachers of 10,240 steps, 20 updates")
     made.add_argument("--env-steps", type=int, default=3_000_000, help="of a teacher")
-    made.add_argument("--play-steps", type=int, default=50_000, help="of a teacher")
-    made.add_argument("--updates", type=int, default=10_000, help="of a student")
+    made.add_argument("--play-steps", type=int, default=125_000, help="of a teacher")
+    made.add_argument("--updates", type=int, default=20_000, help="of a student")
     made.add_argument("--batch", type=int, default=256, help="of a student")
     made.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     made.add_argument("--seeds", type=int, default=3)
@@ -92,9 +92,9 @@ def main() -> None:
         common.write(args.out, "distillation", result)
 
     for size in args.sizes:
-        label = f"size-{arms.slug_of(size)}-{args.updates}-{args.seeds}"
-        complete(args.runs / label, arms.student_settings(args, size, teachers))
-        add("rows", students_in(size, args.runs / label, reference))
+        folder = students_folder(args, size, teachers)
+        complete(folder, arms.student_settings(args, size, teachers))
+        add("rows", students_in(size, folder, reference))
         if args.states:
             add("states", states_in(size, teachers, reference))
     for agent in args.joint:
@@ -119,6 +119,14 @@ def trained_teachers(args: argparse.Namespace) -> pathlib.Path:
         name += f"-states-{sizes}-{args.updates}-{args.seeds}"
     complete(args.runs / name, given)
     return args.runs / name
+
+
+def students_folder(
+    args: argparse.Namespace, size: str, teachers: pathlib.Path
+) -> pathlib.Path:
+    """Returns the folder of the run of a size's students: another for other teachers."""
+    length = f"{args.updates}x{args.batch}-{args.seeds}x{args.slots}"
+    return args.runs / f"size-{arms.slug_of(size)}-{length}-of-{teachers.name}"
 
 
 def complete(folder: pathlib.Path, given: dict[str, Any]) -> None:
@@ -212,14 +220,14 @@ def scored(
         if gains[name] > 0
     ]
     # Without a game that its teacher can play there is no score.
-    score = np.full(len(next(iter(returns.values()))), np.nan)
+    score = np.zeros(0)
     if ratios:
         score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))
     few = len(score) < 2
     low, high = (None, None) if few else estimates.mean_interval(score)
     return {
-        "seeds": len(score),
-        "score": float(score.mean()),
+        "seeds": len(next(iter(returns.values()))),
+        "score": float(score.mean()) if ratios else None,
         "low": low,
         "high": high,
         "scores": score.tolist(),
@@ -242,7 +250,7 @@ def parameters(folder: pathlib.Path, name: str) -> int:
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draw the score against the size, a line for each arm; nothing without a score."""
-    rows = [row for row in rows if np.isfinite(row["score"])]
+    rows = [row for row in rows if row["score"] is not None]
     if not rows:
         return
     with common.figure(path, [""], size=(6, 4)) as (ax,):

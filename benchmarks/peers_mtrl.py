@@ -92,16 +92,14 @@ def ppo(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def dqn(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Returns (the agent that is rejax's DQN, how it is tested).
-
-    Rewards are scaled so that errors, clipped at 1 here and squared there, are small.
-    """
+    """Returns (the agent that is rejax's DQN, how it is tested)."""
     given, slots = settings["hparams"], settings["slots"]
     parts = {"prioritised": False, "distribution": "none", "noisy": False, "n_step": 1}
     made = {
         **parts,
         "double": True,
         "dueling": True,
+        "loss": "squared",
         "network": {"hidden": settings["hidden"], "activation": "silu"},
         "capacity": settings["capacity"],
         "batch": settings["batch"],
@@ -113,7 +111,6 @@ def dqn(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         "discount": given["gamma"],
         "max_grad_norm": given["max_grad_norm"],
         "adam_eps": 1e-8,
-        "reward_scale": 0.05,
         "epsilon_start": given["eps_start"],
         "epsilon_end": given["eps_end"],
         "epsilon_updates": settings["explore"] // slots,

@@ -50,6 +50,7 @@ def joint_of(result: dict[str, Any]) -> Rows:
         return [*made, ["joint", "not run", NONE, NONE]]
     for size in dict.fromkeys(row["size"] for row in learners):
         students = [row for row in result["rows"] if row["size"] == size]
+        students = [row for row in students if row["score"] is not None]
         best = max(students, key=lambda row: row["score"], default=None)
         if best is not None:
             label = f"student, {_label(best['loss'], best['tau'])}"

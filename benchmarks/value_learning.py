@@ -73,7 +73,9 @@ def main() -> None:
     curves: dict[str, list] = {}
     for game in [EVERY] if args.together else args.games:
         for label, agent, changes in arms(args.experiment, args.agents):
-            folder = args.runs / f"{label.replace(' ', '-')}-{game}-{args.env_steps}"
+            name_of_run = f"{label.replace(' ', '-')}-{game}-{args.env_steps}"
+            seeds = f"{args.seeds}x{args.slots}" if args.slots else str(args.seeds)
+            folder = args.runs / f"{name_of_run}-{seeds}"
             common.trained(settings(agent, game, changes, args), folder)
             found = minatar.read(label, game, folder, curves)
             rows += found

@@ -8,6 +8,7 @@ MEASURED = {
     "agents/test_q_learning.py": 420,
     "engine/test_fused_runner.py": 220,
     "engine/test_pbt_explore.py": 175,
+    "experiments/test_stage_learners.py": 390,
     "networks/test_attention.py": 125,
     "networks/test_product.py": 100,
     "test_compiling.py": 20,

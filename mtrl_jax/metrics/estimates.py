@@ -45,7 +45,7 @@ def t_interval(
 
     NaN entries are left out. A single sample, like none, says nothing: (NaN, NaN).
     """
-    import scipy.stats
+    import scipy.special  # scipy.stats is slow to import
 
     x = np.asarray(x, np.float64).ravel()
     x = x[~np.isnan(x)]
@@ -57,7 +57,7 @@ def t_interval(
     kept = x[g : n - g]
     deviation = np.clip(x, kept[0], kept[-1]).std(ddof=1)
     error = deviation / ((len(kept) / n) * math.sqrt(n))
-    reach = scipy.stats.t.ppf((1 + confidence) / 2, len(kept) - 1) * error
+    reach = scipy.special.stdtrit(len(kept) - 1, (1 + confidence) / 2) * error
     mean = kept.mean()
     return float(inverse(mean - reach)), float(inverse(mean + reach))
 

@@ -91,6 +91,25 @@ def test_a_score_is_the_geometric_mean_of_shares_of_the_teachers(tmp_path):
     assert found["low"] < found["score"] < found["high"]
     alone = distillation.scored(tmp_path, reference, slice(0, None, 2))
     assert alone["seeds"] == 1 and alone["low"] is None
+    hopeless = {name: {"return": 1.0, "random": 1.0} for name in reference}
+    none = distillation.scored(tmp_path, hopeless)
+    assert (none["seeds"], none["scores"], none["score"]) == (2, [], None)
+
+
+def test_students_of_other_teachers_or_lengths_are_other_runs():
+    """A finished run is taken as it is, so its folder names what it learned from."""
+    teachers = [pathlib.Path("runs/teachers-1-1"), pathlib.Path("runs/teachers-1-2")]
+    given = [arguments(), arguments(updates=30), arguments(batch=9), arguments(seeds=3)]
+    given.append(arguments(slots=2))
+    made = {
+        distillation.students_folder(args, size, of)
+        for args in (
+            argparse.Namespace(**vars(x), runs=pathlib.Path("runs")) for x in given
+        )
+        for size in ("1", "1/4")
+        for of in teachers
+    }
+    assert len(made) == len(given) * 2 * len(teachers)
 
 
 def test_online_runs_differ_in_who_is_tested_alone():
@@ -140,6 +159,8 @@ def test_tables_say_what_has_not_been_run():
     assert joint[2][-1] == "0.500 [0.400, 0.600]" and joint[2][2] == "12.0 M"
     assert states[1] == ["1", *["0.500 [0.400, 0.600]; 80 %"] * 2]
     assert "not run" in tables.online_of(None)[-1][1]
+    worse = {"rows": [row | {"score": None}, row], "joint": result["joint"]}
+    assert tables.joint_of(worse) == joint
     row = {"game": "a", "teacher": 2.0, "student": 3.0, "ratio": 0.5}
     assert tables.online_of({"rows": [row]})[1] == ["a", "2.00", "3.00", "0.500"]
     for of in (tables.joint_of, tables.states_of):

@@ -9,7 +9,9 @@ from mtrl_jax import config, errors, metrics
 from mtrl_jax.experiments import curricula, environments, online, task_families
 
 # Reward 1 whatever is done, at the end of ever longer episodes: all pass at once.
+# 5 members live on one device of 8: programs of several are compiled for longer.
 CHANGES = [
+    "population.size=5",
     "tasks.0={env: probe/delayed, slots: 2, options: {length: 4}}",
     "tasks.0.curriculum={start: {length: 1}, threshold: 0.5, steps: 6, min_episodes: 9}",
     "population.fitness.source=evaluation",

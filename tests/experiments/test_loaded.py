@@ -18,7 +18,8 @@ from mtrl_jax.engine import population
 from mtrl_jax.experiments import environments, kinds, reading
 
 pytestmark = pytest.mark.usefixtures("cached")
-# Two tasks of other sizes and spaces, a memory, and a run that plays greedily in tests.
+# Two tasks of other sizes and spaces, a memory, and a run that plays greedily in tests;
+# 3 members live on one device of 8: programs of several are compiled for longer.
 MIXED = {
     "tasks": [
         {"env": "probe/memory", "slots": 2},
@@ -28,7 +29,7 @@ MIXED = {
         "name": "impala",
         "config": {"optimiser": "adam", "network": {"hidden": [8], "core": "gru"}},
     },
-    "population": {"size": 2},
+    "population": {"size": 3},
     "training": {"env_steps": 64, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 0, "episodes": 4, "hparams": {"temperature": 0.0}},
     "logging": {"tensorboard": False, "plots": False},
@@ -177,7 +178,7 @@ def test_what_cannot_be_loaded_or_played_is_one_line(mixed, staged, tmp_path):
         mtrl_jax.load(tmp_path)
     run = mtrl_jax.load(mixed)
     for ask, said in (
-        (lambda: run.policy(2, "probe/memory"), "member=2: the run has members 0 to 1"),
+        (lambda: run.policy(3, "probe/memory"), "member=3: the run has members 0 to 2"),
         (lambda: run.policy(), "task=None: give one of probe/memory, probe/action_f"),
         (lambda: run.policy(task="probe/memori"), "did you mean"),
         (lambda: run.policy(task="probe/memory", batch=0), "batch=0: give at least 1"),

@@ -9,7 +9,9 @@ import running
 from mtrl_jax import metrics
 
 STEP = 0.0625
+# 5 members live on one device of 8: programs of several are compiled for longer.
 CHANGES = [
+    "population.size=5",
     "agent.name=mix_and_match",
     "agent.config={optimiser: adam, experts: true, share: [torso], components: [{}, {}],"
     " network: {hidden: [8], core: lstm, core_size: 8}}",

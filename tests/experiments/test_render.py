@@ -11,13 +11,14 @@ from mtrl_jax.config import loading
 from mtrl_jax.experiments import render, runs
 from mtrl_jax.plots import observation_pictures
 
+# 3 members live on one device of 8: programs of several are compiled for longer.
 TINY = {
     "tasks": [
         {"env": "gymnax/Catch-bsuite", "slots": 2},
         {"env": "gymnax/CartPole-v1", "slots": 2},
     ],
     "agent": {"name": "impala", "config": {"network": {"hidden": [8]}}},
-    "population": {"size": 2},
+    "population": {"size": 3},
     "training": {"env_steps": 32, "unroll_length": 4, "updates_per_chunk": 2},
     "evaluation": {"every_updates": 0, "episodes": 2, "max_steps": 20},
     "logging": {"tensorboard": False, "plots": False},
@@ -45,7 +46,7 @@ def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "member", "words"),
-    [("x.png", None, ".gif"), ("x.gif", 2, "members 0 to 1"), ("x.gif", -1, "0 to 1")],
+    [("x.png", None, ".gif"), ("x.gif", 3, "members 0 to 2"), ("x.gif", -1, "0 to 2")],
 )
 def test_what_cannot_be_drawn_is_refused(run, tmp_path, out, member, words):
     """A path that is no animation and a member that is none are named."""

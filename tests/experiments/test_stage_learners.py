@@ -173,9 +173,8 @@ def test_what_acting_noted_down_is_on_disk_and_in_windows(whole):
     run = kinds.run_of(reading.load_config(whole), whole)
     stage = run.stage("teacher")
     with kinds.restored(run, stage) as (_, program, saved):
-        learner, hp, ts = jax.tree.map(
-            lambda x: x[0], (saved.run.learner, saved.hparams, saved.run.ts)
-        )
+        first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))
+        learner, hp, ts = first((saved.run.learner, saved.hparams, saved.run.ts))
         agent = build.make_agent(stage, program.spec)
     act, carry = jax.jit(agent.act), agent.carry(1)
     ts = jax.tree.map(lambda x: x[:1], ts)
@@ -261,19 +260,12 @@ BAD = [
     ("stages.3.init_from=nobody", "stages.3.init_from 'nobody' first teacher"),
     ("stages.0.init_from=second", "stages.0.init_from 'second' order"),
     ("stages.3.agent.name=ppo", "stages.3 init_from='first' impala ppo"),
-    ("stages.3.agent.config.network.hidden=[9]",
-     "stages.3 init_from='first' float32[8 float32[9 here .params"),
-    ("stages.3.tasks.0.env=probe/memory", "stages.3 init_from='first' leaf .params"),
     ("stages.4.teacher=nobody", "stages.4.teacher 'nobody' first second"),
-    ("stages.4.tasks.0.env=probe/memory", "stages.4 tasks observe 'first'"),
     ("stages.4.teacher=null stages.4.agent.config.teacher={}",
      "stages.4 agent.config.teacher NAME"),
     ("stages.4.agent.config.teacher.network.hidden=[9]",
      "stages.4.agent.config.teacher 'first' leave"),
     ("stages.4.agent={name: dqn}", "stages.4 agent.config.teacher unknown"),
-    ("stages.0.agent={name: progressive} stages.4.teacher=null"
-     " stages.3.agent={name: progressive, config: {columns: 3}}",
-     "stages.3 init_from='first' columns 3 1 2 add"),
     ("stages.1.of=clone", "stages.1.of 'clone' order first"),
     ("stages.1.agent={name: ppo}", "stages.1.agent first play.hparams"),
     ("stages.1.init_from=first", "stages.1 init_from of one"),
@@ -294,11 +286,35 @@ BAD = [
 ]  # fmt: skip
 
 
+# Of a list of two stages, the first and a named one.
+BAD_PAIRS = [
+    ("second", "stages.1.agent.config.network.hidden=[9]",
+     "stages.1 init_from='first' float32[8 float32[9 here .params"),
+    ("second", "stages.1.tasks.0.env=probe/memory",
+     "stages.1 init_from='first' leaf .params"),
+    ("taught", "stages.1.tasks.0.env=probe/memory", "stages.1 tasks observe 'first'"),
+    ("second", "stages.0.agent={name: progressive}"
+     " stages.1.agent={name: progressive, config: {columns: 3}}",
+     "stages.1 init_from='first' columns 3 1 2 add"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(("overrides", "words"), BAD, ids=[case[0] for case in BAD])
 def test_a_bad_list_is_one_line_and_nothing_is_written(tmp_path, overrides, words):
     """The stage and field, what was given and what would work; no folder."""
+    _refused(tmp_path, LEARNERS, overrides, words)
+
+
+@pytest.mark.parametrize(("name", "overrides", "words"), BAD_PAIRS)
+def test_what_does_not_fit_the_first_stage_is_refused(tmp_path, name, overrides, words):
+    """A leaf of another shape, other observations, other columns: one line each."""
+    stages = [x for x in LEARNERS["stages"] if x["name"] in ("first", name)]
+    _refused(tmp_path, {"stages": stages}, overrides, words)
+
+
+def _refused(tmp_path, settings, overrides, words):
     run = tmp_path / "run"
-    settings = staged_runs.write(tmp_path / "x.yaml", settings=copy.deepcopy(LEARNERS))
+    settings = staged_runs.write(tmp_path / "x.yaml", settings=copy.deepcopy(settings))
     parts = overrides.replace(" stages.", "\nstages.").split("\n")
     outcome = running.mtrl("train", settings, *parts, "--run-dir", run)
     assert outcome.code == 2, outcome.err

@@ -71,7 +71,8 @@ def test_the_rows_of_a_run_have_the_devices_rate(tmp_path, cached, monkeypatch):
         save(*arguments, **named)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    running.train(tmp_path / "run", "checkpoint.every_updates=4", "population.pbt=null")
+    settings = "training.env_steps=256", "checkpoint.every_updates=4"
+    running.train(tmp_path / "run", *settings, "population.pbt=null")
     rates = metrics.read_metrics(tmp_path / "run").steps_per_s
     known = rates[np.isfinite(rates)]
     # Of a chunk of a millisecond that was done during its call not all is known.
