@@ -1,4 +1,7 @@
-"""Checksums of leaves where they lie, in pieces of 16 MB.
+"""Checksums of leaves: of small ones on the host, of large ones where they lie.
+
+A program that sums every leaf of a state would be compiled for each kind of state, for
+leaves that are read in no time. Large ones are summed in pieces of 16 MB.
 
 One uint32 per leaf: Σ_i (2i + 1) · bits_i mod 2³² over its words. Integers add up to the
 same in any order, hence under any sharding and in any pieces. Every changed word changes
@@ -16,6 +19,7 @@ import numpy as np
 from mtrl_jax.checkpoint import trees
 from mtrl_jax.types import Array
 
+SMALL = 1 << 20  # bytes that are fetched
 # Words of a piece, whose weights are 32 bits each: a CPU program holds them in memory.
 WORDS = 4 << 20
 
@@ -23,8 +27,33 @@ WORDS = 4 << 20
 def of_leaves(leaves: list[Any]) -> list[int]:
     """Returns one uint32 per leaf; none may be of size 0."""
     # As bytes, because jit would make 32 bits of the 64 that NumPy has.
-    given = [_bytes(x) if trees.is_host(x) else x for x in leaves]
-    return [int(x) for x in jax.device_get(_checksums_of(given))]
+    given = [_bytes(x) if trees.is_host(x) else _plain(x) for x in leaves]
+    small = [x.nbytes <= SMALL and _is_here(x) for x in given]
+    fetched = jax.device_get([x for x, is_small in zip(given, small) if is_small])
+    large = [x for x, is_small in zip(given, small) if not is_small]
+    summed = jax.device_get(_checksums_of(large)) if large else []
+    found = {True: map(_checksum_on_host, fetched), False: map(int, summed)}
+    return [next(found[is_small]) for is_small in small]
+
+
+def _plain(x: Array) -> Array:
+    """Returns a key's words, anything else as it is."""
+    return jax.random.key_data(x) if trees.is_key(x) else x
+
+
+def _is_here(x: Any) -> bool:
+    """Returns True if this process can read all of ``x``."""
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def _checksum_on_host(x: np.ndarray) -> int:
+    """Returns what ``_checksum`` does."""
+    if np.iscomplexobj(x):
+        x = np.stack([x.real, x.imag])
+    unsigned = {1: np.uint8, 2: np.uint16}.get(x.dtype.itemsize, np.uint32)
+    bits = np.ascontiguousarray(x).reshape(-1).view(unsigned).astype(np.uint32)
+    weight = 2 * np.arange(bits.size, dtype=np.uint32) + np.uint32(1)
+    return int(np.sum(bits * weight, dtype=np.uint32))
 
 
 @jax.jit
@@ -33,8 +62,6 @@ def _checksums_of(leaves: list[Array]) -> list[Array]:
 
 
 def _checksum(x: Array) -> Array:
-    if trees.is_key(x):
-        x = jax.random.key_data(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag])
     if x.size <= WORDS:

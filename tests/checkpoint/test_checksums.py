@@ -8,8 +8,10 @@ import pytest
 from mtrl_jax.checkpoint import checksums, sealed
 
 
-def test_checksums_do_not_depend_on_sharding_and_see_every_word():
+@pytest.mark.parametrize("small", [checksums.SMALL, 0])
+def test_checksums_do_not_depend_on_sharding_and_see_every_word(monkeypatch, small):
     """The same bits, the same sum on one device and on eight; one changed bit, another."""
+    monkeypatch.setattr(checksums, "SMALL", small)
     x = jax.random.normal(jax.random.key(0), (8, 33, 2))
     mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("pop"))
@@ -41,6 +43,17 @@ def test_a_sum_in_pieces_is_the_sum_of_the_whole(monkeypatch, shape, dtype):
     # A program of its own: the jitted one may have been traced with other pieces.
     in_pieces = jax.jit(lambda x: checksums._checksum(x))(x)
     assert int(in_pieces) == int(expected % (1 << 32))
+    assert checksums.of_leaves([x]) == [int(in_pieces)]  # on the host
+
+
+def test_small_leaves_and_large_ones_are_summed_in_their_order(monkeypatch):
+    """Keys and NumPy's leaves too."""
+    monkeypatch.setattr(checksums, "SMALL", 16)
+    leaves = [np.arange(9.0), jnp.ones(3), jax.random.key(3), jnp.arange(8), np.ones(1)]
+    together = checksums.of_leaves(leaves)
+    assert together == [checksums.of_leaves([x])[0] for x in leaves]
+    monkeypatch.setattr(checksums, "SMALL", 1 << 20)
+    assert checksums.of_leaves(leaves) == together
 
 
 def test_a_sum_takes_two_pieces_of_memory():
