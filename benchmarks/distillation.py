@@ -125,7 +125,7 @@ def students_folder(
     args: argparse.Namespace, size: str, teachers: pathlib.Path
 ) -> pathlib.Path:
     """Returns the folder of the run of a size's students: another for other teachers."""
-    length = f"{args.updates}x{args.batch}-{args.seeds}"
+    length = f"{args.updates}x{args.batch}-{args.seeds}x{args.slots}"
     return args.runs / f"size-{arms.slug_of(size)}-{length}-of-{teachers.name}"
 
 

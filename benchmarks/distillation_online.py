@@ -56,7 +56,8 @@ def main() -> None:
         args.runs = args.runs / "quick"
     found = {}
     for who in TESTED:
-        folder = args.runs / f"{who}-{args.env_steps}-{args.seeds}"
+        tests = f"{args.tests}x{args.episodes}"
+        folder = args.runs / f"{who}-{args.env_steps}-{args.seeds}-{tests}"
         totals = common.trained(settings(who, args), folder)["totals"]
         found[who] = metrics.read_metrics(folder)
     print(common.header(COLUMNS))

@@ -100,6 +100,7 @@ def test_students_of_other_teachers_or_lengths_are_other_runs():
     """A finished run is taken as it is, so its folder names what it learned from."""
     teachers = [pathlib.Path("runs/teachers-1-1"), pathlib.Path("runs/teachers-1-2")]
     given = [arguments(), arguments(updates=30), arguments(batch=9), arguments(seeds=3)]
+    given.append(arguments(slots=2))
     made = {
         distillation.students_folder(args, size, of)
         for args in (
