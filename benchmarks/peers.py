@@ -27,7 +27,7 @@ number of steps. From 5 members on it says whether a return is lower; fewer say 
 Each line's ``curve`` in the JSON has it at every quarter of the way.
 
 rejax's DQN draws a batch by ordering all 50,000 places of its buffer at random, in every
-gradient step of every member: two thirds of its time. ``--replacement`` has it draw as
+gradient step of every member: most of its time. ``--replacement`` has it draw as
 this kit does; that is for returns, not for rates, and written as ``…_returns``.
 
     python benchmarks/peers.py [--quick] [--venv DIR] [--populations 1 8 16]
