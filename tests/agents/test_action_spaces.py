@@ -12,6 +12,7 @@ import programs
 import pytest
 
 from mtrl_jax import agents, random, types
+from mtrl_jax.engine.batched_draws import batch_draws
 
 # Spaces beside choices, and a probe of each.
 SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
@@ -51,7 +52,7 @@ def on_probe(name, probe, kit):
             return (env_state, allowed(kit.member(after)), carry), (ts, action, extras)
 
         root = random.roots(0, 1)[0]
-        learner = jax.jit(agent.init)(random.at(root, 0, random.INIT), hp)
+        learner = jax.jit(batch_draws(agent.init))(random.at(root, 0, random.INIT), hp)
         start = agent.carry(env.batch[1])
         env_state, ts = env.reset(random.at(root, 0, random.ENV)[None], env.params)
         keys = jax.random.split(random.at(root, 0, random.ACT), kit.T)

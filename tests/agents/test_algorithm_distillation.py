@@ -15,6 +15,7 @@ from mtrl_jax.agents import demonstrator
 from mtrl_jax.agents.common import exploration
 from mtrl_jax.data import histories, windows
 from mtrl_jax.engine import context_runner, fused_runner, offline_runner
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.envs import core, dark, expert_labels
 from mtrl_jax.networks import heads, transformer
 
@@ -44,7 +45,7 @@ def made(target="taken", **changes):
     """Returns (agent, learner, update); the head is sharp, so that inputs can be told."""
     config = dataclasses.replace(SMALL, **changes)
     agent = ad.make(spec_of(), ad.Config(config, target=target))
-    learner = jax.jit(agent.init)(KEY, hparams())
+    learner = jax.jit(batch_draws(agent.init))(KEY, hparams())
     params = learner.params
     head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
     learner = learner._replace(params={**params, "policy": head})

@@ -9,6 +9,7 @@ from mtrl_jax import random, types
 from mtrl_jax.agents import demonstrator
 from mtrl_jax.agents.common import exploration
 from mtrl_jax.engine import fused_runner
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.envs import core, expert_labels
 
 EPISODES, LENGTH, ACTIONS, BEST = 20, 8, 5, 3
@@ -84,7 +85,7 @@ def test_illegal_actions_are_never_explored_and_never_best():
         told = ts._replace(
             obs={**ts.obs, types.OPTIMAL: jnp.full(2000, best)}, action_mask=legal
         )
-        state = jax.jit(agent.init)(jax.random.key(1), hp)
+        state = jax.jit(batch_draws(agent.init))(jax.random.key(1), hp)
         action, _, extras = agent.act(state, (), told, jax.random.key(2), hp)
         found = np.bincount(np.asarray(action), minlength=ACTIONS) / 2000
         np.testing.assert_allclose(found, [*shares, 0, 0, 0], atol=0.04)

@@ -9,6 +9,7 @@ import pytest
 
 from mtrl_jax import agents, types
 from mtrl_jax.agents.common import observation_scale
+from mtrl_jax.engine.batched_draws import batch_draws
 
 KEY = jax.random.key(3)
 NAMES = ("impala", "ppo", "mix_and_match")
@@ -98,7 +99,7 @@ def made(kit, name):
             jnp.array([[4.0], [0.25]]),
         )
     }
-    fresh = jax.jit(agent.init)(KEY, one.hp)
+    fresh = jax.jit(batch_draws(agent.init))(KEY, one.hp)
     assert jax.tree.map(jnp.shape, fresh.observations) == jax.tree.map(jnp.shape, known)
     learner = one.learner._replace(observations=known)
     rollout = kit.collect(

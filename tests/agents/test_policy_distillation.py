@@ -9,6 +9,7 @@ from mtrl_jax import config, types
 from mtrl_jax.agents import policy_distillation as student
 from mtrl_jax.agents import pqn
 from mtrl_jax.data import layout, windows
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import network_config, q_network
 
 KEY = jax.random.key(0)
@@ -84,7 +85,7 @@ def _two():
     hp = jax.tree.map(jnp.float32, student.Hparams(tau=0.1))
     # A gradient is what plain descent takes away.
     hp = hp._replace(optimiser=hp.optimiser._replace(max_grad_norm=jnp.inf))
-    learner = jax.jit(agent.init)(KEY, hp)
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
     update = jax.jit(agent.update)
 
     def after(rollout, hp=hp):
@@ -137,7 +138,7 @@ def test_the_trunk_learns_the_sum_of_its_tasks():
     config = student.Config(network(torso="mlp", hidden=(8,)))
     agent = student.make(spec, config)
     hp = student.Hparams(tau=0.1)
-    params = jax.jit(agent.init)(KEY, hp).params
+    params = jax.jit(batch_draws(agent.init))(KEY, hp).params
     task = jnp.arange(B) % 2
     whole = rollout_of(agent, task)
 
@@ -215,7 +216,7 @@ def test_features_are_predicted_by_a_layer_of_each_head(two):
         network(torso="mlp", hidden=(8,)), head_hidden=4, feature_size=5
     )
     agent = student.make(spec, config)
-    learner = jax.jit(agent.init)(KEY, hp)
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
     update = jax.jit(agent.update)
 
     def learned(task, beta):
@@ -258,7 +259,7 @@ def test_teachers_note_down_their_last_hidden_layer_where_asked(stream):
     for note in (False, True):
         made = q_network.QNetworkConfig(**hidden, note_features=note)
         agent = pqn.make(spec, pqn.Config(network=made))
-        learner = jax.jit(agent.init)(KEY, pqn.Hparams())
+        learner = jax.jit(batch_draws(agent.init))(KEY, pqn.Hparams())
         extras = agent.act(learner, (), ts, KEY, pqn.Hparams())[2]
         if not note:
             assert extras.features == ()

@@ -7,6 +7,7 @@ import pytest
 
 from mtrl_jax.agents import progressive as agent
 from mtrl_jax.agents.common import learning
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import lateral_columns as networks
 
 KEY = jax.random.key(0)
@@ -146,7 +147,7 @@ def test_frozen_columns_keep_their_bits_and_have_no_optimiser(one):
 def test_only_heads_are_trained_where_that_is_asked(one, kit):
     """Baseline 2: layers and adapters below keep their bits."""
     made = kit.small("progressive", one.env.spec, columns=1, trains="heads")
-    learner = jax.jit(made.init)(KEY, one.hp)
+    learner = jax.jit(batch_draws(made.init))(KEY, one.hp)
     after, _ = kit.updater(made)(learner, one.rollout, KEY, one.hp)
     moved = {
         name: not np.array_equal(x["kernel"], learner.params[name]["kernel"])

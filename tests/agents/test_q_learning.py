@@ -11,6 +11,7 @@ from mtrl_jax import agents, envs, hparams, random, types
 from mtrl_jax.agents import dqn, rainbow
 from mtrl_jax.agents.common import q_learning, q_loss
 from mtrl_jax.engine import fused_runner
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import noisy, q_network
 
 KEY = jax.random.key(2)
@@ -68,7 +69,10 @@ def test_every_subset_of_the_parts_can_be_traced(name, kit):
     hp = jax.tree.map(np.float32, rainbow.Hparams())
 
     def train(hp):
-        learner, memory = jax.jit(agent.init)(KEY, hp), agent.replay.init(SLOTS)
+        learner, memory = (
+            jax.jit(batch_draws(agent.init))(KEY, hp),
+            agent.replay.init(SLOTS),
+        )
         step = jnp.int32(0)
         return kit.train(agent)(learner, memory, some_rollout(), KEY, hp, step)
 
@@ -142,7 +146,7 @@ def test_with_epsilon_one_every_legal_action_is_as_likely(name):
         hp = hparams.override(
             module.Hparams(), {"epsilon_start": epsilon, "epsilon_end": epsilon}
         )
-        learner = jax.jit(agent.init)(KEY, hp)
+        learner = jax.jit(batch_draws(agent.init))(KEY, hp)
         action, _, extras = jax.jit(agent.act)(learner, (), ts, KEY, hp)
         assert extras.q.shape == (4096, 2)
         if epsilon:
@@ -236,7 +240,7 @@ def test_the_paper_networks_have_the_papers_size():
 def test_dueling_advantages_have_mean_zero_over_legal_actions():
     spec = env().spec
     made = q_network.make(spec, NETWORK, 2, q_network.Head(dueling=True))
-    params = jax.jit(made.init)(KEY)
+    params = jax.jit(batch_draws(made.init))(KEY)
     obs, task = {"vector": jnp.ones((1, *spec.obs["vector"].shape))}, jnp.zeros(1, int)
     params["value"]["kernel"] *= 0
     params["value"]["bias"] += 7.0

@@ -19,6 +19,7 @@ from mtrl_jax.agents import (
 )
 from mtrl_jax.agents.common import action_names, future
 from mtrl_jax.data import columns, windows
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import heads, outlook, transformer
 
 KEY = jax.random.key(2)
@@ -62,7 +63,7 @@ def made(network=STEP, given=RETURNS, infers=False):
     )
     agent = sequence_policy.make("it", spec_of(), config)
     net = transformer.make(spec_of(), network, given)
-    learner = jax.jit(agent.init)(KEY, hparams())
+    learner = jax.jit(batch_draws(agent.init))(KEY, hparams())
     sharp = {
         name: jax.tree.map(lambda x: 100.0 * x, learner.params[name])
         for name in ("policy", "returns")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import actor_critic, components, cores, heads, torsos
 
 T, B = 4, 3
@@ -57,7 +58,7 @@ def _steps(spec, seed=0):
 def _network(spec, seed=0, **config):
     """A network, its parameters (log_std and all, moved off their start), its state."""
     network = actor_critic.make(spec, actor_critic.NetworkConfig(**config))
-    params = jax.jit(network.init)(jax.random.key(seed))
+    params = jax.jit(batch_draws(network.init))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * rng.normal(size=p.shape), p.dtype), params
@@ -163,7 +164,9 @@ def test_a_population_equals_its_members_alone(core, size):
     spec = _spec({"image": SMALL, "vector": VECTOR}, SPACES[1])
     config = actor_critic.NetworkConfig(core=core, core_size=8, hidden=(8,))
     network = actor_critic.make(spec, config)
-    params = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), size))
+    params = jax.jit(jax.vmap(batch_draws(network.init)))(
+        jax.random.split(jax.random.key(0), size)
+    )
     inputs = [_steps(spec, seed) for seed in range(size)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *inputs)
 
@@ -186,7 +189,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
     """Gain 0.01 of the policy head; a Box starts with std 1 in normalised units."""
     spec = _spec({"vector": VECTOR}, SPACES[0])
     network = actor_critic.make(spec)
-    params = jax.jit(network.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(network.init))(jax.random.key(0))
     ts, action = _steps(spec)
     out, _ = network.unroll(params, network.initial_state(B), ts, action)
     entropy = network.distribution(out.policy, ts.action_mask).entropy()
@@ -195,7 +198,7 @@ def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
 
     box = _spec({"vector": VECTOR}, SPACES[2])
     network = actor_critic.make(box)
-    params = jax.jit(network.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(network.init))(jax.random.key(0))
     out, _ = network.unroll(params, network.initial_state(B), *_steps(box))
     np.testing.assert_array_equal(out.policy[..., 2:], 0.0)
     dist = network.distribution(out.policy, jnp.ones((T, B, 2), bool))
@@ -208,7 +211,7 @@ def test_parameters_do_not_alias():
     spec = _spec({"image": SMALL, "vector": VECTOR}, SPACES[2])
     config = actor_critic.NetworkConfig(core="lstm", core_size=8, hidden=(8, 8))
     network = actor_critic.make(spec, config)
-    for init in (network.init, jax.jit(network.init)):
+    for init in (network.init, jax.jit(batch_draws(network.init))):
         leaves = jax.tree.leaves(init(jax.random.key(0)))
         leaves += jax.tree.leaves(network.initial_state(2))
         assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
@@ -259,7 +262,7 @@ def test_step_by_step_is_the_whole_unroll_and_episodes_are_separate(
         hidden=(8,), core=core, core_size=4, skip=True, separate_value=separate_value
     )
     network = _components(config) if made is _components else made(spec, config)
-    params = jax.jit(network.init)(jax.random.key(1))
+    params = jax.jit(batch_draws(network.init))(jax.random.key(1))
     ts, action = _steps(spec)
     ts = ts._replace(first=ts.first.at[2].set(True))
     unroll = jax.jit(network.unroll)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import conv
 
 # (height, width, cin, cout, kernel, strides, padding)
@@ -65,7 +66,9 @@ def test_convolution_starts_with_the_parameters_of_flax():
     """Same key, same parameter tree and bits as nn.Conv: checkpoints are exchangeable."""
     own, reference = _modules(CASES[0], "matmul")
     x = jnp.zeros((1, *CASES[0][:3]))
-    params, expected = (jax.jit(m.init)(jax.random.key(3), x) for m in (own, reference))
+    params, expected = (
+        jax.jit(batch_draws(m.init))(jax.random.key(3), x) for m in (own, reference)
+    )
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import cores
 
 T, B, F, H = 5, 3, 4, 6
@@ -51,7 +52,9 @@ def test_core_equals_the_flax_cell_stepped_by_hand(kind):
     x, first, key = _inputs()
     core = cores.Core(kind, H)
     state = _random_state(kind, key)
-    params = jax.jit(core.init)(jax.random.key(1), x, state, first)["params"]
+    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
+        "params"
+    ]
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
     cell = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind](H)
 
@@ -122,7 +125,7 @@ def test_core_starts_anew_where_first_says_so(kind):
     first = jnp.zeros((T, B), bool).at[2, 0].set(True)
     core = cores.Core(kind, H)
     state = _random_state(kind, key)
-    params = jax.jit(core.init)(jax.random.key(1), x, state, first)
+    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)
     changed_state = jax.tree.map(lambda s: s + 1.0, state)
     apply = jax.jit(core.apply)
     out, final = apply(params, x, state, first)
@@ -140,7 +143,7 @@ def test_two_unrolls_equal_one(kind):
     x, first, key = _inputs()
     core = cores.Core(kind, H)
     state = _random_state(kind, key)
-    params = jax.jit(core.init)(jax.random.key(1), x, state, first)
+    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)
     apply = jax.jit(core.apply)
     whole, final = apply(params, x, state, first)
     head, middle = apply(params, x[:2], state, first[:2])
@@ -153,9 +156,9 @@ def test_forget_gate_starts_open():
     """The LSTM's forget bias is 1, the other biases 0, each gate's kernel orthogonal."""
     x, first, _ = _inputs()
     state = cores.initial_state("lstm", H, B)
-    params = jax.jit(cores.Core("lstm", H).init)(jax.random.key(1), x, state, first)[
-        "params"
-    ]
+    params = jax.jit(batch_draws(cores.Core("lstm", H).init))(
+        jax.random.key(1), x, state, first
+    )["params"]
     i, f, g, o = jnp.split(params["bias"], 4)
     np.testing.assert_array_equal(f, jnp.ones(H))
     np.testing.assert_array_equal(jnp.stack([i, g, o]), jnp.zeros((3, H)))
@@ -170,7 +173,9 @@ def test_gates_told_how_long_to_remember_start_so(kind):
     size, steps = 256, 240
     state = cores.initial_state(kind, size, B)
     make = cores.Core(kind, size, steps)
-    bias = jax.jit(make.init)(jax.random.key(1), x, state, first)["params"]["bias"]
+    bias = jax.jit(batch_draws(make.init))(jax.random.key(1), x, state, first)[
+        "params"
+    ]["bias"]
     gates = bias.reshape(-1, size)
     u = np.exp(gates[1])
     assert 1 - 1e-5 <= u.min() < 5 and 230 < u.max() <= 239 * (1 + 1e-5)
@@ -186,7 +191,9 @@ def test_the_minimal_gru_starts_out_to_remember():
     state = cores.initial_state("mingru", size, B)
     for memory, spread in ((0, (0.0, 0.0)), (steps, (np.log(1), np.log(239)))):
         core = cores.Core("mingru", size, memory)
-        params = jax.jit(core.init)(jax.random.key(1), x, state, first)["params"]
+        params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
+            "params"
+        ]
         bias = params["mingru"]["gates"]["bias"].reshape(3, size)
         assert spread[0] - 1e-5 <= -bias[0].max() and -bias[0].min() <= spread[1] + 1e-5
         np.testing.assert_array_equal(bias[1:], 0)
@@ -198,7 +205,9 @@ def test_the_minimal_gru_is_its_equations():
     x, first, key = _inputs()
     state = _random_state("mingru", key)
     core = cores.Core("mingru", H)
-    params = jax.jit(core.init)(jax.random.key(1), x, state, first)["params"]
+    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
+        "params"
+    ]
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
     outputs, end = core.apply({"params": params}, x, state, first)
     own = jax.tree.map(np.asarray, params["mingru"])
@@ -229,7 +238,7 @@ def test_a_memory_of_many_steps_lasts_them():
         x, first = jnp.zeros((100, B, 1)), jnp.zeros((100, B), bool)
         state = cores.LSTMState(jnp.ones((B, H)), jnp.zeros((B, H)))
         core = cores.Core("lstm", H, memory)
-        params = jax.jit(core.init)(jax.random.key(0), x, state, first)
+        params = jax.jit(batch_draws(core.init))(jax.random.key(0), x, state, first)
         _, end = core.apply(params, x, state, first)
         return float(jnp.median(end.cell))
 

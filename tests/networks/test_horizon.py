@@ -9,6 +9,7 @@ import pytest
 import token_steps
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import transformer
 
 T, B, N, ACTIONS = 7, 2, 3, 4
@@ -35,7 +36,7 @@ def made(encoding="step", positions="rotary", acting="recompute", context=T):
         acting=acting,
     )
     net = transformer.make(spec, config)
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
     # Large enough for logits to tell inputs apart.
     params = {**params, "policy": jax.tree.map(lambda x: 100.0 * x, params["policy"])}
 

@@ -9,6 +9,7 @@ import pytest
 import token_steps
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import (
     attention_windows,
     ngrams,
@@ -88,7 +89,7 @@ def made(ngram, acting, given=None):
         acting=acting,
     )  # fmt: skip
     net = transformer.make(SPEC, config, given)
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
     sharp = {"policy": 100.0, "ngram": 10.0} if ngram else {"policy": 100.0}
     sharper = {
         name: jax.tree.map(lambda x, by=by: by * x, params[name])

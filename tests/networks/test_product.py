@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import product
 
 # Inputs wider, narrower and as wide as outputs: the gradient is made in two ways.
@@ -48,9 +49,11 @@ def test_a_dense_layer_with_it_is_flax_own():
     """Passing dot_general changes neither parameters nor numbers of nn.Dense."""
     (x,) = _arrays((3, 2, 5))
     plain, ours = nn.Dense(4), nn.Dense(4, dot_general=product.dot_general)
-    params = jax.jit(plain.init)(jax.random.key(1), x)
+    params = jax.jit(batch_draws(plain.init))(jax.random.key(1), x)
     jax.tree.map(
-        np.testing.assert_array_equal, params, jax.jit(ours.init)(jax.random.key(1), x)
+        np.testing.assert_array_equal,
+        params,
+        jax.jit(batch_draws(ours.init))(jax.random.key(1), x),
     )
     np.testing.assert_allclose(ours.apply(params, x), plain.apply(params, x), rtol=1e-6)
 

@@ -10,6 +10,7 @@ import pytest
 import token_steps
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import transformer
 
 T, B, N, CONTEXT = 6, 2, 3, 4
@@ -28,7 +29,7 @@ def made(context=CONTEXT, **changes):
     obs = {"vector": jax.ShapeDtypeStruct((N,), jnp.float32)}
     config = dataclasses.replace(CONFIG, context=context, **changes)
     net = transformer.make(spec_of(types.Discrete(4), obs), config)
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
     # Large enough for logits to tell inputs apart.
     params = {**params, "policy": jax.tree.map(lambda x: 100.0 * x, params["policy"])}
 
@@ -134,7 +135,7 @@ def test_every_parameter_is_learnt_from_images_and_factorised_actions():
         },
         prev_action=jnp.asarray(rng.integers(0, 2, (T, B, 2)), jnp.int32),
     )
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
 
     def loss(params):
         return jnp.sum(jnp.square(net.unroll(params, steps)))

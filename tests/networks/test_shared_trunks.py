@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import (
     actor_critic,
     components,
@@ -29,7 +30,7 @@ SPEC = types.EnvSpec(
 def _stitched():
     """Returns (compiled features of (params, x, task), params)."""
     trunk = shared_trunks.CrossStitch((5, 5), jnp.tanh, K)
-    params = jax.jit(trunk.init)(KEY, X, TASK)["params"]
+    params = jax.jit(batch_draws(trunk.init))(KEY, X, TASK)["params"]
     return jax.jit(lambda *args: trunk.apply({"params": args[0]}, *args[1:])), params
 
 
@@ -88,7 +89,7 @@ def test_experts_are_orthonormal_and_keep_their_span():
 def test_experts_are_combined_by_task():
     """h = tanh(Σ_n w_{task,n} ũ_n)."""
     trunk = shared_trunks.Experts((5, 6), jnp.tanh, K, 2)
-    params = jax.jit(trunk.init)(KEY, X, TASK)["params"]
+    params = jax.jit(batch_draws(trunk.init))(KEY, X, TASK)["params"]
     found = jax.jit(trunk.apply)({"params": params}, X, TASK)
     columns = jnp.broadcast_to(X, (2, B, F))
     for i in range(2):

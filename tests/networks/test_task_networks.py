@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import actor_critic, task_networks
 from mtrl_jax.networks.network_config import NetworkConfig
 
@@ -35,7 +36,12 @@ def _given():
     memory = jax.tree.map(
         lambda x: jax.random.normal(keys[2], x.shape), network.initial_state(B)
     )
-    return jax.jit(network.init)(keys[3]), memory, ts, jnp.zeros((T, B), jnp.int32)
+    return (
+        jax.jit(batch_draws(network.init))(keys[3]),
+        memory,
+        ts,
+        jnp.zeros((T, B), jnp.int32),
+    )
 
 
 def test_each_slot_is_seen_by_the_network_of_its_task(given):

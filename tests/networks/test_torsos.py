@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import sequence_conv, torsos
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
@@ -88,7 +89,7 @@ def test_bfloat16_is_of_the_products_alone(implementation):
         return torso, jax.value_and_grad(loss, has_aux=True)
 
     torso, whole = of("float32")
-    params = jax.jit(torso.init)(jax.random.key(0), obs, side)
+    params = jax.jit(batch_draws(torso.init))(jax.random.key(0), obs, side)
     half = of("bfloat16")[0].init
     assert jax.eval_shape(half, jax.random.key(0), obs, side) == jax.eval_shape(
         lambda: params

@@ -11,6 +11,7 @@ import pytest
 import token_steps
 
 from mtrl_jax import tree, types
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import layers, transformer
 
 T, B, N = 7, 2, 3
@@ -49,7 +50,7 @@ def _steps(**kwargs):
 def _made(**changes):
     """A network whose heads are large enough for logits to tell inputs apart."""
     net = transformer.make(_spec(), dataclasses.replace(CONFIG, **changes))
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
     return net._replace(unroll=jax.jit(net.unroll, static_argnames="window")), {
         **params,
         "policy": jax.tree.map(lambda x: 100.0 * x, params["policy"]),
@@ -237,7 +238,7 @@ def test_a_member_of_a_population_equals_its_solo_run(encoding):
     """vmap over parameters, keys and caches changes no member."""
     net, _ = _made(encoding=encoding)
     keys = jax.random.split(jax.random.key(1), 2)
-    params = jax.jit(jax.vmap(net.init))(keys)
+    params = jax.jit(jax.vmap(batch_draws(net.init)))(keys)
     steps = _steps()
     logits = jax.jit(jax.vmap(net.unroll, (0, None)))(params, steps)
     acted = jax.vmap(lambda p: _act(net, p, steps))(params)
@@ -305,7 +306,7 @@ def test_images_and_factorised_actions_are_read(encoding):
     steps = token_steps.of(
         {"image": jnp.asarray(image, jnp.uint8)}, *_transitions(space=space)[1:]
     )
-    params = jax.jit(net.init)(jax.random.key(0))
+    params = jax.jit(batch_draws(net.init))(jax.random.key(0))
     logits = jax.jit(net.unroll)(params, steps)
     assert logits.shape == (T, B, 5)
     np.testing.assert_allclose(_act(net, params, steps), logits, atol=1e-5)
