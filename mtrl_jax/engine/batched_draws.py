@@ -1,14 +1,15 @@
 """All random draws of a function made by a few hashes, its numbers as they were.
 
 Weights are drawn leaf by leaf, each with a key of its own. A compiler makes a loop of every
-draw and unrolls it: a program that only drew 20 small leaves for a population compiled for
-34 s. The draws that do not depend on each other are one hash of many (key, counter) pairs
-here, and that program compiles in 3 s.
+draw and unrolls it: a program that only drew 20 small leaves for four members compiled for
+34 processor seconds. The draws that do not depend on each other are one hash of many (key,
+counter) pairs here, and that program compiles in 3.
 
 What is rearranged is the jaxpr of the function: its nested ``jit`` calls are opened, then
-whatever is ready is evaluated, round by round, the draws of a round together. Draws inside
-of loops and branches and large ones (for whose keys there would have to be room) stay as
-they are.
+whatever is ready is evaluated, round by round, the draws of a round together. Layouts that
+a nested ``jit`` asks for are lost by that (initial weights ask for none). Draws inside of
+loops and branches and large ones (for whose keys there would have to be room) stay as they
+are.
 """
 
 from __future__ import annotations
