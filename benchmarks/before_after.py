@@ -8,7 +8,8 @@ own with this interpreter, the order reversed from turn to turn. A figure is the
 second of the whole training loop; of a population the fastest way that a checkout has.
 Shown is the median over turns of the ratio today / before within a turn, and its range.
 
-Prints the table; writes before_after.json.
+Prints the table; writes before_after.json, in which the rows of a script that is left
+out (--scripts) are those of before.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import tempfile
 import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# {script: its arguments}; of a turn of this benchmark, their own turns are few.
+# {script: its arguments}; of a turn of this benchmark, their own turns are few. Four
+# updates (population.py's default) are 12 ms of one member: too short to tell.
 SCRIPTS = {
     "throughput": ["--repeats", "3"],
-    "population": ["--populations", "1", "8", "--turns", "3"],
+    "population": ["--populations", "1", "8", "--turns", "3", "--updates", "50"],
 }
 COLUMNS = {
     "case": "<28",
@@ -44,25 +46,34 @@ def main() -> None:
     """Run the turns; print the table and write it."""
     args = arguments()
     checkouts = {"before": args.before.resolve(), "today": ROOT}
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for turn in range(args.turns):
         names = list(checkouts)[:: 1 if turn % 2 == 0 else -1]
         for script in args.scripts:
             for name in names:
                 rates = measured(checkouts[name], script, args.quick)
                 for case, rate in rates.items():
-                    own = found.setdefault(case, {x: [] for x in checkouts})
+                    own = found.setdefault((script, case), {x: [] for x in checkouts})
                     own[name].append(rate)
             print(f"turn {turn + 1} of {args.turns}: {script}", flush=True)
     print(common.header(COLUMNS))
-    rows = []
-    for case, own in found.items():
+    rows = kept(args)
+    for (script, case), own in found.items():
         if all(len(x) == args.turns for x in own.values()):
-            rows.append(row_of(case, own))
+            rows.append({"script": script} | row_of(case, own))
             print(common.line(rows[-1], COLUMNS))
     machine = common.environment()
     result = {"machine": machine, "commit": commit(args.before), "rows": rows}
     print(f"written: {common.write(args.out, 'before_after', result)}")
+
+
+def kept(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Returns the rows of scripts that are left out, of a result beside the same commit."""
+    path = args.out / "before_after.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("commit") != commit(args.before):
+        return []
+    return [row for row in before["rows"] if row["script"] not in args.scripts]
 
 
 def row_of(case: str, own: dict[str, list[float]]) -> dict[str, object]:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 
 import table_cells
+import tables_compiling
 import tables_distillation
 import tables_dreamer
 import tables_fairness
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[], table_cells.Rows]] = {
     **tables_distillation.TABLES,
     **tables_dreamer.TABLES,
     **tables_speed.TABLES,
+    **tables_compiling.TABLES,
     **tables_learning.TABLES,
     **tables_multitask.TABLES,
     **tables_in_context.TABLES,

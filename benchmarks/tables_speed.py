@@ -1,4 +1,4 @@
-"""Tables of what was timed: peers, the loop and its parts, convolutions, compilation."""
+"""Tables of what was timed: peers, the loop and its parts, convolutions, replays."""
 
 from __future__ import annotations
 
@@ -180,19 +180,16 @@ def replay() -> Rows:
     ]
 
 
-def compile_times() -> Rows:
-    """Returns the table of compiling a training chunk, of agents that can play it."""
-    header = ["agent", "environment", "compile s", "instructions", "fusions"]
-    return [header] + [
+def before_after() -> Rows:
+    """Returns the table of training beside an earlier checkout."""
+    return [["case", "before", "today", "today / before [range]"]] + [
         [
-            f"`{row['agent']}`",
-            row["env"],
-            number(row["CPU s"]),
-            f"{row['instructions']:,}",
-            f"{row['fusions']:,}",
+            row["case"],
+            quantity(row["before"]),
+            quantity(row["today"]),
+            interval(row["ratio"], row["low"], row["high"]),
         ]
-        for row in load("compile_times")["rows"]
-        if "failed" not in row
+        for row in load("before_after")["rows"]
     ]
 
 
@@ -222,5 +219,5 @@ TABLES = {
     "labyrinth_speed": labyrinth_speed,
     "replay": replay,
     "checkpoints": checkpoints,
-    "compile_times": compile_times,
+    "before_after": before_after,
 }

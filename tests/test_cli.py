@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -156,6 +157,17 @@ def test_help_shows_defaults(tmp_path):
     """Brackets are text, not markup."""
     assert "[default: runs/CONFIG-TIME]" in running.mtrl("train", "--help").out
     assert "[default: the best]" in running.mtrl("render", "--help").out
+
+
+@pytest.mark.parametrize("what", ["agents", "configs"])
+def test_a_list_has_columns(what, monkeypatch):
+    """What is said of each begins in one place, however long a name is."""
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    lines = list(listing.lines(what))
+    width = max(len(line.split()[0]) for line in lines) + 2
+    for line in lines:
+        assert line[:width].strip() == line.split()[0]
+        assert line[width] != " "
 
 
 def test_no_configs_anywhere_is_said(monkeypatch, tmp_path):

@@ -18,12 +18,15 @@ def lines(what: str) -> Iterator[str]:
       ConfigError: any other word, or no configs anywhere.
     """
     if what == "agents":
+        width = max(map(len, agents.AGENTS))
         found = ((name, agents.get(name).INFO) for name in agents.AGENTS)
-        return (f"{name:24s} {info.summary}" for name, info in found)
+        return (f"{name:{width}s}  {info.summary}" for name, info in found)
     if what == "envs":
         return iter(envs.names())
     if what == "configs":
-        return (_config_line(path) for path in _configs())
+        paths = _configs()
+        width = max(len(str(path)) for path in paths)
+        return (_config_line(path, width) for path in paths)
     raise errors.ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
 
 
@@ -43,8 +46,8 @@ def _configs() -> list[pathlib.Path]:
     )
 
 
-def _config_line(path: pathlib.Path) -> str:
-    """Returns the path and the first comment of a config."""
+def _config_line(path: pathlib.Path, width: int) -> str:
+    """Returns the path, ``width`` wide, and the first comment of a config."""
     first = path.read_text(encoding="utf-8").splitlines()[:1]
     says = first[0].lstrip("# ") if first and first[0].startswith("#") else ""
-    return f"{path!s:40s} {says}"
+    return f"{path!s:{width}s}  {says}"

@@ -282,6 +282,7 @@ def test_a_replay_that_cannot_be_is_refused(changes, message, kit):
     ("changes", "message"),
     [
         ({"train_every": 25}, "train_every: 25 steps .* give at most 24"),
+        ({"train_every": 7}, "train_every: 7 steps .* 3.42857 .*; give 6 or 8"),
         ({"length": 200}, "capacity: 400 rows .* need at least"),
     ],
 )

@@ -1,12 +1,13 @@
 """The replay of agents that learn from sequences: as many batches as experience is due.
 
-An update that adds T·B steps draws K = ⌊T·B / train_every⌋ batches, one for each of its
-gradient steps; T, B and so K are known when the program is traced.
+An update that adds T·B steps draws K = T·B / train_every batches, one for each of its
+gradient steps; T, B and so K, an integer, are known when the program is traced.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from mtrl_jax import errors, types
 from mtrl_jax.data import replay
@@ -30,7 +31,7 @@ def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
     The first row of a window is there for its action, which led to the second.
     Raises:
       ValueError: a size below 1; at trace time, sequences longer than what is kept, or
-        no gradient step an update.
+        no whole number of gradient steps an update.
     """
     _check(config)
 
@@ -59,13 +60,18 @@ def make(spec: types.EnvSpec, config: SequenceConfig) -> types.Replay:
 
 
 def gradient_steps(config: SequenceConfig, steps: int) -> int:
-    """Returns K of an update that adds ``steps`` steps; ValueError if it is 0."""
-    found = int(steps / config.train_every)
-    if found < 1:
-        raise ValueError(
-            f"train_every: {config.train_every:g} steps for a gradient step, but an "
-            f"update has unroll_length x slots = {steps}; give at most {steps}"
-        )
+    """Returns K of an update that adds ``steps`` steps; ValueError if it is no integer."""
+    exact = steps / config.train_every
+    said = (
+        f"train_every: {config.train_every:g} steps for a gradient step, but an "
+        f"update has unroll_length x slots = {steps}"
+    )
+    if exact < 1:
+        raise ValueError(f"{said}; give at most {steps}")
+    found = round(exact)
+    if not math.isclose(found, exact, rel_tol=1e-4):
+        near = [f"{steps / x:g}" for x in (math.ceil(exact), math.floor(exact))]
+        raise ValueError(f"{said}, {exact:g} gradient steps; give {' or '.join(near)}")
     return found
 
 
