@@ -11,8 +11,10 @@ no better than random are left out, and named in the JSON.
 the size --joint-size. ``--states``: students of every size that go on with the states
 that they came to themselves, and with their teachers' of before.
 
-Everything is a run of its own under --runs and is gone on with if it exists. Writes
-distillation.json and .png.
+Everything is a run of its own under --runs and is gone on with if it exists. A run of the
+whole config in the folder of the teachers (``mtrl train CONFIG --run-dir
+RUNS/teachers-3000000-125000``) gives them, and its own students are ``pipeline`` of the
+JSON. Writes distillation.json and .png.
 
     python benchmarks/distillation.py                  # about three hours on 2 cores
     python benchmarks/distillation.py --env-steps 400000 --play-steps 20000 --updates 1500
@@ -27,13 +29,11 @@ from typing import Any
 
 import common
 import distillation_arms as arms
-import numpy as np
+import distillation_rows as rows_of
 
 from mtrl_jax import metrics, xla
 from mtrl_jax.config import loading
-from mtrl_jax.metrics import estimates
 
-FLOOR = 0.01
 SIZES = arms.SIZES
 COLUMNS = {
     "size": "<6",
@@ -73,12 +73,15 @@ def main() -> None:
         args.joint_size, args.runs = "1/60", args.runs / "quick"
     teachers = trained_teachers(args)
     summary = metrics.read_summary(teachers / "stages/teachers")
-    reference = {name: task_score(task) for name, task in summary["tasks"].items()}
+    reference = {
+        name: rows_of.task_score(task) for name, task in summary["tasks"].items()
+    }
     result: dict[str, Any] = {
         "machine": common.environment(),
         "settings": {k: str(v) for k, v in vars(args).items()},
         "teachers": reference,
         "left_out": [k for k, x in reference.items() if x["return"] <= x["random"]],
+        "pipeline": rows_of.pipeline_in(teachers, reference),
         "rows": [],
         "joint": [],
         "states": [],
@@ -94,14 +97,14 @@ def main() -> None:
     for size in args.sizes:
         folder = students_folder(args, size, teachers)
         complete(folder, arms.student_settings(args, size, teachers))
-        add("rows", students_in(size, folder, reference))
+        add("rows", rows_of.students_in(size, folder, reference))
         if args.states:
-            add("states", states_in(size, teachers, reference))
+            add("states", rows_of.states_in(size, teachers, reference))
     for agent in args.joint:
         slug = arms.slug_of(args.joint_size)
         folder = args.runs / f"joint-{agent}-{slug}-{args.env_steps}-{args.seeds}"
         complete(folder, arms.joint_settings(args, agent, args.joint_size))
-        add("joint", [joint_in(agent, args.joint_size, folder, reference)])
+        add("joint", [rows_of.joint_in(agent, args.joint_size, folder, reference)])
     draw(result["rows"], args.out / "distillation.png")
 
 
@@ -145,107 +148,6 @@ def complete(folder: pathlib.Path, given: dict[str, Any]) -> None:
     code = runs.resume(folder) if begun else runs.train(settings, folder)
     if code:
         raise SystemExit(code)
-
-
-def task_score(task: dict[str, Any]) -> dict[str, float]:
-    """Returns {return, random} of a teacher's game."""
-    means = [x["mean"] for x in task["members"] if x["mean"] is not None]
-    return {"return": float(np.mean(means)), "random": float(task["random_score"])}
-
-
-def students_in(
-    size: str, folder: pathlib.Path, reference: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns the rows of a size, one for each arm."""
-    student = metrics.read_summary(folder / "stages/student")
-    log = metrics.read_metrics(folder / "stages/student").metrics
-    rows = []
-    for i, (loss, tau) in enumerate(arms.ARMS):
-        mine = slice(i, None, len(arms.ARMS))
-        rows.append(
-            {
-                "size": size,
-                "loss": loss,
-                "tau": tau if loss == "kl" else None,
-                "parameters": parameters(folder, "student"),
-                **scored(folder / "stages/students_play", reference, mine),
-                "kl": float(np.mean(log["kl"][-1, mine])),
-                "agreement": float(np.mean(log["accuracy"][-1, mine])),
-                "wall_s": student["totals"]["wall_s"],
-            }
-        )
-    return rows
-
-
-def states_in(
-    size: str, folder: pathlib.Path, reference: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns the rows of the students of a size that went on, by whose states."""
-    rows = []
-    for arm in arms.STATES:
-        name = f"{arm}_{arms.slug_of(size)}"
-        log = metrics.read_metrics(folder / "stages" / name).metrics
-        row: dict[str, Any] = {"size": size, "loss": f"kl, {arm}", "states": arm}
-        row |= {"parameters": parameters(folder, name)}
-        row |= scored(folder / f"stages/{name}_play", reference)
-        row |= {"agreement": float(np.mean(log["accuracy"][-1]))}
-        rows.append(row | {"kl": float(np.mean(log["kl"][-1]))})
-    return rows
-
-
-def joint_in(
-    agent: str, size: str, folder: pathlib.Path, reference: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns the row of a joint learner."""
-    totals = metrics.read_summary(folder / "stages/joint")["totals"]
-    row: dict[str, Any] = {"size": size, "loss": f"joint {agent}", "agent": agent}
-    row |= {"parameters": parameters(folder, "joint")}
-    row |= {"env_steps": totals["env_steps_per_member"], "wall_s": totals["wall_s"]}
-    return row | scored(folder / "stages/joint_play", reference)
-
-
-def scored(
-    folder: pathlib.Path, reference: dict[str, Any], mine: slice = slice(None)
-) -> dict[str, Any]:
-    """Returns what the members ``mine`` of an evaluate stage score beside the teachers."""
-    tasks = metrics.read_summary(folder)["tasks"]
-    returns = {
-        name: np.asarray(task["in_context"]["returns"], float)[mine, 0, 0]
-        for name, task in tasks.items()
-    }
-    gains = {name: x["return"] - x["random"] for name, x in reference.items()}
-    ratios = [
-        (x - reference[name]["random"]) / gains[name]
-        for name, x in returns.items()
-        if gains[name] > 0
-    ]
-    # Without a game that its teacher can play there is no score.
-    score = np.zeros(0)
-    if ratios:
-        score = np.exp(np.log(np.maximum(ratios, FLOOR)).mean(0))
-    few = len(score) < 2
-    low, high = (None, None) if few else estimates.mean_interval(score)
-    return {
-        "seeds": len(next(iter(returns.values()))),
-        "score": float(score.mean()) if ratios else None,
-        "low": low,
-        "high": high,
-        "scores": score.tolist(),
-        "returns": {name: x.tolist() for name, x in returns.items()},
-    }
-
-
-def parameters(folder: pathlib.Path, name: str) -> int:
-    """Returns the number of parameters of the learners of stage ``name``."""
-    import jax
-
-    from mtrl_jax.experiments import build, checks, kinds, reading
-
-    run = kinds.run_of(reading.load_config(folder), folder)
-    stage = run.stage(name)
-    agent = build.make_agent(stage, kinds.spec_of(run, stage))
-    learner = jax.eval_shape(agent.init, *checks.key_and_hparams(stage))
-    return sum(x.size for x in jax.tree.leaves(learner.params))
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:

@@ -8,14 +8,20 @@ from typing import Any
 from table_cells import NONE, Rows, has, interval, load, number, quantity
 
 
-def teachers() -> Rows:
-    """Returns the table of what the teachers play."""
-    found = load("distillation")["teachers"]
-    made: Rows = [["game", "random", "teacher"]]
-    for name, row in found.items():
-        game = name.rpartition("/")[2].removesuffix("-MinAtar")
-        made.append([game, number(row["random"]), number(row["return"])])
-    return made
+def pipeline() -> Rows:
+    """Returns the table of a run of the whole config: teachers and students by game."""
+    found = load("distillation")
+    own = found["pipeline"]
+    made: Rows = [["game", "random", "teacher", "students", "share of the teacher's"]]
+    for name, row in found["teachers"].items():
+        returns = own["returns"][name]
+        gain = row["return"] - row["random"]
+        share = (sum(returns) / len(returns) - row["random"]) / gain
+        cells = [number(row["random"]), number(row["return"])]
+        cells += [", ".join(map(number, returns)), number(share)]
+        made.append([name.rpartition("/")[2].removesuffix("-MinAtar"), *cells])
+    score = interval(own["score"], own["low"], own["high"])
+    return [*made, ["geometric mean", NONE, NONE, NONE, score]]
 
 
 def students() -> Rows:
@@ -110,7 +116,7 @@ def _cell(row: dict) -> str:
 
 
 TABLES: dict[str, Callable[[], Rows]] = {
-    "distillation_teachers": teachers,
+    "distillation_pipeline": pipeline,
     "distillation_students": students,
     "distillation_joint": joint,
     "distillation_states": states,

@@ -15,6 +15,7 @@ try:
     import distillation
     import distillation_arms as arms
     import distillation_online
+    import distillation_rows
     import tables_distillation as tables
 finally:
     sys.path.pop(0)
@@ -86,13 +87,13 @@ def test_a_score_is_the_geometric_mean_of_shares_of_the_teachers(tmp_path):
 
     tasks = {"a": played(3.0, 1.0), "b": played(5.0, 5.0), "c": played(9.0, 9.0)}
     metrics.write_summary(tmp_path, {"tasks": tasks})
-    found = distillation.scored(tmp_path, reference)
-    assert found["scores"] == pytest.approx([1.0, (distillation.FLOOR * 2) ** 0.5])
+    found = distillation_rows.scored(tmp_path, reference)
+    assert found["scores"] == pytest.approx([1.0, (distillation_rows.FLOOR * 2) ** 0.5])
     assert found["low"] < found["score"] < found["high"]
-    alone = distillation.scored(tmp_path, reference, slice(0, None, 2))
+    alone = distillation_rows.scored(tmp_path, reference, slice(0, None, 2))
     assert alone["seeds"] == 1 and alone["low"] is None
     hopeless = {name: {"return": 1.0, "random": 1.0} for name in reference}
-    none = distillation.scored(tmp_path, hopeless)
+    none = distillation_rows.scored(tmp_path, hopeless)
     assert (none["seeds"], none["scores"], none["score"]) == (2, [], None)
 
 
