@@ -11,6 +11,9 @@ import numpy as np
 Row = dict[str, Any]
 
 
+FEW = 8  # lines
+
+
 def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     """Draw what was got by what was asked for or shown, by arm, or by episode.
 
@@ -32,7 +35,10 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     with common.figure(path, list(panels), (7, 5)) as axes:
         for ax, own in zip(axes, panels.values()):
             plot(ax, own)
-            ax.legend(fontsize="small")
+            if len(ax.lines) > FEW:  # more than a corner has room for
+                ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            else:
+                ax.legend(fontsize="small")
 
 
 def _by_asked(ax: Any, rows: list[Row]) -> None:
@@ -85,7 +91,8 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
 def _by_episode(ax: Any, rows: list[Row]) -> None:
     for row in rows:
         episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
-        (line,) = ax.plot(episode, row["curve"], label=row["arm"])
+        style = ("-", "--", ":")[len(ax.lines) // 10 % 3]  # there are ten colours
+        (line,) = ax.plot(episode, row["curve"], style, label=row["arm"])
         if row["prompt"]:
             shown = range(1, row["prompt"] + 1)
             ax.plot(shown, [row["demo"]] * len(shown), "o", color=line.get_color())

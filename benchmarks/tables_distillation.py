@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,9 @@ def pipeline() -> Rows:
     return [*made, ["geometric mean", NONE, NONE, NONE, score]]
 
 
-def students() -> Rows:
+def students(name: str) -> Rows:
     """Returns the table of students: score and agreement by loss, a column a size."""
-    rows = load("distillation")["rows"]
+    rows = load(name)["rows"]
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     heads = []
     for size in sizes:
@@ -117,7 +118,8 @@ def _cell(row: dict) -> str:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_pipeline": pipeline,
-    "distillation_students": students,
+    "distillation_students": functools.partial(students, "distillation"),
+    "distillation_short": functools.partial(students, "distillation_short"),
     "distillation_joint": joint,
     "distillation_states": states,
     "distillation_online": online,
