@@ -132,7 +132,8 @@ def make(
             live=~rollout.ts.first[1:],
             task=ts.task,
         )
-        return total, learning.Aux(metrics | parts, after)
+        present = base.combiner.present(~rollout.ts.first[1:], ts.task)
+        return total, learning.Aux(metrics | parts, after, present)
 
     def slots(learner, rollout):
         del learner

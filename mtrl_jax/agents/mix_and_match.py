@@ -261,7 +261,8 @@ def make_loss(
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
-        return total, learning.Aux(metrics | parts | beside, stats_after)
+        present = combiner.present(live, task)
+        return total, learning.Aux(metrics | parts | beside, stats_after, present)
 
     def in_control(outputs, policies, stats, rollout, hp):
         """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""

@@ -152,7 +152,8 @@ def make(
             live=batch.live,
             task=batch.ts.task,
         )
-        return total, learning.Aux(metrics | parts, after)
+        present = base.combiner.present(batch.live, batch.ts.task)
+        return total, learning.Aux(metrics | parts, after, present)
 
     def update(learner, rollout, key, hp, step):
         del step

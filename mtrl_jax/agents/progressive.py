@@ -185,9 +185,11 @@ def make_module(
 def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     """Returns the learner that begins with another's.
 
-    One of as many columns goes on with it (baselines 2 and 3), but for heads of other
-    actions: then these, the optimiser and statistics are its own. One of a column more
-    has all of its columns frozen, and a column, optimiser and statistics of its own.
+    One of as many columns goes on with its parameters and statistics (baselines 2 and 3),
+    but for heads of other actions: then these and statistics are its own. One of a column
+    more has all of its columns frozen, and a column and statistics of its own. The
+    optimiser begins anew in either: moments of the source's would move layers whose
+    gradient is 0, and its count of updates would have annealed the rate.
 
     Raises:
       ValueError: any other number of columns.
@@ -206,7 +208,7 @@ def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     heads = {name: x for name, x in given.params.items() if name not in column}
     its_own = {name: own.params[name] for name in heads if name in own.params}
     if _shapes(heads) == _shapes(its_own):
-        return given
+        return own._replace(params=given.params, frozen=given.frozen, stats=given.stats)
     return own._replace(params=column | its_own, frozen=given.frozen)
 
 

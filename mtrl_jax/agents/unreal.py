@@ -19,7 +19,9 @@ Ref: Jaderberg et al. 2017, "Reinforcement Learning with Unsupervised Auxiliary 
 Deviations: the base is V-trace, not A3C; losses are means over windows and steps (control
 a sum over cells or units, as there), so that a reward_cost of 0.05 is its 1; several
 snippets an update instead of one; no ReLU after the deconvolutions, which would clip Q; a
-vector's cells are its numbers; features are those in ``auxiliary_tasks``.
+vector's cells are its numbers, an image's all that it divides into (21 x 21 of 84 x 84
+pixels, where the paper takes 20 x 20 of the middle); features are those in
+``auxiliary_tasks``.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Config:
     )
     feature_control: bool = False  # of the torso's units, beside that of cells
     cell: int = 4  # pixels a side, or numbers of a vector
+    frames: int = 1  # of an image that is a stack; control is of the newest
     capacity: int = 64_000  # steps of a member's slots; the paper keeps 2,000 of each
     windows: int = 16  # for control and value, drawn an update
     steps: int = 20  # transitions of a window
@@ -108,6 +111,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         scale,
         transform,
         config.feature_control,
+        config.frames,
     )
 
     def optimise(hp):

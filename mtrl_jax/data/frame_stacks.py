@@ -39,7 +39,10 @@ def stack(frames: Array, first: Array, depth: int) -> Array:
 
 
 def check(spec: types.EnvSpec, depth: int) -> None:
-    """Raises ValueError unless the image of ``spec`` can be a stack of ``depth`` frames."""
+    """Raises ValueError unless every image of ``spec`` can be a stack of ``depth`` frames.
+
+    Tasks' images have to have the same channels: a padded one's newest are not its last.
+    """
     image = spec.obs.get("image")
     if image is None:
         raise ValueError(
@@ -49,4 +52,14 @@ def check(spec: types.EnvSpec, depth: int) -> None:
         raise ValueError(
             f"frames: {depth} does not divide the {image.shape[-1]} channels of the "
             "image; give the length of the environment's frame stack, or 1"
+        )
+    channels = {
+        task.name: task.obs["image"].shape[-1]
+        for task in spec.tasks
+        if "image" in task.obs
+    }
+    if len(set(channels.values())) > 1:
+        raise ValueError(
+            f"frames: {depth} frames of images with unlike channels {channels}; give 1, "
+            "or tasks whose images have the same"
         )

@@ -60,6 +60,7 @@ class Extras(NamedTuple):
     recorded: Mapping[str, Array] = {}  # [T, B, ...] what acting noted down, by name
     columns: of_histories.Columns | None = None  # [T, B]
     prompt: Array | None = None  # [T, B] bool, rows before the window itself
+    followed: Array | None = None  # [T, B] bool, the history has the row after it
 
 
 _COLUMN_BYTES = 13
@@ -238,6 +239,7 @@ def assemble(
         optimal=None if best is None else rows(best, within),
         recorded={name: rows(x, within) for name, x in data.recorded.items()},
         columns=jax.tree.map(lambda x: rows(x, within), data.columns),
+        followed=exists[..., 2:, :],
     )
     return types.Rollout(ts, rows(data.action, within), extras, ())
 

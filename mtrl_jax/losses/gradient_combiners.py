@@ -14,9 +14,10 @@ trees of any shape.
 Ref: Yu et al. 2020 (arXiv:2001.06782), algorithm 1; Liu et al. 2021 (arXiv:2110.14048),
 equations 3 and 5; Désidéri 2012; Sener & Koltun 2018 (arXiv:1810.04650), equation 3.
 
-Deviations: the programs of CAGrad and MGDA over the simplex are solved by accelerated
-projected gradients of a fixed number of steps (tests compare with scipy's solver and
-the closed form of two tasks).
+Deviations: the programs of CAGrad and MGDA over the simplex are solved for u >= 0, of
+which w is the direction, by accelerated projected gradients of a fixed number of steps on
+gradients of length one, so that norms may differ by orders of magnitude (tests compare
+with scipy's solver and the closed form of two tasks).
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 COMBINERS = ("sum", "mean", "equal_norm", "pcgrad", "cagrad", "mgda")
-_STEPS = 200  # of the programs over the simplex
+_STEPS = 200  # of MGDA's program
+_ROUNDS, _ROUND = 12, 50  # of CAGrad's: worst gains that are tried, steps for each
 _TINY = 1e-12
+_LEAST = float(jnp.finfo(jnp.float32).tiny)
 
 # (gram [K, K], key, c) -> weights [K]
 Combiner = Callable[[Array, Key, Scalar], Array]
@@ -60,13 +62,20 @@ def combine(combiner: Combiner, gradients: Tree, key: Key, c: Scalar = 0.5) -> T
     return weighted(weights(combiner, gram(gradients), key, c), gradients)
 
 
-def weights(combiner: Combiner, gram: Array, key: Key, c: Scalar = 0.5) -> Array:
-    """Returns w [K], in which a task without a gradient has no say.
+def weights(
+    combiner: Combiner,
+    gram: Array,
+    key: Key,
+    c: Scalar = 0.5,
+    absent: Array | None = None,
+) -> Array:
+    """Returns w [K], in which a task without a gradient of its own has no say.
 
-    Where g_k = 0 (none of its steps are in the batch) the mean of the others' stands in
-    its place: it is in their hull, within reach of their mean, and no worst task.
+    Where ``absent`` [K] (g_k = 0 by default: none of its steps are in the batch) the mean
+    of the others' stands in its place: it is in their hull, within reach of their mean,
+    and no worst task.
     """
-    absent = jnp.diag(gram) <= 0
+    absent = jnp.diag(gram) <= 0 if absent is None else absent
     others = ~absent / jnp.maximum(jnp.sum(~absent), 1)
     stand_in = jnp.where(absent[:, None], others[None], jnp.eye(len(gram)))
     return combiner(stand_in @ gram @ stand_in.T, key, c) @ stand_in
@@ -107,7 +116,7 @@ def equal_norm(gram: Array) -> Array:
     >>> print(equal_norm(jnp.array([[1.0, 0.0], [0.0, 4.0]])))
     [0.75  0.375]
     """
-    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _TINY))
+    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _LEAST))
     return jnp.mean(norms) / (len(gram) * norms)
 
 
@@ -126,7 +135,7 @@ def pcgrad(gram: Array, key: Key) -> Array:
     def projected(i, order):
         def remove(weights, j):
             product = weights @ gram[:, j]
-            share = product / jnp.maximum(gram[j, j], _TINY)
+            share = product / jnp.maximum(gram[j, j], _LEAST)
             share = jnp.where((product < 0) & (i != j), share, 0.0)
             return weights.at[j].add(-share), None
 
@@ -139,47 +148,63 @@ def pcgrad(gram: Array, key: Key) -> Array:
 def cagrad(gram: Array, c: Scalar) -> Array:
     """Returns weights [K] of the conflict-averse direction, over 1 + c².
 
-    max_d min_i g_i · d with ‖d − g_0‖ <= c ‖g_0‖, by its dual over the simplex:
-    min_w g_w · g_0 + c ‖g_0‖ ‖g_w‖; d = g_0 + c ‖g_0‖ g_w / ‖g_w‖.
+    max_d min_i g_i · d with ‖d − g_0‖ <= r = c ‖g_0‖, by its dual over the simplex:
+    d = g_0 + r g_w / ‖g_w‖ of the w that minimises F = g_w · g_0 + r ‖g_w‖. With u = t w
+    and the best t, F is (u · m + ½ u'Gu + ½ r²) / Σ u, m_i = g_i · g_0: its least value is
+    the F at which min_u ½ u'Gu + u · (m − F) + ½ r² is 0 (Dinkelbach 1967).
     """
     tasks = len(gram)
     mean = jnp.full(tasks, 1.0 / tasks)
-    # A unit of length that leaves the program's numbers near 1.
-    unit = jnp.maximum(jnp.trace(gram) / tasks, _TINY)
-    gram = gram / unit
-    radius = c * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0.0))
+    gram, norms, cosines = _in_units(gram)
+    gains = gram @ mean
+    radius = c * jnp.sqrt(jnp.maximum(mean @ gains, 0.0))
 
-    def norm(weights):
-        return jnp.sqrt(jnp.maximum(weights @ gram @ weights, _TINY))
+    def norm(u):
+        return jnp.sqrt(jnp.maximum(u @ cosines @ u, _TINY * u @ u + _LEAST))
 
-    def slope(weights):
-        return gram @ mean + radius * (gram @ weights) / norm(weights)
+    def gain(u):
+        w = u / norms / jnp.maximum(jnp.sum(u / norms), _LEAST)
+        return w @ gains + radius * norm(w * norms)
 
-    weights = _minimise(slope, mean, (1.0 + c) * jnp.linalg.norm(gram))
-    return (mean + radius * weights / norm(weights)) / (1.0 + jnp.square(c))
+    def attempt(best, _):
+        slack = (gain(best) - gains) / norms
+        size = jnp.maximum(jnp.max(jnp.abs(slack)), _LEAST)
+        found = _nonnegative(cosines, slack / size, best / norm(best), _ROUND)
+        is_better = (jnp.sum(found) > 0) & (gain(found) < gain(best))
+        return jnp.where(is_better, found, best), None
+
+    best, _ = jax.lax.scan(attempt, mean * norms, None, _ROUNDS)
+    return (mean + radius * best / norm(best) / norms) / (1.0 + jnp.square(c))
 
 
 def mgda(gram: Array) -> Array:
-    """Returns weights [K] on the simplex of the least ‖Σ_k w_k g_k‖."""
-    tasks = len(gram)
-    gram = gram / jnp.maximum(jnp.trace(gram) / tasks, _TINY)
-    start = jnp.full(tasks, 1.0 / tasks)
-    return _minimise(lambda w: gram @ w, start, jnp.linalg.norm(gram))
+    """Returns weights [K] on the simplex of the least ‖Σ_k w_k g_k‖.
+
+    w ∝ u, the least of ½ u'Gu − Σ u over u >= 0.
+    """
+    _, norms, cosines = _in_units(gram)
+    wanted = jnp.min(norms) / norms
+    u = _nonnegative(cosines, wanted, wanted, _STEPS) / norms
+    return u / jnp.maximum(jnp.sum(u), _LEAST)
 
 
-def _minimise(
-    slope: Callable[[Array], Array], start: Array, smoothness: Array
-) -> Array:
-    """Returns where a convex function is least on the simplex, from its gradient."""
-    step_size = 1.0 / jnp.maximum(smoothness, _TINY)
+def _in_units(gram: Array) -> tuple[Array, Array, Array]:
+    """Returns (Gram matrix in a unit near the norms', norms ‖g_k‖, cosines between g_k)."""
+    gram = gram / jnp.maximum(jnp.max(jnp.diag(gram)), _LEAST)
+    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _LEAST))
+    return gram, norms, gram / jnp.outer(norms, norms)
+
+
+def _nonnegative(matrix: Array, linear: Array, start: Array, steps: int) -> Array:
+    """Returns the u >= 0 [K] with the least ½ u'Mu − b · u, M semidefinite."""
+    step_size = 1.0 / jnp.maximum(jnp.linalg.norm(matrix), _TINY)
 
     def step(state, now):
         before, ahead = state
-        after = optax.projections.projection_simplex(ahead - step_size * slope(ahead))
-        ahead = after + now / (now + 3.0) * (after - before)
-        return (after, ahead), None
+        after = jnp.maximum(ahead - step_size * (matrix @ ahead - linear), 0.0)
+        return (after, after + now / (now + 3.0) * (after - before)), None
 
-    counts = jnp.arange(_STEPS, dtype=jnp.float32)
+    counts = jnp.arange(steps, dtype=jnp.float32)
     return jax.lax.scan(step, (start, start), counts)[0][0]
 
 

@@ -128,6 +128,28 @@ def test_the_learner_steps_along_the_combined_gradient():
     assert (each @ least >= least @ least - 1e-3).all()
 
 
+@pytest.mark.parametrize("name", ["pcgrad", "cagrad", "mgda", "equal_norm"])
+def test_what_is_common_to_all_tasks_leaves_absent_ones_without_a_say(name):
+    """Of two tasks one is in the batch: its gradient, and the common loss's, once each."""
+    combiner = combining.Combining(name, 2)
+    live, task = jnp.ones(3, bool), jnp.zeros(3, jnp.int32)
+    both = combiner.present(live, jnp.array([0, 1, 1]))
+    np.testing.assert_array_equal(both, [True, True])
+
+    def loss(params):
+        own = combiner.mean(jnp.broadcast_to(params[0], (3,)), live, task)
+        return own + 0.5 * params[1], ()
+
+    class Hp:
+        combining = combining.Hparams(cagrad_c=0.0)
+
+    grads, _ = combiner.gradients(loss, jnp.ones(2))
+    present = combiner.present(live, task)
+    found, _ = combiner.combine(grads, KEY, Hp(), present)
+    np.testing.assert_allclose(found, [1.0, 0.5], rtol=1e-5)
+    assert combining.MEAN.present(live, task) is None
+
+
 def test_a_population_is_combined_member_by_member(kit):
     """vmap over members gives each what it has alone, PCGrad's order by its own key."""
     agent, update = made(kit, "impala", "pcgrad", "none")

@@ -48,6 +48,18 @@ def test_what_makes_no_vector_stays_a_tree(params):
     assert layout.unpack(params, params) is params
 
 
+def test_a_tree_of_other_sizes_is_left_as_it_is():
+    """A frozen teacher of the same layers is no state of the student's."""
+    layout = flat.layout(PARAMS)
+    larger = {"a": jnp.ones((4, 3)), "b": {"c": jnp.ones(8), "d": jnp.zeros(())}}
+    both = {"own": PARAMS, "teacher": larger}
+    packed = layout.pack(both)
+    assert packed["own"].shape == (11,) and packed["teacher"] is not larger
+    jax.tree.map(np.testing.assert_array_equal, packed["teacher"], larger)
+    back = layout.unpack(packed, both)
+    jax.tree.map(np.testing.assert_array_equal, back, both)
+
+
 def of_tree(kind, preserve=None):
     """Returns the passes' steps one by one, on trees."""
     hp = optimiser.Hparams(learning_rate=0.1)

@@ -96,6 +96,24 @@ def test_the_student_becomes_the_teacher_that_nothing_changes(given, kit):
         np.testing.assert_array_equal(x, y)
 
 
+def test_a_teacher_of_the_same_layers_may_be_larger(kit):
+    """Several gradient steps an update: its parameters are not taken for the student's."""
+    spec = kit.setup("ppo", "none", TASKS).env.spec
+    larger = networks.NetworkConfig(hidden=(32,))
+    agent = kit.small(
+        "ppo", spec, teacher=kickstarting.Teacher(larger), epochs=2, minibatches=2
+    )
+    one = kit.setup("ppo", "none", TASKS)._replace(
+        agent=agent, act=jax.jit(agent.act), update=kit.updater(agent)
+    )
+    learner = kit.fresh(one, 0)
+    student, teacher = learner.params, learner.frozen["params"]
+    assert jax.tree.structure(student) == jax.tree.structure(teacher)
+    rollout = kit.collect(one, learner=learner, tasks=TASKS)
+    after, _ = one.update(learner, rollout, KEY, one.hp)
+    jax.tree.map(np.testing.assert_array_equal, after.frozen, learner.frozen)
+
+
 @pytest.mark.parametrize("name", list(MODULES))
 def test_what_makes_no_teacher_is_refused(name, kit):
     """By its field."""

@@ -157,7 +157,7 @@ def test_only_heads_are_trained_where_that_is_asked(one, kit):
 
 
 def test_a_column_more_freezes_what_it_begins_with():
-    """Of as many it goes on with the other's, optimiser and all."""
+    """Of as many it goes on with the other's; the optimiser is its own in any case."""
 
     def learner(columns, mark, actions):
         frozen = {f"column_{k}": f"{mark}{k}" for k in range(columns - 1)}
@@ -166,7 +166,9 @@ def test_a_column_more_freezes_what_it_begins_with():
         return learning.Learner(params, f"{mark}opt", (), mark, (), frozen)
 
     old = learner(2, "old", 3)
-    assert agent.inherit(learner(2, "new", 3), old) is old
+    going = agent.inherit(learner(2, "new", 3), old)
+    assert going.params is old.params and going.frozen is old.frozen
+    assert (going.opt, going.updates) == ("newopt", "new")
     joined = agent.inherit(learner(3, "new", 5), old)
     body = {"layer_0": old.params["layer_0"]}
     assert joined.frozen == {"column_0": "old0", "column_1": body}

@@ -132,6 +132,41 @@ def test_nothing_is_learned_before_the_start_and_no_branch_is_a_select():
         assert np.array_equal(*kernels) == (update <= 3)
 
 
+def test_what_is_drawn_before_the_start_keeps_its_priority():
+    """Nothing was learned of it: it is not to be drawn less, nor never again."""
+    starts = 3
+    agent = rainbow.make(env().spec, rainbow.Config(**SMALL, learning_starts=starts))
+    assert agent.replay is not None
+    hp = jax.tree.map(jnp.float32, rainbow.Hparams())
+    learner, memory = agent.init(KEY, hp), agent.replay.init(SLOTS)
+
+    @jax.jit
+    def update(learner, memory, step):
+        key = jax.random.fold_in(KEY, step)
+        memory, drawn = agent.replay.observe(memory, rollout, key, hp, step)
+        learner, _, found = agent.update(learner, drawn, key, hp, step)
+        return learner, agent.replay.feedback(memory, found)
+
+    rollout = some_rollout()
+    ts = rollout.ts
+    rollout = rollout._replace(
+        ts=ts._replace(
+            reward=jax.random.normal(KEY, ts.reward.shape),
+            discount=jnp.ones_like(ts.discount),
+            action_mask=jnp.ones_like(ts.action_mask),
+        )
+    )
+    found = []
+    for step in range(starts + 1):
+        learner, memory = update(learner, memory, jnp.int32(step))
+        priority = np.asarray(memory.priorities.levels[0])
+        found.append(priority[priority > 0])
+    # Of 16 rows an update all but the first window's have a transition.
+    assert np.diff([x.size for x in found[:starts]]).tolist() == [16, 16]
+    assert [len(np.unique(x)) for x in found[:starts]] == [1, 1, 1]
+    assert len(np.unique(found[starts])) > 1
+
+
 @pytest.mark.parametrize("name", ["dqn", "rainbow", "pqn"])
 def test_with_epsilon_one_every_legal_action_is_as_likely(name):
     """And with 0 the best is taken; the values are noted down."""

@@ -327,6 +327,23 @@ def test_costs_of_what_is_not_known_are_left_out():
     assert update(learner, rollout, hparams(rank_from=1.0))[1]["loss"] == 0
 
 
+def test_a_row_that_nothing_follows_foretells_nothing():
+    """The last row of a history is shown itself as the next: that teaches nothing."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = windows_of([4, 3])
+    shape = rollout.extras.live.shape
+    everything = jnp.ones(shape, bool)
+    nothing = jnp.zeros(shape, bool)
+
+    def loss(followed):
+        extras = rollout.extras._replace(followed=followed)
+        given = rollout._replace(extras=extras)
+        return update(learner, given, hparams(next_cost=1.0))[1]["next_loss"]
+
+    assert loss(everything) > 0 and loss(nothing) == 0
+    assert loss(everything.at[1:].set(False)) not in (0, loss(everything))
+
+
 def test_q_targets_and_conservatism_are_those_of_the_sheet():
     """r = 1, γ = .9, max .5: 1.45; at an end only what is beyond counts."""
     args = jnp.float32(1), jnp.array([False, True, True]), jnp.float32(0.5), 0.9

@@ -9,6 +9,7 @@ from mtrl_jax import types
 from mtrl_jax.agents import unreal
 from mtrl_jax.agents.common import auxiliary_tasks, value_scale
 from mtrl_jax.data import replay_ring
+from mtrl_jax.losses import auxiliary_control
 from mtrl_jax.networks import auxiliary_heads
 
 KEY = jax.random.key(0)
@@ -141,6 +142,40 @@ def test_units_are_controlled_as_computed_by_hand(two_units):
     assert all(not x.any() for x in jax.tree.leaves(heads))
 
 
+def test_replayed_values_are_of_n_step_returns(two_units):
+    """γ = 1/2, rewards 1, 2, V = 0 but of the last state 4: targets 1 + (2 + 2)/2, 2 + 2."""
+    tasks, params = two_units
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["torso"]["mlp"]["Dense_0"]["kernel"] = jnp.eye(2)
+    params["value"]["kernel"] = jnp.array([[1.0], [0.0]])
+    seen = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [4.0, 0.0], [0.0, 0.0]])
+    snippets = replay_ring.Row(
+        obs={"vector": seen[:, None]},
+        action=jnp.zeros((5, 1), jnp.int32),
+        reward=jnp.array([0.0, 0.0, 1.0, 2.0, 0.0])[:, None],
+        discount=jnp.ones((5, 1)),
+        first=jnp.zeros((5, 1), bool),
+        task=jnp.zeros((5, 1), jnp.int32),
+        action_mask=jnp.ones((5, 1, 2), bool),
+    )
+    windows, live = jax.tree.map(lambda x: x[:4], snippets), jnp.ones(1, bool)
+    batch = auxiliary_tasks.Batch(None, windows, live, snippets, live)
+    hp, stats = unreal.Hparams(), tasks.scale.init()
+    hp = hp._replace(returns=hp.returns._replace(discount=0.5))
+    found = tasks.losses(params, stats, stats, batch, hp)["replay_loss"]
+    np.testing.assert_allclose(found.loss, (0.5 * 3.0**2 + 0.5 * 4.0**2) / 2, rtol=1e-6)
+
+
+def test_of_a_stack_the_newest_frame_is_controlled():
+    """A flash of one frame is a change when it comes and when it goes, and no more."""
+    flash = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    at = jnp.maximum(jnp.arange(6)[:, None] - jnp.arange(3, -1, -1), 0)
+    obs = {"image": jnp.broadcast_to(flash[at][:, None, None], (6, 4, 4, 4))}
+    seen = auxiliary_tasks.seen(obs, 4)
+    changes = auxiliary_control.cell_changes(seen, 4)
+    np.testing.assert_array_equal(changes[:, 0], [0.0, 1.0, 1.0, 0.0, 0.0])
+
+
 def test_units_are_the_torsos_own(kit):
     """Of an image's features; what joins them as it is, is none: action, reward, task."""
     image = kit.probe("both_image").spec
@@ -173,6 +208,8 @@ def test_what_cannot_be_is_refused(kit):
     image = kit.probe("both_image").spec
     with pytest.raises(ValueError, match="cell: 99 pixels of an image"):
         kit.small("unreal", image, cell=99)
+    with pytest.raises(ValueError, match="frames: 2 given, but there is no image"):
+        kit.small("unreal", spec, frames=2)
     network = unreal.networks.NetworkConfig(separate_value=True)
     with pytest.raises(ValueError, match=r"network\.separate_value"):
         unreal.make(spec, unreal.Config(network=network))

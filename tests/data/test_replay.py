@@ -270,6 +270,19 @@ def test_frames_need_an_image():
         frame_stacks.check(spec, 4)
 
 
+def test_stacks_of_unlike_channels_are_refused():
+    """Padded to the larger one, the newest channels of the smaller are not its last."""
+
+    def task(name, channels):
+        image = jax.ShapeDtypeStruct((2, 2, channels), np.uint8)
+        return types.TaskSpec(name, {"image": image}, streams.SPEC.action)
+
+    spec = spec_of(16)._replace(tasks=(task("a", 8), task("b", 16)))
+    with pytest.raises(ValueError, match=r"frames: 4 .*'a': 8, 'b': 16.*give 1"):
+        frame_stacks.check(spec, 4)
+    frame_stacks.check(spec._replace(tasks=(task("a", 16), task("b", 16))), 4)
+
+
 def test_a_capacity_below_a_window_names_the_least_that_does():
     """And that one works."""
     ts, action = episodes(4, 3, 1)

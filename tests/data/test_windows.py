@@ -67,6 +67,7 @@ def check_window(ro, b, kept, start, length):
         assert at.first == step["first"] and ro.action[i, b] == step["action"]
         assert after.reward == step["reward"] and after.last == step["last"]
         assert after.discount == step["discount"]
+        assert ro.extras.followed[i, b] == (start + i + 1 < len(kept))
     before = kept[start - 1] if start else {"reward": 0, "discount": 1, "last": False}
     for name, value in before.items():
         if name in ("reward", "discount", "last"):

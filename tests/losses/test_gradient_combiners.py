@@ -130,6 +130,73 @@ def test_cagrad_solves_its_problem(tasks):
         np.testing.assert_allclose(jnp.min(g @ d), best, rtol=5e-3, atol=5e-3)
 
 
+UNLIKE = [(1.0, 10.0, 100.0, 1e3), (1e-2, 1.0, 1e2, 1e4), (1.0, 1e2, 1e4, 1e6)]
+
+
+def _scaled(seed, norms):
+    """Gradients [K, 30] in float64 whose lengths differ by ``norms``."""
+    g = np.random.default_rng(seed).normal(size=(len(norms), 30))
+    return g * np.asarray(norms)[:, None]
+
+
+def _weights(name, g, c=0.5):
+    """The weights of a combiner in float64, from the float32 Gram matrix."""
+    gram = jnp.asarray(g @ g.T, jnp.float32)
+    return np.asarray(combiners.weights(combiners.get(name), gram, KEY, c), np.float64)
+
+
+@pytest.mark.parametrize("norms", UNLIKE, ids=str)
+def test_cagrad_helps_the_worst_task_at_any_scale(norms):
+    """Within 2 % of what any direction of the ball gives: the dual of every w bounds it."""
+    for seed in range(4):
+        g, c = _scaled(seed, norms), 0.5
+        mean = g.mean(0)
+        radius = c * np.linalg.norm(mean)
+        d = _weights("cagrad", g) * (1 + c**2) @ g
+        np.testing.assert_allclose(np.linalg.norm(d - mean), radius, rtol=1e-3)
+        # w = v / ‖g‖, so that scipy's steps are of one size.
+        bounds = [(0.0, None)] * len(g)
+        unit = g / np.linalg.norm(g, axis=1, keepdims=True)
+
+        def gain(v, g=g, mean=mean, radius=radius, unit=unit):
+            w = v / np.linalg.norm(g, axis=1)
+            return _dual(w / w.sum(), g, radius) / np.linalg.norm(mean) * len(unit)
+
+        starts = np.concatenate([np.eye(len(g)) + 1e-3, np.ones((1, len(g)))])
+        found = [scipy.optimize.minimize(gain, x, bounds=bounds).fun for x in starts]
+        best = min(found) * np.linalg.norm(mean) / len(g)
+        assert (g @ d).min() >= best - 0.02 * abs(best)
+
+
+@pytest.mark.parametrize("norms", UNLIKE, ids=str)
+def test_mgda_descends_every_task_at_any_scale(norms):
+    """g_i · d >= ‖d‖² for all i: of the hull no point is nearer to 0."""
+    for seed in range(4):
+        g = _scaled(seed, norms)
+        w = _weights("mgda", g)
+        d = w @ g
+        np.testing.assert_allclose(w.sum(), 1.0, rtol=1e-5)
+        assert (g @ d).min() >= 0.95 * (d @ d)
+
+
+@pytest.mark.parametrize("name", combiners.COMBINERS)
+@pytest.mark.parametrize("unit", [1e-7, 1e5])
+def test_the_unit_of_the_loss_does_not_matter(name, unit):
+    """Every gradient times 1e-7, or 1e5: the same weights."""
+    g = np.array([[1.0, 0.0], [-1.0, 1.0]])
+    weights = _weights(name, unit * g)
+    np.testing.assert_allclose(weights, _weights(name, g), rtol=1e-4)
+
+
+def test_a_task_that_is_said_to_be_absent_has_no_say():
+    """Also where something common to all gives it a gradient."""
+    g = jnp.array([[1.0, 0.5], [1.0, -0.2], [0.3, 0.3]])
+    combiner = combiners.get("mean")
+    absent = jnp.array([False, False, True])
+    weights = combiners.weights(combiner, combiners.gram(g), KEY, absent=absent)
+    np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], rtol=1e-6)
+
+
 def test_the_ends_of_cagrad():
     """c = 0 is the mean; gradients that are equal are (1 + c) g before the rescale."""
     g = _draw(3)

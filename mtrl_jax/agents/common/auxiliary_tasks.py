@@ -20,6 +20,7 @@ Deviation: the paper leaves the hidden layer open; activations, not their change
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ import optax
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import objective, unrolls, value_scale
-from mtrl_jax.data import replay_ring
+from mtrl_jax.data import frame_stacks, replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import auxiliary_control, policy_gradient
 from mtrl_jax.networks import actor_critic as networks
@@ -87,9 +88,12 @@ class AuxiliaryTasks:
     scale: value_scale.Scale
     transform: Callable[[Array], Array]  # of rewards
     of_features: bool = False  # control of features too
+    frames: int = 1  # that the image stacks; the newest one is controlled
 
     def __post_init__(self):
-        """Raises ValueError unless the image holds a cell."""
+        """Raises ValueError unless the image holds a cell and is such a stack."""
+        if self.frames > 1:
+            frame_stacks.check(self.spec, self.frames)
         auxiliary_heads.cells_of(self.spec.obs[self._leaf].shape, self.cell)
 
     def init(self, key: Key, params: Tree) -> Tree:
@@ -145,7 +149,7 @@ class AuxiliaryTasks:
         ts = window.ts
         changes = jax.vmap(
             lambda x: auxiliary_control.cell_changes(x, self.cell), 1, 1
-        )(seen(ts.obs))
+        )(seen(ts.obs, self.frames))
         own = params["auxiliaries"]["control"]
         errors = _n_step_errors(self._control, own, window, changes, discount)
         errors = jnp.where(self._own_cells[ts.task[:-1]], errors, 0.0)
@@ -166,7 +170,8 @@ class AuxiliaryTasks:
         ts, task, of_scale = window.ts, window.ts.task[:-1], hp.scale
         known = self.scale.value(before, window.out.value, ts.task, of_scale)
         arrived = unrolls.arrived_at(ts, self.transform, hp.returns)
-        returns = jax.vmap(policy_gradient.gae, 1, 1)(
+        n_step = functools.partial(policy_gradient.gae, lambda_=1.0)
+        returns = jax.vmap(n_step, 1, 1)(
             *jax.lax.stop_gradient((known[:-1], known[1:], *arrived[:2])),
             arrived.first_t,
         )
@@ -281,8 +286,13 @@ def time_steps(rows: replay_ring.Row) -> tuple[types.TimeStep, Array]:
     return ts, previous
 
 
-def seen(obs: Tree) -> Array:
-    """Returns the image of an observation, scaled to [0, 1]; the vector without one."""
+def seen(obs: Tree, frames: int = 1) -> Array:
+    """Returns what there is to change: the newest of the ``frames`` that an image stacks,
+    scaled to [0, 1]; the vector without an image.
+
+    >>> seen({"image": jnp.array([[[0.0, 1.0]]])}, frames=2).tolist()
+    [[[1.0]]]
+    """
     if "image" in obs:
-        return torsos.scale_image(obs["image"])
+        return torsos.scale_image(frame_stacks.newest(obs["image"], frames))
     return obs["vector"].astype(jnp.float32)

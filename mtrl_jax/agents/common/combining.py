@@ -70,6 +70,13 @@ class Combining:
         found = policy_gradient.masked_means(terms._asdict() | measured, live)
         return type(terms)(*map(found.pop, names)), found
 
+    def present(self, live: Array, task: Array) -> Array | None:
+        """Returns bool [K], which tasks have live steps; None where nothing is split."""
+        if not self.is_split:
+            return None
+        own = live.ravel()[:, None] & (task.ravel()[:, None] == jnp.arange(self.tasks))
+        return jnp.any(own, axis=0)
+
     def gradients(
         self, loss: Callable[[Tree], tuple[Array, Any]], params: Tree
     ) -> tuple[Tree, Any]:
@@ -90,10 +97,13 @@ class Combining:
         (grads,) = jax.vmap(pull)(jnp.eye(self.tasks))
         return grads, aux
 
-    def combine(self, grads: Tree, key: Key, hp: Any) -> tuple[Tree, dict[str, Array]]:
+    def combine(
+        self, grads: Tree, key: Key, hp: Any, present: Array | None = None
+    ) -> tuple[Tree, dict[str, Array]]:
         """Returns (one gradient, metrics) of what ``gradients`` gave.
 
-        The metric is ``conflicts``, the share of pairs of tasks whose gradients' product
+        Tasks that are not ``present`` have no say, whatever of the loss is common to all;
+        without it those whose gradient is 0. The metric is ``conflicts``, the share of pairs of tasks whose gradients' product
         is negative; none where it is not split.
         """
         if self.name == "mean":
@@ -102,7 +112,11 @@ class Combining:
             return jax.tree.map(lambda g: self.tasks * g, grads), {}
         gram = gradient_combiners.gram(grads)
         weights = gradient_combiners.weights(
-            gradient_combiners.get(self.name), gram, key, hp.combining.cagrad_c
+            gradient_combiners.get(self.name),
+            gram,
+            key,
+            hp.combining.cagrad_c,
+            absent=None if present is None else ~present,
         )
         metrics = {"conflicts": gradient_combiners.conflicts(gram)}
         return gradient_combiners.weighted(weights, grads), metrics

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mtrl_jax.types import Array, Tree
@@ -41,12 +42,15 @@ def layout(params: Tree) -> Layout:
     A single leaf, or leaves of several dtypes, stay as they are.
     """
     leaves, structure = jax.tree.flatten(params)
+    shapes = [x.shape for x in leaves]
     if len(leaves) < 2 or len({x.dtype for x in leaves}) > 1:
         return Layout(_same, lambda packed, like: packed, _same, _same)
     _, read = ravel_pytree(params)
 
     def is_one(x: Tree) -> bool:
-        return bool(operator.eq(jax.tree.structure(x), structure))
+        if not operator.eq(jax.tree.structure(x), structure):
+            return False
+        return [jnp.shape(leaf) for leaf in jax.tree.leaves(x)] == shapes
 
     def pack(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: _lay(x) if is_one(x) else x, tree, is_leaf=is_one)

@@ -73,7 +73,9 @@ def losses(
         nats = optax.softmax_cross_entropy_with_integer_labels(out.reward, sign)
         found["reward"] = hp.reward_cost, _mean(nats, teaches)
     if out.next_vector is not None:
-        found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, teaches)
+        followed = getattr(rollout.extras, "followed", None)
+        known = teaches if followed is None else teaches & followed
+        found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, known)
     if out.values is not None:
         found |= _values(out, behind, rollout, teaches, hp)
     total = sum((cost * x for cost, x in found.values()), start=0.0)

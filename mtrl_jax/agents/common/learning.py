@@ -38,6 +38,7 @@ class Aux(NamedTuple):
 
     metrics: Metrics  # float32 scalars
     stats: Tree = ()  # after the batch
+    present: Array | None = None  # bool [K] tasks of the batch, for a combiner
 
 
 # (params, gradients, statistics before, after, hp) -> (params, gradients): what has to
@@ -87,7 +88,7 @@ def gradient_step(
         # The parameters are the same whatever the gradient.
         each = jax.vmap(preserved, out_axes=(None, 0))
         params, grads = (each if combiner.is_split else preserved)(grads)
-    grads, found = combiner.combine(grads, key, hp)
+    grads, found = combiner.combine(grads, key, hp, aux.present)
     metrics = aux.metrics | found | {"grad_norm": optax.tree.norm(grads)}
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)

@@ -176,7 +176,9 @@ def update(
     target = tree.where(due, learner.params, learner.stats)
     metrics["epsilon"] = epsilon_at(learner.updates, hp.exploration)
     learner = learner._replace(stats=target, updates=updates)
-    found = replay.Feedback(drawn.place, drawn.live, priority)
+    # Of rows that taught nothing yet there is nothing to say.
+    live = drawn.live & (step >= method.config.learning_starts)
+    found = replay.Feedback(drawn.place, live, priority)
     return learner, metrics, found if method.setting.parts.prioritised else ()
 
 

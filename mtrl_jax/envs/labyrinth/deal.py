@@ -101,10 +101,8 @@ def new_body(cell: Array, yaw: Array) -> world.Body:
 
 def free_cells(cells: Array, things: world.Things, bots: Array) -> Array:
     """Returns bool [SIZE, SIZE]: cells for the agent and ``bots`` to begin at."""
-    occupied = things.there[:, None, None] & (
-        world.centre(_grid())[None] == things.position[:, None, None]
-    ).all(-1)
-    free = ~cells & ~occupied.any(0)
+    column, row = jnp.floor(things.position).astype(jnp.int32).T
+    free = ~cells & ~jnp.zeros_like(cells).at[row, column].max(things.there)
     # Full maps: better on top of something than inside a wall.
     return jnp.where(free.sum() > bots, free, ~cells)
 
@@ -120,8 +118,3 @@ def _bots(cells: Array, number: Array) -> world.Bots:
         reload=count,
         away=jnp.where(jnp.arange(world.BOTS) < number, 0, world.NEVER),
     )
-
-
-def _grid():
-    line = jnp.arange(world.SIZE)
-    return jnp.stack(jnp.meshgrid(line, line, indexing="xy"), -1)
