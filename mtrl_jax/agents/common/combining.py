@@ -74,7 +74,8 @@ class Combining:
         """Returns bool [K], which tasks have live steps; None where nothing is split."""
         if not self.is_split:
             return None
-        own = live.ravel()[:, None] & (task.ravel()[:, None] == jnp.arange(self.tasks))
+        numbers = jnp.arange(self.tasks)[None]
+        own = live.ravel()[:, None] & (task.ravel()[:, None] == numbers)
         return jnp.any(own, axis=0)
 
     def gradients(
