@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import agents, envs, hparams, random, types
-from mtrl_jax.agents import dqn, rainbow
+from mtrl_jax.agents import dqn, pqn, rainbow
 from mtrl_jax.agents.common import q_learning, q_loss
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.engine.batched_draws import batch_draws
@@ -238,6 +238,36 @@ def drawn_of(rows):
 
     n = rows.reward.shape[1]
     return replay.Drawn(rows, jnp.ones(n, bool), jnp.ones(n), jnp.arange(n))
+
+
+def test_pqns_targets_are_the_recursion_of_its_paper():
+    """R_t = r + γ d (λ R_{t+1} + (1 − λ) max Q(s_{t+1})), the max alone where an episode
+    was cut or the rollout ends; steps between episodes have none."""
+    steps, slots = 9, 3
+    draw = np.random.default_rng(1)
+    first, last = np.zeros((2, steps + 1, slots), bool)
+    discount = np.ones((steps + 1, slots), np.float32)
+    for t, b in np.ndindex(steps - 1, slots):
+        if draw.random() < 0.4 and not last[t, b]:
+            last[t + 1, b] = first[t + 2, b] = True
+            discount[t + 1, b] = draw.random() < 0.5
+    assert {0.0, 1.0} == set(discount[last])
+    reward, best = draw.normal(size=(2, steps + 1, slots)).astype(np.float32)
+    task = jnp.zeros(first.shape, jnp.int32)
+    legal = jnp.ones((*first.shape, 2), bool)
+    ts = types.TimeStep({}, reward, discount, first, last, task, legal)
+    rollout = types.Rollout(jax.tree.map(jnp.asarray, ts), task[1:], (), ())
+    hp = hparams.override(pqn.Hparams(), {"discount": 0.9, "lambda_": 0.7})
+    got = np.asarray(pqn.targets(jnp.asarray(best), rollout, lambda r: r, hp))
+    for b in range(slots):
+        for t in reversed(range(steps)):
+            if first[t + 1, b]:
+                continue
+            after = best[t + 1, b]
+            if t < steps - 1 and not last[t + 1, b]:
+                after = 0.7 * got[t + 1, b] + 0.3 * after
+            wanted = reward[t + 1, b] + 0.9 * discount[t + 1, b] * after
+            np.testing.assert_allclose(got[t, b], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_importance_grows_to_one():
