@@ -135,7 +135,10 @@ def render(
         int | None, typer.Option(help="which member  [default: the best]")
     ] = None,
     steps: Annotated[int, typer.Option(help="environment steps at most", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="of an environment without a run")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="of an environment without a run", min=0, max=2**32 - 1),
+    ] = 0,
     open_loop: Annotated[
         bool,
         typer.Option(

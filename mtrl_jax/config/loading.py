@@ -122,7 +122,7 @@ def _set(values: Any, path: list[str], value: Any, item: str) -> None:
     for here, part in enumerate(path):
         last = here == len(path) - 1
         if isinstance(values, list):
-            if not part.isdigit() or int(part) >= len(values):
+            if not part.isdecimal() or int(part) >= len(values):
                 raise errors.ConfigError(
                     f"override {item!r}: {part!r} is no index below {len(values)}"
                 )

@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
 from mtrl_jax.engine.schedules import Schedule
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # of a folder
 Name = Annotated[str, Field(pattern=_NAME)]
+# Everything that is counted on a device is counted in int32.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Size = Annotated[int, Field(gt=0, lt=2**31)]
+Steps = Annotated[int, Field(gt=0, lt=2**63)]  # of which an update makes many
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # JAX drops the bits above
 
 
 class Section(pydantic.BaseModel):
@@ -34,8 +39,8 @@ class CurriculumConfig(Section):
     start: dict[str, Any] = Field(min_length=1)
     threshold: float
     metric: str = "return"  # or a measure of the environment, such as success
-    steps: PositiveInt = 10
-    min_episodes: PositiveInt = 32
+    steps: Size = 10
+    min_episodes: Size = 32
 
 
 class TaskConfig(Section):
@@ -43,7 +48,7 @@ class TaskConfig(Section):
 
     env: str | None = None
     suite: str | None = None
-    slots: PositiveInt = 32  # per member
+    slots: Size = 32  # per member
     options: dict[str, Any] = {}
     curriculum: CurriculumConfig | None = None
 
@@ -79,35 +84,36 @@ class FitnessConfig(Section):
     metric: str = "return"
     task: str | None = None
     source: Literal["training", "evaluation"] = "training"
-    window: PositiveInt = 30  # training episodes per member and task
+    # Training episodes per member and task, each a number in memory.
+    window: Annotated[int, Field(gt=0, le=100_000)] = 30
 
 
 class PopulationConfig(Section):
     """Members, what differs between them, and how they compete."""
 
-    size: PositiveInt = 1
+    size: Size = 1
     axis: Literal["slot", "population"] = "slot"  # who gets the tasks
     search: dict[str, SearchRange] = {}
     pbt: PbtConfig | None = None
     fitness: FitnessConfig = FitnessConfig()
-    at_once: PositiveInt | None = None  # updated together; see engine/sharding
+    at_once: Size | None = None  # updated together; see engine/sharding
 
 
 class TrainingConfig(Section):
     """How long, and how much at a time. ``env_steps`` is per member."""
 
-    env_steps: PositiveInt = 1_000_000  # rounded up to whole chunks
-    unroll_length: PositiveInt = 20
-    updates_per_chunk: PositiveInt = 50
+    env_steps: Steps = 1_000_000  # rounded up to whole chunks
+    unroll_length: Size = 20
+    updates_per_chunk: Size = 50
     runner: Literal["auto", "fused", "host"] = "auto"
 
 
 class EvaluationConfig(Section):
     """When and how long members are tested. ``episodes`` is per member and task."""
 
-    every_updates: NonNegativeInt = 500  # 0: only at the end
-    episodes: PositiveInt = 64
-    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
+    every_updates: Count = 500  # 0: only at the end
+    episodes: Size = 64
+    max_steps: Size | None = None  # per episode; the environment's own limit
     hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
 
 
@@ -118,8 +124,8 @@ class CheckpointConfig(Section):
     one: not bit for bit the run that was not stopped.
     """
 
-    every_updates: PositiveInt = 500
-    keep: PositiveInt = 3
+    every_updates: Size = 500
+    keep: Size = 3
     replay: Literal["keep", "drop"] = "keep"
 
 
@@ -136,7 +142,7 @@ class ExperimentConfig(Section):
 
     name: Name = "run"
     kind: Literal["online"] = "online"
-    seed: NonNegativeInt = Field(0, lt=2**32)  # JAX drops the bits above
+    seed: Seed = 0
     tasks: list[TaskConfig] = Field(min_length=1)
     agent: AgentConfig = AgentConfig()
     population: PopulationConfig = PopulationConfig()

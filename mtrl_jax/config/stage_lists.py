@@ -159,10 +159,10 @@ def _agent_of(
         own = values.get("population", {})
         own = {"size": size, **own} if isinstance(own, dict) else own
         return {"agent": agent, "population": own}
-    members = values.get("members") or size
-    if isinstance(members, int) and members > size:
+    members = size if values.get("members") is None else values["members"]
+    if type(members) is not int or not 1 <= members <= size:
         raise ValueError(
-            f"{at}members={members}: stage {source.name!r} has {size}; give 1 to {size}"
+            f"{at}members={members!r}: stage {source.name!r} has {size}; give 1 to {size}"
         )
     population = schema.PopulationConfig(size=members)
     filled = {"agent": agent, "population": population.model_dump(mode="json")}

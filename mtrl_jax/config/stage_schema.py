@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from mtrl_jax.config import schema
 
-Seed = Annotated[NonNegativeInt, Field(lt=2**32)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class StageTask(schema.TaskConfig):
     """An environment; one that stands for many tasks has ``slots`` for each of them."""
 
-    slots: PositiveInt = 1
+    slots: schema.Size = 1
 
 
 class OnlineStage(schema.ExperimentConfig):
@@ -75,17 +74,17 @@ class OfflineTraining(schema.Section):
     agents with a ``prompt_share`` see or not.
     """
 
-    updates: PositiveInt = 10_000  # rounded up to whole chunks
-    unroll_length: PositiveInt = 20  # T
-    prompt_length: NonNegativeInt = 0
-    batch: PositiveInt = 64
-    updates_per_chunk: PositiveInt = 50
+    updates: schema.Size = 10_000  # rounded up to whole chunks
+    unroll_length: schema.Size = 20  # T
+    prompt_length: schema.Count = 0
+    batch: schema.Size = 64
+    updates_per_chunk: schema.Size = 50
 
 
 class Keep(schema.Section):
     """What of the histories is learned from; see data/rows.py."""
 
-    subsample: PositiveInt = 1  # k: every k-th episode
+    subsample: schema.Size = 1  # k: every k-th episode
     first_fraction: Share = 1.0  # the beginning alone
     last_fraction: Share = 1.0  # the end alone
     top_fraction: Share = 1.0  # the best episodes of each task alone
@@ -96,7 +95,7 @@ class Keep(schema.Section):
 class OfflineEvaluation(schema.Section):
     """When and on what updates are measured without being kept."""
 
-    every_updates: NonNegativeInt = 500  # 0: only at the end
+    every_updates: schema.Count = 500  # 0: only at the end
     # Share of the tasks (of one task: histories) that are not trained on.
     held_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     hparams: dict[str, float] = Field(default_factory=dict)
@@ -107,7 +106,7 @@ class OfflineStage(schema.Section):
 
     name: schema.Name
     kind: Literal["offline"]
-    seed: Seed = 0
+    seed: schema.Seed = 0
     data: str
     init_from: str | None = None
     agent: schema.AgentConfig
@@ -122,9 +121,9 @@ class OfflineStage(schema.Section):
 class ContextEvaluation(schema.Section):
     """How many episodes each slot plays, one after the other."""
 
-    episodes: PositiveInt = 50
-    episodes_per_chunk: PositiveInt = 10  # of the longest kind; a row and a save each
-    max_steps: PositiveInt | None = None  # per episode; the environment's own limit
+    episodes: schema.Size = 50
+    episodes_per_chunk: schema.Size = 10  # of the longest kind; a row and a save each
+    max_steps: schema.Size | None = None  # per episode; the environment's own limit
     hparams: dict[str, float] = Field(
         default_factory=dict
     )  # e.g. temperature: 0 for greedy
@@ -133,7 +132,7 @@ class ContextEvaluation(schema.Section):
 class Prompt(schema.Section):
     """A demonstration at the beginning: optimal with probability 1 - epsilon."""
 
-    episodes: PositiveInt = 1  # of every slot; the agent watches
+    episodes: schema.Size = 1  # of every slot; the agent watches
     epsilon: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # share of random actions
 
 
@@ -142,9 +141,9 @@ class EvaluateStage(schema.Section):
 
     name: schema.Name
     kind: Literal["evaluate"]
-    seed: Seed = 0
+    seed: schema.Seed = 0
     of: str
-    members: PositiveInt | None = None  # the first so many of its population; all
+    members: schema.Size | None = None  # the first so many of its population; all
     tasks: list[StageTask] = Field(min_length=1)
     compare: list[str] = Field(
         default_factory=list
@@ -170,7 +169,7 @@ KINDS: dict[str, Any] = {
 class Staged(schema.Section):
     """A whole experiment of several stages."""
 
-    seed: Seed = 0
+    seed: schema.Seed = 0
     stages: list[Annotated[Stage, Field(discriminator="kind")]] = Field(min_length=1)
 
 

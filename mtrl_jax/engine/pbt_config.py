@@ -15,6 +15,7 @@ Initial = Literal["draw", "default"] | tuple[float, ...]
 
 # Truncation needs a bottom and a top that differ, and a middle worth having.
 _SMALLEST = {"none": 1, "truncation": 4}
+_MOST = 2**31 - 1  # updates and episodes are counted in int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +65,9 @@ class PbtConfig:
         _within("resample_probability", self.resample_probability, 0.0, 1.0)
         _within("perturb_factor", self.perturb_factor, 1.0, math.inf, open_low=True)
         _within("perturb_step", self.perturb_step, 0.0, math.inf, open_low=True)
-        _within("interval", self.interval, 1, math.inf)
-        _within("burn_in", self.burn_in, 0, math.inf)
-        _within("min_episodes", self.min_episodes, 0, math.inf)
+        _within("interval", self.interval, 1, _MOST)
+        _within("burn_in", self.burn_in, 0, _MOST)
+        _within("min_episodes", self.min_episodes, 0, _MOST)
 
 
 @dataclasses.dataclass(frozen=True)

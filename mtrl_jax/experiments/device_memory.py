@@ -17,6 +17,7 @@ from mtrl_jax.training import progress
 
 # How much of a device data or replays may take; a training step needs some too.
 SHARE = 0.7
+_SLOT = 32  # bytes: a key, counters and sums; what an environment adds is its own
 _CGROUPS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -27,6 +28,23 @@ def room(mesh: sharding.Mesh) -> float:
     """Returns the bytes that a device has for data; all CPU devices share one memory."""
     device = mesh.devices.ravel()[0]
     return SHARE * _bytes(device) / (mesh.size if device.platform == "cpu" else 1)
+
+
+def check_slots(field: str, number: int) -> None:
+    """Raises ConfigError unless ``number`` slots of all members could fit the devices.
+
+    Of the least that an environment is, before one is made: with its observations it may
+    be too large all the same.
+    """
+    device = jax.devices()[0]
+    devices = 1 if device.platform == "cpu" else jax.device_count()
+    most = int(SHARE * _bytes(device) * devices / _SLOT)
+    if number > most:
+        raise errors.ConfigError(
+            f"{field}: {number} slots of all members together need "
+            f"{progress.si(number * _SLOT)}B at the least, and there is room for {most}; "
+            "give fewer"
+        )
 
 
 def check(

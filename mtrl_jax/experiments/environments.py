@@ -17,6 +17,7 @@ import jax
 from mtrl_jax import envs, errors, types
 from mtrl_jax.config import schema
 from mtrl_jax.envs import core, mixture
+from mtrl_jax.experiments import device_memory
 
 
 class World(NamedTuple):
@@ -211,10 +212,12 @@ def batches(
     ``tasks`` default to the config's, ``slots`` of a task to its own.
 
     Raises:
-      ConfigError: a population that the tasks do not divide.
+      ConfigError: a population that the tasks do not divide, more slots than there is
+        memory for.
     """
     tasks = tasks_of(config) if tasks is None else tasks
     members = config.population.size
+    _check_number(tasks, members, slots)
     if config.population.axis == "population":
         if members % len(tasks):
             fits = -(-members // len(tasks)) * len(tasks)
@@ -224,6 +227,18 @@ def batches(
             )
         members //= len(tasks)
     return [(task, (members, slots or task.slots)) for task in tasks]
+
+
+def _check_number(tasks: list[Task], members: int, slots: int | None) -> None:
+    """Raises ConfigError unless so many slots could fit; it names the largest factor."""
+    largest = max(tasks, key=lambda task: task.slots)
+    name, most = f"{largest.field}.slots", largest.slots
+    if slots is not None:
+        name, most = "evaluation.episodes", slots
+    if members > most:
+        name, most = "population.size", members
+    number = members * sum(slots or task.slots for task in tasks)
+    device_memory.check_slots(f"{name}={most}", number)
 
 
 def pool_seed(seed: str, part: int) -> int:

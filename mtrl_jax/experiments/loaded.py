@@ -81,10 +81,13 @@ class LoadedRun:
         whose observations have no axis for it. ``seed`` is of the actions drawn.
 
         Raises:
-          ConfigError: no such member or task, or a batch below 1.
+          ConfigError: no such member or task, a batch below 1, or a seed of more bits
+            than JAX has.
         """
         if batch is not None and batch < 1:
             raise errors.ConfigError(f"batch={batch}: give at least 1, or None")
+        if not 0 <= seed < 2**32:
+            raise errors.ConfigError(f"seed={seed}: give 0 to {2**32 - 1}")
         hp = build.with_evaluation_hparams(self.config, self._hparams)
         return policies.Policy(
             self.agent,
@@ -162,9 +165,9 @@ class LoadedRun:
     def _of(self, members: Tree, member: int | None) -> Tree:
         """Returns one member's part of what lies along ``[P]``."""
         chosen = self.best if member is None else member
-        if not 0 <= chosen < self.members:
+        if not isinstance(chosen, int) or not 0 <= chosen < self.members:
             raise errors.ConfigError(
-                f"member={chosen}: the run has members 0 to {self.members - 1}"
+                f"member={chosen!r}: the run has members 0 to {self.members - 1}"
             )
         own = jax.tree.map(lambda x: x[chosen], members)
         return jax.device_put(own, jax.devices()[0])

@@ -46,7 +46,7 @@ def make_program(
 ) -> Program:
     """Returns the program of an offline stage on the dataset in ``folder``.
 
-    The data are read when the first chunk is trained. Labels, where there are any, are
+    The data are read when the run is prepared, or goes on. Labels, where there are any, are
     among the observations of ``contents.spec``; the agent has them, and what acting
     noted down, as extras. Settings that were checked before are not without ``check``.
 
@@ -85,6 +85,9 @@ def make_program(
 
     chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
+    def prepare() -> None:
+        data()
+
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
         changed = build.with_evaluation_hparams(config, hp)
         return measure(state, changed, data()[1])
@@ -104,7 +107,7 @@ def make_program(
         pbt_round=_make_round(config),
         metric=None,
         close=data.cache_clear,
-    )
+    )._replace(prepare=prepare)
 
 
 def check_agent(

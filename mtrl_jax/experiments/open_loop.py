@@ -19,7 +19,14 @@ import numpy as np
 from mtrl_jax import agents, errors, random, types
 from mtrl_jax.config import agent_settings, schema
 from mtrl_jax.engine import population
-from mtrl_jax.experiments import environments, kinds, reading, render, selection
+from mtrl_jax.experiments import (
+    build,
+    environments,
+    kinds,
+    reading,
+    render,
+    selection,
+)
 from mtrl_jax.networks import observation_decoder
 from mtrl_jax.plots import prediction_film
 from mtrl_jax.training.program import Program
@@ -78,12 +85,12 @@ def play(
     saved: Any,
     member: int,
 ) -> tuple[types.TimeStep, np.ndarray]:
-    """Returns (ts [PLAYED, B], actions [PLAYED - 1, B]) of a member's play."""
+    """Returns (ts [PLAYED, B], actions [PLAYED - 1, B]) of a member's play, as in tests."""
     env = environments.make_host_env(
         config, environments.tasks_of(config), f"{config.seed}/open-loop", SLOTS
     )
     members = population.population(program.agent, env.batch[0])
-    act = jax.jit(members.act)
+    act, hp = jax.jit(members.act), build.with_evaluation_hparams(config, saved.hparams)
     keys = selection.evaluation_key(saved.run)
     carry, ts = members.carry(env.batch[1]), env.reset()
     seen, taken = [], []
@@ -93,7 +100,7 @@ def play(
             if t == PLAYED - 1:
                 break
             action, carry, _ = act(
-                saved.run.learner, carry, ts, random.fold(keys, t), saved.hparams
+                saved.run.learner, carry, ts, random.fold(keys, t), hp
             )
             taken.append(np.asarray(action)[member])
             env.send(action)

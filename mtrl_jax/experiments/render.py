@@ -19,8 +19,8 @@ from mtrl_jax import envs, errors, metrics, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.experiments import environments, kinds, reading, selection
-from mtrl_jax.plots import observation_pictures
+from mtrl_jax.experiments import build, environments, kinds, reading, selection
+from mtrl_jax.plots import figures, observation_pictures
 from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
 
@@ -129,12 +129,15 @@ def play(
     member: int,
     steps: int,
 ) -> list[np.ndarray]:
-    """Returns the frames uint8 [H, W, 3] of one episode of every task side by side."""
+    """Returns the frames uint8 [H, W, 3] of one episode of every task side by side.
+
+    It is played as in tests, with ``evaluation.hparams``.
+    """
     env = environments.make_host_env(
         config, environments.tasks_of(config), f"{config.seed}/render", 1
     )
     agents = population.population(program.agent, env.batch[0])
-    act = jax.jit(agents.act)
+    act, hp = jax.jit(agents.act), build.with_evaluation_hparams(config, saved.hparams)
     key = selection.evaluation_key(saved.run)
     carry, ts = agents.carry(env.batch[1]), env.reset()
     slots = range(env.batch[1])
@@ -153,7 +156,7 @@ def play(
             if done.all():
                 break
             action, carry, _ = act(
-                saved.run.learner, carry, ts, random.fold(key, step), saved.hparams
+                saved.run.learner, carry, ts, random.fold(key, step), hp
             )
             env.send(action)
             ts = env.recv()
@@ -176,6 +179,7 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
 def _check_out(out: pathlib.Path) -> None:
     if out.suffix.lower() != ".gif":
         raise errors.ConfigError(f"--out {out}: give a file that ends in .gif")
+    figures.check_parent(out)
 
 
 def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:

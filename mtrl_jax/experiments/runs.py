@@ -111,8 +111,14 @@ def begin(config: Any, folder: pathlib.Path, program: Program, label: str = "") 
     """Train ``program`` in a new run folder; return the exit code, as ``train`` does.
 
     ``config`` are a stage's settings; ``label`` begins the progress line.
+
+    Raises:
+      RunError: what it is to learn from cannot be used. Nothing is written.
     """
-    with _opened(folder, config) as manager, contextlib.closing(program):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(program))
+        program.prepare()
+        manager = stack.enter_context(_opened(folder, config))
         run_folder.check_new(folder)  # Another process may have been as fast.
         run_folder.write_config(folder, config)
         metrics.write_summary(folder, program.reporter.begin())

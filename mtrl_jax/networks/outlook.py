@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax.types import Array, Key, Scalar
 
@@ -60,8 +61,16 @@ def check(config: Outlook) -> None:
         raise ValueError(
             f"bins: {config.bins} values of a return; use 2 or more, or 0 for no token"
         )
-    if not config.low < config.high:
-        raise ValueError(f"low: {config.low} is not below high: {config.high}")
+    low, high = np.float32(config.low), np.float32(config.high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(
+            f"low: {config.low}, high: {config.high}: give numbers that are finite in "
+            "float32"
+        )
+    if not low < high:
+        raise ValueError(
+            f"low: {config.low} is not below high: {config.high} (in float32)"
+        )
 
 
 def bin_of(config: Outlook, returns: Array) -> Array:

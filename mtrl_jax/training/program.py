@@ -104,3 +104,6 @@ class Program(NamedTuple):
     # What was stopped before its end is done again from the beginning: it is saved there
     # and when it has ended alone.
     indivisible: bool = False
+    # Reads what the first chunk needs. Raises RunError where that cannot be: before
+    # anything of the run is written, so that it may still be changed.
+    prepare: Callable[[], None] = lambda: None

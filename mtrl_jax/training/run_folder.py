@@ -108,6 +108,6 @@ def is_done(folder: Any) -> bool:
 
 def whole(folder: pathlib.Path) -> pathlib.Path:
     """Returns the folder of the run that ``folder`` is a stage of, else ``folder``."""
-    stages, run = folder.absolute().parents[:2]
-    is_stage = stages.name == STAGES and (run / CONFIG).is_file()
-    return run if is_stage else folder
+    stages = folder.absolute().parent
+    is_stage = stages.name == STAGES and (stages.parent / CONFIG).is_file()
+    return stages.parent if is_stage else folder

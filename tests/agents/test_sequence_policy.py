@@ -627,6 +627,18 @@ def test_an_inferred_return_is_the_tilted_ones():
             "infers: True, but outlook.bins=0",
         ),
         (
+            decision_transformer,
+            spec_of(),
+            {"outlook": outlook.Outlook(bins=3, low=float("-inf"))},
+            "low: -inf, high: 20.0: .*finite",
+        ),
+        (
+            decision_transformer,
+            spec_of(),
+            {"outlook": outlook.Outlook(bins=3, low=1e8, high=1e8 + 1)},
+            "low: 100000000.0 is not below high: 100000001.0",
+        ),
+        (
             gato,
             spec_of(),
             {"transformer": dataclasses.replace(STEP, numbers="floats")},

@@ -37,6 +37,7 @@ def test_a_population_without_a_replay_is_measured_too(monkeypatch):
     monkeypatch.setattr(device_memory, "_bytes", lambda device: 2_000_000)
     agent = {"name": "impala", "config": {"network": {"hidden": [64]}}}
     given = config.to_dict(settings(100, 4096)) | {"agent": agent}
+    given["evaluation"]["episodes"] = 1  # Slots alone fit.
     with pytest.raises(errors.ConfigError) as error:
         online.make_program(config.from_dict(given))
     line = str(error.value)

@@ -75,6 +75,19 @@ BAD = [
     ("agent.config.network.core_size=-1", "agent.config core_size -1 positive"),
     ("seed=-1", "seed -1 equal to 0"),
     ("seed=4294967296", "seed 4294967296 less than"),
+    # What is counted in int32, or cannot be in any memory.
+    ("evaluation.max_steps=2147483648", "evaluation.max_steps 2147483648 less than"),
+    (
+        "training.updates_per_chunk=2147483648",
+        "training.updates_per_chunk 2147483648 less than",
+    ),
+    ("population.fitness.window=200000", "population.fitness.window 200000 100000"),
+    ("population.pbt.burn_in=2147483648", "population.pbt burn_in 2147483648 at most"),
+    ("tasks.0.slots=2147483647", "tasks.0.slots=2147483647 room for fewer"),
+    ("evaluation.episodes=2147483647", "evaluation.episodes=2147483647 room fewer"),
+    ("population.size=2147483647", "population.size=2147483647 room for fewer"),
+    ("tasks.0.slots=100000000000000000000", "tasks.0.slots less than"),
+    ("tasks.².slots=3", "tasks.².slots '²' no index below 2"),
     # Populations and ranges.
     ("population.size=3", "population.size=3 too small truncation at least 4 'none'"),
     ("population.pbt.fraction=0.9", "population.pbt fraction=0.9 at most 0.5"),

@@ -179,6 +179,8 @@ def test_what_cannot_be_loaded_or_played_is_one_line(mixed, staged, tmp_path):
     run = mtrl_jax.load(mixed)
     for ask, said in (
         (lambda: run.policy(3, "probe/memory"), "member=3: the run has members 0 to 2"),
+        (lambda: run.policy("0", "probe/memory"), "member='0': the run has members 0"),
+        (lambda: run.policy(task="probe/memory", seed=2**70), "seed=.*give 0 to"),
         (lambda: run.policy(), "task=None: give one of probe/memory, probe/action_f"),
         (lambda: run.policy(task="probe/memori"), "did you mean"),
         (lambda: run.policy(task="probe/memory", batch=0), "batch=0: give at least 1"),

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,13 +47,43 @@ def test_a_run_is_drawn_with_a_panel_for_every_task(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "member", "words"),
-    [("x.png", None, ".gif"), ("x.gif", 3, "members 0 to 2"), ("x.gif", -1, "0 to 2")],
+    [
+        ("x.png", None, ".gif"),
+        ("x.gif", 3, "members 0 to 2"),
+        ("x.gif", -1, "0 to 2"),
+        ("file/x.gif", None, "file is a file"),
+    ],
 )
 def test_what_cannot_be_drawn_is_refused(run, tmp_path, out, member, words):
     """A path that is no animation and a member that is none are named."""
+    (tmp_path / "file").touch()
     with pytest.raises(errors.ConfigError, match=words):
         render.render_run(run, tmp_path / out, member=member, steps=1)
     assert not (tmp_path / out).exists()
+
+
+def test_a_run_is_drawn_as_it_is_tested(run, monkeypatch, tmp_path):
+    """With ``evaluation.hparams``, whatever it trains with."""
+    config = loading.from_dict(
+        TINY | {"evaluation": TINY["evaluation"] | {"hparams": {"temperature": 0.25}}}
+    )
+    drawn_by = []
+    real = render.population.population
+
+    def spied(agent, *sizes):
+        made = real(agent, *sizes)
+
+        def act(learner, carry, ts, key, hp):
+            jax.debug.callback(lambda x: drawn_by.append(np.asarray(x)), hp.temperature)
+            return made.act(learner, carry, ts, key, hp)
+
+        return made._replace(act=act)
+
+    monkeypatch.setattr(render.population, "population", spied)
+    with render.kinds.restored(render.kinds.run_of(config, run), config) as found:
+        render.play(config, found[1], found[2], member=0, steps=2)
+    jax.effects_barrier()
+    np.testing.assert_allclose(drawn_by[0], 0.25)
 
 
 def test_planes_frames_and_vectors_have_pictures_of_their_own():

@@ -20,6 +20,7 @@ from mtrl_jax.experiments import (
     stages,
     task_families,
 )
+from mtrl_jax.training import run_folder
 
 # Mistakes.
 
@@ -52,7 +53,15 @@ BAD = [
     ("stages.2.compare=[model]", "stages.2.compare 'model' kind offline source"),
     ("stages.2.agent={name: ppo}", "stages.2.agent model leave it out"),
     ("stages.2.members=5", "stages.2.members 5 'model' 1 to 4"),
-    ("stages.2.members=0", "stages.2.members 0 greater"),
+    ("stages.2.members=0", "stages.2.members 0 'model' 1 to 4"),
+    ("stages.2.members=-1", "stages.2.members -1 'model' 1 to 4"),
+    ("stages.2.members=5.0", "stages.2.members 5.0 'model' 1 to 4"),
+    ("stages.2.members='2'", "stages.2.members '2' 'model' 1 to 4"),
+    ("stages.2.members=[1]", "stages.2.members [1] 'model' 1 to 4"),
+    ("stages.1.keep={subsample: 2147483648}",
+     "stages.1.keep.subsample 2147483648 less than"),
+    ("stages.2.evaluation.max_steps=2147483648",
+     "stages.2.evaluation.max_steps 2147483648 less than"),
     # What does not fit.
     ("stages.1.agent={name: impala}", "stages.1 agent.name 'impala' dataset imitates"),
     ("stages.1.population.fitness.metric=los", "stages.1 'los' accuracy, loss"),
@@ -195,6 +204,22 @@ def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
     told = outcome.err.strip().splitlines()[-1]
     assert told.startswith("mtrl: ") and "holds no dataset" in told
     assert "Traceback" not in outcome.err
+
+
+def test_a_stage_that_cannot_use_its_data_can_still_be_changed(staged_copy, cached):
+    """Nothing of it is written: what was collected is not lost to it."""
+    staged_runs.without(staged_copy, "model", "in_context")
+    model = staged_runs.stage_of(staged_copy, "model")
+    outcome = running.mtrl("resume", staged_copy, "stages.1.evaluation.held_out=0.99")
+    assert outcome.code == 1 and "none is left to train on" in outcome.error
+    assert not model.exists()
+    changes = ("stages.1.evaluation.held_out=0.5", "stages.1.keep.top_fraction=1.0e-9")
+    outcome = running.mtrl("resume", staged_copy, *changes)
+    assert outcome.code == 1 and "keep more of them" in outcome.error
+    changes = ("stages.1.evaluation.held_out=0.5", "stages.1.keep.top_fraction=1.0")
+    outcome = running.mtrl("resume", staged_copy, *changes)
+    assert outcome.code == 0, outcome.err
+    assert run_folder.is_done(model)
 
 
 # Pieces.

@@ -1,5 +1,6 @@
 """Names of runs, made so that no two processes have one."""
 
+import pathlib
 import subprocess
 import sys
 import time
@@ -39,6 +40,13 @@ def test_processes_that_begin_at_once_do_not_collide(tmp_path):
         process.stdin.flush()
     names = {process.communicate()[0].strip() for process in begun}
     assert len(names) == 4 and "" not in names
+
+
+def test_a_folder_at_the_root_is_no_stage():
+    """A volume's: it has one parent."""
+    for folder in ("/run", "/", "/stages/run"):
+        path = pathlib.Path(folder)
+        assert run_folder.whole(path) == path
 
 
 def test_a_name_is_given_back_if_nothing_came_of_it(tmp_path):
