@@ -31,6 +31,12 @@ def pip_install(python: pathlib.Path, *arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
+def settings(args: argparse.Namespace) -> dict[str, str]:
+    """Returns what a benchmark was run with, as text; folders are a machine's own."""
+    given = vars(args).items()
+    return {k: str(v) for k, v in given if not isinstance(v, pathlib.Path)}
+
+
 def environment() -> dict[str, Any]:
     """Returns what a number depends on beside the code: machine, load, date, versions."""
     import jax

@@ -78,7 +78,7 @@ def main() -> None:
     }
     result: dict[str, Any] = {
         "machine": common.environment(),
-        "settings": {k: str(v) for k, v in vars(args).items()},
+        "settings": common.settings(args),
         "teachers": reference,
         "left_out": [k for k, x in reference.items() if x["return"] <= x["random"]],
         "pipeline": rows_of.pipeline_in(teachers, reference),
@@ -155,7 +155,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     rows = [row for row in rows if row["score"] is not None]
     if not rows:
         return
-    with common.figure(path, [""], size=(6, 4)) as (ax,):
+    with common.figure(path, [""], size=(8, 4)) as (ax,):
         for loss, tau in arms.ARMS:
             mine = [
                 row
@@ -171,7 +171,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             xlabel="parameters of the student of four games",
             ylabel="share of the teachers' scores (geometric mean)",
         )
-        ax.legend()
+        ax.figure.legend(loc="outside center right")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
         print(common.line(row, COLUMNS))
     result = {
         "machine": common.environment(),
-        "settings": {k: str(v) for k, v in vars(args).items()},
+        "settings": common.settings(args),
         "env_steps": totals["env_steps_per_member"],
         "rows": rows,
     }

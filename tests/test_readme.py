@@ -195,6 +195,19 @@ def test_every_result_is_on_a_page():
     assert not [path for path in orphans if path not in linked]
 
 
+def test_results_name_no_folder_of_the_machine():
+    """Of the machine that measured them."""
+    found = []
+    for path in sorted((BENCHMARKS / "results").rglob("*.json")):
+        found += [
+            f"{path.name}: {x}"
+            for x in re.findall(
+                r'"(/[^"]*/[^"]*|[^"]*(?:/home|/work|/tmp|/root)/[^"]*)"', text(path)
+            )
+        ]
+    assert not found
+
+
 def test_tables_are_what_their_results_say(tables):
     """Every marked table is what the script makes of the JSON; none is forgotten."""
     marked = [table for page in tables.pages() for table in tables.names(text(page))]
