@@ -11,6 +11,7 @@ is loaded by its own folder, RUN/stages/NAME.
 from __future__ import annotations
 
 import importlib.util
+import numbers
 import os
 import pathlib
 from typing import Any
@@ -165,7 +166,7 @@ class LoadedRun:
     def _of(self, members: Tree, member: int | None) -> Tree:
         """Returns one member's part of what lies along ``[P]``."""
         chosen = self.best if member is None else member
-        if not isinstance(chosen, int) or not 0 <= chosen < self.members:
+        if not isinstance(chosen, numbers.Integral) or not 0 <= chosen < self.members:
             raise errors.ConfigError(
                 f"member={chosen!r}: the run has members 0 to {self.members - 1}"
             )

@@ -104,8 +104,8 @@ class Combining:
         """Returns (one gradient, metrics) of what ``gradients`` gave.
 
         Tasks that are not ``present`` have no say, whatever of the loss is common to all;
-        without it those whose gradient is 0. The metric is ``conflicts``, the share of pairs of tasks whose gradients' product
-        is negative; none where it is not split.
+        without it those whose gradient is 0. The metric is ``conflicts``, the share of
+        pairs of tasks whose gradients' product is negative; none where it is not split.
         """
         if self.name == "mean":
             return grads, {}
