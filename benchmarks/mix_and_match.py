@@ -8,7 +8,8 @@ Every arm is a run of its own under --runs (a population of seeds) and is gone o
 it exists. The final score is that of the wanted policy alone (alpha = 1) in the final
 evaluation, IQM over seeds with its 95 % t interval (Tukey and McLaughlin; none of members
 of one PBT population, which are one sample); the early one is the mean
-training return over the first fifth of the run.
+training return over the first fifth of the run. Rows of arms that are left out (--arms)
+stay in the JSON as they were, each with its date.
 
     python benchmarks/mix_and_match.py --experiment actions
     python benchmarks/mix_and_match.py --experiment architecture --arms linear lstm
@@ -17,6 +18,7 @@ training return over the first fifth of the run.
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 from typing import Any
 
@@ -47,7 +49,7 @@ def main() -> None:
     xla.prepare()
     name = f"mix_and_match_{args.experiment}{'_pixels' if args.pixels else ''}"
     print(common.header(COLUMNS))
-    rows: list[dict[str, Any]] = []
+    rows = kept(args.out / f"{name}.json", args.arms)
     folders: dict[str, pathlib.Path] = {}
     for arm in args.arms:
         seen = "-pixels" if args.pixels else ""
@@ -61,9 +63,18 @@ def main() -> None:
         for row in rows:
             if row["arm"] == arm:
                 print(common.line(row, COLUMNS), flush=True)
+        rows.sort(
+            key=lambda row: list(arms.EXPERIMENTS[args.experiment]).index(row["arm"])
+        )
         result = {"machine": common.environment(), "rows": rows}
         common.write(args.out, name, result)
     draw(args.experiment, folders, args.out / name)
+
+
+def kept(path: pathlib.Path, measured: list[str]) -> list[dict[str, Any]]:
+    """Returns the rows in ``path`` of arms that are not ``measured`` now."""
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in before if row["arm"] not in measured]
 
 
 def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
@@ -85,6 +96,7 @@ def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": arm,
+                "date": common.environment()["date"][:10],
                 "task": task.removeprefix("labyrinth/"),
                 "steps": summary["totals"]["env_steps_per_member"],
                 "early": float(np.nanmean(early)),

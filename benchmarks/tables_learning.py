@@ -117,6 +117,20 @@ def classic_control() -> Rows:
     return made
 
 
+def control_envpool() -> Rows:
+    """Returns the table of final evaluation of one agent on two tasks, of one seed."""
+    marks = {"CheetahRun-v1": 500, "WalkerWalk-v1": 700}
+    made: Rows = [["task", "aimed at", "return [95 % over episodes]", "reached"]]
+    tasks = load("control_envpool/summary")["tasks"]
+    for name, mark in marks.items():
+        (member,) = tasks[f"envpool/{name}"]["members"]
+        mean = member["mean"]
+        reached = "yes" if mean >= mark else "**no**"
+        shown = interval(mean, *member["interval"])
+        made.append([name, number(mark), shown, reached])
+    return made
+
+
 def two_rooms() -> Rows:
     """Returns Distral on two rooms, beside the specification's run."""
     heads = ("left", "right", "onward", "return", "return, memory")
@@ -282,6 +296,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
     "classic_control": classic_control,
+    "control_envpool": control_envpool,
     "two_rooms": two_rooms,
     "minatar": minatar,
     "labyrinth_scores": labyrinth_scores,
