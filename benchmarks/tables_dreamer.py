@@ -82,6 +82,7 @@ def ablations() -> Rows:
 TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_ablations": ablations,
     "dreamer_Breakout": functools.partial(learning, "Breakout"),
+    "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
     "dreamer_flops": operations,
     "dreamer_peers": peers,
 }
