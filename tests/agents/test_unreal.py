@@ -168,9 +168,11 @@ def test_replayed_values_are_of_n_step_returns(two_units):
 
 def test_of_a_stack_the_newest_frame_is_controlled():
     """A flash of one frame is a change when it comes and when it goes, and no more."""
-    flash = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
-    at = jnp.maximum(jnp.arange(6)[:, None] - jnp.arange(3, -1, -1), 0)
-    obs = {"image": jnp.broadcast_to(flash[at][:, None, None], (6, 4, 4, 4))}
+    flash = np.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], np.float32)
+    at = np.maximum(np.arange(6)[:, None] - np.arange(3, -1, -1), 0)
+    obs = {
+        "image": jnp.asarray(np.broadcast_to(flash[at][:, None, None], (6, 4, 4, 4)))
+    }
     seen = auxiliary_tasks.seen(obs, 4)
     changes = auxiliary_control.cell_changes(seen, 4)
     np.testing.assert_array_equal(changes[:, 0], [0.0, 1.0, 1.0, 0.0, 0.0])
