@@ -1,6 +1,6 @@
-"""How long one gradient step of each convolutional torso takes, and with what.
+"""How long one gradient step of each convolutional network takes, and with what.
 
-Rows: torso, population size, inside or outside a ``lax.scan``. Columns: milliseconds a
+Rows: torso, or decoder of a world model, population size, inside or outside a ``lax.scan``. Columns: milliseconds a
 step with ``matmul`` (this kit) and ``lax`` (XLA's convolution and reduce_window), and
 their ratio. Prints the table, writes convolutions.json and convolutions.png.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.networks import torsos
+from mtrl_jax import types
+from mtrl_jax.networks import observation_config, observation_decoder, torsos
 
 IMAGES = {
     "nature": (84, 84, 4),
@@ -32,6 +32,13 @@ IMAGES = {
     "minatar": (10, 10, 4),
 }
 BATCHES = {"nature": 64, "impala_deep": 16, "minatar": 512}
+# Of DreamerV2 on MinAtar, and at a third of the paper's depth.
+DECODERS = {
+    "decoder_grid": ((10, 10, 6), 256, 16),
+    "decoder_64x64": ((64, 64, 1), 64, 16),
+}  # image, batch, depth
+BATCHES |= {name: batch for name, (_, batch, _) in DECODERS.items()}
+FEATURES = 128
 STEPS = 2  # of a scan
 COLUMNS = {
     "torso": "<12",
@@ -98,13 +105,10 @@ def milliseconds(case: Case, implementation: str, repeats: int) -> float:
 
 def program(case: Case, implementation: str) -> tuple[Callable[..., Any], tuple]:
     """Returns (gradient steps of a case, ``STEPS`` of them in a scan; their arguments)."""
-    torso = torsos.Torso(case.torso, (64,), "relu", implementation)
-    shape = (case.population, case.batch, *IMAGES[case.torso])
+    make = decoder if case.torso in DECODERS else torso
+    init, apply, data = make(case, implementation)
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.integers(0, 256, shape, np.uint8))
-    side = jnp.zeros((case.batch, 0))
-    init = functools.partial(torso.init, jax.random.key(0))
-    shapes = jax.eval_shape(lambda x: init({"image": x}, side), image[0])
+    shapes = jax.eval_shape(init, data[0])
     # Which numbers they are does not matter, and orthogonal ones take longer than steps.
     params = jax.tree.map(
         lambda p: jnp.asarray(
@@ -113,20 +117,56 @@ def program(case: Case, implementation: str) -> tuple[Callable[..., Any], tuple]
         shapes,
     )
 
-    def descend(params, image):
+    def descend(params, data):
         def loss(params):
-            return jnp.mean(jnp.asarray(torso.apply(params, {"image": image}, side)))
+            return jnp.mean(jnp.square(apply(params, data)))
 
         return jax.tree.map(lambda p, g: p - 1e-3 * g, params, jax.grad(loss)(params))
 
-    def run(params, image):
+    def run(params, data):
         step = jax.vmap(descend)
         if not case.in_scan:
-            return step(params, image)
-        body = lambda params, _: (step(params, image), None)  # noqa: E731
+            return step(params, data)
+        body = lambda params, _: (step(params, data), None)  # noqa: E731
         return jax.lax.scan(body, params, None, length=STEPS)[0]
 
-    return run, (params, image)
+    return run, (params, data)
+
+
+def torso(case: Case, implementation: str) -> tuple[Callable, Callable, types.Array]:
+    """Returns (init(image [B]), apply(params, image [B]), images [P, B]) of a torso."""
+    net = torsos.Torso(case.torso, (64,), "relu", implementation)
+    shape = (case.population, case.batch, *IMAGES[case.torso])
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    side = jnp.zeros((case.batch, 0))
+
+    def apply(params: types.Tree, image: types.Array) -> types.Array:
+        return jnp.asarray(net.apply(params, {"image": image}, side))
+
+    init = lambda x: net.init(jax.random.key(0), {"image": x}, side)  # noqa: E731
+    return init, apply, jnp.asarray(image)
+
+
+def decoder(case: Case, implementation: str) -> tuple[Callable, Callable, types.Array]:
+    """Returns the same of a decoder and features [P, B, F]."""
+    shape, _, depth = DECODERS[case.torso]
+    obs = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    config = observation_config.choose(
+        observation_config.ObservationConfig(
+            depth=depth, units=64, layers=1, convolution=implementation
+        ),
+        obs,
+    )
+
+    def init(_: types.Array) -> types.Tree:
+        return observation_decoder.init(jax.random.key(0), config, obs, FEATURES)
+
+    def apply(params: types.Tree, x: types.Array) -> types.Array:
+        drawn = observation_decoder.decode(params, config, obs, x, "float32")
+        return drawn["image"]
+
+    x = jax.random.normal(jax.random.key(0), (case.population, case.batch, FEATURES))
+    return init, apply, x
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
@@ -159,7 +199,7 @@ def _where(row: dict) -> str:
 def _arguments() -> argparse.Namespace:
     parser = common.parser(__doc__ or "", "batches / 16")
     parser.add_argument("--populations", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--torsos", nargs="+", default=list(IMAGES), choices=IMAGES)
+    parser.add_argument("--torsos", nargs="+", default=list(BATCHES), choices=BATCHES)
     return parser.parse_args()
 
 

@@ -64,6 +64,8 @@ AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
 _NETWORK = {"hidden": [64, 64], "last_action_reward": False}
 _FLAT = {"torso": "mlp", "activation": "relu"}
+_ANNEALED = {"learning_rate": {"kind": "linear", "low": 5e-3, "high": 0.0}}
+_FALLING = {"teacher_cost": {"kind": "linear", "low": 1.0, "high": 0.0, "end": 0.3}}
 # Of pixel control, reward prediction and value replay. The paper draws the first from 0.01
 # to 0.1; its weight of 1 for reward prediction, beside sums over 20 steps, is 0.05 here.
 _OF_COSTS = ("control_cost", "reward_cost", "replay_cost")
@@ -96,10 +98,33 @@ class Arm:
     takes: str = "init_from"  # or teacher
     tested: dict[str, float] = dataclasses.field(default_factory=dict)  # hparams
     tasks: str = ""  # otherwise than the experiment's, see WHERE
+    schedules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    unroll_length: int = 20
 
 
 def _impala(network: dict[str, Any] | None = None, **config: Any) -> Arm:
     return Arm("impala", {"network": _NETWORK | (network or {}), **config})
+
+
+def _ppo(hidden: list[int], **changes: Any) -> Arm:
+    """Returns PPO as in configs/minatar_ppo.yaml, on half as many slots."""
+    network = _FLAT | {"hidden": hidden, "last_action_reward": False}
+    return Arm(
+        "ppo",
+        {"minibatches": 8, "network": network | {"separate_value": True}},
+        {"entropy_cost": 1e-2, "clip_value": 0.2},
+        unroll_length=128,
+        **changes,
+    )
+
+
+def _student(**changes: Any) -> Arm:
+    """Returns an arm of a larger network that a smaller one may teach."""
+    teacher = _ppo([64, 64], schedules=_ANNEALED)
+    schedules = _ANNEALED | changes.pop("schedules", {})
+    return _ppo(
+        [128, 128], schedules=schedules, before=teacher, takes="teacher", **changes
+    )
 
 
 def _combined(combiner: str, scaled: bool) -> Arm:
@@ -171,13 +196,11 @@ _GOAL = _unreal({}, 1, "goal")
 _BREAKOUT = _unreal(_FLAT, 2, "breakout")
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
-        "student": dataclasses.replace(
-            _impala(_FLAT | {"hidden": [128, 128]}),
-            labels=("alone", "cost 0.3"),
-            dealt={"teacher_cost": [0.0, 0.3]},
-            before=_impala(_FLAT),
-            takes="teacher",
+        "student": _student(
+            labels=("alone", "cost 0.3", "cost 1"),
+            dealt={"teacher_cost": [0.0, 0.3, 1.0]},
         ),
+        "falling": _student(labels=("cost 1 to 0",), schedules=_FALLING),
     },
     "combiners": {
         "mean": _combined("mean", scaled=False),
@@ -235,7 +258,7 @@ WHERE = {
 }
 # Env steps of a member, of each stage, all tasks together.
 STEPS = {
-    "kickstarting": 200_000,
+    "kickstarting": 2_500_000,
     "combiners": 400_000,
     "sharing": 800_000,
     "distral": 800_000,
@@ -266,6 +289,8 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
         name: {"low": 0.0, "high": max(1.0, *values), "initial": values}
         for name, values in arm.dealt.items()
     }
+    hp = {**_COMMON, "lambda_": 0.95, **arm.hparams}
+    hp = {name: x for name, x in hp.items() if name not in arm.schedules}
     axis = AXES.get(tasks, "slot")
     parts = len(TASKS[tasks]) if axis == "population" else 1
     return {
@@ -273,7 +298,8 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
         "agent": {
             "name": arm.agent,
             "config": {"optimiser": "adam", **arm.config},
-            "hparams": {**_COMMON, "lambda_": 0.95, **arm.hparams},
+            "hparams": hp,
+            "schedules": arm.schedules,
         },
         "population": {
             "size": seeds * len(arm.labels) * parts,
@@ -282,8 +308,8 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
         },
         "training": {
             "env_steps": env_steps,
-            "unroll_length": 20,
-            "updates_per_chunk": 25,
+            "unroll_length": arm.unroll_length,
+            "updates_per_chunk": 500 // arm.unroll_length,
         },
         "evaluation": {"every_updates": 0, "episodes": 32, "hparams": arm.tested},
         "checkpoint": {"every_updates": 500, "keep": 1},

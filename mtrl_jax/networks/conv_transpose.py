@@ -88,14 +88,15 @@ def _by_contributions(x: Array, kernel: Array) -> Array:
     n, height, width, channels = x.shape
     _, rows, columns, _, _ = kernel.shape
     y = product.product(x.reshape(-1, channels), kernel.reshape(channels, -1))
-    y = y.reshape(n, height, width, rows, columns, -1)
+    y = y.reshape(n, height, width, -1)
 
-    def shifted(i: int, j: int) -> Array:
+    def shifted(part: Array, i: int, j: int) -> Array:
         pads = ((0, 0), (i, rows - 1 - i), (j, columns - 1 - j), (0, 0))
-        return jnp.pad(y[:, :, :, i, j], pads)
+        return jnp.pad(part, pads)
 
-    blocks = [shifted(i, j) for i in range(rows) for j in range(columns)]
-    return functools.reduce(jnp.add, blocks)
+    shifts = [(i, j) for i in range(rows) for j in range(columns)]
+    parts = conv.parts(y, len(shifts))
+    return functools.reduce(jnp.add, [shifted(x, *at) for x, at in zip(parts, shifts)])
 
 
 def _by_patches(x: Array, kernel: Array) -> Array:
