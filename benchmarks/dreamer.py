@@ -198,7 +198,7 @@ def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
 
 
 def config_of(size: str, prefill: int) -> dreamer_v2.Config:
-    """Returns the settings of "tiny", or "small": configs/dreamer_v2_minatar.yaml."""
+    """Returns the settings of "tiny", or "small": that of dreamer_ablations."""
     units, number, length, horizon = {"tiny": (32, 4, 8, 4), "small": (64, 8, 16, 6)}[
         size
     ]

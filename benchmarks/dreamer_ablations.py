@@ -4,8 +4,8 @@
 
 Arms that differ by traced numbers (balancing, the gradients that reach the model) are
 members of one population; the Gaussian latents and PPO are populations of their own, of
-as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml and
-minatar_ppo.yaml. Every run is gone on with if it exists. A return is the mean over the
+as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml, smaller, with
+the paper's Gaussian pictures (``SMALL``), and of minatar_ppo.yaml. Every run is gone on with if it exists. A return is the mean over the
 training episodes of the last quarter of the steps; the interval is over seeds, and
 ``below`` is the probability that a seed of the arm is below one of the full agent.
 
@@ -15,6 +15,7 @@ Writes dreamer_ablations_GAME.json and .png.
 from __future__ import annotations
 
 import argparse
+import copy
 import pathlib
 from typing import Any
 
@@ -38,6 +39,12 @@ TRACED: dict[str, dict[str, float]] = {
 USUAL = {
     "kl_balance": 0.8, "kl_scale": 0.1, "image_gradient": 1.0, "reward_gradient": 1.0,
 }  # fmt: skip
+# Otherwise than in configs/dreamer_v2_minatar.yaml.
+SMALL: dict[str, dict[str, Any]] = {
+    "rssm": {"latent": {"latents": 8, "classes": 8}, "deter": 64, "hidden": 64},
+    "observation": {"image": "grid", "depth": 16, "units": 64, "layers": 1},
+}
+TRAIN_EVERY = 8  # steps
 GAUSSIAN, PPO = "gaussian latents", "ppo"
 RUNS = {"traced": tuple(TRACED), GAUSSIAN: (GAUSSIAN,), PPO: (PPO,)}
 LAST = 0.25  # of the steps count
@@ -85,6 +92,8 @@ def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
     members = args.seeds * len(RUNS[run])
     given = _settings("dreamer_v2_minatar", args.game, args.env_steps, members)
     config = given["agent"]["config"]
+    config |= copy.deepcopy(SMALL)
+    config["replay"]["train_every"] = TRAIN_EVERY
     if run == GAUSSIAN:
         # As many numbers as the categoricals' samples have.
         latent = config["rssm"]["latent"]

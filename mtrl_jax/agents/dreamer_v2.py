@@ -10,8 +10,9 @@ Deviations: model, actor and critic take their steps together, from the paramete
 the step (the authors' program imagines with the model just updated). Weight decay is
 multiplied by the learning rate. Sequences begin at any step, also across ends of
 episodes, without a bias towards them, and from a state of zeros. Legal actions of imagined
-states are those of the state imagined from. A Box policy is a Gaussian of mean tanh(m)
-and deviation 2 σ(s / 2) + 0.1, in units of half the range, clipped by the environment.
+states are those of the state imagined from. Images may be Bernoulli instead of Gaussian
+(``observation.likelihood``). A Box policy is a Gaussian of mean tanh(m) and deviation
+2 σ(s / 2) + 0.1, in units of half the range, clipped by the environment.
 """
 
 from __future__ import annotations

@@ -83,15 +83,12 @@ def squared_error(mean: Array, x: Array) -> Array:
     return 0.5 * jnp.square(x - mean)
 
 
-def discount_error(logit: Array, discount: Array) -> Array:
-    """Returns −γ log p − (1 − γ) log(1 − p): the Bernoulli likelihood of a soft label.
+def bernoulli_error(logit: Array, x: Array) -> Array:
+    """Returns −x log p − (1 − x) log(1 − p), p = σ(logit), of a soft label x in [0, 1].
 
-    ``discount`` γ is the agent's discount, 0 at a terminal step; p = σ(logit).
+    Of discounts x is the agent's γ, 0 at a terminal step.
     """
-    return -(
-        discount * jax.nn.log_sigmoid(logit)
-        + (1.0 - discount) * jax.nn.log_sigmoid(-logit)
-    )
+    return -(x * jax.nn.log_sigmoid(logit) + (1.0 - x) * jax.nn.log_sigmoid(-logit))
 
 
 def lambda_returns(

@@ -19,6 +19,7 @@ from mtrl_jax.networks import conv, layers
 from mtrl_jax.types import Array, Key, Tree
 
 IMAGES = ("auto", "conv", "grid", "mlp")
+LIKELIHOODS = ("gaussian", "bernoulli")
 CONV_SIZE = 64  # height and width of what "conv" takes: what its decoder ends at
 GRID_SIZES = (3, 32)  # smallest and largest height or width for "grid"
 
@@ -30,6 +31,8 @@ class ObservationConfig:
     """How observations are read and drawn; static."""
 
     image: str = "auto"  # conv, grid, mlp; auto: by the image's size
+    # gaussian of unit variance, or bernoulli of every number: for planes of 0 and 1.
+    likelihood: str = "gaussian"
     depth: int = 48  # channels of the first convolution
     units: int = 400  # of the MLPs and of the grid's dense layers
     layers: int = 4  # of the MLPs
@@ -122,9 +125,22 @@ def _check(config: ObservationConfig, obs: Shapes) -> None:
         config,
         {
             "image": IMAGES,
+            "likelihood": LIKELIHOODS,
             "activation": tuple(layers.ACTIVATIONS),
             "norm": layers.NORMS,
             "convolution": conv.IMPLEMENTATIONS,
         },
     )
+    if config.likelihood == "bernoulli":
+        _check_bernoulli(obs)
     errors.check_sizes(config, ("depth", "units", "layers"))
+
+
+def _check_bernoulli(obs: Shapes) -> None:
+    dtype = obs["image"].dtype if "image" in obs else None
+    if dtype not in (jnp.bool_, jnp.uint8):
+        has = "no image" if dtype is None else f"images of {dtype}"
+        raise ValueError(
+            f"likelihood: 'bernoulli' is of images of bool or uint8, got {has}; use "
+            "'gaussian'"
+        )

@@ -1,16 +1,20 @@
-"""Decoders of a world model: features to the means of pictures and vectors.
+"""Decoders of a world model: features to distributions of pictures and vectors.
 
 conv: a dense layer and transposed convolutions 5, 5, 6, 6, stride 2, of depth 4d, 2d, d and
 the image's channels, 1 → 5 → 13 → 30 → 64. grid: an MLP and a transposed convolution 3×3.
 
-What a decoder says is the mean of a Gaussian of unit variance; the error is summed over
-pixels and entries, padding of smaller tasks left out.
+What a decoder says is the mean of a Gaussian of unit variance, or, of images with the
+``likelihood`` "bernoulli", the logit of each number's probability of being 1 (uint8 is a
+soft label). A Gaussian asks at most ½ nat for a figure of one cell that is not drawn, a
+Bernoulli the logarithm of how rare it is. Errors are summed over pixels and entries,
+padding of smaller tasks left out.
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), section 2 and the authors' program.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.losses import dreamer
 from mtrl_jax.networks import conv_transpose, layers
 from mtrl_jax.networks import observation_config as common
 from mtrl_jax.types import Array, Key, Tree
 
 KERNELS = (5, 5, 6, 6)  # stride 2
+RARE = 0.02  # of planes of 0 and 1, before anything is learned
 
 
 def init(
@@ -50,6 +56,8 @@ def init(
                 image_key, features, common.hidden(config),
                 height * width * channels, norm=config.norm,
             )  # fmt: skip
+        if config.likelihood == "bernoulli" and obs["image"].dtype == jnp.bool_:
+            _begin_empty(params)
     if "vector" in obs:
         size = obs["vector"].shape[0]
         params["vector"] = layers.mlp_init(
@@ -65,7 +73,7 @@ def decode(
     features: Array,
     dtype: str,
 ) -> dict[str, Array]:
-    """Returns the means of the leaves of ``obs``, float32, as ``targets`` scales them."""
+    """Returns the parameters of the distributions of the leaves of ``obs``, float32."""
     found = {}
     if "image" in obs:
         shape = obs["image"].shape
@@ -84,34 +92,39 @@ def decode(
     return found
 
 
-def targets(
-    config: common.ObservationConfig, obs: Mapping[str, Array]
+def means(
+    config: common.ObservationConfig, obs: common.Shapes, decoded: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Returns what ``decode`` should say of observations [..., *leaf]."""
-    found = {}
-    if "image" in obs:
-        found["image"] = common.scale_image(obs["image"])
-    if "vector" in obs:
-        found["vector"] = common.scale_vector(config, obs["vector"])
+    """Returns the means of what was decoded, float32; an image's as between 0 and 1.
+
+    ``obs`` are the observations of one slot; vectors are as the config scales them.
+    """
+    found = dict(decoded)
+    if "image" in found and config.likelihood == "bernoulli":
+        found["image"] = jax.nn.sigmoid(found["image"])
+    elif "image" in found:
+        found["image"] = common.unscale_image(found["image"], obs["image"].dtype)
     return found
 
 
 def error(
-    predicted: Mapping[str, Array],
-    wanted: Mapping[str, Array],
+    config: common.ObservationConfig,
+    decoded: Mapping[str, Array],
+    obs: Mapping[str, Array],
     present: Mapping[str, Array],
     task: Array,
 ) -> Array:
-    """Returns −log p up to a constant, ½ Σ (x − x̂)² over all leaves' entries, [...].
+    """Returns −log p(obs) up to a constant, summed over all leaves' entries, [...].
 
-    ``present`` is what ``task_entries`` returned; ``task`` int32 [...].
+    ``obs`` leaves are [..., *leaf]; ``present`` is what ``task_entries`` returned;
+    ``task`` int32 [...].
     """
     total = jnp.zeros(task.shape)
-    for name, mean in predicted.items():
+    for name, raw in decoded.items():
         own = present[name][task] if len(present[name]) > 1 else present[name][0]
-        own = own.reshape((1,) * (mean.ndim - own.ndim) + own.shape)
-        square = jnp.square(mean - wanted[name]) * own
-        total += 0.5 * jnp.sum(square, axis=tuple(range(task.ndim, mean.ndim)))
+        own = own.reshape((1,) * (raw.ndim - own.ndim) + own.shape)
+        entries = _entry_errors(config, name, raw, obs[name]) * own
+        total += jnp.sum(entries, axis=tuple(range(task.ndim, raw.ndim)))
     return total
 
 
@@ -126,6 +139,25 @@ def task_entries(spec: types.EnvSpec) -> dict[str, Array]:
                 entries[i][own] = 1.0
         found[name] = jnp.asarray(entries)
     return found
+
+
+def _begin_empty(params: dict[str, Any]) -> None:
+    """Let the last bias say that a cell is ``RARE``: Adam takes long to get there."""
+    is_mlp = "conv" not in params
+    last = params["image"]["out"] if is_mlp else common.in_order(params["conv"])[-1]
+    last["bias"] = jnp.full_like(last["bias"], math.log(RARE / (1.0 - RARE)))
+
+
+def _entry_errors(
+    config: common.ObservationConfig, name: str, raw: Array, x: Array
+) -> Array:
+    """Returns −log p of each entry of a leaf, up to a constant."""
+    if name != "image":
+        return dreamer.squared_error(raw, common.scale_vector(config, x))
+    scaled = common.scale_image(x)
+    if config.likelihood == "bernoulli":
+        return dreamer.bernoulli_error(raw, common.unscale_image(scaled, x.dtype))
+    return dreamer.squared_error(raw, scaled)
 
 
 def _deconvolved(

@@ -45,6 +45,7 @@ class WorldModel(NamedTuple):
     # (params, state [B], action [T, B, A], key, unimix) -> State [T, B]
     imagine: Callable[..., rssm.State]
     decode: Callable[[Tree, Array], dict[str, Array]]  # (params, features)
+    means: Callable[[dict], dict[str, Array]]  # decoded, see observation_decoder
     # (decoded, obs, task) -> [...] summed over entries
     observation_error: Callable[[dict, dict, Array], Array]
     reward: Callable[[Tree, Array], Array]  # (params, features) -> raw of the head
@@ -116,9 +117,8 @@ def make(
             params["decoder"], observation, spec.obs, features, dtype
         )
 
-    def observation_error(drawn: dict, obs: dict, task: Array) -> Array:
-        wanted = observation_decoder.targets(observation, obs)
-        return observation_decoder.error(drawn, wanted, present, task)
+    def observation_error(decoded: dict, obs: dict, task: Array) -> Array:
+        return observation_decoder.error(observation, decoded, obs, present, task)
 
     def mlp(params: Tree, x: Array) -> Array:
         return layers.mlp(params, x, activation=config.activation, dtype=dtype)
@@ -131,6 +131,7 @@ def make(
         imagine_step=imagine_step,
         imagine=imagine,
         decode=decode,
+        means=lambda drawn: observation_decoder.means(observation, spec.obs, drawn),
         observation_error=observation_error,
         reward=lambda params, x: mlp(params["reward"], x),
         discount=lambda params, x: mlp(params["discount"], x)[..., 0],
@@ -165,7 +166,7 @@ def open_loop(
     """Returns what the model says of a sequence of which it sees ``context`` steps.
 
     obs leaves, ``action_tm1`` and ``first`` are [T, B, ...]; the result's leaves are
-    [T, B, *leaf] as ``decode`` scales them: reconstructions of the first ``context``
+    [T, B, *leaf], means as ``means`` scales them: reconstructions of the first ``context``
     steps, then predictions from the actions alone.
     """
     seen_key, key = jax.random.split(key)
@@ -176,4 +177,4 @@ def open_loop(
     last = jax.tree.map(lambda x: x[-1], seen)
     states = model.imagine(params, last, action_tm1[context:], key, unimix)
     states = tree.concatenate([seen, states])
-    return model.decode(params, rssm.features(states))
+    return model.means(model.decode(params, rssm.features(states)))

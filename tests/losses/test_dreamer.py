@@ -141,9 +141,9 @@ def test_gradients_pass_in_part():
 def test_the_discount_is_a_soft_label():
     """The likelihood is best at the mean γ, not at 1; and finite at any logit."""
     logit = jnp.log(0.99 / 0.01)
-    slope = jax.grad(dreamer.discount_error)(logit, 0.99)
+    slope = jax.grad(dreamer.bernoulli_error)(logit, 0.99)
     assert abs(slope) < 1e-6
-    assert np.isfinite(dreamer.discount_error(jnp.array(1e4), 0.0))
+    assert np.isfinite(dreamer.bernoulli_error(jnp.array(1e4), 0.0))
 
 
 @pytest.mark.parametrize("x", [0.0, 0.3, -7.0, 1e4, -1e6])

@@ -20,7 +20,7 @@ from mtrl_jax import types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import dreamer
-from mtrl_jax.networks import heads, observation_config, rssm
+from mtrl_jax.networks import heads, rssm
 from mtrl_jax.networks import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
@@ -124,13 +124,9 @@ def open_loop(
     """
     encoded = heads.encode(spec.action, action)
     encoded = jnp.concatenate([jnp.zeros_like(encoded[:1]), encoded])
-    found = networks.open_loop(
+    return networks.open_loop(
         model, params, ts.obs, encoded, ts.first, key, context=context, unimix=unimix
     )
-    if "image" in found:
-        stored = spec.obs["image"].dtype
-        found["image"] = observation_config.unscale_image(found["image"], stored)
-    return found
 
 
 def _prediction_errors(
@@ -150,7 +146,7 @@ def _prediction_errors(
     ends = jnp.zeros_like(ts.reward)
     if discount_head:
         logit = model.discount(params, x)
-        ends = dreamer.discount_error(logit, ts.discount * discount)
+        ends = dreamer.bernoulli_error(logit, ts.discount * discount)
     return {
         "image_loss": model.observation_error(drawn, ts.obs, ts.task),
         "reward_loss": model.scalar.error(reward, transform(ts.reward)),
