@@ -226,6 +226,9 @@ class AgentInfo(NamedTuple):
     # (spec, config) -> predict(learner, ts, action, key, hp, context), what its world model
     # says of observations that it does not see; see agents/dreamer_v2.py.
     open_loop: Callable[[EnvSpec, Any], Callable[..., dict[str, Array]]] | None = None
+    # (own, given) -> the learner that a stage with ``init_from`` begins with, of its own
+    # fresh one and another's; by default the other's as it was saved.
+    inherit: Callable[[Tree, Tree], Tree] = lambda own, given: given
     # (config) -> {hyperparameter: Idle} of those that its program does not read.
     idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
     # The action spaces it acts in.

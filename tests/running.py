@@ -18,6 +18,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from tiny_settings import ONLINE as TINY
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -61,6 +62,26 @@ def mtrl(*arguments: Any) -> Outcome:
         except SystemExit as left:
             code = int(left.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def refusal(config: pathlib.Path, overrides: str, run: pathlib.Path) -> str:
+    """Returns the one line that a run of a config is refused with, before it is written.
+
+    ``overrides`` are ``KEY=VALUE``, blanks between; a value may hold blanks, but not one
+    before a ``stages.``. Below the command line, which adds "mtrl: " and exit code 2
+    (tests/test_cli.py).
+    """
+    from mtrl_jax import errors
+    from mtrl_jax.config import loading
+    from mtrl_jax.experiments import runs
+
+    parts = overrides.replace(" stages.", "\nstages.").split("\n")
+    with pytest.raises(errors.ConfigError) as refused:
+        runs.train(loading.load(config, parts), run, where=str(config))
+    line = str(refused.value)
+    assert "\n" not in line and not run.exists()
+    assert line.startswith(f"{config}: "), line
+    return line
 
 
 def start(

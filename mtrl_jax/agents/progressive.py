@@ -38,13 +38,6 @@ from mtrl_jax.types import Array, Tree
 
 TRAINS = ("all", "heads")
 
-INFO = types.AgentInfo(
-    "frozen columns beside one that learns (Rusu et al. 2016)",
-    needs_extras=True,
-    actions=(types.Discrete, types.Factorised),
-    learns=("observation", "action", "both", "masked", "both_factorised"),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -252,3 +245,12 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
             "action: progressive has columns of logits; give tasks with Discrete or "
             f"Factorised actions, not {spec.action}"
         )
+
+
+INFO = types.AgentInfo(
+    "frozen columns beside one that learns (Rusu et al. 2016)",
+    needs_extras=True,
+    actions=(types.Discrete, types.Factorised),
+    inherit=inherit,
+    learns=("observation", "action", "both", "masked", "both_factorised"),
+)

@@ -264,8 +264,8 @@ def _watcher_of(run: Run, stage: Any) -> Any:
 
 
 def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
-    """Returns what an agent makes of its own fresh learner and another's: that one."""
-    return getattr(agent_settings.module(stage), "inherit", _given)
+    """Returns what an agent makes of its own fresh learner and another's."""
+    return agent_settings.module(stage).INFO.inherit
 
 
 def _given(own: Tree, given: Tree) -> Tree:
