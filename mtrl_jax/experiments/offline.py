@@ -54,10 +54,10 @@ def make_program(
       ConfigError: an agent that cannot learn from a dataset, or settings it has not.
     """
     agent = build.make_agent(config, expert_labels.without(contents.spec))
-    if check:
-        check_agent(config, agent, contents)
     training, members = config.training, config.population.size
     place = build.placement(config, 1)
+    if check:
+        check_agent(config, agent, contents, place.mesh)
     score, held_out = config.population.fitness.metric, config.evaluation.held_out > 0
 
     def sample(key: types.Key, data: windows.Data) -> types.Rollout:
@@ -111,12 +111,16 @@ def make_program(
 
 
 def check_agent(
-    config: stage_schema.OfflineStage, agent: types.Agent, contents: layout.Contents
+    config: stage_schema.OfflineStage,
+    agent: types.Agent,
+    contents: layout.Contents,
+    mesh: sharding.Mesh,
 ) -> None:
     """Raises ConfigError unless the stage's agent can learn from such a dataset.
 
-    Not if it refuses the sizes, needs what no dataset has, or has no such metric as
-    members are judged by. One update on windows is traced.
+    Not if it refuses the sizes, needs what no dataset has, has no such metric as
+    members are judged by, or all learners do not fit the devices of ``mesh``. One update
+    on windows is traced.
     """
     module, training = agent_settings.module(config), config.training
     length = training.prompt_length + training.unroll_length
@@ -148,9 +152,9 @@ def check_agent(
             columns.zeros(shape) if module.INFO.reads_columns else None,
             jnp.zeros(shape, bool) if training.prompt_length else None,
         )
-        metrics = checks.check_agent(
-            agent, config, spec, training.batch, length, extras
-        ).metrics
+        traced = checks.check_agent(agent, config, spec, training.batch, length, extras)
+    device_memory.check(agent, config, traced, training.batch, mesh)
+    metrics = traced.metrics
     score = config.population.fitness.metric
     if score not in metrics:
         raise errors.ConfigError(
