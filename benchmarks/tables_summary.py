@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from table_cells import Rows, find, interval, load, number, quantity, ratio
 
 HIT, MISS = "yes", "**no**"
@@ -13,7 +10,15 @@ HIT, MISS = "yes", "**no**"
 def summary() -> Rows:
     """Returns the table of the fifteen results a newcomer should know, one a line."""
     header = ["what", "goal", "measured", "reached"]
-    return [header, _quickstart(), *_speed(), *_single(), *_labyrinth(), *_methods()]
+    return [
+        header,
+        _quickstart(),
+        *_speed(),
+        *_single(),
+        _labyrinth(),
+        _dreamer(),
+        *_methods(),
+    ]
 
 
 def _quickstart() -> list[str]:
@@ -109,23 +114,27 @@ def _single() -> Rows:
     return made
 
 
-def _labyrinth() -> Rows:
-    page = "benchmarks/results/labyrinth.md"
+def _labyrinth() -> list[str]:
     rows = load("labyrinth_learning")["rows"]
     explore = find(rows, row="explore-native-searched")["normalised"]
-    memory = find(rows, row="goal-lstm-long")
-    plain = find(rows, row="goal-feedforward-far")
     what = "Labyrinth explore_object_locations_small, random 0, oracle 1"
-    return [
-        _row(what, page, "0.6", ratio(explore), explore >= 0.6),
-        _row(
-            "Labyrinth explore_goal_locations_small: LSTM",
-            page,
-            f"above feed-forward's {_score(plain)}",
-            _score(memory),
-            memory["low"] > plain["high"],
-        ),
-    ]
+    page = "benchmarks/results/labyrinth.md"
+    return _row(what, page, "0.6", ratio(explore), explore >= 0.6)
+
+
+def _dreamer() -> list[str]:
+    games = ("Breakout", "SpaceInvaders")
+    last = [load(f"dreamer_{game}")["rows"][-1] for game in games]
+    own, others = (
+        [sum(row[name]) / len(row[name]) for row in last] for name in ("returns", "ppo")
+    )
+    return _row(
+        f"MinAtar {', '.join(games)}: DreamerV2 after {quantity(last[0]['to'])} steps",
+        "benchmarks/results/dreamer_v2.md",
+        f"{', '.join(map(number, others))} (PPO after as many)",
+        ", ".join(map(number, own)),
+        all(x >= y for x, y in zip(own, others)),
+    )
 
 
 def _methods() -> Rows:
@@ -180,10 +189,6 @@ def _row(what: str, page: str, goal: str, measured: str, reached: bool) -> list[
 
 def _ratios(values: list[float]) -> str:
     return " and ".join(f"{ratio(x)} ×" for x in values) + " (V-trace, PPO)"
-
-
-def _score(row: Mapping[str, Any]) -> str:
-    return interval(row["mean"], row["low"], row["high"])
 
 
 TABLES = {"summary": summary}
