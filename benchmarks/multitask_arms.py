@@ -258,7 +258,7 @@ WHERE = {
 }
 # Env steps of a member, of each stage, all tasks together.
 STEPS = {
-    "kickstarting": 2_500_000,
+    "kickstarting": 1_000_000,
     "combiners": 400_000,
     "sharing": 800_000,
     "distral": 800_000,
