@@ -2,7 +2,8 @@
 
 Rows: torso, or decoder of a world model, population size, inside or outside a
 ``lax.scan``. Columns: milliseconds a step with ``matmul`` (this kit) and ``lax`` (XLA's
-convolution and reduce_window), and their ratio. Prints the table, writes convolutions.json and convolutions.png.
+convolution and reduce_window), and their ratio. Prints the table, writes
+convolutions.json and convolutions.png.
 
     python benchmarks/convolutions.py [--quick] [--out benchmarks/results]
 

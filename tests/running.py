@@ -69,7 +69,7 @@ def refusal(config: pathlib.Path, overrides: str, run: pathlib.Path) -> str:
 
     ``overrides`` are ``KEY=VALUE``, blanks between; a value may hold blanks, but not one
     before a ``stages.``. Below the command line, which adds "mtrl: " and exit code 2
-    (tests/test_cli.py).
+    (tests/experiments/test_faults.py).
     """
     from mtrl_jax import errors
     from mtrl_jax.config import loading
