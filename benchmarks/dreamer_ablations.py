@@ -7,7 +7,8 @@ members of one population; the Gaussian latents and PPO are populations of their
 as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml, smaller, with
 the paper's Gaussian pictures (``SMALL``), and of minatar_ppo.yaml. Every run is gone on
 with if it exists. A return is the mean over the training episodes of the last quarter of
-the steps; the interval is over seeds, and ``below`` is the probability that a seed of the arm is below one of the full agent.
+the steps; the interval is over seeds, and ``below`` is the probability that a seed of
+the arm is below one of the full agent.
 
 Writes dreamer_ablations_GAME.json and .png.
 """
