@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtrl_jax import errors, hparams
-from mtrl_jax.config import strict
+from mtrl_jax.config import stage_schema, strict
 
 # Hyperparameters that had another name -> what they are called now.
 RENAMED = {"epsilon": ("adam_eps", "rmsprop_eps")}
@@ -43,7 +43,7 @@ def complete(config: Any) -> Any:
             "members are judged by evaluations, give their interval"
         )
     _check_fitness_of_levels(config)
-    unnamed = getattr(config, "teacher", None) is None
+    unnamed = stage_schema.links(config).teacher is None
     if unnamed and config.agent.config.get("teacher") is not None:
         raise ValueError(
             "agent.config.teacher: there is nobody of that network; give the stage that "
@@ -63,7 +63,7 @@ def _check_fitness_of_levels(config: Any) -> None:
     pbt, fitness = config.population.pbt, config.population.fitness
     if pbt is None or pbt.exploit == "none" or fitness.source == "evaluation":
         return
-    for i, task in enumerate(getattr(config, "tasks", ())):
+    for i, task in enumerate(() if config.kind == "offline" else config.tasks):
         if task.curriculum is not None:
             raise ValueError(
                 f"tasks.{i}.curriculum with population.fitness.source='training': members "
@@ -106,7 +106,7 @@ def _given(config: Any) -> Iterator[tuple[str, str, dict[str, float]]]:
         ("agent.hparams", config.agent.hparams),
         ("agent.schedules", config.agent.schedules),
         ("evaluation.hparams", config.evaluation.hparams),
-        ("play.hparams", config.play.hparams if hasattr(config, "play") else {}),
+        ("play.hparams", config.play.hparams if config.kind == "collect" else {}),
         ("population.search", config.population.search),
     ):
         for name, value in given.items():

@@ -206,7 +206,7 @@ def _check_named(
 
 def _check_learners(config: Any, earlier: dict[str, stage_schema.Stage]) -> None:
     """Raises ValueError unless a stage can begin with its learners."""
-    source = earlier.get(getattr(config, "init_from", None) or "")
+    source = earlier.get(stage_schema.links(config).init_from or "")
     if source is not None and source.agent.name != config.agent.name:
         raise ValueError(
             f"init_from={source.name!r}: its learners are of agent "

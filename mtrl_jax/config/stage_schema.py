@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -171,6 +171,20 @@ class Staged(schema.Section):
 
     seed: schema.Seed = 0
     stages: list[Annotated[Stage, Field(discriminator="kind")]] = Field(min_length=1)
+
+
+class Links(NamedTuple):
+    """The stages whose learners a stage takes, by what they are to it."""
+
+    init_from: str | None = None
+    of: str | None = None
+    teacher: str | None = None
+    watched_by: str | None = None
+
+
+def links(config: schema.Section) -> Links:
+    """Returns the stages a stage names; of a plain run, which can name none, no one."""
+    return Links(**{name: x for name, x in config if name in Links._fields})
 
 
 def is_name(data: str) -> bool:

@@ -176,9 +176,8 @@ def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Prog
     among them, and of a collect stage's ``of`` the hyperparameters, too. Of ``teacher``
     it takes the parameters, which its own learners keep frozen.
     """
-    of = getattr(stage, "of", None)
-    name = of or getattr(stage, "init_from", None)
-    teacher = getattr(stage, "teacher", None)
+    init_from, of, teacher, _ = stage_schema.links(stage)
+    name = of or init_from
     if name is None and teacher is None:
         return program
     if for_check:
@@ -232,7 +231,7 @@ def _check_inherited(
     Nor where those of the stage that it is ``watched_by`` cannot watch.
     """
     spec, agent = spec_of(run, source), program.agent
-    field = "of" if getattr(stage, "of", None) else "init_from"
+    field = "of" if stage_schema.links(stage).of else "init_from"
     if field == "of":
         agent = build.make_agent(stage, program.spec)
         in_context.check_fits(program.spec, spec, source.name)
@@ -259,7 +258,7 @@ def _check_inherited(
 
 def _watcher_of(run: Run, stage: Any) -> Any:
     """Returns the stage that a stage is watched by, None of most."""
-    name = getattr(stage, "watched_by", None)
+    name = stage_schema.links(stage).watched_by
     return None if name is None else run.stage(name)
 
 

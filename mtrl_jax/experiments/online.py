@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtrl_jax import errors, types
-from mtrl_jax.config import agent_settings, schema
+from mtrl_jax.config import agent_settings, schema, stage_schema
 from mtrl_jax.engine import (
     fitness,
     fused_runner,
@@ -64,7 +64,7 @@ def make_program(
     if check:
         _check_agent(config, agent, spec, batch[1], place)
     length = run_length(config, batch[1])
-    if not getattr(config, "of", None):
+    if stage_schema.links(config).of is None:
         checks.check_starts(config, length.updates, length.steps)
     choice = config.population.fitness
     with errors.at("population"):

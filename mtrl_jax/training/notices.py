@@ -21,7 +21,8 @@ def of(
     ``tasks`` are those by whose episodes in training members are judged.
     """
     # An evaluate stage has no training, an offline one no environment steps.
-    asked = getattr(getattr(config, "training", None), "env_steps", None)
+    steps = config.kind in ("online", "collect")
+    asked = config.training.env_steps if steps else None
     trained, chunk = length.updates * length.steps, length.per_chunk * length.steps
     if asked is not None and trained > _LONGER * asked:
         yield (
