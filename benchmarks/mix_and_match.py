@@ -88,7 +88,7 @@ def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
         final = np.asarray([member["mean"] for member in found["members"]], float)
         quarter = estimates.QUARTER
         low, high = estimates.t_interval(final, trim=quarter) if seeds else (None, None)
-        scale = arms.scale(task, found)
+        low_score, high_score = found["random_score"], found["reference_score"]
         returns = log.returns[task]
         first = returns[: max(1, len(returns) // 5)]
         early = np.nanmean(first, axis=0)
@@ -105,7 +105,7 @@ def read(arm: str, folder: pathlib.Path, seeds: bool) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "seeds": final.tolist(),
-                "normalised": scale and (iqm - scale[0]) / (scale[1] - scale[0]),
+                "normalised": (iqm - low_score) / (high_score - low_score),
                 "alpha": log.hparams["alpha"][-1].tolist()
                 if "alpha" in log.hparams
                 else None,

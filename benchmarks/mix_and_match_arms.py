@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from mtrl_jax.envs.labyrinth import levels, scores
+from mtrl_jax.envs.labyrinth import levels
 from mtrl_jax.training import notices
 
 # A curriculum's alpha where nothing else is said: control passes in the first 40 %.
@@ -39,6 +39,10 @@ _CURRICULA: dict[str, dict[str, Any]] = {
     "sampled_step": {"alpha": LINEAR, "config": {"control": "step"}},
     "sampled_episode": {"alpha": LINEAR, "config": {"control": "episode"}},
 }
+# One network for all tasks: without anything, and with what else is done about rewards of
+# unequal size.
+_PLAIN: dict[str, Any] = {"components": [{}]}
+_PLAIN_CONFIG: dict[str, Any] = {"experts": False}
 _LADDER = [{"core": "linear"}, {"core": "lstm"}]
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "actions": {
@@ -60,9 +64,19 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "control_linear": {"alpha": LINEAR, **_CONTROL},
     },
     "multitask": {
-        "plain": {"components": [{}], "config": {"experts": False}},
+        "plain": {**_PLAIN, "config": _PLAIN_CONFIG},
+        "plain_normalised": {
+            **_PLAIN,
+            "config": {**_PLAIN_CONFIG, "normalise_advantages": True},
+        },
+        "plain_popart": {
+            **_PLAIN,
+            "config": {**_PLAIN_CONFIG, "value_scale": "popart"},
+            "hparams": {"value_step_size": 0.01},
+        },
         "linear": {"alpha": LINEAR},
-        "pbt": {"pbt": True},
+        # Judged by the wanted policy alone, and by every task alike.
+        "pbt": {"pbt": True, "judged_alone": True},
         "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
     },
 }
@@ -108,22 +122,11 @@ def settings(
         agent["schedules"] = {"alpha": change["alpha"]}
     if change.get("pbt"):
         given["population"] = _population(updates, given["tasks"])
+    if change.get("judged_alone"):
+        given["population"]["fitness"] = {"metric": "normalised", "source": "evaluation"}
+        every = given["population"]["pbt"]["interval"]
+        given["evaluation"] |= {"every_updates": every, "episodes": 16}
     return given
-
-
-def scale(task: str, found: dict[str, Any]) -> tuple[float, float] | None:
-    """Returns (random, reference) returns of a task of a run's summary, if known.
-
-    A level with other rewards has no scores of its own: of the level with costly apples
-    they are the plain level's, times what an apple is worth.
-    """
-    given = found.get("random_score"), found.get("reference_score")
-    if None not in given:
-        return given  # type: ignore[return-value]
-    known = scores.TABLE.get(task.removeprefix("labyrinth/"))
-    if known is None:
-        return None
-    return known.random.mean * APPLES_WORTH, known.oracle.mean * APPLES_WORTH
 
 
 def _look_at_pixels(given: dict[str, Any]) -> None:
@@ -235,12 +238,6 @@ def _labyrinth(level: str, slots: int, **options: Any) -> dict[str, Any]:
     return {"env": f"labyrinth/{level}", "slots": slots, "options": options}
 
 
-# Rewards of unequal size, on purpose: an apple of this level is worth ten elsewhere.
-APPLES_WORTH = 10.0
-_COSTLY_APPLES = {
-    "actions": "small",
-    "rewards": [APPLES_WORTH, -1.0, 2.0, 10.0, 0.0, 0.0, 0.0],
-}
 _BASES = {
     "actions": _base(
         [_labyrinth("lasertag_three_opponents_small", 32, actions="native")],
@@ -257,7 +254,13 @@ _BASES = {
     ),
     "multitask": _base(
         [
-            _labyrinth("explore_object_locations_small", 16, **_COSTLY_APPLES),
+            # Rewards of unequal size, on purpose: learners see this level's times ten.
+            _labyrinth(
+                "explore_object_locations_small",
+                16,
+                actions="small",
+                wrappers={"reward_scale": 10.0},
+            ),
             _labyrinth("seekavoid_arena_01", 16, actions="small"),
             _labyrinth("lasertag_three_opponents_small", 16, actions="small"),
         ],
@@ -265,6 +268,7 @@ _BASES = {
         components=[{}, {}],
         share=["torso"],
         experts=True,
+        normalise_advantages=False,
         network={"core": "lstm"},
     ),
 }
