@@ -123,7 +123,10 @@ def settings(
     if change.get("pbt"):
         given["population"] = _population(updates, given["tasks"])
     if change.get("judged_alone"):
-        given["population"]["fitness"] = {"metric": "normalised", "source": "evaluation"}
+        given["population"]["fitness"] = {
+            "metric": "normalised",
+            "source": "evaluation",
+        }
         every = given["population"]["pbt"]["interval"]
         given["evaluation"] |= {"every_updates": every, "episodes": 16}
     return given
