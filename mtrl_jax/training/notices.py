@@ -42,6 +42,7 @@ def of(
         )
     if pbt is not None and pbt.exploit != "none":
         yield from _of_interval(config, length, tasks)
+    yield from _of_decay(config, length)
 
 
 def judged(config: Any, program: Program) -> list[types.TaskSpec]:
@@ -81,6 +82,23 @@ def _of_interval(
         f"({longest.max_steps} steps), so that rounds may see nothing new; "
         f"{enough} would do"
     )
+
+
+def _of_decay(config: Any, length: RunLength) -> Iterator[str]:
+    """Yields a line where networks learn nothing at the end of a run.
+
+    Of an optimiser's ``decay_updates``; others, of a table's epsilon say, may end early.
+    """
+    given = config.agent.hparams
+    decay = given.get("decay_updates", 0.0)
+    left = length.updates - decay  # A chunk may be begun that was not asked for.
+    if config.kind == "evaluate" or "adam_eps" not in given or decay <= 0:
+        return
+    if left >= length.per_chunk:
+        yield (
+            f"agent.hparams.decay_updates={decay:g}: the learning rate is 0 in the last "
+            f"{left:g} of {length.updates} updates"
+        )
 
 
 def of_longer(config: Any, changed: Any) -> Iterator[str]:

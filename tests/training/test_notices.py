@@ -18,6 +18,7 @@ def test_settings_that_mean_what_they_say_are_silent():
     """640 steps are 20 chunks of 2 updates of 16 steps; rounds are between chunks."""
     assert _said() == []
     assert _said("training.env_steps=629") == []
+    assert _said("agent.hparams.decay_updates=39") == []
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_settings_that_mean_what_they_say_are_silent():
         ("training.env_steps=577", "577: 608 are trained, whole chunks of 32"),
         ("population.pbt.interval=40", "interval=40: the run has 40 updates, so no"),
         ("population.pbt.interval=1", "every 2 updates (training.updates_per_chunk)"),
+        ("agent.hparams.decay_updates=38", "rate is 0 in the last 2 of 40 updates"),
     ],
 )
 def test_what_is_not_meant_is_said_before_training(change, words):
