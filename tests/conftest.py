@@ -1,7 +1,9 @@
 """Settings of the whole suite: strict promotion, 8 virtual CPU devices, fast compiles."""
 
+import fcntl
 import gc
 import os
+import shutil
 import subprocess
 
 # Before jax is imported anywhere: sharding tests need several devices; nearly all of the
@@ -41,26 +43,37 @@ def _cached():
 @pytest.fixture(name="finished", scope="session")
 def _finished(tmp_path_factory):
     """A run of the tiny settings from the first to the last update; do not change it."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    with compiling.shared():
-        running.train(folder)
-    return folder
+    return _made_once(tmp_path_factory, "finished", running.train)
 
 
 @pytest.fixture(name="staged", scope="session")
 def _staged(tmp_path_factory):
     """A run through all stages; do not change it."""
-    folder = tmp_path_factory.mktemp("staged") / "run"
-    with compiling.shared():
-        outcome = running.mtrl(
-            "train",
-            staged_runs.write(folder.with_name("tiny.yaml")),
-            "--run-dir",
-            folder,
-        )
-    assert outcome.code == 0, outcome.err
-    folder.with_name("told").write_text(outcome.err)
-    return folder
+
+    def train(folder):
+        file = staged_runs.write(folder.with_name("tiny.yaml"))
+        outcome = running.mtrl("train", file, "--run-dir", folder)
+        assert outcome.code == 0, outcome.err
+        folder.with_name("told").write_text(outcome.err)
+
+    return _made_once(tmp_path_factory, "staged", train)
+
+
+def _made_once(tmp_path_factory, name, make):
+    """Returns a folder that ``make`` filled, in the first worker that asks for it."""
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    home = home / f"shared-{name}"
+    home.mkdir(exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "made").exists():
+            shutil.rmtree(home / "run", ignore_errors=True)  # Of one that failed.
+            with compiling.shared():
+                make(home / "run")
+            (home / "made").touch()
+    return home / "run"
 
 
 @pytest.fixture(name="staged_copy")

@@ -1,5 +1,7 @@
 """The benchmark's arms are settings that can be trained: a typo there costs hours."""
 
+import ast
+import functools
 import importlib.util
 import pathlib
 
@@ -17,13 +19,20 @@ _SPEC.loader.exec_module(arms)
 ALL = [(name, arm) for name, known in arms.EXPERIMENTS.items() for arm in known]
 
 
+@functools.cache
+def spec_of(tasks):
+    """Returns what tasks, written as settings, look like: most arms have the same."""
+    settings = config.from_dict({"tasks": ast.literal_eval(tasks)})
+    return environments.make_world(settings, "0").spec
+
+
 @pytest.mark.parametrize(("experiment", "arm"), ALL)
 def test_every_arm_makes_an_agent(experiment, arm):
     """Settings are valid, and the agent can be made for the arm's environments."""
     given = arms.settings(experiment, arm, 1_000_000, 3)
     settings = config.from_dict(given, where=arm)
     assert isinstance(settings, schema.ExperimentConfig)
-    spec = environments.make_world(settings, "0").spec
+    spec = spec_of(repr(given["tasks"]))
     agent_settings.module(settings).make(spec, agent_settings.config(settings))
     length = online.run_length(settings, sum(task.slots for task in settings.tasks))
     # No round without two episodes to judge by.

@@ -78,7 +78,7 @@ def test_bfloat16_is_of_the_products_alone(implementation):
 
     def of(dtype):
         torso = torsos.Torso(
-            "impala_deep", (16,), "tanh", implementation, filters=(4, 4, 4),
+            "impala_deep", (16,), "tanh", implementation, filters=(4,),
             features=8, dtype=dtype,
         )  # fmt: skip
 
