@@ -75,20 +75,17 @@ def task(
     action_sets: Mapping[str, types.ActionSet] | None = None,
     **optional: Any,
 ) -> PureTask:
-    """Returns a PureTask whose spec is filled in by tracing ``reset`` once.
+    """Returns a PureTask whose spec is filled in by tracing ``reset``.
+
+    Once for all tasks that share it and have parameters of the same shapes.
 
     ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
     """
-
     info: Callable = optional.get("info") or (lambda state, params: {})
-
-    def first_sight(key, params):
-        state, obs = reset(key, params)
-        return observations.canonical(obs), info(state, params)
-
-    obs, measures = jax.eval_shape(
-        first_sight, jax.random.key(0), dtypes.as_arrays(params)
-    )
+    traced = dtypes.as_arrays(params)
+    state, obs = jax.eval_shape(reset, jax.random.key(0), traced)
+    obs = jax.eval_shape(observations.canonical, obs)
+    measures = jax.eval_shape(info, state, traced)
     spec = types.TaskSpec(
         name,
         obs,

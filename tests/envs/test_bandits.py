@@ -34,9 +34,8 @@ def test_oracle_and_random_scores_are_exact(name, best_score, random_score):
     spec = env.spec.tasks[0]
     assert spec.reference_score == pytest.approx(best_score, abs=0.1)
     assert spec.random_score == pytest.approx(random_score, abs=0.15)
-    chances = np.asarray(
-        env.reset(random.roots(1, 1), env.params)[0].params.probabilities
-    )
+    state, _ = jax.jit(env.reset)(random.roots(1, 1), env.params)
+    chances = np.asarray(state.params.probabilities)
     for got, exact in [(chances.max(-1), best_score), (chances.mean(-1), random_score)]:
         assert abs(100 * got.mean() - exact) < 0.6
 
@@ -56,7 +55,7 @@ def test_the_best_arm_is_paid_what_the_reference_says():
 def test_an_arm_pays_one_as_often_as_its_probability_says(chances):
     """Rewards are 0 or 1 and independent of pull, slot and episode."""
     env = envs.make("bandit/uniform", (3, 40), {"probabilities": chances, "pulls": 49})
-    pulled = jnp.arange(3)[:, None].repeat(40, 1)
+    pulled = np.arange(3)[:, None].repeat(40, 1)
     ts, info, _ = run(env, 100, lambda key, state: pulled)
     assert set(np.unique(ts.reward)) == {0.0, 1.0}
     # The step after the last pull is no pull.
@@ -83,7 +82,7 @@ def test_good_arms_are_those_of_the_name_in_95_of_100_bandits(name, parity):
     spread = chances[named][:, parity::2]
     assert abs(spread.mean() - 0.75) < 0.01 and abs(spread.std() - 0.5 / 12**0.5) < 0.01
     always = np.asarray(
-        bandits.tasks_of(name, {"number": 50, "favoured": 1}).probabilities
+        bandits.tasks_of(name, {"number": 4000, "favoured": 1}).probabilities
     )
     assert (always[:, parity::2] > 0.5).all()
 
@@ -92,9 +91,9 @@ def test_a_listed_bandit_depends_on_seed_and_place_alone():
     """Fewer are the first of more; another seed has others."""
     few, many, other = (
         np.asarray(bandits.tasks_of("odd", options).probabilities)
-        for options in ({"number": 4}, {"number": 9}, {"number": 9, "seed": 1})
+        for options in ({"number": 5}, {"number": 9}, {"number": 9, "seed": 1})
     )
-    np.testing.assert_array_equal(few, many[:4])
+    np.testing.assert_array_equal(few, many[:5])
     assert len(np.unique(np.concatenate([many, other]), axis=0)) == 18
 
 
@@ -135,7 +134,7 @@ def test_learners_with_bandits_of_their_own_share_a_program():
 
 def test_the_best_of_equal_arms_is_the_first():
     """Demonstrations do not depend on who makes them; leading axes are kept."""
-    params = bandits.Params(jnp.asarray([[0.2, 0.9, 0.9], [0.5, 0.5, 0.5]]))
+    params = bandits.Params(np.float32([[0.2, 0.9, 0.9], [0.5, 0.5, 0.5]]))
     np.testing.assert_array_equal(bandits.optimal_action(params), [1, 0])
 
 
