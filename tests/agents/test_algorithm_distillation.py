@@ -45,7 +45,7 @@ def made(target="taken", **changes):
     """Returns (agent, learner, update); the head is sharp, so that inputs can be told."""
     config = dataclasses.replace(SMALL, **changes)
     agent = ad.make(spec_of(), ad.Config(config, target=target))
-    learner = jax.jit(batch_draws(agent.init))(KEY, hparams())
+    learner = jax.device_get(jax.jit(batch_draws(agent.init))(KEY, hparams()))
     params = learner.params
     head = jax.tree.map(lambda x: 100.0 * x, params["policy"])
     learner = learner._replace(params={**params, "policy": head})
@@ -76,12 +76,12 @@ def stream(lengths, slots=2, seed=0):
         action_mask=np.ones((*last.shape, ACTIONS), bool),
     )
     action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
-    return jax.tree.map(jnp.asarray, types.Rollout(ts, action, (), ()))
+    return types.Rollout(ts, action, (), ())
 
 
 def without_resets(rollout):
     """Returns the same choices as windows have them: a row each, ends and firsts one."""
-    ts = jax.tree.map(np.asarray, rollout.ts)
+    ts = rollout.ts
     keep = np.flatnonzero(~ts.last[:-1, 0])
     rows = [*keep, len(ts.last) - 1]
     # What arrived: of a first step, with the row before it that was left out.
@@ -89,17 +89,26 @@ def without_resets(rollout):
     merged = jax.tree.map(lambda x: x[rows], ts)
     merged = merged._replace(reward=ts.reward[arrived], last=ts.last[arrived])
     live = np.ones((len(keep), merged.last.shape[1]), bool)
-    made = types.Rollout(merged, rollout.action[keep], windows.Extras(live), ())
-    return jax.tree.map(jnp.asarray, made)
+    return types.Rollout(merged, rollout.action[keep], windows.Extras(live), ())
 
 
 def log_probs(learner, rollout, **changes):
     """Returns log P(a_t | history) [T, B] of a whole rollout at once."""
-    steps = ad.steps_of(rollout)
+    return np.asarray(reader(**changes)(learner.params, rollout))
+
+
+@functools.cache
+def reader(**changes):
     network = transformer.make(spec_of(), dataclasses.replace(SMALL, **changes))
-    logits = network.unroll(learner.params, steps)
-    mask = rollout.ts.action_mask[:-1]
-    return heads.policy(types.Discrete(ACTIONS), logits, mask).log_prob(rollout.action)
+
+    @jax.jit
+    def read(params, rollout):
+        logits = network.unroll(params, ad.steps_of(rollout))
+        mask = rollout.ts.action_mask[:-1]
+        policy = heads.policy(types.Discrete(ACTIONS), logits, mask)
+        return policy.log_prob(rollout.action)
+
+    return read
 
 
 def close(x, y):
@@ -110,14 +119,15 @@ def test_a_row_has_the_action_and_reward_before_it_and_ends_have_none():
     """Episodes of 2 and 1: the last reward stands in the row of the next first step."""
     rollout = stream([2, 1], slots=1)
     a, r = rollout.action[:, 0], rollout.ts.reward[:, 0]
-    steps = jax.tree.map(lambda x: np.asarray(x)[:, 0], ad.steps_of(rollout))
+    steps = jax.device_get(jax.jit(ad.steps_of)(rollout))
+    steps = jax.tree.map(lambda x: x[:, 0], steps)
     np.testing.assert_array_equal(steps.live, [1, 1, 0, 1, 0])
     np.testing.assert_array_equal(steps.has_prev, [0, 1, 1, 1, 1])
     rows = [1, 3]  # Live, and something is before them.
     np.testing.assert_array_equal(steps.prev_action[rows], [a[0], a[1]])
     np.testing.assert_array_equal(steps.prev_reward[rows], [r[1], r[2]])
     np.testing.assert_array_equal(steps.prev_done[rows], [False, True])
-    obs = np.asarray(rollout.ts.obs["vector"])[:, 0]
+    obs = rollout.ts.obs["vector"][:, 0]
     np.testing.assert_array_equal(steps.prev_obs["vector"][rows], obs[[0, 1]])
 
 
@@ -130,8 +140,8 @@ def test_windows_with_and_without_the_steps_that_reset_teach_the_same(changes):
     hp = hparams(adam_eps=1e-2)
     one = update(learner, rollout, KEY, hp)
     close(one, update(learner, without_resets(rollout), KEY, hp))
-    dead = np.asarray(rollout.ts.last)[:-1]
-    other = jnp.where(dead, (rollout.action + 1) % ACTIONS, rollout.action)
+    dead = rollout.ts.last[:-1]
+    other = np.where(dead, (rollout.action + 1) % ACTIONS, rollout.action)
     close(one, update(learner, rollout._replace(action=other), KEY, hp))
 
 
@@ -140,10 +150,10 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
     _, learner, update = made()
     whole = without_resets(stream([3, 4, 2]))
     live = np.arange(9)[:, None] < np.array([[5, 5]])
-    longer = whole._replace(extras=windows.Extras(jnp.asarray(live)))
+    longer = whole._replace(extras=windows.Extras(live))
     ts = jax.tree.map(lambda x: x[:6], whole.ts)
     shorter = types.Rollout(
-        ts, whole.action[:5], windows.Extras(jnp.ones((5, 2), bool)), ()
+        ts, whole.action[:5], windows.Extras(np.ones((5, 2), bool)), ()
     )
     close(*(update(learner, x, KEY, hparams()) for x in (longer, shorter)))
 
@@ -166,9 +176,9 @@ def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, ch
             carry = ad.observe_action(carry, ts, action)
         actions.append(action)
         said.append(log_prob)
-    live = ~np.asarray(rollout.ts.last)[:-1]
+    live = ~rollout.ts.last[:-1]
     live[:watched] = False
-    read = log_probs(learner, rollout._replace(action=jnp.stack(actions)), **changes)
+    read = log_probs(learner, rollout._replace(action=np.stack(actions)), **changes)
     np.testing.assert_allclose(np.stack(said)[live], read[live], atol=1e-4)
     assert np.std(np.stack(said)[live]) > 0.1
 
@@ -177,7 +187,8 @@ def test_the_reward_of_an_episodes_last_action_is_known_in_the_next_one():
     """What happened at the end of an episode is often all there is to learn from."""
     _, learner, _ = made()
     rollout = stream([2, 3])
-    reward = rollout.ts.reward.at[2].add(5.0)  # Arrived with the step that is last.
+    reward = rollout.ts.reward.copy()
+    reward[2] += 5.0  # Arrived with the step that is last.
     changed = rollout._replace(ts=rollout.ts._replace(reward=reward))
     difference = np.abs(log_probs(learner, changed) - log_probs(learner, rollout)).max(
         1
@@ -240,8 +251,9 @@ def test_a_members_horizon_is_a_shorter_window_of_its_own():
 def test_a_horizon_is_whole_steps_and_at_least_one():
     """0 is as far as anything reaches, and so is infinity."""
     given = {0.0: ad._ALL, 0.1: 1, 1.0: 1, 2.9: 2, 100.0: 100, np.inf: ad._ALL}
+    horizon_of = jax.jit(ad.horizon_of)
     for value, expected in given.items():
-        steps = ad.horizon_of(hparams(horizon=value))
+        steps = horizon_of(hparams(horizon=value))
         assert (int(steps), steps.dtype) == (expected, jnp.int32)
 
 
@@ -251,32 +263,30 @@ def test_one_history_is_learned_to_the_entropy_of_what_is_known(context, floor):
     agent, learner, _ = made(context=context)
     rollout = without_resets(stream([8], slots=1))
     # Rows that all look alike, also by what is before them.
-    ts = jax.tree.map(lambda x: jnp.broadcast_to(x[1:2], x.shape), rollout.ts)
-    blank = jnp.zeros_like(rollout.action)
-    action = blank + jnp.asarray([0, 1, 1, 0, 1, 0, 0, 1])[:, None]
+    ts = jax.tree.map(lambda x: np.broadcast_to(x[1:2], x.shape), rollout.ts)
+    action = np.int32([0, 1, 1, 0, 1, 0, 0, 1])[:, None]
     if context == 1:
         # Eight histories of one step instead of one of eight.
-        flat = jax.tree.map(lambda x: jnp.swapaxes(x[:8], 0, 1), ts)
-        ts = jax.tree.map(lambda x: jnp.concatenate([x, x]), flat)
+        flat = jax.tree.map(lambda x: np.swapaxes(x[:8], 0, 1), ts)
+        ts = jax.tree.map(lambda x: np.concatenate([x, x]), flat)
         action = action.T
-    rollout = types.Rollout(
-        ts, action, windows.Extras(jnp.ones(action.shape, bool)), ()
-    )
+    rollout = types.Rollout(ts, action, windows.Extras(np.ones(action.shape, bool)), ())
     hp = hparams()
 
     def learn(learner, i):
         return updated(agent, learner, rollout, jax.random.fold_in(KEY, i), hp)
 
     _, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(150)))(learner)
-    assert abs(float(metrics["loss"][-1]) - floor) < 0.02
-    np.testing.assert_allclose(metrics["accuracy"][-1], 1.0 if floor == 0 else 0.5)
+    loss, accuracy = (np.asarray(metrics[x])[-1] for x in ("loss", "accuracy"))
+    assert abs(loss - floor) < 0.02
+    np.testing.assert_allclose(accuracy, 1.0 if floor == 0 else 0.5)
 
 
 def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
     """The labels are learned and the actions are not; without labels nothing can be."""
     agent, learner, update = made("optimal", **SET)
     rollout = without_resets(stream([3, 4, 2]))
-    best = (rollout.action + 1 + jnp.arange(2)[None]) % ACTIONS
+    best = (rollout.action + 1 + np.int32([[0, 1]])) % ACTIONS
     told = rollout._replace(extras=rollout.extras._replace(optimal=best))
 
     def learn(learner, i):
@@ -295,16 +305,19 @@ def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
 
 def test_label_smoothing_is_over_the_legal_actions_and_not_in_the_reported_loss():
     """(1 - s)(-log p_a) + s mean over legal actions of -log p, by hand."""
-    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25]], [[0.7, 0.2, 0.1]]]))
-    mask = jnp.asarray([[[True, True, False]], [[True, True, True]]])
-    policy, uniform = (
-        heads.policy(types.Discrete(ACTIONS), x, mask)
-        for x in (logits, jnp.zeros_like(logits))
-    )
-    action, live = jnp.asarray([[0], [2]]), jnp.asarray([[True], [False]])
-    total, metrics = ad.loss(
-        policy, uniform, action, live, hparams(label_smoothing=0.1)
-    )
+    logits = np.log(np.float32([[[0.5, 0.25, 0.25]], [[0.7, 0.2, 0.1]]]))
+    mask = np.array([[[True, True, False]], [[True, True, True]]])
+    action, live = np.array([[0], [2]]), np.array([[True], [False]])
+
+    @jax.jit
+    def loss(hp):
+        policy, uniform = (
+            heads.policy(types.Discrete(ACTIONS), x, mask)
+            for x in (jnp.asarray(logits), jnp.zeros_like(logits))
+        )
+        return ad.loss(policy, uniform, action, live, hp)
+
+    total, metrics = loss(hparams(label_smoothing=0.1))
     p = np.array([2 / 3, 1 / 3])
     nats = -np.log(p[0])
     np.testing.assert_allclose(metrics["loss"], nats, rtol=1e-5)

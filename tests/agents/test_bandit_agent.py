@@ -30,25 +30,25 @@ def step(reward, first, legal=(True,) * ARMS):
     """Returns the TimeStep of slots ``[B]`` that got ``reward``."""
     slots = len(reward)
     return types.TimeStep(
-        obs={"vector": jnp.ones((slots, 1))},
-        reward=jnp.asarray(reward, jnp.float32),
-        discount=jnp.ones(slots),
-        first=jnp.full(slots, first),
-        last=jnp.zeros(slots, bool),
-        task=jnp.zeros(slots, jnp.int32),
-        action_mask=jnp.broadcast_to(jnp.array(legal), (slots, ARMS)),
+        obs={"vector": np.ones((slots, 1), np.float32)},
+        reward=np.asarray(reward, np.float32),
+        discount=np.ones(slots, np.float32),
+        first=np.full(slots, first),
+        last=np.zeros(slots, bool),
+        task=np.zeros(slots, np.int32),
+        action_mask=np.broadcast_to(np.array(legal), (slots, ARMS)),
     )
 
 
 def play(agent, hp, payoff, steps, slots=64, legal=(True,) * ARMS):
     """Returns actions ``[T, B]`` on arms that always pay ``payoff``."""
     state, carry = agent.init(KEY, hp), agent.carry(slots)
-    act, reward, actions = jax.jit(agent.act), jnp.zeros(slots), []
+    act, reward, actions = jax.jit(agent.act), np.zeros(slots), []
     for t in range(steps):
         key = jax.random.fold_in(KEY, t)
         action, carry, _ = act(state, carry, step(reward, t == 0, legal), key, hp)
         actions.append(np.asarray(action))
-        reward = jnp.asarray(payoff)[action]
+        reward = np.asarray(payoff)[action]
     return np.stack(actions)
 
 
@@ -62,13 +62,14 @@ def test_ucb1_pulls_every_arm_once_in_an_order_of_its_own():
 def test_what_it_is_shown_counts_as_its_own_pull():
     """Shown every arm but one, it pulls that one; the reward is of the arm shown."""
     agent, hp = made(), hparams()
-    state, carry, reward = agent.init(KEY, hp), agent.carry(2), jnp.zeros(2)
+    state, carry, reward = agent.init(KEY, hp), agent.carry(2), np.zeros(2)
+    act, observe = jax.jit(agent.act), jax.jit(bandit.observe_action)
     for t in range(ARMS):
         ts = step(reward, t == 0)
-        action, carry, _ = agent.act(state, carry, ts, KEY, hp)
+        action, carry, _ = act(state, carry, ts, KEY, hp)
         if t < ARMS - 1:
-            shown = jnp.asarray([t, ARMS - 1 - t])
-            carry, reward = bandit.observe_action(carry, ts, shown), 1.0 + shown
+            shown = np.int32([t, ARMS - 1 - t])
+            carry, reward = observe(carry, ts, shown), 1.0 + shown
     np.testing.assert_array_equal(action, [ARMS - 1, 0])
     np.testing.assert_array_equal(carry.total, [[1, 2, 3, 4, 0], [0, 2, 3, 4, 5]])
 
@@ -97,12 +98,12 @@ def test_arms_that_are_not_legal_are_neither_pulled_nor_waited_for():
 def test_thompson_draws_from_the_beta_posterior():
     """θ ~ Beta(a + successes, b + failures), Kolmogorov-Smirnov; c = 0 is its mean."""
     slots, hp = 4000, hparams(prior_a=2.0, prior_b=0.5)
-    pulls = jnp.broadcast_to(jnp.array([0.0, 3.0, 10.0, 40.0, 1.0]), (slots, ARMS))
-    total = jnp.broadcast_to(jnp.array([0.0, 3.0, 2.0, 30.0, 0.0]), (slots, ARMS))
-    drawn = np.asarray(bandit.thompson_scores(KEY, pulls, total, hp))
-    greedy = bandit.thompson_scores(
-        KEY, pulls, total, hp._replace(exploration=jnp.float32(0.0))
-    )
+    pulls = np.broadcast_to(np.float32([0, 3, 10, 40, 1]), (slots, ARMS))
+    total = np.broadcast_to(np.float32([0, 3, 2, 30, 0]), (slots, ARMS))
+    scores = jax.jit(bandit.thompson_scores)
+    drawn = np.asarray(scores(KEY, pulls, total, hp))
+    mean_only = hp._replace(exploration=jnp.float32(0.0))
+    greedy = np.asarray(scores(KEY, pulls, total, mean_only))
     for arm in range(ARMS):
         n, s = float(pulls[0, arm]), float(total[0, arm])
         posterior = scipy.stats.beta(2.0 + s, 0.5 + n - s)
@@ -114,7 +115,7 @@ def test_thompson_draws_from_the_beta_posterior():
 def test_a_slot_remembers_its_own_pulls_until_its_episode_ends(algorithm):
     """Counts and sums are those of the episode; the reset's own step is not one."""
     agent, hp = made(algorithm), hparams()
-    state, carry = agent.init(KEY, hp), agent.carry(1)
+    state, carry, act = agent.init(KEY, hp), agent.carry(1), jax.jit(agent.act)
     pulls, total = np.zeros(ARMS), np.zeros(ARMS)
     arm = None
     for t, first in enumerate([True, False, False, False, True, False]):
@@ -125,9 +126,8 @@ def test_a_slot_remembers_its_own_pulls_until_its_episode_ends(algorithm):
             pulls[arm] += 1
             total[arm] += reward
         ts = step([reward], first)
-        action, carry, extras = agent.act(
-            state, carry, ts, jax.random.fold_in(KEY, t), hp
-        )
+        key = jax.random.fold_in(KEY, t)
+        action, carry, extras = jax.device_get(act(state, carry, ts, key, hp))
         arm = int(action[0])
         np.testing.assert_array_equal(carry.pulls[0], pulls)
         np.testing.assert_array_equal(carry.total[0], total)
@@ -155,7 +155,7 @@ def test_rewards_are_the_known_ones(algorithm, arms, pulls, c, expected):
     hp = hp._replace(exploration=jnp.array(c, jnp.float32))
     runner = fused_runner.make(agent, env, unroll_length=pulls + 1, updates_per_chunk=1)
     state = jax.jit(runner.init)(random.roots(0, members), hp)
-    state, out = jax.jit(runner.chunk)(state, hp)
+    state, out = jax.device_get(jax.jit(runner.chunk)(state, hp))
     assert out.finite.all()
     np.testing.assert_array_equal(state.learner.updates, 1)
     episodes = np.asarray(out.episodes["episodes"])

@@ -31,11 +31,11 @@ def _made(kit):
             )
             learner = kit.fresh(one, 0)
             # Policies that are far from uniform, and from each other.
-            params = jax.tree.map(lambda x: 3.0 * x, learner.params)
+            params = jax.tree.map(lambda x: 3.0 * x, jax.device_get(learner.params))
             for head in params.values():
                 head["policy"]["kernel"] = 30.0 * head["policy"]["kernel"]
             learner = learner._replace(params=params)
-            rollout = kit.collect(one, learner=learner, tasks=TASKS)
+            rollout = jax.device_get(kit.collect(one, learner=learner, tasks=TASKS))
             known[at] = one._replace(learner=learner, rollout=rollout)
         return known[at]
 
@@ -44,19 +44,24 @@ def _made(kit):
 
 def log_probs(one, hp):
     """Returns log π_i and log π_0 [T, B, A] of the rollout's steps."""
-    spec, ro = one.env.spec, one.rollout
+    spec = one.env.spec
     config = distral.Config(network=_network(), columns="two", optimiser="adam")
     scale = distral.value_scale.make(config, len(spec.tasks))
     columns = distral._columns(spec, config, scale)
-    previous = distral.unrolls.previous_actions(ro)
-    out, _ = distral.unroll(
-        columns, config, one.learner.params, ro.carry.core, ro.ts, previous, hp
-    )
-    mask = ro.ts.action_mask[:-1]
-    return [
-        jax.nn.log_softmax(jnp.where(mask, x[:-1], heads.ILLEGAL))
-        for x in (out.logits, out.prior_logits)
-    ]
+
+    @jax.jit
+    def read(params, ro, hp):
+        previous = distral.unrolls.previous_actions(ro)
+        out, _ = distral.unroll(
+            columns, config, params, ro.carry.core, ro.ts, previous, hp
+        )
+        mask = ro.ts.action_mask[:-1]
+        return [
+            jax.nn.log_softmax(jnp.where(mask, x[:-1], heads.ILLEGAL))
+            for x in (out.logits, out.prior_logits)
+        ]
+
+    return jax.device_get(read(one.learner.params, one.rollout, hp))
 
 
 def _network():
@@ -67,10 +72,10 @@ def test_the_regulariser_is_that_of_the_losses(made, kit):
     """Metrics of an update: Σ π_i [(α/β) log π_0 − (1/β) log π_i], KL and entropy."""
     one = made("two")
     hp = kit.changed(one.hp, alpha=0.3, beta=7.0)
-    _, metrics = one.update(one.learner, one.rollout, KEY, hp)
+    metrics = jax.device_get(one.update(one.learner, one.rollout, KEY, hp)[1])
     mine, prior = log_probs(one, hp)
-    live = ~np.asarray(one.rollout.ts.first[1:])
-    wanted = losses.regulariser(mine, prior, 0.3, 7.0)
+    live = ~one.rollout.ts.first[1:]
+    wanted = jax.jit(losses.regulariser)(mine, prior, 0.3, 7.0)
     np.testing.assert_allclose(
         metrics["regulariser"], np.asarray(wanted)[live].mean(), rtol=1e-4
     )
@@ -80,11 +85,8 @@ def test_the_regulariser_is_that_of_the_losses(made, kit):
     expected = (0.7 * metrics["entropy"] - 0.3 * metrics["kl"]) / 7.0
     np.testing.assert_allclose(metrics["regulariser"], expected, rtol=1e-4)
     # What acting noted down is the task policies'.
-    taken = np.take_along_axis(
-        np.asarray(log_probs(one, one.hp)[0]),
-        np.asarray(one.rollout.action)[..., None],
-        -1,
-    )[..., 0]
+    mine, _ = log_probs(one, one.hp)
+    taken = np.take_along_axis(mine, one.rollout.action[..., None], -1)[..., 0]
     np.testing.assert_allclose(one.rollout.extras.log_prob, taken, rtol=1e-4, atol=1e-5)
 
 
@@ -92,7 +94,7 @@ def test_with_a_column_of_zeros_a_task_acts_as_the_distilled_policy(made, kit):
     """f = 0 and α = 1: the same policy, and nothing to regularise."""
     one = made("two")
     params = dict(one.learner.params)
-    params["own"] = jax.tree.map(jnp.zeros_like, params["own"])
+    params["own"] = jax.tree.map(np.zeros_like, params["own"])
     learner = one.learner._replace(params=params)
     hp = kit.changed(one.hp, alpha=1.0)
     _, metrics = one.update(learner, one.rollout, KEY, hp)
@@ -131,7 +133,7 @@ def test_the_baselines_are_not_distilled(columns, made, kit):
     ]
     for x, y in zip(*(jax.tree.leaves(x) for x in found)):
         np.testing.assert_array_equal(x, y)
-    after, metrics = found[0]
+    after, metrics = jax.device_get(found[0])
     assert all(moved(one.learner, after).values())
     beta = one.hp.transfer.beta
     np.testing.assert_allclose(
@@ -162,7 +164,7 @@ def test_the_distilled_policy_may_act_in_tests(made, kit):
     first = one._replace(
         rollout=one.rollout._replace(carry=one.agent.carry(len(ts.first)))
     )
-    prior = np.asarray(log_probs(first, one.hp)[1][0])
+    prior = log_probs(first, one.hp)[1][0]
     wanted = np.take_along_axis(prior, np.asarray(action)[:, None], -1)[:, 0]
     np.testing.assert_allclose(extras.log_prob, wanted, rtol=1e-4, atol=1e-5)
 
@@ -184,7 +186,7 @@ def test_minibatches_have_the_same_share_of_every_task():
     """Each row once a pass; the tasks of a minibatch's rows are those that are said."""
     tasks = (0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1)
     rows = minibatches.Rows((), len(tasks), "slots", lambda index: index, tasks)
-    order = np.asarray(rows.order(KEY, 3, 2))
+    order = np.asarray(jax.jit(rows.order, static_argnums=(1, 2))(KEY, 3, 2))
     assert order.shape == (6, 6)
     said = minibatches.grouped(tasks, 2)
     assert said == (0, 0, 1, 1, 1, 1)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import random, types
+from mtrl_jax import types
 from mtrl_jax.agents.common import (
     behaviour_learning,
     imagination,
     model_learning,
     sequences,
 )
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import heads
 
 KEY = jax.random.key(5)
@@ -29,17 +30,19 @@ def made(kit):
     env = kit.probe("both")
     agent = kit.small("dreamer_v2", env.spec, **SLOW)
     hp = kit.quick("dreamer_v2")
-    learner = agent.init(random.at(random.roots(0, 1)[0], 0, random.INIT), hp)
+    learner = jax.device_get(jax.jit(batch_draws(agent.init))(KEY, hp))
+    rng, shape = np.random.default_rng(0), (kit.T + 1, kit.SLOTS)
+    at = np.broadcast_to(np.arange(kit.T + 1)[:, None], shape)
     ts = types.TimeStep(
-        {"vector": jax.random.normal(KEY, (kit.T + 1, kit.SLOTS, 1))},
-        jax.random.normal(KEY, (kit.T + 1, kit.SLOTS)),
-        jnp.ones((kit.T + 1, kit.SLOTS)).at[2].set(0.0),
-        jnp.zeros((kit.T + 1, kit.SLOTS), bool).at[3].set(True),
-        jnp.zeros((kit.T + 1, kit.SLOTS), bool).at[2].set(True),
-        jnp.zeros((kit.T + 1, kit.SLOTS), jnp.int32),
-        jnp.ones((kit.T + 1, kit.SLOTS, 2), bool),
+        {"vector": rng.normal(size=(*shape, 1)).astype(np.float32)},
+        rng.normal(size=shape).astype(np.float32),
+        (at != 2).astype(np.float32),
+        at == 3,
+        at == 2,
+        np.zeros(shape, np.int32),
+        np.ones((*shape, 2), bool),
     )
-    action = jax.random.randint(KEY, (kit.T, kit.SLOTS), 0, 2)
+    action = rng.integers(0, 2, (kit.T, kit.SLOTS)).astype(np.int32)
     rollout = types.Rollout(ts, action, (), agent.carry(kit.SLOTS))
     return agent, learner, rollout, hp, kit.updater(agent)
 
@@ -47,7 +50,8 @@ def made(kit):
 def observed(agent, rollout, key, hp):
     """Returns what update 0 learns from: the batches of a replay with this rollout."""
     memory = agent.replay.init(rollout.ts.reward.shape[-1])
-    return agent.replay.observe(memory, rollout, key, hp, jnp.int32(0))[1]
+    observe = jax.jit(agent.replay.observe)
+    return jax.device_get(observe(memory, rollout, key, hp, jnp.int32(0))[1])
 
 
 @pytest.mark.parametrize("still", ["model", "actor", "critic"])
@@ -117,7 +121,7 @@ def test_nothing_is_foreseen_after_an_end(kit):
     slow = jax.tree.map(lambda x: -2.0 * x, learner.stats.slow_critic)
     other = learner._replace(stats=learner.stats._replace(slow_critic=slow))
     for discount in (0.0, 1.0):
-        ts = rollout.ts._replace(discount=jnp.full_like(rollout.ts.discount, discount))
+        ts = rollout.ts._replace(discount=np.full_like(rollout.ts.discount, discount))
         found, changed = (
             update(begun, rollout._replace(ts=ts), KEY, hp)[0].params["critic"]
             for begun in (learner, other)
@@ -133,7 +137,7 @@ def test_an_imagined_action_is_judged_at_the_state_it_was_chosen_at(kit):
     learner = learner._replace(params=learner.params | {"actor": sure})
     own = kit.changed(hp, reinforce=1.0, entropy_cost=0.0)
     _, metrics = update(learner, rollout, KEY, own)
-    assert abs(metrics["actor_loss"]) < 1e-3
+    assert abs(float(metrics["actor_loss"])) < 1e-3
 
 
 def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
@@ -141,20 +145,18 @@ def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
     _, learner, _, hp, _ = made(kit)
     config = kit.config("dreamer_v2", kit.probe("both").spec, **SLOW).replay
     assert sequences.gradient_steps(config, kit.T * kit.SLOTS) == 2
+    slow_copy = jax.jit(behaviour_learning.slow_copy, static_argnums=3)
     stats = learner.stats
     critic = learner.params["critic"]
     for step in range(1, 7):
         critic = jax.tree.map(lambda x: x + 1.0, critic)
-        before, stats = (
-            stats,
-            behaviour_learning.slow_copy(stats, critic, hp.behaviour, 3),
-        )
+        before, stats = stats, slow_copy(stats, critic, hp.behaviour, 3)
         expected = critic if step % 3 == 0 else before.slow_critic
         for x, y in zip(jax.tree.leaves(stats.slow_critic), jax.tree.leaves(expected)):
             np.testing.assert_array_equal(x, y)
     half = hp.behaviour._replace(slow_critic_rate=0.5)
-    further = jax.tree.map(lambda x: x + 1.0, stats.slow_critic)
-    moved = behaviour_learning.slow_copy(stats._replace(steps=2), further, half, 3)
+    further = jax.tree.map(lambda x: np.asarray(x) + 1.0, stats.slow_critic)
+    moved = slow_copy(stats._replace(steps=2), further, half, 3)
     for x, y in zip(jax.tree.leaves(moved.slow_critic), jax.tree.leaves(further)):
         np.testing.assert_allclose(x, y - 0.5, 1e-5, 1e-6)
 
@@ -166,25 +168,22 @@ def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
     actor = imagination.actor(
         types.Discrete(2), dreaming.SMALL["rssm"], (8,), "float32"
     )
-    batch = model_learning.sequences_of(
-        actor.encode, *jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live))
+    sequences_of = jax.jit(functools.partial(model_learning.sequences_of, actor.encode))
+    batch = jax.device_get(
+        sequences_of(*jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live)))
     )
     assert batch.live.all() and batch.ts.reward.shape == (5, 6)
-    obs, action = (
-        np.asarray(rollout.ts.obs["vector"])[..., 0],
-        np.asarray(rollout.action),
-    )
+    obs, action = rollout.ts.obs["vector"][..., 0], rollout.action
     for n in range(6):
-        seen = np.asarray(batch.ts.obs["vector"])[:, n, 0]
+        seen = batch.ts.obs["vector"][:, n, 0]
         (start,), (slot,) = np.where(obs == seen[0])
         np.testing.assert_array_equal(seen, obs[start : start + 5, slot])
         np.testing.assert_array_equal(
-            np.asarray(batch.action_tm1)[:, n].argmax(-1),
+            batch.action_tm1[:, n].argmax(-1),
             action[start - 1 : start + 4, slot],
         )
         np.testing.assert_array_equal(
-            np.asarray(batch.ts.first)[:, n],
-            np.asarray(rollout.ts.first)[start : start + 5, slot],
+            batch.ts.first[:, n], rollout.ts.first[start : start + 5, slot]
         )
 
 
@@ -198,6 +197,7 @@ def test_a_single_batch_is_learned_by_heart(kit):
     _, before = update(learner, rollout, KEY, hp)
     for _ in range(300):
         learner, after = update(learner, rollout, KEY, hp)
+    before, after = jax.device_get((before, after))
     assert after["image_loss"] < 0.05 * before["image_loss"]
     assert after["reward_loss"] < 0.05 * before["reward_loss"]
     assert after["kl"] > 0.1
@@ -212,7 +212,8 @@ def test_it_waits_until_enough_is_there(kit):
     drawn = observed(agent, rollout, KEY, hp)
     update = jax.jit(agent.update)
     for step, learns in ((0, False), (1, False), (2, True)):
-        after, metrics, _ = update(learner, drawn, KEY, hp, jnp.int32(step))
+        found = update(learner, drawn, KEY, hp, jnp.int32(step))
+        after, metrics, _ = jax.device_get(found)
         assert (after.updates > 0) == learns
         assert (metrics["grad_norm"] > 0) == learns
         same = jax.tree.map(np.array_equal, after.params, learner.params)
@@ -224,14 +225,18 @@ def test_imagined_actions_are_legal_and_follow_their_probabilities():
     config = dreaming.SMALL["rssm"]
     space = types.Factorised((2, 3))
     actor = imagination.actor(space, config, (8,), "float32")
-    logits = jnp.log(jnp.array([0.25, 0.75, 0.5, 0.2, 0.3]))
-    mask = jnp.array([True, True, True, False, True])
-    policy = heads.policy(
-        space, jnp.broadcast_to(logits, (4000, 5)), jnp.broadcast_to(mask, (4000, 5))
-    )
-    action, encoded = actor.sample(policy, KEY)
-    np.testing.assert_array_equal(encoded, actor.encode(action))
-    counts = [np.bincount(np.asarray(action)[:, i], minlength=3) / 4000 for i in (0, 1)]
+    logits = np.log(np.float32([0.25, 0.75, 0.5, 0.2, 0.3]))
+    mask = np.array([True, True, True, False, True])
+
+    @jax.jit
+    def draw(*given):
+        policy = heads.policy(space, *(jnp.broadcast_to(x, (4000, 5)) for x in given))
+        action, encoded = actor.sample(policy, KEY)
+        return action, encoded, actor.encode(action)
+
+    action, encoded, expected = jax.device_get(draw(logits, mask))
+    np.testing.assert_array_equal(encoded, expected)
+    counts = [np.bincount(action[:, i], minlength=3) / 4000 for i in (0, 1)]
     np.testing.assert_allclose(counts[0], [0.25, 0.75, 0], atol=0.03)
     np.testing.assert_allclose(counts[1], [0.625, 0, 0.375], atol=0.03)
 
@@ -239,13 +244,14 @@ def test_imagined_actions_are_legal_and_follow_their_probabilities():
 def test_box_actions_pass_the_gradient_of_their_mean():
     space = types.Box((-2.0,), (2.0,))
     actor = imagination.actor(space, dreaming.SMALL["rssm"], (8,), "float32")
-    params = actor.init(KEY)
     x, mask = jnp.ones((3, 20)), jnp.ones((3, 1), bool)
 
     def reached(params):
         return jnp.sum(actor.sample(actor.policy(params, x, mask, 1e-3), KEY)[1])
 
-    assert np.asarray(jax.grad(reached)(params)["out"]["kernel"])[:, 0].any()
+    params = jax.jit(batch_draws(actor.init))(KEY)
+    slope = jax.jit(jax.grad(reached))(params)
+    assert np.asarray(slope["out"]["kernel"])[:, 0].any()
 
 
 REFUSED = [

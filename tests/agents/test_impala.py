@@ -40,9 +40,12 @@ def test_the_losses_are_the_papers_in_float64(one, kit):
     network = networks.make(
         one.env.spec, networks.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     )
-    out = unrolls.outputs(network, one.learner.params, ro)
-    seen = unrolls.evaluate(network, out, ro)
-    log_pi, entropy, v = (np.float64(x) for x in seen)
+
+    @jax.jit
+    def evaluate(params, ro):
+        return unrolls.evaluate(network, unrolls.outputs(network, params, ro), ro)
+
+    log_pi, entropy, v = (np.float64(x) for x in evaluate(one.learner.params, ro))
     live = ~np.asarray(ro.ts.first)[1:]
     assert live.any() and not live.all()
     ratio = np.exp(log_pi - np.float64(ro.extras.log_prob))
@@ -104,9 +107,9 @@ def test_normalised_advantages_make_the_policys_gradient_scale_free(kit):
     env = kit.probe("both")
     agent = kit.small("impala", env.spec, "lstm", normalise_advantages=True)
     one, update = kit.setup("impala", "lstm", ("both",)), kit.updater(agent)
-    params = jax.tree.map(jnp.copy, one.learner.params)
     # Without a value the advantages are the rewards' alone.
-    params["value"] = jax.tree.map(jnp.zeros_like, params["value"])
+    value = jax.tree.map(np.zeros_like, one.learner.params["value"])
+    params = one.learner.params | {"value": value}
     learner = one.learner._replace(params=params)
     hp = kit.changed(one.hp, value_cost=0.0, max_grad_norm=1e6)
     heads = [
@@ -125,13 +128,15 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
 
     Weighed first it would be −2.236, and the trust region would read that number's sign.
     """
-    ratio = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.01])[:, None]
+    ratio = np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.01])[:, None]
     zeros = jnp.zeros((6, 1))
     arrived = unrolls.Arrivals(
-        jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.5])[:, None], zeros, zeros > 0
+        np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.5])[:, None], zeros, zeros > 0
     )
 
-    def policy_loss(log_prob, clip_epsilon):
+    @jax.jit
+    @jax.grad
+    def slope(log_prob, clip_epsilon):
         now = unrolls.Evaluated(log_prob, zeros, jnp.zeros((7, 1)))
         return vtrace.terms(
             now,
@@ -145,14 +150,14 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
             normalise=True,
         )[0].policy_loss
 
-    log_prob = jnp.log(jnp.full((6, 1), 0.005))
-    log_mu = log_prob - jnp.log(ratio)
-    weights = -6 * jax.grad(policy_loss)(log_prob, 0.0)[:, 0]
+    log_prob = np.log(np.full((6, 1), 0.005, np.float32))
+    log_mu = log_prob - np.log(ratio)
+    weights = -6 * np.asarray(slope(log_prob, 0.0))[:, 0]
     expected = [*[5**-0.5] * 5, -0.01 * 5**0.5]
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
     assert abs(weights[-1] + 0.022) < 1e-3
     # It has moved that way already: not trusted. The others have not moved.
-    trusted = -6 * jax.grad(policy_loss)(log_prob, 0.2)[:, 0]
+    trusted = -6 * np.asarray(slope(log_prob, 0.2))[:, 0]
     np.testing.assert_allclose(trusted, [*expected[:5], 0.0], rtol=1e-4, atol=1e-7)
 
 

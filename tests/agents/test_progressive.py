@@ -1,7 +1,6 @@
 """Progressive columns: what is frozen, what is read, and what rests on it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,15 +11,22 @@ from mtrl_jax.networks import lateral_columns as networks
 
 KEY = jax.random.key(0)
 MODULE = networks.Columns((5, 4), 3, 1)
-X = jax.random.normal(KEY, (40, 6))
-LEGAL = jnp.ones((40, 3), bool)
+X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+LEGAL = np.ones((40, 3), bool)
+run = jax.jit(networks.run, static_argnums=0)
+sensitivities = jax.jit(networks.sensitivities, static_argnums=0)
+
+
+def init(module, columns):
+    """Returns (frozen columns, last column) as numpy arrays."""
+    made = batch_draws(lambda key: networks.init(module, key, columns, 6))
+    return jax.device_get(jax.jit(made)(KEY))
 
 
 @pytest.fixture(name="columns", scope="module")
 def _columns():
     """Returns (frozen columns, last column) of three, heads far from uniform."""
-    frozen, last = networks.init(MODULE, KEY, 3, 6)
-
+    frozen, last = init(MODULE, 3)
     loud = {
         name: jax.tree.map(lambda x: 100 * x, last[name])
         for name in ("policy", "lateral_policy")
@@ -31,7 +37,7 @@ def _columns():
 def test_a_column_reads_the_layers_below_its_own_of_those_before(columns):
     """relu(W h + U relu(V [α h'])), at the heads too, in float64."""
     frozen, last = columns
-    column, hidden = networks.run(MODULE, frozen, last, X)
+    column, hidden = run(MODULE, frozen, last, X)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), last)
     before = [[np.asarray(h, np.float64) for h in x] for x in hidden[:2]]
 
@@ -55,16 +61,16 @@ def test_without_laterals_a_column_is_a_plain_network(columns):
     """U = 0: what came before does not matter; the first column has no laterals."""
     frozen, last = columns
     zero = {
-        name: jax.tree.map(jnp.zeros_like, x) if name.startswith("lateral") else x
+        name: jax.tree.map(np.zeros_like, x) if name.startswith("lateral") else x
         for name, x in last.items()
     }
-    column, _ = networks.run(MODULE, frozen, zero, X)
+    column, _ = run(MODULE, frozen, zero, X)
     plain = {n: last[n] for n in ("layer_0", "layer_1", "policy", "value")}
-    alone, _ = networks.run(MODULE, [], plain, X)
+    alone, _ = run(MODULE, [], plain, X)
     np.testing.assert_allclose(column.policy, alone.policy, rtol=1e-5, atol=1e-6)
     assert set(frozen[0]) == {"layer_0", "layer_1"}
     assert set(frozen[1]) == {*frozen[0], "lateral_1", "adapter_1", "scale_1"}
-    shares = networks.sensitivities(MODULE, frozen, zero, X, LEGAL)
+    shares = sensitivities(MODULE, frozen, zero, X, LEGAL)
     np.testing.assert_allclose(shares, [[0, 0], [0, 0], [1, 1]], atol=1e-6)
 
 
@@ -87,7 +93,7 @@ def test_a_column_has_the_parameters_that_its_layers_add_up_to(columns):
 def test_columns_before_may_change_places_with_their_adapters(columns):
     """Permuted together with α and the rows of V, the output stays."""
     frozen, last = columns
-    _, hidden = networks.run(MODULE, frozen, last, X)
+    _, hidden = run(MODULE, frozen, last, X)
 
     def swapped(name, x):
         if name.startswith("scale"):
@@ -98,29 +104,30 @@ def test_columns_before_may_change_places_with_their_adapters(columns):
         return x
 
     turned = {name: swapped(name, x) for name, x in last.items()}
-    wanted = MODULE.apply({"params": last}, X, hidden[:2])
-    found = MODULE.apply({"params": turned}, X, hidden[1::-1])
+    apply = jax.jit(MODULE.apply)
+    wanted = apply({"params": last}, X, hidden[:2])
+    found = apply({"params": turned}, X, hidden[1::-1])
     np.testing.assert_allclose(found.policy, wanted.policy, rtol=1e-4, atol=1e-5)
 
 
 def test_the_fisher_sensitivity_is_its_closed_form():
     """Of a linear head on one layer: E Σ_a π (W_a − Σ_b π_b W_b)² var(h), per unit."""
     module = networks.Columns((5,), 3, 1)
-    frozen, last = networks.init(module, KEY, 2, 6)
+    frozen, last = init(module, 2)
     last["policy"]["kernel"] = 100 * last["policy"]["kernel"]
     last["lateral_policy"]["kernel"] = 0 * last["lateral_policy"]["kernel"]
-    shares = networks.sensitivities(module, frozen, last, X, LEGAL)
+    shares = sensitivities(module, frozen, last, X, LEGAL)
     np.testing.assert_allclose(shares, [[0.0], [1.0]], atol=1e-6)
     # Both columns matter, and a scale that V undoes changes nothing.
-    frozen, last = networks.init(module, KEY, 2, 6)
-    found = networks.sensitivities(module, frozen, last, X, LEGAL)
+    frozen, last = init(module, 2)
+    found = np.asarray(sensitivities(module, frozen, last, X, LEGAL))
     np.testing.assert_allclose(found.sum(0), 1.0, rtol=1e-5)
     assert found[0, 0] > 1e-6
     loud = [
         {**frozen[0], "layer_0": jax.tree.map(lambda x: 7.0 * x, frozen[0]["layer_0"])}
     ]
     quiet = {**last, "scale_1": last["scale_1"] / 7.0}
-    again = networks.sensitivities(module, loud, quiet, X, LEGAL)
+    again = sensitivities(module, loud, quiet, X, LEGAL)
     np.testing.assert_allclose(again, found, rtol=1e-3)
 
 

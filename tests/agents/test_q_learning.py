@@ -43,8 +43,8 @@ def run(agent, hp, updates, at_once=None):
 def some_rollout():
     """Returns a rollout of zeros of one member, of the shapes that a run has."""
     ts = jax.eval_shape(lambda k: env().reset(k, env().params)[1], random.roots(0, 2))
-    ts = jax.tree.map(lambda x: jnp.zeros((5, *x.shape[1:]), x.dtype), ts)
-    return types.Rollout(ts, jnp.zeros((4, SLOTS), jnp.int32), (), ())
+    ts = jax.tree.map(lambda x: np.zeros((5, *x.shape[1:]), x.dtype), ts)
+    return types.Rollout(ts, np.zeros((4, SLOTS), np.int32), (), ())
 
 
 def subsets():
@@ -138,7 +138,8 @@ def test_what_is_drawn_before_the_start_keeps_its_priority():
     agent = rainbow.make(env().spec, rainbow.Config(**SMALL, learning_starts=starts))
     assert agent.replay is not None
     hp = jax.tree.map(jnp.float32, rainbow.Hparams())
-    learner, memory = agent.init(KEY, hp), agent.replay.init(SLOTS)
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
+    memory = agent.replay.init(SLOTS)
 
     @jax.jit
     def update(learner, memory, step):
@@ -151,9 +152,9 @@ def test_what_is_drawn_before_the_start_keeps_its_priority():
     ts = rollout.ts
     rollout = rollout._replace(
         ts=ts._replace(
-            reward=jax.random.normal(KEY, ts.reward.shape),
-            discount=jnp.ones_like(ts.discount),
-            action_mask=jnp.ones_like(ts.action_mask),
+            reward=np.float32(np.random.default_rng(0).normal(size=ts.reward.shape)),
+            discount=np.ones_like(ts.discount),
+            action_mask=np.ones_like(ts.action_mask),
         )
     )
     found = []
@@ -174,15 +175,15 @@ def test_with_epsilon_one_every_legal_action_is_as_likely(name):
     module = agents.get(name)
     agent = module.make(spec, module.Config(network=NETWORK))
     ts, _ = jax.tree.map(
-        lambda x: jnp.broadcast_to(x[0], (4096, *x.shape[2:])), _dummy(spec)
+        lambda x: np.broadcast_to(np.asarray(x)[0], (4096, *x.shape[2:])), _dummy(spec)
     )
-    ts = ts._replace(obs=jax.tree.map(jnp.ones_like, ts.obs))
+    ts = ts._replace(obs=jax.tree.map(np.ones_like, ts.obs))
     for epsilon in (1.0, 0.0):
         hp = hparams.override(
             module.Hparams(), {"epsilon_start": epsilon, "epsilon_end": epsilon}
         )
         learner = jax.jit(batch_draws(agent.init))(KEY, hp)
-        action, _, extras = jax.jit(agent.act)(learner, (), ts, KEY, hp)
+        action, _, extras = jax.device_get(jax.jit(agent.act)(learner, (), ts, KEY, hp))
         assert extras.q.shape == (4096, 2)
         if epsilon:
             assert abs(float(action.mean()) - 0.5) < 4 * 0.5 / 64
@@ -204,10 +205,10 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
         return jnp.broadcast_to(params[:, None], (*task.shape, 2, 1))
 
     rows = jax.tree.map(
-        lambda x: jnp.zeros((2, 3, *x.shape), x.dtype), q_learning_rows()
+        lambda x: np.zeros((2, 3, *x.shape), x.dtype), q_learning_rows()
     )
     rows = rows._replace(
-        discount=jnp.ones((2, 3)), action_mask=jnp.ones((2, 3, 2), bool)
+        discount=np.ones((2, 3), np.float32), action_mask=np.ones((2, 3, 2), bool)
     )
     drawn = drawn_of(rows)
     for double, value in ((False, 10.0), (True, 2.0)):
@@ -216,11 +217,10 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
             q_loss.Parts(double=double),
             lambda r: r,
         )
-        _, metrics = q_loss.loss_of(
-            setting,
-            jnp.array(table["online"]),
-            jnp.array(table["target"]),
-            (drawn, jnp.int32(0)),
+        _, metrics = jax.jit(functools.partial(q_loss.loss_of, setting))(
+            np.float32(table["online"]),
+            np.float32(table["target"]),
+            (drawn, np.int32(0)),
             KEY,
             hparams.override(dqn.Hparams(), {"discount": 0.5}),
         )
@@ -237,7 +237,8 @@ def drawn_of(rows):
     from mtrl_jax.data import replay
 
     n = rows.reward.shape[1]
-    return replay.Drawn(rows, jnp.ones(n, bool), jnp.ones(n), jnp.arange(n))
+    weight = np.ones(n, np.float32)
+    return replay.Drawn(rows, np.ones(n, bool), weight, np.arange(n))
 
 
 def test_pqns_targets_are_the_recursion_of_its_paper():
@@ -253,12 +254,13 @@ def test_pqns_targets_are_the_recursion_of_its_paper():
             discount[t + 1, b] = draw.random() < 0.5
     assert {0.0, 1.0} == set(discount[last])
     reward, best = draw.normal(size=(2, steps + 1, slots)).astype(np.float32)
-    task = jnp.zeros(first.shape, jnp.int32)
-    legal = jnp.ones((*first.shape, 2), bool)
+    task = np.zeros(first.shape, np.int32)
+    legal = np.ones((*first.shape, 2), bool)
     ts = types.TimeStep({}, reward, discount, first, last, task, legal)
-    rollout = types.Rollout(jax.tree.map(jnp.asarray, ts), task[1:], (), ())
+    rollout = types.Rollout(ts, task[1:], (), ())
     hp = hparams.override(pqn.Hparams(), {"discount": 0.9, "lambda_": 0.7})
-    got = np.asarray(pqn.targets(jnp.asarray(best), rollout, lambda r: r, hp))
+    targets = jax.jit(pqn.targets, static_argnums=2)
+    got = np.asarray(targets(best, rollout, lambda r: r, hp))
     for b in range(slots):
         for t in reversed(range(steps)):
             if first[t + 1, b]:
@@ -272,10 +274,11 @@ def test_pqns_targets_are_the_recursion_of_its_paper():
 
 def test_importance_grows_to_one():
     hp = q_loss.Prioritising(0.5, 0.4, 10.0)
-    found = [float(q_loss.importance_at(jnp.int32(u), hp)) for u in (0, 5, 10, 99)]
+    importance_at = jax.jit(q_loss.importance_at)
+    found = [float(importance_at(jnp.int32(u), hp)) for u in (0, 5, 10, 99)]
     np.testing.assert_allclose(found, [0.4, 0.7, 1.0, 1.0], rtol=1e-6)
     assert float(
-        q_loss.importance_at(jnp.int32(99), hp._replace(importance_updates=0.0))
+        importance_at(jnp.int32(99), hp._replace(importance_updates=0.0))
     ) == pytest.approx(0.4)
 
 
@@ -305,13 +308,14 @@ def test_the_paper_networks_have_the_papers_size():
 def test_dueling_advantages_have_mean_zero_over_legal_actions():
     spec = env().spec
     made = q_network.make(spec, NETWORK, 2, q_network.Head(dueling=True))
-    params = jax.jit(batch_draws(made.init))(KEY)
-    obs, task = {"vector": jnp.ones((1, *spec.obs["vector"].shape))}, jnp.zeros(1, int)
-    params["value"]["kernel"] *= 0
-    params["value"]["bias"] += 7.0
-    both = made.apply(params, obs, task, jnp.ones((1, 2), bool))
+    params = jax.device_get(jax.jit(batch_draws(made.init))(KEY))
+    obs, task = {"vector": np.ones((1, *spec.obs["vector"].shape))}, np.zeros(1, int)
+    value = params["value"]
+    params["value"] = {"kernel": 0 * value["kernel"], "bias": value["bias"] + 7.0}
+    apply = jax.jit(made.apply)
+    both = np.asarray(apply(params, obs, task, np.ones((1, 2), bool)))
     np.testing.assert_allclose(both.mean(1), [[7.0]], rtol=1e-5)
-    only = made.apply(params, obs, task, jnp.array([[True, False]]))
+    only = np.asarray(apply(params, obs, task, np.array([[True, False]])))
     np.testing.assert_allclose(only[:, 0], [[7.0]], rtol=1e-5)
 
 
@@ -323,17 +327,19 @@ def test_a_tasks_value_moves_its_own_last_layer_alone(dueling):
     spec = spec._replace(tasks=spec.tasks * 2)
     outputs, actions = 2, spec.action.n
     made = q_network.make(spec, kind, actions, q_network.Head(outputs, dueling))
-    params = made.init(KEY)
-    obs = {k: jnp.ones((1, *x.shape), x.dtype) for k, x in spec.obs.items()}
-    legal = jnp.ones((1, actions), bool)
+    params = jax.jit(batch_draws(made.init))(KEY)
+    obs = {k: np.ones((1, *x.shape), x.dtype) for k, x in spec.obs.items()}
+    legal = np.ones((1, actions), bool)
 
-    def value(params, task):
-        q = made.apply(params, obs, jnp.array([task]), legal)
+    @jax.jit
+    @jax.grad
+    def slope(params, task):
+        q = made.apply(params, obs, task[None], legal)
         assert q.shape == (1, actions, outputs)
         return q[0, 0].sum()
 
     for task in (0, 1):
-        found = jax.grad(value)(params, task)
+        found = jax.device_get(slope(params, np.int32(task)))
         assert any(np.any(x) for x in jax.tree.leaves(found["torso"]))
         for name, rows in [("advantage", actions), ("value", 1)][: 1 + dueling]:
             kernel = np.abs(found[name]["kernel"]).reshape(8, 2, rows, outputs)
@@ -343,10 +349,10 @@ def test_a_tasks_value_moves_its_own_last_layer_alone(dueling):
 def test_noise_has_the_layers_moments():
     """Mean: the mean weights; variance of f(ε) factors E|ε|² = 2/π; 0 without a scale."""
     layer = noisy.NoisyDense(3, place=0)
-    x = jnp.broadcast_to(jnp.array([1.0, -2.0]), (100_000, 2))
-    params = jax.jit(layer.init)(KEY, x[:1], noisy.Noise(KEY))
-    out = layer.apply(params, x, noisy.Noise(KEY))
-    mean = layer.apply(params, x[:1], noisy.Noise(KEY, 0.0))
+    x = np.broadcast_to(np.float32([1.0, -2.0]), (100_000, 2))
+    params = jax.device_get(jax.jit(layer.init)(KEY, x[:1], noisy.Noise(KEY)))
+    apply = jax.jit(lambda *args: layer.apply(params, args[0], noisy.Noise(*args[1:])))
+    out, mean = np.asarray(apply(x, KEY)), np.asarray(apply(x[:1], KEY, 0.0))
     p = params["params"]
     np.testing.assert_allclose(mean, x[:1] @ p["kernel"] + p["bias"][None], rtol=1e-5)
     np.testing.assert_allclose(out.mean(0), mean[0], atol=0.02)

@@ -63,7 +63,7 @@ def made(network=STEP, given=RETURNS, infers=False):
     )
     agent = sequence_policy.make("it", spec_of(), config)
     net = transformer.make(spec_of(), network, given)
-    learner = jax.jit(batch_draws(agent.init))(KEY, hparams())
+    learner = jax.device_get(jax.jit(batch_draws(agent.init))(KEY, hparams()))
     sharp = {
         name: jax.tree.map(lambda x: 100.0 * x, learner.params[name])
         for name in ("policy", "returns")
@@ -115,7 +115,7 @@ def windows_of(lengths, seed=0, slots=2, complete=True, prompt=0):
     shape = (rows, slots)
     known = columns.Columns(
         to_go,
-        np.broadcast_to((np.arange(rows) - begins[number])[:, None], shape),
+        np.broadcast_to(np.int32(np.arange(rows) - begins[number])[:, None], shape),
         np.ones(shape, np.float32),
         np.full(shape, complete),
     )
@@ -123,13 +123,13 @@ def windows_of(lengths, seed=0, slots=2, complete=True, prompt=0):
     extras = windows.Extras(
         np.ones(shape, bool), columns=known, prompt=shown if prompt else None
     )
-    return jax.tree.map(jnp.asarray, types.Rollout(ts, action, extras, ()))
+    return types.Rollout(ts, action, extras, ())
 
 
 def some_illegal(rollout):
     """Returns a rollout of whose first slot action 2 is illegal, and nobody takes it."""
-    mask = jnp.asarray([[True, True, False], [True, True, True]])
-    legal = jnp.broadcast_to(mask, rollout.ts.action_mask.shape)
+    mask = np.array([[True, True, False], [True, True, True]])
+    legal = np.broadcast_to(mask, rollout.ts.action_mask.shape)
     ts = rollout.ts._replace(action_mask=legal)
     return rollout._replace(action=rollout.action % 2, ts=ts)
 
@@ -139,6 +139,23 @@ def with_returns(rollout, to_go, complete=None):
     if complete is not None:
         known = known._replace(complete=complete)
     return rollout._replace(extras=rollout.extras._replace(columns=known))
+
+
+def plus(x, own, amount):
+    """Returns x with ``amount`` added to ``x[own]``."""
+    x = x.copy()
+    x[own] += amount
+    return x
+
+
+@jax.jit
+def log_prob_of(logits, mask, action):
+    return heads.policy(types.Discrete(ACTIONS), logits, mask).log_prob(action)
+
+
+renamed_by = jax.jit(
+    functools.partial(action_names.of_rollout, types.Discrete(ACTIONS))
+)
 
 
 def moved(x, y):
@@ -159,7 +176,8 @@ def test_with_everything_off_an_update_is_algorithm_distillations_to_the_bit():
         update = jax.jit(
             lambda *args, agent=agent: agent.update(*args, jnp.int32(0))[:2]
         )
-        found.append(update(agent.init(KEY, own), rollout, KEY, own))
+        learner = jax.jit(batch_draws(agent.init))(KEY, own)
+        found.append(update(learner, rollout, KEY, own))
     theirs, ours = found
     jax.tree.map(np.testing.assert_array_equal, theirs, ours)
 
@@ -189,18 +207,18 @@ def test_a_row_knows_its_return_and_nothing_that_comes_later():
         return read(learner.params, changed, hp)[0]
 
     base, to_go = said(rollout), rollout.extras.columns.return_to_go
-    ts = rollout.ts
+    ts, after = rollout.ts, slice(t + 1, None)
     later = rollout._replace(
-        action=rollout.action.at[t].add(1) % ACTIONS,
+        action=plus(rollout.action, t, 1) % ACTIONS,
         ts=ts._replace(
-            reward=ts.reward.at[t + 1 :].add(2.0),
-            obs={"vector": ts.obs["vector"].at[t + 1 :].add(1.0)},
+            reward=plus(ts.reward, after, 2.0),
+            obs={"vector": plus(ts.obs["vector"], after, 1.0)},
         ),
     )
-    found = said(with_returns(later, to_go.at[t + 1 :].add(9.0)))
+    found = said(with_returns(later, plus(to_go, after, 9.0)))
     assert not moved(found.action, base.action)[: t + 1].any()
     assert moved(found.action, base.action)[t + 1]
-    asked = said(with_returns(rollout, to_go.at[t].add(9.0)))
+    asked = said(with_returns(rollout, plus(to_go, t, 9.0)))
     assert moved(asked.action, base.action)[t]
     assert not moved(asked.returns, base.returns)[: t + 1].any()
     assert moved(asked.returns, base.returns)[t + 1]
@@ -213,10 +231,10 @@ def test_across_zero_nothing_is_known_of_earlier_episodes(network):
     rollout = windows_of([4, 5])
     ts = rollout.ts
     other = rollout._replace(
-        action=rollout.action.at[:4].add(1) % ACTIONS,
+        action=plus(rollout.action, slice(4), 1) % ACTIONS,
         ts=ts._replace(
-            reward=ts.reward.at[1:5].add(2.0),
-            obs={"vector": ts.obs["vector"].at[:4].add(1.0)},
+            reward=plus(ts.reward, slice(1, 5), 2.0),
+            obs={"vector": plus(ts.obs["vector"], slice(4), 1.0)},
         ),
     )
     for across in (0.0, 1.0):
@@ -230,14 +248,14 @@ def test_a_prompt_is_seen_by_every_episode_or_is_as_if_absent():
     """Shown, it changes both episodes after it; not shown, the window is what it was."""
     _, learner, read, *_ = made()
     rollout = windows_of([3, 3, 4], prompt=3)
-    obs = rollout.ts.obs["vector"].at[:3].add(1.0)
+    obs = plus(rollout.ts.obs["vector"], slice(3), 1.0)
     other = rollout._replace(ts=rollout.ts._replace(obs={"vector": obs}))
     hp = hparams(prompt_share=1.0)
-    x, y = (read(learner.params, r, hp) for r in (rollout, other))
+    x, y = (jax.device_get(read(learner.params, r, hp)) for r in (rollout, other))
     assert moved(x[0].action, y[0].action)[3:].all()
     assert not x[1][:3].any() and x[1][3:].all()
     never = hparams(prompt_share=0.0)
-    absent = read(learner.params, rollout, never)[0].action[3:]
+    absent = np.asarray(read(learner.params, rollout, never)[0].action)[3:]
     alone = jax.tree.map(lambda x: x[3:], rollout._replace(carry=(), extras=()))
     alone = alone._replace(
         extras=jax.tree.map(lambda x: x[3:], rollout.extras._replace(prompt=None))
@@ -251,8 +269,9 @@ def test_a_share_of_the_sequences_sees_its_prompt():
     slots = 4000
     rollout, hp = windows_of([3, 4], slots=slots, prompt=3), hparams(prompt_share=0.25)
     found = rollout.extras.columns
-    steps, teaches = sequence_policy.rows_of(rollout, found, KEY, hp)
-    sees = np.asarray(steps.live)[:3]
+    rows_of = jax.jit(sequence_policy.rows_of)
+    steps, teaches = jax.device_get(rows_of(rollout, found, KEY, hp))
+    sees = steps.live[:3]
     assert (sees == sees[:1]).all()
     sigma = np.sqrt(0.25 * 0.75 / slots)
     assert abs(sees[0].mean() - 0.25) < 3 * sigma
@@ -281,13 +300,10 @@ def test_acting_says_what_training_says_of_the_same_rows(network, across):
         actions.append(action)
         said.append((log_prob, carry.to_go))
     log_probs, to_go = (np.stack(x) for x in zip(*said))
-    known = with_returns(rollout, jnp.asarray(to_go))._replace(
-        action=jnp.stack(actions)
-    )
+    known = with_returns(rollout, to_go)._replace(action=np.stack(actions))
     logits = read(learner.params, known, hp)[0].action
-    policy = heads.policy(types.Discrete(ACTIONS), logits, jnp.ones_like(logits, bool))
-    expected = policy.log_prob(known.action)
-    np.testing.assert_allclose(log_probs[3:], expected[3:], atol=2e-4)
+    expected = log_prob_of(logits, known.ts.action_mask[:-1], known.action)
+    np.testing.assert_allclose(log_probs[3:], np.asarray(expected)[3:], atol=2e-4)
     assert np.std(log_probs[3:]) > 0.1
 
 
@@ -295,13 +311,13 @@ def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():
     """Target 5, rewards 1, 0, 2: told 5, 4, 4, 2. The next episode has its own target."""
     agent, learner, _, act, _ = made()
     rollout = windows_of([4, 2], slots=2)
-    reward = jnp.asarray([0, 1, 0, 2, 7, 1, 0.0])[:, None] + jnp.zeros((1, 2))
+    reward = np.float32([[0, 1, 0, 2, 7, 1, 0]] * 2).T
     carry, told = agent.carry(2), []
     for t in range(6):
         ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
         ts = ts._replace(reward=reward[t])
         _, carry, _ = act(learner, carry, ts, KEY, hparams(target=5.0))
-        told.append(float(carry.to_go[0]))
+        told.append(np.asarray(carry.to_go)[0])
     assert told == [5, 4, 4, 2, 5, 4]
 
 
@@ -312,11 +328,12 @@ def test_costs_of_what_is_not_known_are_left_out():
     unknown = with_returns(
         rollout,
         rollout.extras.columns.return_to_go,
-        jnp.zeros_like(rollout.extras.columns.complete),
+        np.zeros_like(rollout.extras.columns.complete),
     )
     costs = {"return_cost": 1.0, "td_cost": 1.0, "cql_cost": 1.0, "next_cost": 1.0}
     costs |= {"expectile_cost": 1.0}
-    told = update(learner, rollout, hparams(reward_cost=1.0, **costs))[1]
+    hp = hparams(reward_cost=1.0, **costs)
+    told = jax.device_get(update(learner, rollout, hp)[1])
     assert {f"{name}_loss" for name in ("return", "reward", "next")} < set(told)
     assert {f"{name}_loss" for name in ("td", "cql", "expectile")} < set(told)
     assert all(np.isfinite(x) and x != 0 for x in told.values())
@@ -332,25 +349,27 @@ def test_a_row_that_nothing_follows_foretells_nothing():
     _, learner, _, _, update = made(given=FULL)
     rollout = windows_of([4, 3])
     shape = rollout.extras.live.shape
-    everything = jnp.ones(shape, bool)
-    nothing = jnp.zeros(shape, bool)
+    everything = np.ones(shape, bool)
+    nothing = np.zeros(shape, bool)
 
     def loss(followed):
         extras = rollout.extras._replace(followed=followed)
         given = rollout._replace(extras=extras)
-        return update(learner, given, hparams(next_cost=1.0))[1]["next_loss"]
+        return float(update(learner, given, hparams(next_cost=1.0))[1]["next_loss"])
 
     assert loss(everything) > 0 and loss(nothing) == 0
-    assert loss(everything.at[1:].set(False)) not in (0, loss(everything))
+    assert loss(plus(nothing, 0, True)) not in (0, loss(everything))
 
 
 def test_q_targets_and_conservatism_are_those_of_the_sheet():
     """r = 1, γ = .9, max .5: 1.45; at an end only what is beyond counts."""
-    args = jnp.float32(1), jnp.array([False, True, True]), jnp.float32(0.5), 0.9
-    np.testing.assert_allclose(future.td_targets(*args, 0.0), [1.45, 1, 1], rtol=1e-6)
-    np.testing.assert_allclose(future.td_targets(*args, 1.0), [1.45] * 3, rtol=1e-6)
-    q = jnp.array([1.0, 2.0, 0.5])
-    found, gradient = jax.value_and_grad(future.conservatism)(q, jnp.int32(1))
+    args = np.float32(1), np.array([False, True, True]), np.float32(0.5), 0.9
+    td_targets = jax.jit(future.td_targets)
+    np.testing.assert_allclose(td_targets(*args, 0.0), [1.45, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(td_targets(*args, 1.0), [1.45] * 3, rtol=1e-6)
+    q = np.float32([1.0, 2.0, 0.5])
+    conservatism = jax.jit(jax.value_and_grad(future.conservatism))
+    found, gradient = jax.device_get(conservatism(q, np.int32(1)))
     np.testing.assert_allclose(found, 0.46437, atol=1e-5)
     np.testing.assert_allclose(gradient, [0.23122, -0.37147, 0.14024], atol=1e-5)
     assert abs(float(gradient.sum())) < 1e-6
@@ -358,16 +377,15 @@ def test_q_targets_and_conservatism_are_those_of_the_sheet():
 
 def test_expectiles_weigh_errors_above_and_below_as_the_sheet_says():
     """τ = .7 of ±1: .7, .3; the minimiser of a fair {0, 1} is .7."""
-    found = future.expectile_loss(jnp.array([1.0, -1.0, 2.0]), 0.7)
+    found = jax.jit(future.expectile_loss)(np.float32([1.0, -1.0, 2.0]), 0.7)
     np.testing.assert_allclose(found, [0.7, 0.3, 2.8], rtol=1e-6)
 
-    def slope(v):
-        def mean(v):
-            return future.expectile_loss(jnp.array([0.0, 1.0]) - v, 0.7).mean()
+    def mean(v):
+        return future.expectile_loss(jnp.array([0.0, 1.0]) - v, 0.7).mean()
 
-        return float(jax.grad(mean)(jnp.float32(v)))
-
-    assert abs(slope(0.7)) < 1e-6 and slope(0.6) < -0.01 and slope(0.8) > 0.01
+    slopes = jax.jit(jax.vmap(jax.grad(mean)))
+    slope = np.asarray(slopes(np.float32([0.7, 0.6, 0.8])))
+    assert abs(slope[0]) < 1e-6 and slope[1] < -0.01 and slope[2] > 0.01
 
 
 def test_advantages_weigh_the_actions_that_are_imitated():
@@ -376,12 +394,13 @@ def test_advantages_weigh_the_actions_that_are_imitated():
     Of actions 0 to 2 in shares .5, .3, .2 the policy becomes μ exp(β (Q̄ - V)) over its
     sum, and with β = 0 the data's; V and Q̄ are left as they are.
     """
-    found = future.advantage_weight(jnp.array([0.5, 0.0, -0.5, 2.0, 1e30]), 3.0)
+    advantage = np.float32([0.5, 0.0, -0.5, 2.0, 1e30])
+    found = jax.jit(future.advantage_weight)(advantage, 3.0)
     expected = [4.481689, 1.0, 0.223130, 100.0, 100.0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    action = jnp.repeat(jnp.arange(3), jnp.array([5, 3, 2]), total_repeat_length=10)
-    action, q, share = action[:, None], np.array([0.1, 0.4, 0.9]), [0.5, 0.3, 0.2]
-    behind = jnp.broadcast_to(jnp.float32(q), (10, 1, 3))
+    action = np.int32([0] * 5 + [1] * 3 + [2] * 2)[:, None]
+    q, share = np.array([0.1, 0.4, 0.9]), [0.5, 0.3, 0.2]
+    value, behind = np.float32(0.3), np.broadcast_to(np.float32(q), (10, 1, 3))
 
     def loss(logits, value, behind, beta, imitated=True):
         log_prob = jax.nn.log_softmax(logits)[action]
@@ -390,15 +409,16 @@ def test_advantages_weigh_the_actions_that_are_imitated():
         live = jnp.full((10, 1), imitated)
         return future.weighted_cloning(out, behind, action, log_prob, live, hp)[0]
 
-    slope = jax.grad(loss, argnums=(0, 1, 2))
+    slope = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     for beta in (0.0, 3.0):
         best = share * np.exp(beta * (q - 0.3))
-        logits = jnp.log(jnp.float32(best / best.sum()))
-        policy, *others = slope(logits, jnp.float32(0.3), behind, beta)
+        logits = np.log(np.float32(best / best.sum()))
+        policy, *others = slope(logits, value, behind, beta)
         np.testing.assert_allclose(policy, 0.0, atol=1e-6)
         assert all(not np.asarray(x).any() for x in others)
-        assert np.abs(slope(logits, 0.3, behind, beta + 1.0)[0]).max() > 0.05
-    assert loss(logits, 0.3, behind, 3.0, imitated=False) == 0
+        policy = np.asarray(slope(logits, value, behind, beta + 1.0)[0])
+        assert np.abs(policy).max() > 0.05
+    assert float(jax.jit(loss)(logits, value, behind, 3.0, imitated=False)) == 0
 
 
 def test_imitation_by_advantage_is_a_cost_of_its_own_and_nothing_where_it_is_0():
@@ -426,13 +446,15 @@ def test_imitation_by_advantage_is_a_cost_of_its_own_and_nothing_where_it_is_0()
 
 def test_a_tabular_chain_has_the_values_of_value_iteration():
     """Three states, stay or go on; 1 at the end: γ², γ, 1, and beyond it all of it again."""
-    reward = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    last = jnp.array([[False, False], [False, False], [False, True]])
-    after = jnp.array([[0, 1], [1, 2], [2, 0]])
+    reward = np.float32([[0, 0], [0, 0], [0, 1]])
+    last = reward > 0
+    after = np.array([[0, 1], [1, 2], [2, 0]])
+    td_targets = jax.jit(future.td_targets)
     for beyond, best in ((0.0, 1.0), (1.0, 1 / (1 - 0.9**3))):
-        q = jnp.zeros((3, 2))
+        q = np.zeros((3, 2), np.float32)
         for _ in range(100):
-            q = future.td_targets(reward, last, q.max(axis=1)[after], 0.9, beyond)
+            best_after = q.max(axis=1)[after]
+            q = np.asarray(td_targets(reward, last, best_after, 0.9, beyond))
         optimal = best * np.array([0.81, 0.9, 1.0])
         np.testing.assert_allclose(q[:, 1], optimal, atol=1e-3)
         np.testing.assert_allclose(q[:, 0], 0.9 * optimal, atol=1e-3)
@@ -488,9 +510,9 @@ def test_of_permuted_sequences_everything_has_its_new_number():
     costs = {"td_cost": 1.0, "cql_cost": 1.0, "reward_cost": 1.0}
     found = update(learner, rollout, hparams(permuted=1.0, **costs))
     plain = update(learner, rollout, hparams(**costs))
-    space = types.Discrete(ACTIONS)
-    names = action_names.draw(jax.random.fold_in(KEY, 2), space, 2, 1.0)
-    by_hand = action_names.of_rollout(space, names, rollout)
+    draw = jax.jit(action_names.draw, static_argnums=(1, 2))
+    names = draw(jax.random.fold_in(KEY, 2), types.Discrete(ACTIONS), 2, 1.0)
+    by_hand = renamed_by(names, rollout)
     expected = update(learner, by_hand, hparams(**costs))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert not np.allclose(found[1]["loss"], plain[1]["loss"], atol=1e-4)
@@ -502,13 +524,14 @@ def test_a_renamed_window_with_renamed_heads_costs_the_same():
     Every cost and the gradient's norm; not so where one of the two keeps its numbers.
     """
     _, learner, _, _, update = made(given=FULL)
-    rollout, names = some_illegal(windows_of([4, 3])), np.array([2, 0, 1])
+    rollout, names = some_illegal(windows_of([4, 3])), np.int32([2, 0, 1])
     order = np.argsort(names)  # new action i was order[i]
 
     def rows(layer, at):
         """Returns a layer whose rows of the one-hot action begin ``at``."""
-        kernel, own = layer["kernel"], slice(at, at + ACTIONS)
-        return layer | {"kernel": kernel.at[own].set(kernel[own][order])}
+        kernel, own = layer["kernel"].copy(), slice(at, at + ACTIONS)
+        kernel[own] = kernel[own][order]
+        return layer | {"kernel": kernel}
 
     def under(params):
         tokens = params["tokens"]
@@ -525,8 +548,7 @@ def test_a_renamed_window_with_renamed_heads_costs_the_same():
     renamed_learner = learner._replace(
         params=under(learner.params), stats=under(learner.stats)
     )
-    space, both = types.Discrete(ACTIONS), jnp.asarray(np.stack([names, names]))
-    renamed = action_names.of_rollout(space, both, rollout)
+    renamed = renamed_by(np.stack([names, names]), rollout)
     names_of = ("return", "reward", "next", "td", "cql", "expectile", "advantage")
     hp = hparams(across=1.0, **{f"{name}_cost": 1.0 for name in names_of})
     expected, found, kept, fixed = (
@@ -548,7 +570,7 @@ def test_a_renamed_window_with_renamed_heads_costs_the_same():
 def test_a_slot_has_its_own_numbers_for_good_and_acts_by_them():
     """What is said of a step is what training says of the renamed rows; two episodes."""
     agent, learner, read, act, _ = made(given=FULL)
-    rollout, space = some_illegal(windows_of([4, 3])), types.Discrete(ACTIONS)
+    rollout = some_illegal(windows_of([4, 3]))
     hp = hparams(permuted=1.0, across=1.0, return_gate=0.0)
     carry, found = agent.carry(2), []
     for t in range(7):
@@ -557,11 +579,9 @@ def test_a_slot_has_its_own_numbers_for_good_and_acts_by_them():
         found.append((action, log_prob, carry.names))
     action, log_prob, names = (np.stack(x) for x in zip(*found))
     assert (names == names[0]).all() and (names[0, 0] != names[0, 1]).any()
-    as_done = rollout._replace(action=jnp.asarray(action))
-    renamed = action_names.of_rollout(space, jnp.asarray(names[0]), as_done)
+    renamed = jax.device_get(renamed_by(names[0], rollout._replace(action=action)))
     logits = read(learner.params, renamed, hp)[0].action
-    policy = heads.policy(space, logits, renamed.ts.action_mask[:-1])
-    expected = policy.log_prob(renamed.action)
+    expected = log_prob_of(logits, renamed.ts.action_mask[:-1], renamed.action)
     np.testing.assert_allclose(log_prob, expected, atol=2e-4)
     assert np.std(log_prob) > 0.1 and (action[:, 0] < 2).all()
 
@@ -570,8 +590,9 @@ def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():
     """As a dataset's columns; the rest is not known."""
     rollout = windows_of([3, 4, 2])
     cut = jax.tree.map(lambda x: x[:9], rollout.ts)
-    own = future.columns_of(types.Rollout(cut, rollout.action[:8], (), ()))
-    known = jax.tree.map(lambda x: np.asarray(x)[:7], rollout.extras.columns)
+    own = jax.jit(future.columns_of)(types.Rollout(cut, rollout.action[:8], (), ()))
+    own = jax.device_get(own)
+    known = jax.tree.map(lambda x: x[:7], rollout.extras.columns)
     np.testing.assert_array_equal(own.complete[:, 0], [True] * 7 + [False])
     np.testing.assert_allclose(own.return_to_go[:7], known.return_to_go)
     np.testing.assert_array_equal(own.episode_step[:7], known.episode_step)
@@ -581,9 +602,9 @@ def test_two_returns_from_one_state_are_two_actions():
     """P(a | R) -> 1 for each of two trajectories; without returns one half."""
     _, learner, read, _, update = made()
     rollout = windows_of([2, 2], slots=2)
-    obs = jnp.zeros_like(rollout.ts.obs["vector"])
-    action = jnp.asarray([[0, 2], [1, 1], [0, 2], [1, 1]], jnp.int32)
-    to_go = jnp.asarray([[10, 30], [10, 30], [10, 30], [10, 30]], jnp.float32)
+    obs = np.zeros_like(rollout.ts.obs["vector"])
+    action = np.int32([[0, 2], [1, 1], [0, 2], [1, 1]])
+    to_go = np.float32([[10, 30], [10, 30], [10, 30], [10, 30]])
     rollout = with_returns(
         rollout._replace(ts=rollout.ts._replace(obs={"vector": obs}), action=action),
         to_go,
@@ -593,7 +614,7 @@ def test_two_returns_from_one_state_are_two_actions():
         for _ in range(60):
             own, _ = update(own, rollout, hp)
         logits = read(own.params, rollout, hp)[0].action
-        p = np.asarray(jax.nn.softmax(logits))[0, [0, 1], [0, 2]]
+        p = np.asarray(jax.jit(jax.nn.softmax)(logits))[0, [0, 1], [0, 2]]
         assert (low <= p).all() and (p <= high).all()
 
 

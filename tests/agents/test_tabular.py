@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import envs, random, tree, types
+from mtrl_jax import envs, random, types
 from mtrl_jax import hparams as overrides
 from mtrl_jax.agents import tabular
 from mtrl_jax.agents.common import exploration
@@ -49,7 +49,7 @@ def experience(steps, slots, seed=0):
     mask = rng.random((*shape, ACTIONS)) < 0.6
     mask[..., 0] |= ~mask.any(-1)
     ts = types.TimeStep(
-        obs={"vector": rng.integers(0, STATES, (*shape, 1)) / np.float32(STATES - 1)},
+        obs={"vector": np.float32(rng.integers(0, STATES, (*shape, 1)) / (STATES - 1))},
         reward=np.where(first, 0, rng.normal(size=shape)).astype(np.float32),
         discount=np.where(terminal & ~first, 0, 1).astype(np.float32),
         first=first,
@@ -59,13 +59,12 @@ def experience(steps, slots, seed=0):
     )
     action = rng.integers(0, ACTIONS, (steps, slots)).astype(np.int32)
     zeros = np.zeros((steps, slots), np.float32)
-    rollout = types.Rollout(ts, action, tabular.Extras(zeros, zeros), ())
-    return jax.tree.map(jnp.asarray, rollout)
+    return types.Rollout(ts, action, tabular.Extras(zeros, zeros), ())
 
 
 def watkins(rollout, lr, gamma):
     """Returns the table after a rollout by Watkins' rule, in float64."""
-    ts = jax.tree.map(np.asarray, rollout.ts)
+    ts = rollout.ts
     table = np.zeros((STATES, ACTIONS))
     rows = np.rint(ts.obs["vector"][..., 0] * (STATES - 1)).astype(int)
     for t, slot in np.ndindex(*rollout.action.shape):
@@ -85,7 +84,8 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
     happened = rollout.ts
     assert happened.first[1:].any() and (happened.discount == 0).any()
     assert (happened.last & (happened.discount == 1)).any()
-    learner, metrics = updater(agent)(agent.init(KEY, hp), rollout, KEY, hp)
+    update = updater(agent)
+    learner, metrics = jax.device_get(update(agent.init(KEY, hp), rollout, KEY, hp))
     expected = watkins(rollout, 0.9, 0.8)
     np.testing.assert_allclose(learner.table, expected, rtol=1e-4, atol=1e-5)
     assert learner.updates == 1 and metrics["error"] > 0
@@ -98,9 +98,9 @@ def test_one_long_update_is_many_short_ones(agent):
     whole, _ = update(learner, rollout, KEY, hp)
     for t in range(20):
         part = types.Rollout(
-            ts=tree.slice_axis(rollout.ts, t, t + 2, 0),
+            ts=jax.tree.map(lambda x, t=t: x[t : t + 2], rollout.ts),
             action=rollout.action[t : t + 1],
-            extras=tree.slice_axis(rollout.extras, t, t + 1, 0),
+            extras=jax.tree.map(lambda x, t=t: x[t : t + 1], rollout.extras),
             carry=(),
         )
         learner, _ = update(learner, part, KEY, hp)
@@ -110,22 +110,23 @@ def test_one_long_update_is_many_short_ones(agent):
 def test_behaviour_is_epsilon_greedy_with_ties_broken_evenly(agent):
     """Every action comes as often as its log-probability says; ties alike."""
     slots, epsilon = 40_000, 0.4
-    table = jnp.zeros((STATES, ACTIONS)).at[2].set(jnp.array([9.0, 2.0, 2.0, -1.0]))
-    learner = tabular.Learner(table, jnp.int32(0))
+    table = np.zeros((STATES, ACTIONS), np.float32)
+    table[2] = [9.0, 2.0, 2.0, -1.0]
+    learner = tabular.Learner(table, np.int32(0))
     ts = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (slots, *np.shape(x))),
+        lambda x: np.broadcast_to(x, (slots, *np.shape(x))),
         types.TimeStep(
-            obs={"vector": jnp.array([0.5])},
+            obs={"vector": np.array([0.5])},
             reward=0.0,
             discount=1.0,
             first=True,
             last=False,
             task=0,
-            action_mask=jnp.array([False, True, True, True]),
+            action_mask=np.array([False, True, True, True]),
         ),
     )
-    action, carry, extras = agent.act(
-        learner, (), ts, KEY, hparams(epsilon_start=epsilon)
+    action, carry, extras = jax.device_get(
+        jax.jit(agent.act)(learner, (), ts, KEY, hparams(epsilon_start=epsilon))
     )
     expected = np.array([0, 0.3 + 0.4 / 3, 0.3 + 0.4 / 3, 0.4 / 3])
     np.testing.assert_allclose(np.exp(extras.log_prob), expected[action], rtol=1e-5)
@@ -138,18 +139,20 @@ def test_behaviour_is_epsilon_greedy_with_ties_broken_evenly(agent):
 
 def test_a_choice_from_a_set_is_a_member_and_any_of_them():
     """Also at the ends of the range of the random number."""
-    among = jnp.array([[False, True, False, True, True]] * 4)
-    u = jnp.array([0.0, 0.34, 0.67, 1.0])
-    np.testing.assert_array_equal(exploration.uniform_from(among, u), [1, 3, 4, 4])
+    among = np.array([[False, True, False, True, True]] * 4)
+    u = np.float32([0.0, 0.34, 0.67, 1.0])
+    found = jax.jit(exploration.uniform_from)(among, u)
+    np.testing.assert_array_equal(found, [1, 3, 4, 4])
 
 
 def test_epsilon_falls_linearly_in_updates():
     """From start to end over decay_updates, then stays; 0 keeps the start."""
     hp = exploration.Hparams(epsilon_start=0.9, epsilon_end=0.1, decay_updates=8.0)
     hp = jax.tree.map(jnp.float32, hp)
-    found = [float(exploration.epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
+    epsilon_at = jax.jit(exploration.epsilon_at)
+    found = [float(epsilon_at(jnp.int32(n), hp)) for n in (0, 2, 4, 8, 99)]
     np.testing.assert_allclose(found, [0.9, 0.7, 0.5, 0.1, 0.1], rtol=1e-6)
-    constant = exploration.epsilon_at(jnp.int32(5), hp._replace(decay_updates=0.0))
+    constant = epsilon_at(jnp.int32(5), hp._replace(decay_updates=jnp.float32(0.0)))
     np.testing.assert_allclose(constant, 0.9, rtol=1e-6)
 
 
@@ -158,11 +161,12 @@ def test_rows_are_row_major_over_the_nearest_values():
     config = tabular.Config(sizes=(3, 1, 4), low=-1.0, high=2.0)
     axes = np.linspace(-1, 2, 3), np.array([7.0]), np.linspace(-1, 2, 4)
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    rows = tabular.row_of(jnp.asarray(cells + 0.05, jnp.float32), config)
+    row_of = jax.jit(tabular.row_of, static_argnums=1)
+    rows = row_of(np.float32(cells + 0.05), config)
     np.testing.assert_array_equal(rows, np.arange(12))
-    beyond = tabular.row_of(jnp.array([[-9.0, 0.0, 9.0], [1e9, 0.0, -1e9]]), config)
+    beyond = row_of(np.float32([[-9.0, 0.0, 9.0], [1e9, 0.0, -1e9]]), config)
     np.testing.assert_array_equal(beyond, [3, 8])
-    hot = tabular.row_of(jnp.eye(4), tabular.Config())
+    hot = row_of(np.eye(4, dtype=np.float32), tabular.Config())
     np.testing.assert_array_equal(hot, np.arange(4))
 
 
@@ -175,10 +179,9 @@ def test_tasks_share_a_table_unless_each_has_its_own(per_task):
     rollout, hp = experience(30, 1), hparams()
     learner, _ = updater(agent)(agent.init(KEY, hp), rollout, KEY, hp)
     ts = jax.tree.map(lambda x: x[:, 0], rollout.ts)  # [T + 1] as slots
+    act = jax.jit(agent.act)
     values = [
-        np.asarray(
-            agent.act(learner, (), ts._replace(task=ts.task + k), KEY, hp)[2].value
-        )
+        np.asarray(act(learner, (), ts._replace(task=ts.task + k), KEY, hp)[2].value)
         for k in (0, 1)
     ]
     assert values[0].any()

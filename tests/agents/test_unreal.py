@@ -1,5 +1,7 @@
 """UNREAL: where its gradients go, its costs, its replay."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from mtrl_jax import types
 from mtrl_jax.agents import unreal
 from mtrl_jax.agents.common import auxiliary_tasks, value_scale
 from mtrl_jax.data import replay_ring
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.losses import auxiliary_control
 from mtrl_jax.networks import auxiliary_heads
 
@@ -66,6 +69,7 @@ def test_at_costs_of_zero_it_is_the_agent_without(one, kit):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     costs = {name: 0.5 for name in COSTS}
     _, more = one.update(one.learner, one.rollout, KEY, kit.changed(one.hp, **costs))
+    more, metrics = jax.device_get((more, metrics))
     parts = sum(more[x.replace("cost", "loss")] for x in COSTS)
     np.testing.assert_allclose(
         more["loss"], metrics["loss"] + 0.5 * parts, rtol=1e-4, atol=1e-6
@@ -94,12 +98,16 @@ def _two_units():
         lambda reward: reward,
         of_features=True,
     )
-    params = tasks.network.init(KEY)
-    params["torso"]["mlp"]["Dense_0"]["kernel"] = jnp.eye(2)
-    heads = tasks.init(KEY, params)
-    head = jax.tree.map(jnp.zeros_like, heads["features"])
-    head["value"]["bias"] = jnp.array([2.0, 0.0])
-    head["advantage"]["bias"] = jnp.array([1.0, -1.0, 0.0, 0.0])
+
+    def init(key):
+        params = tasks.network.init(key)
+        return params, tasks.init(key, params)
+
+    params, heads = jax.device_get(jax.jit(batch_draws(init))(KEY))
+    params["torso"]["mlp"]["Dense_0"]["kernel"] = np.eye(2, dtype=np.float32)
+    head = jax.tree.map(np.zeros_like, heads["features"])
+    head["value"]["bias"] = np.float32([2, 0])
+    head["advantage"]["bias"] = np.float32([1, -1, 0, 0])
     return tasks, {**params, "auxiliaries": {**heads, "features": head}}
 
 
@@ -111,19 +119,11 @@ def test_units_are_controlled_as_computed_by_hand(two_units):
     last step is terminal: R_1 = (3, 0), R_0 = (2.5, 2), so ½ (0.5² + 2² + 2²).
     """
     tasks, params = two_units
-    seen = jnp.array([[7.0, 7.0], [9.0, 9.0], [1.0, 2.0], [3.0, -5.0], [0.0, 0.0]])
-    first = jnp.zeros((5, 2), bool)
-    snippets = replay_ring.Row(
-        obs={"vector": jnp.stack([seen, seen], axis=1)},
-        action=jnp.array([[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]]),
-        reward=jnp.zeros((5, 2)),
-        discount=jnp.ones((5, 2)).at[3, 1].set(0.0),
-        first=first,
-        task=jnp.zeros((5, 2), jnp.int32),
-        action_mask=jnp.ones((5, 2, 2), bool),
-    )
-    windows, live = jax.tree.map(lambda x: x[:4], snippets), jnp.ones(2, bool)
-    batch = auxiliary_tasks.Batch(None, windows, live, snippets, live)
+    seen = np.float32([[7, 7], [9, 9], [1, 2], [3, -5], [0, 0]])
+    discount = np.ones((5, 2), np.float32)
+    discount[3, 1] = 0.0
+    action = np.int32([[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]])
+    batch = batch_of(np.stack([seen, seen], axis=1), action, 0 * discount, discount)
     hp, stats = unreal.Hparams(), tasks.scale.init()
     auxiliaries = hp.auxiliaries._replace(control_discount=0.5, feature_cost=0.1)
     hp = hp._replace(auxiliaries=auxiliaries)
@@ -132,7 +132,8 @@ def test_units_are_controlled_as_computed_by_hand(two_units):
         found = tasks.losses(params, stats, stats, batch, hp)["feature_loss"]
         return found.loss, found.weight
 
-    (found, weight), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (found, weight), slope = jax.device_get(value_and_grad(params))
     np.testing.assert_allclose(found, (8.15625 + 4.125) / 4, rtol=1e-5)
     assert weight == np.float32(0.1)
     # Q reads no feature here, and what is to be gained has no gradient.
@@ -142,27 +143,35 @@ def test_units_are_controlled_as_computed_by_hand(two_units):
     assert all(not x.any() for x in jax.tree.leaves(heads))
 
 
+def batch_of(vector, action, reward, discount):
+    """Returns the Batch of these snippets, whose first four steps are the windows."""
+    shape = action.shape
+    snippets = replay_ring.Row(
+        obs={"vector": vector},
+        action=action,
+        reward=reward,
+        discount=discount,
+        first=np.zeros(shape, bool),
+        task=np.zeros(shape, np.int32),
+        action_mask=np.ones((*shape, 2), bool),
+    )
+    windows, live = jax.tree.map(lambda x: x[:4], snippets), np.ones(shape[1], bool)
+    return auxiliary_tasks.Batch(None, windows, live, snippets, live)
+
+
 def test_replayed_values_are_of_n_step_returns(two_units):
     """γ = 1/2, rewards 1, 2, V = 0 but of the last state 4: targets 1 + (2 + 2)/2, 2 + 2."""
     tasks, params = two_units
-    params = jax.tree.map(jnp.zeros_like, params)
-    params["torso"]["mlp"]["Dense_0"]["kernel"] = jnp.eye(2)
-    params["value"]["kernel"] = jnp.array([[1.0], [0.0]])
-    seen = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [4.0, 0.0], [0.0, 0.0]])
-    snippets = replay_ring.Row(
-        obs={"vector": seen[:, None]},
-        action=jnp.zeros((5, 1), jnp.int32),
-        reward=jnp.array([0.0, 0.0, 1.0, 2.0, 0.0])[:, None],
-        discount=jnp.ones((5, 1)),
-        first=jnp.zeros((5, 1), bool),
-        task=jnp.zeros((5, 1), jnp.int32),
-        action_mask=jnp.ones((5, 1, 2), bool),
-    )
-    windows, live = jax.tree.map(lambda x: x[:4], snippets), jnp.ones(1, bool)
-    batch = auxiliary_tasks.Batch(None, windows, live, snippets, live)
+    params = jax.tree.map(np.zeros_like, params)
+    params["torso"]["mlp"]["Dense_0"]["kernel"] = np.eye(2, dtype=np.float32)
+    params["value"]["kernel"] = np.float32([[1], [0]])
+    seen = np.float32([[0, 0], [0, 1], [0, 2], [4, 0], [0, 0]])[:, None]
+    reward = np.float32([0, 0, 1, 2, 0])[:, None]
+    batch = batch_of(seen, np.zeros((5, 1), np.int32), reward, np.ones_like(reward))
     hp, stats = unreal.Hparams(), tasks.scale.init()
     hp = hp._replace(returns=hp.returns._replace(discount=0.5))
-    found = tasks.losses(params, stats, stats, batch, hp)["replay_loss"]
+    losses = jax.jit(functools.partial(tasks.losses, hp=hp))
+    found = losses(params, stats, stats, batch)["replay_loss"]
     np.testing.assert_allclose(found.loss, (0.5 * 3.0**2 + 0.5 * 4.0**2) / 2, rtol=1e-6)
 
 
@@ -170,12 +179,14 @@ def test_of_a_stack_the_newest_frame_is_controlled():
     """A flash of one frame is a change when it comes and when it goes, and no more."""
     flash = np.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], np.float32)
     at = np.maximum(np.arange(6)[:, None] - np.arange(3, -1, -1), 0)
-    obs = {
-        "image": jnp.asarray(np.broadcast_to(flash[at][:, None, None], (6, 4, 4, 4)))
-    }
-    seen = auxiliary_tasks.seen(obs, 4)
-    changes = auxiliary_control.cell_changes(seen, 4)
-    np.testing.assert_array_equal(changes[:, 0], [0.0, 1.0, 1.0, 0.0, 0.0])
+    image = np.broadcast_to(flash[at][:, None, None], (6, 4, 4, 4))
+
+    @jax.jit
+    def changes(obs):
+        return auxiliary_control.cell_changes(auxiliary_tasks.seen(obs, 4), 4)[:, 0]
+
+    found = changes({"image": image})
+    np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, 0.0, 0.0])
 
 
 def test_units_are_the_torsos_own(kit):
@@ -195,7 +206,8 @@ def test_the_head_of_an_images_cells_has_its_geometry():
     """9 x 9 maps give 20 x 20 cells, 4 x 4 give 10 x 10, and 4 give the 9 of them."""
     assert [auxiliary_heads.map_size(n) for n in (20, 10, 9, 2)] == [9, 4, 4, 1]
     head = auxiliary_heads.Control((9, 2), 3)
-    value, advantage = head.apply(head.init(KEY, jnp.ones((5, 7))), jnp.ones((5, 7)))
+    said = jax.jit(batch_draws(head.init_with_output))
+    value, advantage = said(KEY, np.ones((5, 7), np.float32))[0]
     assert value.shape == (5, 18) and advantage.shape == (5, 18, 3)
     assert (np.asarray(advantage) < 0).any()
     assert auxiliary_heads.cells_of((84, 84, 3), 4) == (21, 21)

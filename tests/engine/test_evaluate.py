@@ -34,11 +34,15 @@ def remember(ts, cue, w):
 
 def play(agent, env, learner, max_steps=20, seed=0):
     members = env.batch[0]
-    key = random.at(random.roots(seed, members), 0, random.EVALUATE)
-    start = env.reset(random.fold(key, 0), env.params)
-    learner = jnp.asarray(learner, jnp.float32)
-    run = jax.jit(evaluate.make(agent, env, max_steps))
-    return run(learner, {}, random.fold(key, 1), *start)
+    evaluation = evaluate.make(agent, env, max_steps)
+
+    @jax.jit
+    def run(learner):
+        key = random.at(random.roots(seed, members), 0, random.EVALUATE)
+        start = env.reset(random.fold(key, 0), env.params)
+        return evaluation(learner, {}, random.fold(key, 1), *start)
+
+    return jax.device_get(run(np.asarray(learner, np.float32)))
 
 
 def test_returns_are_the_analytic_ones_of_each_task_and_member():
@@ -46,7 +50,7 @@ def test_returns_are_the_analytic_ones_of_each_task_and_member():
     names = ("memory", "both", "constant", "delayed")
     env = mixture.make([envs.make(f"probe/{n}", (2, 5)) for n in names])
     result = play(script(remember), env, [1.0, -1.0])
-    assert np.asarray(result.complete).all()
+    assert result.complete.all()
     np.testing.assert_array_equal(result.task[0], np.repeat(range(4), 5))
     np.testing.assert_array_equal(result.length[0], np.repeat([4, 1, 1, 2], 5))
     np.testing.assert_array_equal(result.returns[0], 1.0)
@@ -85,13 +89,18 @@ def test_temperature_zero_is_greedy_and_one_is_not(tiny):
     """The keys do not matter to a greedy agent; they do to one that explores."""
     env = tiny.env(1, 16)
     agent = tiny.make(env.spec)
-    run = jax.jit(evaluate.make(agent, env, 8))
-    for temperature, same in ((0.0, True), (1.0, False)):
+    evaluation = evaluate.make(agent, env, 8)
+
+    @jax.jit
+    def returns(temperature, seed):
         hp = tiny.hparams(1, temperature=temperature)
         state = jax.vmap(agent.init)(random.roots(0, 1), hp)
         start = env.reset(random.roots(1, 1), env.params)
-        one, two = (run(state, hp, random.roots(k, 1), *start) for k in (2, 3))
-        assert bool((one.returns == two.returns).all()) is same
+        return evaluation(state, hp, random.roots(seed, 1), *start).returns
+
+    for temperature, same in ((0.0, True), (1.0, False)):
+        one, two = (np.asarray(returns(temperature, seed)) for seed in (2, 3))
+        assert (one == two).all() == same
 
 
 @pytest.mark.parametrize("limit", [1, 4])

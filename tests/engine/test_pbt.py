@@ -4,6 +4,7 @@ PB2 (a Gaussian process instead of random perturbations) is not built, so the ke
 invariants of the sheet have nothing to test here.
 """
 
+import functools
 import importlib.util
 import pathlib
 
@@ -22,6 +23,10 @@ RANGES = {
 }
 
 
+_start = jax.jit(pbt.init, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=1)
 def _keys(seed=0, population=P):
     return random.at(random.roots(seed, population), 0, random.PBT)
 
@@ -29,37 +34,44 @@ def _keys(seed=0, population=P):
 def _fitness(score, **changes):
     score = jnp.asarray(score, jnp.float32)
     fitness = pbt.Fitness(
-        score, jnp.ones(score.shape, bool), jnp.full(score.shape, 100, jnp.int32)
+        score, np.ones(score.shape, bool), np.full(score.shape, 100, np.int32)
     )
     return fitness._replace(**changes)
 
 
 def _hparams(population=P):
     return {
-        "learning_rate": jnp.geomspace(1e-4, 1e-3, population).astype(jnp.float32),
-        "alpha": jnp.linspace(0.1, 0.9, population, dtype=jnp.float32),
-        "discount": jnp.linspace(0.9, 0.99, population, dtype=jnp.float32),
+        "learning_rate": np.geomspace(1e-4, 1e-3, population, dtype=np.float32),
+        "alpha": np.linspace(0.1, 0.9, population, dtype=np.float32),
+        "discount": np.linspace(0.9, 0.99, population, dtype=np.float32),
     }
+
+
+def _first_round(config, update, fitness, hparams, ranges=RANGES):
+    """Returns (source, hparams, state) after a population's first round."""
+    population = len(fitness.score)
+    step = jax.jit(functools.partial(pbt.round, ranges=ranges, config=config))
+    keys, state = _keys(0, population), _start(population)
+    return jax.device_get(step(keys, update, fitness, hparams, state))
 
 
 def test_apply_gathers_every_learner_row_exactly():
     """Row i of every learner leaf is the old row source[i], of whatever dtype."""
-    keys = random.roots(3, P)
+    rng = np.random.default_rng(3)
     learner = {
-        "w": jax.random.normal(keys[0], (P, 3, 2)),
-        "count": jnp.arange(P, dtype=jnp.int32),
-        "mean": jax.random.normal(keys[1], (P,), jnp.bfloat16),
-        "noise": random.fold(keys, 1),
-        "nan": jnp.full((P, 2), jnp.nan),
+        "w": rng.normal(size=(P, 3, 2)).astype(np.float32),
+        "count": np.arange(P, dtype=np.int32),
+        "mean": rng.normal(size=P).astype(jnp.bfloat16),
+        "noise": _keys(3),
+        "nan": np.full((P, 2), np.nan, np.float32),
     }
-    source = jnp.array([0, 7, 7, 3, 4, 0, 6, 7], jnp.int32)
+    source = np.array([0, 7, 7, 3, 4, 0, 6, 7], np.int32)
     new = jax.jit(pbt.apply)(learner, source)
     for name in ("w", "count", "mean", "nan"):
-        expected = np.asarray(learner[name])[np.asarray(source)]
-        np.testing.assert_array_equal(np.asarray(new[name]), expected)
+        np.testing.assert_array_equal(np.asarray(new[name]), learner[name][source])
     np.testing.assert_array_equal(
         jax.random.key_data(new["noise"]),
-        jax.random.key_data(learner["noise"])[source],
+        np.asarray(jax.random.key_data(learner["noise"]))[source],
     )
 
 
@@ -67,18 +79,11 @@ def test_a_round_changes_only_the_hyperparameters_of_copies():
     """A member that copies nobody keeps its values bit for bit; a copy inherits first."""
     config = pbt.PbtConfig(resample_probability=0.0, perturb_probability=0.0)
     hparams = _hparams()
-    source, new, state = pbt.round(
-        _keys(),
-        500,
-        _fitness(np.arange(P)),
-        hparams,
-        pbt.init(P),
-        ranges=RANGES,
-        config=config,
-    )
-    assert (np.asarray(source) != np.arange(P)).sum() == 2
+    fitness = _fitness(np.arange(P))
+    source, new, state = _first_round(config, 500, fitness, hparams)
+    assert (source != np.arange(P)).sum() == 2
     for name, old in hparams.items():
-        np.testing.assert_array_equal(np.asarray(new[name]), np.asarray(old)[source])
+        np.testing.assert_array_equal(new[name], old[source])
     np.testing.assert_array_equal(state.last_copy, [500, 500] + [0] * 6)
     np.testing.assert_array_equal(state.copies, [1, 1] + [0] * 6)
     assert state.rounds == 1
@@ -88,23 +93,11 @@ def test_copies_are_perturbed_and_others_are_not():
     """Explore follows exploit for the copied members alone."""
     config = pbt.PbtConfig(resample_probability=0.0, perturb_probability=1.0)
     hparams = _hparams()
-    source, new, _ = pbt.round(
-        _keys(),
-        1,
-        _fitness(np.arange(P)),
-        hparams,
-        pbt.init(P),
-        ranges=RANGES,
-        config=config,
-    )
-    ratio = (
-        np.asarray(new["learning_rate"]) / np.asarray(hparams["learning_rate"])[source]
-    )
+    source, new, _ = _first_round(config, 1, _fitness(np.arange(P)), hparams)
+    ratio = new["learning_rate"] / hparams["learning_rate"][source]
     np.testing.assert_allclose(np.maximum(ratio, 1 / ratio)[:2], 1.2, rtol=1e-5)
     np.testing.assert_array_equal(ratio[2:], 1.0)
-    np.testing.assert_array_equal(
-        new["discount"], np.asarray(hparams["discount"])[source]
-    )
+    np.testing.assert_array_equal(new["discount"], hparams["discount"][source])
 
 
 def test_weights_only_copies_keep_their_own_hyperparameters():
@@ -112,50 +105,42 @@ def test_weights_only_copies_keep_their_own_hyperparameters():
     config = pbt.PbtConfig(copy_hparams=False, explore="none", resample_probability=0.0)
     ranges = {"learning_rate": pbt.SearchRange(1e-5, 1e-2, rule="none")}
     hparams = _hparams()
-    source, new, _ = pbt.round(
-        _keys(),
-        1,
-        _fitness(np.arange(P)),
-        hparams,
-        pbt.init(P),
-        ranges=ranges,
-        config=config,
-    )
-    assert (np.asarray(source) != np.arange(P)).any()
+    fitness = _fitness(np.arange(P))
+    source, new, _ = _first_round(config, 1, fitness, hparams, ranges)
+    assert (source != np.arange(P)).any()
     jax.tree.map(np.testing.assert_array_equal, new, hparams)
 
 
 def test_the_burn_in_replaces_broken_members_and_nobody_else():
     """Before burn_in updates the ranking changes nothing; a NaN member is still saved."""
     config = pbt.PbtConfig(burn_in=1000, explore_all=True)
-    finite = jnp.ones(P, bool).at[5].set(False)
-    arguments = (_fitness(np.arange(P), finite=finite), _hparams(), pbt.init(P))
-    early, hparams, _ = pbt.round(
-        _keys(), 999, *arguments, ranges=RANGES, config=config
-    )
-    late, _, _ = pbt.round(_keys(), 1000, *arguments, ranges=RANGES, config=config)
-    assert np.flatnonzero(np.asarray(early) != np.arange(P)).tolist() == [5]
-    assert np.flatnonzero(np.asarray(late) != np.arange(P)).tolist() == [0, 5]
     keep = np.arange(P) != 5
-    old = _hparams()["learning_rate"]
-    np.testing.assert_array_equal(hparams["learning_rate"][keep], old[keep])
+    fitness, old = _fitness(np.arange(P), finite=keep), _hparams()
+    early, hparams, _ = _first_round(config, 999, fitness, old)
+    late, _, _ = _first_round(config, 1000, fitness, old)
+    assert np.flatnonzero(early != np.arange(P)).tolist() == [5]
+    assert np.flatnonzero(late != np.arange(P)).tolist() == [0, 5]
+    np.testing.assert_array_equal(
+        hparams["learning_rate"][keep], old["learning_rate"][keep]
+    )
 
 
 def test_lineage_chains_end_at_generation_zero_and_states_replay():
     """Every child has one parent; following sources back gives the recorded ancestor."""
     config = pbt.PbtConfig(fraction=0.5)
-    step = jax.jit(
-        lambda key, update, score, h, s: pbt.round(
-            key, update, _fitness(score), h, s, ranges=RANGES, config=config
+
+    @jax.jit
+    def step(i, score, hparams, state):
+        keys = random.at(random.roots(0, P), i, random.PBT)
+        return pbt.round(
+            keys, 10 * i, _fitness(score), hparams, state, ranges=RANGES, config=config
         )
-    )
 
     def run():
-        state, hparams, sources = pbt.init(P), _hparams(), []
+        state, hparams, sources = _start(P), _hparams(), []
         for i in range(1, 7):
-            score = jax.random.normal(jax.random.key(i), (P,))
-            keys = random.at(random.roots(0, P), i, random.PBT)
-            source, hparams, state = step(keys, 10 * i, score, hparams, state)
+            score = np.random.default_rng(i).normal(size=P)
+            source, hparams, state = step(i, score, hparams, state)
             sources.append(np.asarray(source))
         return sources, hparams, state
 
@@ -174,9 +159,7 @@ def test_a_population_of_one_never_changes():
     """P = 1 with exploit off is plain training: same values, bit for bit."""
     config = pbt.PbtConfig(exploit="none")
     hparams = _hparams(1)
-    source, new, _ = pbt.round(
-        _keys(0, 1), 1, _fitness([1.0]), hparams, pbt.init(1), ranges={}, config=config
-    )
+    source, new, _ = _first_round(config, 1, _fitness([1.0]), hparams, ranges={})
     assert source.tolist() == [0]
     jax.tree.map(np.testing.assert_array_equal, new, hparams)
 
@@ -192,12 +175,9 @@ def test_a_round_is_traced_once():
             key, update, fitness, hparams, state, ranges=RANGES, config=pbt.PbtConfig()
         )
 
-    hparams, state = (
-        pbt.sample_initial(
-            _keys(), {"learning_rate": 3e-4, "alpha": 0.5, "n": 2}, RANGES
-        ),
-        pbt.init(P),
-    )
+    given = {"learning_rate": 3e-4, "alpha": 0.5, "n": 2}
+    hparams = jax.jit(lambda keys: pbt.sample_initial(keys, given, RANGES))(_keys())
+    state = _start(P)
     for update in range(1, 4):
         _, hparams, state = step(
             _keys(update),
@@ -232,7 +212,7 @@ def test_a_sharded_round_equals_an_unsharded_one():
     plain = (
         _fitness(np.arange(P)),
         _hparams(),
-        {"w": jax.random.normal(jax.random.key(0), (P, 5))},
+        {"w": np.random.default_rng(0).normal(size=(P, 5)).astype(np.float32)},
     )
     sharded = jax.device_put(plain, place)
     for x, y in zip(jax.tree.leaves(step(*plain)), jax.tree.leaves(step(*sharded))):
@@ -242,8 +222,8 @@ def test_a_sharded_round_equals_an_unsharded_one():
 def test_a_learning_rate_in_the_state_equals_one_built_into_the_optimiser():
     """Adam with rate 1 and the update times h_i is Adam(h_i): h may be an array [P]."""
     optax = pytest.importorskip("optax")
-    rates = jnp.array([1e-3, 3e-4])
-    params, grads = jnp.ones((2, 4)), jax.random.normal(jax.random.key(0), (3, 2, 4))
+    rates, params = np.array([1e-3, 3e-4], np.float32), np.ones((2, 4), np.float32)
+    grads = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
 
     def member(params, grads, rate):
         one, built = optax.adam(1.0), optax.adam(rate)
@@ -254,7 +234,7 @@ def test_a_learning_rate_in_the_state_equals_one_built_into_the_optimiser():
             x, y = x + rate * u, y + v
         return x, y
 
-    x, y = jax.vmap(member, in_axes=(0, 1, 0))(params, grads, rates)
+    x, y = jax.jit(jax.vmap(member, in_axes=(0, 1, 0)))(params, grads, rates)
     np.testing.assert_allclose(x, y, rtol=1e-6)
 
 

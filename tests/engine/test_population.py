@@ -18,7 +18,7 @@ def _run(tiny):
     def run(members, at_once=None):
         if (members, at_once) not in done:
             runner, state, hp = tiny.start(members, at_once=at_once)
-            rates = jnp.linspace(0.05, 0.2, 3)[:members]
+            rates = np.linspace(0.05, 0.2, 3, dtype=np.float32)[:members]
             chunk = jax.jit(runner.chunk)
             for _ in range(2):
                 state, out = chunk(state, hp._replace(learning_rate=rates))
@@ -44,16 +44,18 @@ def test_members_one_or_two_at_a_time_are_members_together(at_once, run, tiny):
 def test_a_population_of_one_is_a_member_of_a_larger_one(run, tiny):
     """No second code path: member 0 acts, learns and is reset as if alone."""
     (one, alone), (three, out) = run(1), run(3)
-    first = jax.tree.map(lambda x: x[:1] if x.ndim else x, (three, out))
+    cut = jax.jit(lambda tree: jax.tree.map(lambda x: x[:1] if x.ndim else x, tree))
+    first = cut((three, out))
     assert_close(tiny, (one, alone), first)
-    assert not np.allclose(three.learner["w"][0], three.learner["w"][1])
+    w = np.asarray(three.learner["w"])
+    assert not np.allclose(w[0], w[1])
 
 
 def test_a_populations_functions_have_one_more_leading_axis(tiny):
     """init, carry and act of [P]; carry is the same for every member."""
     spec = tiny.env(3).spec
     agent = population.population(tiny.make(spec), 3)
-    learner = agent.init(random.roots(0, 3), tiny.hparams(3))
+    learner = jax.jit(lambda: agent.init(random.roots(0, 3), tiny.hparams(3)))()
     assert learner["w"].shape == (3, 3, 2)
     assert learner["updates"].shape == (3,)
     assert agent.replay is None
@@ -64,16 +66,22 @@ def test_memories_and_their_batches_have_one_more_leading_axis_too(tiny):
     """observe takes the rollout as the scan leaves it, and gives [P, ...] for update."""
     spec = tiny.env(3).spec
     agents = population.population(replay_probe.make(spec, 8), 3, at_once=1)
-    memory = agents.replay.init(4)
-    assert memory.rows.shape == (3, 8, 4, 8)
     env = tiny.env(3, 2)
-    keys, hp = random.roots(0, 3), replay_probe.Hparams(jnp.full(3, 0.1))
-    _, ts = env.reset(keys, env.params)
-    unroll = jax.tree.map(lambda x: jnp.stack([x] * 5), ts)
-    rollout = types.Rollout(unroll, jnp.zeros((4, 3, 4), jnp.int32), (), ())
-    memory, batch = agents.replay.observe(memory, rollout, keys, hp, jnp.int32(0))
+
+    @jax.jit
+    def round():
+        start = agents.replay.init(4)
+        keys, hp = random.roots(0, 3), replay_probe.Hparams(jnp.full(3, 0.1))
+        _, ts = env.reset(keys, env.params)
+        unroll = jax.tree.map(lambda x: jnp.stack([x] * 5), ts)
+        rollout = types.Rollout(unroll, jnp.zeros((4, 3, 4), jnp.int32), (), ())
+        memory, batch = agents.replay.observe(start, rollout, keys, hp, jnp.int32(0))
+        learner = agents.init(keys, hp)
+        _, metrics, found = agents.update(learner, batch, keys, hp, jnp.int32(5))
+        return start, batch, metrics, agents.replay.feedback(memory, found)
+
+    start, batch, metrics, memory = round()
+    assert start.rows.shape == (3, 8, 4, 8)
     assert batch.x.shape == (3, replay_probe.DRAWS, 8)
-    learner = agents.init(keys, hp)
-    _, metrics, found = agents.update(learner, batch, keys, hp, jnp.int32(5))
     assert metrics["loss"].shape == (3,)
-    assert agents.replay.feedback(memory, found).error.shape == (3, 8, 4)
+    assert memory.error.shape == (3, 8, 4)

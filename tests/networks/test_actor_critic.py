@@ -34,36 +34,51 @@ def _steps(spec, seed=0):
 
     def leaf(struct):
         if struct.dtype == jnp.uint8:
-            return jnp.asarray(rng.integers(0, 255, (T, B, *struct.shape)), jnp.uint8)
-        return jnp.asarray(rng.normal(size=(T, B, *struct.shape)), jnp.float32)
+            return rng.integers(0, 255, (T, B, *struct.shape)).astype(np.uint8)
+        return rng.normal(size=(T, B, *struct.shape)).astype(np.float32)
 
     size = types.action_mask_size(spec.action)
     ts = types.TimeStep(
         obs={name: leaf(struct) for name, struct in spec.obs.items()},
-        reward=jnp.asarray(rng.normal(size=(T, B)), jnp.float32),
-        discount=jnp.ones((T, B)),
-        first=jnp.zeros((T, B), bool),
-        last=jnp.zeros((T, B), bool),
-        task=jnp.asarray(rng.integers(0, len(spec.tasks), (T, B)), jnp.int32),
-        action_mask=jnp.ones((T, B, size), bool),
+        reward=rng.normal(size=(T, B)).astype(np.float32),
+        discount=np.ones((T, B), np.float32),
+        first=np.zeros((T, B), bool),
+        last=np.zeros((T, B), bool),
+        task=rng.integers(0, len(spec.tasks), (T, B)).astype(np.int32),
+        action_mask=np.ones((T, B, size), bool),
     )
     struct = types.action_shape(spec.action)
     if struct.dtype == jnp.int32:
         action = rng.integers(0, 2, (T, B, *struct.shape))
     else:
         action = rng.uniform(0, 1, (T, B, *struct.shape))
-    return ts, jnp.asarray(action, struct.dtype)
+    return ts, action.astype(struct.dtype)
+
+
+def _begun(network, seed=0):
+    """Returns (parameters, state) at the start."""
+
+    def begin(key):
+        return batch_draws(network.init)(key), network.initial_state(B)
+
+    return jax.device_get(jax.jit(begin)(jax.random.key(seed)))
 
 
 def _network(spec, seed=0, **config):
     """A network, its parameters (log_std and all, moved off their start), its state."""
     network = actor_critic.make(spec, actor_critic.NetworkConfig(**config))
-    params = jax.jit(batch_draws(network.init))(jax.random.key(seed))
+    params, state = _begun(network, seed)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
-        lambda p: p + jnp.asarray(0.1 * rng.normal(size=p.shape), p.dtype), params
+        lambda p: p + (0.1 * rng.normal(size=p.shape)).astype(p.dtype), params
     )
-    return network, params, network.initial_state(B)
+    return network, params, state
+
+
+def _unroll(network):
+    """Returns ``network.unroll``, compiled, with numpy's arrays as outputs."""
+    unroll = jax.jit(network.unroll)
+    return lambda *args: jax.device_get(unroll(*args))
 
 
 @pytest.mark.parametrize(
@@ -106,14 +121,13 @@ def test_nothing_before_a_first_step_is_seen_after_it(space):
     spec = _spec({"vector": VECTOR}, space)
     network, params, state = _network(spec, core="lstm", core_size=8)
     ts, action = _steps(spec)
-    ts = ts._replace(first=ts.first.at[2, 0].set(True))
-    changed = ts._replace(
-        obs={"vector": ts.obs["vector"].at[:2].add(1.0)},
-        reward=ts.reward.at[:3].add(0.3),
-    )
-    changed_action = action.at[:3].set(1 - action[:3])
+    ts.first[2, 0] = True
+    changed, changed_action = jax.tree.map(np.copy, (ts, action))
+    changed.obs["vector"][:2] += 1.0
+    changed.reward[:3] += 0.3
+    changed_action[:3] = 1 - action[:3]
     old_state = jax.tree.map(lambda s: s + 1.0, state)
-    unroll = jax.jit(network.unroll)
+    unroll = _unroll(network)
     a, _ = unroll(params, state, ts, action)
     b, _ = unroll(params, old_state, changed, changed_action)
     np.testing.assert_array_equal(a.policy[2:, 0], b.policy[2:, 0])
@@ -136,7 +150,7 @@ def test_last_action_reward_and_task_are_inputs_only_if_asked_for(space):
         network, params, state = _network(
             spec, last_action_reward=is_on, task_embedding=is_on
         )
-        unroll = jax.jit(network.unroll)
+        unroll = _unroll(network)
         value = unroll(params, state, ts, action)[0].value
         for inputs in variants.values():
             other = unroll(params, state, *inputs)[0].value
@@ -148,11 +162,11 @@ def test_the_last_reward_is_clipped():
     spec = _spec({"vector": VECTOR}, SPACES[0])
     network, params, state = _network(spec)
     ts, action = _steps(spec)
+    unroll = _unroll(network)
+    rewards = (np.full((T, B), r, np.float32) for r in (1.0, 1e6, 0.5))
     values = [
-        network.unroll(params, state, ts._replace(reward=jnp.full((T, B), r)), action)[
-            0
-        ].value
-        for r in (1.0, 1e6, 0.5)
+        unroll(params, state, ts._replace(reward=reward), action)[0].value
+        for reward in rewards
     ]
     np.testing.assert_array_equal(values[0], values[1])
     assert np.all(values[0] != values[2])
@@ -164,11 +178,10 @@ def test_a_population_equals_its_members_alone(core, size):
     spec = _spec({"image": SMALL, "vector": VECTOR}, SPACES[1])
     config = actor_critic.NetworkConfig(core=core, core_size=8, hidden=(8,))
     network = actor_critic.make(spec, config)
-    params = jax.jit(jax.vmap(batch_draws(network.init)))(
-        jax.random.split(jax.random.key(0), size)
-    )
+    keys = jax.random.split(jax.random.key(0), size)
+    params = jax.device_get(jax.jit(jax.vmap(batch_draws(network.init)))(keys))
     inputs = [_steps(spec, seed) for seed in range(size)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *inputs)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *inputs)
 
     def loss(params, ts, action):
         out, _ = network.unroll(params, network.initial_state(B), ts, action)
@@ -177,7 +190,7 @@ def test_a_population_equals_its_members_alone(core, size):
         return total / (T * B), out
 
     grad = jax.grad(loss, has_aux=True)
-    together = jax.jit(jax.vmap(grad))(params, *stacked)
+    together = jax.device_get(jax.jit(jax.vmap(grad))(params, *stacked))
     alone = jax.jit(grad)
     for p in range(size):
         own = alone(jax.tree.map(lambda x, p=p: x[p], params), *inputs[p])
@@ -187,23 +200,25 @@ def test_a_population_equals_its_members_alone(core, size):
 
 def test_the_first_policy_is_nearly_uniform_and_values_are_not_tied_to_it():
     """Gain 0.01 of the policy head; a Box starts with std 1 in normalised units."""
-    spec = _spec({"vector": VECTOR}, SPACES[0])
-    network = actor_critic.make(spec)
-    params = jax.jit(batch_draws(network.init))(jax.random.key(0))
-    ts, action = _steps(spec)
-    out, _ = network.unroll(params, network.initial_state(B), ts, action)
-    entropy = network.distribution(out.policy, ts.action_mask).entropy()
+
+    def first(space):
+        spec = _spec({"vector": VECTOR}, space)
+        network = actor_critic.make(spec)
+
+        def act(params, state, ts, action):
+            out, _ = network.unroll(params, state, ts, action)
+            return out, network.distribution(out.policy, ts.action_mask).entropy()
+
+        return jax.device_get(jax.jit(act)(*_begun(network), *_steps(spec)))
+
+    out, entropy = first(SPACES[0])
     np.testing.assert_allclose(entropy, np.log(4), atol=1e-3)
     assert np.std(out.value) > 0.05
 
-    box = _spec({"vector": VECTOR}, SPACES[2])
-    network = actor_critic.make(box)
-    params = jax.jit(batch_draws(network.init))(jax.random.key(0))
-    out, _ = network.unroll(params, network.initial_state(B), *_steps(box))
+    out, entropy = first(SPACES[2])
     np.testing.assert_array_equal(out.policy[..., 2:], 0.0)
-    dist = network.distribution(out.policy, jnp.ones((T, B, 2), bool))
     expected = np.log([1.0, 2.0]) + 0.5 * np.log(2 * np.pi * np.e)
-    np.testing.assert_allclose(dist.entropy(), expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(entropy, expected.sum(), rtol=1e-5)
 
 
 def test_parameters_do_not_alias():
@@ -229,7 +244,7 @@ def test_a_separate_value_shares_no_parameter_with_the_policy(core):
             out, _ = network.unroll(params, state, ts, action)
             return jnp.sum(getattr(out, part))
 
-        grads = jax.jit(jax.grad(total))(params)
+        grads = jax.device_get(jax.jit(jax.grad(total))(params))
         return {
             k for k, g in grads.items() if any(np.any(x) for x in jax.tree.leaves(g))
         }
@@ -262,20 +277,20 @@ def test_step_by_step_is_the_whole_unroll_and_episodes_are_separate(
         hidden=(8,), core=core, core_size=4, skip=True, separate_value=separate_value
     )
     network = _components(config) if made is _components else made(spec, config)
-    params = jax.jit(batch_draws(network.init))(jax.random.key(1))
+    params, start = _begun(network, seed=1)
     ts, action = _steps(spec)
-    ts = ts._replace(first=ts.first.at[2].set(True))
-    unroll = jax.jit(network.unroll)
-    whole, end = unroll(params, network.initial_state(B), ts, action)
-    state, seen = network.initial_state(B), []
+    ts.first[2] = True
+    unroll = _unroll(network)
+    whole, end = unroll(params, start, ts, action)
+    state, seen = start, []
     for t in range(T):
         one, now = jax.tree.map(lambda x, t=t: x[t : t + 1], (ts, action))
         out, state = unroll(params, state, one, now)
         seen.append(out)
-    together = jax.tree.map(lambda *x: jnp.concatenate(x), *seen)
+    together = jax.tree.map(lambda *x: np.concatenate(x), *seen)
     _close((whole, end), (together, state))
     second = jax.tree.map(lambda x: x[2:], (ts, action))
-    alone, end_alone = unroll(params, network.initial_state(B), *second)
+    alone, end_alone = unroll(params, start, *second)
     _close((jax.tree.map(lambda x: x[2:], whole), end), (alone, end_alone))
 
 
@@ -294,7 +309,8 @@ def test_a_separate_value_remembers_for_itself():
     assert set(state) == {"torso/core", "value_torso/value_core"}
     ts, action = _steps(spec)
     other = state | {"torso/core": jax.tree.map(lambda x: x + 1.0, state["torso/core"])}
-    a, b = (network.unroll(params, s, ts, action)[0] for s in (state, other))
+    unroll = _unroll(network)
+    a, b = (unroll(params, s, ts, action)[0] for s in (state, other))
     np.testing.assert_array_equal(a.value, b.value)
     assert np.all(np.abs(a.policy - b.policy) > 1e-7)
 
@@ -321,15 +337,16 @@ def test_with_a_skip_the_heads_read_features_and_memory():
     """With the memory's output shut off by the heads, the features still decide."""
     spec = _spec({"vector": VECTOR}, SPACES[0])
     ts, action = _steps(spec)
-    other = ts._replace(obs={"vector": ts.obs["vector"].at[-1].add(1.0)})
+    other = jax.tree.map(np.copy, ts)
+    other.obs["vector"][-1] += 1.0
     for skip in (True, False):
         network, params, state = _network(spec, core="lstm", core_size=8, skip=skip)
         for head in ("policy", "value"):
             # The last rows of a head's kernel are those of the core's output.
             kernel = params[head]["kernel"]
-            params[head]["kernel"] = kernel.at[-8:].set(0.0)
+            kernel[-8:] = 0.0
             assert kernel.shape[0] == (64 + 8 if skip else 8)
-        unroll = jax.jit(network.unroll)
+        unroll = _unroll(network)
         a, _ = unroll(params, state, ts, action)
         b, _ = unroll(params, state, other, action)
         np.testing.assert_array_equal(a.value[:-1], b.value[:-1])

@@ -13,15 +13,26 @@ T, B, F, H = 5, 3, 4, 6
 
 
 def _inputs():
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (T, B, F))
-    first = jax.random.bernoulli(keys[1], 0.3, (T, B))
-    return x, first, keys[2]
+    """Returns (x, first, the generator of further numbers)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(T, B, F)).astype(np.float32)
+    return x, rng.random((T, B)) < 0.3, rng
 
 
-def _random_state(kind, key):
-    state = cores.initial_state(kind, H, B)
-    return jax.tree.map(lambda s: jax.random.normal(key, s.shape), state)
+def _random_state(kind, rng, size=H):
+    state = jax.eval_shape(lambda: cores.initial_state(kind, size, B))
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), state)
+
+
+def _init(core, *inputs):
+    return jax.device_get(jax.jit(batch_draws(core.init))(jax.random.key(1), *inputs))
+
+
+def _moved(params, rng):
+    """Returns the parameters away from where they start."""
+    return jax.tree.map(
+        lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params
+    )
 
 
 def _flax_params(kind, params):
@@ -49,13 +60,11 @@ def _flax_params(kind, params):
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_core_equals_the_flax_cell_stepped_by_hand(kind):
     """Hoisting the input product changes no number: outputs, state and gradients."""
-    x, first, key = _inputs()
+    x, first, rng = _inputs()
     core = cores.Core(kind, H)
-    state = _random_state(kind, key)
-    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
-        "params"
-    ]
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
+    state = _random_state(kind, rng)
+    params = _init(core, x, state, first)["params"]
+    params = _moved(params, rng)
     cell = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind](H)
 
     def ours(params):
@@ -89,18 +98,17 @@ def test_core_equals_the_flax_cell_stepped_by_hand(kind):
 def test_the_gradient_after_the_loop_is_that_of_the_loop(kind):
     """By kernel, inputs and first state, of outputs and last state; each member's own."""
     members = 2
-    keys = jax.random.split(jax.random.key(0), 6)
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=(members, *shape)).astype(np.float32)
+
     gates = {"lstm": 4, "gru": 3}[kind] * H
     step = {"lstm": cores._lstm_step, "gru": cores._gru_step}[kind]
-    kernel = jax.random.normal(keys[0], (members, H, gates))
-    shape = (members, T, B, gates)
-    inputs = [jax.random.normal(key, shape) for key in keys[1:3]]
-    inputs = tuple(inputs[: {"lstm": 1, "gru": 2}[kind]])
-    state = jax.tree.map(
-        lambda x: jax.random.normal(keys[3], (members, *x.shape)),
-        cores.initial_state(kind, H, B),
-    )
-    first = jax.random.bernoulli(keys[4], 0.3, (members, T, B))
+    kernel = normal(H, gates)
+    inputs = tuple(normal(T, B, gates) for _ in range({"lstm": 1, "gru": 2}[kind]))
+    state = jax.tree.map(lambda x: normal(*x.shape), _random_state(kind, rng))
+    first = rng.random((members, T, B)) < 0.3
 
     def gradients(unroll):
         def loss(kernel, inputs, state, first):
@@ -121,15 +129,18 @@ def test_the_gradient_after_the_loop_is_that_of_the_loop(kind):
 @pytest.mark.parametrize("kind", ["lstm", "gru", "mingru"])
 def test_core_starts_anew_where_first_says_so(kind):
     """What came before a first step, state and inputs, changes nothing after it."""
-    x, _, key = _inputs()
-    first = jnp.zeros((T, B), bool).at[2, 0].set(True)
+    x, _, rng = _inputs()
+    first = np.zeros((T, B), bool)
+    first[2, 0] = True
+    changed = x.copy()
+    changed[:2] += 1.0
     core = cores.Core(kind, H)
-    state = _random_state(kind, key)
-    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)
+    state = _random_state(kind, rng)
+    params = _init(core, x, state, first)
     changed_state = jax.tree.map(lambda s: s + 1.0, state)
     apply = jax.jit(core.apply)
-    out, final = apply(params, x, state, first)
-    other, other_final = apply(params, x.at[:2].add(1.0), changed_state, first)
+    out, final = jax.device_get(apply(params, x, state, first))
+    other, other_final = jax.device_get(apply(params, changed, changed_state, first))
     np.testing.assert_array_equal(out[2:, 0], other[2:, 0])
     assert np.all(np.abs(out[:2, 0] - other[:2, 0]).max(-1) > 1e-4)
     assert np.all(np.abs(out[2:, 1:] - other[2:, 1:]).max(-1) > 1e-6)
@@ -140,42 +151,38 @@ def test_core_starts_anew_where_first_says_so(kind):
 @pytest.mark.parametrize("kind", cores.CORES)
 def test_two_unrolls_equal_one(kind):
     """The state carries everything: splitting the time axis changes nothing."""
-    x, first, key = _inputs()
+    x, first, rng = _inputs()
     core = cores.Core(kind, H)
-    state = _random_state(kind, key)
-    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)
+    state = _random_state(kind, rng)
+    params = _init(core, x, state, first)
     apply = jax.jit(core.apply)
     whole, final = apply(params, x, state, first)
     head, middle = apply(params, x[:2], state, first[:2])
     tail, end = apply(params, x[2:], middle, first[2:])
-    np.testing.assert_allclose(jnp.concatenate([head, tail]), whole, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([head, tail]), whole, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), final, end)
 
 
 def test_forget_gate_starts_open():
     """The LSTM's forget bias is 1, the other biases 0, each gate's kernel orthogonal."""
-    x, first, _ = _inputs()
-    state = cores.initial_state("lstm", H, B)
-    params = jax.jit(batch_draws(cores.Core("lstm", H).init))(
-        jax.random.key(1), x, state, first
-    )["params"]
-    i, f, g, o = jnp.split(params["bias"], 4)
-    np.testing.assert_array_equal(f, jnp.ones(H))
-    np.testing.assert_array_equal(jnp.stack([i, g, o]), jnp.zeros((3, H)))
-    for kernel in jnp.split(params["hidden_kernel"], 4, axis=-1):
+    x, first, rng = _inputs()
+    state = _random_state("lstm", rng)
+    params = _init(cores.Core("lstm", H), x, state, first)["params"]
+    i, f, g, o = np.split(params["bias"], 4)
+    np.testing.assert_array_equal(f, np.ones(H))
+    np.testing.assert_array_equal(np.stack([i, g, o]), np.zeros((3, H)))
+    for kernel in np.split(params["hidden_kernel"], 4, axis=-1):
         np.testing.assert_allclose(kernel @ kernel.T, np.eye(H), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_gates_told_how_long_to_remember_start_so(kind):
     """Chrono initialisation: what keeps has bias log u, u in [1, T - 1]; T - 1 is met."""
-    x, first, _ = _inputs()
+    x, first, rng = _inputs()
     size, steps = 256, 240
-    state = cores.initial_state(kind, size, B)
+    state = _random_state(kind, rng, size)
     make = cores.Core(kind, size, steps)
-    bias = jax.jit(batch_draws(make.init))(jax.random.key(1), x, state, first)[
-        "params"
-    ]["bias"]
+    bias = _init(make, x, state, first)["params"]["bias"]
     gates = bias.reshape(-1, size)
     u = np.exp(gates[1])
     assert 1 - 1e-5 <= u.min() < 5 and 230 < u.max() <= 239 * (1 + 1e-5)
@@ -186,14 +193,12 @@ def test_gates_told_how_long_to_remember_start_so(kind):
 
 def test_the_minimal_gru_starts_out_to_remember():
     """z has bias -log u, u in [1, T - 1]: what is kept of a step is u / (1 + u)."""
-    x, first, _ = _inputs()
+    x, first, rng = _inputs()
     size, steps = 256, 240
-    state = cores.initial_state("mingru", size, B)
+    state = _random_state("mingru", rng, size)
     for memory, spread in ((0, (0.0, 0.0)), (steps, (np.log(1), np.log(239)))):
         core = cores.Core("mingru", size, memory)
-        params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
-            "params"
-        ]
+        params = _init(core, x, state, first)["params"]
         bias = params["mingru"]["gates"]["bias"].reshape(3, size)
         assert spread[0] - 1e-5 <= -bias[0].max() and -bias[0].min() <= spread[1] + 1e-5
         np.testing.assert_array_equal(bias[1:], 0)
@@ -202,23 +207,23 @@ def test_the_minimal_gru_starts_out_to_remember():
 
 def test_the_minimal_gru_is_its_equations():
     """Outputs and state of the scan are those of the docstring, one step at a time."""
-    x, first, key = _inputs()
-    state = _random_state("mingru", key)
+    x, first, rng = _inputs()
+    state = _random_state("mingru", rng)
     core = cores.Core("mingru", H)
-    params = jax.jit(batch_draws(core.init))(jax.random.key(1), x, state, first)[
-        "params"
-    ]
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
-    outputs, end = core.apply({"params": params}, x, state, first)
-    own = jax.tree.map(np.asarray, params["mingru"])
+    params = _init(core, x, state, first)["params"]
+    params = _moved(params, rng)
+    outputs, end = jax.device_get(
+        jax.jit(core.apply)({"params": params}, x, state, first)
+    )
+    own = params["mingru"]
 
     def dense(name, inputs):
         return inputs @ own[name]["kernel"] + own[name]["bias"]
 
-    hidden = np.asarray(state)
+    hidden = state
     for t in range(T):
         hidden = np.where(first[t][:, None], 0.0, hidden)
-        u = dense("input", np.asarray(x[t]))
+        u = dense("input", x[t])
         normed = (u - u.mean(-1, keepdims=True)) / np.sqrt(
             u.var(-1, keepdims=True) + 1e-6
         )
@@ -235,12 +240,12 @@ def test_a_memory_of_many_steps_lasts_them():
     """By default nothing is left after 100 steps; given 1000, the most of it is."""
 
     def left(memory: int) -> float:
-        x, first = jnp.zeros((100, B, 1)), jnp.zeros((100, B), bool)
-        state = cores.LSTMState(jnp.ones((B, H)), jnp.zeros((B, H)))
+        x, first = np.zeros((100, B, 1), np.float32), np.zeros((100, B), bool)
+        ones = np.ones((B, H), np.float32)
+        state = cores.LSTMState(ones, 0 * ones)
         core = cores.Core("lstm", H, memory)
-        params = jax.jit(batch_draws(core.init))(jax.random.key(0), x, state, first)
-        _, end = core.apply(params, x, state, first)
-        return float(jnp.median(end.cell))
+        _, end = jax.jit(core.apply)(_init(core, x, state, first), x, state, first)
+        return float(np.median(end.cell))
 
     assert abs(left(0)) < 0.05
     assert left(1000) > 0.5

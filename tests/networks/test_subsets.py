@@ -1,9 +1,12 @@
 """Small action sets inside large spaces."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from mtrl_jax import types
 from mtrl_jax.networks import heads, subsets
@@ -14,9 +17,10 @@ KEY = jax.random.key(1)
 
 
 def embedded(rows=ROWS, space=SPACE, batch=5, legal=True):
-    """Returns the policy of a subset with drawn preferences."""
+    """Returns the policy of a subset with drawn preferences; called inside of jit."""
     table = subsets.table(space, rows)
-    logits = jax.random.normal(KEY, (batch, len(table)))
+    logits = np.random.default_rng(1).normal(size=(batch, len(table)))
+    logits = jnp.asarray(logits, jnp.float32)
     mask = jnp.full((batch, types.action_mask_size(space)), legal)
     choice = heads.policy(
         types.Discrete(len(table)), logits, subsets.legal(space, table, mask)
@@ -25,20 +29,23 @@ def embedded(rows=ROWS, space=SPACE, batch=5, legal=True):
 
 
 def whole(space=SPACE, batch=5):
-    """Returns a policy over all actions of a space."""
+    """Returns a policy over all actions of a space; called inside of jit."""
     size = types.action_mask_size(space)
-    params = jax.random.normal(jax.random.fold_in(KEY, 1), (batch, size))
+    params = np.random.default_rng(2).normal(size=(batch, size))
+    params = jnp.asarray(params, jnp.float32)
     return heads.policy(space, params, jnp.ones((batch, size), bool))
 
 
 def every_log_prob(policy, space=SPACE):
-    """Returns log-probabilities [B, n] of all joint actions, one call an action."""
+    """Returns log-probabilities [B, n] of all joint actions, each asked for alone."""
     actions = subsets.every_action(space)
-    columns = []
-    for action in actions:
-        one = action if len(action) > 1 else action[0]
-        columns.append(policy.log_prob(jnp.broadcast_to(one, (5, *np.shape(one)))))
-    return jnp.stack(columns, axis=-1)
+    if isinstance(space, types.Discrete):
+        actions = actions[:, 0]
+
+    def of(action):
+        return policy.log_prob(jnp.broadcast_to(action, (5, *action.shape)))
+
+    return jax.vmap(of, out_axes=-1)(actions)
 
 
 @pytest.mark.parametrize("space", [SPACE, types.Discrete(6)])
@@ -46,36 +53,46 @@ def test_actions_and_their_numbers_are_one_to_one(space):
     """``number`` undoes ``every_action``."""
     actions = subsets.every_action(space)
     given = actions if isinstance(space, types.Factorised) else actions[:, 0]
-    numbers = subsets.number(space, jnp.asarray(given))
+    numbers = jax.jit(functools.partial(subsets.number, space))(given)
     np.testing.assert_array_equal(numbers, np.arange(len(actions)))
 
 
 def test_a_subset_is_a_distribution_on_its_rows_alone():
     """Embedding and reading back is the identity; everything else is impossible."""
-    policy = embedded()
-    p = np.exp(every_log_prob(policy))
+
+    @jax.jit
+    def said():
+        policy = embedded()
+        numbers = subsets.number(SPACE, jnp.asarray(ROWS))
+        return every_log_prob(policy), policy.choice.logits, numbers
+
+    log_p, logits, numbers = said()
+    p = np.exp(log_p)
     np.testing.assert_allclose(p.sum(-1), 1.0, rtol=1e-5)
-    numbers = subsets.number(SPACE, jnp.asarray(ROWS))
-    np.testing.assert_allclose(
-        p[:, numbers], jax.nn.softmax(policy.choice.logits), rtol=1e-5
-    )
+    softmax = scipy.special.softmax(logits, axis=-1)
+    np.testing.assert_allclose(p[:, numbers], softmax, rtol=1e-5)
     assert np.count_nonzero(p[0]) == len(ROWS)
 
 
 def test_rows_that_repeat_add_up():
     """A map that is not one to one sums first, in probabilities and in the divergence."""
-    policy, other = embedded((*ROWS, ROWS[0])), whole()
-    p = jax.nn.softmax(policy.choice.logits)
-    first = jnp.broadcast_to(jnp.asarray(ROWS[0]), (5, 3))
-    np.testing.assert_allclose(
-        jnp.exp(policy.log_prob(first)), p[:, 0] + p[:, 3], rtol=1e-5
-    )
-    np.testing.assert_allclose(policy.kl(other), brute_kl(policy, other), rtol=1e-5)
+
+    @jax.jit
+    def said():
+        policy, other = embedded((*ROWS, ROWS[0])), whole()
+        first = policy.log_prob(jnp.broadcast_to(jnp.asarray(ROWS[0]), (5, 3)))
+        every = every_log_prob(policy), every_log_prob(other)
+        return policy.choice.logits, first, policy.kl(other), every
+
+    logits, first, kl, every = said()
+    p = scipy.special.softmax(logits, axis=-1)
+    np.testing.assert_allclose(np.exp(first), p[:, 0] + p[:, 3], rtol=1e-5)
+    np.testing.assert_allclose(kl, brute_kl(*every), rtol=1e-5)
 
 
-def brute_kl(policy, other, space=SPACE):
+def brute_kl(log_p, log_q):
     """Returns Σ_a p (log p − log q) over all joint actions, in float64."""
-    log_p, log_q = (np.float64(every_log_prob(x, space)) for x in (policy, other))
+    log_p, log_q = np.float64(log_p), np.float64(log_q)
     p = np.exp(log_p)
     return np.sum(np.where(p > 0, p * (log_p - log_q), 0.0), axis=-1)
 
@@ -85,44 +102,64 @@ def test_the_divergence_needs_the_subsets_own_actions_only(space):
     """KL over the embedded rows equals brute force over every joint action, to 1e-6."""
     rng = np.random.default_rng(0)
     rows = np.unique(rng.integers(0, space.sizes, (9, len(space.sizes))), axis=0)
-    policy, other = embedded(rows, space), whole(space)
-    all_actions = subsets.every_action(space)
-    log_p, log_q = (np.float64(x.log_prob_of(all_actions)) for x in (policy, other))
-    p = np.exp(log_p)
-    expected = np.sum(np.where(p > 0, p * (log_p - log_q), 0.0), axis=-1)
-    np.testing.assert_allclose(policy.kl(other), expected, rtol=1e-6, atol=1e-5)
+    every = subsets.every_action(space)
+
+    @jax.jit
+    def said():
+        policy, other = embedded(rows, space), whole(space)
+        return policy.kl(other), policy.log_prob_of(every), other.log_prob_of(every)
+
+    kl, log_p, log_q = said()
+    np.testing.assert_allclose(kl, brute_kl(log_p, log_q), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [embedded, whole])
 def test_listed_log_probs_are_those_of_the_actions_one_by_one(make):
     """``log_prob_of`` is ``log_prob`` for static actions."""
-    policy = make()
-    listed = policy.log_prob_of(subsets.every_action(SPACE))
-    each = every_log_prob(policy)
-    np.testing.assert_allclose(jnp.exp(listed), jnp.exp(each), atol=1e-6)
+
+    @jax.jit
+    def said():
+        policy = make()
+        listed = policy.log_prob_of(subsets.every_action(SPACE))
+        return listed, every_log_prob(policy)
+
+    listed, each = said()
+    np.testing.assert_allclose(np.exp(listed), np.exp(each), atol=1e-6)
 
 
 def test_entropy_mode_and_samples_are_of_joint_actions():
     """Entropy by brute force; samples and the mode are rows of the table."""
-    policy = embedded()
-    log_p = np.float64(every_log_prob(policy))
+
+    @jax.jit
+    def said():
+        policy = embedded()
+        action, log_prob = policy.sample_and_log_prob(KEY)
+        sampled = action, log_prob, policy.log_prob(action)
+        every = every_log_prob(policy)
+        return every, policy.entropy(), policy.choice.logits, policy.mode(), sampled
+
+    every, entropy, logits, mode, (action, log_prob, again) = said()
+    log_p = np.float64(every)
     p = np.exp(log_p)
     expected = -np.sum(np.where(p > 0, p * log_p, 0.0), axis=-1)
-    np.testing.assert_allclose(policy.entropy(), expected, rtol=1e-5)
-    best = np.asarray(ROWS)[np.argmax(policy.choice.logits, -1)]
-    np.testing.assert_array_equal(policy.mode(), best)
-    action, log_prob = policy.sample_and_log_prob(KEY)
+    np.testing.assert_allclose(entropy, expected, rtol=1e-5)
+    np.testing.assert_array_equal(mode, np.asarray(ROWS)[np.asarray(logits).argmax(-1)])
     assert {tuple(a) for a in np.asarray(action)} <= set(ROWS)
-    np.testing.assert_allclose(log_prob, policy.log_prob(action))
+    np.testing.assert_allclose(log_prob, again)
 
 
 def test_a_scalar_space_takes_scalar_actions():
     """Discrete actions have no axis of groups."""
-    policy = embedded(((4,), (1,)), types.Discrete(6))
-    action, _ = policy.sample_and_log_prob(KEY)
+    space = types.Discrete(6)
+
+    @jax.jit
+    def said():
+        policy = embedded(((4,), (1,)), space)
+        return policy.sample_and_log_prob(KEY)[0], every_log_prob(policy, space)
+
+    action, log_p = said()
     assert action.shape == (5,) and set(np.asarray(action)) <= {1, 4}
-    p = np.exp(every_log_prob(policy, types.Discrete(6)))
-    np.testing.assert_allclose(p.sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1.0, rtol=1e-5)
 
 
 def test_rows_with_an_illegal_choice_are_never_taken():
@@ -130,7 +167,7 @@ def test_rows_with_an_illegal_choice_are_never_taken():
     table = subsets.table(SPACE, ROWS)
     mask = np.ones(9, bool)
     mask[3] = False  # choice 0 of the second group: row 1 has it
-    legal = subsets.legal(SPACE, table, jnp.asarray(mask))
+    legal = jax.jit(lambda mask: subsets.legal(SPACE, table, mask))(mask)
     assert legal.tolist() == [True, False, True]
 
 
