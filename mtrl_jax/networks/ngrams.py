@@ -145,11 +145,16 @@ def _shares(
     return matches / jnp.maximum(matches.sum(axis=-1, keepdims=True), 1.0)
 
 
+_MINUS_ZERO = 1 << 31
+
+
 def _bits(x: Array) -> Array:
     """Returns the bits of every number as uint32; 0 and -0 have the same."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.asarray(x, jnp.uint32)
-    return jax.lax.bitcast_convert_type(jnp.asarray(x, jnp.float32) + 0.0, jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.uint32)
+    # Not x + 0: compiled, nothing is added.
+    return jnp.where(bits == jnp.uint32(_MINUS_ZERO), jnp.uint32(0), bits)
 
 
 def _mix(x: Array) -> Array:
