@@ -65,10 +65,7 @@ _CONTROLS = {
 }
 _MULTITASK = {
     "plain": "one network (LSTM) for all",
-    "plain_normalised": "one network, advantages normalised by task",
-    "plain_popart": "one network, PopArt",
     "linear": "Mix&Match, an expert each, alpha linear",
-    "pbt": _PBT,
 }
 
 

@@ -147,7 +147,7 @@ def _methods() -> Rows:
     tasks = load("mix_and_match_multitask")["rows"]
     least = [
         min(row["normalised"] for row in tasks if row["arm"] == arm)
-        for arm in ("pbt", "plain")
+        for arm in ("linear", "plain")
     ]
     gain, loss, worst = pbt / small, mixed / plain, least[0] / least[1]
     distilled = find(load("algorithm_distillation_dark_room")["arms"], arm="ad")
@@ -167,7 +167,7 @@ def _methods() -> Rows:
             loss >= 0.95,
         ),
         _row(
-            "Mix&Match over tasks, PBT: the least of three, over one network",
+            "Mix&Match over tasks: the least of three, over one network",
             page,
             "1.3 ×",
             f"{ratio(worst)} ×",
