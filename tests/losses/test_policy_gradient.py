@@ -1,5 +1,6 @@
 """V-trace, advantages and clipped losses against golden numbers and brute force."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class Stream(NamedTuple):
 
 vtrace = jax.jit(policy_gradient.vtrace)
 gae = jax.jit(policy_gradient.gae)
+normalised = jax.jit(policy_gradient.normalised, static_argnums=3)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,8 @@ def test_vtrace_gives_the_golden_vectors(ratio, clip, value, advantage):
     )
     out = vtrace(*stream, clip_rho=clip, clip_pg_rho=clip)
     np.testing.assert_allclose(out.value, value, atol=1e-6)
-    np.testing.assert_allclose(out.weight * out.advantage, advantage, atol=1e-6)
+    weighted = np.multiply(out.weight, out.advantage)
+    np.testing.assert_allclose(weighted, advantage, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -70,7 +73,7 @@ def test_vtrace_gives_the_golden_vectors(ratio, clip, value, advantage):
 def test_vtrace_is_its_definition_episode_by_episode(hp, seed):
     """Recursion over a stream = the O(T²) double sum over each of its episodes."""
     stream = random_stream(seed)
-    out = vtrace(*stream, **hp)
+    out = jax.tree.map(np.asarray, vtrace(*stream, **hp))
     for part in episodes(stream):
         value, advantage = vtrace_oracle(cut(stream, part), **hp)
         np.testing.assert_allclose(out.value[part], value, atol=2e-5)
@@ -83,7 +86,7 @@ def test_vtrace_is_its_definition_episode_by_episode(hp, seed):
 def test_gae_is_its_definition_episode_by_episode(lambda_, seed):
     """Also where an episode was truncated: its last value is bootstrapped from."""
     stream = random_stream(seed)
-    out = gae(*without_ratio(stream), lambda_=lambda_)
+    out = jax.tree.map(np.asarray, gae(*without_ratio(stream), lambda_=lambda_))
     for part in episodes(stream):
         own = cut(stream, part)
         advantage = gae_oracle(own, lambda_)
@@ -93,14 +96,14 @@ def test_gae_is_its_definition_episode_by_episode(lambda_, seed):
 
 def test_a_truncated_episode_is_bootstrapped_and_a_terminal_one_is_not():
     """Discount 1 at the last step uses V of the final observation, discount 0 does not."""
-    v_tm1, v_t = jnp.array([0.0, 5.0, 0.0]), jnp.array([5.0, 0.0, 7.0])
-    r_t, first_t = jnp.array([1.0, 0.0, 1.0]), jnp.array([False, True, False])
+    v_tm1, v_t = np.array([0.0, 5.0, 0.0]), np.array([5.0, 0.0, 7.0])
+    r_t, first_t = np.array([1.0, 0.0, 1.0]), np.array([False, True, False])
     for discount, expected in ((1.0, 6.0), (0.0, 1.0)):
-        discount_t = jnp.array([discount, 1.0, 0.0])
+        discount_t = np.array([discount, 1.0, 0.0])
         by_gae = gae(v_tm1, v_t, r_t, discount_t, first_t, lambda_=1.0)
-        by_vtrace = vtrace(v_tm1, v_t, r_t, discount_t, jnp.ones(3), first_t)
-        np.testing.assert_allclose(by_gae.value[0], expected, atol=1e-6)
-        np.testing.assert_allclose(by_vtrace.value[0], expected, atol=1e-6)
+        by_vtrace = vtrace(v_tm1, v_t, r_t, discount_t, np.ones(3), first_t)
+        for found in (by_gae, by_vtrace):
+            np.testing.assert_allclose(np.asarray(found.value)[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["vtrace", "gae"])
@@ -113,7 +116,7 @@ def test_two_episodes_in_one_stream_are_two_calls(loss):
     for part in parts:
         own = call(loss, cut(stream, part))
         for x, y in zip(whole, own):
-            np.testing.assert_allclose(np.asarray(x)[part], y, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(x[part], y, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["vtrace", "gae"])
@@ -217,9 +220,9 @@ def test_clipping_only_shortens_corrections_of_one_sign():
     """|v − V| at ρ̄ = 1 is at most that of ratios of 1 where all errors are positive."""
     s = random_stream(8)
     s = s._replace(r_t=np.abs(s.r_t) + 20, first_t=np.zeros_like(s.first_t))
-    clipped = vtrace(*s)
-    free = vtrace(*s._replace(rho_tm1=np.ones_like(s.r_t)))
-    assert (clipped.value - s.v_tm1 <= free.value - s.v_tm1 + 1e-5).all()
+    clipped = np.asarray(vtrace(*s).value)
+    free = np.asarray(vtrace(*s._replace(rho_tm1=np.ones_like(s.r_t))).value)
+    assert (clipped - s.v_tm1 <= free - s.v_tm1 + 1e-5).all()
 
 
 @pytest.mark.parametrize("clip_rho", [0.5, 1.0, 2.0, 100.0])
@@ -268,10 +271,10 @@ def test_no_gradient_flows_through_targets(loss):
     arrays = {k: v for k, v in s._asdict().items() if v.dtype == np.float32}
 
     def total(arrays):
-        out = call(loss, s._replace(**arrays))
+        out = targets(loss, s._replace(**arrays))
         return jnp.sum(out.value) + jnp.sum(out.advantage)
 
-    for name, gradient in jax.grad(total)(arrays).items():
+    for name, gradient in jax.jit(jax.grad(total))(arrays).items():
         np.testing.assert_array_equal(gradient, 0.0, err_msg=name)
 
 
@@ -280,9 +283,8 @@ def test_a_batch_is_a_loop_over_streams(loss):
     """vmap over slots changes nothing."""
     streams = [random_stream(seed) for seed in range(3)]
     batch = Stream(*(np.stack(x, 1) for x in zip(*streams)))
-    together = jax.vmap(lambda *s: call(loss, Stream(*s)), in_axes=1, out_axes=1)(
-        *batch
-    )
+    batched = jax.vmap(functools.partial(targets, loss), in_axes=1, out_axes=1)
+    together = jax.tree.map(np.asarray, jax.jit(batched)(batch))
     for i, stream in enumerate(streams):
         for x, y in zip(together, call(loss, stream)):
             np.testing.assert_allclose(x[:, i], y, rtol=1e-6, atol=1e-6)
@@ -299,18 +301,19 @@ def test_targets_of_the_wrong_rank_are_refused():
 
 def test_the_clipped_surrogate_is_the_papers_figure():
     """−min(ρA, clip(ρ)A): flat above 1 + ε for gains, below 1 − ε for losses."""
-    ratio = jnp.array([0.5, 0.79, 1.0, 1.21, 2.0])
+    ratio = np.float32([0.5, 0.79, 1.0, 1.21, 2.0])
 
     def surrogate(log_ratio, advantage):
         return policy_gradient.clipped_surrogate(log_ratio, advantage, 0.2)
 
+    slopes = jax.jit(jax.vmap(jax.grad(surrogate), (0, None)))
     for advantage, loss, slope in (
         (3.0, [-1.5, -2.37, -3.0, -3.6, -3.6], [1, 1, 1, 0, 0]),
         (-3.0, [2.4, 2.4, 3.0, 3.63, 6.0], [0, 0, 1, 1, 1]),
     ):
-        out = surrogate(jnp.log(ratio), advantage)
+        out = jax.jit(surrogate)(np.log(ratio), advantage)
         np.testing.assert_allclose(out, loss, rtol=1e-5)
-        grads = jax.vmap(jax.grad(surrogate), (0, None))(jnp.log(ratio), advantage)
+        grads = slopes(np.log(ratio), advantage)
         np.testing.assert_allclose(
             grads, -advantage * ratio * np.array(slope), rtol=1e-5
         )
@@ -319,38 +322,40 @@ def test_the_clipped_surrogate_is_the_papers_figure():
 def test_the_clipped_value_error_never_rewards_a_jump():
     """½·max of free and clipped error: no gradient once past ε in the right direction."""
 
+    @jax.jit
     def error(value, epsilon=0.2):
         return policy_gradient.clipped_value_error(value, 1.0, 2.0, epsilon)
 
-    value = jnp.array([0.5, 1.0, 1.1, 1.5])
+    value = np.float32([0.5, 1.0, 1.1, 1.5])
     np.testing.assert_allclose(error(value), [1.125, 0.5, 0.405, 0.32], rtol=1e-6)
-    slopes = jax.vmap(jax.grad(error))(value)
+    slopes = jax.jit(jax.vmap(jax.grad(error)))(value)
     np.testing.assert_allclose(slopes, [-1.5, -1.0, -0.9, 0.0], rtol=1e-6)
-    free = 0.5 * np.square(np.asarray(value) - 2.0)
-    np.testing.assert_allclose(error(value, jnp.inf), free, rtol=1e-6)
+    free = 0.5 * np.square(value - 2.0)
+    np.testing.assert_allclose(error(value, np.inf), free, rtol=1e-6)
     assert (np.asarray(error(value)) >= free - 1e-6).all()
 
 
 def test_the_clipped_losses_are_finite_at_extreme_ratios():
     """A ratio that overflows times no advantage is no loss, not NaN."""
-    log_ratio = jnp.array([200.0, -200.0, 200.0, 200.0])
-    advantage = jnp.array([0.0, 0.0, 1.0, 0.0])
+    log_ratio = np.array([200.0, -200.0, 200.0, 200.0])
+    advantage = np.float32([0.0, 0.0, 1.0, 0.0])
 
     def total(x):
         return jnp.sum(policy_gradient.clipped_surrogate(x, advantage, 0.2))
 
-    assert np.isfinite(total(log_ratio))
-    assert np.isfinite(jax.grad(total)(log_ratio)).all()
+    value, gradient = jax.jit(jax.value_and_grad(total))(log_ratio)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_masked_mean_ignores_what_is_not_live():
     """Also NaN there, also when nothing is live, where it is 0."""
-    x = jnp.array([[1.0, jnp.nan], [3.0, jnp.inf]])
-    live = jnp.array([[True, False], [True, False]])
-    assert policy_gradient.masked_mean(x, live) == 2.0
-    gradient = jax.grad(lambda x: policy_gradient.masked_mean(x, live))(x)
+    mean = jax.jit(jax.value_and_grad(policy_gradient.masked_mean))
+    x = np.array([[1.0, np.nan], [3.0, np.inf]])
+    live = np.array([[True, False], [True, False]])
+    value, gradient = mean(x, live)
+    assert float(value) == 2.0
     np.testing.assert_array_equal(gradient, [[0.5, 0.0], [0.5, 0.0]])
-    assert policy_gradient.masked_mean(x, jnp.zeros_like(live)) == 0.0
+    assert float(mean(x, np.zeros_like(live))[0]) == 0.0
 
 
 def random_stream(seed, steps=17):
@@ -397,11 +402,16 @@ def without_ratio(stream):
     return (*stream[:4], stream.first_t)
 
 
-def call(loss, stream):
+@functools.partial(jax.jit, static_argnums=0)
+def targets(loss, stream):
     if loss == "vtrace":
         out = policy_gradient.vtrace(*stream)
         return policy_gradient.Targets(out.value, out.weight * out.advantage)
     return policy_gradient.gae(*without_ratio(stream), lambda_=0.8)
+
+
+def call(loss, stream):
+    return jax.tree.map(np.asarray, targets(loss, stream))
 
 
 def vtrace_oracle(s, lambda_=1.0, clip_rho=1.0, clip_pg_rho=1.0):
@@ -437,33 +447,31 @@ def gae_oracle(s, lambda_):
 
 def test_normalised_advantages_ignore_scale_and_dead_steps():
     """Mean 0 and variance 1 over live steps, whatever the reward's unit; 0 stays 0."""
-    live, task = jnp.array([True, True, False, True]), jnp.zeros(4, jnp.int32)
-    advantage = jnp.array([1.0, -2.0, 1e6, 4.0])
-    found = policy_gradient.normalised(advantage, live, task, 1)
-    found = np.asarray(found)[np.asarray(live)]
+    live, task = np.array([True, True, False, True]), np.zeros(4, np.int32)
+    advantage = np.array([1.0, -2.0, 1e6, 4.0])
+    found = np.asarray(normalised(advantage, live, task, 1))[live]
     np.testing.assert_allclose([found.mean(), found.std()], [0.0, 1.0], atol=1e-6)
-    scaled = policy_gradient.normalised(100.0 * advantage, live, task, 1)
-    np.testing.assert_allclose(np.asarray(scaled)[np.asarray(live)], found, rtol=1e-5)
-    nothing = policy_gradient.normalised(jnp.zeros(4), live, task, 1)
+    scaled = normalised(100.0 * advantage, live, task, 1)
+    np.testing.assert_allclose(np.asarray(scaled)[live], found, rtol=1e-5)
+    nothing = normalised(np.zeros(4), live, task, 1)
     np.testing.assert_array_equal(nothing, 0.0)
 
 
 def test_each_task_has_its_advantages_normalised_on_its_own():
     """A loud task takes nothing from a quiet one; a task without live steps is left."""
-    task = jnp.array([0, 1, 0, 1, 0, 1, 2])
-    live = jnp.array([True, True, True, True, True, False, False])
-    advantage = jnp.array([1.0, 100.0, 3.0, 300.0, 5.0, 7e5, 9.0])
-    found = policy_gradient.normalised(advantage, live, task, 4)
+    task = np.array([0, 1, 0, 1, 0, 1, 2], np.int32)
+    live = np.array([True, True, True, True, True, False, False])
+    advantage = np.array([1.0, 100.0, 3.0, 300.0, 5.0, 7e5, 9.0])
+    found = np.asarray(normalised(advantage, live, task, 4))
     std = np.sqrt(8 / 3)
     expected = [-2 / std, -1.0, 0.0, 1.0, 2 / std]
     np.testing.assert_allclose(found[:5], expected, atol=1e-6)
     for own in (0, 1):
-        mine = np.asarray(task) == own
-        alone = policy_gradient.normalised(
-            advantage[mine], live[mine], jnp.zeros(3, jnp.int32), 1
-        )
+        mine = task == own
+        alone = normalised(advantage[mine], live[mine], np.zeros(3, np.int32), 1)
         np.testing.assert_allclose(found[mine], alone, rtol=1e-6)
-    means = policy_gradient.task_means(advantage, live, task, 4)
+    task_means = jax.jit(policy_gradient.task_means, static_argnums=3)
+    means = task_means(advantage, live, task, 4)
     np.testing.assert_allclose(means, [3.0, 200.0, 0.0, 0.0])
 
 
@@ -471,12 +479,14 @@ def test_trusted_steps_are_those_with_a_gradient_in_the_clipped_surrogate():
     """Beyond 1 ± ε in the advantage's direction there is none; ε = 0 trusts all."""
     log_ratio, advantage = (
         x.ravel()
-        for x in jnp.meshgrid(
-            jnp.linspace(-0.9, 0.9, 19), jnp.array([-2.0, -0.1, 0.1, 3.0])
+        for x in np.meshgrid(
+            np.linspace(-0.9, 0.9, 19), np.array([-2.0, -0.1, 0.1, 3.0])
         )
     )
-    slope = jax.vmap(jax.grad(policy_gradient.clipped_surrogate), (0, 0, None))
+    surrogate = policy_gradient.clipped_surrogate
+    slope = jax.jit(jax.vmap(jax.grad(surrogate), (0, 0, None)))
 
+    @jax.jit
     def found(epsilon):
         return policy_gradient.within_trust(log_ratio, advantage, epsilon)
 
