@@ -66,6 +66,7 @@ _CONTROLS = {
 _MULTITASK = {
     "plain": "one network (LSTM) for all",
     "linear": "Mix&Match, an expert each, alpha linear",
+    "pbt": _PBT,
 }
 
 

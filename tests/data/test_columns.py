@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import streams
@@ -12,6 +11,10 @@ from mtrl_jax import types
 from mtrl_jax.data import columns, histories, prompts, rows, windows
 
 UNKNOWN = "the last episode is not over"
+
+read = jax.jit(windows.at, static_argnums=3)
+sample = jax.jit(windows.sample, static_argnums=(2, 3), static_argnames="prompt")
+prompted = jax.jit(prompts.draw, static_argnums=(4, 5))
 
 
 def made(episodes, *, over=True, task=None):
@@ -99,13 +102,15 @@ def test_columns_are_of_whole_histories_whatever_is_cut(data):
     for i, (n, count) in enumerate(zip(kept.history, kept.counts)):
         for name in columns.Columns._fields:
             known = getattr(whole, name)[n][kept.rows[i]]
-            np.testing.assert_array_equal(getattr(put.columns, name)[i], known)
+            found = np.asarray(getattr(put.columns, name))[i]
+            np.testing.assert_array_equal(found, known)
         last = kept.rows[i][count - 1]
         assert last < 30 and kept.counts[i] < 30
-    ro = windows.at(put, jnp.array([0, 1]), jnp.array([1, 0]), 4)
-    np.testing.assert_array_equal(
-        ro.extras.columns.return_to_go[:, 0], put.columns.return_to_go[0, 1:5]
+    ro = read(put, np.array([0, 1]), np.array([1, 0]), 4)
+    found, stored = (
+        np.asarray(x.return_to_go) for x in (ro.extras.columns, put.columns)
     )
+    np.testing.assert_array_equal(found[:, 0], stored[0, 1:5])
     leaves = [x for x in jax.tree.leaves(put) if x.shape[:2] == kept.rows.shape]
     assert windows.device_bytes(data, kept, columns=True) == sum(
         x.nbytes for x in leaves
@@ -149,16 +154,15 @@ def drawn(seed=0, batch=4096, length=5, piece=8):
     """Returns (whole, history, start, Drawn) of windows on episodes of 20 steps."""
     data = made([[[0.0] * 20] * 6, [[0.0] * 20] * 6])
     kept = rows.keep(data)
-    known = jax.tree.map(jnp.asarray, prompts.whole(data, kept))
-    key = jax.random.key(seed)
-    counts = jnp.asarray(kept.counts)
-    history, start = windows.draw(key, counts, batch, length)
+    known, key = prompts.whole(data, kept), jax.random.key(seed)
+    places = jax.jit(windows.draw, static_argnums=(2, 3))
+    history, start = places(key, kept.counts, batch, length)
     own = jax.random.fold_in(key, 1)
     return (
         known,
         history,
         start,
-        prompts.draw(own, known, history, start, length, piece),
+        prompted(own, known, history, start, length, piece),
     )
 
 
@@ -179,11 +183,10 @@ def test_prompts_end_or_stand_anywhere_and_are_never_of_what_is_predicted():
 
 def test_a_history_without_another_episode_has_no_prompt(data):
     """The window overlaps all there is: nothing is shown."""
-    known = prompts.Whole(jnp.array([[0, 20]]), jnp.array([[20, 40]]), jnp.array([2]))
-    found = prompts.draw(
-        jax.random.key(0), known, jnp.zeros(8, jnp.int32), jnp.full(8, 15), 10, 8
-    )
-    assert not found.rows.any()
+    known = prompts.Whole(np.array([[0, 20]]), np.array([[20, 40]]), np.array([2]))
+    history, start = np.zeros(8, np.int32), np.full(8, 15)
+    found = prompted(jax.random.key(0), known, history, start, 10, 8)
+    assert not np.asarray(found.rows).any()
     with pytest.raises(ValueError, match="prompt: the data have no episodes"):
         windows.sample(jax.random.key(0), windows.put(data), 2, 3, prompt=4)
 
@@ -192,8 +195,9 @@ def test_a_prompt_is_of_the_windows_own_history_and_stands_before_it(data):
     """Rows of whole episodes, one history; the window is what it is without a prompt."""
     put = windows.put(data, columns=True, prompted=True)
     key = jax.random.key(3)
-    ro = jax.jit(lambda k: windows.sample(k, put, 64, 4, prompt=3))(key)
-    plain = windows.sample(key, put, 64, 4)
+    ro, plain = jax.tree.map(
+        np.asarray, (sample(key, put, 64, 4, prompt=3), sample(key, put, 64, 4))
+    )
     own = jax.tree.map(lambda x: x[3:], (ro.ts, ro.action))
     jax.tree.map(np.testing.assert_array_equal, own, (plain.ts, plain.action))
     extras = ro.extras._replace(prompt=None)
@@ -203,8 +207,8 @@ def test_a_prompt_is_of_the_windows_own_history_and_stands_before_it(data):
         plain.extras,
     )
     assert ro.extras.prompt.sum() == 3 * 64 and ro.extras.prompt[:3].all()
-    live = np.asarray(ro.extras.live)
-    vector = np.asarray(ro.ts.obs["vector"])[:-1]  # the history's and the step's number
+    live = ro.extras.live
+    vector = ro.ts.obs["vector"][:-1]  # the history's and the step's number
     assert live[:3].any() and (live[:3].sum(0) < 3).any()
     for b in range(64):
         there = vector[live[:, b], b]
@@ -212,7 +216,7 @@ def test_a_prompt_is_of_the_windows_own_history_and_stands_before_it(data):
         shown = vector[:3][live[:3, b], b, 1]
         assert (np.diff(shown) == 1).all()
         assert not set(shown) & set(vector[3:, b, 1])
-    shown = jax.tree.map(lambda x: np.asarray(x)[:3][live[:3]], ro.extras.columns)
+    shown = jax.tree.map(lambda x: x[:3][live[:3]], ro.extras.columns)
     assert shown.complete.all()
 
 

@@ -171,7 +171,7 @@ def test_an_advantage_is_the_same_in_both_units():
     stats = host(fold(popart.init(1), [10.0, 20.0, 30.0]))
     std, task = np.asarray(deviation(stats, LOWEST)), np.zeros(4, np.int32)
     n, q = np.float32([-1.0, 0.0, 0.5, 2.0]), np.float32([3.0, -7.0, 12.0, 40.0])
-    v = unnormalised(n[:, None], stats.mean, std, task)
+    v = np.asarray(unnormalised(n[:, None], stats.mean, std, task))
     np.testing.assert_allclose(
         (q - stats.mean[0]) / std[0] - n, (q - v) / std[0], rtol=1e-5, atol=1e-6
     )
