@@ -52,7 +52,7 @@ def test_the_best_policy_is_a_distribution_and_its_value_what_it_earns():
     log_policy = log_policy_of(q, prior, alpha, beta)
     np.testing.assert_allclose(log_policy, by_definition, rtol=1e-5, atol=1e-5)
     earned = np.sum(np.exp(log_policy) * q, -1)
-    earned += regulariser(log_policy, prior, alpha, beta)
+    earned += np.asarray(regulariser(log_policy, prior, alpha, beta))
     np.testing.assert_allclose(earned, value, rtol=1e-5, atol=1e-6)
 
 
@@ -88,7 +88,8 @@ def test_the_shaped_reward_is_the_sample_of_the_regulariser():
         each = distral.shaped_reward(0.7, log_policy, prior, alpha, beta)
         return each.sum(), each
 
-    slope, each = jax.jit(jax.grad(shaped, has_aux=True))(log_policy)
+    both = jax.jit(jax.grad(shaped, has_aux=True))
+    slope, each = map(np.asarray, both(log_policy))
     mean = np.sum(np.exp(log_policy) * each, -1)
     expected = 0.7 + np.asarray(regulariser(log_policy, prior, alpha, beta))
     np.testing.assert_allclose(mean, expected, rtol=1e-5)
