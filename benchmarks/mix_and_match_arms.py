@@ -39,10 +39,13 @@ _CURRICULA: dict[str, dict[str, Any]] = {
     "sampled_step": {"alpha": LINEAR, "config": {"control": "step"}},
     "sampled_episode": {"alpha": LINEAR, "config": {"control": "episode"}},
 }
-# One network for all tasks: without anything, and with what else is done about rewards of
-# unequal size.
-_PLAIN: dict[str, Any] = {"components": [{}]}
-_PLAIN_CONFIG: dict[str, Any] = {"experts": False}
+
+
+def _plain(**config: Any) -> dict[str, Any]:
+    """Returns one network for all tasks, with what else is done about unequal rewards."""
+    return {"components": [{}], "config": {"experts": False, **config}}
+
+
 _LADDER = [{"core": "linear"}, {"core": "lstm"}]
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "actions": {
@@ -64,14 +67,10 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "control_linear": {"alpha": LINEAR, **_CONTROL},
     },
     "multitask": {
-        "plain": {**_PLAIN, "config": _PLAIN_CONFIG},
-        "plain_normalised": {
-            **_PLAIN,
-            "config": {**_PLAIN_CONFIG, "normalise_advantages": True},
-        },
+        "plain": _plain(),
+        "plain_normalised": _plain(normalise_advantages=True),
         "plain_popart": {
-            **_PLAIN,
-            "config": {**_PLAIN_CONFIG, "value_scale": "popart"},
+            **_plain(value_scale="popart"),
             "hparams": {"value_step_size": 0.01},
         },
         "linear": {"alpha": LINEAR},
