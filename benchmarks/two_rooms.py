@@ -37,6 +37,7 @@ from mtrl_jax.types import Array, Scalar
 MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0))  # left, right, up, down; rows, columns
 DISCOUNT, STEP_COST, SMOOTHING = 0.95, 0.01, 1e-6
 ALTERNATIONS, SWEEPS, STEPS = 40, 250, 300
+STILL = 1e-6  # values that move less have arrived
 # (beta, alpha): left and right, onward, the returns, of the specification's run.
 EXPECTED = {
     (5.0, 0.5): (0.25, 0.25, 0.25, -0.196, -0.196),
@@ -113,13 +114,18 @@ def solve(goals: Array, alpha: Scalar, beta: Scalar, memory: bool) -> Solution:
         q, prior = state
         log_prior = jnp.broadcast_to(jnp.log(prior), q.shape)
 
-        def sweep(q, _):
+        def sweep(state):
+            n, q, _ = state
             value = distral.soft_value(q, log_prior, alpha, beta)  # [K, N, M]
-            return jax.vmap(functools.partial(_backup, rooms, remembered))(
-                goals, value
-            ), None
+            backup = jax.vmap(functools.partial(_backup, rooms, remembered))
+            after = backup(goals, value)
+            return n + 1, after, jnp.max(jnp.abs(after - q))
 
-        q, _ = jax.lax.scan(sweep, q, None, length=SWEEPS)
+        def moves(state):
+            n, _, moved = state
+            return (n < SWEEPS) & (moved > STILL)
+
+        _, q, _ = jax.lax.while_loop(moves, sweep, (0, q, jnp.inf))
         policies = jnp.exp(distral.log_policy(q, log_prior, alpha, beta))
         visits, returns, shaped = jax.vmap(
             functools.partial(_visits, rooms, remembered, log_prior[0], alpha, beta)
@@ -159,20 +165,18 @@ def _visits(rooms, remembered, log_prior, alpha, beta, goal, policy):
     )
 
     def step(state, _):
-        present, weight = state
+        present, weight, seen = state
         flow = present[..., None] * policy  # [N, M, 4]
         going = jnp.where(there, 0.0, jnp.sum(flow, axis=1))  # [N, 4]
         after = jnp.zeros_like(present)
         after = after.at[rooms.after, jnp.broadcast_to(remembered, going.shape)].add(
             going
         )
-        seen = weight * flow
-        gained = jnp.sum(seen * reward), jnp.sum(seen * (reward + extra))
-        return (after, weight * DISCOUNT), (seen, *gained)
+        return (after, weight * DISCOUNT, seen + weight * flow), None
 
-    start = (present, jnp.ones(()))
-    _, (seen, plain, shaped) = jax.lax.scan(step, start, None, length=STEPS)
-    return jnp.sum(seen, axis=0), jnp.sum(plain), jnp.sum(shaped)
+    start = (present, jnp.ones(()), jnp.zeros_like(policy))
+    (_, _, seen), _ = jax.lax.scan(step, start, None, length=STEPS)
+    return seen, jnp.sum(seen * reward), jnp.sum(seen * (reward + extra))
 
 
 def row(goals: Array, beta: float, alpha: float) -> dict:

@@ -7,6 +7,8 @@ has to be restored, and evaluating or logging more often cannot change training.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 
 from mtrl_jax.types import Array, Key
@@ -35,6 +37,8 @@ def at(key: Key, counter: Array | int, tag: int) -> Key:
     return fold(fold(key, counter), tag)
 
 
+# Outside of a program one program, not five.
+@functools.partial(jax.jit, inline=True)
 def fold(key: Key, data: Array | int) -> Key:
     """Returns ``fold_in`` broadcast over leading axes of ``key`` and ``data``."""
     return jax.numpy.vectorize(jax.random.fold_in)(key, data)

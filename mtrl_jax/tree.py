@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ def where(condition: Array, on_true: Tree, on_false: Tree) -> Tree:
     return jax.tree.map(select, on_true, on_false)
 
 
+# What is jitted here is one program for a whole tree where it is called outside of one.
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
 def take(tree: Tree, index: Array, axis: int = 0) -> Tree:
     """Returns the tree with every leaf indexed along ``axis``."""
     return jax.tree.map(lambda x: jnp.take(x, index, axis=axis), tree)
@@ -93,6 +96,7 @@ def copy(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
 
 
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
 def all_finite(tree: Tree, axes: int = 0) -> Array:
     """Returns whether every float leaf is finite, reduced over all but ``axes`` axes."""
     leaves = jax.tree.leaves(tree)

@@ -202,6 +202,13 @@ class Idle(NamedTuple):
     needs: str  # the static setting that makes a program that reads it
 
 
+class Wait(NamedTuple):
+    """How long an agent waits before it learns, in updates and in steps of a member."""
+
+    updates: int = 0
+    steps: int = 0
+
+
 class AgentInfo(NamedTuple):
     """What an agent needs and promises, so that its name need not be known."""
 
@@ -231,6 +238,11 @@ class AgentInfo(NamedTuple):
     inherit: Callable[[Tree, Tree], Tree] = lambda own, given: given
     # (config) -> {hyperparameter: Idle} of those that its program does not read.
     idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
+    # The field of its config, "replay.capacity" or such, that says how many steps a
+    # member's replay holds, the bytes of which are in proportion to it.
+    capacity: str | None = None
+    # (config) -> {field of its config: Wait} of those that let it wait.
+    waits: Callable[[Any], dict[str, Wait]] = lambda config: {}
     # The action spaces it acts in.
     actions: tuple[type, ...] = (Discrete, Factorised, Box)
     # A mixture of fewer tasks is refused by ``mtrl train``.

@@ -17,6 +17,8 @@ from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
 
 INFO = types.AgentInfo(
     "deep Q-network (Mnih et al. 2015)",
+    capacity="capacity",
+    waits=q_learning.waits,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
 )

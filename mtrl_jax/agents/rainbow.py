@@ -24,6 +24,8 @@ from mtrl_jax.hparams import Amount
 
 INFO = types.AgentInfo(
     "DQN with six improvements (Hessel et al. 2018)",
+    capacity="capacity",
+    waits=q_learning.waits,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
 )

@@ -51,6 +51,7 @@ INFO = types.AgentInfo(
     needs_extras=True,
     idle=auxiliary_tasks.idle,
     observe_action=unrolls.observe_action,
+    capacity="capacity",
     actions=(types.Discrete,),
     learns=("observation", "action", "both", "masked", "memory"),
 )

@@ -173,7 +173,7 @@ def _table(kind: _Kind, number: int, seed: int) -> np.ndarray:
     Fewer are the first of more.
     """
     keys = random.fold(jax.random.key(seed), jnp.arange(number))
-    draw = jax.vmap(functools.partial(_drawn, kind))
+    draw = jax.jit(jax.vmap(functools.partial(_drawn, kind)))
     return np.asarray(draw(keys).probabilities)
 
 

@@ -8,11 +8,13 @@ not depend on how many others there are, and nothing but a counter is carried.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import tree, types
 from mtrl_jax.envs import actions, dtypes, observations, slots
@@ -139,7 +141,7 @@ def stack(
     for k, (one, size) in enumerate(zip(tasks, sizes)):
         part = (size, batch[1]) if dim == 0 else (batch[0], size)
         parts.append(slots.broadcast(one.params, part))
-        ids.append(jnp.full(part, k, jnp.int32))
+        ids.append(np.full(part, k, np.int32))
     first = tasks[0].spec
     specs = tuple(one.spec for one in tasks)
     owners = [k for k, size in enumerate(sizes) for _ in range(size)]
@@ -149,7 +151,8 @@ def stack(
     spec = types.EnvSpec(
         first.obs, first.action, specs, actions.common_sets(specs), tuple(owners)
     )
-    default, task_id = tree.concatenate(parts, dim), jnp.concatenate(ids, dim)
+    default = tree.concatenate(parts, dim)
+    task_id = jnp.asarray(np.concatenate(ids, dim))
     env = slots.make(tasks[0], spec, batch, default, task_id, first_slot)
     return _wrapped(tasks[0], env._replace(render=slots.renderer(tasks, sizes, dim)))
 
@@ -174,11 +177,7 @@ def spread(
         )
     number = counts.pop()
     tasks = slots.like(tasks, slots.broadcast(one, (number,)))
-    dealt = tree.take(tasks, jnp.arange(batch[dim]) % number)
-    default = jax.tree.map(
-        lambda x: jnp.broadcast_to(jnp.expand_dims(x, 1 - dim), (*batch, *x.shape[1:])),
-        dealt,
-    )
+    default = _dealt_out(tasks, batch, dim)
     spec = types.EnvSpec(
         task.spec.obs,
         task.spec.action,
@@ -189,6 +188,17 @@ def spread(
     task_id = jnp.zeros(batch, jnp.int32)
     env = slots.make(task._replace(deal=None), spec, batch, default, task_id, 0)
     return _wrapped(task, env._replace(render=slots.renderer([task], [batch[1]], 1)))
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "dim"))
+def _dealt_out(tasks: Tree, batch: tuple[int, int], dim: int) -> Tree:
+    """Returns tasks [N, ...] one after the other along axis ``dim`` of [P, B, ...]."""
+
+    def leaf(x):
+        own = x[np.arange(batch[dim]) % len(x)]
+        return jnp.broadcast_to(jnp.expand_dims(own, 1 - dim), (*batch, *x.shape[1:]))
+
+    return jax.tree.map(leaf, tasks)
 
 
 def join(

@@ -67,10 +67,12 @@ def returns(room: dark_rooms.Room, ways: np.ndarray) -> tuple[np.ndarray, np.nda
     paid = (ways == 0).astype(np.float32)
     goes_on = 1.0 - paid * room.ends
     value = np.zeros_like(paid)
-    leads = [_led(room.size, ways, move) for move in dark_rooms.MOVES]
+    # Where a move leads to among the cells of all tasks.
+    rows = np.arange(len(ways))[:, None] * ways.shape[1]
+    leads = [rows + _led(room.size, ways, move) for move in dark_rooms.MOVES]
     for _ in range(room.length):
-        then = paid + goes_on * value
-        value = sum(np.take_along_axis(then, to, axis=1) for to in leads) / len(leads)
+        then = (paid + goes_on * value).reshape(-1)
+        value = sum(then[to] for to in leads) / len(leads)
     return value[:, start], best.astype(np.float32)
 
 

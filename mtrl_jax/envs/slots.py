@@ -6,6 +6,7 @@ from ``fold_in`` of that with t, and so nothing but a counter is carried.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -231,9 +232,12 @@ def _each(tree_: Tree, x: Array) -> Tree:
 
 def broadcast(params: Tree, batch: tuple[int, ...]) -> Tree:
     """Returns ``params`` with the leading axes ``batch``."""
-    return jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), dtypes.as_arrays(params)
-    )
+    return _broadcast(dtypes.as_arrays(params), batch)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _broadcast(params: Tree, batch: tuple[int, ...]) -> Tree:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), params)
 
 
 def like(params: Tree, default: Tree) -> Tree:

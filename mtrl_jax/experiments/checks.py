@@ -87,15 +87,14 @@ def check_learns_from_rollouts(
 def check_starts(config: Any, updates: int, steps: int) -> None:
     """Raises ConfigError unless a run goes on until its agent learns.
 
-    It has so many ``updates`` of so many ``steps`` of a member; agents wait for updates
-    (``learning_starts``) or for steps (``replay.prefill``).
+    It has so many ``updates`` of so many ``steps`` of a member; agents say for how long
+    they wait (``AgentInfo.waits``).
     """
-    own = agent_settings.config(config)
-    prefill = getattr(getattr(own, "replay", None), "prefill", 0)
-    for name, waits, most in (
-        ("learning_starts", getattr(own, "learning_starts", 0), updates - 1),
-        ("replay.prefill", prefill, (updates - 1) * steps),
-    ):
+    info = agent_settings.module(config).INFO
+    for name, wait in info.waits(agent_settings.config(config)).items():
+        waits, most = wait.updates, updates - 1
+        if wait.steps:
+            waits, most = wait.steps, most * steps
         if waits > most:
             raise errors.ConfigError(
                 f"agent.config.{name}={waits}: the run has {updates} updates of {steps} "

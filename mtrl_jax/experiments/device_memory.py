@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pathlib
 from typing import Any
@@ -66,14 +67,12 @@ def check(
     if each * members <= have:
         return
     si = progress.si
-    own, name = agent_settings.config(config), "agent.config.capacity"
-    if hasattr(own, "replay"):
-        own, name = own.replay, "agent.config.replay.capacity"
-    capacity = getattr(own, "capacity", None)
+    name = agent_settings.module(config).INFO.capacity
     fits = [f"a population.size of at most {int(have / each)}"] if have >= each else []
     field = f"population.size={members}"
-    if memory and capacity is not None:
-        field = f"{name}={capacity}"
+    if memory and name is not None:
+        capacity = operator.attrgetter(name)(agent_settings.config(config))
+        field = f"agent.config.{name}={capacity}"
         left = have / members - learner - rollout
         # Bytes are proportional to it, up to the sums of priorities.
         most = int(capacity * left / memory) // slots * slots

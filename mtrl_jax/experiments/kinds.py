@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import checkpoint, errors, hparams, types
+from mtrl_jax import checkpoint, errors, hparams, tree, types
 from mtrl_jax.agents.common import watched
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
@@ -166,7 +166,7 @@ def weights_of(run: Run, stage: stage_schema.Stage, members: int) -> in_context.
     """
     chosen = np.arange(members) % stage.population.size
     with restored(run, stage) as (_, _, saved):
-        return jax.tree.map(lambda x: x[chosen], (saved.run.learner, saved.hparams))
+        return tree.take((saved.run.learner, saved.hparams), chosen)
 
 
 def _inheriting(run: Run, stage: Any, program: Program, for_check: bool) -> Program:

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import errors, hparams, metrics, types
+from mtrl_jax import errors, hparams, metrics, tree, types
 from mtrl_jax.config import stage_schema
 from mtrl_jax.experiments import build, kinds, policies, reading
 from mtrl_jax.training import run_folder
@@ -170,8 +170,7 @@ class LoadedRun:
             raise errors.ConfigError(
                 f"member={chosen!r}: the run has members 0 to {self.members - 1}"
             )
-        own = jax.tree.map(lambda x: x[chosen], members)
-        return jax.device_put(own, jax.devices()[0])
+        return jax.device_put(tree.take(members, chosen), jax.devices()[0])
 
     def _task(self, name: str | None) -> int:
         if name is None and len(self.tasks) == 1:

@@ -153,7 +153,9 @@ def check_agent(
             jnp.zeros(shape, bool) if training.prompt_length else None,
         )
         traced = checks.check_agent(agent, config, spec, training.batch, length, extras)
-    device_memory.check(agent, config, traced, training.batch, mesh)
+    # Data stand where a replay would: the learner never has one.
+    learner = agent._replace(replay=None)
+    device_memory.check(learner, config, traced, training.batch, mesh)
     metrics = traced.metrics
     score = config.population.fitness.metric
     if score not in metrics:

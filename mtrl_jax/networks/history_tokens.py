@@ -31,6 +31,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import tree, types
 from mtrl_jax.networks import heads, product, tokeniser, torsos
@@ -77,13 +78,13 @@ def dummy(
 ) -> Steps:
     """Returns Steps [1] of zeros, with all that an encoding reads, for one slot."""
 
-    def zeros(struct):
-        return jnp.zeros((1, *struct.shape), struct.dtype)
+    def zeros(struct) -> Any:
+        return np.zeros((1, *struct.shape), struct.dtype)  # Compiles nothing.
 
     action = zeros(types.action_shape(space))
-    no = jnp.zeros((1,), bool)
+    no = zeros(jax.ShapeDtypeStruct((), bool))
     seen = {k: zeros(v) for k, v in obs.items()}
-    nothing = jnp.zeros((1,))
+    nothing = zeros(jax.ShapeDtypeStruct((), jnp.float32))
     made = Steps(seen, action, nothing, no, no, None, seen, nothing, nothing)
     return read(made, encoding)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.networks import cores, heads, initialisers, layers, product, torsos
@@ -281,18 +282,24 @@ def _linear(size: int, *, gain: float, name: str) -> nn.Dense:
 
 
 def dummy(spec: types.EnvSpec) -> tuple[types.TimeStep, Array]:
-    """Returns a TimeStep [1, 1] of zeros and the action before it, to build parameters."""
+    """Returns a TimeStep [1, 1] of zeros and the action before it, to build parameters.
+
+    They are numpy's: making them compiles nothing.
+    """
+
+    def full(value: float, dtype: Any, shape: tuple[int, ...] = ()) -> Any:
+        return np.full((1, 1, *shape), value, dtype)
 
     def zeros(struct):
-        return jnp.zeros((1, 1, *struct.shape), struct.dtype)
+        return full(0, struct.dtype, struct.shape)
 
     ts = types.TimeStep(
         obs={name: zeros(struct) for name, struct in spec.obs.items()},
-        reward=jnp.zeros((1, 1)),
-        discount=jnp.ones((1, 1)),
-        first=jnp.ones((1, 1), bool),
-        last=jnp.zeros((1, 1), bool),
-        task=jnp.zeros((1, 1), jnp.int32),
-        action_mask=jnp.ones((1, 1, types.action_mask_size(spec.action)), bool),
+        reward=full(0, np.float32),
+        discount=full(1, np.float32),
+        first=full(True, bool),
+        last=full(False, bool),
+        task=full(0, np.int32),
+        action_mask=full(True, bool, (types.action_mask_size(spec.action),)),
     )
     return ts, zeros(types.action_shape(spec.action))

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import dreaming
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from mtrl_jax import agents, envs, hparams, random, tree, types
+from mtrl_jax import agents, envs, hparams, random, types
+from mtrl_jax.engine import batched_draws
 from mtrl_jax.envs import expert_labels, mixture
 from mtrl_jax.networks import outlook, transformer
 
@@ -126,6 +128,11 @@ def network(name, **fields):
 def small(name, spec, core="none", **changes):
     """Returns the agent ``name`` for ``spec``, with a small network where it has one."""
     return agents.get(name).make(spec, config(name, spec, core, **changes))
+
+
+def agent(name, spec, settings):
+    """Returns the agent ``name`` of a Config."""
+    return agents.get(name).make(spec, settings)
 
 
 def info(name):
@@ -251,9 +258,21 @@ def setup(name, core="none", tasks=TASKS):
     )
 
 
+@functools.cache
+def beginner(agent):
+    """Returns ``agent.init`` of a seed, compiled in little time: the same numbers."""
+
+    @jax.jit
+    @batched_draws.batch_draws
+    def init(seed, hp):
+        return agent.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), hp)
+
+    return init
+
+
 def fresh(made, seed):
-    """Returns a new learner; not jitted, so that agents share what is compiled for it."""
-    return made.agent.init(random.at(random.roots(seed, 1)[0], 0, random.INIT), made.hp)
+    """Returns a new learner."""
+    return beginner(made.agent)(np.int32(seed), made.hp)
 
 
 def collect(made, *, learner, seed=0, steps=T, tasks=TASKS, hp=None):
@@ -261,17 +280,21 @@ def collect(made, *, learner, seed=0, steps=T, tasks=TASKS, hp=None):
     _, reset, step = player(tasks, types.OPTIMAL in made.env.spec.obs)
     root = random.roots(seed, 1)[0]
     env_state, ts = reset(root)
-    start = carry = made.agent.carry(made.env.batch[1])
+    start = carry = jax.device_get(made.agent.carry(made.env.batch[1]))
+    keys = random.fold(random.at(root, 0, random.ACT), np.arange(steps))
     seen, taken = [ts], []
-    for t in range(steps):
-        key = random.fold(random.at(root, 0, random.ACT), t)
+    for key in keys:
         action, carry, extras = made.act(
             learner, carry, ts, key, made.hp if hp is None else hp
         )
         env_state, ts = step(env_state, action)
         seen.append(ts)
         taken.append((action, extras))
-    return types.Rollout(tree.stack(seen), *tree.stack(taken), start)
+    seen, taken = (
+        jax.tree.map(lambda *xs: np.stack(xs), *x)
+        for x in jax.device_get((seen, taken))
+    )
+    return types.Rollout(seen, *taken, start)
 
 
 def member(x, index=0):
@@ -280,7 +303,7 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    info, config, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
+    info, config, agent, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
     member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}

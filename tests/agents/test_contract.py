@@ -6,8 +6,12 @@ An agent's tests share what is compiled for it and run in one process: four prog
 a recurrent network on a mixture of probes (``programs.py``), and one without padding.
 """
 
+import collections
+import dataclasses
 import functools
+import operator
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +19,7 @@ import programs
 import pytest
 
 from mtrl_jax import hparams, types
-from mtrl_jax.data import windows
+from mtrl_jax.data import replay, windows
 from mtrl_jax.envs import probes
 
 # Changed values of leaves for which halving, or 1 for 0, would not bite.
@@ -57,7 +61,33 @@ OPTIONAL = {
 IN_USE = {"unreal": {"feature_cost"}}
 # What bites only with windows that have a prompt, or a head that padding teaches.
 ELSEWHERE = {"prompt_share", "next_cost"}
+# Programs of one agent in these tests: the four, one without padding, one of what it
+# watches; the rest is what it compiles outside of them.
+MOST_PROGRAMS = 8
 pytestmark = pytest.mark.parametrize("name", programs.NAMES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled(kit):
+    """Programs by agent; an agent of more than MOST_PROGRAMS is an error in the end."""
+    # What is made for all of them is nobody's.
+    for labels in (False, True):
+        env, _ = programs.stream(kit, labels)
+    for probe in probes.names():
+        kit.probe(probe)
+    kit.probe("both", batch=(1, env.batch[1]))
+    found = collections.Counter()
+    yield found
+    over = {name: n for name, n in found.items() if n > MOST_PROGRAMS}
+    assert not over, f"more than {MOST_PROGRAMS} programs of an agent: {over}"
+
+
+@pytest.fixture(autouse=True)
+def _counted(name, _compiled):
+    """Put what the test compiles on its agent's account."""
+    before = compiling.TALLY.total
+    yield
+    _compiled[name] += compiling.TALLY.total - before
 
 
 @pytest.fixture(name="one")
@@ -274,6 +304,26 @@ def test_labels_are_asked_for_by_those_who_say_that_they_read_them(name, kit):
             kit.small(name, spec)
     else:
         kit.small(name, spec)
+
+
+def test_what_it_says_of_its_replay_is_so(name, one, kit):
+    """Twice the named capacity takes twice the bytes; who waits says by which fields."""
+    info, spec = kit.info(name), one.env.spec
+    assert (info.capacity is None) == (one.agent.replay is None)
+    config, slots = kit.config(name, spec, "lstm"), one.env.batch[1]
+    for field in info.waits(config):
+        operator.attrgetter(field)(config)
+    if info.capacity is not None:
+        *path, field = info.capacity.split(".")
+        inner = operator.attrgetter(path[0])(config) if path else config
+        larger = dataclasses.replace(inner, **{field: 2 * getattr(inner, field)})
+        if path:
+            larger = dataclasses.replace(config, **{path[0]: larger})
+        made = kit.agent(name, spec._replace(slot_tasks=()), larger)
+        before, after = (
+            replay.bytes_of(agent.replay, slots) for agent in (one.agent, made)
+        )
+        assert 1.8 < after / before < 2.2
 
 
 def test_it_claims_probes_that_there_are(name, kit):

@@ -48,7 +48,7 @@ def test_evaluating_does_not_change_the_next_chunk(run, tiny):
     env = tiny.env(slots=3)
     run_episodes = jax.jit(evaluate.make(tiny.make(env.spec), env, max_steps=4))
     key = random.at(state.key, state.step, random.EVALUATE)
-    start = env.reset(random.fold(key, 0), env.params)
+    start = jax.jit(env.reset)(random.fold(key, 0), env.params)
     before = tiny.leaves(state)
     result = run_episodes(state.learner, hp, random.fold(key, 1), *start)
     assert np.asarray(result.complete).all()
@@ -240,7 +240,8 @@ def test_recording_gives_out_every_step_and_changes_none(tiny):
     assert not tiny.differs(state.learner, other.learner)
     # The environment, given the recorded actions, gives the recorded steps.
     env = tiny.env()
-    env_state, ts = env.reset(random.at(other.key, 0, random.ENV), env.params)
+    keys = random.at(other.key, 0, random.ENV)
+    env_state, ts = jax.jit(env.reset)(keys, env.params)
     step = jax.jit(env.step)
     for t in range(20):
         history, at = parts[t // 10], t % 10

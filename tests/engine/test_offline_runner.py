@@ -88,6 +88,22 @@ def test_two_chunks_are_one_of_twice_the_length(tiny):
     np.testing.assert_array_equal(state.recent, out.metrics["loss"])
 
 
+def test_a_replay_stays_out(tiny):
+    """Data stand in its place: it is never asked, and the state has no room for one."""
+
+    def never(*_):
+        raise AssertionError("a replay was asked offline")
+
+    keeps = regression()._replace(replay=types.Replay(never, never, never))
+    runner = offline_runner.make(keeps, sample, members=MEMBERS, updates_per_chunk=K)
+    _, start_state, hp = start()
+    state = jax.jit(runner.init)(random.roots(0, MEMBERS), hp)
+    assert jax.tree.structure(state) == jax.tree.structure(start_state)
+    state, _ = jax.jit(runner.chunk)(state, hp, data())
+    without, _ = jax.jit(start()[0].chunk)(start_state, hp, data())
+    assert not tiny.differs(state.learner, without.learner)
+
+
 def test_every_update_is_the_agents_own_on_windows_of_its_member():
     """By hand: draw with the member's DATA key, update with its UPDATE key."""
     runner, state, hp = start()

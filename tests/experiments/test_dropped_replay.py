@@ -8,6 +8,7 @@ import pytest
 import running
 import yaml
 
+import mtrl_jax
 from mtrl_jax import checkpoint, config
 from mtrl_jax.experiments import kinds
 from mtrl_jax.training import session
@@ -69,9 +70,16 @@ def test_it_goes_on_from_empty_and_says_so(stopped):
         )
 
 
-def test_what_needs_no_replay_reads_it(stopped):
-    """An evaluation, beside a run that may go on."""
-    outcome = running.mtrl("evaluate", stopped, "--episodes", 2, "--json")
+@pytest.mark.parametrize("command", ["evaluate", "render", "load"])
+def test_what_needs_no_replay_reads_it(stopped, command, tmp_path):
+    """An evaluation, a film, a policy in Python, beside a run that may go on."""
+    if command == "load":
+        assert mtrl_jax.load(stopped).members == 2
+        return
+    how = ["--episodes", 2, "--json"]
+    if command == "render":
+        how = ["--steps", 2, "--out", tmp_path / "played.gif"]
+    outcome = running.mtrl(command, stopped, *how)
     assert outcome.code == 0, outcome.err
 
 

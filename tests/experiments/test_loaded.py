@@ -56,7 +56,7 @@ def _played(mixed):
         agents = population.population(program.agent, env.batch[0])
         hp = hparams.override(saved.hparams, {"temperature": 0.0})
         roots = random.roots(1, env.batch[0])
-        state, ts = env.reset(roots, env.params)
+        state, ts = jax.jit(env.reset)(roots, env.params)
         carry, seen = agents.carry(env.batch[1]), []
         act, step = jax.jit(agents.act), jax.jit(env.step)
         for t in range(7):

@@ -190,7 +190,8 @@ def test_what_acting_noted_down_is_on_disk_and_in_windows(whole):
     # Greedy was the choice, random every other action: both are in the data.
     assert np.allclose(data.recorded["log_prob"], 0.0, atol=1e-5)
     assert len(np.unique(data.action)) == 2
-    drawn = windows.sample(jax.random.key(1), windows.put(data), 3, 4)
+    sample = jax.jit(windows.sample, static_argnums=(2, 3))
+    drawn = sample(jax.random.key(1), windows.put(data), 3, 4)
     assert {k: x.shape for k, x in drawn.extras.recorded.items()} == {
         "value": (4, 3),
         "log_prob": (4, 3),

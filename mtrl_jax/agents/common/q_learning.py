@@ -48,6 +48,11 @@ class Config:
     learning_starts: int = 0  # updates before the first that learns
 
 
+def waits(config: Config) -> dict[str, types.Wait]:
+    """Returns ``AgentInfo.waits``."""
+    return {"learning_starts": types.Wait(updates=config.learning_starts)}
+
+
 class Exploration(NamedTuple):
     """ε falls linearly from its start to its end over ``epsilon_updates`` updates."""
 
