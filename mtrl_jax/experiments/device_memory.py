@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import errors, types
+from mtrl_jax import checkpoint, errors, types
 from mtrl_jax.config import agent_settings
 from mtrl_jax.data import replay
 from mtrl_jax.engine import sharding
@@ -82,6 +82,33 @@ def check(
         f"replay {si(memory)}B, rollout {si(rollout)}B), {si(each * members)}B together, "
         f"and there is room for {si(have)}B; give "
         f"{' or '.join(fits) or 'a smaller network, fewer slots or shorter unrolls'}"
+    )
+
+
+def check_acting(
+    agent: types.Agent, config: Any, slots: int, mesh: sharding.Mesh
+) -> None:
+    """Raises ConfigError unless frozen learners and what slots remember fit the devices.
+
+    A learner is there twice: as it was saved, and in the state that chunks donate. Of
+    environments nothing is known here. Nothing is allocated or compiled.
+    """
+    key, hp = checks.key_and_hparams(config)
+    members, si = config.population.size, progress.si
+    learner = 2 * checkpoint.bytes_of(jax.eval_shape(agent.init, key, hp))
+    memory = checkpoint.bytes_of(jax.eval_shape(lambda: agent.carry(slots)))
+    have = room(mesh) * mesh.size
+    if (learner + memory) * members <= have:
+        return
+    fits = [f"members: {int(have / (learner + memory))}"]
+    fits = fits if have >= learner + memory else []
+    most = int((have / members - learner) * slots / memory) if memory else 0
+    fits += [f"at most {most} slots of all tasks together"] if most > 0 else []
+    raise errors.ConfigError(
+        f"members={members}: each needs {si(learner + memory)}B (twice its learner {si(learner)}B, what {slots} slots "
+        f"remember {si(memory)}B), {si((learner + memory) * members)}B together, and "
+        f"there is room for {si(have)}B; give "
+        f"{' or '.join(fits) or 'a smaller network, or fewer slots'}"
     )
 
 

@@ -19,7 +19,14 @@ from mtrl_jax.agents import demonstrator
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.engine import context_runner, sharding
 from mtrl_jax.envs import trials
-from mtrl_jax.experiments import acting, build, episode_curves, reporters, task_families
+from mtrl_jax.experiments import (
+    acting,
+    build,
+    device_memory,
+    episode_curves,
+    reporters,
+    task_families,
+)
 from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Program, Reporter, RunLength
 from mtrl_jax.types import Tree
@@ -54,6 +61,7 @@ def make_program(
     runner = _runner(config, agent, env, run_length.per_chunk)
     hosted = isinstance(env, types.HostEnv)
     place = build.placement(config, slots, not hosted)
+    device_memory.check_acting(agent, config, slots, place.mesh)
     weights, hp = source or (None, build.initial_hparams(config, place.keys))
     before = "" if weights is None else fingerprint(weights)
     weights = sharding.on_devices(weights, place.mesh, members)

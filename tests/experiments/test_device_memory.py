@@ -4,9 +4,12 @@ import contextlib
 import re
 
 import pytest
+import running
+import staged_runs
 
-from mtrl_jax import config, errors
-from mtrl_jax.experiments import device_memory, online
+from mtrl_jax import config, envs, errors
+from mtrl_jax.engine import sharding
+from mtrl_jax.experiments import build, device_memory, online
 
 
 def settings(capacity, members=2):
@@ -57,3 +60,42 @@ def test_a_container_limits_the_memory(monkeypatch, tmp_path):
     paths = [tmp_path / name for name in ("two", "none", "one")]
     monkeypatch.setattr(device_memory, "_CGROUPS", paths)
     assert device_memory._limits() == [1_000_000]
+
+
+def test_frozen_learners_and_what_slots_remember_are_measured(monkeypatch, tmp_path):
+    """An evaluate stage is refused by its name, with the most slots that fit."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 40_000_000)
+    network = "stages.1.agent.config.network={hidden: [8], core: lstm, core_size: 64}"
+    file = staged_runs.write(tmp_path / "tiny.yaml", network)
+    line = running.refusal(file, "stages.2.tasks.0.slots=50000", tmp_path / "run")
+    assert "stages.2" in line and "members=4: each needs" in line
+    assert int(re.search(r"at most (\d+) slots of all tasks", line)[1]) < 100_000
+
+
+def test_the_most_slots_and_members_are_accepted(monkeypatch):
+    """And not one more of either."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 4_000_000)
+    lstm = {"core": "lstm", "core_size": 64}
+    given = config.to_dict(settings(100)) | {
+        "agent": {"name": "impala", "config": {"network": lstm}}
+    }
+    spec, mesh = envs.make("probe/both", (1, 1)).spec, sharding.make_mesh(1, 1)
+
+    def check(members, slots):
+        given["population"] = {"size": members}
+        own = config.from_dict(given)
+        agent = build.make_agent(own, spec)
+        device_memory.check_acting(agent, own, slots, mesh)
+
+    for kind, known in (("members: ", (4096, 8)), ("at most ", (2, 100_000))):
+        with pytest.raises(errors.ConfigError) as error:
+            check(*known)
+        most = int(re.search(rf"{kind}(\d+)", str(error.value))[1])
+        place = 0 if kind == "members: " else 1
+        most, more = (
+            [n if i == place else x for i, x in enumerate(known)]
+            for n in (most, most + 1)
+        )
+        check(*most)
+        with pytest.raises(errors.ConfigError, match="there is room for"):
+            check(*more)
