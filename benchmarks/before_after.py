@@ -3,7 +3,8 @@
     git worktree add --detach /tmp/before COMMIT
     python benchmarks/before_after.py --before /tmp/before [--turns 5]
 
-Every turn runs throughput.py and population.py of both checkouts, each in a process of its
+Every turn runs throughput.py, population.py and this kit's part of peers.py (PPO on
+CartPole, 64 slots, the peer left out) of both checkouts, each in a process of its
 own with this interpreter, the order reversed from turn to turn. A figure is the steps a
 second of the whole training loop; of a population the fastest way that a checkout has.
 Shown is the median over turns of the ratio today / before within a turn, and its range.
@@ -31,7 +32,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = {
     "throughput": ["--repeats", "3"],
     "population": ["--populations", "1", "8", "--turns", "3", "--updates", "50"],
+    "peers": [
+        *("--contenders", "mtrl", "shared", "--populations", "1", "8"),
+        *("--turns", "3", "--learn", "100000"),
+    ],
 }
+# What only today's has to be told: its peers.py has more cases.
+TODAY = {"peers": ["--slots", "64"]}
 COLUMNS = {
     "case": "<28",
     "before": ">11,.0f",
@@ -94,6 +101,7 @@ def measured(checkout: pathlib.Path, script: str, quick: bool) -> dict[str, floa
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(checkout / f"benchmarks/{script}.py")]
         command += [*SCRIPTS[script], "--out", out, *(["--quick"] if quick else [])]
+        command += TODAY.get(script, []) if checkout == ROOT else []
         path = os.pathsep.join([str(checkout), str(checkout / "benchmarks")])
         subprocess.run(
             command,
@@ -117,7 +125,16 @@ def of_population(row: dict) -> tuple[str, float]:
     return f"{row['agent']}, P = {row['P']}, updates", 1e3 / min(ways)
 
 
-READERS = {"throughput": of_throughput, "population": of_population}
+def of_peers(row: dict) -> tuple[str, float]:
+    """Returns the case and rate of a row of peers.py."""
+    return f"PPO, {row['contender']}, P = {row['P']}", row["steps/s"]
+
+
+READERS = {
+    "throughput": of_throughput,
+    "population": of_population,
+    "peers": of_peers,
+}
 
 
 def commit(checkout: pathlib.Path) -> str:

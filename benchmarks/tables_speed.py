@@ -193,6 +193,19 @@ def before_after() -> Rows:
     ]
 
 
+def house() -> Rows:
+    """Returns the table of the package's folders and measures, by checkout."""
+    rows = load("house")["rows"]
+    parts: dict[str, None] = {}
+    for row in rows:
+        parts |= dict.fromkeys(row["folders"])
+    return [["", *(row["checkout"] for row in rows)]] + [
+        [f"`{name}`" if name in parts else name]
+        + [str({**row["folders"], **row["measures"]}.get(name, "–")) for row in rows]
+        for name in [*sorted(parts), *rows[-1]["measures"]]
+    ]
+
+
 def checkpoints() -> Rows:
     """Returns the table of saving and restoring one leaf of 256 MB."""
     ways = {
@@ -220,4 +233,5 @@ TABLES = {
     "replay": replay,
     "checkpoints": checkpoints,
     "before_after": before_after,
+    "house": house,
 }
