@@ -37,7 +37,7 @@ SCRIPTS = {
         *("--turns", "3", "--learn", "100000"),
     ],
 }
-# What only today's has to be told: its peers.py has more cases.
+# Arguments of today's checkout alone, whose peers.py has more cases.
 TODAY = {"peers": ["--slots", "64"]}
 COLUMNS = {
     "case": "<28",
