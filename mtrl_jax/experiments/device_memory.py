@@ -105,9 +105,10 @@ def check_acting(
     most = int((have / members - learner) * slots / memory) if memory else 0
     fits += [f"at most {most} slots of all tasks together"] if most > 0 else []
     raise errors.ConfigError(
-        f"members={members}: each needs {si(learner + memory)}B (twice its learner {si(learner)}B, what {slots} slots "
-        f"remember {si(memory)}B), {si((learner + memory) * members)}B together, and "
-        f"there is room for {si(have)}B; give "
+        f"members={members}: each needs {si(learner + memory)}B (twice its learner "
+        f"{si(learner)}B, what {slots} slots remember {si(memory)}B), "
+        f"{si((learner + memory) * members)}B together, and there is room for "
+        f"{si(have)}B; give "
         f"{' or '.join(fits) or 'a smaller network, or fewer slots'}"
     )
 
