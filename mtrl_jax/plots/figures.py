@@ -66,6 +66,8 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
 
     for panel in panels:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        # Steps, updates, episodes: 1.25 of them is no place.
+        panel.locator_params("x", integer=True)
         panel.set_xlim(0, limit)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)

@@ -127,6 +127,18 @@ def finished(run, population=8):
     return run
 
 
+@pytest.mark.parametrize("limit", [1, 2, 7, 150, 4_000_000])
+def test_what_is_counted_has_whole_ticks(limit):
+    """Two episodes have no place between them (``250m`` of one)."""
+    figure, panels = figures.panels_of(2)
+    figures.label(figure, panels, limit, "episode", "return")
+    figure.draw_without_rendering()
+    for panel in panels:
+        ticks = panel.get_xticks()
+        assert len(ticks) >= 2 and np.all(ticks == np.round(ticks)), ticks
+        assert not any("m" in label.get_text() for label in panel.get_xticklabels())
+
+
 def test_a_run_gives_its_pictures(tmp_path):
     """Returns, schedules, measures, lineage, tasks at the end; nothing else is left."""
     run = finished(make_run(tmp_path / "run"))
