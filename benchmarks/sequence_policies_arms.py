@@ -201,12 +201,17 @@ def only(
 
 
 def with_returns(model: Stage, more: Stage | None = None, kinds: int = 2) -> Stage:
-    """Returns an offline stage whose first kind reads returns, the others not."""
+    """Returns an offline stage whose first kind reads and predicts returns.
+
+    The others clone: without returns, and without what those cost.
+    """
     agent = dict(model["agent"])
     agent["config"] = agent["config"] | {"infers": True}
-    agent["hparams"] = agent["hparams"] | {"return_cost": 1.0}
-    gates = {"return_gate": [1.0, *[0.0] * (kinds - 1)]}
-    population = dealt(kinds, gates | (more or {}))
+    first = [1.0, *[0.0] * (kinds - 1)]
+    given = {"return_gate": first, "return_cost": first}
+    if agent["config"].get("outlook", {}).get("rewards"):
+        given["reward_cost"] = first
+    population = dealt(kinds, given | (more or {}))
     return model | {"agent": agent, "population": population, "logging": QUIET}
 
 

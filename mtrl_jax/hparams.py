@@ -37,6 +37,7 @@ class Bounds(NamedTuple):
 
 Share = Annotated[Scalar, Bounds(0.0, 1.0)]
 Amount = Annotated[Scalar, Bounds(0.0, math.inf)]
+Divisor = Annotated[Scalar, Bounds(1e-30, math.inf)]  # what is divided by: not 0
 Real = Annotated[Scalar, Bounds(-math.inf, math.inf)]
 
 

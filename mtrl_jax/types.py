@@ -238,6 +238,19 @@ class AgentInfo(NamedTuple):
     inherit: Callable[[Tree, Tree], Tree] = lambda own, given: given
     # (config) -> {hyperparameter: Idle} of those that its program does not read.
     idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
+    # (config, {hyperparameter: value}) raises ValueError unless the values go together;
+    # those that a search or a schedule sets are not among them.
+    check_hparams: Callable[[Any, Mapping[str, float]], None] = lambda config, given: (
+        None
+    )
+    # (config, hyperparameters [P], steps) raises ValueError unless a prompt and the longest
+    # episode after it, ``steps`` together, are remembered by the end.
+    check_prompt: Callable[[Any, Tree, int], None] = lambda config, hp, steps: None
+    # (config, columns [H, L], task [H]) raises ValueError unless it can read what a dataset's
+    # columns say (reads_columns).
+    check_columns: Callable[[Any, Any, Array], None] = lambda config, columns, task: (
+        None
+    )
     # The field of its config, "replay.capacity" or such, that says how many steps a
     # member's replay holds, the bytes of which are in proportion to it.
     capacity: str | None = None

@@ -46,7 +46,7 @@ from mtrl_jax.agents.common import (
     value_scale,
     vtrace,
 )
-from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.hparams import Amount, Divisor, Share
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import heads, task_networks
@@ -85,7 +85,7 @@ class Transfer(NamedTuple):
     """Distral's two numbers, and who acts."""
 
     alpha: Share = 0.5  # 0: entropy alone, 1: KL alone
-    beta: Amount = 100.0  # inverse weight of both
+    beta: Divisor = 100.0  # inverse weight of both
     distilled: Share = 0.0  # from 0.5 on π_0 acts in place of π_i, for tests
 
 

@@ -176,7 +176,7 @@ def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
             loss,
             model_optimiser.make(hp.optimiser),
             learner,
-            tree.shard(batch, axis=-1),
+            model_learning.shard(batch),
             key,
             hp,
         )

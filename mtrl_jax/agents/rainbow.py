@@ -16,19 +16,13 @@ length of the run in the paper; by default it stays at 0.4, as a run's length is
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from mtrl_jax import types
+from mtrl_jax import hparams, types
 from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
 from mtrl_jax.hparams import Amount
-
-INFO = types.AgentInfo(
-    "DQN with six improvements (Hessel et al. 2018)",
-    capacity="capacity",
-    waits=q_learning.waits,
-    actions=(types.Discrete,),
-    learns=q_learning.LEARNS,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +49,48 @@ class Hparams(NamedTuple):
     prioritising: q_loss.Prioritising = q_loss.Prioritising()
     support: q_loss.Support = q_loss.Support()
     noise: Amount = 1.0  # of the weights when acting; 0 is greedy
+
+
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    started = hparams.flatten(Hparams())
+    categorical = config.distribution == "categorical"
+    groups = (
+        (q_loss.Prioritising._fields, config.prioritised, "prioritised=true"),
+        (q_loss.Support._fields, categorical, "distribution=categorical"),
+        (("noise",), config.noisy, "noisy=true"),
+    )
+    return {
+        name: types.Idle(started[name], needs)
+        for names, is_read, needs in groups
+        for name in names
+        if not is_read
+    }
+
+
+def check_hparams(config: Config, given: Mapping[str, float]) -> None:
+    """Raises ValueError unless it explores, and atoms lie between two returns."""
+    if not config.noisy and not given.get("epsilon_start", 1.0):
+        raise ValueError(
+            "epsilon_start=0 with agent.config.noisy=false: it would never explore; give "
+            "epsilon_start, epsilon_end and epsilon_updates as dqn has them (1.0, 0.05, "
+            "1000)"
+        )
+    if config.distribution == "categorical":
+        low, high = given.get("v_min", -math.inf), given.get("v_max", math.inf)
+        if not low < high:
+            raise ValueError(f"v_min={low:g} is not below v_max={high:g}")
+
+
+INFO = types.AgentInfo(
+    "DQN with six improvements (Hessel et al. 2018)",
+    capacity="capacity",
+    waits=q_learning.waits,
+    idle=idle,
+    check_hparams=check_hparams,
+    actions=(types.Discrete,),
+    learns=q_learning.LEARNS,
+)
 
 
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:

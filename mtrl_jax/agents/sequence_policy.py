@@ -46,15 +46,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from mtrl_jax import tree, types
+from mtrl_jax import hparams, tree, types
 from mtrl_jax.agents import algorithm_distillation as distillation
 from mtrl_jax.agents.common import action_names, future, learning, optimiser
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.hparams import Amount, Real, Share
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import heads, history_tokens, outlook, transformer
+from mtrl_jax.networks import (
+    attention_windows,
+    heads,
+    history_tokens,
+    outlook,
+    transformer,
+)
 from mtrl_jax.types import Array
 
 
@@ -105,6 +112,7 @@ class Hparams(NamedTuple):
     target_step: Share = 0.005  # of Q̄, each update
     by_value: Share = 0.0  # of Q in the logits of acting; 1: of nothing else
     ngram_gate: Share = 1.0  # of the n-gram head, where there is one
+    step_gate: Share = 1.0  # of the step of the episode, where it is read
     permuted: Share = 0.0  # of the sequences, or slots: actions by other numbers
 
 
@@ -115,6 +123,7 @@ class Carry(NamedTuple):
     to_go: Array  # [B] what is asked for, less the rewards so far
     watched: Array  # [B] int32, steps of a prompt
     names: Any = ()  # [B, M] int32 of actions, where they may be permuted
+    age: Any = ()  # [B] int32, the step of the episode, where it is read
 
 
 def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
@@ -144,6 +153,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             to_go=jnp.zeros(batch),
             watched=jnp.zeros(batch, jnp.int32),
             names=action_names.own(spec.action, batch) if config.permutes else (),
+            age=jnp.zeros(batch, jnp.int32) if given.steps else (),
         )
 
     def act(learner, carry, ts, key, hp):
@@ -161,22 +171,27 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         forgets = begins & (hp.across < 1)
         cache = network.forget(past.cache, forgets, carry.watched)
         to_go = jnp.where(ts.first, hp.target, carry.to_go - ts.reward)
+        asked = outlook.scaled(given, to_go, ts.task)
         steps = steps._replace(
             has_prev=steps.has_prev & ~forgets,
             prev_reward=hp.reward_gate * transform(steps.prev_reward),
-            return_to_go=to_go,
+            return_to_go=asked,
             return_known=jnp.broadcast_to(
                 jnp.asarray(hp.return_gate, jnp.float32), to_go.shape
             ),
         )
-        seen, gate = distillation.horizon_of(hp), gate_of(config, hp)
+        age = carry.age
+        if given.steps:
+            age = jnp.where(ts.first, 0, age + 1)
+            steps = counted(steps, age, hp)
+        limits = distillation.horizon_of(hp), gate_of(config, hp), carry.watched
         if config.infers:
-            out, _ = network.step(learner.params, cache, steps, seen, gate)
+            out, _ = network.step(learner.params, cache, steps, *limits)
             guess = outlook.sample(given, draw, out.returns, hp.kappa)
             chance = jax.random.uniform(jax.random.fold_in(draw, 1), to_go.shape)
-            guessed = jnp.where(chance < hp.inferred, guess, to_go)
+            guessed = jnp.where(chance < hp.inferred, guess, asked)
             steps = steps._replace(return_to_go=guessed)
-        out, cache = network.step(learner.params, cache, steps, seen, gate)
+        out, cache = network.step(learner.params, cache, steps, *limits)
         logits = out.action
         if given.values:
             logits = logits + hp.by_value * (out.values - logits)
@@ -185,7 +200,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         if config.permutes:
             action = action_names.restored(spec.action, names, action)
         past = distillation.remember(past, cache, ts, action)
-        return action, Carry(past, to_go, carry.watched, names), log_prob
+        return action, Carry(past, to_go, carry.watched, names, age), log_prob
 
     total = make_loss(spec, config, network)
 
@@ -212,9 +227,13 @@ def make_loss(
             rollout = action_names.of_rollout(spec.action, names, rollout)
         columns = future.columns_of(rollout)
         steps, teaches = rows_of(rollout, columns, shown, hp)
+        to_go = outlook.scaled(given, columns.return_to_go, rollout.ts.task[:-1])
         steps = steps._replace(
-            prev_reward=hp.reward_gate * transform(steps.prev_reward)
+            prev_reward=hp.reward_gate * transform(steps.prev_reward),
+            return_to_go=to_go,
         )
+        if given.steps:
+            steps = counted(steps, columns.episode_step, hp)
 
         def read(params, key, action=None):
             return network.unroll(
@@ -235,7 +254,10 @@ def make_loss(
         imitated = teaches_actions(teaches, columns, hp)
         nats, metrics = distillation.loss(policy, uniform, rollout.action, imitated, hp)
         target = read(behind, None).values if given.values else None
-        costs, more = future.losses(given, out, target, rollout, teaches, columns, hp)
+        cut = severed(steps, hp) if given.values else None
+        costs, more = future.losses(
+            given, out, target, rollout, teaches, columns, hp, cut
+        )
         if given.values:
             log_prob = policy.log_prob(rollout.action)
             cost, found = future.weighted_cloning(
@@ -276,6 +298,20 @@ def rows_of(
     return steps, live & ~prompt
 
 
+def counted(steps: history_tokens.Steps, place: Array, hp: Any) -> history_tokens.Steps:
+    """Returns the steps with their place in the episode, as far as it is read."""
+    known = jnp.broadcast_to(jnp.asarray(hp.step_gate, jnp.float32), place.shape)
+    return steps._replace(episode_step=place, step_known=known)
+
+
+def severed(steps: history_tokens.Steps, hp: Any) -> Array:
+    """Returns the steps [T, B] that the next does not know for its horizon is over."""
+    horizon, alone = distillation.horizon_of(hp), jnp.asarray(hp.across < 1)
+    begins = attention_windows.cut(steps, horizon, alone).begins.T
+    by_horizon = begins & ~(alone & jnp.asarray(steps.begins))
+    return jnp.concatenate([by_horizon[1:], jnp.zeros_like(by_horizon[:1])])
+
+
 def teaches_actions(teaches: Array, columns: Columns, hp: Any) -> Array:
     """Returns the steps [T, B] whose actions are imitated: see ``Hparams.rank_from``.
 
@@ -291,6 +327,10 @@ def gate_of(config: Config, hp: Any) -> Array | None:
     return jnp.asarray(hp.ngram_gate) if config.transformer.ngram else None
 
 
+# Read where there are values; their defaults are no choice that anybody made.
+_OF_VALUES = ("expectile", "advantage_beta", "discount", "beyond", "target_step")
+
+
 def idle(config: Config) -> dict[str, types.Idle]:
     """Returns the hyperparameters that the program of ``config`` does not read."""
     given = config.outlook
@@ -303,13 +343,22 @@ def idle(config: Config) -> dict[str, types.Idle]:
         "expectile_cost": (given.values, "outlook.values=true"),
         "advantage_cost": (given.values, "outlook.values=true"),
         "by_value": (given.values, "outlook.values=true"),
+        **dict.fromkeys(_OF_VALUES, (given.values, "outlook.values=true")),
+        "target": (given.bins, "outlook.bins of 2 or more"),
         "inferred": (config.infers, "infers=true"),
+        "kappa": (config.infers, "infers=true"),
         "permuted": (config.permutes, "permutes=true"),
         "ngram_gate": (config.transformer.ngram, "transformer.ngram of 1 or more"),
+        "step_gate": (given.steps, "outlook.steps of 1 or more"),
     }
-    off = {"ngram_gate": 1.0}
+    # What changes nothing by itself may be given, but not changed.
+    started = hparams.flatten(Hparams())
+    off = dict.fromkeys(found, 0.0) | {
+        name: started[name]
+        for name in ("ngram_gate", "step_gate", "kappa", *_OF_VALUES)
+    }
     return {
-        name: types.Idle(off.get(name, 0.0), needs)
+        name: types.Idle(off[name], needs)
         for name, (is_read, needs) in found.items()
         if not is_read
     }
@@ -326,6 +375,39 @@ def keep_prompt(carry: Carry, ts: types.TimeStep) -> Carry:
     return carry._replace(watched=carry.watched + is_step)
 
 
+def check_prompt(config: Config, hp: Any, steps: int) -> None:
+    """Raises ValueError unless who forgets all but the prompt remembers that."""
+    context = config.transformer.context
+    if steps > context and np.any(np.asarray(hp.across) < 1):
+        raise ValueError(
+            f"the context of {context} steps is over before a prompt and an episode are, "
+            f"{steps} together; give a shorter prompt, or train with "
+            f"agent.config.transformer.context={steps}"
+        )
+
+
+def check_columns(config: Config, columns: Columns, task: Array) -> None:
+    """Raises ValueError unless most returns lie in the range that they are counted on.
+
+    Those beyond it are as if at its end, which of a few may be meant.
+    """
+    given = config.outlook
+    if not given.bins:
+        return
+    known, returns = np.asarray(columns.complete, bool), columns.return_to_go
+    tasks = jnp.broadcast_to(jnp.asarray(task)[:, None], known.shape)
+    scaled = np.asarray(outlook.scaled(given, jnp.asarray(returns), tasks))
+    beyond = known & ((scaled < given.low) | (scaled > given.high))
+    if 2 * beyond.sum() > known.sum():
+        own = np.asarray(returns)[known]
+        raise ValueError(
+            f"outlook: {beyond.sum() / known.sum():.0%} of the returns to come are not "
+            f"from low={given.low:g} to high={given.high:g} (or in ranges), they reach "
+            f"from {own.min():g} to {own.max():g}; give outlook.low and outlook.high, or "
+            "ranges"
+        )
+
+
 def info(summary: str) -> types.AgentInfo:
     """Returns what is true of every sequence policy, under its own summary."""
     return types.AgentInfo(
@@ -334,6 +416,8 @@ def info(summary: str) -> types.AgentInfo:
         reads_columns=True,
         observe_action=observe_action,
         keep_prompt=keep_prompt,
+        check_prompt=check_prompt,
+        check_columns=check_columns,
         idle=idle,
         actions=(types.Discrete, types.Factorised),
     )
@@ -350,6 +434,13 @@ def _check(name: str, spec: types.EnvSpec, config: Config) -> None:
         raise ValueError(
             "infers: True, but outlook.bins=0 leaves no return to infer; use False, or 2 "
             "bins or more"
+        )
+    ranges, tasks = config.outlook.ranges, spec.tasks
+    if ranges and len(ranges) != len(tasks):
+        raise ValueError(
+            f"outlook.ranges: {len(ranges)} for {len(tasks)} tasks "
+            f"({', '.join(task.name for task in tasks)}); give [low, high] of each, in this "
+            "order, or none"
         )
     if config.outlook.values and not isinstance(spec.action, types.Discrete):
         raise ValueError(

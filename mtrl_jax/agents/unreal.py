@@ -18,7 +18,8 @@ Ref: Jaderberg et al. 2017, "Reinforcement Learning with Unsupervised Auxiliary 
 
 Deviations: the base is V-trace, not A3C; losses are means over windows and steps (control
 a sum over cells or units, as there), so that a reward_cost of 0.05 is its 1; several
-snippets an update instead of one; no ReLU after the deconvolutions, which would clip Q; a
+snippets an update instead of one; the replay is not filled before training, auxiliaries
+learn from the first update that has a window; no ReLU after the deconvolutions, which would clip Q; a
 vector's cells are its numbers, an image's all that it divides into (21 x 21 of 84 x 84
 pixels, where the paper takes 20 x 20 of the middle); features are those in
 ``auxiliary_tasks``.
@@ -195,7 +196,7 @@ def make_replay(spec: types.EnvSpec, config: Config) -> types.Replay:
 def _check(spec: types.EnvSpec, config: Config) -> None:
     """Raises ValueError unless there are cells, discrete actions and positive sizes."""
     optimiser.check(config.optimiser)
-    for name in ("cell", "capacity", "windows", "steps", "snippets"):
+    for name in ("cell", "frames", "capacity", "windows", "steps", "snippets"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")
     if not isinstance(spec.action, types.Discrete):

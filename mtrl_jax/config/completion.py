@@ -52,6 +52,10 @@ def complete(config: Any) -> Any:
     given = config.agent.hparams | _starts(config)
     filled = hparams.flatten(module.Hparams()) | given
     _check_read(config, module.INFO.idle(static), filled)
+    drawn = {*population.search, *config.agent.schedules}
+    fixed = {name: value for name, value in filled.items() if name not in drawn}
+    with errors.at("agent.hparams"):
+        module.INFO.check_hparams(static, fixed)
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}
     )

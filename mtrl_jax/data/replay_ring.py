@@ -61,14 +61,17 @@ def row_shapes(spec: types.EnvSpec, frames: int = 1) -> Row:
 
 
 def rows_of(rollout: types.Rollout, frames: int = 1) -> Row:
-    """Returns the rows ``[T, B, ...]`` of a rollout; its newest step waits an update."""
+    """Returns the rows ``[T, B, ...]`` of a rollout; its newest step waits an update.
+
+    An action that is no number is 0, as the environment took it: rows outlive the policy.
+    """
     ts = jax.tree.map(lambda x: x[:-1], rollout.ts)
     obs = dict(ts.obs)
     if frames > 1:
         obs["image"] = frame_stacks.newest(obs["image"], frames)
     return Row(
         obs,
-        rollout.action,
+        jnp.nan_to_num(rollout.action),
         ts.reward,
         ts.discount,
         ts.first,

@@ -99,13 +99,18 @@ def values_of(metric: Metric, result: Evaluation) -> Array:
 
 
 def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitness:
-    """Returns the fitness by the complete episodes of an evaluation."""
+    """Returns the fitness by an evaluation's episodes, one of every slot.
+
+    An episode that ``evaluation.max_steps`` cuts counts with what it had by then: without
+    those, a member that lives long would be judged by its failures alone.
+    """
     values = values_of(metric, result)
     tasks = jnp.arange(len(metric.weight))[None, None]
-    counted = result.complete[..., None] & (result.task[..., None] == tasks)
+    counted = result.task[..., None] == tasks
     number = jnp.sum(counted, axis=1)
     mean = jnp.sum(jnp.where(counted, values[..., None], 0.0), axis=1) / number
-    return _fitness(metric, mean, number, finite, values, result.complete, result.task)
+    valid = jnp.ones_like(result.complete)
+    return _fitness(metric, mean, number, finite, values, valid, result.task)
 
 
 def task_scores(metric: Metric, mean: Any) -> Any:

@@ -57,12 +57,15 @@ def make_program(
     check_fits(env.spec, spec, config.of)
     acting.check_tasks(agent, config, spec, env.spec, config.of)
     test_spec = trials.per_episode(env.spec)
-    run_length = _run_length(config, slots, _longest(config, test_spec))
+    longest = _longest(config, test_spec)
+    run_length = _run_length(config, slots, longest)
     runner = _runner(config, agent, env, run_length.per_chunk)
     hosted = isinstance(env, types.HostEnv)
     place = build.placement(config, slots, not hosted)
     device_memory.check_acting(agent, config, slots, place.mesh)
     weights, hp = source or (None, build.initial_hparams(config, place.keys))
+    hp_played = build.with_evaluation_hparams(config, hp)
+    _check_prompt(config, hp_played, longest)
     before = "" if weights is None else fingerprint(weights)
     weights = sharding.on_devices(weights, place.mesh, members)
     return build.assemble(
@@ -74,7 +77,7 @@ def make_program(
         pure=not hosted,
         compiled=not hosted,
         indivisible=hosted,
-        hp=build.with_evaluation_hparams(config, hp),
+        hp=hp_played,
         spec=test_spec,
         agent=agent,
         batch=(members, slots),
@@ -199,6 +202,17 @@ def _prompt(config: stage_schema.EvaluateStage) -> context_runner.Prompt | None:
     return context_runner.Prompt(
         config.prompt.episodes, play, observe_action, info.keep_prompt
     )
+
+
+def _check_prompt(config: stage_schema.EvaluateStage, hp: Tree, longest: int) -> None:
+    """Raises ConfigError unless a prompt is remembered to the end of an episode."""
+    if config.prompt is None:
+        return
+    static = agent_settings.config(config)
+    with errors.at(f"prompt.episodes={config.prompt.episodes}"):
+        agent_settings.module(config).INFO.check_prompt(
+            static, hp, (config.prompt.episodes + 1) * longest
+        )
 
 
 def _reporter(

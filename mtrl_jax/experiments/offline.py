@@ -137,6 +137,13 @@ def check_agent(
             "not tell a prompt from what follows it; use 0, or an agent that has a "
             "prompt_share, such as gato"
         )
+    share = _prompt_share(config)
+    if share and not training.prompt_length:
+        raise errors.ConfigError(
+            f"training.prompt_length=0: {config.agent.name} is to read a prompt in "
+            f"{share:g} of its sequences and there is none; give so many rows of another "
+            "episode, such as 20, or agent.hparams.prompt_share=0"
+        )
     label = contents.spec.obs.get(types.OPTIMAL)
     spec = expert_labels.without(contents.spec)
 
@@ -165,6 +172,13 @@ def check_agent(
         )
 
 
+def _prompt_share(config: stage_schema.OfflineStage) -> float:
+    """Returns the largest share of sequences that any member is to read a prompt in."""
+    drawn = config.population.search.get("prompt_share")
+    own = config.agent.hparams.get("prompt_share", 0.0)
+    return own if drawn is None else drawn.high
+
+
 def load(
     config: stage_schema.OfflineStage, folder: pathlib.Path, mesh: sharding.Mesh
 ) -> tuple[windows.Data, windows.Data | None]:
@@ -172,6 +186,7 @@ def load(
 
     Raises:
       RunError: there is no sound dataset, nothing is left of it, or it does not fit.
+      ConfigError: the agent cannot read what its columns say.
     """
     try:
         found = histories.load(folder)
@@ -183,7 +198,8 @@ def load(
         ]
     except (errors.DatasetError, ValueError) as error:
         raise errors.RunError(f"{folder}: {error}") from None
-    asked = agent_settings.module(config).INFO.reads_columns
+    info = agent_settings.module(config).INFO
+    asked = info.reads_columns
     need = sum(windows.device_bytes(found, part, asked) for part in kept)
     room = device_memory.room(mesh)
     if need > room:
@@ -197,6 +213,10 @@ def load(
         windows.put(found, part, everywhere, columns=asked, prompted=prompted)
         for part in kept
     ]
+    if asked:
+        with errors.at("agent.config"):
+            static = agent_settings.config(config)
+            info.check_columns(static, data[0].columns, data[0].task)
     return data[0], data[1] if len(data) > 1 else None
 
 

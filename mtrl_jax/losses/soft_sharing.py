@@ -18,6 +18,8 @@ from mtrl_jax.types import Array, Tree
 
 DISTANCES = ("l2", "trace")
 _TINY = 1e-6  # added to M Mᵀ, so that its root has a gradient at rank below K
+# Eigenvalues below this share of the largest are rounding, which its root would magnify.
+_ROUNDING = 1e-6
 
 
 def distance(name: str, stacked: Tree) -> Array:
@@ -40,13 +42,15 @@ def to_the_mean(layer: Array) -> Array:
 def trace_norm(layer: Array) -> Array:
     """Returns the sum of the singular values of ``[K, n]``, from the K × K matrix M Mᵀ.
 
-    The gradient is (M Mᵀ + ε)^(-1/2) M, finite also where singular values are equal.
+    The gradient is (M Mᵀ + ε)^(-1/2) M, its norm at most √K, also where rows are all but
+    equal: below a thousandth of the largest, singular values are as good as that.
     """
     rows = layer.reshape(len(layer), -1)
     gram = rows @ rows.T + _TINY**2 * jnp.eye(len(rows))
     values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
     roots = jnp.sqrt(jnp.maximum(values, _TINY**2))
-    inverse = (vectors / roots[None]) @ vectors.T
+    floor = jnp.sqrt(_ROUNDING) * jnp.max(roots)
+    inverse = (vectors / jnp.maximum(roots, floor)[None]) @ vectors.T
     # Half the trace of G^(-1/2) M Mᵀ has the gradient; the value is put beside it.
     half = 0.5 * jnp.sum(inverse * (rows @ rows.T))
     return half + jax.lax.stop_gradient(jnp.sum(roots) - half)

@@ -119,17 +119,24 @@ def _held(x: Array, where: Array) -> Array:
     return jax.lax.cummax(jnp.where(where, x, 0), axis=1)
 
 
-def last(steps: history_tokens.Steps, horizon: Array) -> history_tokens.Steps:
+def last(
+    steps: history_tokens.Steps, horizon: Array, kept: Array | None = None
+) -> history_tokens.Steps:
     """Returns Steps [T, B] of which the last ``horizon`` are there, the others padding.
 
-    Of the T steps all are live, or the first are not. Where any is left out, what was
-    before the first of the others is unread.
+    Of the T steps all are live, or the first are not. The first ``kept`` [B] live ones, a
+    prompt, are there, too. Where any is left out, what was before the first of the others
+    is unread.
     """
-    length = steps.has_prev.shape[0]
+    shape = length, _ = steps.has_prev.shape
     age = (length - 1 - jnp.arange(length))[:, None]
-    live = age < horizon if steps.live is None else steps.live & (age < horizon)
+    there = jnp.ones(shape, bool) if steps.live is None else steps.live
     begins = (age == horizon - 1) & (age < length - 1)
-    return steps._replace(live=live, has_prev=steps.has_prev & ~begins)
+    seen = age < horizon
+    if kept is not None:
+        shown = jnp.cumsum(there.astype(jnp.int32), axis=0) <= kept[None]
+        begins, seen = begins & ~shown, seen | shown
+    return steps._replace(live=there & seen, has_prev=steps.has_prev & ~begins)
 
 
 def of_sequence(
@@ -168,11 +175,13 @@ def of_ring(
     window: int | Array,
     encoding: str,
     rotary_size: int | None,
+    kept: Array | None = None,
 ) -> tuple[Sight, Cache]:
     """Returns (sight of the tokens of Steps [1, B] on the ring, cache).
 
-    The cache returned has this step's place and position; its keys and values are still
-    to be written, layer by layer.
+    The first ``kept`` [B] steps, a prompt, are seen beyond the ``window``, as long as the
+    ring holds them. The cache returned has this step's place and position; its keys and
+    values are still to be written, layer by layer.
     """
     tokens = history_tokens.TOKENS[encoding]
     places = cache.live.shape[1] // tokens
@@ -189,7 +198,12 @@ def of_ring(
         live_now = is_live[:, None]
     live = _put(cache.live, live_now, written, axis=1)
     index, held_index = _token_index(now, encoding), _token_index(held, encoding)
-    allowed = _in_window(index, held_index, window, encoding) & live[:, None, :]
+    allowed = _in_window(index, held_index, window, encoding)
+    if kept is not None:
+        shown = jnp.repeat(held < kept[:, None], tokens, axis=1)[:, None, :]
+        context = places - (tokens > 1)  # See ``empty``.
+        allowed |= shown & _in_window(index, held_index, context, encoding)
+    allowed &= live[:, None, :]
     rotation = _rotation(index, rotary_size)
     sight = Sight(allowed, now, held, rotation, None, written)
     position = cache.position + is_live

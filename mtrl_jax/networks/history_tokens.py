@@ -14,7 +14,8 @@ training read the same rows.
 
 With returns (``outlook``) a step has one token more, the last: R_t, what is to come. It
 stands after o_t, so that it can be predicted from what came before; the action is predicted
-at it ("step_return", "triple_return").
+at it ("step_return", "triple_return"). With ``outlook.steps`` all tokens of a step have
+its place in the episode added, a vector that is learned for each.
 
 Episodes follow each other in one history; nothing is reset between them.
 
@@ -68,15 +69,24 @@ class Steps(NamedTuple):
     # Read where there are tokens of returns:
     return_to_go: Array | None = None  # [T, B]
     return_known: Array | None = None  # [T, B] from 0, not at all, to 1
+    # Read where steps of an episode have embeddings:
+    episode_step: Array | None = None  # [T, B] int32, from 0
+    step_known: Array | None = None  # [T, B] from 0, not at all, to 1
     # Read where steps may see their own episode alone:
     begins: Array | None = None  # [T, B] bool, the first step of an episode
     prompt: Array | None = None  # [T, B] bool, before all others, and seen by all
 
 
 def dummy(
-    obs: dict[str, jax.ShapeDtypeStruct], space: types.ActionSpace, encoding: str
+    obs: dict[str, jax.ShapeDtypeStruct],
+    space: types.ActionSpace,
+    encoding: str,
+    counted: bool = False,
 ) -> Steps:
-    """Returns Steps [1] of zeros, with all that an encoding reads, for one slot."""
+    """Returns Steps [1] of zeros, with all that an encoding reads, for one slot.
+
+    ``counted``: the step of the episode is read, too.
+    """
 
     def zeros(struct) -> Any:
         return np.zeros((1, *struct.shape), struct.dtype)  # Compiles nothing.
@@ -86,6 +96,9 @@ def dummy(
     seen = {k: zeros(v) for k, v in obs.items()}
     nothing = zeros(jax.ShapeDtypeStruct((), jnp.float32))
     made = Steps(seen, action, nothing, no, no, None, seen, nothing, nothing)
+    if counted:
+        place = zeros(jax.ShapeDtypeStruct((), jnp.int32))
+        made = made._replace(episode_step=place, step_known=nothing)
     return read(made, encoding)
 
 
@@ -157,8 +170,8 @@ class Tokens(nn.Module):
             last = tree.where(steps.has_prev, last, jnp.zeros_like(last))
             one = self._dense("observation")(self._torso()(obs, last))
             if self.encoding == "step":
-                return jnp.swapaxes(one, 0, 1)
-            return self._in_a_row([one, self._return(steps)])
+                return jnp.swapaxes(self._placed(one, steps), 0, 1)
+            return self._in_a_row([one, self._return(steps)], steps)
         nothing = jnp.zeros((*steps.has_prev.shape, 0))
         torso = self._torso()
         seen = torso(obs, nothing)
@@ -173,7 +186,7 @@ class Tokens(nn.Module):
         tokens.append(self._dense("observation")(seen))
         if has_returns(self.encoding):
             tokens.append(self._return(steps))
-        return self._in_a_row(tokens)
+        return self._in_a_row(tokens, steps)
 
     def _return(self, steps: Steps) -> Array:
         """Returns the token of R_t [T, B, width]: what is learned of one not known."""
@@ -191,8 +204,23 @@ class Tokens(nn.Module):
         known = steps.return_known[..., None]
         return known * embedded + (1.0 - known) * unknown[None, None]
 
-    def _in_a_row(self, tokens: list[Array]) -> Array:
+    def _placed(self, token: Array, steps: Steps) -> Array:
+        """Returns the token [T, B, width] with the step's place in its episode added."""
+        number = 0 if self.outlook is None else self.outlook.steps
+        if not number:
+            return token
+        if steps.episode_step is None or steps.step_known is None:
+            raise ValueError("episode_step: None, but steps have embeddings; give it")
+        shape = (number, self.width)
+        table = self.param("episode_step", nn.initializers.normal(0.02), shape)
+        place = jnp.minimum(steps.episode_step, number - 1)
+        return token + steps.step_known[..., None] * jnp.take(table, place, axis=0)
+
+    def _in_a_row(self, tokens: list[Array], steps: Steps) -> Array:
         """Returns n tokens [T, B, width] of each step one after the other, [B, T n, width]."""
+        if self.outlook is not None and self.outlook.steps:
+            place = self._placed(jnp.zeros_like(tokens[0]), steps)
+            tokens = [token + place for token in tokens]
         batched = jnp.moveaxis(jnp.stack(tokens, axis=2), 0, 1)  # [B, T, n, width]
         return batched.reshape(batched.shape[0], -1, self.width)
 

@@ -57,6 +57,12 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     for name in ("experts", "modules"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")
+    if config.sharing == "experts" and config.experts > config.hidden[-1]:
+        raise ValueError(
+            f"experts: got {config.experts} with a last layer of "
+            f"{config.hidden[-1]} units, where no more can be orthogonal; give fewer "
+            "experts, or a larger layer"
+        )
     if config.sharing == "modules" and len(config.hidden) < 2:
         raise ValueError(
             f"hidden: got {config.hidden}; sharing 'modules' has a first layer that all "

@@ -7,7 +7,9 @@ from ``low`` to ``high``:
     bin(R) = floor((R - low) / (high - low) (bins - 1)), of R clipped to [low, high]
 
 and is read as the one-hot of its bin beside its place in the range; one that is not known
-(``known`` 0) as a vector that is learned, and in between as a mixture of the two.
+(``known`` 0) as a vector that is learned, and in between as a mixture of the two. With
+``ranges`` every task has a low and high of its own, and its returns are counted as if they
+were ``scaled`` to the common ones: κ then asks as much of a game of small scores.
 
 Inference of an expert's return, of P(R | history):
 
@@ -39,6 +41,11 @@ class Outlook:
     bins: int = 0  # of returns; 0: no token of a return
     low: float = 0.0
     high: float = 20.0
+    # (low, high) of each task, in the order of the tasks; (): those above for all.
+    ranges: tuple[tuple[float, float], ...] = ()
+    # Of an episode, each with a vector that is added to its tokens; later ones have the
+    # last; 0: none.
+    steps: int = 0
     rewards: bool = False  # also predict the sign of the reward that follows
     vectors: bool = False  # also predict the vector that is observed next
     values: bool = False  # also predict the value of each action, and of the state
@@ -61,16 +68,33 @@ def check(config: Outlook) -> None:
         raise ValueError(
             f"bins: {config.bins} values of a return; use 2 or more, or 0 for no token"
         )
-    low, high = np.float32(config.low), np.float32(config.high)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if config.steps < 0:
+        raise ValueError(f"steps: {config.steps} of an episode; use 1 or more, or 0")
+    _check_range("", config.low, config.high)
+    for k, (low, high) in enumerate(config.ranges):
+        _check_range(f"ranges.{k}: ", low, high)
+
+
+def _check_range(where: str, low: float, high: float) -> None:
+    """Raises ValueError unless ``low`` is below ``high`` in float32."""
+    if not np.isfinite(np.asarray([low, high], np.float32)).all():
         raise ValueError(
-            f"low: {config.low}, high: {config.high}: give numbers that are finite in "
-            "float32"
+            f"{where}low: {low}, high: {high}: give numbers that are finite in float32"
         )
-    if not low < high:
-        raise ValueError(
-            f"low: {config.low} is not below high: {config.high} (in float32)"
-        )
+    if not np.float32(low) < np.float32(high):
+        raise ValueError(f"{where}low: {low} is not below high: {high} (in float32)")
+
+
+def scaled(config: Outlook, returns: Array, task: Array) -> Array:
+    """Returns ``returns`` [...] of tasks [...] on the scale that all are counted on.
+
+    That is low + (R - low_k) / (high_k - low_k) (high - low) of task k; without ranges R.
+    """
+    if not config.ranges:
+        return returns
+    low, high = jnp.asarray(config.ranges, jnp.float32).T
+    share = (returns - low[task]) / (high - low)[task]
+    return config.low + share * (config.high - config.low)
 
 
 def bin_of(config: Outlook, returns: Array) -> Array:

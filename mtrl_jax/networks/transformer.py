@@ -91,8 +91,9 @@ class Transformer(NamedTuple):
     ``context``. Of a transformer with an outlook it returns Outputs; with the
     ``action`` of each step also what that leads to.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
-    ``step(params, cache, steps, horizon=None, gate=None)`` returns (logits [B, M], cache) of Steps
-    [B]; a slot that is not live keeps its cache. No dropout.
+    ``step(params, cache, steps, horizon=None, gate=None, kept=None)`` returns (logits
+    [B, M], cache) of Steps [B]; a slot that is not live keeps its cache. No dropout. Its
+    first ``kept`` [B] steps, a prompt, are seen beyond the horizon, as ``unroll`` does.
     ``forget(cache, forgets, kept)`` returns the cache of which the slots that forget,
     bool [B], have nothing but their first ``kept`` [B] steps.
     A ``horizon`` is an int32 scalar of at least 1, ``alone`` a bool scalar; ``gate``, from
@@ -124,7 +125,8 @@ def make(
     )
     module = _module(spec, config, given or outlook.Outlook())
     encoding = module.encoding
-    example = history_tokens.dummy(spec.obs, spec.action, encoding)
+    counted = bool(given and given.steps)
+    example = history_tokens.dummy(spec.obs, spec.action, encoding, counted)
 
     def of(out):
         return out.action if given is None else out
@@ -160,17 +162,18 @@ def make(
         )
         return of(out)
 
-    def cached(params, cache, steps, horizon=None, gate=None):
+    def cached(params, cache, steps, horizon=None, gate=None, kept=None):
         one = jax.tree.map(lambda x: x[None], _moment(steps, encoding))
         variables, window = {"params": params}, config.context
-        seen = {"horizon": horizon, "gate": gate}
+        seen = {"horizon": horizon, "gate": gate, "kept": kept}
         out, cache = module.apply(variables, one, window, cache, **seen)
         return jax.tree.map(lambda x: x[0], of(out)), cache
 
-    def recomputed(params, cache, steps, horizon=None, gate=None):
+    def recomputed(params, cache, steps, horizon=None, gate=None, kept=None):
         cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
-        read = read if horizon is None else attention_windows.last(read, horizon)
+        if horizon is not None:
+            read = attention_windows.last(read, horizon, kept)
         variables = {"params": params}
         out, _ = module.apply(variables, read, config.context, newest=True, gate=gate)
         return jax.tree.map(lambda x: x[0], of(out)), cache

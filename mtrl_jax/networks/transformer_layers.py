@@ -24,7 +24,8 @@ class Layers(nn.Module):
     """Returns (Outputs of Steps [T, B], cache); with a cache T is 1.
 
     With a ``horizon``, or where episodes may be ``alone``, the Steps are seen in segments
-    (see ``attention_windows.cut``), and a ring no further than the horizon. ``newest``:
+    (see ``attention_windows.cut``), and a ring no further than the horizon, but for its
+    first ``kept`` [B] steps. ``newest``:
     outputs [1, B] of the last step alone. Given the ``action`` of each step, also
     what it leads to. ``gate`` is the n-gram head's share. The ``encoding`` is the config's,
     or that with returns.
@@ -48,6 +49,7 @@ class Layers(nn.Module):
         alone: Array | None = None,
         action: Array | None = None,
         gate: Array | None = None,
+        kept: Array | None = None,
     ) -> tuple[outlook.Outputs, attention_windows.Cache | None]:
         config, segments = self.config, None
         is_cut = any(x is not None for x in (horizon, alone, steps.prompt))
@@ -67,7 +69,9 @@ class Layers(nn.Module):
         else:
             if horizon is not None:
                 seen = jnp.minimum(window, horizon)
-            sight, cache = attention_windows.of_ring(steps, cache, seen, encoding, size)
+            sight, cache = attention_windows.of_ring(
+                steps, cache, seen, encoding, size, kept
+            )
         keys: list[Array] = []
         values: list[Array] = []
         for i in range(config.layers):

@@ -161,7 +161,7 @@ def test_the_slow_critic_is_a_copy_every_so_many_steps(kit):
         np.testing.assert_allclose(x, y - 0.5, 1e-5, 1e-6)
 
 
-def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
+def test_a_sequences_actions_are_those_that_led_to_its_observations(kit, monkeypatch):
     """Also across the rows of the ring: the action of row t meets observation t + 1."""
     agent, _, rollout, hp, _ = made(kit)
     drawn = observed(agent, rollout, KEY, hp)
@@ -173,6 +173,16 @@ def test_a_sequences_actions_are_those_that_led_to_its_observations(kit):
         sequences_of(*jax.tree.map(lambda x: x[0], (drawn.rows, drawn.live)))
     )
     assert batch.live.all() and batch.ts.reward.shape == (5, 6)
+    split = []
+    monkeypatch.setattr(
+        model_learning.tree,
+        "shard",
+        lambda given, axis=0: jax.tree.map(
+            lambda x: split.append(x.shape[axis]), given
+        ),
+    )
+    model_learning.shard(batch)  # Between devices: by its six sequences, every leaf.
+    assert split == [6] * len(jax.tree.leaves(batch))
     obs, action = rollout.ts.obs["vector"][..., 0], rollout.action
     for n in range(6):
         seen = batch.ts.obs["vector"][:, n, 0]

@@ -10,6 +10,7 @@ import pytest
 from mtrl_jax import agents, envs, hparams, random, types
 from mtrl_jax.agents import dqn, pqn, rainbow
 from mtrl_jax.agents.common import q_learning, q_loss
+from mtrl_jax.data import replay, replay_ring
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import noisy, q_network
@@ -179,9 +180,10 @@ def test_with_epsilon_one_every_legal_action_is_as_likely(name):
     )
     ts = ts._replace(obs=jax.tree.map(np.ones_like, ts.obs))
     for epsilon in (1.0, 0.0):
-        hp = hparams.override(
-            module.Hparams(), {"epsilon_start": epsilon, "epsilon_end": epsilon}
-        )
+        given = {"epsilon_start": epsilon, "epsilon_end": epsilon}
+        if name == "rainbow":  # What is noted down has no noise.
+            given["noise"] = 0.0
+        hp = hparams.override(module.Hparams(), given)
         learner = jax.jit(batch_draws(agent.init))(KEY, hp)
         action, _, extras = jax.device_get(jax.jit(agent.act)(learner, (), ts, KEY, hp))
         assert extras.q.shape == (4096, 2)
@@ -280,6 +282,50 @@ def test_importance_grows_to_one():
     assert float(
         importance_at(jnp.int32(99), hp._replace(importance_updates=0.0))
     ) == pytest.approx(0.4)
+
+
+def test_importance_weighs_the_loss_to_the_power_of_beta(monkeypatch):
+    """(1, 1/4) at β = 1/2 are 1 and 1/2; of errors 2 and 4 that is a loss of 2."""
+    errors = jnp.array([2.0, 4.0])
+    monkeypatch.setattr(q_loss, "_errors", lambda *_: (errors, errors))
+    weights = q_loss.Prioritising(priority_exponent=1.0, importance_exponent=0.5)
+    hp = rainbow.Hparams(prioritising=weights)
+    spec, parts = env().spec, q_loss.Parts(double=True, prioritised=True, n_step=1)
+    network = q_network.make(spec, NETWORK, spec.action.n, q_network.Head(1, False))
+    params = jax.jit(batch_draws(network.init))(KEY)
+    obs = {k: np.zeros((2, 2, *x.shape), x.dtype) for k, x in spec.obs.items()}
+    ones = np.ones((2, 2), np.float32)
+    rows = replay_ring.Row(
+        obs, np.zeros((2, 2), np.int32), ones, ones, ones > 1, np.zeros((2, 2), np.int32),
+        np.ones((2, 2, spec.action.n), bool),
+    )  # fmt: skip
+    drawn = replay.Drawn(
+        rows=rows,
+        place=np.zeros(2, np.int32),
+        live=np.ones(2, bool),
+        importance=np.float32([1.0, 0.25]),
+    )
+    setting = q_loss.Setting(network, parts, lambda r: r)
+    loss_of = jax.jit(functools.partial(q_loss.loss_of, setting))
+    loss, found = loss_of(params, params, (drawn, jnp.int32(0)), KEY, hp)
+    assert float(loss) == (1.0 * 2.0 + 0.5 * 4.0) / 2
+    np.testing.assert_allclose(found["priority"], errors, rtol=1e-6)
+
+
+def test_what_a_noisy_network_notes_down_is_no_draw():
+    """Labels are the mean weights': the same for two keys, while actions differ."""
+    agent = rainbow.make(env().spec, rainbow.Config(**SMALL))
+    hp = jax.tree.map(jnp.float32, rainbow.Hparams())
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
+    ts = jax.tree.map(lambda x: x[0], some_rollout().ts)
+    ts = ts._replace(action_mask=np.ones_like(ts.action_mask))
+    act = jax.jit(lambda key: agent.act(learner, (), ts, key, hp))
+    found = [act(jax.random.key(i)) for i in range(8)]
+    actions, _, notes = zip(*found)
+    for note in notes[1:]:
+        jax.tree.map(np.testing.assert_array_equal, note, notes[0])
+    np.testing.assert_allclose(notes[0].value, np.max(notes[0].q, -1))
+    assert any((x != actions[0]).any() for x in actions)
 
 
 @pytest.mark.parametrize("period", [1.0, 2.5, 4.0])

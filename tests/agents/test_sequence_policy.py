@@ -31,6 +31,7 @@ TRIPLE = dataclasses.replace(
     STEP, encoding="triple", positions="learned", acting="recompute"
 )
 RETURNS = outlook.Outlook(bins=9, low=0.0, high=40.0)
+COUNTED = dataclasses.replace(RETURNS, steps=6)
 FULL = outlook.Outlook(
     bins=9, low=0.0, high=40.0, rewards=True, vectors=True, values=True
 )
@@ -76,6 +77,8 @@ def made(network=STEP, given=RETURNS, infers=False):
         found = future.columns_of(rollout)
         steps, teaches = sequence_policy.rows_of(rollout, found, KEY, hp)
         steps = steps._replace(prev_reward=hp.reward_gate * steps.prev_reward)
+        if given.steps:
+            steps = sequence_policy.counted(steps, found.episode_step, hp)
         alone = jnp.asarray(hp.across < 1)
         seen = ad.horizon_of(hp)
         return net.unroll(params, steps, horizon=seen, alone=alone), teaches
@@ -278,17 +281,30 @@ def test_a_share_of_the_sequences_sees_its_prompt():
     assert not teaches[:3].any() and teaches[3:].all()
 
 
-@pytest.mark.parametrize("across", [0.0, 1.0])
-@pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
-def test_acting_says_what_training_says_of_the_same_rows(network, across):
+@pytest.mark.parametrize(
+    ("network", "given", "across", "horizon"),
+    [
+        (STEP, RETURNS, 0.0, 0.0),
+        (STEP, RETURNS, 1.0, 0.0),
+        (TRIPLE, RETURNS, 0.0, 0.0),
+        (TRIPLE, RETURNS, 1.0, 0.0),
+        # A prompt is seen beyond the horizon; episodes of two are over before it is.
+        (TRIPLE, RETURNS, 0.0, 2.0),
+        (STEP, COUNTED, 0.0, 0.0),
+    ],
+)
+def test_acting_says_what_training_says_of_the_same_rows(
+    network, given, across, horizon
+):
     """Over three episodes, the first of them watched: of those alone it is a prompt."""
-    agent, learner, read, act, _ = made(network)
+    agent, learner, read, act, _ = made(network, given)
+    lengths = [3, *((2,) * 5 if horizon else (4, 5))]
     rollout, hp = (
-        windows_of([3, 4, 5], prompt=0 if across else 3),
-        hparams(prompt_share=1.0, across=across),
+        windows_of(lengths, prompt=0 if across else 3),
+        hparams(prompt_share=1.0, across=across, horizon=horizon),
     )
     carry, said, actions = agent.carry(2), [], []
-    for t in range(12):
+    for t in range(sum(lengths)):
         ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
         hp_t = hp._replace(target=rollout.extras.columns.return_to_go[t, 0])
         # Both slots ask for the same; the rewards are what the data have.
@@ -305,6 +321,125 @@ def test_acting_says_what_training_says_of_the_same_rows(network, across):
     expected = log_prob_of(logits, known.ts.action_mask[:-1], known.action)
     np.testing.assert_allclose(log_probs[3:], np.asarray(expected)[3:], atol=2e-4)
     assert np.std(log_probs[3:]) > 0.1
+
+
+@pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["ring", "recompute"])
+def test_a_prompt_is_seen_beyond_the_horizon(network):
+    """Of four steps after a prompt of three, with a horizon of two, it moves them all."""
+    agent, learner, _, act, _ = made(network)
+    rollout, hp = windows_of([3, 4], prompt=3), hparams(horizon=2.0)
+    obs = plus(rollout.ts.obs["vector"], slice(3), 1.0)
+    other = rollout._replace(ts=rollout.ts._replace(obs={"vector": obs}))
+
+    def said(rollout):
+        carry, found = agent.carry(2), []
+        for t in range(7):
+            ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
+            _, carry, log_prob = act(learner, carry, ts, KEY, hp)
+            carry = sequence_policy.observe_action(carry, ts, rollout.action[t])
+            if t < 3:
+                carry = sequence_policy.keep_prompt(carry, ts)
+            found.append(np.asarray(log_prob))
+        return np.stack(found)[3:]
+
+    assert (np.abs(said(rollout) - said(other)).max(1) > 1e-5).all()
+
+
+def test_the_step_of_the_episode_is_said_where_it_is_counted():
+    """Another place moves what is said, from the last one on no more; gate 0: nothing."""
+    _, learner, read, *_ = made(given=COUNTED)
+    rollout = windows_of([4, 4])
+
+    def said(plus, gate):
+        known = rollout.extras.columns
+        known = known._replace(episode_step=known.episode_step + plus)
+        moved = rollout._replace(extras=rollout.extras._replace(columns=known))
+        return read(learner.params, moved, hparams(step_gate=gate))[0].action
+
+    assert moved(said(0, 1.0), said(1, 1.0)).all()
+    assert not moved(said(6, 1.0), said(9, 1.0)).any()
+    assert not moved(said(0, 0.0), said(1, 0.0)).any()
+
+
+def test_a_step_learns_from_no_value_that_knows_nothing_of_it():
+    """Beyond a horizon the next step has no history: its value is nobody's target."""
+    hp = hparams(across=1.0, horizon=2.0)
+    rollout = windows_of([3, 5], slots=1)
+    steps, _ = sequence_policy.rows_of(rollout, future.columns_of(rollout), KEY, hp)
+    cut = sequence_policy.severed(steps, hp)
+    assert np.flatnonzero(np.asarray(cut)[:, 0]).tolist() == [1, 3, 5]
+    alone = sequence_policy.severed(steps, hparams(across=0.0, horizon=2.0))
+    assert np.flatnonzero(np.asarray(alone)[:, 0]).tolist() == [1, 4, 6]
+    out = outlook.Outputs(
+        None, values=jnp.zeros((8, 1, ACTIONS)), value=jnp.zeros((8, 1))
+    )
+    hp, teaches = hparams(td_cost=1.0, beyond=1.0), jnp.ones((8, 1), bool)
+    behind = jnp.zeros((8, 1, ACTIONS)).at[4].set(50.0)  # of the step after a border
+
+    def td(behind, cut):
+        found = future.losses(
+            outlook.Outlook(values=True),
+            out,
+            behind,
+            rollout,
+            teaches,
+            rollout.extras.columns,
+            hp,
+            cut,
+        )
+        return float(found[1]["td_loss"])
+
+    assert td(behind, cut) == td(0 * behind, cut)
+    assert td(behind, None) != td(0 * behind, None)
+
+
+def test_each_task_may_have_a_range_of_returns_of_its_own():
+    """The same place of each task's range is the same token, target and tilt."""
+    config = dataclasses.replace(
+        RETURNS, low=0.0, high=8.0, ranges=((0.0, 4.0), (-100.0, 100.0))
+    )
+    task = jnp.array([0, 1, 0, 1])
+    returns = jnp.array([1.0, -50.0, 4.0, 100.0])
+    scaled = outlook.scaled(config, returns, task)
+    np.testing.assert_allclose(scaled, [2.0, 2.0, 8.0, 8.0])
+    assert outlook.bin_of(config, scaled).tolist() == [2, 2, 8, 8]
+    spec = spec_of()
+    two = spec._replace(tasks=spec.tasks * 2)
+    module = multi_game_decision_transformer
+    own = dataclasses.replace(module.Config(STEP), outlook=config)
+    agent = module.make(two, own)
+    hp = jax.tree.map(jnp.float32, module.Hparams(inferred=0.0))
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
+    ts = jax.tree.map(lambda x: x[0], windows_of([4]).ts)
+    act = jax.jit(agent.act)
+
+    def said(task, target):
+        hp_t = hp._replace(target=jnp.float32(target))
+        own = ts._replace(task=jnp.full(2, task, jnp.int32))
+        return np.asarray(act(learner, agent.carry(2), own, KEY, hp_t)[2])
+
+    np.testing.assert_array_equal(said(0, 1.0), said(1, -50.0))
+    assert (said(0, 1.0) != said(0, 4.0)).any()
+    with pytest.raises(ValueError, match=r"outlook\.ranges: 2 for 1 tasks"):
+        module.make(spec, own)
+
+
+def test_returns_that_the_range_leaves_out_are_refused():
+    """Clipped returns all look alike: DT with a range of 20 learns nothing of CartPole."""
+    config, shape = sequence_policy.Config(STEP, outlook=RETURNS), (2, 3)
+    known = columns.Columns(
+        np.float32([[500, 499, 3], [40, 0, 41]]),
+        np.zeros(shape, np.int32),
+        np.ones(shape, np.float32),
+        np.ones(shape, bool),
+    )
+    task = np.zeros(2, np.int32)
+    sequence_policy.check_columns(config, known, task)  # Half of them.
+    more = known._replace(return_to_go=np.float32([[500, 499, 3], [40, -1, 41]]))
+    with pytest.raises(ValueError, match=r"67% .*low=0 to high=40.* -1 to 500; give"):
+        sequence_policy.check_columns(config, more, task)
+    none = sequence_policy.Config(STEP, outlook=outlook.Outlook())
+    sequence_policy.check_columns(none, more, task)
 
 
 def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():

@@ -63,6 +63,14 @@ def test_the_cost_of_distance_brings_networks_together(made, kit):
     ]
     moved = [not np.array_equal(*(x[k] for x in torso)) for k in (0, 1)]
     assert moved == [True, False]
+    # A value head is in its own task's units, and none of another's business.
+    heads = jax.tree.map(lambda x: 3.0 * x, one.learner.params["value"])
+    other = one.learner._replace(params={**one.learner.params, "value": heads})
+    still = kit.changed(free, learning_rate=0.0)
+    far = [
+        one.update(x, alone, KEY, still)[1]["distance"] for x in (one.learner, other)
+    ]
+    assert float(far[0]) == float(far[1]) > 0
     tied, learner, found = kit.changed(free, distance_cost=10.0), one.learner, []
     for i in range(60):
         key = jax.random.fold_in(KEY, i)

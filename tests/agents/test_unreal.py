@@ -189,6 +189,39 @@ def test_of_a_stack_the_newest_frame_is_controlled():
     np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("own", "padded", "leaf"), [((4, 4, 2), (8, 8, 5), "image"), ((3,), (8,), "vector")]
+)
+def test_a_change_of_all_that_a_task_shows_is_one_however_it_is_padded(
+    own, padded, leaf
+):
+    """The mean is over the task's own pixels, channels and numbers."""
+    action, found = types.Discrete(2), []
+    for shape in (own, padded):
+        obs = {leaf: jax.ShapeDtypeStruct(own, jnp.float32)}
+        task = types.TaskSpec("x", obs, action)
+        spec = types.EnvSpec(
+            {leaf: jax.ShapeDtypeStruct(shape, jnp.float32)}, action, (task,)
+        )
+        config = unreal.networks.NetworkConfig(hidden=(4,), last_action_reward=False)
+        scale = value_scale.make(unreal.Config(), 1)
+        made = unreal.networks.make(spec, config, num_values=scale.num_values)
+        tasks = auxiliary_tasks.AuxiliaryTasks(
+            spec, made, config, 4, scale, lambda r: r
+        )
+        corner = tuple(slice(0, n) for n in own)
+        x = np.zeros((2, 1, *shape), np.float32)
+        x[(1, 0, *corner)] = 1.0
+        nothing = np.zeros((2, 1), np.float32)
+        task = np.zeros((2, 1), np.int32)
+        ts = types.TimeStep(
+            {leaf: x}, nothing, nothing, nothing > 0, nothing > 0, task, ()
+        )
+        change, is_own = jax.jit(tasks.changes)(ts)
+        found.append(np.asarray(change)[np.asarray(is_own)])
+    np.testing.assert_allclose(found, 1.0)
+
+
 def test_units_are_the_torsos_own(kit):
     """Of an image's features; what joins them as it is, is none: action, reward, task."""
     image = kit.probe("both_image").spec
@@ -222,6 +255,9 @@ def test_what_cannot_be_is_refused(kit):
     image = kit.probe("both_image").spec
     with pytest.raises(ValueError, match="cell: 99 pixels of an image"):
         kit.small("unreal", image, cell=99)
+    for frames in (0, -1):
+        with pytest.raises(ValueError, match=f"frames: got {frames}, give at least 1"):
+            kit.small("unreal", image, frames=frames)
     with pytest.raises(ValueError, match="frames: 2 given, but there is no image"):
         kit.small("unreal", spec, frames=2)
     network = unreal.networks.NetworkConfig(separate_value=True)

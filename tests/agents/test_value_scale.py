@@ -12,7 +12,7 @@ from mtrl_jax.agents.common import value_scale
 from mtrl_jax.losses import popart
 
 KEY = jax.random.key(5)
-NAMES = ("impala", "ppo", "mix_and_match")
+NAMES = ("impala", "ppo", "mix_and_match", "unreal")
 TASKS = ("both", "masked")
 # One gradient step; Mix&Match has two value heads, with a say each.
 ONE_STEP = {"ppo": {"epochs": 1, "minibatches": 1}}

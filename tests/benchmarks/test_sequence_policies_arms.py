@@ -34,6 +34,22 @@ def test_every_experiment_is_valid_and_an_arm_has_a_member_a_seed(name, quick):
     assert used == {stage.name for stage in settings.stages if stage.kind == "evaluate"}
 
 
+@pytest.mark.parametrize("name", beyond.EXPERIMENTS)
+def test_who_gets_no_returns_pays_nothing_for_them(name):
+    """Cloning is the same model without returns and without their loss."""
+    for stage in beyond.EXPERIMENTS[name]().stages:
+        search = stage.get("population", {}).get("search", {})
+        if "return_gate" not in search:
+            continue
+        gates = search["return_gate"]["initial"]
+        costs = [k for k in ("return_cost", "reward_cost") if k in search]
+        own = stage["agent"]["hparams"]
+        for cost in ("return_cost", "reward_cost"):
+            dealt = search[cost]["initial"] if cost in costs else None
+            # Where it is not dealt nobody pays it.
+            assert (dealt is None and not own.get(cost, 0.0)) or dealt == gates
+
+
 def test_arms_of_some_goals_need_the_stages_of_these_alone():
     """One task of three has its own source, model and evaluation, all kinds of members."""
     experiment = arms.credit()

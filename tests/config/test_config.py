@@ -221,6 +221,38 @@ def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
         config.from_dict(config.override(PLAIN, [change]))
 
 
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("{name: distral, hparams: {beta: 0}}", r"agent\.hparams\.beta=0: must be at"),
+        ("{name: ppo, hparams: {adam_eps: 0}}", r"agent\.hparams\.adam_eps=0: must be"),
+        # Without noise and ε it would do the same for ever.
+        (
+            "{name: rainbow, config: {noisy: false}}",
+            r"agent\.hparams: epsilon_start=0 with agent\.config\.noisy=false",
+        ),
+        (
+            "{name: rainbow, hparams: {v_min: 10, v_max: 10}}",
+            r"agent\.hparams: v_min=10 is not below v_max=10",
+        ),
+        (
+            "{name: rainbow, config: {distribution: none}, hparams: {v_max: 100}}",
+            r"agent\.hparams\.v_max=100: nothing reads it; .*distribution=categorical",
+        ),
+        (
+            "{name: rainbow, config: {noisy: false}, hparams: {epsilon_start: 1.0, "
+            "noise: 0.0}}",
+            r"agent\.hparams\.noise=0: nothing reads it; .*noisy=true",
+        ),
+    ],
+)
+def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
+    """By name, before a run that divides by nothing, or never explores."""
+    given = PLAIN | {"population": {"size": 1}}
+    with pytest.raises(errors.ConfigError, match=message):
+        config.from_dict(config.override(given, [f"agent={agent}"]))
+
+
 # Schedules.
 
 LINEAR = {"kind": "linear", "low": 0.02, "high": 0.0}

@@ -9,7 +9,7 @@ import pytest
 import streams
 
 from mtrl_jax import types
-from mtrl_jax.data import frame_stacks, replay
+from mtrl_jax.data import frame_stacks, replay, replay_ring
 
 KEY = jax.random.key(3)
 DRAWS = 2048  # many times the windows of the rings below
@@ -155,6 +155,15 @@ def test_nothing_is_live_before_a_window_is_stored(is_prioritised):
         assert np.isfinite(np.asarray(drawn.importance)).all()
 
 
+def test_a_replay_keeps_no_action_that_is_no_number():
+    """A copy of a good member would learn from what the broken one before it did."""
+    ts, action = episodes(4, 3, 1)
+    broken = np.where(action == 1, np.nan, action.astype(np.float32))
+    (rollout,) = rollouts(ts, broken, 4)
+    rows = jax.jit(replay_ring.rows_of)(rollout)
+    np.testing.assert_array_equal(rows.action, np.where(action == 1, 0, action))
+
+
 def rewarded(drawn):
     """Returns feedback: whole numbers, which sums of any order agree on."""
     return replay.Feedback(drawn.place, drawn.live, 1 + drawn.rows.reward[..., -1, :])
@@ -171,9 +180,15 @@ def test_importance_is_one_where_priorities_are_equal_and_never_more():
     given = 1.0 + drawn.place % 4
     memory = feedback(memory, replay.Feedback(drawn.place, drawn.live, given))
     _, drawn = observe(memory, rollout, KEY, (), jnp.int32(step))
-    weights = np.asarray(drawn.importance)
+    weights, live = np.asarray(drawn.importance), np.asarray(drawn.live)
     np.testing.assert_allclose(weights.max(axis=1), 1)
-    assert len(np.unique(weights[np.asarray(drawn.live)])) > 1
+    assert len(np.unique(weights[live])) > 1
+    # The batch's least priority over one's own; what was written since has the largest.
+    own = 1.0 + np.asarray(drawn.place) % 4
+    least = np.ones(len(live))[:, None]
+    given = np.isclose(weights * own, least)
+    assert (given | np.isclose(weights * 4.0, least))[live].all()
+    assert set(own[live & given]) == {1.0, 2.0, 3.0, 4.0}
 
 
 def test_priorities_without_feedback_are_refused():

@@ -21,7 +21,7 @@ def spec(*scores):
 
 TWO = spec((0.0, 10.0), (-20.0, 20.0))
 # Two members, three slots; member 1 has not finished slot 1.
-RETURNS = np.array([[5.0, 15.0, 40.0], [2.0, 99.0, -20.0]], np.float32)
+RETURNS = np.array([[5.0, 15.0, 40.0], [2.0, 10.0, -20.0]], np.float32)
 TASK = np.array([[0, 0, 1], [0, 0, 1]])
 COMPLETE = np.array([[True, True, True], [True, False, True]])
 of_evaluation = jax.jit(fitness.of_evaluation, static_argnums=0)
@@ -53,10 +53,10 @@ def both(metric, *args):
 @pytest.mark.parametrize(
     ("name", "task", "score"),
     [
-        # Task means: member 0: 10 and 40, member 1: 2 and -20.
-        ("return", None, [25.0, -9.0]),
-        ("normalised", None, [(1.0 + 1.5) / 2, (0.2 + 0.0) / 2]),
-        ("capped", None, [1.0, 0.1]),
+        # Task means: member 0: 10 and 40, member 1: 6 and -20.
+        ("return", None, [25.0, -7.0]),
+        ("normalised", None, [(1.0 + 1.5) / 2, (0.6 + 0.0) / 2]),
+        ("capped", None, [1.0, 0.3]),
         ("return", "t1", [40.0, -20.0]),
         ("normalised", "t1", [1.5, 0.0]),
         ("capped", "t1", [1.0, 0.0]),
@@ -76,22 +76,32 @@ def test_scores_are_means_over_tasks_of_mapped_mean_returns(name, task, score):
 def test_the_number_of_episodes_is_that_of_the_task_with_fewest():
     """A score is as sure as its least known task that counts."""
     tested, trained = both(fitness.make_metric(TWO, "return"))
-    np.testing.assert_array_equal(tested.episodes, [1, 1])
+    np.testing.assert_array_equal(tested.episodes, [1, 1])  # Of the second task.
     np.testing.assert_array_equal(trained.episodes, [1, 0])
     tested, trained = both(fitness.make_metric(TWO, "return", "t0"))
-    np.testing.assert_array_equal(tested.episodes, [2, 1])
+    np.testing.assert_array_equal(tested.episodes, [2, 2])
     np.testing.assert_array_equal(trained.episodes, [2, 0])
 
 
 def test_a_member_without_an_episode_of_a_task_has_no_score():
     """NaN rather than a number, unless the task does not count."""
     complete = COMPLETE & (np.arange(6).reshape(2, 3) != 2)
-    for judged in both(fitness.make_metric(TWO, "return"), RETURNS, complete):
-        assert np.isnan(judged.score[0]) and judged.episodes[0] == 0
+    _, judged = both(fitness.make_metric(TWO, "return"), RETURNS, complete)
+    assert np.isnan(judged.score[0]) and judged.episodes[0] == 0
     for name in ("capped", "return"):
         metric = fitness.make_metric(TWO, name, "t0")
         for judged in both(metric, RETURNS, complete):
             assert np.isfinite(judged.score[0])
+
+
+def test_a_member_that_lives_long_is_not_judged_by_its_failures():
+    """Of evaluations that a limit cuts: 10 and 500 so far is better than 100 and 100."""
+    returns = np.float32([[10.0, 500.0, 0.0], [100.0, 100.0, 0.0]])
+    complete = np.array([[True, False, True], [True, True, True]])
+    metric = fitness.make_metric(TWO, "return", "t0")
+    found = of_evaluation(metric, evaluation(returns, complete), np.ones(2, bool))
+    np.testing.assert_allclose(found.score, [255.0, 100.0])
+    assert np.asarray(found.valid)[..., :2].all()
 
 
 def _age(end, ages, window, slots=16):
@@ -147,7 +157,7 @@ def test_samples_for_the_t_test_are_the_mapped_returns_of_tasks_that_count():
         assert judged.valid.shape[1] == 1
         samples, valid = judged.returns, judged.valid[:, 0]
         np.testing.assert_allclose(samples[0][valid[0]], [0.5, 1.5])
-        np.testing.assert_allclose(samples[1][valid[1]], [0.2, 9.9], rtol=1e-6)
+        np.testing.assert_allclose(samples[1][valid[1]], [0.2, 1.0], rtol=1e-6)
     for judged in both(fitness.make_metric(TWO, "return")):
         assert judged.valid.shape[1] == 2
         np.testing.assert_array_equal(judged.valid[0].sum(1), [2, 1])
@@ -202,10 +212,10 @@ def test_a_measure_of_the_environments_can_be_the_metric():
     success = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], np.float32)
     result = evaluation()._replace(info={"success": success})
     judged = jax.device_get(of_evaluation(metric, result, np.array([True, True])))
-    # Member 1 has not finished slot 1.
-    np.testing.assert_allclose(judged.score, [(0.5 + 1.0) / 2, (0.0 + 1.0) / 2])
+    # What member 1 has of slot 1, which it has not finished, counts, too.
+    np.testing.assert_allclose(judged.score, [(0.5 + 1.0) / 2, (0.5 + 1.0) / 2])
     valid = judged.valid.any(1)
-    np.testing.assert_array_equal(judged.returns[valid], [1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(judged.returns[valid], [1, 0, 1, 0, 1, 1])
     half = TWO._replace(tasks=(tasks[0], TWO.tasks[1]))
     assert fitness.make_metric(half, "success", "t0").measure == "success"
     with pytest.raises(ValueError, match=r"'success' is none of return, norm.*capped$"):

@@ -167,6 +167,29 @@ def test_a_shipped_config_killed_in_every_stage_arrives_at_the_same_bits(
             "stages.2.evaluation.hparams={by_value: 1.0}",
             "stages.2 evaluation.hparams.by_value=1 agent.config.outlook.values=true",
         ),
+        (
+            "stages.1.agent={name: decision_transformer, hparams: {kappa: 5}}",
+            "stages.1 agent.hparams.kappa=5 agent.config.infers=true 10",
+        ),
+        (
+            "stages.1.agent={name: gato, hparams: {expectile: 0.9}}",
+            "stages.1 agent.hparams.expectile=0.9 outlook.values=true 0.7",
+        ),
+        (
+            "stages.1.agent={name: gato, config: {outlook: {bins: 5, ranges: [[0, 1]]}}}",
+            "stages.1 agent.config outlook.ranges: 1 for 2 tasks dark/room",
+        ),
+        # A prompt that there is none of, or that is forgotten before it is of use.
+        (
+            "stages.1.agent={name: gato} stages.1.population={size: 2}",
+            "stages.1 training.prompt_length=0 gato 0.25 agent.hparams.prompt_share=0",
+        ),
+        (
+            "stages.1.agent={name: gato, config: {transformer: {context: 5}}} "
+            "stages.1.population={size: 2} stages.1.training.prompt_length=3 "
+            "stages.2.prompt={episodes: 1}",
+            "stages.2 prompt.episodes=1 context of 5 steps context=",
+        ),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_written(tmp_path, change, words):

@@ -47,6 +47,16 @@ def test_the_trace_norm_is_the_sum_of_singular_values():
     )
 
 
+@pytest.mark.parametrize("apart", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0])
+def test_the_trace_norm_never_pulls_harder_than_its_directions(apart):
+    """‖U Vᵀ‖ is at most √K: of rows all but equal, rounding is not magnified."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(1, 4096)) + apart * rng.normal(size=(4, 4096))
+    slope_of = jax.grad(soft_sharing.trace_norm)
+    for of in (slope_of, jax.jit(slope_of)):
+        assert np.linalg.norm(of(rows.astype(np.float32))) <= 4**0.5 + 0.1
+
+
 def test_an_unknown_distance_is_named():
     """With those there are."""
     with pytest.raises(ValueError, match="distance: unknown 'far'; one of l2, trace"):

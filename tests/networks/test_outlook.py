@@ -114,7 +114,12 @@ def test_tokens_are_monotone_odd_and_their_own_centres(kind):
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"bins": 1}, "bins: 1 .*2 or more"), ({"low": 20.0}, "low: 20.0 is not below")],
+    [
+        ({"bins": 1}, "bins: 1 .*2 or more"),
+        ({"low": 20.0}, r"low: 20\.0 is not below"),
+        ({"ranges": ((0, 1), (2, 1))}, r"ranges\.1: low: 2 is not below high: 1"),
+        ({"steps": -1}, "steps: -1 of an episode"),
+    ],
 )
 def test_returns_that_cannot_be_counted_are_refused(changes, told):
     """One line, with what would work."""

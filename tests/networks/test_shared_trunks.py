@@ -210,6 +210,10 @@ def test_what_cannot_be_shared_is_refused():
         (NetworkConfig(sharing="all"), "sharing: 'all' is not known"),
         (NetworkConfig(sharing="soft"), "sharing: 'soft' .* impala and ppo"),
         (NetworkConfig(sharing="experts", experts=0), "experts: got 0"),
+        (
+            NetworkConfig(hidden=(9, 4), sharing="experts", experts=5),
+            "experts: got 5 .* 4 units",
+        ),
         (NetworkConfig(sharing="modules", modules=0), "modules: got 0"),
         (NetworkConfig(sharing="modules", hidden=(5,)), "hidden: .* two sizes"),
         (NetworkConfig(sharing="cross_stitch"), "sharing: 'cross_stitch' .* 'minatar'"),

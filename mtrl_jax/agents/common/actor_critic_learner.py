@@ -170,5 +170,6 @@ def make(
             config.distance,
             config.epochs * config.minibatches,
             num_values=scale.num_values,
+            untied=("value",) if scale.kind == "popart" else (),
         ),
     )

@@ -146,14 +146,21 @@ class AuxiliaryTasks:
 
     def _control_errors(self, params: Tree, window: Window, discount: Array) -> Array:
         """Returns ½ Σ over the task's cells of the squared n-step errors, ``[S, N]``."""
-        ts = window.ts
-        changes = jax.vmap(
-            lambda x: auxiliary_control.cell_changes(x, self.cell), 1, 1
-        )(seen(ts.obs, self.frames))
+        changes, is_own = self.changes(window.ts)
         own = params["auxiliaries"]["control"]
         errors = _n_step_errors(self._control, own, window, changes, discount)
-        errors = jnp.where(self._own_cells[ts.task[:-1]], errors, 0.0)
+        errors = jnp.where(is_own, errors, 0.0)
         return jnp.sum(0.5 * jnp.square(errors), axis=-1)
+
+    def changes(self, ts: types.TimeStep) -> tuple[Array, Array]:
+        """Returns (changes, which are the task's own), ``[S, N, U]``, of ``[S + 1, N]``.
+
+        A change is the mean over what the task shows of a cell, and not over padding.
+        """
+        x = seen(ts.obs, self.frames)
+        padded = jax.vmap(auxiliary_control.cell_changes, (1, None), 1)(x, self.cell)
+        share = self._own_shares[ts.task[:-1]]
+        return padded / jnp.where(share > 0, share, 1.0), share > 0
 
     def _feature_errors(self, params: Tree, window: Window, discount: Array) -> Array:
         """Returns ½ Σ over the torso's units of the squared n-step errors, ``[S, N]``."""
@@ -228,8 +235,8 @@ class AuxiliaryTasks:
         return auxiliary_heads.Control(cells, self.spec.action.n)
 
     @property
-    def _own_cells(self) -> Array:
-        """Bool [tasks, cells]: which cells a task shows anything in.
+    def _own_shares(self) -> Array:
+        """The share of each cell that a task shows anything in, [tasks, cells].
 
         A task's observation lies in the corner of the padded one.
         """
@@ -240,7 +247,7 @@ class AuxiliaryTasks:
             if own is not None:
                 corner = tuple(slice(0, n) for n in own.shape)
                 full = full.at[(1, *corner)].set(1.0)
-            rows.append(auxiliary_control.cell_changes(full, self.cell)[0] > 0)
+            rows.append(auxiliary_control.cell_changes(full, self.cell)[0])
         return jnp.stack(rows)
 
     @property

@@ -57,15 +57,19 @@ def losses(
     teaches: Array,
     columns: Columns,
     hp: Any,
+    severed: Array | None = None,
 ) -> tuple[Array | float, dict[str, Array]]:
     """Returns (sum of the costs, metrics) of what there are heads for.
 
     ``out`` [T, B] of the steps, ``behind`` [T, B, A] by Q̄; ``teaches`` [T, B] the steps
-    that were a learner's choice.
+    that were a learner's choice, ``severed`` [T, B] those that the next knows nothing of:
+    its value is no target of theirs.
     """
     found: dict[str, tuple[Any, Array]] = {}
     if out.returns is not None:
-        bins = outlook.bin_of(config, columns.return_to_go)
+        task = rollout.ts.task[:-1]
+        scaled = outlook.scaled(config, columns.return_to_go, task)
+        bins = outlook.bin_of(config, scaled)
         nats = optax.softmax_cross_entropy_with_integer_labels(out.returns, bins)
         found["return"] = hp.return_cost, _mean(nats, teaches & columns.complete)
     if out.reward is not None:
@@ -77,7 +81,7 @@ def losses(
         known = teaches if followed is None else teaches & followed
         found["next"] = hp.next_cost, _next(out.next_vector, rollout.ts, known)
     if out.values is not None:
-        found |= _values(out, behind, rollout, teaches, hp)
+        found |= _values(out, behind, rollout, teaches, severed, hp)
     total = sum((cost * x for cost, x in found.values()), start=0.0)
     return total, {f"{name}_loss": x for name, (_, x) in found.items()}
 
@@ -134,7 +138,12 @@ def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
 
 
 def _values(
-    out: outlook.Outputs, behind: Any, rollout: types.Rollout, teaches: Array, hp: Any
+    out: outlook.Outputs,
+    behind: Any,
+    rollout: types.Rollout,
+    teaches: Array,
+    severed: Array | None,
+    hp: Any,
 ) -> dict[str, tuple[Any, Array]]:
     """Returns the costs of values; the last row of a window has no row to follow it."""
     ts, q_tm1, value = rollout.ts, out.values, out.value
@@ -148,6 +157,8 @@ def _values(
         ts.reward[1:], last, jnp.concatenate([best[1:], end]), hp.discount, hp.beyond
     )
     there = jnp.concatenate([teaches[1:], jnp.zeros_like(teaches[:1])])
+    if severed is not None:
+        there &= ~severed
     known = teaches & (there | (last & (hp.beyond <= 0)))
     error = jax.lax.stop_gradient(y) - exploration.entry(q_tm1, rollout.action)
     over = conservatism(jnp.where(legal, q_tm1, ILLEGAL), rollout.action)

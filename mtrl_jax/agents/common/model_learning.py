@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
+from mtrl_jax import tree, types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import dreamer
@@ -45,6 +45,12 @@ class Sequences(NamedTuple):
     ts: types.TimeStep  # [L, N, ...]; ``last`` is not known
     action_tm1: Array  # [L, N, A] encoded, that led to the step
     live: Array  # [N] 1, or 0 of what is no sequence
+
+
+def shard(batch: Sequences) -> Sequences:
+    """Returns the batch, its N sequences split over a member's devices."""
+    ts, action_tm1 = tree.shard((batch.ts, batch.action_tm1), axis=1)
+    return Sequences(ts, action_tm1, tree.shard(batch.live))
 
 
 def sequences_of(

@@ -22,7 +22,7 @@ from mtrl_jax.agents.common import exploration, learning, optimiser, q_loss
 from mtrl_jax.data import replay
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import q_network
+from mtrl_jax.networks import noisy, q_network
 from mtrl_jax.types import Array, Key, Tree
 
 # The probe tasks that it learns: it acts in single choices and has no memory.
@@ -68,7 +68,10 @@ class Targets(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What acting notes down: labels for agents that learn from it."""
+    """What acting notes down: labels for agents that learn from it.
+
+    Of noisy weights, what their means say: a label is no draw.
+    """
 
     q: Array  # [T, B, A]
     value: Array  # [T, B] of the best legal action
@@ -151,15 +154,23 @@ def act(
 ) -> tuple[Array, Tree, Extras]:
     """Returns (actions [B], carry, Extras): the best action, with probability ε any."""
     explore_key, noise_key = jax.random.split(key)
-    noise = q_loss.noise_of(method.setting.parts, noise_key, hp, acting=True)
-    outputs, features = method.setting.network.noting(
-        learner.params, ts.obs, ts.task, ts.action_mask, noise
-    )
-    q = q_loss.means(method.setting, outputs, hp)
+    setting = method.setting
+
+    def said(noise: noisy.Noise) -> tuple[Array, Tree]:
+        outputs, features = setting.network.noting(
+            learner.params, ts.obs, ts.task, ts.action_mask, noise
+        )
+        return q_loss.means(setting, outputs, hp), features
+
+    noise = q_loss.noise_of(setting.parts, noise_key, hp, acting=True)
+    q, features = said(noise)
     epsilon = epsilon_at(learner.updates, hp.exploration)
     action, _, value = exploration.epsilon_greedy(
         explore_key, q, ts.action_mask, epsilon
     )
+    if setting.parts.noisy:
+        q, features = said(noise._replace(scale=0.0))
+        _, value = exploration.greedy(q, ts.action_mask)
     return action, carry, Extras(q, value, features)
 
 

@@ -8,13 +8,13 @@
                   + distance_cost · distance to each other (losses/soft_sharing.py)
 
 The cost of the distance is traced: at 0 the networks are independent, without bound they
-are one.
+are one. With PopArt the value heads are left out of it: each is in its task's own units.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mtrl_jax import types
@@ -60,11 +60,12 @@ def make(
     steps: int,
     *,
     num_values: int | None = None,
+    untied: Sequence[str] = (),
 ) -> Sharing:
     """Returns the network of ``config`` for ``spec``.
 
     ``steps`` are the gradient steps of an update: of more than one the rows are shuffled
-    within their tasks.
+    within their tasks. The parts called ``untied`` are in no distance.
 
     Raises:
       ValueError: an option of the network or a distance that is unknown, or not possible.
@@ -91,9 +92,9 @@ def make(
         return made(minibatches.grouped(groups(whole), whole // columns))
 
     def losses(params: Tree, hp: Hparams) -> dict[str, objective.Weighted]:
-        found = soft_sharing.distance(
-            distance, {name: x for name, x in params.items() if name != "auxiliaries"}
-        )
+        apart = ("auxiliaries", *untied)
+        tied = {name: x for name, x in params.items() if name not in apart}
+        found = soft_sharing.distance(distance, tied)
         return {"distance": objective.Weighted(hp.distance_cost, found)}
 
     return Sharing(made(slots), learned, groups, losses)

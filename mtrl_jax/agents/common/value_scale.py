@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.hparams import Divisor, Share
 from mtrl_jax.losses import policy_gradient, popart
 from mtrl_jax.types import Array, Tree
 
@@ -35,7 +35,7 @@ class Hparams(NamedTuple):
     """Of the statistics; not read where ``value_scale`` is none."""
 
     value_step_size: Share = 3e-4  # β of a gradient step
-    value_std_min: Amount = 1e-2  # the paper's is 1e-4
+    value_std_min: Divisor = 1e-2  # the paper's is 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
