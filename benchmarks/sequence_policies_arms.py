@@ -143,7 +143,7 @@ def credit() -> Experiment:
         own["agent"] = own["agent"] | {
             "config": {
                 "transformer": _NETWORK | {"context": 50},
-                "outlook": {"bins": 3, "low": 0.0, "high": 2.0},
+                "outlook": {"bins": 3, "low": 0.0, "high": 2.0, "steps": 50},
             }
         }
         own["agent"]["hparams"] = own["agent"]["hparams"] | {"decay_updates": 1_500}
