@@ -177,6 +177,10 @@ class Writer:
         steps = min(action.shape[0], room)
         now, after = (jax.tree.map(lambda x, i=i: x[i : i + steps], ts) for i in (0, 1))
         found = {f"obs.{name}": x for name, x in now.obs.items()}
+        if (
+            action.dtype.kind == "f"
+        ):  # As the environment took it, of a broken policy, too.
+            action = np.nan_to_num(action)
         found |= {"action": action[:steps], "reset": now.last}
         found |= {"reward": after.reward, "discount": after.discount}
         found |= {"first": now.first, "last": after.last}

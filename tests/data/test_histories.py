@@ -64,6 +64,18 @@ def test_dtypes_tasks_and_spec_come_back(tmp_path):
     assert data.spec.obs == streams.OBS and data.spec.action == types.Discrete(3)
 
 
+def test_an_action_that_is_no_number_is_written_as_it_was_taken(tmp_path):
+    """0, as the environment took it: whoever imitates it stays finite."""
+    spec = streams.SPEC._replace(action=types.Box((-1.0,), (1.0,)))
+    ts, action = streams.stream(STEPS)
+    given = np.where(action == 1, np.nan, 0.5).astype(np.float32)[..., None]
+    writer = histories.Writer(tmp_path, spec, TASKS, STEPS)
+    writer.write((ts, given), at=0)
+    writer.close()
+    found = histories.load(tmp_path).action
+    assert set(np.unique(found)) == {0.0, 0.5}
+
+
 @pytest.mark.parametrize(
     "space",
     [
