@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mtrl_jax import hparams, types
+from mtrl_jax import types
 from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
 from mtrl_jax.hparams import Amount
 
@@ -51,23 +51,6 @@ class Hparams(NamedTuple):
     noise: Amount = 1.0  # of the weights when acting; 0 is greedy
 
 
-def idle(config: Config) -> dict[str, types.Idle]:
-    """Returns the hyperparameters that the program of ``config`` does not read."""
-    started = hparams.flatten(Hparams())
-    categorical = config.distribution == "categorical"
-    groups = (
-        (q_loss.Prioritising._fields, config.prioritised, "prioritised=true"),
-        (q_loss.Support._fields, categorical, "distribution=categorical"),
-        (("noise",), config.noisy, "noisy=true"),
-    )
-    return {
-        name: types.Idle(started[name], needs)
-        for names, is_read, needs in groups
-        for name in names
-        if not is_read
-    }
-
-
 def check_hparams(config: Config, given: Mapping[str, float]) -> None:
     """Raises ValueError unless it explores, and atoms lie between two returns."""
     if not config.noisy and not given.get("epsilon_start", 1.0):
@@ -86,7 +69,6 @@ INFO = types.AgentInfo(
     "DQN with six improvements (Hessel et al. 2018)",
     capacity="capacity",
     waits=q_learning.waits,
-    idle=idle,
     check_hparams=check_hparams,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,

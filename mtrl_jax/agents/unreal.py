@@ -19,10 +19,10 @@ Ref: Jaderberg et al. 2017, "Reinforcement Learning with Unsupervised Auxiliary 
 Deviations: the base is V-trace, not A3C; losses are means over windows and steps (control
 a sum over cells or units, as there), so that a reward_cost of 0.05 is its 1; several
 snippets an update instead of one; the replay is not filled before training, auxiliaries
-learn from the first update that has a window; no ReLU after the deconvolutions, which would clip Q; a
-vector's cells are its numbers, an image's all that it divides into (21 x 21 of 84 x 84
-pixels, where the paper takes 20 x 20 of the middle); features are those in
-``auxiliary_tasks``.
+learn from the first update that has a window; no ReLU after the deconvolutions, which
+would clip Q; a vector's cells are its numbers, an image's all that it divides into
+(21 x 21 of 84 x 84 pixels, where the paper takes 20 x 20 of the middle); features are
+those in ``auxiliary_tasks``.
 """
 
 from __future__ import annotations

@@ -177,10 +177,8 @@ class Writer:
         steps = min(action.shape[0], room)
         now, after = (jax.tree.map(lambda x, i=i: x[i : i + steps], ts) for i in (0, 1))
         found = {f"obs.{name}": x for name, x in now.obs.items()}
-        if (
-            action.dtype.kind == "f"
-        ):  # As the environment took it, of a broken policy, too.
-            action = np.nan_to_num(action)
+        if action.dtype.kind == "f":
+            action = np.nan_to_num(action)  # As the environment took it.
         found |= {"action": action[:steps], "reset": now.last}
         found |= {"reward": after.reward, "discount": after.discount}
         found |= {"first": now.first, "last": after.last}

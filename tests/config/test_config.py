@@ -235,15 +235,6 @@ def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
             "{name: rainbow, hparams: {v_min: 10, v_max: 10}}",
             r"agent\.hparams: v_min=10 is not below v_max=10",
         ),
-        (
-            "{name: rainbow, config: {distribution: none}, hparams: {v_max: 100}}",
-            r"agent\.hparams\.v_max=100: nothing reads it; .*distribution=categorical",
-        ),
-        (
-            "{name: rainbow, config: {noisy: false}, hparams: {epsilon_start: 1.0, "
-            "noise: 0.0}}",
-            r"agent\.hparams\.noise=0: nothing reads it; .*noisy=true",
-        ),
     ],
 )
 def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
