@@ -15,11 +15,11 @@ STEP = {"kind": "step", "low": 0.0, "high": 1.0, "begin": 0.4}
 COSINE = {**LINEAR, "kind": "cosine"}
 PLATEAU = {"kind": "plateau", "low": 0.0, "high": 1.0, "step": 0.1, "patience": 3}
 
-# A task that needs no memory. At the mazes' rate of learning half of the seeds do not get
-# beyond a return of 6.5, with a curriculum or without.
+# A task that needs no memory. The entropy cost is feed-forward's best of four: at 0.01 all
+# arms lose their entropy, and which seeds then stay at a return of 6.5 is luck.
 _CONTROL = {
     "env": "gymnax/Breakout-MinAtar",
-    "hparams": {"learning_rate": 3e-3, "entropy_cost": 1e-2},
+    "hparams": {"learning_rate": 3e-3, "entropy_cost": 0.1},
 }
 # Arm -> what it changes: of the agent's config, its hparams, alpha's schedule, or the
 # population. None of the arms without "components" differs in its networks.
