@@ -26,7 +26,9 @@ TRANSFORMER = transformer.TransformerConfig(
 # All that it may be told and say, but the next vector, which is padded in a mixture.
 SEQUENCE = {
     "transformer": dataclasses.replace(TRANSFORMER, ngram=1),
-    "outlook": outlook.Outlook(bins=5, low=-2.0, high=2.0, rewards=True, values=True),
+    "outlook": outlook.Outlook(
+        bins=5, low=-2.0, high=2.0, steps=6, rewards=True, values=True
+    ),
     "infers": True,
     "permutes": True,
 }
