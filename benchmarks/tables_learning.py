@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from table_cells import NONE, Rows, find, interval, load, number, quantity, ratio
 
 from mtrl_jax.metrics import estimates
