@@ -397,7 +397,8 @@ def check_columns(config: Config, columns: Columns, task: Array) -> None:
     known, returns = np.asarray(columns.complete, bool), columns.return_to_go
     tasks = jnp.broadcast_to(jnp.asarray(task)[:, None], known.shape)
     scaled = np.asarray(outlook.scaled(given, jnp.asarray(returns), tasks))
-    beyond = known & ((scaled < given.low) | (scaled > given.high))
+    slack = 1e-5 * (given.high - given.low)  # of rounding, at the ends
+    beyond = known & ((scaled < given.low - slack) | (scaled > given.high + slack))
     if 2 * beyond.sum() > known.sum():
         own = np.asarray(returns)[known]
         raise ValueError(

@@ -63,7 +63,7 @@ def row_shapes(spec: types.EnvSpec, frames: int = 1) -> Row:
 def rows_of(rollout: types.Rollout, frames: int = 1) -> Row:
     """Returns the rows ``[T, B, ...]`` of a rollout; its newest step waits an update.
 
-    An action that is no number is 0, as the environment took it: rows outlive the policy.
+    An action that is not finite is 0: rows outlive the policy that was broken.
     """
     ts = jax.tree.map(lambda x: x[:-1], rollout.ts)
     obs = dict(ts.obs)
@@ -71,7 +71,7 @@ def rows_of(rollout: types.Rollout, frames: int = 1) -> Row:
         obs["image"] = frame_stacks.newest(obs["image"], frames)
     return Row(
         obs,
-        jnp.nan_to_num(rollout.action),
+        jnp.nan_to_num(rollout.action, posinf=0.0, neginf=0.0),
         ts.reward,
         ts.discount,
         ts.first,

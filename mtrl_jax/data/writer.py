@@ -178,7 +178,8 @@ class Writer:
         now, after = (jax.tree.map(lambda x, i=i: x[i : i + steps], ts) for i in (0, 1))
         found = {f"obs.{name}": x for name, x in now.obs.items()}
         if action.dtype.kind == "f":
-            action = np.nan_to_num(action)  # As the environment took it.
+            # Of a broken policy, which rows outlive.
+            action = np.nan_to_num(action, posinf=0.0, neginf=0.0)
         found |= {"action": action[:steps], "reset": now.last}
         found |= {"reward": after.reward, "discount": after.discount}
         found |= {"first": now.first, "last": after.last}

@@ -64,11 +64,11 @@ def test_dtypes_tasks_and_spec_come_back(tmp_path):
     assert data.spec.obs == streams.OBS and data.spec.action == types.Discrete(3)
 
 
-def test_an_action_that_is_no_number_is_written_as_it_was_taken(tmp_path):
-    """0, as the environment took it: whoever imitates it stays finite."""
+def test_an_action_that_is_not_finite_is_written_as_0(tmp_path):
+    """0, of an infinite one, too: who imitates it stays finite."""
     spec = streams.SPEC._replace(action=types.Box((-1.0,), (1.0,)))
     ts, action = streams.stream(STEPS)
-    given = np.where(action == 1, np.nan, 0.5).astype(np.float32)[..., None]
+    given = np.float32([0.5, np.nan, np.inf])[action][..., None]
     writer = histories.Writer(tmp_path, spec, TASKS, STEPS)
     writer.write((ts, given), at=0)
     writer.close()
