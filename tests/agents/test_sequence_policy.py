@@ -17,7 +17,7 @@ from mtrl_jax.agents import (
     multi_game_decision_transformer,
     sequence_policy,
 )
-from mtrl_jax.agents.common import action_names, future
+from mtrl_jax.agents.common import action_names, future, sequence_settings
 from mtrl_jax.data import columns, windows
 from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import heads, outlook, transformer
@@ -434,12 +434,12 @@ def test_returns_that_the_range_leaves_out_are_refused():
         np.ones(shape, bool),
     )
     task = np.zeros(2, np.int32)
-    sequence_policy.check_columns(config, known, task)  # Half of them.
+    sequence_settings.check_columns(config, known, task)  # Half of them.
     more = known._replace(return_to_go=np.float32([[500, 499, 3], [40, -1, 41]]))
     with pytest.raises(ValueError, match=r"67% .*low=0 to high=40.* -1 to 500; give"):
-        sequence_policy.check_columns(config, more, task)
+        sequence_settings.check_columns(config, more, task)
     none = sequence_policy.Config(STEP, outlook=outlook.Outlook())
-    sequence_policy.check_columns(none, more, task)
+    sequence_settings.check_columns(none, more, task)
 
 
 def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():
