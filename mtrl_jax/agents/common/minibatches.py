@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.agents.common import packing
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
@@ -87,10 +86,9 @@ def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
 def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
     number = len(jax.tree.leaves(batch)[0])
-    packed, unpack = packing.pack(batch, axes=1)
 
     def take(index: Array) -> Tree:
-        return unpack([x[index] for x in packed])
+        return jax.tree.map(lambda x: x[index], batch)
 
     return Rows(batch, number, unit, take, groups)
 
@@ -100,14 +98,11 @@ def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
 
     With ``slot_tasks`` they are grouped by task.
     """
-    # The steps are T + 1 and the actions T, so they cannot share an array.
-    ts, steps_of = packing.pack(rollout.ts, axes=2)
-    actions, actions_of = packing.pack((rollout.action, rollout.extras), axes=2)
 
     def take(index: Array) -> types.Rollout:
-        action, extras = actions_of([x[:, index] for x in actions])
+        over_time = jax.tree.map(lambda x: x[:, index], rollout._replace(carry=None))
         carry = jax.tree.map(lambda x: x[index], rollout.carry)
-        return types.Rollout(steps_of([x[:, index] for x in ts]), action, extras, carry)
+        return over_time._replace(carry=carry)
 
     return Rows(rollout, rollout.ts.first.shape[1], "slots", take, slot_tasks)
 
