@@ -13,9 +13,9 @@ The arms are described in sequence_policies_arms.py, _beyond.py and _large.py. A
 which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
 95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
-far from 0. AD and ED on unseen goals are those that algorithm_distillation.py recorded,
-from the same sources' settings and on the same test goals; Gato is that of ``prompt``, shown
-an episode at 40 % noise. ``data`` of the JSON has sizes and rates of what was collected and
+far from 0. ED on unseen goals is what algorithm_distillation.py recorded on the same test
+goals, of five times the histories and five times AD's windows; Gato is that of ``prompt``,
+shown an episode at 40 % noise. ``data`` of the JSON has sizes and rates of what was collected and
 read. Of ``minatar`` --goals are the games, Breakout unless others are given.
 
     python benchmarks/sequence_policies.py --experiment unseen
@@ -116,14 +116,14 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
 
 
 def recorded() -> list[Row]:
-    """Returns the recorded curves of AD, ED and a prompted Gato on the same goals."""
+    """Returns the recorded curves of ED and a prompted Gato on the same goals."""
     made = []
     for row in json.loads((common.RESULTS / _RECORDED).read_text())["arms"]:
-        if row["arm"] in ("ad", "ed"):
+        if row["arm"] == "ed":
             curve = np.asarray(row["mean"], float)
             made.append(
                 {
-                    "arm": f"{row['arm']}*",
+                    "arm": "ed*",
                     "goal": "",
                     "mean": float(curve.mean()),
                     **ends(curve),

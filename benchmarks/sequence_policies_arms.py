@@ -71,19 +71,23 @@ def return_control() -> Experiment:
 
 
 def unseen() -> Experiment:
-    """Returns what is played on goals that none was trained on, for 100 episodes."""
-    source = config_stages("algorithm_distillation_dark_room")[0]
-    source = source | {"population": {"size": 650}}
+    """Returns what is played on goals that none was trained on, for 100 episodes.
+
+    All read the same histories; AD trains for twice as many updates, of longer windows.
+    """
+    source, distilled = _distilled()
     model = config_stages("decision_transformer_dark_room")[1]
-    own = with_returns({**model, "name": "model", "data": "source"})
+    own = with_returns({**model, "name": "model", "data": source["name"]})
     tasks = [{"env": "dark/room", "options": {"tasks": "test"}}]
     tested = [
         evaluated("dt", own, tasks, 100, 4, {"target": 16.0}),
         evaluated("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
+        evaluated("in_context", distilled, tasks, 100, 4, {}),
     ]
     asked, untold = of_kind(0, 2), of_kind(1, 2)
     arms = [Arm("dt", "dt", asked), Arm("mgdt", "mgdt", asked), Arm("bc", "dt", untold)]
-    return Experiment([source, own, *tested], arms)
+    arms.append(Arm("ad", "in_context", of_kind(0, 1)))
+    return Experiment([source, own, distilled, *tested], arms)
 
 
 def prompt() -> Experiment:

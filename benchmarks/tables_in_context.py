@@ -21,8 +21,8 @@ _POLICIES = {
     "dt": "DT, asked for 16",
     "mgdt": "MGDT, κ = 10",
     "bc": "cloning",
+    "ad": "AD",
     "gato": "Gato, shown one episode at 40 % noise",
-    "ad*": "AD (recorded)",
     "ed*": "ED (recorded)",
 }
 _SEEDS = ("", "_1", "_2")  # of the files of the dark room
