@@ -1,6 +1,7 @@
 """MinAtar's games seen otherwise: a family of environments from outside the package.
 
     GAME-mirrored    the picture from right to left; actions keep their meaning
+    GAME-inverted    the picture upside down
     GAME-recoloured  each channel shown in the place of the next
 
 The game itself, its rewards and its scores are as they are.
@@ -19,6 +20,7 @@ from mtrl_jax.types import Array
 
 VARIANTS: dict[str, Callable[[Array], Array]] = {
     "mirrored": lambda image: jnp.flip(image, axis=-2),
+    "inverted": lambda image: jnp.flip(image, axis=-3),
     "recoloured": lambda image: jnp.roll(image, 1, axis=-1),
 }
 

@@ -24,9 +24,10 @@ from mtrl_jax import envs
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
-_MIRRORED, _RECOLOURED = (
-    f"minatar_variants/Breakout-{name}@{_FOLDER}" for name in ("mirrored", "recoloured")
-)
+_VARIANTS = [
+    f"minatar_variants/Breakout-{name}@{_FOLDER}"
+    for name in ("mirrored", "inverted", "recoloured")
+]
 TASKS: dict[str, list[dict[str, Any]]] = {
     "rooms": [
         {"env": "dark/room", "slots": 16, "options": {"goal": goal}} for goal in _GOALS
@@ -40,11 +41,8 @@ TASKS: dict[str, list[dict[str, Any]]] = {
         for game, scale in zip(envs.MINATAR, (1.0, 10.0, 100.0, 1000.0))
     ],
     "breakout": [{"env": "gymnax/Breakout-MinAtar", "slots": 32}],
-    "variants": [
-        {"env": _MIRRORED, "slots": 32},
-        {"env": _RECOLOURED, "slots": 32},
-        {"env": "gymnax/Asterix-MinAtar", "slots": 32},
-    ],
+    # All have the source's actions, so that baselines 2 and 3 begin with its heads.
+    "variants": [{"env": name, "slots": 32} for name in _VARIANTS],
     "catch": [{"env": "gymnax/Catch-bsuite", "slots": 16}],
     "goal": [
         {
@@ -263,7 +261,7 @@ STEPS = {
     "sharing": 800_000,
     "distral": 800_000,
     "unreal": 200_000,
-    "progressive": 400_000,
+    "progressive": 1_000_000,
     "vtrace_lag": 200_000,
 }
 

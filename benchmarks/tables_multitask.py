@@ -13,6 +13,7 @@ from mtrl_jax.metrics import estimates, transfer
 
 Row = Mapping[str, Any]
 Found = Sequence[Row]
+LEARNED = 0.05  # of the distance between random play and the reference
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
@@ -80,27 +81,54 @@ def rooms(rows: Found) -> Rows:
 
 
 def columns(rows: Found) -> Rows:
-    """Returns the transfer score on each target, and the mean and the median of them.
+    """Returns the transfer score on each target, and the mean of them.
 
-    The area over that of learning from scratch, both above a random policy's.
+    The area over that of learning from scratch, both above a random policy's, with its
+    stratified 95 % interval over the seeds of both. Targets that are not learned from
+    scratch (``LEARNED`` of the reference's distance) have no place in the mean.
     """
     tasks = _tasks(rows)
     scratch = rows[0]["arm"]
-    heads = [_task(find(rows, arm=scratch, task=task)) for task in tasks]
-    made: Rows = [["arm", *(f"{x}: score, final" for x in heads), "mean", "median"]]
+    bases = [find(rows, arm=scratch, task=task) for task in tasks]
+    learned = [_is_learned(base) for base in bases]
+    heads = [f"{_task(base)}: score [95 %], final" for base in bases]
+    made: Rows = [["arm", *heads, "mean [95 %]"]]
     for arm in _arms(rows):
-        cells, scores = [], []
-        for task in tasks:
-            row = find(rows, arm=arm, task=task)
-            base = find(rows, arm=scratch, task=task)
-            score = transfer.transfer_score(
-                [row["area"]], [base["area"]], row["random"]
-            )
-            scores.append(score)
-            cells.append(f"{score:.2f}, {number(row['final'])}")
-        mean, median = np.mean(scores), np.median(scores)
-        made.append([arm, *cells, f"{mean:.2f}", f"{median:.2f}"])
+        own = [find(rows, arm=arm, task=task) for task in tasks]
+        pairs = list(zip(own, bases))
+        cells = [f"{_transfer([x])}, {number(x[0]['final'])}" for x in pairs]
+        counted = [x for x, counts in zip(pairs, learned) if counts]
+        made.append([arm, *cells, _transfer(counted) if counted else NONE])
     return made
+
+
+def _is_learned(row: Row) -> bool:
+    gain = row["area"] - row["random"]
+    return bool(gain >= LEARNED * (row["reference"] - row["random"]))
+
+
+def _transfer(pairs: Sequence[tuple[Row, Row]]) -> str:
+    """Returns the mean over targets of an arm's score, of (its row, scratch's)."""
+    random = np.asarray([base["random"] for _, base in pairs])
+    areas = [np.stack([row["area_seeds"] for row in x], axis=1) for x in zip(*pairs)]
+
+    def scores(own: np.ndarray, base: np.ndarray) -> np.ndarray:
+        return np.mean(
+            [
+                [
+                    transfer.transfer_score([x], [y], z)
+                    for x, y, z in zip(*means, random)
+                ]
+                for means in zip(own.mean(axis=1), base.mean(axis=1))
+            ],
+            axis=1,
+        )
+
+    (score,) = scores(*(x[None] for x in areas))
+    if all(row is base for row, base in pairs):
+        return f"{score:.2f}"
+    low, high = estimates.stratified_interval(scores, *areas)
+    return f"{score:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def lags(rows: Found) -> Rows:

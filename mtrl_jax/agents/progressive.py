@@ -179,7 +179,8 @@ def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     """Returns the learner that begins with another's.
 
     One of as many columns goes on with its parameters and statistics (baselines 2 and 3),
-    but for heads of other actions: then these and statistics are its own. One of a column
+    but for a head of other sizes: a policy of other actions is its own, and values of
+    other tasks are, with their statistics. One of a column
     more has all of its columns frozen, and a column and statistics of its own. The
     optimiser begins anew in either: moments of the source's would move layers whose
     gradient is 0, and its count of updates would have annealed the rate.
@@ -198,11 +199,15 @@ def inherit(own: learning.Learner, given: learning.Learner) -> learning.Learner:
     if here == there + 1:
         last = f"column_{len(given.frozen)}"
         return own._replace(frozen={**given.frozen, last: column})
-    heads = {name: x for name, x in given.params.items() if name not in column}
-    its_own = {name: own.params[name] for name in heads if name in own.params}
-    if _shapes(heads) == _shapes(its_own):
-        return own._replace(params=given.params, frozen=given.frozen, stats=given.stats)
-    return own._replace(params=column | its_own, frozen=given.frozen)
+    heads = {name: x for name, x in own.params.items() if name not in column}
+    kept = {
+        name: given.params[name]
+        for name, x in heads.items()
+        if _shapes(x) == _shapes(given.params.get(name))
+    }
+    stats = given.stats if "value" in kept else own.stats
+    params = column | heads | kept
+    return own._replace(params=params, frozen=given.frozen, stats=stats)
 
 
 def _shapes(tree: Tree) -> Tree:

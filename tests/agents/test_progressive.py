@@ -168,23 +168,30 @@ def test_a_column_more_freezes_what_it_begins_with():
 
     def learner(columns, mark, actions):
         frozen = {f"column_{k}": f"{mark}{k}" for k in range(columns - 1)}
-        sizes = {"layer_0": 4, "policy": actions, "adapter_1": 4}
+        sizes = {"layer_0": 4, "policy": actions, "value": 1, "adapter_1": 4}
         params = {name: np.full(size, len(mark)) for name, size in sizes.items()}
-        return learning.Learner(params, f"{mark}opt", (), mark, (), frozen)
+        return learning.Learner(params, f"{mark}opt", mark, mark, (), frozen)
 
     old = learner(2, "old", 3)
     going = agent.inherit(learner(2, "new", 3), old)
-    assert going.params is old.params and going.frozen is old.frozen
+    assert all(going.params[name] is x for name, x in old.params.items())
+    assert going.frozen is old.frozen and going.stats == "old"
     assert (going.opt, going.updates) == ("newopt", "new")
     joined = agent.inherit(learner(3, "new", 5), old)
     body = {"layer_0": old.params["layer_0"]}
     assert joined.frozen == {"column_0": "old0", "column_1": body}
     assert joined.params["policy"].shape == (5,) and joined.opt == "newopt"
-    # With other actions the heads are new, and what lies below goes on.
+    assert joined.stats == "new"
+    # With other actions the policy is new; the values and what lies below go on.
     own = learner(2, "new", 5)
     other = agent.inherit(own, old)
     assert other.params["layer_0"] is old.params["layer_0"]
     assert other.params["policy"] is own.params["policy"] and other.opt == "newopt"
+    assert other.params["value"] is old.params["value"] and other.stats == "old"
+    # With values of other tasks these are new, and so are their statistics.
+    own.params["value"] = np.zeros(2)
+    other = agent.inherit(own, old)
+    assert other.params["value"] is own.params["value"] and other.stats == "new"
     assert other.frozen == old.frozen
     for columns in (1, 4):
         with pytest.raises(ValueError, match=f"columns: got {columns}, .* 2 .* 3"):

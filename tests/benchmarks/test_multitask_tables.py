@@ -78,16 +78,19 @@ def test_scores_of_games_are_pooled_in_their_units():
 def test_transfer_is_the_area_over_that_from_scratch():
     """Above a random policy's: (3 − 1) / (2 − 1), whatever the arm is called."""
     found = [
-        row("scratch", area=2.0, random=1.0),
-        row("scratch", task="x/Two", area=4.0),
-        row("two", area=3.0, random=1.0),
-        row("two", task="x/Two", area=2.0),
+        row("scratch", final=(4.0, 4.0), random=1.0),
+        row("scratch", task="x/Two", final=(7.9, 8.1)),
+        row("scratch", task="x/Hard", final=(0.2, 0.4)),
+        row("two", final=(6.0, 6.0), random=1.0),
+        row("two", task="x/Two", final=(4.0, 4.0)),
+        row("two", task="x/Hard", final=(20.0, 20.0)),
     ]
     header, scratch, two = tables.columns(found)
-    assert header[1:3] == ["One: score, final", "Two: score, final"]
-    assert scratch[1].startswith("1.00,") and scratch[-2:] == ["1.00", "1.00"]
-    assert two[1].startswith("2.00,") and two[2].startswith("0.50,")
-    assert two[-2:] == ["1.25", "1.25"]
+    assert header[1:3] == ["One: score [95 %], final", "Two: score [95 %], final"]
+    assert scratch[1] == "1.00, 4.00" and scratch[-1] == "1.00"
+    assert two[1] == "2.00 [2.00, 2.00], 6.00" and two[2].startswith("0.50 [0.4")
+    # What is not learned from scratch (0.15 of 10) counts for nothing in the mean.
+    assert two[-1].startswith("1.25 [")
 
 
 def test_corrections_stand_beside_each_other_by_lag():
