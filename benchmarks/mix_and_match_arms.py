@@ -51,6 +51,9 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "actions": {
         "small": {"components": [{"actions": "small"}]},
         "big": {"components": [{"actions": "all"}]},
+        # As large a population, copying weights alike: what selection brings by itself.
+        "small_selected": {"components": [{"actions": "small"}], "pbt": True},
+        "big_selected": {"components": [{"actions": "all"}], "pbt": True},
         **_CURRICULA,
     },
     "architecture": {
@@ -58,7 +61,6 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "lstm": {"components": [{"core": "lstm"}]},
         "linear": {"alpha": LINEAR},
         "pbt": {"pbt": True},
-        # As large a population, copying weights alike: what selection brings by itself.
         "feed_forward_selected": {"components": [{"core": "linear"}], "pbt": True},
         "lstm_selected": {"components": [{"core": "lstm"}], "pbt": True},
         "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
@@ -190,6 +192,7 @@ def _population(updates: int, tasks: Iterable[dict[str, Any]]) -> dict[str, Any]
             "exploit": "truncation",
             "interval": max(enough, updates // 60 // _CHUNK * _CHUNK),
             "explore_all": True,
+            "perturb_probability": 1.0,
         },
         "fitness": {"metric": "return", "window": 32},
     }
