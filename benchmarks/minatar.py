@@ -105,8 +105,12 @@ def read(
     rows = []
     for task, found in summary["tasks"].items():
         name = task.removeprefix("gymnax/").removesuffix("-MinAtar")
+        # A member that was lost has learned nothing.
         members = [member["mean"] for member in found["members"]]
-        means = np.asarray([mean for mean in members if mean is not None], float)
+        lost = [k for k, mean in enumerate(members) if mean is None]
+        for k in lost:
+            members[k] = found["random_score"]
+        means = np.asarray(members, float)
         low, high = estimates.mean_interval(means)
         steps = summary["totals"]["env_steps_per_member"] // games
         label = f"{agent}, all four" if game == MIXTURE else agent
@@ -123,6 +127,7 @@ def read(
                 "low": low,
                 "high": high,
                 "seeds": [float(x) for x in means],
+                "lost": lost,
                 "published": found["reference_score"],
                 "random": found["random_score"],
                 "wall_s": summary["totals"]["wall_s"],

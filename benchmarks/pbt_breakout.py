@@ -102,7 +102,7 @@ def settings(arm: str, seed: int, args: argparse.Namespace) -> schema.Experiment
 def read(
     arm: str, seed: int, folder: pathlib.Path, curves: dict[str, list]
 ) -> dict[str, Any]:
-    """Returns the row of a finished run and adds the best member's training return."""
+    """Returns the row of a finished run and adds its highest training return, by time."""
     summary, log = metrics.read_summary(folder), metrics.read_metrics(folder)
     found = {x["member"]: x["mean"] for x in summary["tasks"][TASK]["members"]}
     returns = log.returns[TASK]

@@ -93,14 +93,19 @@ def read(seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def draw(args: argparse.Namespace, path: pathlib.Path) -> None:
-    """Draw the training return of the best member at each time, a line a seed."""
+    """Draw the training return of the run's best member, a line a seed."""
     logs = {seed: metrics.read_metrics(args.runs / str(seed)) for seed in args.seeds}
+    best = {
+        seed: metrics.read_summary(args.runs / str(seed))["best_member"]
+        for seed in args.seeds
+    }
     with common.figure(path, list(MARKS)) as axes:
         for ax, (task, mark) in zip(axes, MARKS.items()):
             for seed, log in logs.items():
-                known = ~np.isnan(log.returns[task]).all(1)
-                best = np.nanmax(log.returns[task][known], 1)
-                ax.plot(log.env_steps[known], best, label=f"seed {seed}")
+                returns = log.returns[task][:, best[seed]]
+                known = ~np.isnan(returns)
+                label = f"seed {seed}"
+                ax.plot(log.env_steps[known], returns[known], label=label)
             ax.axhline(mark, color="grey", ls=":")
             ax.set(xlabel="env steps of a member", ylabel="return, best member")
         axes[0].legend()

@@ -212,7 +212,7 @@ def value_learning() -> Rows:
             f"`{row['agent']}`",
             row["game"],
             quantity(row["steps"]),
-            interval(row["mean"], row["low"], row["high"]),
+            _of_seeds(row),
             number(row["published"]),
         ]
         for row in load("value_learning_games")["rows"]
@@ -315,8 +315,14 @@ def multitask() -> Rows:
 def _cell(rows: Any, where: dict[str, Any]) -> str:
     if not any(all(row[key] == x for key, x in where.items()) for row in rows):
         return NONE
-    row = find(rows, **where)
-    return interval(row["mean"], row["low"], row["high"])
+    return _of_seeds(find(rows, **where))
+
+
+def _of_seeds(row: Any) -> str:
+    """Returns mean and interval, and how many seeds were lost and count as random play."""
+    cell = interval(row["mean"], row["low"], row["high"])
+    lost = row.get("lost")
+    return f"{cell} ({len(lost)} of {len(row['seeds'])} lost)" if lost else cell
 
 
 TABLES: dict[str, Callable[[], Rows]] = {

@@ -140,11 +140,13 @@ def is_log(run: Run, name: str) -> bool:
 
 
 def ranks(score: np.ndarray) -> np.ndarray:
-    """Returns ranks [P] from 0, the lowest score, to 1; NaN is lowest."""
+    """Returns ranks [P] from 0, the lowest score, to 1; NaN is lowest, equals share one."""
     if len(score) == 1:
         return np.ones(1)
     filled = np.where(np.isnan(score), -np.inf, score)
-    return np.argsort(np.argsort(filled, kind="stable")) / (len(score) - 1)
+    lower = (filled[:, None] > filled).sum(axis=1)
+    equal = (filled[:, None] == filled).sum(axis=1) - 1
+    return (lower + equal / 2) / (len(score) - 1)
 
 
 def _by_task(tasks: Any) -> Mapping[str, Any]:

@@ -242,6 +242,17 @@ def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     )
 
 
+def test_equal_scores_have_equal_ranks():
+    """Lines of a lineage are as thick as a member is good; NaN is lowest."""
+    for score, ranks in (
+        ([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]),
+        ([3.0, 1.0, 3.0], [0.75, 0.0, 0.75]),
+        ([np.nan, -5.0, 2.0], [0.0, 0.5, 1.0]),
+        ([7.0], [1.0]),
+    ):
+        np.testing.assert_array_equal(run_series.ranks(np.array(score)), ranks)
+
+
 def test_a_scheduled_hyperparameter_is_one_line(tmp_path):
     """Beside the searched ones, if any: members are alike, copies change nothing."""
     folder = make_run(tmp_path / "run")
