@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.agents.common import packing
 from mtrl_jax.types import Array, Key, Tree
 
 _MOST = 1 << 24  # rows: 256 times as many still fit into 32 bits
@@ -86,11 +87,7 @@ def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
 def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:
     """Returns the rows of a batch with leaves ``[N, ...]``."""
     number = len(jax.tree.leaves(batch)[0])
-
-    def take(index: Array) -> Tree:
-        return jax.tree.map(lambda x: x[index], batch)
-
-    return Rows(batch, number, unit, take, groups)
+    return Rows(batch, number, unit, packing.taker(batch, axes=1), groups)
 
 
 def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
@@ -98,11 +95,14 @@ def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
 
     With ``slot_tasks`` they are grouped by task.
     """
+    # The steps are T + 1 and the actions T, so they cannot share an array.
+    steps = packing.taker(rollout.ts, axes=2)
+    actions = packing.taker((rollout.action, rollout.extras), axes=2)
 
     def take(index: Array) -> types.Rollout:
-        over_time = jax.tree.map(lambda x: x[:, index], rollout._replace(carry=None))
+        action, extras = actions(index)
         carry = jax.tree.map(lambda x: x[index], rollout.carry)
-        return over_time._replace(carry=carry)
+        return types.Rollout(steps(index), action, extras, carry)
 
     return Rows(rollout, rollout.ts.first.shape[1], "slots", take, slot_tasks)
 
