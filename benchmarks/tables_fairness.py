@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from table_cells import NONE, Rows, find, interval, load, number, ratio
 
@@ -36,7 +37,31 @@ def pbt_breakout() -> Rows:
     return made
 
 
+def labyrinth_12() -> Rows:
+    """Returns each level's return and normalised mean by arm, and the capped mean of all."""
+    rows = load("labyrinth_12")["rows"]
+    arms = {
+        "together-none": "one agent",
+        "together-popart": "one agent, PopArt",
+        "apart": "an agent each",
+    }
+    known = {row["arm"] for row in rows}
+    arms = {arm: text for arm, text in arms.items() if arm in known}
+    made: Rows = [["level", *(f"{text}: return, normalised" for text in arms.values())]]
+    for level in dict.fromkeys(row["level"] for row in rows):
+        cells = [_level(find(rows, arm=arm, level=level)) for arm in arms]
+        name = "**capped mean of all**" if level == "ALL" else f"`{level}`"
+        made.append([name, *cells])
+    return made
+
+
+def _level(row: Any) -> str:
+    score = interval(row["normalised"], row["low"], row["high"])
+    return score if row["return"] is None else f"{number(row['return'])}, {score}"
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "popart": popart,
     "pbt_breakout": pbt_breakout,
+    "labyrinth_12": labyrinth_12,
 }
