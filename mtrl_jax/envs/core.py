@@ -52,6 +52,9 @@ class PureTask(NamedTuple):
     # params) -> params`` that the episode is played by. A slot's key is always the same
     # (what is drawn from it stays for the whole run), an episode's is its own.
     deal: Callable[[Key, Key, Tree], Tree] | None = None
+    # Raises ValueError unless params, of numpy, are of a task that can be played. Asked
+    # of each level of a curriculum, which moves every param alone.
+    check: Callable[[Tree], None] | None = None
     # What is put around the Env of its slots, in this order, see wrappers. ``spec`` is
     # that of the task itself, beneath them.
     wrappers: tuple[Callable[[types.Env], types.Env], ...] = ()

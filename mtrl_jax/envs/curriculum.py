@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax.envs import dtypes
 from mtrl_jax.envs.core import PureTask
 from mtrl_jax.types import Array, Tree
+
+# Levels that are checked at most; of more steps, so many evenly apart.
+_CHECKED = 10_000
 
 
 class Curriculum(NamedTuple):
@@ -135,6 +139,28 @@ def start_of(task: PureTask, easy: PureTask, moved: Sequence[str]) -> Tree:
     return start
 
 
+def check_levels(task: PureTask, start: Tree, steps: int) -> None:
+    """Raises ValueError unless each level from ``start`` to ``task`` can be played.
+
+    Every param moves by itself: two ends that can be do not make what lies between so.
+    """
+    if task.check is None:
+        return
+    done = np.unique(np.linspace(0, steps, min(steps, _CHECKED) + 1).round())
+    levels = (done / steps).astype(np.float32)
+    own = dtypes.as_arrays(task.params)
+
+    def at(level: Array) -> Tree:
+        return jax.tree.map(lambda x, y: _between(x, y, level), own, start)
+
+    every = jax.device_get(jax.jit(jax.vmap(at))(levels))
+    for n, level in enumerate(levels):
+        try:
+            task.check(jax.tree.map(lambda x, n=n: x[n], every))
+        except ValueError as error:
+            raise ValueError(f"level {level:g}: {error}") from None
+
+
 def _moved(part: Tree, course: Course, level: Array, axis: int) -> Tree:
     """Returns a part's params [P, B, ...] with those of one course at ``level`` [P]."""
     own_rows = (slice(None),) * axis + (course.rows,)
@@ -144,15 +170,22 @@ def _moved(part: Tree, course: Course, level: Array, axis: int) -> Tree:
             return x
         own = x[own_rows]
         share = level.reshape(-1, *(1,) * (own.ndim - 1))
-        first, last = (jnp.asarray(y, jnp.float32) for y in (start, own))
-        first = jnp.broadcast_to(first, last.shape)
-        value = first + share * (last - first)
-        value = jnp.round(value) if jnp.issubdtype(x.dtype, jnp.integer) else value
-        # Large integers are exact where they do not move.
-        stays = (share >= 1.0) | (own == jnp.broadcast_to(start, own.shape))
-        return x.at[own_rows].set(jnp.where(stays, own, value.astype(x.dtype)))
+        return x.at[own_rows].set(_between(own, start, share))
 
     return jax.tree.map(leaf, part, course.start)
+
+
+def _between(own: Array, start: Array, share: Array) -> Array:
+    """Returns start + share·(own - start) of one param, that of ``own`` where share is 1."""
+    if not _is_number(own):
+        return own
+    first, last = (jnp.asarray(y, jnp.float32) for y in (start, own))
+    first = jnp.broadcast_to(first, last.shape)
+    value = first + share * (last - first)
+    value = jnp.round(value) if jnp.issubdtype(own.dtype, jnp.integer) else value
+    # Large integers are exact where they do not move.
+    stays = (share >= 1.0) | (own == jnp.broadcast_to(start, own.shape))
+    return jnp.where(stays, own, value.astype(own.dtype))
 
 
 def _named(params: Tree) -> dict[str, Array]:

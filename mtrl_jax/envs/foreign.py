@@ -24,6 +24,7 @@ _OF_A_TASK = {
     "action_mask": ("state", "params"),
     "info": ("state", "params"),
     "deal": ("slot_key", "episode_key", "params"),
+    "check": ("params",),
 }
 
 

@@ -58,7 +58,7 @@ def _course(
         part=0,
         rows=slice(None),
         members=slice(None),
-        start=_start(task, settings.start),
+        start=_start(task, settings),
         measure=settings.metric,
         threshold=settings.threshold,
         steps=settings.steps,
@@ -66,16 +66,18 @@ def _course(
     )
 
 
-def _start(task: environments.Task, options: dict) -> Tree:
-    """Returns the params of the task with other ``options``, checked by its family."""
+def _start(task: environments.Task, settings: schema.CurriculumConfig) -> Tree:
+    """Returns the params that the task starts from, every level on the way checked."""
     pure = envs.pure_task(task.env, task.options)
     if pure is None:
         raise ValueError(f"{task.env} runs outside the program, where no level moves")
     try:
-        easy = envs.pure_task(task.env, task.options | options)
+        easy = envs.pure_task(task.env, task.options | settings.start)
     except ValueError as error:
         raise ValueError(f"start: {error}") from None
-    return curriculum.start_of(pure, easy, list(options))
+    start = curriculum.start_of(pure, easy, list(settings.start))
+    curriculum.check_levels(pure, start, settings.steps)
+    return start
 
 
 def _place(rows: slice, sizes: Sequence[int]) -> tuple[int, slice]:

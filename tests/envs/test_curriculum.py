@@ -154,6 +154,45 @@ def test_a_float_param_of_gymnax_can_be_driven():
     np.testing.assert_array_equal(moved.masspole, env.params[0].masspole)
 
 
+GOAL = "labyrinth/explore_goal_locations_small"
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "start", "said"),
+    [
+        (GOAL, {"rooms": 8, "pitch": 2}, {"rooms": 2, "pitch": 10},
+         "level 0.1: options.rooms=3 with pitch=9: a map of 28 cells"),
+        (GOAL, {"rooms": 3, "pitch": 4, "places": [[7, 7], [-1, -1]]},
+         {"places": [[1, 1], [-1, -1]]}, r"level 0.5: options.places: \[4, 4\]"),
+        ("labyrinth/seekavoid_arena_01", {}, {"rewards": [-1, 1, 2, 10, 0, 0, 0]},
+         "level 0.5: options.renews"),
+        ("labyrinth/rooms_watermaze", {"tasks": "all"}, {"pitch": 6},
+         r"level 0: options.pitch: got 6.*pitch=10; give the same"),
+    ],
+)  # fmt: skip
+def test_a_level_that_cannot_be_played_is_refused(env, options, start, said):
+    """Both ends can be: a map too large, a wall, nothing to take, places of another."""
+    whole, easy = (envs.pure_task(env, given) for given in (options, options | start))
+    with pytest.raises(ValueError, match=said) as error:
+        curriculum.check_levels(
+            whole, curriculum.start_of(whole, easy, list(start)), 10
+        )
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("steps", [3, 10**6])
+def test_levels_that_can_all_be_played_are_accepted(steps):
+    """Of very many steps some are looked at; a family without a check has no rule."""
+    level, start = (
+        "labyrinth/lasertag_three_opponents_small",
+        {"bots": 1, "bot_speed": 1},
+    )
+    for name, options, easier in ((level, {}, start), (*DELAYED, {"length": 1})):
+        whole, easy = (envs.pure_task(name, own) for own in (options, options | easier))
+        begun = curriculum.start_of(whole, easy, list(easier))
+        curriculum.check_levels(whole, begun, steps)
+
+
 def test_params_of_a_wrong_shape_are_refused():
     """Params have [P, B] in front: one value for all slots would broadcast silently."""
     env = envs.make("probe/delayed", (2, 3))

@@ -117,6 +117,16 @@ def test_where_no_level_moves_none_is_promised(changes, said):
     assert said in _refused(*changes)
 
 
+def test_levels_between_two_that_can_be_played_are_checked():
+    """Before a run begins; there the agent would walk out of the map."""
+    message = _refused(
+        "tasks.0={env: labyrinth/explore_object_locations_small, slots: 2}",
+        "tasks.0.options={rooms: 8, pitch: 2}",
+        "tasks.0.curriculum={start: {rooms: 2, pitch: 10}, threshold: 0.5}",
+    )
+    assert message.startswith("tasks.0.curriculum: level 0.1: options.rooms=3")
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_stages_other_than_online_refuse_it(stage):
     """Histories, and tests in context, are of one task for good."""

@@ -7,6 +7,7 @@ rule (``levels.py``); a mixture of levels of one kind is one program.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,6 +74,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         group=_GROUP,
         render=topdown.renderer(_size(static), level.kind),
         deal=places.dealer(params, dealt) if dealt else None,
+        check=functools.partial(_check, level, params if dealt else None),
     )
 
 
@@ -121,6 +123,18 @@ def _described(
     static = {key: given.pop(key) for key in _OPTIONS if key in given}
     dealt = {key: given.pop(key) for key in places.OPTIONS if key in given}
     return level, level_params.params(level, given), static, given, dealt
+
+
+def _check(
+    level: levels.Level, dealt: world.Params | None, params: world.Params
+) -> None:
+    """Raises ValueError unless a level can be played by ``params``, of numpy.
+
+    ``dealt`` are those that the places of a split are of, None where there are none.
+    """
+    level_params.check(level, params)
+    if dealt is not None:
+        places.check(params, dealt)
 
 
 def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:

@@ -52,6 +52,11 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
     return world.Params(**{name: jnp.asarray(value) for name, value in new.items()})
 
 
+def check(level: levels.Level, params: world.Params) -> None:
+    """Raises ValueError unless a level's parameters, of numpy, go together."""
+    _check_together(level, params._asdict())
+
+
 def open_cells(pitch: int, round_: bool) -> np.ndarray:
     """Returns the free cells (row, column) of a map of one room, int32 [N, 2]."""
     size = pitch + 1

@@ -48,6 +48,17 @@ def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     )
 
 
+def check(params: world.Params, given: world.Params) -> None:
+    """Raises ValueError unless things are dealt among the same cells as with ``given``."""
+    for name in ("rooms", "pitch", "round", "counts"):
+        own, dealt = (np.asarray(getattr(x, name)).tolist() for x in (params, given))
+        if own != dealt:
+            raise ValueError(
+                f"options.{name}: got {own}, the tasks are places in a room with "
+                f"{name}={dealt}; give the same"
+            )
+
+
 def dealer(
     params: world.Params, options: Mapping[str, Any]
 ) -> Callable[..., world.Params]:
