@@ -36,7 +36,8 @@ def among(
     order = order[order != start].reshape(len(chosen), -1)  # [N, S - 1]
     is_open = np.ones((len(chosen), room.size**2), bool)
     np.put_along_axis(is_open, order[:, : room.walls], False, axis=1)
-    near = _steps(room.size, is_open, np.full(len(chosen), start)) <= room.length
+    steps = _steps(room.size, is_open, np.full(len(chosen), start))
+    near = (steps < room.size**2) & (steps <= room.length)
     others = order[:, room.walls :]
     reached = np.take_along_axis(near, others, axis=1)
     first = reached.argmax(axis=1)[:, None]
@@ -62,7 +63,7 @@ def returns(room: dark_rooms.Room, ways: np.ndarray) -> tuple[np.ndarray, np.nda
     start = _cell_of(room)
     # At the goal from the start on, the first reward still takes a step.
     steps = np.maximum(ways[:, start], 1)
-    best = np.maximum(room.length + 1 - steps, 0)
+    best = np.where(steps < room.size**2, np.maximum(room.length + 1 - steps, 0), 0)
     best = np.minimum(best, 1) if room.ends else best
     paid = (ways == 0).astype(np.float32)
     goes_on = 1.0 - paid * room.ends

@@ -51,6 +51,29 @@ def test_each_task_has_its_walls_and_a_goal_that_an_episode_can_reach():
     assert len({way.tobytes() for way in ways}) == len(ways)
 
 
+@pytest.mark.parametrize("length", [8, 16, 20])
+def test_a_goal_is_never_walled_off(length):
+    """Also in an episode with as many steps as the room has cells, or more."""
+    room = dark_rooms.room_of("room", SMALL | {"walls": 5, "length": length})
+    goals, ways = tasks_of(room)
+    start = dark_rooms.fixed_start(room)
+    steps = [
+        steps_by_hand(room.size, way, tuple(goal.tolist())).get(start)
+        for (goal,), way in zip(goals, ways)
+    ]
+    assert None not in steps
+    best = [max(length + 1 - max(n, 1), 0) for n in steps]
+    np.testing.assert_array_equal(dark_walls.returns(room, ways)[1], best)
+
+
+def test_of_a_goal_that_is_walled_off_nothing_is_earned():
+    """Whatever the length, as random actions do."""
+    room = dark_rooms.room_of("room", SMALL | {"length": 20})
+    ways = np.full((1, 16), 16)
+    ways[0, [0, 1, 4]] = 0, dark_walls.WALL, dark_walls.WALL
+    assert [x.item() for x in dark_walls.returns(room, ways)] == [0, 0]
+
+
 def test_a_family_has_more_than_ten_thousand_tasks_and_a_split_none_twice():
     """As many layouts as are asked for by default, most of them alone of their kind."""
     options = {"walls": 12}
