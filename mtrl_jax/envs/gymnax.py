@@ -26,6 +26,11 @@ from mtrl_jax.envs import core, reference_scores
 _LEFT_OUT = ("MNISTBandit-bsuite",)
 # Constructor arguments that are not numbers a user could write in a config.
 _NOT_OPTIONS = ("action_mapping_key",)
+# Options with which random and best return stay what they are.
+_SAME_SCORES = {
+    "MemoryChain-bsuite": ("memory_length", "num_bits"),
+    "UmbrellaChain-bsuite": ("chain_length", "n_distractor"),
+}
 # Whole numbers count something (a size, an interval) and are from 1 to this, as far as
 # BOUNDS has no others.
 _MOST = 10_000
@@ -91,10 +96,10 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
     """Returns the gymnax environment ``name`` as a PureTask called ``gymnax/name``.
 
     ``options`` are fields of its EnvParams (traced, a curriculum may write them) and
-    arguments of its constructor (static sizes, such as DeepSea's ``size``). With another
-    length of episodes there are no reference scores. Raises ValueError for an unknown
-    name or option, a value of another type or out of BOUNDS, and for values that cannot
-    go together.
+    arguments of its constructor (static sizes, such as DeepSea's ``size``). With any but
+    those of _SAME_SCORES there are no reference scores: they are of the game as it is.
+    Raises ValueError for an unknown name or option, a value of another type or out of
+    BOUNDS, and for values that cannot go together.
     """
     import gymnax
 
@@ -118,9 +123,10 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         return state, observe(obs), reward, terminated, truncated
 
     full_name = f"gymnax/{name}"
+    limit, ends = int(params.max_steps_in_episode), _end(name, env, params)
     random_score, reference_score = reference_scores.lookup(full_name)
-    if "max_steps_in_episode" in (options or {}):
-        # They are of episodes of the usual length.
+    cut = ends is not None and ends > limit
+    if cut or not set(options or {}) <= set(_SAME_SCORES.get(name, ())):
         random_score = reference_score = None
     return core.task(
         full_name,
@@ -130,18 +136,24 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         params,
         random_score=random_score,
         reference_score=reference_score,
-        max_steps=_max_steps(name, env, params),
+        max_steps=limit if ends is None else min(limit, ends),
     )
 
 
-def _max_steps(name: str, env: Any, params: Any) -> int:
-    """Returns the longest episode in steps: the limit, or where the game ends before."""
-    limit = int(params.max_steps_in_episode)
-    if name == "Catch-bsuite":  # The ball falls a row a step.
-        return min(limit, env.rows - 1)
-    if name == "MemoryChain-bsuite":
-        return min(limit, int(params.memory_length) + 1)
-    return limit
+def _end(name: str, env: Any, params: Any) -> int | None:
+    """Returns the step that always ends the game, None where nothing but the limit does."""
+    match name:
+        case "Catch-bsuite":  # The ball falls a row a step.
+            return env.rows - 1
+        case "DeepSea-bsuite":
+            return env.size
+        case "MemoryChain-bsuite":
+            return int(params.memory_length) + 1
+        case "SimpleBandit-bsuite":
+            return 1
+        case "UmbrellaChain-bsuite":
+            return int(params.chain_length)
+    return None
 
 
 @contextlib.contextmanager

@@ -101,6 +101,10 @@ def test_options_reach_params_and_constructor():
         ("Catch-bsuite", {"rows": 4}, 3),
         ("MemoryChain-bsuite", {"memory_length": 3}, 4),
         ("MemoryChain-bsuite", {"memory_length": 3, "max_steps_in_episode": 2}, 2),
+        ("DeepSea-bsuite", {"size": 4, "max_steps_in_episode": 9}, 4),
+        ("SimpleBandit-bsuite", {}, 1),
+        ("UmbrellaChain-bsuite", {}, 10),
+        ("UmbrellaChain-bsuite", {"chain_length": 3}, 3),
     ],
 )
 def test_the_longest_episode_is_known_where_the_game_ends_before_the_limit(
@@ -117,13 +121,30 @@ def test_the_longest_episode_is_known_where_the_game_ends_before_the_limit(
     assert length == steps
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "scores"),
+    [
+        ("DeepSea-bsuite", {}, (-0.0011, 0.99)),
+        ("DeepSea-bsuite", {"size": 4}, (None, None)),
+        ("FourRooms-misc", {"fail_prob": 0.5}, (None, None)),
+        ("Breakout-MinAtar", {"max_steps_in_episode": 9}, (None, None)),
+        ("MemoryChain-bsuite", {"memory_length": 9, "num_bits": 3}, (0.0, 1.0)),
+        ("MemoryChain-bsuite", {"memory_length": 1000}, (None, None)),
+        ("UmbrellaChain-bsuite", {"chain_length": 100, "n_distractor": 2}, (0.0, 1.0)),
+        ("UmbrellaChain-bsuite", {"chain_length": 101}, (None, None)),
+    ],
+)
+def test_scores_are_of_the_game_that_is_played(name, options, scores):
+    """With an option that changes it there are none; the limit comes before no reward."""
+    spec = adapter.task(name, options).spec
+    assert (spec.random_score, spec.reference_score) == scores
+
+
 def test_minatar_planes_stay_binary_and_small():
     """Bool planes take a quarter of the memory of what gymnax returns."""
     spec = adapter.task("Breakout-MinAtar").spec
     assert spec.obs["image"].dtype == jnp.bool_
     assert (spec.random_score, spec.reference_score) == (0.38, 28.0)
-    short = adapter.task("Breakout-MinAtar", {"max_steps_in_episode": 9}).spec
-    assert (short.random_score, short.reference_score) == (None, None)
 
 
 @pytest.mark.parametrize(
