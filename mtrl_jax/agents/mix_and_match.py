@@ -39,6 +39,7 @@ from mtrl_jax.agents.common import (
     objective,
     observation_scale,
     optimiser,
+    policy_mixture,
     unrolls,
     value_scale,
     vtrace,
@@ -106,7 +107,7 @@ class Hparams(NamedTuple):
     vtrace: vtrace.Hparams = vtrace.Hparams()
     scale: value_scale.Hparams = value_scale.Hparams()
     combining: combining.Hparams = combining.Hparams()
-    temperature: Amount = 1.0  # of acting; 0 is greedy
+    temperature: Amount = 1.0  # of each component; 0: the mixture's mode, see there
 
 
 class Carry(NamedTuple):
@@ -173,15 +174,16 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         time = jax.tree.map(lambda x: x[None], (ts, carry.action))
         outputs, core = network.unroll(learner.params, carry.core, *time)
         outputs = jax.tree.map(lambda x: x[0], outputs)
-        policies = network.policies(outputs, ts.action_mask, hp.temperature)
+        policies = functools.partial(network.policies, outputs, ts.action_mask)
         choice_key, action_key = jax.random.split(key)
         possible = network.possible(ts.action_mask)
         planned = control.planned(hp.alpha, ts.task, possible)
-        drawn = Mixture(policies, planned, spec.action).draw(choice_key)
+        drawn = Mixture(policies(), planned, spec.action).draw(choice_key)
         choice = control.choose(carry.choice, drawn, ts.first)
         weights = control.acting(planned, choice, possible)
-        acting = Mixture(policies, weights, spec.action)
-        action, log_prob = acting.sample_and_log_prob(action_key)
+        action, log_prob = policy_mixture.sample_and_log_prob(
+            policies, weights, spec.action, hp.temperature, action_key
+        )
         values = _values(outputs, scale, learner.stats, ts.task, hp.scale)
         value = mixing.mixed_value(control.baseline(planned, choice, possible), values)
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)

@@ -108,8 +108,10 @@ class Embedded:
         return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
     def mode(self) -> Array:
-        """Returns the joint action of the most probable row."""
-        return self._action(self.choice.mode())
+        """Returns the most probable joint action."""
+        actions = self.actions
+        best = jnp.asarray(actions)[jnp.argmax(self.log_prob_of(actions), axis=-1)]
+        return best[..., 0] if self._is_scalar else best
 
     def kl(self, other) -> Array:
         """Returns KL(self ‖ other); ``other`` is any policy over the same space."""

@@ -18,6 +18,7 @@ from mtrl_jax.agents.common import (
     unrolls,
 )
 from mtrl_jax.engine.batched_draws import batch_draws
+from mtrl_jax.losses import mixing
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import components, heads, subsets
 from mtrl_jax.networks.components import Component
@@ -189,6 +190,57 @@ def test_the_log_prob_that_is_kept_is_the_mixtures(alpha, kit):
     other = with_(hp, alpha=1.0 - alpha if alpha != 0.4 else 0.9)
     _, metrics = update(learner, fresh, KEY, other)
     assert abs(float(metrics["rho"]) - 1.0) > 1e-3
+
+
+def test_greedy_is_the_most_probable_action_of_the_mixture(kit):
+    """For certain, where components of other modes share the control."""
+    parts = (NARROW, Component())
+    agent, hp, learner, rollout, _ = made(kit, FACTORISED, components=parts)
+    ts, carry = kit.member(rollout.ts), agent.carry(kit.SLOTS)
+    spec, config = kit.probe(*FACTORISED).spec, networks.NetworkConfig(hidden=(8,))
+    network = components.make(spec, config, parts, ("torso", "core"))
+    every = subsets.every_action(spec.action)
+
+    @jax.jit
+    def probs():
+        rows = jax.tree.map(lambda x: x[None], (ts, carry.action))
+        outputs, _ = network.unroll(learner.params, carry.core, *rows)
+        outputs = jax.tree.map(lambda x: x[0], outputs)
+        policies = network.policies(outputs, ts.action_mask)
+        return jnp.exp(jnp.stack([p.log_prob_of(every) for p in policies]))
+
+    each, act = np.asarray(probs()), jax.jit(agent.act)
+    for alpha in (0.0, 0.3, 0.5, 0.7, 1.0):
+        weights = np.asarray(mixing.path_weights(alpha, len(parts)))
+        mode = every[np.tensordot(weights, each, 1).argmax(-1)]
+        greedy = with_(hp, alpha=alpha, temperature=0.0)
+        for key in jax.random.split(KEY, 4):
+            action, _, extras = act(learner, carry, ts, key, greedy)
+            np.testing.assert_array_equal(action, mode)
+            np.testing.assert_array_equal(extras.log_prob, 0.0)
+
+
+def test_the_mode_can_be_that_of_no_component():
+    """Two that agree on their second best play it; a subset's actions are looked at."""
+    space = heads.types.Discrete(4)
+    rows = np.int32([[0], [1]])
+
+    @jax.jit
+    def modes(easy, hard, narrow):
+        masks = [jnp.ones((1, n), bool) for n in (4, 4, 2)]
+        logits = [jnp.log(x)[None] for x in (easy, hard, narrow)]
+        wide = [heads.policy(space, *x) for x in zip(logits[:2], masks[:2])]
+        choice = heads.policy(heads.types.Discrete(2), logits[2], masks[2])
+        small = subsets.Embedded(choice, space, rows)
+        half = jnp.full((1, 2), 0.5)
+        pairs = (wide, [small, wide[1]])
+        return [policy_mixture.Mixture(p, half, space).mode()[0] for p in pairs]
+
+    easy, hard = np.float32([0.4, 0.35, 0.15, 0.1]), np.float32([0.15, 0.35, 0.4, 0.1])
+    assert [int(x) for x in modes(easy, hard, np.float32([0.55, 0.45]))] == [1, 1]
+    # Beyond the subset, where the wide policy is alone.
+    hard = np.float32([0.1, 0.1, 0.7, 0.1])
+    assert [int(x) for x in modes(easy, hard, np.float32([0.5, 0.5]))] == [2, 2]
 
 
 def test_actions_are_drawn_with_the_mixtures_probabilities(kit):

@@ -82,9 +82,11 @@ def test_rows_that_repeat_add_up():
         policy, other = embedded((*ROWS, ROWS[0])), whole()
         first = policy.log_prob(jnp.broadcast_to(jnp.asarray(ROWS[0]), (5, 3)))
         every = every_log_prob(policy), every_log_prob(other)
-        return policy.choice.logits, first, policy.kl(other), every
+        return policy.choice.logits, first, policy.kl(other), every, policy.mode()
 
-    logits, first, kl, every = said()
+    logits, first, kl, every, mode = said()
+    best = subsets.every_action(SPACE)[np.asarray(every[0]).argmax(-1)]
+    np.testing.assert_array_equal(mode, best)
     p = scipy.special.softmax(logits, axis=-1)
     np.testing.assert_allclose(np.exp(first), p[:, 0] + p[:, 3], rtol=1e-5)
     np.testing.assert_allclose(kl, brute_kl(*every), rtol=1e-5)

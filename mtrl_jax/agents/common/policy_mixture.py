@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from mtrl_jax import types
 from mtrl_jax.losses import mixing
 from mtrl_jax.networks import heads, subsets
-from mtrl_jax.types import Array, Key
+from mtrl_jax.types import Array, Key, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,25 @@ class Mixture:
             mine = (choice == i).reshape(choice.shape + (1,) * (own.ndim - choice.ndim))
             action = jnp.where(mine, own, action)
         return action, self.log_prob(action)
+
+    def mode(self) -> Array:
+        """Returns the most probable action; for choices only.
+
+        Outside the support of the others the mixture is w_K π_K: nothing there is more
+        probable than the last policy's own mode.
+        """
+        own = self.policies[-1].mode()
+        if len(self.policies) == 1:
+            return own
+        rows = self._support()
+        log_probs = jnp.stack([p.log_prob_of(rows) for p in self.policies], axis=-1)
+        weights = jnp.broadcast_to(self.weights[..., None, :], log_probs.shape)
+        log_mm = mixing.log_mixture(weights, log_probs)
+        listed = jnp.asarray(rows)[jnp.argmax(log_mm, axis=-1)]
+        listed = listed[..., 0] if isinstance(self.space, types.Discrete) else listed
+        beyond = self.log_prob(own) > jnp.max(log_mm, axis=-1)
+        beyond = beyond.reshape(beyond.shape + (1,) * (own.ndim - beyond.ndim))
+        return jnp.where(beyond, own, listed)
 
     def draw(self, key: Key) -> Array:
         """Returns components int32 [...], drawn with the weights."""
@@ -79,6 +98,28 @@ class Mixture:
         if not small or len(small) < len(self.policies) - 1:
             return subsets.every_action(self.space)
         return np.unique(np.concatenate([p.rows for p in small]), axis=0)
+
+
+def sample_and_log_prob(
+    policies: Callable[[Scalar], Sequence[heads.Policy]],
+    weights: Array,
+    space: types.ActionSpace,
+    temperature: Scalar,
+    key: Key,
+) -> tuple[Array, Array]:
+    """Returns (action, log-probability) of the mixture of ``policies(temperature)``.
+
+    At 0 it is the mode of the mixture as it is, for certain: the modes of its policies,
+    drawn by their weights, can all be others. Deviation for real-valued actions, where
+    that mode has no closed form: the mean of a policy drawn by the weights.
+    """
+    tempered = Mixture(policies(temperature), weights, space)
+    action, log_prob = tempered.sample_and_log_prob(key)
+    if isinstance(space, types.Box):
+        return action, log_prob
+    is_greedy = jnp.asarray(temperature) <= 0
+    mode = Mixture(policies(1.0), weights, space).mode()
+    return jnp.where(is_greedy, mode, action), jnp.where(is_greedy, 0.0, log_prob)
 
 
 def matching_loss(
