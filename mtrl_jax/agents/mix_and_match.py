@@ -68,7 +68,8 @@ class Config:
     "slot" gives every component an equal share of the slots for good ("no mixing").
     ``matching``: "adjacent" and "all" (see ``mixing.matching_weights``), or
     "within_support", adjacent and on the easier component's actions alone.
-    ``fades``: whether matching ends as the control moves on, the paper's (1 − α).
+    ``fades``: whether matching ends as the control moves on, the paper's (1 − α); if not,
+    the teachers of a component have 1 in all, to the end.
     """
 
     network: networks.NetworkConfig = dataclasses.field(
@@ -259,7 +260,7 @@ def make_loss(
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
         beside = {
-            "kl": mean(match(control.all_pairs(task, possible))),
+            "kl": mean(match(control.ends(task, possible))),
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }

@@ -13,6 +13,7 @@ from mtrl_jax.agents import mix_and_match
 from mtrl_jax.agents.common import (
     learning,
     minibatches,
+    mixture_control,
     optimiser,
     policy_mixture,
     unrolls,
@@ -151,6 +152,23 @@ def test_matching_ends_with_the_control(kit):
     assert float(metrics["matching_loss"]) == 0.0 and float(metrics["kl"]) > 0.0
     lasting = made(kit, ("both",), fades=False)
     assert moved(kit, lasting, alpha=1.0, **ONLY_MATCHING)["policy_1"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+@pytest.mark.parametrize("matching", ["adjacent", "all"])
+def test_of_three_components_every_pair_counts(matching, alpha):
+    """Lasting, each student's teachers have 1 in all; the divergence is of the two ends."""
+    control = mixture_control.Control(3, matching=matching, fades=False)
+    task, possible = np.zeros((1,), int), np.array([[True, True, True]])
+    found = {k: float(w[0]) for k, w in control.pairs(alpha, task, possible).items()}
+    wanted = {(0, 1): 1.0, (1, 2): 1.0}
+    if matching == "all":
+        wanted = {(0, 1): 1.0, (0, 2): 0.5, (1, 2): 0.5}
+    assert found == wanted
+    ends = control.ends(task, possible)
+    assert {k: float(w[0]) for k, w in ends.items()} == {(0, 2): 1.0}
+    ends = control.ends(task, np.array([[True, True, False]]))
+    assert float(ends[0, 2][0]) == 0.0
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])

@@ -7,6 +7,7 @@ one component's alone where the control is drawn or divided (the ablations).
 
 from __future__ import annotations
 
+import collections
 from typing import NamedTuple
 
 import jax
@@ -69,23 +70,35 @@ class Control(NamedTuple):
     ) -> dict[tuple[int, int], Array]:
         """Returns {(i, j): weight [...]}: how strongly j is matched to i.
 
+        Where nothing fades each of the m teachers of a student has 1/m: one if adjacent.
         A component without a legal action neither teaches nor is taught.
         """
-        weights = self._asked(alpha if self.fades else 0.0, task)
         if self.experts:
-            last = self.components - 1
-            found = {(i, last): weights[..., i] for i in range(last)}
+            found = self._expert_pairs(alpha if self.fades else 0.0, task)
         else:
             form = "all" if self.matching == "all" else "adjacent"
-            found = mixing.matching_weights(weights, form)
-        return {
-            (i, j): jnp.where(possible[..., i] & possible[..., j], weight, 0.0)
-            for (i, j), weight in found.items()
-        }
+            found = mixing.matching_weights(self._asked(alpha, task), form)
+            if not self.fades:
+                teachers = collections.Counter(j for _, j in found)
+                found = {
+                    (i, j): jnp.full(task.shape, 1.0 / teachers[j]) for i, j in found
+                }
+        return _possible(found, possible)
 
-    def all_pairs(self, task: Array, possible: Array) -> dict[tuple[int, int], Array]:
-        """Returns the pairs as if nothing had faded: each matching term in full."""
-        return self.pairs(0.0, task, possible)
+    def ends(self, task: Array, possible: Array) -> dict[tuple[int, int], Array]:
+        """Returns the pair of the first component and the last in full, as ``pairs`` does.
+
+        With experts, in task i that of expert i.
+        """
+        last = self.components - 1
+        found = {(0, last): jnp.ones(task.shape)} if last else {}
+        return _possible(
+            self._expert_pairs(0.0, task) if self.experts else found, possible
+        )
+
+    def _expert_pairs(self, alpha: Scalar, task: Array) -> dict[tuple[int, int], Array]:
+        weights, last = self._asked(alpha, task), self.components - 1
+        return {(i, last): weights[..., i] for i in range(last)}
 
     def _asked(self, alpha: Scalar, task: Array) -> Array:
         """Returns the weights [..., K] as if every component had a legal action."""
@@ -94,3 +107,13 @@ class Control(NamedTuple):
         path = mixing.path_weights(alpha, self.components)
         path = path.reshape((1,) * task.ndim + path.shape)
         return jnp.broadcast_to(path, (*task.shape, self.components))
+
+
+def _possible(
+    pairs: dict[tuple[int, int], Array], possible: Array
+) -> dict[tuple[int, int], Array]:
+    """Returns the pairs with weight 0 where one of the two has no legal action."""
+    return {
+        (i, j): jnp.where(possible[..., i] & possible[..., j], weight, 0.0)
+        for (i, j), weight in pairs.items()
+    }
