@@ -773,6 +773,16 @@ def test_levels_of_one_kind_are_one_program():
         ("explore_goal_locations_small", {"locked": True}, "options.locked.*red key"),
         ("lasertag_one_opponent_small", {"renews": True}, "options.renews"),
         ("rooms_keys_doors_puzzle", {"locked": True}, "options.locked: got True"),
+        ("rooms_keys_doors_puzzle", {"tag_reward": 1.0}, "has no bots"),
+        ("seekavoid_arena_01", {"tag_reward": 1.0}, "options.tag_reward: got 1.0"),
+        ("seekavoid_arena_01", {"bot_speed": 3.0}, "this level has no bots; leave"),
+        (
+            "lasertag_one_opponent_small",
+            {"counts": [4, 0, 0, 0, 0, 0, 0]},
+            "options.counts.*pays for bots alone; leave it out",
+        ),
+        ("lasertag_three_opponents_small", {"rewards": [2.0] * 7}, "options.rewards"),
+        ("lasertag_three_opponents_small", {"ends": True}, "options.ends: got True"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(name, options, message):

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.labyrinth import levels, world
+from mtrl_jax.envs.labyrinth import game, levels, world
 
 _MOST = 1e6  # of a reward
 _RANGES: dict[str, tuple[float, float]] = {
@@ -27,6 +27,12 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 # What doors.deal decides by itself.
 _NOT_OF_DOORS = ("loops", "maze_seed", "counts", "places", "round", "locked")
+# What bots alone read, and what only matters where things are taken.
+_OF_BOTS = ("bot_speed", "bot_reaction", "bot_aim_error", "tag_reward")
+_OF_THINGS = (
+    *("counts", "rewards", "hidden", "places"),
+    *("renews", "teleports", "ends", "locked"),
+)
 
 
 def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
@@ -36,13 +42,12 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
       ValueError: a value of another kind or out of range, a map that is too large or
         too small for what is to lie in it, a place in a wall, a goal that nothing
         unlocks, a map that would be new at every step, bots in a level without, an
-        option that a puzzle of doors does not read.
+        option that levels of its kind do not read.
     """
-    for name in _NOT_OF_DOORS if level.kind.doors else ():
+    for name, why in _unread(level.kind).items():
         if name in given:
             raise ValueError(
-                f"options.{name}: got {given[name]!r}, a level with doors deals its own "
-                "map and things; leave it out"
+                f"options.{name}: got {given[name]!r}, {why}; leave it out"
             )
     new = {
         name: _value(name, given.get(name, default), default)
@@ -63,6 +68,19 @@ def open_cells(pitch: int, round_: bool) -> np.ndarray:
     from_middle = np.square(np.arange(1, size - 1) + 0.5 - size / 2)
     within = from_middle[None] + from_middle[:, None] < (size / 2 - 1) ** 2
     return np.argwhere(within | (not round_)).astype(np.int32) + 1
+
+
+def _unread(kind: game.Kind) -> dict[str, str]:
+    """Returns {option: why not} of those that levels of a kind do not read."""
+    found: dict[str, str] = {}
+    if kind.doors:
+        why = "a level with doors deals its own map and things"
+        found |= dict.fromkeys(_NOT_OF_DOORS, why)
+    if not kind.bots:
+        found |= dict.fromkeys(_OF_BOTS, "this level has no bots")
+    if kind.rules is game.tag:
+        found |= dict.fromkeys(_OF_THINGS, "a lasertag level pays for bots alone")
+    return found
 
 
 def _value(name: str, value: Any, default: Any) -> np.ndarray:
