@@ -192,6 +192,7 @@ def _population(updates: int, tasks: Iterable[dict[str, Any]]) -> dict[str, Any]
             "exploit": "truncation",
             "interval": max(enough, updates // 60 // _CHUNK * _CHUNK),
             "explore_all": True,
+            # Alpha is all that is searched: each round moves it by a step.
             "perturb_probability": 1.0,
         },
         "fitness": {"metric": "return", "window": 32},

@@ -23,6 +23,19 @@ def test_every_config_of_the_kit_is_read_and_written_back(path):
     assert config.from_dict(_parsed(written), where=str(copy)) == settings
 
 
+def test_where_alpha_alone_is_searched_every_round_moves_it():
+    """Mix&Match's PBT takes a step up or down, and never none."""
+    found = []
+    for path in CONFIGS:
+        settings = config.load(path)
+        for stage in getattr(settings, "stages", None) or [settings]:
+            population = getattr(stage, "population", None)
+            if population and population.pbt and set(population.search) == {"alpha"}:
+                found.append(path.stem)
+                assert population.pbt.perturb_probability == 1.0, path.name
+    assert found == ["mix_and_match_actions", "mix_and_match_architecture"]
+
+
 def test_the_kit_has_the_configs_it_promises():
     """The names that users start runs by."""
     promised = (
