@@ -10,7 +10,7 @@ that no ratio of probabilities moves but by learning; an update ends with adding
 rollout to them. Nothing else changes them: evaluation and rendering see them frozen.
 
 Ref: the running statistics of VecNormalize (Dhariwal et al. 2017, OpenAI Baselines), its
-clip and ε. Deviation: they are a task's own, and a first rollout is seen as it is.
+clip and ε. Deviation: they are a task's own, and a first rollout is only clipped.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ FRAME = world.DECISION / FRAMES
 _GRIP = 0.3  # share of the wished change of velocity made in a frame
 _JUMP = 2.6  # cells a second; for 0.58 s
 _GRAVITY = 9.0
-JUMP_HEIGHT = 0.38  # the highest that feet get
+JUMP_HEIGHT = 0.38  # that rays show as 1: _JUMP²/2g; in frames feet get to 0.3975
 PITCH = 0.6  # radians, the furthest up or down
 _GAP = 1e-3  # left between a body and the wall that stopped it
 
