@@ -220,6 +220,7 @@ CASES = {
         "test_what_is_best_can_be_written_down_as_a_label_and_learned_from",
     ],
     "experiments/test_distillation_stages.py": [
+        "test_a_stage_that_is_watched_can_be_evaluated",
         "test_a_student_of_two_teachers_has_a_head_of_each_ones_actions",
         "test_a_teacher_that_was_never_trained_says_nothing[",
         "test_a_watcher_of_other_actions_is_refused",

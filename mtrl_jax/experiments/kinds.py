@@ -52,8 +52,19 @@ class Run(NamedTuple):
         return self.folder if self.is_plain else self.folder / run_folder.STAGES / name
 
     def stage(self, name: str) -> stage_schema.Stage:
-        """Returns the stage of that name."""
-        return next(stage for stage in self.stages if stage.name == name)
+        """Returns the stage of that name.
+
+        Raises:
+          ConfigError: there is none, as in the folder of a stage that was copied alone.
+        """
+        found = [stage for stage in self.stages if stage.name == name]
+        if not found:
+            names = ", ".join(getattr(stage, "name", "") for stage in self.stages)
+            raise errors.ConfigError(
+                f"{self.folder}: there is no stage {name!r} here, of {names} alone; give "
+                f"the stage's folder in its run, RUN/{run_folder.STAGES}/NAME"
+            )
+        return found[0]
 
 
 def run_of(settings: Any, folder: pathlib.Path) -> Run:

@@ -19,9 +19,7 @@ from typing import Any
 import jax
 
 from mtrl_jax import errors, hparams, metrics, tree, types
-from mtrl_jax.config import stage_schema
 from mtrl_jax.experiments import build, kinds, policies, reading
-from mtrl_jax.training import run_folder
 from mtrl_jax.types import Tree
 
 
@@ -192,16 +190,7 @@ def load(folder: str | os.PathLike) -> LoadedRun:
       CheckpointError: there is no sound checkpoint.
     """
     folder = pathlib.Path(folder)
-    whole = run_folder.whole(folder)
-    settings = reading.load_config(whole)
-    run = kinds.run_of(settings, whole)
-    if isinstance(settings, stage_schema.Staged) and whole == folder:
-        names = ", ".join(stage.name for stage in run.stages)
-        raise errors.ConfigError(
-            f"{folder}: a run in stages; give the folder of one, "
-            f"{folder / run_folder.STAGES}/NAME of {names}"
-        )
-    stage = run.stages[0] if run.is_plain else _stage_in(run, folder)
+    run, stage = reading.stage_at(folder)
     with kinds.restored(run, stage) as (update, program, saved):
         spec = program.spec if stage.kind == "online" else kinds.spec_of(run, stage)
         return LoadedRun(
@@ -213,11 +202,3 @@ def load(folder: str | os.PathLike) -> LoadedRun:
             saved.run.learner,
             saved.hparams,
         )
-
-
-def _stage_in(run: kinds.Run, folder: pathlib.Path) -> stage_schema.Stage:
-    found = [s for s in run.stages if s.name == folder.absolute().name]
-    if not found:
-        reading.load_config(folder)  # Says that there is no run.
-        raise errors.ConfigError(f"{folder}: no stage of {run.folder}")
-    return found[0]

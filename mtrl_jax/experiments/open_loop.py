@@ -53,10 +53,9 @@ def draw(
         such member, or a path that is no .gif.
       CheckpointError: there is no sound checkpoint.
     """
-    config = reading.with_environments(folder, ("online",))
+    run, config = reading.with_environments(folder, ("online",))
     predicting = _check(config, steps)
     member = render.check(folder, config, out, member)
-    run = kinds.run_of(config, folder)
     with kinds.restored(run, config) as (_, program, saved):
         if "image" not in program.spec.obs:
             raise errors.ConfigError(

@@ -25,10 +25,32 @@ def load_config(folder: pathlib.Path) -> Any:
     return loading.load(folder / run_folder.CONFIG)
 
 
+def stage_at(folder: pathlib.Path) -> tuple[kinds.Run, stage_schema.Stage]:
+    """Returns (run, stage) of a run's folder, or of a stage's: RUN/stages/NAME.
+
+    The run has all its stages, as a stage may need others to be built.
+
+    Raises:
+      ConfigError: there is no run, or one in stages, or no such stage of it.
+    """
+    whole = run_folder.whole(folder)
+    run = kinds.run_of(load_config(whole), whole)
+    if run.is_plain:
+        return run, run.stages[0]
+    if whole == folder:
+        names = ", ".join(stage.name for stage in run.stages)
+        raise errors.ConfigError(
+            f"{folder}: a run in stages; give the folder of one, "
+            f"{folder / run_folder.STAGES}/NAME of {names}"
+        )
+    load_config(folder)  # Says if there is no run.
+    return run, run.stage(folder.absolute().name)
+
+
 def with_environments(
     folder: pathlib.Path, allowed: tuple[str, ...] = ("online", "collect")
-) -> Any:
-    """Returns the settings of a run that trains in environments.
+) -> tuple[kinds.Run, Any]:
+    """Returns (run, stage) of a folder, as ``stage_at``, that trains in environments.
 
     ``allowed`` are the kinds of stages that will do.
 
@@ -43,7 +65,7 @@ def with_environments(
             f"{folder}: the run {what}; give the folder of one that trains in "
             f"environments, RUN/stages/NAME of a stage of kind {' or '.join(allowed)}"
         )
-    return config
+    return stage_at(folder)
 
 
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -60,9 +60,8 @@ def render_run(
       CheckpointError: there is no sound checkpoint.
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
-    config = reading.with_environments(folder, ("online",))
+    run, config = reading.with_environments(folder, ("online",))
     member = check(folder, config, out, member)
-    run = kinds.run_of(config, folder)
     with kinds.restored(run, config) as (_, program, saved):
         frames = play(config, program, saved, member, steps)
     save_gif(frames, out)

@@ -162,12 +162,12 @@ def evaluate(
       ConfigError: no run there, or none of its checkpoints.
       CheckpointError: there is no sound checkpoint.
     """
-    config = reading.with_environments(folder)
+    run, config = reading.with_environments(folder)
     if episodes is not None:
         given = {**loading.to_dict(config)}
         given["evaluation"] = {**given["evaluation"], "episodes": episodes}
         config = loading.from_dict(given, where="--episodes")
-    with kinds.restored(kinds.run_of(config, folder), config) as found:
+    with kinds.restored(run, config) as found:
         update, program, saved = found
         assert program.evaluate is not None
         result = jax.device_get(program.evaluate(saved.run, saved.hparams))

@@ -14,9 +14,10 @@ import pytest
 import running
 import staged_runs
 
-from mtrl_jax import config, metrics
+from mtrl_jax import config, errors, metrics
 from mtrl_jax.data import histories
 from mtrl_jax.experiments import build, kinds, reading
+from mtrl_jax.training import run_folder
 
 NAMES = ["teachers", "play", "student", "students_play", "states", "second"]
 TASKS = "[{env: probe/both, slots: 4}, {env: probe/masked, slots: 4}]"
@@ -140,6 +141,28 @@ def test_teachers_label_what_the_student_does(whole):
         )
     own = metrics.read_summary(whole / "stages/second")
     assert own["totals"]["updates"] == 5
+
+
+def test_a_stage_is_opened_with_what_it_is_made_of(tmp_path):
+    """By its folder in the run, also what others watch; a copy alone has its line."""
+    whole = config.load(settings(tmp_path))
+    states = tmp_path / "run/stages/states"
+    for folder, written in ((tmp_path / "run", whole), (states, whole.stages[4])):
+        folder.mkdir(parents=True)
+        run_folder.write_config(folder, written)
+    run, stage = reading.with_environments(states)
+    assert run.folder_of(stage) == states and stage.watched_by == "teachers"
+    kinds.make_program(run, stage, -1, is_checked=True).close()
+    alone = reading.with_environments(shutil.copytree(states, tmp_path / "alone"))
+    with pytest.raises(errors.ConfigError, match=r"alone: .*'teachers'.*RUN/stages"):
+        kinds.make_program(*alone, -1, is_checked=True)
+
+
+def test_a_stage_that_is_watched_can_be_evaluated(whole):
+    """By its folder, whose settings alone do not say what the watcher is."""
+    outcome = running.mtrl("evaluate", whole / "stages/states", "--episodes", 2)
+    assert outcome.code == 0, outcome.err
+    assert "probe/masked" in outcome.out
 
 
 @pytest.mark.slow

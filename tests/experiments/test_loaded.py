@@ -49,8 +49,8 @@ def _mixed(tmp_path_factory):
 @pytest.fixture(name="played", scope="module")
 def _played(mixed):
     """Time steps and padded actions [B, ...] of member 1 at greedy play in the mixture."""
-    config = reading.with_environments(mixed)
-    with kinds.restored(kinds.run_of(config, mixed), config) as (_, program, saved):
+    run, config = reading.with_environments(mixed)
+    with kinds.restored(run, config) as (_, program, saved):
         tasks = environments.tasks_of(config)
         env = environments.make_env(config, tasks, "played")
         agents = population.population(program.agent, env.batch[0])
