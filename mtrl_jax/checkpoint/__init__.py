@@ -152,7 +152,8 @@ def restore(
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
 
-    A damaged step is skipped with a warning that names it and the one restored instead.
+    A damaged step is skipped with a warning that names it and the one restored instead;
+    one that this process cannot read, or has no memory for, is not.
     Beside a training that replaces checkpoints while they are read, it looks again.
     Nothing is written or deleted.
 
@@ -213,6 +214,7 @@ def _restore_newest(
         except errors.CheckpointError:
             raise
         except Exception as error:
+            _check_machine(candidate, error)
             # Whatever orbax, tensorstore or JSON make of bytes they do not understand.
             manager.orbax.reload()
             if set(_steps(manager)) - set(steps):
@@ -230,6 +232,22 @@ def _restore_newest(
         else:
             return candidate, state, meta
     raise AssertionError("unreachable")
+
+
+def _check_machine(step: int, error: Exception) -> None:
+    """Raises CheckpointError, or what memory lacks, unless the files are to blame.
+
+    Where memory, rights or open files are short the step may be sound: going back to
+    an older one would lose what was trained since.
+    """
+    cause = failures.of_machine(error)
+    if cause is not None and failures.is_out_of_memory(cause):
+        raise cause
+    if cause is not None:
+        raise errors.CheckpointError(
+            f"checkpoint {step} cannot be read here: {failures.first_line(cause)}; it may "
+            "be sound: try again when that is mended"
+        ) from error
 
 
 def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:

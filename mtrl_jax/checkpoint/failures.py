@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pathlib
@@ -11,6 +12,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mtrl_jax import errors
+
+# What keeps a process from files that may be sound: rights, its limits, the file system.
+_MACHINE = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM"),
+        *("ESTALE", "ENOTCONN", "ETIMEDOUT"),
+    )
+}
 
 
 class one_line:
@@ -38,13 +48,32 @@ class one_line:
 
 def first_line(error: BaseException) -> str:
     """Returns what went wrong, without tensorstore's tale of where."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code is not None:
-        return os.strerror(int(code[1]))
+    code = _os_code(error)
+    if code is not None and not isinstance(error, OSError):
+        return os.strerror(code)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}".rstrip(": ")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether the host or a device has no memory left."""
+    on_device = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError) or on_device
+
+
+def of_machine(error: BaseException) -> BaseException | None:
+    """Returns what says that files could not be read, rather than that they are damaged.
+
+    It may be what ``error`` was raised from; None where nothing says so.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if is_out_of_memory(found) or _os_code(found) in _MACHINE:
+            return found
+        found = found.__cause__ or found.__context__
+    return None
 
 
 def quieten() -> None:
@@ -71,6 +100,14 @@ class _TooLate(NamedTuple):
             isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
         ):
             self.show(unraisable)
+
+
+def _os_code(error: BaseException) -> int | None:
+    """Returns the number of the system's error, which tensorstore has in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return None if code is None else int(code[1])
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:

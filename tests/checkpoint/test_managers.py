@@ -1,5 +1,6 @@
 """Saving and restoring: bit for bit, and never at the cost of an older checkpoint."""
 
+import errno
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import checkpoint, errors
-from mtrl_jax.checkpoint import failures
+from mtrl_jax.checkpoint import failures, pieces, store
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -178,6 +179,48 @@ def test_a_damaged_step_falls_back_to_the_one_before(folder, damage, bits):
         warnings.simplefilter("error")
         assert checkpoint.restore(manager, _state())[0] == 3
     assert checkpoint.restore(manager, _state(), 1)[0] == 1
+
+
+FAILED = errors.CheckpointError
+TENSORSTORE = ValueError("OUT_OF_RANGE [os_error_code='24' source_locations='x']")
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "kind", "words"),
+    [
+        ((pieces, "read"), MemoryError(), MemoryError, "^$"),
+        (
+            (store, "read_small"),
+            RuntimeError("RESOURCE_EXHAUSTED: 9"),
+            RuntimeError,
+            "9",
+        ),
+        ((pieces, "read"), OSError(errno.EACCES, "Denied"), FAILED, "2 .*: Denied; it"),
+        (
+            (store, "read_small"),
+            TENSORSTORE,
+            FAILED,
+            "2 .*: Too many open files; it may",
+        ),
+    ],
+    ids=["memory", "device", "rights", "files"],
+)
+def test_what_the_machine_lacks_is_no_damage(
+    folder, tiny_pieces, monkeypatch, bits, where, error, kind, words
+):
+    """The newest step stays what it is: no going back, and none is moved aside."""
+    _save(folder(), 1, 2)
+    manager = folder()
+
+    def fail(*args):
+        raise ValueError("of orbax") from error
+
+    with monkeypatch.context() as patched, pytest.raises(kind, match=words):
+        patched.setattr(*where, fail)
+        checkpoint.restore(manager, _abstract(_state()))
+    assert not manager.damaged
+    step, state, _ = checkpoint.restore(manager, _abstract(_state()))
+    assert step == 2 and bits(state) == bits(_state(2))
 
 
 def test_a_half_written_step_is_no_checkpoint(folder):
