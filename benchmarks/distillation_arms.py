@@ -52,7 +52,6 @@ def stages_of(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
         stages["teachers"]["evaluation"].update(every_updates=0, episodes=1)
         stages["play"]["evaluation"]["episodes"] = 1
         stages["student"]["training"]["updates_per_chunk"] = 10
-        stages["students_play"]["evaluation"]["max_steps"] = 50
     return {**given, "stages": [stages[name] for name in names]}
 
 

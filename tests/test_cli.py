@@ -184,11 +184,13 @@ def test_no_configs_anywhere_is_said(monkeypatch, tmp_path):
     assert "Mine: from the wheel." in running.mtrl("list", "configs").out
 
 
-def test_a_mean_of_no_episode_has_a_reason():
-    """NaN over 0 episodes: they did not end in time."""
+def test_a_mean_says_how_many_of_its_episodes_were_cut():
+    """They did not end in time, and count with what they had."""
     member = {"episodes": 0, "unfinished": 4}
     assert "none of 4 ended in evaluation.max_steps" in report.episodes(member)
-    assert report.episodes({"episodes": 3, "unfinished": 1}) == "over 3 episodes"
+    said = report.episodes({"episodes": 3, "unfinished": 1})
+    assert said == "over 4 episodes, 1 of them cut by evaluation.max_steps"
+    assert report.episodes({"episodes": 3, "unfinished": 0}) == "over 3 episodes"
 
 
 def test_plot_compares_runs(finished, tmp_path):

@@ -18,7 +18,7 @@ from mtrl_jax.types import Array, Key, Tree
 
 
 class Evaluation(NamedTuple):
-    """The first complete episode of every slot, ``[P, B]``."""
+    """The first episode of every slot, ``[P, B]``."""
 
     returns: Array  # float32
     length: Array  # int32, environment steps

@@ -40,11 +40,13 @@ def make_program(
     spec: types.EnvSpec,
     source: Source | None,
     compared: Callable[[], dict[str, Any]] = dict,
+    is_new: bool = True,
 ) -> Program:
     """Returns the program of an evaluate stage.
 
     ``spec`` is what the agent was built for; without its ``source`` they are good for
-    finding mistakes alone. ``compared()`` returns the curves of other stages.
+    finding mistakes alone. ``compared()`` returns the curves of other stages. One that
+    has begun, not ``is_new``, keeps a ``max_steps`` that would be refused.
 
     Raises:
       ConfigError: tasks that the agent cannot see or act in, or without an end.
@@ -57,7 +59,7 @@ def make_program(
     check_fits(env.spec, spec, config.of)
     acting.check_tasks(agent, config, spec, env.spec, config.of)
     test_spec = trials.per_episode(env.spec)
-    longest = _longest(config, test_spec)
+    longest = _longest(config, test_spec, is_new)
     run_length = _run_length(config, slots, longest)
     runner = _runner(config, agent, env, run_length.per_chunk)
     hosted = isinstance(env, types.HostEnv)
@@ -165,9 +167,25 @@ def _check_trials(test: types.EnvSpec, episodes: int) -> None:
             )
 
 
-def _longest(config: stage_schema.EvaluateStage, spec: types.EnvSpec) -> int:
+def _longest(
+    config: stage_schema.EvaluateStage, spec: types.EnvSpec, is_new: bool
+) -> int:
+    """Returns how many steps each episode has; no episode is cut here.
+
+    Raises:
+      ConfigError: an episode may be longer. A slot with such ones would not come to its
+        last, and what it did not come to is left out: the short ones would judge.
+    """
     settings = config.evaluation
     limits = [settings.max_steps or task.max_steps for task in spec.tasks]
+    for task, limit in zip(spec.tasks, limits):
+        if is_new and limit and task.max_steps and limit < task.max_steps:
+            raise errors.ConfigError(
+                f"evaluation.max_steps={limit}: episodes of {task.name} may last "
+                f"{task.max_steps} steps and are not cut in a stage of kind evaluate; "
+                f"give at least {task.max_steps}, leave it out, or give the task shorter "
+                "episodes by its options"
+            )
     for task, limit in zip(spec.tasks, limits):
         if limit is None:
             raise errors.ConfigError(

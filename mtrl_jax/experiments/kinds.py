@@ -159,7 +159,8 @@ def _evaluate(run: Run, stage, restart: int, for_check: bool, check: bool) -> Pr
 
     of = run.stage(stage.of)
     source = None if for_check else weights_of(run, of, stage.population.size)
-    return in_context.make_program(stage, spec_of(run, of), source, compared)
+    is_new = not (run.folder_of(stage) / run_folder.CONFIG).exists()
+    return in_context.make_program(stage, spec_of(run, of), source, compared, is_new)
 
 
 KINDS: dict[str, Callable[..., Program]] = {

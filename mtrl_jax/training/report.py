@@ -99,9 +99,11 @@ def evaluation_table(
 ) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
-    Each member has its mean over complete episodes, a 95 % interval of it
-    (``estimates.mean_interval``) and the number of episodes; ``normalised`` where the
-    task has reference scores. Of a member in ``lost`` no episode counts.
+    Each member has its mean over the first episode of every slot, a 95 % interval of it
+    (``estimates.mean_interval``), the number of ``episodes`` that ended and of those
+    ``unfinished``, which count with what they had when ``evaluation.max_steps`` cut them
+    (as in ``fitness.of_evaluation``); ``normalised`` where the task has reference scores.
+    Of a member in ``lost`` no episode counts.
     """
     return {
         task.name: _task_table(task, evaluation, k, lost)
@@ -190,11 +192,13 @@ def episodes(member: Mapping[str, Any]) -> str:
     """Returns how many episodes a member's mean is of; of none, why."""
     if member.get("lost"):
         return "lost: its weights are not finite"
-    if member["episodes"] or not member.get("unfinished"):
-        return f"over {member['episodes']} episodes"
-    return (
-        f"over 0 episodes: none of {member['unfinished']} ended in evaluation.max_steps"
-    )
+    cut = member.get("unfinished", 0)
+    counted = f"over {member['episodes'] + cut} episodes"
+    if not cut:
+        return counted
+    if not member["episodes"]:
+        return f"{counted}: none of {cut} ended in evaluation.max_steps"
+    return f"{counted}, {cut} of them cut by evaluation.max_steps"
 
 
 def draw(folder: pathlib.Path) -> str:
@@ -221,18 +225,18 @@ def _task_table(
 ) -> dict[str, Any]:
     members = []
     for p in range(evaluation.returns.shape[0]):
-        mine = evaluation.complete[p] & (evaluation.task[p] == k) & (p not in lost)
-        returns = np.asarray(evaluation.returns[p], np.float64)[mine]
-        if not returns.size and not np.any(evaluation.task[p] == k):
+        here = np.asarray(evaluation.task[p] == k)
+        if not here.any():
             continue  # Another member's task.
+        mine = here & (p not in lost)
+        returns = np.asarray(evaluation.returns[p], np.float64)[mine]
+        complete = np.asarray(evaluation.complete[p])
         member = {
             "member": p,
             "mean": float(returns.mean()) if returns.size else float("nan"),
             "interval": estimates.mean_interval(returns),
-            "episodes": int(returns.size),
-            "unfinished": int(
-                np.sum((evaluation.task[p] == k) & ~evaluation.complete[p])
-            ),
+            "episodes": int(np.sum(mine & complete)),
+            "unfinished": int(np.sum(here & ~complete)),
         }
         if p in lost:
             member["lost"] = True
@@ -253,11 +257,11 @@ def _reference(task: types.TaskSpec) -> dict[str, Any]:
 
 
 def _nan_mean_per_task(evaluation: Evaluation, values: Any, tasks: int) -> np.ndarray:
-    """Returns means [P, K] of ``values`` of complete episodes, NaN without any."""
+    """Returns means [P, K] of ``values`` of a task's slots, NaN where there are none."""
     values = np.asarray(values, np.float64)
     columns = []
     for k in range(tasks):
-        mine = evaluation.complete & (evaluation.task == k)
+        mine = evaluation.task == k
         with np.errstate(invalid="ignore", divide="ignore"):
             columns.append(np.where(mine, values, 0.0).sum(1) / mine.sum(1))
     return np.stack(columns, axis=1)

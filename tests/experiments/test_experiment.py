@@ -231,7 +231,7 @@ SPEC = types.EnvSpec(
 
 def _evaluation():
     return evaluate.Evaluation(
-        returns=np.array([[2.0, 4.0, 5.0, 99.0], [8.0, 8.0, 1.0, 3.0]]),
+        returns=np.array([[2.0, 4.0, 5.0, 1.0], [8.0, 8.0, 1.0, 3.0]]),
         length=np.ones((2, 4), np.int32),
         complete=np.array([[True, True, True, False], [True, True, True, True]]),
         task=np.array([[0, 0, 1, 1], [0, 0, 1, 1]]),
@@ -239,16 +239,45 @@ def _evaluation():
     )
 
 
-def test_an_evaluation_counts_complete_episodes_only():
-    """An episode that the step limit cut off is told, not averaged."""
+def test_an_evaluation_counts_an_episode_that_was_cut_with_what_it_had():
+    """How many the step limit cut is said beside the mean."""
     table = report.evaluation_table(SPEC, _evaluation())
     first, second = table["b"]["members"]
-    assert (first["mean"], first["episodes"], first["unfinished"]) == (5.0, 1, 1)
+    assert (first["mean"], first["episodes"], first["unfinished"]) == (3.0, 1, 1)
     assert (second["mean"], second["episodes"], second["unfinished"]) == (2.0, 2, 0)
     assert [m["success"] for m in table["a"]["members"]] == [0.5, 1.0]
     assert table["a"]["mean"] == 5.5
     assert table["a"]["normalised"] == pytest.approx(0.55)
     assert "normalised" not in table["b"]
+
+
+def test_a_member_that_lives_long_is_not_judged_by_its_failures():
+    """The summary's scores are those that PBT goes by: 31 of 32 were cut at 200."""
+    returns = np.full((2, 32), [[200.0], [100.0]])
+    returns[0, 0] = 30.0
+    evaluation = evaluate.Evaluation(
+        returns=returns,
+        length=np.full((2, 32), 200, np.int32),
+        complete=returns != 200.0,
+        task=np.zeros((2, 32), np.int32),
+        info={},
+    )
+    spec = SPEC._replace(tasks=SPEC.tasks[:1])
+    metric = fitness.make_metric(spec, "return")
+    judged = fitness.of_evaluation(metric, evaluation, np.ones(2, bool))
+    summary = report.summary(
+        spec,
+        metric,
+        evaluation,
+        selection=np.full(2, np.nan),
+        finite=np.ones(2, bool),
+        totals={},
+        environment={},
+    )
+    np.testing.assert_allclose(summary["score"], judged.score, rtol=1e-6)
+    assert summary["best_member"] == 0
+    row = report.row(spec, None, evaluation)
+    np.testing.assert_allclose(row["evaluation"]["a"], [194.6875, 100.0])
 
 
 @pytest.mark.parametrize(
@@ -267,7 +296,7 @@ def test_the_best_member_is_chosen_by_training(selection, best, by):
         environment={},
     )
     assert (summary["best_member"], summary["selected_by"]) == (best, by)
-    np.testing.assert_allclose(summary["score"], [(3.0 + 5.0) / 2, (8.0 + 2.0) / 2])
+    np.testing.assert_allclose(summary["score"], [(3.0 + 3.0) / 2, (8.0 + 2.0) / 2])
     lines = report.table(summary).splitlines()
     assert len(lines) == 4
     assert f"best #{best}: selected by {by}" in lines[0]
@@ -316,7 +345,7 @@ def test_a_best_member_without_the_task_has_no_score_in_the_table():
         assert summary["best_member"] == best
         rows = [line.split() for line in report.table(summary).splitlines()[2:]]
         assert [len(row) > 2 for row in rows] == [best == 0, best == 1]
-        assert rows[best][1] == rows[best][2] == ("3.667", "5.000")[best]
+        assert rows[best][1] == rows[best][2] == ("3.000", "5.000")[best]
         drawn = run_series.Run("x", None, [], None, {}, summary["tasks"], best, {})
         figure = plots.tasks.of_run(drawn)
         (panel,) = figure.axes
@@ -350,7 +379,7 @@ def test_a_row_has_means_over_the_chunks_episodes():
     metric = fitness.make_metric(SPEC, "return")
     assert report.best_member(metric, SPEC, row) == 0
     tested = report.row(SPEC, None, _evaluation())
-    np.testing.assert_array_equal(tested["evaluation"]["b"], [5.0, 2.0])
+    np.testing.assert_array_equal(tested["evaluation"]["b"], [3.0, 2.0])
     assert report.best_member(metric, SPEC, tested) == 1
 
 

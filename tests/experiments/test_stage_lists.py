@@ -62,6 +62,8 @@ BAD = [
      "stages.1.keep.subsample 2147483648 less than"),
     ("stages.2.evaluation.max_steps=2147483648",
      "stages.2.evaluation.max_steps 2147483648 less than"),
+    ("stages.2.evaluation.max_steps=3",
+     "stages.2 evaluation.max_steps=3 dark/room last steps not cut at least options"),
     # What does not fit.
     ("stages.1.agent={name: impala}", "stages.1 agent.name 'impala' dataset imitates"),
     ("stages.1.population.fitness.metric=los", "stages.1 'los' accuracy, loss"),
