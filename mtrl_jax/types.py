@@ -139,6 +139,9 @@ class HostEnv(NamedTuple):
     info: Callable[[], dict[str, Array]] = dict
     # What Env.render gives, of the newest TimeStep: (member, slot).
     render: Callable[[int, int], Any] = lambda member, slot: None
+    # A reset to the streams of keys [P], as Env.reset; None where keys mean nothing
+    # (envpool), and every reset goes on with streams of its own.
+    restart: Callable[[Key], TimeStep] | None = None
 
 
 class Rollout(NamedTuple):

@@ -71,11 +71,12 @@ def make(
 
 def make_host(
     agent: types.Agent, env: types.HostEnv, max_steps: int
-) -> Callable[[Tree, Tree, Key], Evaluation]:
-    """Returns ``evaluate(learner[P], hp[P], key[P]) -> Evaluation``, run by Python.
+) -> Callable[..., Evaluation]:
+    """Returns ``evaluate(learner[P], hp[P], key[P], start[P]) -> Evaluation``, by Python.
 
     The numbers are those of ``make`` over the same environment. ``env`` is reset by
-    every call, and belongs to the evaluation: training needs one of its own.
+    every call, and belongs to the evaluation: training needs one of its own. ``start``
+    are the keys of the reset, of environments that take some; None: their own.
     """
     members, slots = env.batch
     agents = population.population(agent, members)
@@ -90,8 +91,9 @@ def make_host(
         result = _record(result, statistics.in_own_units(env.spec, ts), info)
         return result, jnp.all(result.complete)
 
-    def evaluate(learner, hp, key):
-        ts = jax.device_put(env.reset())
+    def evaluate(learner, hp, key, start=None):
+        given = None if start is None else env.restart
+        ts = jax.device_put(given(start) if given else env.reset())
         result = jax.jit(_empty)(ts, env.info())
         carry = agents.carry(slots)
         for step in range(max_steps):

@@ -88,8 +88,10 @@ def with_errors_named(where: str, env: types.HostEnv) -> types.HostEnv:
 
         return call
 
-    names = ("reset", "send", "recv", "close", "info", "render")
-    wrapped: dict[str, Any] = {name: one_line(name) for name in names}
+    names = ("reset", "send", "recv", "close", "info", "render", "restart")
+    wrapped: dict[str, Any] = {
+        name: one_line(name) for name in names if getattr(env, name)
+    }
     return env._replace(**wrapped)
 
 

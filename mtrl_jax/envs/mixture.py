@@ -75,6 +75,11 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         for env, own in zip(envs, split(action)):
             env.send(own)
 
+    def restart(key: Key) -> types.TimeStep:
+        keys = _part_keys(layout, key)
+        parts = zip(envs, keys)
+        return join(tuple(x.restart(k) if x.restart else x.reset() for x, k in parts))
+
     def render(member: int, slot: int) -> Any:
         k, own = layouts.owner(layout, member, slot)
         return envs[k].render(*own)
@@ -94,6 +99,7 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         close=close,
         info=lambda: join_measures(tuple(env.info() for env in envs)),
         render=render,
+        restart=restart if any(env.restart for env in envs) else None,
     )
 
 
@@ -101,7 +107,7 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
     """Returns ``env`` behind the host interface; ``key`` is ``[P]``, as for reset.
 
     A step is dispatched by ``send`` and runs while Python goes on. Every ``reset``
-    starts the same streams again. ``params`` defaults to ``env.params``. ``recv``
+    starts the same streams again, ``restart`` those of its keys. ``params`` defaults to ``env.params``. ``recv``
     without a ``send``, or two sends in a row, raise RuntimeError.
     """
     params = env.params if params is None else params
@@ -109,10 +115,13 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
     jitted_info = jax.jit(env.info)
     held: dict[str, Tree] = {}
 
-    def reset() -> types.TimeStep:
+    def restart(key: Key) -> types.TimeStep:
         held.clear()
         held["state"], ts = jitted_reset(key, params)
         return ts
+
+    def reset() -> types.TimeStep:
+        return restart(key)
 
     def send(action: Array) -> None:
         if "state" not in held or "ts" in held:
@@ -137,7 +146,7 @@ def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostE
         return env.render(held["state"], member, slot)
 
     return types.HostEnv(
-        env.spec, env.batch, reset, send, recv, held.clear, info, render
+        env.spec, env.batch, reset, send, recv, held.clear, info, render, restart
     )
 
 

@@ -125,11 +125,16 @@ def _around_host(env: types.HostEnv, spec: types.EnvSpec, arrive: Callable) -> A
         held["memory"], ts = arrive(held["memory"], ts)
         return ts
 
-    def reset() -> types.TimeStep:
+    def afresh(reset: Callable[..., types.TimeStep], *keys: Any) -> types.TimeStep:
         held["memory"] = None
-        return seen(env.reset())
+        return seen(reset(*keys))
 
-    return env._replace(spec=spec, reset=reset, recv=lambda: seen(env.recv()))
+    return env._replace(
+        spec=spec,
+        reset=functools.partial(afresh, env.reset),
+        recv=lambda: seen(env.recv()),
+        restart=env.restart and functools.partial(afresh, env.restart),
+    )
 
 
 def _arrive(

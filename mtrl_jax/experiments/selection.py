@@ -37,9 +37,12 @@ def make_evaluate(
 
     if world.kind == "host":
         hosted = evaluate.make_host(agent, env, steps)
-        return lambda state, hp: hosted(
-            state.learner, tested(hp), evaluation_key(state)
-        )
+
+        def evaluate_hosted(state, hp):
+            start, key = (random.fold(evaluation_key(state), i) for i in range(2))
+            return hosted(state.learner, tested(hp), key, start)
+
+        return evaluate_hosted
 
     run = evaluate.make(agent, env, steps)
 

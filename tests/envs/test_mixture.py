@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.envs import actions, core, mixture, observations, probes
+from mtrl_jax.envs import actions, core, mixture, observations, probes, wrappers
 
 DISCRETE, FACTORISED = types.Discrete, types.Factorised
 
@@ -238,6 +238,29 @@ def test_a_host_mixture_gives_what_the_pure_one_gives(play):
         host.send(action)
         assert_trees_close(host.recv(), jax.tree.map(lambda x, t=t: x[t + 1], ts))
     host.close()
+
+
+@pytest.mark.parametrize("axis", ["slot", "population"])
+def test_a_host_mixture_begins_anew_with_the_keys_it_is_given(axis):
+    """As the pure one does, also behind a wrapper; a part without keys goes on."""
+    batch = (2, 2) if axis == "slot" else (1, 4)
+    parts = [envs.make(f"probe/{name}", batch) for name in ("memory", "both")]
+    hosts = [mixture.host_from_pure(x, random.roots(0, batch[0])) for x in parts]
+    wrapped = {"frame_stack": 2}
+    pure = wrappers.apply(mixture.make(parts, axis), wrapped)
+    host = wrappers.apply(mixture.make_host(hosts, axis), wrapped)
+    own = host.reset()
+    for seed in (1, 2, 1):
+        key = random.roots(seed, 2)
+        assert_trees_close(host.restart(key), pure.reset(key, pure.params)[1])
+    assert_trees_close(host.reset(), own)
+    fixed = [x._replace(restart=None) for x in hosts]
+    assert mixture.make_host(fixed, axis).restart is None
+    mixed = mixture.make_host([fixed[0], hosts[1]], axis)
+    seen = [mixed.restart(random.roots(seed, 2)).obs["vector"] for seed in (1, 2)]
+    is_fixed = np.asarray(mixed.reset().task) == 0
+    same = np.asarray(seen[0] == seen[1]).all(-1)
+    assert same[is_fixed].all() and not same.all()
 
 
 def test_a_host_env_wants_one_recv_for_each_send():

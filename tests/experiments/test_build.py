@@ -1,5 +1,8 @@
 """From settings to program: what is made, on whose seeds, and what is refused early."""
 
+import collections
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,8 @@ import running
 
 from mtrl_jax import checkpoint, config, envs, errors, hparams, metrics, random, tree
 from mtrl_jax.envs import envpool_pool
-from mtrl_jax.experiments import environments, online
+from mtrl_jax.experiments import environments, online, selection
+from mtrl_jax.types import Agent
 
 CARTPOLE = {
     **running.TINY,
@@ -42,6 +46,35 @@ def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
     ]
     (record,) = environments.describe(settings).values()
     assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
+
+
+def test_every_test_of_a_host_run_has_episodes_of_its_own():
+    """By the update it is after; a resumed run's, whose pools have others, has the same."""
+    settings = _settings("training.runner=host")
+    state = types.SimpleNamespace(learner=jnp.zeros(4), key=random.roots(1, 4))
+    seen = []
+    for restart, step in ((0, 8), (0, 16), (8, 16)):
+        world = environments.make_world(settings, f"{settings.seed}/{restart}")
+        restarted = world.test.restart
+        watched = world.test._replace(
+            restart=lambda key, begin=restarted: seen.append(begin(key)) or seen[-1]
+        )
+        idle = _idle(world.spec)
+        evaluate = selection.make_evaluate(settings, idle, world._replace(test=watched))
+        state.step = jnp.int32(step)
+        evaluate(state, collections.namedtuple("Hparams", ())())
+    first, second, again = (np.asarray(ts.obs["vector"]) for ts in seen)
+    assert (first != second).any()
+    np.testing.assert_array_equal(second, again)
+
+
+def _idle(spec):
+    """Returns an agent that always does the first there is to do."""
+
+    def act(learner, carry, ts, key, hp):
+        return jnp.zeros(ts.task.shape, jnp.int32), carry, ()
+
+    return Agent(lambda key, hp: (), lambda slots: (), act, lambda s, *_: (s, {}, ()))
 
 
 @pytest.mark.parametrize(
