@@ -12,7 +12,8 @@ its copy (on a CPU: a reference that keeps XLA from reusing the buffer) before i
 
 Where something large can be made again, ``save(..., drop=("run.memory",))`` leaves it
 out, and ``restore`` puts a ``jax.ShapeDtypeStruct`` in the place of each of its leaves:
-``missing`` names them, for the caller to make them and to say so.
+``missing`` names them, for the caller to make them and to say so. What a reader has no
+use for, ``restore(..., skip=("run.memory",))`` leaves on disk in the same way.
 """
 
 from __future__ import annotations
@@ -148,7 +149,11 @@ def newest_whole(manager: Manager) -> int | None:
 
 
 def restore(
-    manager: Manager, like: Tree, step: int | None = None
+    manager: Manager,
+    like: Tree,
+    step: int | None = None,
+    *,
+    skip: tuple[str, ...] = (),
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
 
@@ -164,6 +169,8 @@ def restore(
             device). Leaves that are NumPy's or Python's come back as NumPy arrays.
             Dropped leaves need not be as they were.
         step: a certain step; then there is no falling back.
+        skip: subtrees, called as for ``save``, whose large leaves are not read: they
+            are missing, as dropped ones are.
 
     Raises:
         CheckpointError: there is no (sound) checkpoint, or the saved tree has another
@@ -177,11 +184,11 @@ def restore(
             raise errors.CheckpointError(
                 f"no checkpoint of step {step} in {manager.directory}"
             )
-        return _restore_newest(manager, [step], like)
+        return _restore_newest(manager, [step], like, skip)
     for _ in range(_LOOKS):
         steps = sorted(_steps(manager), reverse=True)
         try:
-            return _restore_newest(manager, steps, like)
+            return _restore_newest(manager, steps, like, skip)
         except _MovedOnError:
             continue
     raise errors.CheckpointError(
@@ -203,14 +210,14 @@ class _MovedOnError(Exception):
 
 
 def _restore_newest(
-    manager: Manager, steps: list[int], like: Tree
+    manager: Manager, steps: list[int], like: Tree, skip: tuple[str, ...]
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns the first sound one of ``steps``, which go from the newest down."""
     if not steps:
         raise errors.CheckpointError(f"no checkpoint in {manager.directory}")
     for index, candidate in enumerate(steps):
         try:
-            state, meta = _restore_step(manager, candidate, like)
+            state, meta = _restore_step(manager, candidate, like, skip)
         except errors.CheckpointError:
             raise
         except Exception as error:
@@ -250,7 +257,9 @@ def _check_machine(step: int, error: Exception) -> None:
         ) from error
 
 
-def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:
+def _restore_step(
+    manager: Manager, step: int, like: Tree, skip: tuple[str, ...]
+) -> tuple[Tree, dict]:
     from mtrl_jax.checkpoint import store
 
     record = records.parse(store.read_meta(manager.orbax, step), step)
@@ -259,10 +268,11 @@ def _restore_step(manager: Manager, step: int, like: Tree) -> tuple[Tree, dict]:
     arrays = store.read_small(manager.orbax, step, small)
     if checksums.of_leaves([arrays[n] for n in small]) != record.checksums:
         raise ValueError("its checksums do not match")
-    if record.large:
+    large = records.large_without(record, like, skip)
+    if large:
         folder = manager.directory / str(step) / store.LARGE
         manifest = pieces.manifest_of(folder)
-        for number in sorted(record.large):
+        for number in large:
             arrays[number] = pieces.read(folder, manifest[number], targets[number])
     return records.rebuilt(record, like, arrays), record.meta
 

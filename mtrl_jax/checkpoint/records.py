@@ -102,9 +102,18 @@ def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
     return _numbered([trees.target(wanted[leaf.name]) for leaf in record.leaves])
 
 
+def large_without(record: Record, like: Tree, skip: tuple[str, ...]) -> list[str]:
+    """Returns the numbers of the leaves in pieces that are not in the subtrees ``skip``."""
+    kept = trees.without(like, skip)
+    return [n for n in sorted(record.large) if record.leaves[int(n)].name in kept]
+
+
 def rebuilt(record: Record, like: Tree, arrays: dict[str, Any]) -> Tree:
-    """Returns ``like`` with the ``arrays`` {number: leaf}; dropped leaves are missing."""
-    wanted = trees.named(like)
+    """Returns ``like`` with the ``arrays`` {number: leaf}.
+
+    Dropped leaves are missing, and those in pieces that were not read.
+    """
+    wanted, unread = trees.named(like), record.large - arrays.keys()
 
     def leaf(i: int, name: str) -> Any:
         x = wanted[name]
@@ -113,7 +122,11 @@ def rebuilt(record: Record, like: Tree, arrays: dict[str, Any]) -> Tree:
         zeros = np.zeros if trees.is_host(x) else jnp.zeros
         return zeros(x.shape, x.dtype)
 
-    found = {x.name: leaf(i, x.name) for i, x in enumerate(record.leaves)}
+    found = {
+        x.name: leaf(i, x.name)
+        for i, x in enumerate(record.leaves)
+        if _number(i) not in unread
+    }
     return trees.filled(like, found)
 
 

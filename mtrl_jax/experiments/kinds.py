@@ -98,6 +98,8 @@ def make_program(
 def restored(run: Run, stage: stage_schema.Stage):
     """Returns (update, program, saved) of a stage's newest checkpoint; writes nothing.
 
+    Large leaves of a replay are not read, see ``session.read``: learners act without.
+
     Raises:
       ConfigError: there is no checkpoint.
       CheckpointError: there is no sound one.
@@ -114,7 +116,7 @@ def restored(run: Run, stage: stage_schema.Stage):
             raise run_folder.no_checkpoint(folder)
         program = make_program(run, stage, -1, is_checked=True)
         stack.callback(program.close)
-        update, saved, _ = session.read(program, manager)
+        update, saved, _ = session.read(program, manager, goes_on=False)
         yield update, program, saved
 
 

@@ -10,6 +10,9 @@ from mtrl_jax import checkpoint, hparams, types
 from mtrl_jax.engine import fused_runner, pbt, population, statistics
 from mtrl_jax.types import Tree
 
+# The subtrees of what is saved that acting does not see.
+MEMORY = ("run.memory",)
+
 
 class Saved(NamedTuple):
     """What a checkpoint holds."""
@@ -30,7 +33,7 @@ class World(NamedTuple):
 def dropped(saved: Saved, replay: str) -> tuple[str, ...]:
     """Returns the subtrees that a checkpoint leaves out where ``replay`` is "drop"."""
     has_memory = bool(jax.tree.leaves(getattr(saved.run, "memory", ())))
-    return ("run.memory",) if has_memory and replay == "drop" else ()
+    return MEMORY if has_memory and replay == "drop" else ()
 
 
 def lacks_memory(saved: Saved) -> bool:

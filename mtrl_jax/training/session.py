@@ -161,12 +161,13 @@ def go_on(
 
 
 def read(
-    program: Program, manager: checkpoint.Manager
+    program: Program, manager: checkpoint.Manager, *, goes_on: bool = True
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
     A world that is outside the program was not saved: it is at fresh episodes. Memories
-    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``.
+    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``; of a
+    run that does not go on, their large leaves, too: they stay unread.
 
     Raises:
       CheckpointError: there is none, or it does not fit the program.
@@ -184,7 +185,8 @@ def read(
     )
     # Its memory is for what is restored.
     del run
-    update, saved, meta = checkpoint.restore(manager, like)
+    skip = () if goes_on else saved_state.MEMORY
+    update, saved, meta = checkpoint.restore(manager, like, skip=skip)
     return update, saved_state.with_world(saved, world), meta
 
 

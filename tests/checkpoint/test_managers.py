@@ -385,9 +385,9 @@ def test_a_list_that_moves_on_for_ever_is_an_error(folder, monkeypatch):
     reader = folder(keep=1, read_only=True)
     restore, steps = checkpoint._restore_step, iter(range(2, 100))
 
-    def replaced(manager, step, like):
+    def replaced(manager, step, *wanted):
         _save(writer, next(steps))
-        return restore(manager, step, like)
+        return restore(manager, step, *wanted)
 
     monkeypatch.setattr(checkpoint, "_restore_step", replaced)
     with pytest.raises(errors.CheckpointError, match="replaced faster than"):

@@ -10,8 +10,9 @@ import yaml
 
 import mtrl_jax
 from mtrl_jax import checkpoint, config
+from mtrl_jax.checkpoint import pieces
 from mtrl_jax.experiments import kinds
-from mtrl_jax.training import session
+from mtrl_jax.training import saved_state, session
 
 pytestmark = pytest.mark.usefixtures("cached")
 STARTS = 4  # updates before the first that learns
@@ -81,6 +82,36 @@ def test_what_needs_no_replay_reads_it(stopped, command, tmp_path):
         how = ["--steps", 2, "--out", tmp_path / "played.gif"]
     outcome = running.mtrl(command, stopped, *how)
     assert outcome.code == 0, outcome.err
+
+
+def test_what_needs_no_replay_leaves_it_on_disk(tmp_path, monkeypatch):
+    """All that acts restores the learners alone; what goes on reads every piece."""
+    monkeypatch.setattr(pieces, "LARGE", 1024)
+    settings = config.from_dict(
+        config.override(SETTINGS, ["agent.name=dqn", "checkpoint.replay=keep"])
+    )
+    run = kinds.run_of(settings, tmp_path)
+    program = kinds.make_program(run, settings)
+    saved = saved_state.Saved(
+        program.init(program.hparams), program.hparams, program.lineage
+    )
+    manager = checkpoint.open_manager(tmp_path / "checkpoints", 3)
+    checkpoint.save(manager, 0, saved, {})
+    checkpoint.wait(manager)
+    seen, real = [], pieces.read
+    monkeypatch.setattr(
+        pieces, "read", lambda *args: seen.append(args[2].shape) or real(*args)
+    )
+    with kinds.restored(run, settings) as (_, _, found):
+        missing = checkpoint.missing(found)
+    of_learners = len(seen)
+    assert missing and all(name.startswith(".run.memory") for name in missing)
+    same = (found.run.learner, found.hparams), (saved.run.learner, saved.hparams)
+    jax.tree.map(np.testing.assert_array_equal, *same)
+    assert not checkpoint.missing(session.read(program, manager)[1])
+    assert len(seen) == 2 * of_learners + len(missing)
+    checkpoint.close(manager)
+    program.close()
 
 
 @contextlib.contextmanager
