@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from mtrl_jax import errors, hparams, metrics, tree, types
-from mtrl_jax.experiments import build, kinds, policies, reading
+from mtrl_jax.experiments import build, kinds, policies, reading, reporters
 from mtrl_jax.types import Tree
 
 
@@ -31,7 +31,8 @@ class LoadedRun:
         config: its settings.
         update: of the checkpoint.
         members: their number, P.
-        best: the best member by the summary; 0 where there is none yet.
+        best: the best member, by the summary if it is of this update; see
+            ``reporters.best_saved``.
         spec: what the agent was built for; ``spec.tasks`` are its tasks.
         agent: the pure functions, see ``types.Agent``.
     """
@@ -45,13 +46,12 @@ class LoadedRun:
         agent: types.Agent,
         learners: Tree,
         hp: Tree,
+        best: int = 0,
     ):
         self.folder, self.config, self.update = folder, config, update
         self.spec, self.agent = spec, agent
         self._learners, self._hparams = learners, hp
-        self.members = len(jax.tree.leaves(hp)[0])
-        best = metrics.read_summary(folder).get("best_member")
-        self.best = 0 if best is None else int(best)
+        self.members, self.best = len(jax.tree.leaves(hp)[0]), best
 
     def __repr__(self) -> str:
         tasks = ", ".join(self.tasks)
@@ -201,4 +201,5 @@ def load(folder: str | os.PathLike) -> LoadedRun:
             program.agent,
             saved.run.learner,
             saved.hparams,
+            reporters.best_saved(run.folder_of(stage), update, program, saved.run),
         )

@@ -25,6 +25,7 @@ from mtrl_jax.experiments import (
     kinds,
     reading,
     render,
+    reporters,
     selection,
 )
 from mtrl_jax.networks import observation_decoder
@@ -45,7 +46,7 @@ def draw(
 ) -> list[str]:
     """Draw a film to ``out`` and a contact sheet beside it; return lines to print.
 
-    ``member`` is the best of the summary by default; ``steps`` as many at most, of which
+    ``member`` is the best by default, see ``reporters.best_saved``; ``steps`` as many at most, of which
     ``CONTEXT`` are seen.
 
     Raises:
@@ -55,8 +56,10 @@ def draw(
     """
     run, config = reading.with_environments(folder, ("online",))
     predicting = _check(config, steps)
-    member = render.check(folder, config, out, member)
-    with kinds.restored(run, config) as (_, program, saved):
+    render.check(config, out, member)
+    with kinds.restored(run, config) as (update, program, saved):
+        if member is None:
+            member = reporters.best_saved(folder, update, program, saved.run)
         if "image" not in program.spec.obs:
             raise errors.ConfigError(
                 "--open-loop: the run's tasks have no images to predict"

@@ -15,11 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import envs, errors, metrics, random, types
+from mtrl_jax import envs, errors, random, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
-from mtrl_jax.experiments import build, environments, kinds, reading, selection
+from mtrl_jax.experiments import (
+    build,
+    environments,
+    kinds,
+    reading,
+    reporters,
+    selection,
+)
 from mtrl_jax.plots import figures, observation_pictures
 from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
@@ -53,7 +60,7 @@ def render_run(
 ) -> pathlib.Path:
     """Returns the path of a GIF of one episode a task, ``steps`` steps at most.
 
-    ``member`` is the best of the summary by default.
+    ``member`` is the best by default, see ``reporters.best_saved``.
 
     Raises:
       ConfigError: no run, no such member, or a path that is no .gif.
@@ -61,29 +68,23 @@ def render_run(
     """
     # In a collect stage each member has a task of its own, which is not dealt again.
     run, config = reading.with_environments(folder, ("online",))
-    member = check(folder, config, out, member)
-    with kinds.restored(run, config) as (_, program, saved):
+    check(config, out, member)
+    with kinds.restored(run, config) as (update, program, saved):
+        if member is None:
+            member = reporters.best_saved(folder, update, program, saved.run)
         frames = play(config, program, saved, member, steps)
     save_gif(frames, out)
     return out
 
 
-def check(
-    folder: pathlib.Path, config: Any, out: pathlib.Path, member: int | None
-) -> int:
-    """Returns the member to be drawn, the best of the summary where it is None.
-
-    Raises ConfigError for a path that is no .gif, or no such member.
-    """
+def check(config: Any, out: pathlib.Path, member: int | None) -> None:
+    """Raises ConfigError for a path that is no .gif, or no such member; None is the best."""
     _check_out(out)
     size = config.population.size
-    if member is None:
-        member = int(metrics.read_summary(folder).get("best_member", 0))
-    if not 0 <= member < size:
+    if member is not None and not 0 <= member < size:
         raise errors.ConfigError(
             f"--member {member}: the run has members 0 to {size - 1}"
         )
-    return member
 
 
 def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathlib.Path:

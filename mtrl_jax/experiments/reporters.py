@@ -6,16 +6,17 @@ frozen weights have a return for each episode of their one long life.
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from mtrl_jax import tree, types
+from mtrl_jax import metrics, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, selection
 from mtrl_jax.training import provenance, report
-from mtrl_jax.training.program import Reporter
+from mtrl_jax.training.program import Program, Reporter
 
 
 def of_returns(
@@ -96,6 +97,26 @@ def of_losses(score: str, held_out: bool) -> Reporter:
         return summary, text + report.chosen(summary)
 
     return Reporter(row, shown, best, lambda: {"complete": False}, finish)
+
+
+def best_saved(folder: pathlib.Path, update: int, program: Program, state: Any) -> int:
+    """Returns the best member of the checkpoint of ``update``, whose ``state`` is restored.
+
+    The summary's where that is of this update; else the one with the highest score of the
+    latest episodes, or the least of the latest losses. 0 if nothing is known.
+    """
+    best = metrics.best_member(metrics.read_summary(folder), update)
+    if best is not None:
+        return best
+    if program.metric is not None:
+        score, _ = selection.recent_score(program.metric, state)
+        loss = -np.asarray(score)
+    elif hasattr(state, "recent"):
+        loss = np.asarray(state.recent)
+    else:
+        return 0
+    finite = np.asarray(tree.all_finite(state.learner, axes=1))
+    return lowest(np.where(finite, loss, np.nan))
 
 
 def lowest(loss: Any) -> int:

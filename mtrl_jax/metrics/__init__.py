@@ -39,6 +39,7 @@ __all__ = [
     "SUMMARY",
     "Metrics",
     "MetricsWriter",
+    "best_member",
     "has_rows",
     "read_lineage",
     "read_metrics",
@@ -128,3 +129,13 @@ def read_summary(run: str | os.PathLike) -> dict[str, Any]:
     """Returns summary.json, {} if there is none yet."""
     path = pathlib.Path(run) / SUMMARY
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def best_member(summary: Mapping[str, Any], update: float) -> int | None:
+    """Returns a summary's best member; None where it is of another ``update``, or has none.
+
+    A run that ended may be lengthened: until it ends again its summary is of other weights.
+    """
+    best = summary.get("best_member")
+    measured_at = summary.get("totals", {}).get("updates", update)
+    return None if best is None or measured_at != update else int(best)

@@ -34,7 +34,7 @@ def load(run: str | os.PathLike) -> Run:
     path = pathlib.Path(run).resolve()
     rows = metrics.read_metrics(path)
     summary = metrics.read_summary(path)
-    best = summary.get("best_member")
+    best = metrics.best_member(summary, rows.update[-1]) if len(rows.update) else None
     config = path / "config.yaml"
     search: Any = None
     schedules: Any = {}
@@ -51,7 +51,7 @@ def load(run: str | os.PathLike) -> Run:
         search,
         schedules,
         _by_task(summary.get("tasks")),
-        _best(rows) if best is None else int(best),
+        _best(rows) if best is None else best,
         summary.get("compared") or {},
     )
 

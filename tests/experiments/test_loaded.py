@@ -13,9 +13,10 @@ import staged_runs
 import yaml
 
 import mtrl_jax
-from mtrl_jax import errors, hparams, random, types
+from mtrl_jax import errors, hparams, metrics, random, types
 from mtrl_jax.engine import population
 from mtrl_jax.experiments import environments, kinds, reading
+from mtrl_jax.plots import run_series
 
 pytestmark = pytest.mark.usefixtures("cached")
 # Two tasks of other sizes and spaces, a memory, and a run that plays greedily in tests;
@@ -123,6 +124,19 @@ def test_a_run_gives_what_its_members_learned(finished):
     # A round of PBT after the last row may have changed some of them.
     assert any(np.isclose(found, last, rtol=1e-6))
     assert run.folder.name in repr(run) and "best" in repr(run)
+
+
+def test_a_summary_of_older_weights_does_not_say_who_is_best(finished, tmp_path):
+    """Of a run that goes on: those that are saved now have the episodes of now."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    summary = metrics.read_summary(run)
+    best = summary["best_member"]
+    other = (best + 1) % 4
+    for updates, expected in ((running.UPDATES, other), (running.UPDATES - 2, best)):
+        totals = {**summary["totals"], "updates": updates}
+        metrics.write_summary(run, {**summary, "totals": totals, "best_member": other})
+        assert mtrl_jax.load(run).best == expected
+        assert (run_series.load(run).best == other) == (expected == other)
 
 
 def test_metrics_are_a_frame(finished):
