@@ -84,7 +84,7 @@ def make_program(
 ) -> Program:
     """Returns the Program of a stage of ``run``.
 
-    ``restart`` is the update it is resumed at. ``for_check``: without what other stages
+    ``restart`` is the update it is resumed at, -1 of what will not train. ``for_check``: without what other stages
     have not made yet; good for finding mistakes alone. Of a stage that ``is_checked``
     none are looked for that need an update to be traced.
 

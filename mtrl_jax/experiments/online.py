@@ -44,7 +44,8 @@ def make_program(
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
-    (envpool) get other seeds, so that they do not repeat the episodes already seen.
+    (envpool) get other seeds, so that they do not repeat the episodes already seen. It
+    is -1 of what will not train (an evaluation, a film), which may be too short for it.
     ``world`` and ``make_agent`` replace what the config describes; with ``record``
     every step is given out and goes there. An agent may rely on which slots have which
     task: the one that trains knows those it trains on, the one that is tested those of
@@ -63,13 +64,14 @@ def make_program(
     place = build.placement(config, batch[1], world.pure)
     if check:
         _check_agent(config, agent, spec, batch[1], place)
-    length = run_length(config, batch[1])
-    if stage_schema.links(config).of is None:
+    length, trains = run_length(config, batch[1]), restart >= 0
+    if trains and stage_schema.links(config).of is None:
         checks.check_starts(config, length.updates, length.steps)
     choice = config.population.fitness
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
-        checks.check_rounds(config)
+        if trains:
+            checks.check_rounds(config)
     course = curricula.make(config, world)
     runner = make_runner(
         config, agent, world, place, course, judged=metric.measure, record=record

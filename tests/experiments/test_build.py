@@ -78,6 +78,24 @@ def _idle(spec):
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            ["population.fitness.source=evaluation", "evaluation.episodes=2"],
+            "min_episodes",
+        ),
+        (["agent={name: dqn, config: {learning_starts: 900}}"], "learn nothing"),
+    ],
+)
+def test_what_only_plays_may_be_too_short_to_train(changes, words):
+    """``mtrl evaluate --episodes 2`` of a run whose rounds ask for 4, or of old settings."""
+    settings = _settings("population.pbt.min_episodes=4", *changes)
+    online.make_program(settings, -1, check=False).close()
+    with pytest.raises(errors.ConfigError, match=words):
+        online.make_program(settings, check=False)
+
+
+@pytest.mark.parametrize(
     "runner", ["fused", pytest.param("host", marks=pytest.mark.slow)]
 )
 def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
