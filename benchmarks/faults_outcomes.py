@@ -72,4 +72,5 @@ def is_partial(run: pathlib.Path) -> bool:
     if not run.exists() or (run / "config.yaml").exists():
         return False
     left = {path.name for path in run.iterdir()}
-    return not left <= {".lock", "checkpoints", ".config.yaml.tmp"}
+    left -= {path.name for path in run.glob(".config.yaml*.tmp")}
+    return not left <= {".lock", "checkpoints"}

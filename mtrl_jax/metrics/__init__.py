@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -126,9 +127,21 @@ def to_json(values: Mapping[str, Any]) -> str:
 
 
 def read_summary(run: str | os.PathLike) -> dict[str, Any]:
-    """Returns summary.json, {} if there is none yet."""
+    """Returns summary.json, {} if there is none yet, or none that can be read."""
     path = pathlib.Path(run) / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(summary, dict):
+            return summary
+    except ValueError:
+        pass
+    warnings.warn(
+        f"{path} is empty or damaged and is left out; `mtrl resume` writes it again",
+        stacklevel=2,
+    )
+    return {}
 
 
 def best_member(summary: Mapping[str, Any], update: float) -> int | None:

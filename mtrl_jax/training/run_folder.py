@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import pathlib
 import shlex
 import time
@@ -13,12 +12,12 @@ from typing import Any
 
 from mtrl_jax import errors, metrics
 from mtrl_jax.config import loading
+from mtrl_jax.metrics import jsonl
 from mtrl_jax.training import lock
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"  # of a run in stages: a folder of theirs
-_TEMPORARY = f".{CONFIG}.tmp"
 
 
 @contextlib.contextmanager
@@ -66,8 +65,9 @@ def check_new(folder: pathlib.Path) -> None:
         )
     # A process that did not get as far as a run leaves its lock, an empty folder and
     # perhaps half of its settings.
-    ours = {lock.LOCK, CHECKPOINTS, _TEMPORARY}
-    found = {path.name for path in folder.iterdir()} - ours
+    ours = {lock.LOCK, CHECKPOINTS}
+    left = {path.name for path in folder.glob(f".{CONFIG}*.tmp")}
+    found = {path.name for path in folder.iterdir()} - ours - left
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):
         raise errors.ConfigError(
@@ -77,9 +77,7 @@ def check_new(folder: pathlib.Path) -> None:
 
 def write_config(folder: pathlib.Path, config: Any) -> None:
     """Write config.yaml, or leave it as it was: a run needs one."""
-    temporary = folder / _TEMPORARY
-    temporary.write_text(loading.dump(config), encoding="utf-8")
-    os.replace(temporary, folder / CONFIG)
+    jsonl.replace(folder / CONFIG, loading.dump(config).encode())
 
 
 def check_untrained(folder: pathlib.Path) -> None:

@@ -325,6 +325,14 @@ def test_a_run_tells_wandb_what_it_is(tmp_path, cached, wandb):
     assert "discount" in wandb.updates[0]["hparams"]
 
 
+@pytest.mark.parametrize("content", ["", '{"best": 1', "[1]", "\\x80"])
+def test_a_summary_that_cannot_be_read_is_none(tmp_path, content):
+    """It says so and is written again by a run that goes on; nothing else hangs on it."""
+    (tmp_path / "summary.json").write_bytes(content.encode().replace(b"\\x80", b"\x80"))
+    with pytest.warns(UserWarning, match=r"summary.json is empty or damaged"):
+        assert metrics.read_summary(tmp_path) == {}
+
+
 def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):
     """A failure while writing leaves the old file and no debris."""
     assert metrics.read_summary(tmp_path) == {}

@@ -1,5 +1,6 @@
 """Names of runs, made so that no two processes have one."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import pytest
 import running
 
+from mtrl_jax.config import loading
 from mtrl_jax.training import run_folder
 
 
@@ -54,6 +56,26 @@ def test_a_name_is_given_back_if_nothing_came_of_it(tmp_path):
     with pytest.raises(ValueError), run_folder.claimed(tmp_path / "runs", "a"):
         raise ValueError
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_on_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    """A power cut leaves a run with an empty config.yaml otherwise; it needs one."""
+    synced, replace, fsync = [], os.replace, os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino) or fsync(fd)
+    )
+
+    def replaced(path, target):
+        assert os.stat(path).st_ino in synced
+        replace(path, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    run_folder.write_config(tmp_path, loading.from_dict(running.TINY))
+    assert loading.load(tmp_path / "config.yaml") == loading.from_dict(running.TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    # What a process leaves that was killed in between is of no run.
+    (tmp_path / "config.yaml").rename(tmp_path / ".config.yaml.7.tmp")
+    run_folder.check_new(tmp_path)
 
 
 def test_a_config_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch):
