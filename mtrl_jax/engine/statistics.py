@@ -8,10 +8,12 @@ ring, so short episodes do not crowd out long ones and nothing has to be scatter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.types import Array
@@ -117,6 +119,28 @@ def restart_episodes(stats: EpisodeStats) -> EpisodeStats:
         partial_length=jnp.zeros_like(stats.partial_length),
         stale=jnp.zeros_like(stats.stale),
     )
+
+
+def moved(stats: EpisodeStats, was: Sequence[int], now: Sequence[int]) -> EpisodeStats:
+    """Returns the statistics of slots in another order: the n-th of a task stays its n-th.
+
+    Slot b had task ``was[b]`` and has ``now[b]``: a runner may lay them out task by task,
+    or half of each task's after the other. Nothing moves where tasks have other numbers
+    of slots.
+
+    >>> recent = jnp.array([[[1.0], [2.0], [3.0], [4.0]]])  # P = 1, B = 4, W = 1
+    >>> stats = EpisodeStats(*(jnp.zeros((1, 4)),) * 3, recent, jnp.zeros((1, 4)), {})
+    >>> moved(stats, [0, 1, 0, 1], [0, 0, 1, 1]).recent.ravel().tolist()
+    [1.0, 3.0, 2.0, 4.0]
+    """
+    if list(was) == list(now) or sorted(was) != sorted(now):
+        return stats
+    source = np.empty(len(now), np.int32)
+    source[np.argsort(now, kind="stable")] = np.argsort(was, kind="stable")
+    of_slots = jax.tree.map(
+        lambda x: jax.device_put(x[:, source], x.sharding), stats._replace(chunk={})
+    )
+    return of_slots._replace(chunk=stats.chunk)
 
 
 def balanced(stats: EpisodeStats, task: Array, tasks: int) -> Array:

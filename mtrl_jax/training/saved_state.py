@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,13 +76,19 @@ def world_of(fresh: Any) -> World:
     return World(fresh.env, fresh.ts, fresh.carry)
 
 
-def with_world(saved: Saved, fresh: World | None) -> Saved:
-    """Returns the restored state; where the world was not saved, at fresh episodes."""
+def with_world(
+    saved: Saved, fresh: World | None, was: Sequence[int] = (), now: Sequence[int] = ()
+) -> Saved:
+    """Returns the restored state; where the world was not saved, at fresh episodes.
+
+    Slots that had the tasks ``was`` when it was saved have ``now``, see statistics.moved.
+    """
     if fresh is None:
         return saved
+    stats = statistics.moved(saved.run.stats, was, now)
     return saved._replace(
         run=saved.run._replace(
             **fresh._asdict(),
-            stats=statistics.restart_episodes(saved.run.stats),
+            stats=statistics.restart_episodes(stats),
         )
     )

@@ -187,7 +187,10 @@ def read(
     del run
     skip = () if goes_on else saved_state.MEMORY
     update, saved, meta = checkpoint.restore(manager, like, skip=skip)
-    return update, saved_state.with_world(saved, world), meta
+    # Earlier versions do not say in which order slots were.
+    now = program.spec.slot_tasks
+    was = meta.get("slot_tasks", now)
+    return update, saved_state.with_world(saved, world, was, now), meta
 
 
 def save(session: Session) -> None:
@@ -208,6 +211,7 @@ def save(session: Session) -> None:
         "round_owed": session.round_owed,
         "sources": session.sources,
         "env_steps": session.counted,
+        "slot_tasks": session.program.spec.slot_tasks,
     }
     checkpoint.save(
         session.manager,

@@ -10,8 +10,11 @@ import pytest
 import running
 
 from mtrl_jax import checkpoint, config, envs, errors, hparams, metrics, random, tree
+from mtrl_jax.checkpoint import store
+from mtrl_jax.engine import fused_runner, statistics
 from mtrl_jax.envs import envpool_pool
 from mtrl_jax.experiments import environments, online, selection
+from mtrl_jax.training import saved_state
 from mtrl_jax.types import Agent
 
 CARTPOLE = {
@@ -66,6 +69,37 @@ def test_every_test_of_a_host_run_has_episodes_of_its_own():
     first, second, again = (np.asarray(ts.obs["vector"]) for ts in seen)
     assert (first != second).any()
     np.testing.assert_array_equal(second, again)
+
+
+def test_recent_returns_stay_with_their_tasks_under_another_runner():
+    """Slots are task by task in the program and half by half from Python."""
+    worlds = [
+        environments.make_world(_settings(f"training.runner={runner}"), "0/0")
+        for runner in ("host", "fused")
+    ]
+    host, fused = (world.spec.slot_tasks for world in worlds)
+    assert (host, fused) == ((0, 1, 0, 1), (0, 0, 1, 1))
+    counts = jnp.asarray([[2, 1, 2, 1]] * 4)
+    recent = jnp.asarray([[[1.0, 2.0], [9.0, 0.0], [3.0, 4.0], [8.0, 0.0]]] * 4)
+    zeros = jnp.zeros((4, 4), jnp.int32)
+    stats = statistics.EpisodeStats(zeros, zeros, zeros, recent, counts, {})
+    run = fused_runner.RunState._make([()] * len(fused_runner.RunState._fields))
+    saved = saved_state.Saved(run._replace(stats=stats), (), ())
+    fresh = saved_state.World((), (), ())
+    for was, now in ((host, fused), (host, host)):
+        found = saved_state.with_world(saved, fresh, was, now).run.stats
+        mean, number = statistics.recent_mean(found, jnp.asarray([now] * 4), 2)
+        np.testing.assert_array_equal(mean, [[2.5, 8.5]] * 4)
+        np.testing.assert_array_equal(number, [[4, 2]] * 4)
+
+
+def test_a_checkpoint_says_which_slot_has_which_task(finished):
+    """What a run that goes on under another runner puts its slots in order by."""
+    manager = checkpoint.open_manager(finished / "checkpoints", 3, read_only=True)
+    step = checkpoint.latest_step(manager)
+    meta = store.read_meta(manager.orbax, step)["meta"]
+    checkpoint.close(manager)
+    assert meta["slot_tasks"] == [0, 0, 1, 1]
 
 
 def _idle(spec):
