@@ -18,9 +18,9 @@ import numpy as np
 from mtrl_jax import errors, types
 from mtrl_jax.data import files, layout
 from mtrl_jax.data.layout import plan
-from mtrl_jax.data.writer import Writer
+from mtrl_jax.data.writer import GapError, Writer
 
-__all__ = ["Histories", "Writer", "load", "plan"]
+__all__ = ["GapError", "Histories", "Writer", "load", "plan"]
 
 
 class Histories(NamedTuple):

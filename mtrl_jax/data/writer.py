@@ -31,6 +31,14 @@ Chunk = (
 )
 
 
+class GapError(errors.DatasetError):
+    """Steps that others are to follow are missing; ``sound`` are there."""
+
+    def __init__(self, message: str, sound: int):
+        super().__init__(message)
+        self.sound = sound
+
+
 class Writer:
     """A folder being filled: ``write`` chunk after chunk, then ``close``.
 
@@ -52,6 +60,7 @@ class Writer:
         recorded: Mapping[str, jax.ShapeDtypeStruct] = {},
         config: Any = None,
         resume: bool = True,
+        after: int = 0,
     ):
         """Open a new folder, or with ``resume`` one of the same dataset to go on with.
 
@@ -64,8 +73,10 @@ class Writer:
           recorded: what acting noted down and is stored, shape and dtype of one row.
           config: what makes the histories, anything JSON can hold.
           resume: False: a folder that holds a dataset is refused.
+          after: the steps that must be there: what is written first follows them.
 
         Raises:
+          GapError: fewer than ``after`` steps are there and sound.
           DatasetError: it cannot be made or written, holds something else, is damaged.
           ValueError: no history or step; the dataset there is another one.
         """
@@ -76,8 +87,9 @@ class Writer:
         self.steps = steps
         try:
             if (self._folder / files.META).exists():
-                self._reopen(resume)
+                self._reopen(resume, after)
             else:
+                self._check_gap(0, after, "")
                 self._create()
             self._fds = {
                 f.name: os.open(files.path_of(self._folder, f), os.O_RDWR)
@@ -150,7 +162,12 @@ class Writer:
                 path.unlink(missing_ok=True)
             raise
 
-    def _reopen(self, resume: bool) -> None:
+    def _check_gap(self, sound: int, after: int, damage: str) -> None:
+        if sound < after:
+            found = damage or f"{self._folder}: {sound} of {self.steps} steps are there"
+            raise GapError(f"{found}; {after} sound steps are needed to go on", sound)
+
+    def _reopen(self, resume: bool, after: int) -> None:
         if not resume:
             raise errors.DatasetError(
                 f"{self._folder} holds a dataset; resume it or give another folder"
@@ -165,6 +182,7 @@ class Writer:
                 )
         maps = files.open_maps(self._folder, there)
         sound, damage = files.sound_steps(self._folder, there, maps, check=True)
+        self._check_gap(sound, after, damage)
         if damage:
             warnings.warn(f"{damage}; going on from step {sound}", stacklevel=3)
         self._parts = [part for part in there["parts"] if part[0] <= sound]

@@ -23,7 +23,7 @@ from mtrl_jax.config import agent_settings, loading, stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import acting, build, online, task_families
-from mtrl_jax.training import progress
+from mtrl_jax.training import progress, run_folder
 from mtrl_jax.training.program import Program, Recorder, Recording
 
 FOLDER = "histories"
@@ -174,7 +174,7 @@ def _record(
         found = acting.by_name(noted) if recorded else {}
         return {name: found[name] for name in recorded}
 
-    def open_(folder: pathlib.Path) -> Recorder:
+    def open_(folder: pathlib.Path, update: int) -> Recorder:
         try:
             writer = histories.Writer(
                 folder / FOLDER,
@@ -184,7 +184,12 @@ def _record(
                 masks=masks,
                 recorded=recorded,
                 config=made_by,
+                after=update * length,
             )
+        except histories.GapError as gap:
+            raise errors.DatasetError(
+                f"{gap}; {_way_out(folder, gap, length)}"
+            ) from gap
         except ValueError as error:
             raise errors.DatasetError(str(error)) from error
 
@@ -198,3 +203,17 @@ def _record(
         return Recorder(write, writer.close)
 
     return Recording(announcement, size, open_, extras)
+
+
+def _way_out(folder: pathlib.Path, gap: histories.GapError, length: int) -> str:
+    """Returns what to do about histories that do not reach the newest checkpoint."""
+    again = f"remove {folder} to collect them again"
+    saved = folder / run_folder.CHECKPOINTS
+    updates = [int(path.name) for path in saved.iterdir() if path.name.isdigit()]
+    sound = [update for update in updates if update * length <= gap.sound]
+    if not sound:
+        return again
+    return (
+        f"{again}, or the checkpoints after {max(sound)} from {saved} to go on from step "
+        f"{max(sound) * length}"
+    )

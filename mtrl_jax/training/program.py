@@ -37,11 +37,11 @@ class Recorder(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """A recorder to be opened in a run's folder, and what to say before."""
+    """A recorder to be opened in a run's folder at an update, and what to say before."""
 
     announcement: str
     size: int  # bytes on disk
-    open: Callable[[pathlib.Path], Recorder]
+    open: Callable[[pathlib.Path, int], Recorder]
     extras: Callable[[Tree], Tree]  # of what acting notes down, what is recorded
 
 

@@ -242,7 +242,7 @@ def _open(
             program=program,
             programs=_compiled(program, saved, config),
             manager=manager,
-            recorder=program.record and program.record.open(folder),
+            recorder=program.record and program.record.open(folder, update),
             writer=_writer(config, folder, resume_after, round_owed),
             bar=bar,
             state=saved.run,

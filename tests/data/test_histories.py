@@ -193,8 +193,10 @@ def test_a_flipped_bit_is_found_and_the_steps_before_it_are_kept(tmp_path, name)
         histories.load(tmp_path)
     with pytest.warns(UserWarning, match=f"{name} is damaged.*using the first 10"):
         assert histories.load(tmp_path, partial=True).reward.shape == (4, 10)
+    with pytest.raises(histories.GapError, match=f"{name}.*; 11 sound steps are"):
+        open_writer(tmp_path, after=11)
     with pytest.warns(UserWarning, match="going on from step 10"):
-        write_all(tmp_path, size=5)
+        write_all(tmp_path, size=5, after=10)
     np.testing.assert_array_equal(np.load(tmp_path / name), array)
     histories.load(tmp_path)
 

@@ -12,9 +12,9 @@ import staged_runs
 import tiny_settings
 import yaml
 
-from mtrl_jax import checkpoint, config, metrics
+from mtrl_jax import checkpoint, config, errors, metrics
 from mtrl_jax.data import histories
-from mtrl_jax.experiments import reading
+from mtrl_jax.experiments import kinds, reading
 
 # What is left behind.
 
@@ -235,6 +235,29 @@ def test_a_finished_run_is_left_as_it_is(staged_copy):
         for path in before
         if path.name in changed and path.stat().st_mtime_ns != before[path]
     )
+
+
+def test_histories_that_end_before_the_checkpoint_say_what_to_do(staged_copy):
+    """At once, before a chunk is played: an older checkpoint, or the stage once more."""
+    folder = staged_runs.stage_of(staged_copy, "source")
+    path = folder / "histories" / "reward.npy"
+    content = bytearray(path.read_bytes())
+    content[-4 * 35] ^= 1  # The last history's step 25 of 60.
+    path.write_bytes(content)
+    run = kinds.run_of(reading.load_config(staged_copy), staged_copy)
+    program = kinds.make_program(run, run.stage("source"), 40, is_checked=True)
+    with pytest.raises(errors.DatasetError) as refused:
+        program.record.open(folder, 40)
+    line = str(refused.value)
+    assert f"remove {folder} to collect them again" in line
+    assert "the checkpoints after 20 from" in line and "from step 20" in line
+    with pytest.warns(UserWarning, match="going on from step 20"):
+        program.record.open(folder, 20).close()
+    shutil.rmtree(folder / "histories")
+    with pytest.raises(errors.DatasetError, match=r"0 of 60 steps are there; 40 sound"):
+        program.record.open(folder, 40)
+    assert not (folder / "histories").exists()
+    program.close()
 
 
 # Other lists.
