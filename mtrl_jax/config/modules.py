@@ -72,6 +72,15 @@ def as_named_by(values: dict, config: Any, where: str) -> dict:
     return _changed(values, "", own)
 
 
+def without_folders(values: Any) -> Any:
+    """Returns settings with modules named as wherever they are.
+
+    >>> without_folders({"tasks": [{"env": "corridor/short@/home/me"}]})
+    {'tasks': [{'env': 'corridor/short'}]}
+    """
+    return _changed(values, "", lambda name, value: value.partition("@")[0])
+
+
 def has_moved(name: str, was: Any, now: Any) -> bool:
     """Returns whether a setting names the same module as it did, in another folder."""
     named = _NAMED.fullmatch(name) and isinstance(was, str) and isinstance(now, str)

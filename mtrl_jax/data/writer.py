@@ -9,10 +9,11 @@ checkpoint that is older) replace what is there. One Writer at a time per folder
 from __future__ import annotations
 
 import json
+import operator
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +62,7 @@ class Writer:
         config: Any = None,
         resume: bool = True,
         after: int = 0,
+        same: Callable[[Any, Any], bool] = operator.eq,
     ):
         """Open a new folder, or with ``resume`` one of the same dataset to go on with.
 
@@ -74,6 +76,7 @@ class Writer:
           config: what makes the histories, anything JSON can hold.
           resume: False: a folder that holds a dataset is refused.
           after: the steps that must be there: what is written first follows them.
+          same: (config there, config) -> whether both make the same histories.
 
         Raises:
           GapError: fewer than ``after`` steps are there and sound.
@@ -81,7 +84,7 @@ class Writer:
           ValueError: no history or step; the dataset there is another one.
         """
         self._folder = pathlib.Path(folder)
-        config = json.loads(json.dumps(config))
+        self._same, config = same, json.loads(json.dumps(config))
         self._meta = layout.describe(spec, list(tasks), steps, masks, config, recorded)
         self._fields = layout.fields_of(self._meta)
         self.steps = steps
@@ -174,7 +177,8 @@ class Writer:
             )
         there = files.read_meta(self._folder)
         for name, given in self._meta.items():
-            if there.get(name) != given:
+            is_same = self._same if name == "config" else operator.eq
+            if not is_same(there.get(name), given):
                 raise ValueError(
                     f"{name}: the dataset in {self._folder} has "
                     f"{_short(there.get(name))}, given {_short(given)}; "

@@ -19,7 +19,7 @@ import jax
 
 from mtrl_jax import errors, types
 from mtrl_jax.agents.common import frozen, watched
-from mtrl_jax.config import agent_settings, loading, stage_schema
+from mtrl_jax.config import agent_settings, loading, modules, stage_schema
 from mtrl_jax.data import histories, layout
 from mtrl_jax.envs import expert_labels
 from mtrl_jax.experiments import acting, build, online, task_families
@@ -163,12 +163,14 @@ def _record(
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
         f"{progress.si(size)}B on disk"
     )
-    # What makes the steps. More of the settings would forbid changes that do not.
-    made_by = {
+    # What makes the steps. More of the settings would forbid changes that do not, and a
+    # module is the same wherever it is; earlier versions wrote its folder down.
+    given = {
         name: value
         for name, value in loading.to_dict(config).items()
         if name in ("seed", "tasks", "name")
     }
+    made_by = modules.without_folders(given)
 
     def extras(noted: types.Tree) -> types.Tree:
         found = acting.by_name(noted) if recorded else {}
@@ -185,6 +187,7 @@ def _record(
                 recorded=recorded,
                 config=made_by,
                 after=update * length,
+                same=lambda was, now: modules.without_folders(was) == now,
             )
         except histories.GapError as gap:
             raise errors.DatasetError(

@@ -157,6 +157,7 @@ def test_a_folder_of_another_dataset_is_not_gone_on_with(tmp_path):
         histories.Writer(tmp_path / "a", streams.SPEC, TASKS, STEPS + 1)
     with pytest.raises(ValueError, match="config: "):
         open_writer(tmp_path / "a", config={"seed": 1})
+    open_writer(tmp_path / "a", config=1, same=lambda was, now: not was).close()
     with pytest.raises(errors.DatasetError, match="holds a dataset; resume it"):
         open_writer(tmp_path / "a", resume=False)
     (tmp_path / "b").mkdir()

@@ -1,6 +1,7 @@
 """Agents and environments from outside the package: what is found, and what is told."""
 
 import importlib.metadata
+import json
 import pathlib
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import yaml
 
 from mtrl_jax import agents, config, envs, errors, plugins
 from mtrl_jax.config import agent_settings, modules, resuming
+from mtrl_jax.experiments import collect
 
 HERE = pathlib.Path(__file__).parent
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -272,6 +274,33 @@ def test_a_run_goes_on_with_a_file_in_another_folder_and_no_other_agent(
     other = config.from_dict({**moved, "agent": {"name": "ppo"}})
     with pytest.raises(errors.ConfigError, match=r"agent\.(name|config|hparams)"):
         resuming.check_resumable(old, other)
+
+
+def test_histories_are_the_same_wherever_the_module_of_their_tasks_is(tmp_path, write):
+    """Its folder is not written down; datasets of earlier versions have the one it had."""
+    write("own_env_k", ENV)
+    stage = {
+        **{"name": "play", "kind": "collect", "agent": {"name": "ppo"}},
+        "tasks": [{"env": "own_env_k/one"}],
+        "training": {"env_steps": 8, "unroll_length": 4, "updates_per_chunk": 1},
+    }
+    path = tmp_path / "staged.yaml"
+    path.write_text(yaml.safe_dump({"stages": [stage]}))
+    (stage,) = config.load(path).stages
+    assert stage.tasks[0].env == f"own_env_k/one@{tmp_path}"
+    record = collect.make_program(stage, check=False).record
+    record.open(tmp_path, 0).close()
+    path = tmp_path / "histories/meta.json"
+    assert str(tmp_path) not in path.read_text()
+    meta = json.loads(path.read_text())
+    (task,) = meta["config"]["tasks"]
+    task["env"] = "own_env_k/one@/gone"
+    path.write_text(json.dumps(meta))
+    record.open(tmp_path, 0).close()
+    task["env"] = "own_env_k/two@/gone"
+    path.write_text(json.dumps(meta))
+    with pytest.raises(errors.DatasetError, match="config: the dataset in"):
+        record.open(tmp_path, 0)
 
 
 def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path, write):
