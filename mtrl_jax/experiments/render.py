@@ -78,7 +78,7 @@ def render_run(
 
 
 def check(config: Any, out: pathlib.Path, member: int | None) -> None:
-    """Raises ConfigError for a path that is no .gif, or no such member; None is the best."""
+    """Raises ConfigError unless ``out`` is a .gif and ``member`` one of the run, or None."""
     _check_out(out)
     size = config.population.size
     if member is not None and not 0 <= member < size:
