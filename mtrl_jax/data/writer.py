@@ -103,11 +103,6 @@ class Writer:
             raise errors.DatasetError(message) from error
         self._maps = files.open_maps(self._folder, self._meta)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all steps are on disk."""
-        return self.complete_steps == self.steps
-
     def write(self, chunk: Chunk, at: int | None = None) -> None:
         """Write a chunk of T steps; when it returns they are on disk for good.
 

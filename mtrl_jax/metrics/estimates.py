@@ -112,7 +112,7 @@ def stratified_interval(
     """Returns (low, high), a stratified bootstrap interval: runs are drawn by task.
 
     ``statistic`` maps arrays ``[S, R, K]``, one for each of ``groups`` ``[R, K]``, to
-    ``[S]``: ``mean_scores``, ``iqm_scores``, ``improvement``. Percentiles are moved
+    ``[S]``: ``iqm_scores``, ``improvement``, a mean. Percentiles are moved
     outward by √(R / (R − 1)) t / z, Student's quantile of K (R − 1) degrees of freedom
     over the normal one: resampled runs deviate less than runs, the more so the fewer.
     (NaN, NaN) of a single run.
@@ -134,11 +134,6 @@ def stratified_interval(
     student = scipy.stats.t.ppf(share, tasks * (runs - 1))
     wider = math.sqrt(runs / (runs - 1)) * student / scipy.stats.norm.ppf(share)
     return value - wider * (value - float(low)), value + wider * (float(high) - value)
-
-
-def mean_scores(x: np.ndarray) -> np.ndarray:
-    """Returns [S], the means of scores ``[S, R, K]`` over runs and tasks."""
-    return x.mean(axis=(1, 2))
 
 
 def iqm_scores(x: np.ndarray) -> np.ndarray:

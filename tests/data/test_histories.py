@@ -120,7 +120,7 @@ def test_steps_given_again_replace_what_is_there(tmp_path):
     other, whole = streams.stream(STEPS, seed=9), streams.stream(STEPS)
     write_all(tmp_path / "a", other, size=6)
     writer = open_writer(tmp_path / "a")
-    assert writer.is_complete
+    assert writer.complete_steps == STEPS
     for start, chunk in zip((0, 4, 8, 12, 16), streams.chunks(whole, 4)):
         if start >= 8:
             writer.write(chunk, at=start)
