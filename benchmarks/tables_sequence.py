@@ -1,8 +1,9 @@
-"""Tables of sequence policies on more data, with n-gram heads and with values."""
+"""Tables of sequence policies on more data and games, with n-gram heads, with values."""
 
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ _GAMES = {
     "bc": "cloning",
     "top_bc": "cloning the best tenth",
 }
+_FOUR = ("Breakout", "SpaceInvaders", "Freeway", "Asterix")
+_MEMBERS = ("mgdt_10", "bc", "top_bc")  # of the config's population, in its order
 _NGRAM = {"ad": "AD", "ngram": "AD with an n-gram head"}
 _VALUES = {
     "ad": "imitation (AD)",
@@ -74,6 +77,20 @@ def by_goal(
     return made
 
 
+def one_model() -> Rows:
+    """Returns the table of returns of one model for four games, a column for each."""
+    tasks = load("minatar_mgdt/summary")["tasks"]
+    made: Rows = [["", *_FOUR]]
+    for member, arm in enumerate(_MEMBERS):
+        returns = (
+            tasks[f"gymnax/{game}-MinAtar"]["in_context"]["returns"][member]
+            for game in _FOUR
+        )
+        means = (statistics.fmean(x for row in each for x in row) for each in returns)
+        made.append([_GAMES[arm], *map(number, means)])
+    return made
+
+
 def _ends(row: Mapping[str, Any]) -> str:
     return f"{number(row['first'])} → {number(row['last'])}"
 
@@ -100,3 +117,4 @@ TABLES: dict[str, Callable[[], Rows]] = {
     f"sequence_policies_{name}": functools.partial(of, name, make)
     for name, make in _MADE.items()
 }
+TABLES["sequence_policies_one_model"] = one_model
