@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
@@ -192,6 +193,23 @@ def train(folder: pathlib.Path, *changes: str) -> Outcome:
     outcome = mtrl("train", config, *changes, "--run-dir", folder)
     assert outcome.code == 0, outcome.err
     return outcome
+
+
+@contextlib.contextmanager
+def walks():
+    """A list of the package's files on the stack, one of each loss that is traced."""
+    from mtrl_jax.agents.common import objective
+
+    package, total, found = ROOT / "mtrl_jax", objective.total, []
+
+    def noted(*args):
+        files = [pathlib.Path(x.filename) for x in traceback.extract_stack()]
+        own = [x.relative_to(package) for x in files if x.is_relative_to(package)]
+        found.append(list(dict.fromkeys(x.as_posix() for x in own)))
+        return total(*args)
+
+    with mock.patch.object(objective, "total", noted):
+        yield found
 
 
 class Ended(Exception):

@@ -164,8 +164,8 @@ def test_every_file_named_is_there():
     assert named and not missing
 
 
-def test_a_setting_walks_through_ten_files_at_most():
-    """Those of the table on contributing are there."""
+def test_the_files_that_a_setting_walks_through_are_there():
+    """Ten at most in the table on contributing; a run counts them: test_experiment.py."""
     _, _, after = text(CONTRIBUTING).partition("## The way of a setting\n")
     walk = re.findall(r"^\| `(.+?)` \|", after.partition("\n## ")[0], re.MULTILINE)
     assert 5 < len(walk) <= 10

@@ -119,6 +119,20 @@ def test_no_program_is_compiled_after_the_first_row(finished):
     assert len(running.compiles(finished)) == 1
 
 
+def test_a_setting_walks_through_ten_files_at_most(finished):
+    """From `runs.train` to the sum of the losses, both counted; CONTRIBUTING names all."""
+    walks = json.loads(finished.with_name("walks").read_text())
+    trained, *_ = [x for x in walks if "engine/fused_runner.py" in x]
+    page = (running.ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    _, _, after = page.partition("## The way of a setting\n")
+    section, _, _ = after.partition("\n## ")
+    for entry, *below in walks:
+        assert (entry, below[0]) == ("cli.py", "experiments/runs.py")
+        assert len({*below, "agents/common/objective.py"}) <= 10, below
+    named = [x.replace("impala", "ppo") for x in trained]
+    assert len(trained) > 5 and not [x for x in named if f"{x}`" not in section]
+
+
 # What changes the numbers.
 
 
