@@ -156,14 +156,23 @@ def observe(carry: Carry, reward: Array, first: Array) -> tuple[Array, Array]:
 
 
 def ucb1_scores(pulls: Array, total: Array, c: Scalar) -> Array:
-    """Returns mean + c·√(2 ln t / n) ``[B, A]``, finite also for arms never pulled."""
+    """Returns mean + c·√(2 ln t / n) ``[B, A]``, finite also for arms never pulled.
+
+    >>> pulls, total = jnp.array([[3.0, 1.0]]), jnp.array([[3.0, 0.0]])
+    >>> [f"{x:.2f}" for x in ucb1_scores(pulls, total, 1.0)[0]]
+    ['1.96', '1.67']
+    """
     n = jnp.maximum(pulls, 1.0)
     t = jnp.maximum(jnp.sum(pulls, axis=-1, keepdims=True), 1.0)
     return total / n + c * jnp.sqrt(2.0 * jnp.log(t) / n)
 
 
 def untried_first(pulls: Array, legal: Array) -> Array:
-    """Returns the legal arms ``[B, A]``; only those never pulled while there are any."""
+    """Returns the legal arms ``[B, A]``; only those never pulled while there are any.
+
+    >>> untried_first(jnp.array([[3, 0], [1, 2]]), jnp.ones((2, 2), bool)).tolist()
+    [[False, True], [True, True]]
+    """
     untried = legal & (pulls == 0)
     return jnp.where(jnp.any(untried, axis=-1, keepdims=True), untried, legal)
 

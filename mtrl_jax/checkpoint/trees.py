@@ -35,7 +35,11 @@ def describe(leaves: dict[str, Any]) -> list[Leaf]:
 
 
 def misfit(saved: list[Leaf], wanted: list[Leaf]) -> str:
-    """Returns how the first leaf that differs does, as a predicate; "" if none does."""
+    """Returns how the first leaf that differs does, as a predicate; "" if none does.
+
+    >>> misfit([Leaf(".w", (2,), "float32")], [Leaf(".w", (3,), "float32")])
+    'has state.w as float32(2,), this run as float32(3,)'
+    """
     by_name = {x.name: x for x in wanted}
     names = {x.name for x in saved}
     for leaf in saved:

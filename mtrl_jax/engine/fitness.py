@@ -93,7 +93,12 @@ def of_training(
 
 
 def values_of(metric: Metric, result: Evaluation) -> Array:
-    """Returns what ``metric`` judges by of each episode [P, N]: returns, or a measure."""
+    """Returns what ``metric`` judges by of each episode [P, N]: returns, or a measure.
+
+    >>> metric = Metric((0.0,), (1.0,), 1.0, (1.0,), measure="success")
+    >>> values_of(metric, Evaluation([[7.0]], [[9]], [[True]], [[0]], {"success": [[1.0]]}))
+    [[1.0]]
+    """
     by_return = metric.measure == "return"
     return result.returns if by_return else result.info[metric.measure]
 

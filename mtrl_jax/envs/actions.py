@@ -21,6 +21,9 @@ def sanitise(space: types.ActionSpace, action: Array, batch: tuple[int, ...]) ->
     """Returns ``action`` ``[*batch, ...]`` in the space: clipped, NaN replaced by 0.
 
     Raises ValueError for a wrong shape or a float where an index is expected.
+
+    >>> sanitise(types.Factorised((2, 3)), np.array([[-1, 7]]), (1,)).tolist()
+    [[0, 2]]
     """
     struct = types.action_shape(space)
     action = jnp.asarray(action)

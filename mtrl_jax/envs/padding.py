@@ -70,7 +70,12 @@ def make(envs: Sequence[types.Env | types.HostEnv], axis: str) -> Layout:
 
 
 def combine_specs(specs: Sequence[types.EnvSpec]) -> types.EnvSpec:
-    """Returns the padded spec over all parts, their tasks one after the other."""
+    """Returns the padded spec over all parts, their tasks one after the other.
+
+    >>> spec = types.EnvSpec({}, types.Discrete(2), (types.TaskSpec("x", {}, None),))
+    >>> [task.name for task in combine_specs([spec, spec]).tasks]
+    ['x', 'x#2']
+    """
     tasks: list[types.TaskSpec] = []
     for one in (one for spec in specs for one in spec.tasks):
         taken, name, number = {t.name for t in tasks}, one.name, 2

@@ -83,7 +83,13 @@ def wrap(env: Wrapped, make: Callable[[types.EnvSpec], Wrapper]) -> Wrapped:
 
 
 def observing(spec: types.EnvSpec, more: Callable[[dict], dict]) -> types.EnvSpec:
-    """Returns the spec with ``more(obs)`` of its own and of each task."""
+    """Returns the spec with ``more(obs)`` of its own and of each task.
+
+    >>> spec = types.EnvSpec({"a": 1}, None, (types.TaskSpec("x", {"a": 2}, None),))
+    >>> wider = observing(spec, lambda obs: {**obs, "b": 0})
+    >>> wider.obs, wider.tasks[0].obs
+    ({'a': 1, 'b': 0}, {'a': 2, 'b': 0})
+    """
     tasks = tuple(task._replace(obs=more(task.obs)) for task in spec.tasks)
     return spec._replace(obs=more(spec.obs), tasks=tasks)
 

@@ -182,6 +182,14 @@ def of_ring(
     The first ``kept`` [B] steps, a prompt, are seen beyond the ``window``, as long as the
     ring holds them. The cache returned has this step's place and position; its keys and
     values are still to be written, layer by layer.
+
+    >>> sizes = {"layers": 0, "heads": 1, "size": 1, "dtype": "float32", "batch": 1}
+    >>> cache = empty(window=3, encoding="step", **sizes)
+    >>> now = history_tokens.Steps({}, None, None, None, jnp.ones((1, 1), bool))
+    >>> for _ in range(4):
+    ...     sight, cache = of_ring(now, cache, 2, "step", None)
+    >>> sight.held.tolist(), sight.allowed.tolist()  # The last two of 0 to 3.
+    ([[3, 1, 2]], [[[True, False, True]]])
     """
     tokens = history_tokens.TOKENS[encoding]
     places = cache.live.shape[1] // tokens

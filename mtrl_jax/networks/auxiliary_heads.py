@@ -89,7 +89,11 @@ def map_size(cells: int) -> int:
 
 
 def signs(reward: Array) -> Array:
-    """Returns the class of rewards: 0 zero, 1 positive, 2 negative; int32."""
+    """Returns the class of rewards: 0 zero, 1 positive, 2 negative; int32.
+
+    >>> signs(jnp.array([0.0, 2.5, -0.1])).tolist()
+    [0, 1, 2]
+    """
     return jnp.where(reward > 0, 1, jnp.where(reward < 0, 2, 0)).astype(jnp.int32)
 
 

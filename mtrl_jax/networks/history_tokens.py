@@ -133,7 +133,12 @@ def read(steps: Steps, encoding: str) -> Steps:
 
 
 def live_tokens(steps: Steps, encoding: str) -> Array | None:
-    """Returns which tokens exist, [B, S]; None where all do, whatever the values."""
+    """Returns which tokens exist, [B, S]; None where all do, whatever the values.
+
+    >>> two = Steps({}, None, None, None, has_prev=jnp.array([[False], [True]]))
+    >>> live_tokens(two, "triple").tolist()  # Action, reward and observation of each.
+    [[False, False, True, True, True, True]]
+    """
     tokens, own = TOKENS[encoding], OWN[encoding]
     if tokens == own == 1:
         return None if steps.live is None else steps.live.T

@@ -64,6 +64,12 @@ def straight_through(hot: Array, probs: Array) -> Array:
     """Returns ``hot`` with the gradient of ``probs``; both [..., classes].
 
     The difference is formed first: it is exactly 0, so that the value is one-hot.
+
+    >>> hot, probs = jnp.array([0.0, 1.0]), jnp.array([0.3, 0.7])
+    >>> print(straight_through(hot, probs))
+    [0. 1.]
+    >>> print(jax.grad(lambda p: straight_through(hot, p)[0])(probs))
+    [1. 0.]
     """
     return hot + (probs - jax.lax.stop_gradient(probs))
 

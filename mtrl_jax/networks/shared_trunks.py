@@ -149,7 +149,12 @@ def initial_stitch(tasks: int) -> Array:
 
 
 def of_own(columns: Array, task: Array) -> Array:
-    """Returns x [..., F] of the column of each one's task, of [K, ..., F]."""
+    """Returns x [..., F] of the column of each one's task, of [K, ..., F].
+
+    >>> columns = jnp.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]])  # [K, B, F]
+    >>> of_own(columns, jnp.array([1, 0])).tolist()
+    [[5, 6], [3, 4]]
+    """
     index = jnp.broadcast_to(task[None, ..., None], (1, *columns.shape[1:]))
     return jnp.take_along_axis(columns, index, axis=0)[0]
 

@@ -57,6 +57,9 @@ def two_episodes(max_steps: int, unroll_length: int, per_chunk: int = 1) -> int:
     """Returns the fewest updates, in whole chunks, in which a slot ends two episodes.
 
     ⌈2 (max_steps + 1) / unroll_length⌉: a reset takes a step as well.
+
+    >>> two_episodes(99, 32), two_episodes(99, 32, per_chunk=5)
+    (7, 10)
     """
     updates = math.ceil(2 * (max_steps + 1) / unroll_length)
     return math.ceil(updates / per_chunk) * per_chunk

@@ -42,6 +42,10 @@ def epsilon_greedy(
 
     Each entry for itself: with probability ε uniform over the legal actions, else over
     those of the highest value. ``q`` and bool ``legal`` are ``[..., A]``.
+
+    >>> q, legal = jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])
+    >>> [x.tolist() for x in epsilon_greedy(jax.random.key(0), q, legal, 0.0)]
+    [1, [False, True, False], 3.0]
     """
     maximising, value = greedy(q, legal)
     u = jax.random.uniform(key, (2, *value.shape))
