@@ -84,8 +84,12 @@ def unseen() -> Experiment:
         evaluated("mgdt", own, tasks, 100, 4, {"inferred": 1.0, "kappa": 10.0}),
         evaluated("in_context", distilled, tasks, 100, 4, {}),
     ]
-    asked, untold = of_kind(0, 2), of_kind(1, 2)
-    arms = [Arm("dt", "dt", asked), Arm("mgdt", "mgdt", asked), Arm("bc", "dt", untold)]
+    asked, uninformed = of_kind(0, 2), of_kind(1, 2)
+    arms = [
+        Arm("dt", "dt", asked),
+        Arm("mgdt", "mgdt", asked),
+        Arm("bc", "dt", uninformed),
+    ]
     arms.append(Arm("ad", "in_context", of_kind(0, 1)))
     return Experiment([source, own, distilled, *tested], arms)
 

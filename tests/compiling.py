@@ -34,7 +34,7 @@ class Tally:
         self.total = 0
         self.forgotten = 0
 
-    def listen(self, event, duration, **_):
+    def note(self, event, duration, **_):
         """Count a compilation for the file in progress, if there is one."""
         if event != _EVENT:
             return
@@ -69,7 +69,7 @@ class Tally:
 
 
 TALLY = Tally()
-jax.monitoring.register_event_duration_secs_listener(TALLY.listen)
+jax.monitoring.register_event_duration_secs_listener(TALLY.note)
 
 
 def shared():

@@ -61,7 +61,7 @@ def _staged(tmp_path_factory):
         file = staged_runs.write(folder.with_name("tiny.yaml"))
         outcome = running.mtrl("train", file, "--run-dir", folder)
         assert outcome.code == 0, outcome.err
-        folder.with_name("told").write_text(outcome.err)
+        folder.with_name("printed").write_text(outcome.err)
 
     return _made_once(tmp_path_factory, "staged", train)
 

@@ -308,7 +308,7 @@ CASES = {
     ],
     "networks/test_cores.py": [
         "test_core_equals_the_flax_cell_stepped_by_hand[gru]",
-        "test_gates_told_how_long_to_remember_start_so[gru]",
+        "test_gates_given_how_long_to_remember_start_so[gru]",
         "test_two_unrolls_equal_one[gru]",
     ],
     "networks/test_horizon.py": [

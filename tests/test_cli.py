@@ -22,8 +22,8 @@ def test_help_and_import_do_not_load_jax():
     heavy = (
         "[m for m in ('jax', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules]"
     )
-    told = f"import atexit, sys; atexit.register(lambda: print('loaded', {heavy}))"
-    helped = running.ended(running.start("--help", before=told))
+    before = f"import atexit, sys; atexit.register(lambda: print('loaded', {heavy}))"
+    helped = running.ended(running.start("--help", before=before))
     assert helped.code == 0
     for command in ("train", "resume", "evaluate", "plot", "render", "list"):
         assert command in helped.out
@@ -108,10 +108,10 @@ def test_evaluate_prints_json_and_writes_nothing(finished, cached):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     outcome = running.mtrl("evaluate", finished, "--json", "--episodes", 6)
     assert outcome.code == 0
-    told = json.loads(outcome.out)
-    assert told["update"] == running.UPDATES
-    assert list(told["tasks"]) == ["probe/action", "probe/memory"]
-    for task in told["tasks"].values():
+    printed = json.loads(outcome.out)
+    assert printed["update"] == running.UPDATES
+    assert list(printed["tasks"]) == ["probe/action", "probe/memory"]
+    for task in printed["tasks"].values():
         assert [m["member"] for m in task["members"]] == [0, 1, 2, 3]
         assert all(m["episodes"] == 6 for m in task["members"])
         low, high = task["members"][0]["interval"]

@@ -27,9 +27,9 @@ def test_compiles_one_each(i):
 
 @pytest.fixture
 def tally():
-    """An account of its own that hears of this process's compilations."""
+    """An account of its own that counts this process's compilations."""
     tally = compiling.Tally()
-    jax.monitoring.register_event_duration_secs_listener(tally.listen)
+    jax.monitoring.register_event_duration_secs_listener(tally.note)
     yield tally
     # The listener stays, without a file to count for.
     tally.file = None
@@ -78,7 +78,7 @@ def test_over_the_budget_the_error_says_who_and_by_how_much(tally):
     """Up to the budget is fine."""
     for _ in range(3):
         with tally.of("a.py"):
-            tally.listen("/jax/core/compile/backend_compile_duration", 0.0)
+            tally.note("/jax/core/compile/backend_compile_duration", 0.0)
     tally.check("a.py", 3)
     tally.check("b.py", 0)
     with pytest.raises(AssertionError, match=r"a\.py compiled 3 programs, .* is 2:"):

@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mtrl_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+# This file has to name them.
+TESTS = sorted(set((ROOT / "tests").rglob("*.py")) - {pathlib.Path(__file__).resolve()})
 PROSE = [ROOT / "README.md", *ROOT.glob(".github/*.md"), *ROOT.glob("configs/*.*")]
 PROSE += [ROOT / "benchmarks" / "README.md", *ROOT.glob("benchmarks/results/*.md")]
 # Arrays, schedules and agents are no people.
@@ -22,7 +24,9 @@ BANNED = re.compile(
 # Of a checkpoint's file, and of nothing else.
 PIECES = re.compile(r"(?<![A-Za-z])pieces?(?![A-Za-z])", re.IGNORECASE)
 # Of a procedure that returns something, too.
-VERB = re.compile(r"(Writes|Draws|Makes|Reads|Runs|Sets|Saves|Adds|Trains|Does|Prints)")
+VERB = re.compile(
+    r"(Adds|Applies|Does|Draws|Makes|Prints|Reads|Runs|Saves|Sets|Trains|Writes)"
+)
 
 
 def words(source):
@@ -65,7 +69,7 @@ def test_names_and_docstrings_are_in_the_words_of_the_field():
             for rule in rules
             if rule.search(text)
         ]
-    for path in SCRIPTS:
+    for path in [*SCRIPTS, *TESTS]:
         lines = words(path.read_text(encoding="utf-8"))
         found += [
             f"{path.name}:{n}: {text}" for n, text in lines if BANNED.search(text)

@@ -321,7 +321,7 @@ def _check_obs(obs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
 def _convs_and_dense(
     stack: Any, x: Array, layers: tuple[tuple[int, int], ...]
 ) -> Array:
-    """Applies (kernel, stride) VALID convolutions with ReLU and a dense layer."""
+    """Returns features of (kernel, stride) VALID convolutions, ReLU and a dense layer."""
     for features, (kernel, stride) in zip(stack.filters, layers, strict=True):
         x = conv.Conv(
             features,

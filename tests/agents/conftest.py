@@ -23,7 +23,7 @@ from mtrl_jax.networks import outlook, transformer
 TRANSFORMER = transformer.TransformerConfig(
     layers=2, width=8, heads=2, feedforward=16, context=8
 )
-# All that it may be told and say, but the next vector, which is padded in a mixture.
+# All that it may be given and say, but the next vector, which is padded in a mixture.
 SEQUENCE = {
     "transformer": dataclasses.replace(TRANSFORMER, ngram=1),
     "outlook": outlook.Outlook(

@@ -42,7 +42,7 @@ SET = {"encoding": "set", "positions": "none"}
 
 @functools.cache
 def made(target="taken", **changes):
-    """Returns (agent, learner, update); the head is sharp, so that inputs can be told."""
+    """Returns (agent, learner, update); the head is sharp, so that inputs differ."""
     config = dataclasses.replace(SMALL, **changes)
     agent = ad.make(spec_of(), ad.Config(config, target=target))
     learner = jax.device_get(jax.jit(batch_draws(agent.init))(KEY, hparams()))
@@ -163,7 +163,7 @@ def test_rows_beyond_the_end_of_a_history_do_not_count():
 )
 def test_acting_step_by_step_gives_what_training_reads_at_every_step(watched, changes):
     """Across episodes, with nothing of the future: act has not seen it. Also after steps
-    of somebody else, which it is told of."""
+    of somebody else, which it is shown."""
     agent, learner, _ = made(**changes)
     rollout = stream([3, 1, 4])
     act = jax.jit(agent.act)
@@ -287,10 +287,10 @@ def test_the_target_may_be_what_had_been_best_instead_of_what_was_done():
     agent, learner, update = made("optimal", **SET)
     rollout = without_resets(stream([3, 4, 2]))
     best = (rollout.action + 1 + np.int32([[0, 1]])) % ACTIONS
-    told = rollout._replace(extras=rollout.extras._replace(optimal=best))
+    labelled = rollout._replace(extras=rollout.extras._replace(optimal=best))
 
     def learn(learner, i):
-        return updated(agent, learner, told, jax.random.fold_in(KEY, i), hparams())
+        return updated(agent, learner, labelled, jax.random.fold_in(KEY, i), hparams())
 
     learnt, metrics = jax.jit(lambda s: jax.lax.scan(learn, s, jnp.arange(200)))(
         learner
@@ -380,10 +380,10 @@ def spread(options, members, slots):
 
 def demonstrations_on(env, episodes, steps):
     """Returns ``windows.Data`` of demonstrators of less and less noise, resets left out."""
-    told = expert_labels.give(env, lambda x: dark.optimal_action(x.params, x.inner))
+    informed = expert_labels.give(env, lambda x: dark.optimal_action(x.params, x.inner))
     maker = fused_runner.make(
-        demonstrator.make(told.spec),
-        told,
+        demonstrator.make(informed.spec),
+        informed,
         unroll_length=steps,
         updates_per_chunk=episodes,
         record=True,

@@ -70,7 +70,7 @@ def test_the_share_of_optimal_actions_is_one_minus_epsilon_and_a_bit():
 
 
 def test_illegal_actions_are_never_explored_and_never_best():
-    """Noise is uniform over what is legal; so is who is told to do what is not."""
+    """Noise is uniform over what is legal; so is who is to do what is not."""
     shape = (2000,)
     legal = jnp.broadcast_to(jnp.array([True, False, True]), (*shape, 3))
     zeros = jnp.zeros(shape, jnp.int32)
@@ -82,18 +82,18 @@ def test_illegal_actions_are_never_explored_and_never_best():
     ts = jax.tree.map(lambda x: x[0], env.reset(random.roots(0, 1), env.params)[1])
     legal = jnp.broadcast_to(jnp.arange(ACTIONS) < 2, (2000, ACTIONS))
     for best, shares in ((1, [0.25, 0.75]), (4, [0.5, 0.5])):
-        told = ts._replace(
+        informed = ts._replace(
             obs={**ts.obs, types.OPTIMAL: jnp.full(2000, best)}, action_mask=legal
         )
         state = jax.jit(batch_draws(agent.init))(jax.random.key(1), hp)
-        action, _, extras = agent.act(state, (), told, jax.random.key(2), hp)
+        action, _, extras = agent.act(state, (), informed, jax.random.key(2), hp)
         found = np.bincount(np.asarray(action), minlength=ACTIONS) / 2000
         np.testing.assert_allclose(found, [*shares, 0, 0, 0], atol=0.04)
         probability = np.exp(np.asarray(extras.log_prob))
         np.testing.assert_allclose(probability, np.take(shares, action), rtol=1e-5)
 
 
-def test_who_is_not_told_what_is_best_cannot_demonstrate():
+def test_the_uninformed_cannot_demonstrate():
     """The error says where it can be used."""
     env = core.vectorise(clock(), (1, 1))
     with pytest.raises(ValueError, match=r"obs: .*'optimal'.*kind collect"):

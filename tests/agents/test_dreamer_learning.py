@@ -50,6 +50,6 @@ def test_it_learns_a_probe_in_imagination(task, steps, kit):
     assert np.asarray(out.finite).all()
     returns = out.episodes["return"] / out.episodes["episodes"]
     assert (np.asarray(returns) > 0.93).all(), returns
-    # The model knows what it is told: error of reward and image over a random guess.
+    # The model knows what it was shown: error of reward and image over a random guess.
     assert (np.asarray(out.metrics["image_loss"]) < 0.1).all()
     assert (np.asarray(out.metrics["kl"]) > 0).all()

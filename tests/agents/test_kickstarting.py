@@ -74,9 +74,9 @@ def test_the_cost_is_of_the_divergence_to_the_teacher(given, kit):
         assert not live.all()
         expected = np.nansum(kl, -1)[live].mean()
         np.testing.assert_allclose(metrics["teacher_kl"], expected, rtol=1e-4)
-        dear = one.update(learner, ro, KEY, kit.changed(zero, teacher_cost=2.0))[1]
+        doubled = one.update(learner, ro, KEY, kit.changed(zero, teacher_cost=2.0))[1]
         np.testing.assert_allclose(
-            dear["loss"] - metrics["loss"], 2 * expected, rtol=1e-3
+            doubled["loss"] - metrics["loss"], 2 * expected, rtol=1e-3
         )
 
 

@@ -134,7 +134,7 @@ def test_what_has_no_control_learns_nothing_from_reward(kit):
 
 
 def test_only_the_student_learns_from_being_matched(kit):
-    """The teacher's head stays, unless it is told to learn; a shared torso moves."""
+    """The teacher's head stays, unless it is to learn; a shared torso moves."""
     one = made(kit, ("both",))
     found = moved(kit, one, alpha=0.5, **ONLY_MATCHING)
     assert found["policy_1"] and found["torso"] and not found["policy_0"]
@@ -144,7 +144,7 @@ def test_only_the_student_learns_from_being_matched(kit):
 
 
 def test_matching_ends_with_the_control(kit):
-    """At alpha 1 it costs nothing and moves nothing, unless it is told not to fade."""
+    """At alpha 1 it costs nothing and moves nothing, unless it is not to fade."""
     one = made(kit, ("both",))
     assert not any(moved(kit, one, alpha=1.0, **ONLY_MATCHING).values())
     _, hp, learner, rollout, update = one

@@ -1,4 +1,4 @@
-"""The student: its sizes, what its heads learn of each other, and what it is told."""
+"""The student: its sizes, what its heads learn of each other, and what it is given."""
 
 import functools
 

@@ -48,12 +48,12 @@ def bandit(name, which, noise=0.5):
 def environment():
     """Returns the two as a mixture; returns are reported in the bandit's own unit."""
     batch = (SEEDS * len(UNITS), SLOTS)
-    tasks = [bandit("cheap", 0), wrappers.reward_scale(bandit("dear", 1), 100.0)]
+    tasks = [bandit("cheap", 0), wrappers.reward_scale(bandit("costly", 1), 100.0)]
     return mixture.make([core.vectorise(task, batch) for task in tasks])
 
 
 def blind(agent):
-    """Returns the agent for one task, given two: its minibatches are not told apart."""
+    """Returns the agent for one task, given two: its minibatches know no tasks."""
 
     def one(ts):
         return ts._replace(task=jnp.zeros_like(ts.task))
@@ -70,15 +70,15 @@ def blind(agent):
 
 
 @functools.cache
-def progress(told_apart, separate_value, value_scale="none"):
+def progress(knows_tasks, separate_value, value_scale="none"):
     """Returns the cheap bandit's progress [unit, TIMES], a mean over seeds."""
     env, ppo = environment(), agents.get("ppo")
     network = ppo.Config().network.__class__(
         hidden=(32,), separate_value=separate_value, last_action_reward=False
     )
     config = ppo.Config(network=network, value_scale=value_scale, value_debias=True)
-    spec = env.spec if told_apart else env.spec._replace(tasks=env.spec.tasks[:1])
-    agent = ppo.make(spec, config) if told_apart else blind(ppo.make(spec, config))
+    spec = env.spec if knows_tasks else env.spec._replace(tasks=env.spec.tasks[:1])
+    agent = ppo.make(spec, config) if knows_tasks else blind(ppo.make(spec, config))
     members = SEEDS * len(UNITS)
     hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), ppo.Hparams())
     hp = hp._replace(

@@ -443,21 +443,21 @@ def test_returns_that_the_range_leaves_out_are_refused():
 
 
 def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():
-    """Target 5, rewards 1, 0, 2: told 5, 4, 4, 2. The next episode has its own target."""
+    """Target 5, rewards 1, 0, 2: it asks for 5, 4, 4, 2. The next episode begins anew."""
     agent, learner, _, act, _ = made()
     rollout = windows_of([4, 2], slots=2)
     reward = np.float32([[0, 1, 0, 2, 7, 1, 0]] * 2).T
-    carry, told = agent.carry(2), []
+    carry, asked = agent.carry(2), []
     for t in range(6):
         ts = jax.tree.map(lambda x, t=t: x[t], rollout.ts)
         ts = ts._replace(reward=reward[t])
         _, carry, _ = act(learner, carry, ts, KEY, hparams(target=5.0))
-        told.append(np.asarray(carry.to_go)[0])
-    assert told == [5, 4, 4, 2, 5, 4]
+        asked.append(np.asarray(carry.to_go)[0])
+    assert asked == [5, 4, 4, 2, 5, 4]
 
 
 def test_costs_of_what_is_not_known_are_left_out():
-    """An unfinished episode's returns teach nothing; its actions, where none is told."""
+    """An unfinished episode's returns teach nothing; its actions, where none is given."""
     _, learner, _, _, update = made(given=FULL)
     rollout = windows_of([4, 3])
     unknown = with_returns(
@@ -468,10 +468,10 @@ def test_costs_of_what_is_not_known_are_left_out():
     costs = {"return_cost": 1.0, "td_cost": 1.0, "cql_cost": 1.0, "next_cost": 1.0}
     costs |= {"expectile_cost": 1.0}
     hp = hparams(reward_cost=1.0, **costs)
-    told = jax.device_get(update(learner, rollout, hp)[1])
-    assert {f"{name}_loss" for name in ("return", "reward", "next")} < set(told)
-    assert {f"{name}_loss" for name in ("td", "cql", "expectile")} < set(told)
-    assert all(np.isfinite(x) and x != 0 for x in told.values())
+    metrics = jax.device_get(update(learner, rollout, hp)[1])
+    assert {f"{name}_loss" for name in ("return", "reward", "next")} < set(metrics)
+    assert {f"{name}_loss" for name in ("td", "cql", "expectile")} < set(metrics)
+    assert all(np.isfinite(x) and x != 0 for x in metrics.values())
     assert update(learner, unknown, hparams(return_cost=1.0))[1]["return_loss"] == 0
     assert update(learner, unknown, hparams())[1]["loss"] == 0
     assert update(learner, unknown, hparams(return_gate=0.0))[1]["loss"] > 0
@@ -754,7 +754,7 @@ def test_two_returns_from_one_state_are_two_actions():
 
 
 def test_an_inferred_return_is_the_tilted_ones():
-    """With κ large the highest return is told, whatever the target: other actions."""
+    """With κ large the highest return is asked for, whatever the target: other actions."""
     agent, learner, _, act, _ = made(infers=True)
     ts = jax.tree.map(lambda x: x[0], windows_of([4], slots=2).ts)
 
@@ -762,13 +762,13 @@ def test_an_inferred_return_is_the_tilted_ones():
         hp = hparams(temperature=1.0, **fields)
         return np.asarray(act(learner, agent.carry(2), ts, KEY, hp)[2])
 
-    told = said(target=40.0)
-    np.testing.assert_allclose(said(inferred=1.0, kappa=1e5), told, atol=1e-5)
-    assert not np.allclose(said(target=0.0), told, atol=1e-3)
+    highest = said(target=40.0)
+    np.testing.assert_allclose(said(inferred=1.0, kappa=1e5), highest, atol=1e-5)
+    assert not np.allclose(said(target=0.0), highest, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("module", "spec", "changes", "told"),
+    ("module", "spec", "changes", "words"),
     [
         (
             decision_transformer,
@@ -824,9 +824,9 @@ def test_an_inferred_return_is_the_tilted_ones():
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(module, spec, changes, told):
+def test_what_does_not_go_together_is_refused(module, spec, changes, words):
     """One line, before anything is compiled."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=words):
         module.make(spec, module.Config(**({"transformer": STEP} | changes)))
 
 

@@ -322,15 +322,15 @@ def test_a_full_disk_leaves_the_old_checkpoints_alone(tmp_path):
 
 
 def test_what_comes_too_late_for_a_failed_save_is_not_printed(monkeypatch):
-    """orbax's writers find its event loop closed; any other such error is still told."""
-    heard = []
-    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    """orbax's writers find its event loop closed; any other such error is still reported."""
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
     failures.quieten()
     failures.quieten()
     for message in ("Event loop is closed", "another"):
         late = types.SimpleNamespace(exc_value=RuntimeError(message))
         sys.unraisablehook(late)
-    assert [str(found.exc_value) for found in heard] == ["another"]
+    assert [str(found.exc_value) for found in reported] == ["another"]
 
 
 def test_saving_the_same_step_twice_writes_once(folder, bits):

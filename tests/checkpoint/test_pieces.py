@@ -150,7 +150,7 @@ def _rewrite(step, change):
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_piece_falls_back_to_the_step_before(tiny_pieces, folder, bits, name):
-    """As any other damage: told, skipped, and replaced by the next save."""
+    """As any other damage: reported, skipped, and replaced by the next save."""
     _save(folder(), 1, 2)
     DAMAGE[name](folder.path / "2")
     manager = folder()
@@ -167,7 +167,7 @@ def test_a_damaged_piece_falls_back_to_the_step_before(tiny_pieces, folder, bits
     "name", ["../{}", "/{}", "a/../../{}", "..", ".", "", "sub/{}", "..\\{}"]
 )
 def test_a_path_out_of_the_checkpoint_is_an_error(tiny_pieces, folder, name):
-    """Not damage: whoever wrote it meant something by it. Nothing is read."""
+    """Not damage: who wrote it meant something by it. Nothing is read."""
     _save(folder(), 1, 2)
     name = name.format(_piece_files(folder.path / "2")[0].name)
     _rewrite(

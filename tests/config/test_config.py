@@ -150,8 +150,8 @@ def test_members_may_be_given_their_first_values():
     assert settings.population.search["learning_rate"].initial == (0.1, 0.2)
     assert config.from_dict(_parsed(config.dump(settings))) == settings
     search["learning_rate"]["initial"] = "zero"
-    told = r"search\.learning_rate\.initial='zero': must be 'draw' or 'default'"
-    with pytest.raises(errors.ConfigError, match=told):
+    words = r"search\.learning_rate\.initial='zero': must be 'draw' or 'default'"
+    with pytest.raises(errors.ConfigError, match=words):
         config.from_dict(given)
 
 

@@ -221,13 +221,13 @@ def test_a_prompt_is_of_the_windows_own_history_and_stands_before_it(data):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "words"),
     [
         ({"top_fraction": 0.0}, r"top_fraction: 0.0 .*\(0, 1\]"),
         ({"expert_share": 1.5}, r"expert_share: 1.5 .*\[0, 1\]"),
     ],
 )
-def test_shares_that_cannot_be_are_refused(data, options, told):
+def test_shares_that_cannot_be_are_refused(data, options, words):
     """One line that names the field and what would work."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=words):
         rows.keep(data, **options)

@@ -269,7 +269,7 @@ def damage_format(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "words"),
     [
         (damage_nothing_there, "action.npy is missing or damaged: No such file"),
         (damage_cut, "action.npy is missing or damaged"),
@@ -282,11 +282,11 @@ def damage_format(folder):
         (damage_format, "meta.json is damaged: ValueError: its format"),
     ],
 )
-def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage, told):
+def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage, words):
     """The file is named, and nothing is guessed."""
     write_all(tmp_path)
     damage(tmp_path)
-    with pytest.raises(errors.DatasetError, match=told) as error:
+    with pytest.raises(errors.DatasetError, match=words) as error:
         histories.load(tmp_path, partial=True)
     assert "\n" not in str(error.value)
 
@@ -330,7 +330,7 @@ def test_no_space_for_the_whole_is_found_out_at_once(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
-    """A file in the way is told as what it is."""
+    """A file in the way is named as what it is."""
     (tmp_path / "a").write_text("")
     with pytest.raises(errors.DatasetError, match="cannot write to"):
         open_writer(tmp_path / "a" / "b")

@@ -244,9 +244,9 @@ def test_labels_are_no_observations(tmp_path):
     best = (np.arange(ts.reward.size).reshape(ts.reward.shape) % 3).astype(np.int32)
     label = {types.OPTIMAL: jax.ShapeDtypeStruct((), np.int32)}
     spec = streams.SPEC._replace(obs={**streams.OBS, **label})
-    told = ts._replace(obs={**ts.obs, types.OPTIMAL: best})
+    informed = ts._replace(obs={**ts.obs, types.OPTIMAL: best})
     writer = histories.Writer(tmp_path, spec, TASKS, STEPS)
-    writer.write((told, action))
+    writer.write((informed, action))
     writer.close()
     data = histories.load(tmp_path)
     on_device = windows.put(data)
@@ -271,7 +271,7 @@ def test_action_masks_are_given_where_they_are_stored(tmp_path):
     np.testing.assert_array_equal(ro.ts.action_mask, expected)
 
 
-def test_the_size_on_a_device_is_told_before(data):
+def test_the_size_on_a_device_is_known_before(data):
     """What put() needs is the sum of its large leaves."""
     kept = rows.keep(data, subsample=2)
     on_device = windows.put(data, kept)
@@ -280,7 +280,7 @@ def test_the_size_on_a_device_is_told_before(data):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "words"),
     [
         ({"subsample": 0}, "subsample: got 0"),
         ({"last_fraction": 0.0}, "last_fraction: 0.0 is no share"),
@@ -290,9 +290,9 @@ def test_the_size_on_a_device_is_told_before(data):
         ({"only": []}, "only: no history"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(data, options, told):
+def test_what_cannot_be_kept_is_refused_by_name(data, options, words):
     """A ValueError says what was given and what would work."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=words):
         rows.keep(data, **options)
 
 

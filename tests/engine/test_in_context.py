@@ -158,7 +158,7 @@ def test_episodes_beyond_the_last_are_not_written_down():
 
 def test_an_agent_goes_on_from_the_episodes_that_it_watched():
     """Shown the paying arm of each task for two episodes, it never guesses wrong; left
-    untold, it begins to guess where it would have. Illegal actions are known to all."""
+    uninformed, it begins to guess where it would have. Illegal actions are known to all."""
 
     def shows(key, state, legal):
         assert key.shape == (MEMBERS,) and legal.shape == (MEMBERS, ARMS, ARMS)
@@ -194,7 +194,7 @@ def test_a_chunk_tells_of_its_own_episodes(played):
 
 @pytest.fixture(name="tried", scope="module")
 def _tried():
-    """The state after four episodes of two trials of three, and what the chunk told."""
+    """The state after four episodes of two trials of three, and what the chunk returned."""
     agent = stubborn(forgets=True)
     of_trials = core.spread(
         trials.of(guessing(), 3), jnp.arange(ARMS), (MEMBERS, ARMS), "slot"

@@ -17,17 +17,19 @@ def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
     def best(state):
         return dark.optimal_action(state.params, state.inner)
 
-    told = expert_labels.give(env, best)
+    informed = expert_labels.give(env, best)
     plain, advised = (
-        played(one, 14, lambda key, state: best(state)) for one in (env, told)
+        played(one, 14, lambda key, state: best(state)) for one in (env, informed)
     )
     found = advised[0].obs.pop(types.OPTIMAL)
     jax.tree.map(np.testing.assert_array_equal, plain, advised)
-    leaf = told.spec.obs[types.OPTIMAL]
+    leaf = informed.spec.obs[types.OPTIMAL]
     assert (found.shape[3:], found.dtype) == (leaf.shape, leaf.dtype)
-    assert told.spec.tasks[0].obs == told.spec.obs
+    assert informed.spec.tasks[0].obs == informed.spec.obs
     assert (
-        expert_labels.without(told.spec) == env.spec == expert_labels.without(env.spec)
+        expert_labels.without(informed.spec)
+        == env.spec
+        == expert_labels.without(env.spec)
     )
     # At the goal there is nothing better than to stay: this step is paid as well.
     np.testing.assert_array_equal((found == 0) & ~advised[0].first, plain[0].reward > 0)

@@ -38,7 +38,7 @@ def first_returns(ts):
 
 
 def follow(name, options, script):
-    """The time steps of one slot that is told what to do."""
+    """The time steps of one slot that follows a script."""
     env = envs.make(f"dark/{name}", (1, 1), options)
     script = jnp.asarray(script)
     ts, info, _ = run(

@@ -19,7 +19,7 @@ def test_where_nothing_is_near_there_is_a_list():
     assert errors.suggest("zzz", []) == ""
 
 
-def test_an_unknown_option_is_told_with_all_that_are_allowed():
+def test_an_unknown_option_is_named_with_all_that_are_allowed():
     """The owner, the option, the nearest and the rest; a known one passes."""
     errors.check_options("probe", ["length"], ["length"])
     with pytest.raises(ValueError, match=r"probe has no option 'x'.*\(allowed: none\)"):

@@ -92,16 +92,16 @@ def _dijkstra(goals, costs):
     ["rooms_watermaze", pytest.param("dark_key_to_door_3d", marks=pytest.mark.slow)],
 )
 def test_in_one_open_room_a_line_is_what_the_oracle_walks(level):
-    """What demonstrators are told is what the oracle does, but for a corner grazed; and
+    """What demonstrators are given is what the oracle does, but for a corner grazed; and
     where there are walls, or other actions, nobody says what is best."""
     options = {"actions": "small", "tasks": "test"}
     taken, states, rewards = _watch("small", level, dealt="test")
     params = labyrinth.task(level, options).params
     best = envs.optimal_action(f"labyrinth/{level}", options)
     every = jax.tree.map(lambda x: jnp.broadcast_to(x, (150, 4, *x.shape)), params)
-    told = jax.jit(best)(every, jax.tree.map(lambda x: x[:, 0], states))
+    labels = jax.jit(best)(every, jax.tree.map(lambda x: x[:, 0], states))
     # The states are those after the action.
-    same = np.asarray(told)[:-1] == taken[1:]
+    same = np.asarray(labels)[:-1] == taken[1:]
     fresh = np.asarray(states.time)[:-1, 0] == 0
     assert same[~fresh].mean() > 0.9 and rewards.sum() > 4
     for wrong in ({"actions": "small"}, {"actions": "joint", "tasks": "test"}):
@@ -137,7 +137,7 @@ def test_the_way_is_the_shortest_there_is(seed):
     "action_set", [pytest.param("native", marks=pytest.mark.slow), "small"]
 )
 def test_its_actions_are_of_the_set(action_set):
-    """Whoever plays the oracle without the kit's own gate sends legal actions."""
+    """Also without the kit's own gate the oracle sends legal actions alone."""
     taken, _, _ = _watch(action_set)
     sizes = [len(controls.SMALL)] if action_set == "small" else controls.NATIVE.sizes
     assert taken.dtype == np.int32

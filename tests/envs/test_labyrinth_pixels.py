@@ -78,7 +78,7 @@ def _see():
 
 @pytest.fixture(name="see_plain", scope="module")
 def _see_plain():
-    """Returns the picture with black walls: which of it is wall can be told."""
+    """Returns the picture with black walls: which of it is wall can be seen."""
     return changed_observer("_WALL_COLOURS", np.zeros_like(pixels._WALL_COLOURS))
 
 

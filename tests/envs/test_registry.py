@@ -1,4 +1,4 @@
-"""Names of environments: what there is and what an unknown one is told."""
+"""Names of environments: what there is and what is said of an unknown one."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from mtrl_jax.envs import reference_scores
         ("probe/memorry", "did you mean memory"),
     ],
 )
-def test_an_unknown_name_is_told_the_nearest(name, message):
+def test_of_an_unknown_name_the_nearest_is_named(name, message):
     """One line that says what would work."""
     with pytest.raises(ValueError, match=message) as error:
         envs.make(name, (1, 1))

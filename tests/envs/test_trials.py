@@ -96,10 +96,10 @@ def test_measures_are_those_of_the_episode_that_ended_last(played):
         for k in range(N):
             after = slice(begin + (k + 1) * LENGTH - 1, begin + (k + 2) * LENGTH - 1)
             after = slice(after.start, min(after.stop, begin + N * LENGTH))
-            told = jax.tree.map(lambda x, at=after: x[at], info)
-            assert (told["trial_episode"] == k + 1).all()
-            assert (told["episode_return"] == returns[k]).all()
-            assert (told["success"] == (returns[k] > 0)).all()
+            ended = jax.tree.map(lambda x, at=after: x[at], info)
+            assert (ended["trial_episode"] == k + 1).all()
+            assert (ended["episode_return"] == returns[k]).all()
+            assert (ended["success"] == (returns[k] > 0)).all()
     assert (info["trial_episode"][: LENGTH - 1] == 0).all()
     assert (info["episode_return"][: LENGTH - 1] == 0).all()
 

@@ -259,7 +259,7 @@ def test_time_needs_a_longest_episode_or_steps_to_divide_by():
 
 
 def test_false_is_no_wrapper_and_one_frame_is_what_there_is(streams):
-    """So that a config can be told to leave one out."""
+    """So that a config can leave one out."""
     plain, same, env = streams(
         ENVS[0], frame_stack=1, reward_scale=False, time_in_episode=False
     )

@@ -133,7 +133,7 @@ def test_what_only_plays_may_be_too_short_to_train(changes, words):
     "runner", ["fused", pytest.param("host", marks=pytest.mark.slow)]
 )
 def test_envpool_trains_and_resumes_at_fresh_episodes(tmp_path, runner):
-    """Through the command line: saved without its world, and the user is told."""
+    """Through the command line: saved without its world, and a line says so."""
     path, run = tmp_path / "cartpole.yaml", tmp_path / "run"
     path.write_text(config.dump(_settings(f"training.runner={runner}", base=CARTPOLE)))
     outcome = running.mtrl("train", path, "training.env_steps=320", "--run-dir", run)

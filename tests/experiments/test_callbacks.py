@@ -52,7 +52,7 @@ def test_an_error_in_a_callback_ends_the_command_in_one_line(name):
 
 
 def test_after_the_command_an_error_in_a_callback_is_only_raised():
-    """The process is not ended: whoever called the command from Python has it back."""
+    """The process is not ended: who called the command from Python has it back."""
     assert running.mtrl("list", "agents").code == 0
 
     def fails(x):

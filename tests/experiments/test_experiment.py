@@ -413,7 +413,7 @@ def test_rewards_that_are_not_finite_are_blamed_on_no_learning_rate(returns, wor
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_run(tmp_path):
-    """What goes wrong is told in a line."""
+    """What goes wrong is said in a line."""
     (tmp_path / "metrics.jsonl").write_text('{"update": 1}\n')
     (tmp_path / "plots").write_text("in the way")
     assert report.draw(tmp_path).startswith("plots were not drawn: ")

@@ -1,4 +1,4 @@
-"""Bad input and faults, through the command line: told in one line, at no run's cost."""
+"""Bad input and faults, through the command line: one line says what, at no run's cost."""
 
 import os
 import subprocess
@@ -467,10 +467,10 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     outcome = running.mtrl("train", config, "--run-dir", run)
     assert outcome.code == 1
     assert "Traceback" not in outcome.err
-    told = outcome.err.strip().splitlines()[-1]
-    assert told.startswith("mtrl: ")
-    assert str(run) in told
-    assert "No space left" in told
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("mtrl: ")
+    assert str(run) in line
+    assert "No space left" in line
     monkeypatch.undo()
     (small_disk / "filler").unlink()
     assert running.checkpoints(run) == [0, 12]

@@ -124,10 +124,10 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
             path.write_bytes(path.read_bytes()[:20])
     outcome = running.mtrl("resume", copy)
     assert outcome.code == 0
-    told = [line for line in outcome.err.splitlines() if "damaged" in line]
-    assert len(told) == 1
-    assert told[0].startswith(f"mtrl: checkpoint {newest} is damaged")
-    assert told[0].endswith(f"going back to {before}")
+    lines = [line for line in outcome.err.splitlines() if "damaged" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"mtrl: checkpoint {newest} is damaged")
+    assert lines[0].endswith(f"going back to {before}")
     running.assert_same(copy, finished)
 
 

@@ -201,8 +201,8 @@ def test_a_dataset_that_is_gone_ends_the_run_in_one_line(staged_copy, cached):
     shutil.rmtree(staged_runs.stage_of(staged_copy, "source") / "histories")
     outcome = running.mtrl("resume", staged_copy)
     assert outcome.code == 1
-    told = outcome.err.strip().splitlines()[-1]
-    assert told.startswith("mtrl: ") and "holds no dataset" in told
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("mtrl: ") and "holds no dataset" in line
     assert "Traceback" not in outcome.err
 
 

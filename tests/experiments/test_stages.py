@@ -119,11 +119,13 @@ def test_the_evaluation_is_of_frozen_weights_on_all_test_tasks(staged):
     np.testing.assert_allclose(beside["episode"], np.arange(2, 13, 2))
 
 
-def test_the_progress_line_names_the_stage_and_the_size_is_told_first(staged):
+def test_the_progress_line_names_the_stage_and_the_size_is_said_first(staged):
     """[1/3 source] …; how much disk the histories take is said before they begin."""
-    told = staged.with_name("told").read_text()
-    size = told.index("3 histories of 60 steps on 2 tasks: ")
-    at = [told.index(f"[{i + 1}/3 {name}]") for i, name in enumerate(staged_runs.NAMES)]
+    printed = staged.with_name("printed").read_text()
+    size = printed.index("3 histories of 60 steps on 2 tasks: ")
+    at = [
+        printed.index(f"[{i + 1}/3 {name}]") for i, name in enumerate(staged_runs.NAMES)
+    ]
     assert size < at[0] < at[1] < at[2]
 
 

@@ -186,7 +186,7 @@ def _tfrecords(content):
 
 
 def test_a_resumed_board_hides_what_is_trained_again(tmp_path):
-    """TensorBoard is told from which step on older events no longer count."""
+    """TensorBoard is given from which step on older events no longer count."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     _write(tmp_path, [10, 20], tensorboard=True)
     _write(tmp_path, [20], tensorboard=True, resume_after=10)
@@ -266,7 +266,7 @@ def test_wandb_keeps_its_id_and_knows_failed_runs(tmp_path, wandb):
     assert wandb.codes == [1, 0, 0]
 
 
-def test_constant_hyperparameters_are_told_once(tmp_path, wandb):
+def test_constant_hyperparameters_are_given_once(tmp_path, wandb):
     """They are W&B's config and TensorBoard's text; what moves is a curve."""
     hparams = {"learning_rate": np.array([1e-3, 2e-3]), "discount": np.full(2, 0.5)}
     with metrics.MetricsWriter(

@@ -176,7 +176,7 @@ def test_forget_gate_starts_open():
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_gates_told_how_long_to_remember_start_so(kind):
+def test_gates_given_how_long_to_remember_start_so(kind):
     """Chrono initialisation: what keeps has bias log u, u in [1, T - 1]; T - 1 is met."""
     x, first, rng = _inputs()
     size, steps = 256, 240

@@ -164,7 +164,7 @@ def test_a_cached_step_says_what_the_whole_history_does(ngram, given):
         whole, acted, off = whole.action, acted.action, off.action
     whole, acted, off = jax.device_get((whole, acted, off))
     np.testing.assert_allclose(acted[steps.live], whole[steps.live], atol=1e-4)
-    # The head has something to read and is heard.
+    # The head has something to read and changes what is said.
     assert np.abs(off - whole)[-3:].max() > 1e-3
 
 
@@ -183,10 +183,10 @@ def test_alone_an_episode_finds_nothing_in_others():
     steps = history()
     begins = np.isin(np.arange(T), [0, 5])[:, None] & np.ones((T, B), bool)
     steps = steps._replace(begins=begins, live=np.ones((T, B), bool), has_prev=~begins)
-    told = np.asarray(unroll(params, steps, None, np.True_))
-    np.testing.assert_allclose(act(params, steps, None), told, atol=1e-4)
+    whole = np.asarray(unroll(params, steps, None, np.True_))
+    np.testing.assert_allclose(act(params, steps, None), whole, atol=1e-4)
     later = unroll(params, jax.tree.map(lambda x: x[5:], steps), None)
-    np.testing.assert_allclose(told[5:], later, atol=1e-4)
+    np.testing.assert_allclose(whole[5:], later, atol=1e-4)
 
 
 def test_gated_to_0_it_is_the_transformer_without_a_head():

@@ -69,7 +69,7 @@ def test_numbers_have_the_tokens_of_the_sheet():
         256,
         1e9,
     ]
-    told = [
+    expected = [
         0,
         0,
         163,
@@ -87,7 +87,7 @@ def test_numbers_have_the_tokens_of_the_sheet():
         1023,
         1023,
     ]
-    assert tokeniser.encode("mu_law", np.float32(x)).tolist() == told
+    assert tokeniser.encode("mu_law", np.float32(x)).tolist() == expected
     x = np.float32([-1, -0.5, 0, 0.25, 0.999, 1])
     bins = tokeniser.encode("bounded", x)
     assert bins.tolist() == [0, 256, 512, 640, 1023, 1023]
@@ -113,7 +113,7 @@ def test_tokens_are_monotone_odd_and_their_own_centres(kind):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"bins": 1}, "bins: 1 .*2 or more"),
         ({"low": 20.0}, r"low: 20\.0 is not below"),
@@ -121,7 +121,7 @@ def test_tokens_are_monotone_odd_and_their_own_centres(kind):
         ({"steps": -1}, "steps: -1 of an episode"),
     ],
 )
-def test_returns_that_cannot_be_counted_are_refused(changes, told):
+def test_returns_that_cannot_be_counted_are_refused(changes, words):
     """One line, with what would work."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=words):
         outlook.check(outlook.Outlook(**changes))

@@ -174,7 +174,7 @@ def test_an_episodes_first_step_knows_nothing_of_what_was_before():
     assert (found.state.deter[3:, 1] != again.state.deter[3:, 1]).any()
 
 
-def test_the_states_of_blocks_hear_each_other_only_through_the_input():
+def test_the_states_of_blocks_reach_each_other_only_through_the_input():
     """Of two blocks, one's state does not reach the other's next state in one step."""
     config = small(blocks=2, gru_norm="none")
     params = init(KEY, config, E, A)

@@ -1,4 +1,4 @@
-"""Agents and environments from outside the package: what is found, and what is told."""
+"""Agents and environments from outside the package: what is found, and what is said."""
 
 import importlib.metadata
 import json
@@ -162,7 +162,7 @@ def test_entry_points_add_agents_and_environments(tmp_path, write):
          "begin the file with `from __future__ import annotations`"),
     ],
 )  # fmt: skip
-def test_an_agents_file_that_cannot_be_is_told_in_one_line(
+def test_an_agents_file_that_cannot_be_is_refused_in_one_line(
     number, changes, message, tmp_path, write
 ):
     """The field, the name and the reason, before anything else happens."""
@@ -202,7 +202,7 @@ def test_with_lazy_annotations_a_group_may_have_its_modules_name(tmp_path, write
         (8, [("state + 1", "state + one")], r"/one: step: NameError: .*'one' .*line 11"),
     ],
 )  # fmt: skip
-def test_an_environments_file_that_cannot_be_is_told_in_one_line(
+def test_an_environments_file_that_cannot_be_is_refused_in_one_line(
     number, changes, message, tmp_path, write
 ):
     """What is wrong with which function, with its line where it was raised there."""
@@ -324,7 +324,7 @@ def test_no_code_is_run_because_a_checkpoint_names_it(tmp_path, write):
 
 
 def test_no_code_is_run_from_a_runs_folder(tmp_path, write):
-    """A run is data, whoever it is from: a file in it is no agent, asked for or not."""
+    """A run is data, of anybody: a file in it is no agent, asked for or not."""
     path = write("own_agent_f", "raise SystemExit('was run')")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").write_text(

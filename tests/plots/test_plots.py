@@ -334,7 +334,7 @@ def test_runs_are_compared_by_name(tmp_path):
         plots.compare([tmp_path / "nothing"], out)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_one_name_are_set_apart(tmp_path):
     """As much of their paths as it takes; the same folder twice is one name."""
     made = [make_run(tmp_path / n / "run") for n in ("a", "b")]
     assert run_series.distinct_names(made) == ["a/run", "b/run"]

@@ -39,7 +39,7 @@ def test_settings_that_cannot_work_are_one_line(tmp_path, variables, words):
 
 
 def test_an_ascii_terminal_can_name_anything(tmp_path):
-    """A config with letters of its own, in the locale C: told with escapes."""
+    """A config with letters of its own, in the locale C: shown with escapes."""
     config = tmp_path / "größe.yaml"
     config.write_text("# Größe\ntasks: []\n", encoding="utf-8")
     locale = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0"}

@@ -132,9 +132,9 @@ def test_signals_are_answered_at_once(number, code):
         text=True,
     )
     try:
-        for told in ("busy", "answer 1", "answer 2"):
-            assert process.stdout.readline() == f"{told}\n"
-            if told != "answer 2":
+        for line in ("busy", "answer 1", "answer 2"):
+            assert process.stdout.readline() == f"{line}\n"
+            if line != "answer 2":
                 process.send_signal(number)
         assert process.wait(30) == code
     finally:
@@ -148,16 +148,16 @@ def test_a_signal_says_what_happens_and_what_it_may_cost(tmp_path, cached, monke
     from mtrl_jax.training import loop
 
     settings, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "a run"
-    told = []
+    answers = []
 
     def record(session):
         session.update = 30
-        told.extend(loop.answer(session, n) for n in (1, 2))
+        answers.extend(loop.answer(session, n) for n in (1, 2))
         return 0
 
     monkeypatch.setattr(loop, "run", record)
     assert running.mtrl("train", settings, "--run-dir", run).code == 0
-    first, second = told
+    first, second = answers
     assert "update 30" in first and "checkpoint 0" in first
     assert "checkpoint 0 is lost" in second and "30 updates" in second
     assert f"mtrl resume '{run}'" in second
