@@ -25,6 +25,10 @@ class ConfigError(MtrlError, ValueError):
     exit_code = 2
 
 
+class RenamedError(ValueError):
+    """A setting by the name that it had in an earlier version."""
+
+
 class RunLockedError(MtrlError, RuntimeError):
     """A run that another process is working on."""
 
@@ -63,6 +67,13 @@ def at(field: str) -> Iterator[None]:
         line = " ".join(str(error).split())
         named = line if line.startswith(field) else f"{field}: {line}"
         raise ConfigError(named) from error
+
+
+def is_of_renamed(error: BaseException | None) -> bool:
+    """Returns whether an error, or one that it was raised for, is a RenamedError."""
+    while error is not None and not isinstance(error, RenamedError):
+        error = error.__context__
+    return error is not None
 
 
 def check(field: str, name: str, known: Iterable[str]) -> None:

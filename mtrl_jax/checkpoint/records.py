@@ -7,6 +7,8 @@ Format 2: large leaves in pieces, subtrees may be left out, the record is sealed
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import pathlib
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -82,6 +84,19 @@ def parse(raw: dict[str, Any], step: int) -> Record:
         meta=raw["meta"],
         writer=_writer(raw),
     )
+
+
+def writer(directory: pathlib.Path) -> str:
+    """Returns the version that wrote the newest step there, "" where it is not known.
+
+    Of any format, also of one to come.
+    """
+    found = [x for x in directory.glob("*/meta/metadata") if x.parts[-3].isdigit()]
+    try:
+        newest = max(found, key=lambda x: int(x.parts[-3]))
+        return _writer(json.loads(newest.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""  # There is none, or it is damaged.
 
 
 def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:

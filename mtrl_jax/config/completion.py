@@ -82,7 +82,7 @@ def _check_hparams(config: Any, known: type) -> None:
         if name not in fields:
             now = [x for x in RENAMED.get(name, ()) if x in fields]
             if now:
-                raise ValueError(f"{path}.{name} is now {' or '.join(now)}")
+                raise errors.RenamedError(f"{path}.{name} is now {' or '.join(now)}")
             hint = errors.suggest(name, fields)
             raise ValueError(f"{path}.{name} is unknown{hint}")
         for end, number in ends.items():

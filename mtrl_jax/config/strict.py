@@ -86,7 +86,7 @@ def _known_fields(cls: type, values: dict, path: str) -> None:
     for name, value in values.items():
         if name not in fields:
             if RENAMED.get(name) in fields:
-                raise ValueError(f"{path}.{name} is now {RENAMED[name]}")
+                raise errors.RenamedError(f"{path}.{name} is now {RENAMED[name]}")
             hint = errors.suggest(name, sorted(fields))
             raise ValueError(f"{path}.{name} is unknown{hint}")
         section = _inner(hints[name])

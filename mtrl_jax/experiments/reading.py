@@ -5,24 +5,33 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from mtrl_jax import errors, metrics
-from mtrl_jax.config import loading, stage_schema
-from mtrl_jax.experiments import kinds
-from mtrl_jax.training import run_folder
+import pydantic
+
+from mtrl_jax import checkpoint, errors, metrics
+from mtrl_jax.config import loading, schema, stage_schema
+from mtrl_jax.training import provenance, run_folder
+
+_NAMES = pydantic.TypeAdapter(list[schema.Name])
 
 
 def load_config(folder: pathlib.Path) -> Any:
     """Returns the settings of the run in ``folder``; of stages, or a stage, if it is one.
 
     Raises:
-      ConfigError: there is no run.
+      ConfigError: there is no run, or another version wrote it, whose settings are not
+        this one's.
     """
-    if not (folder / run_folder.CONFIG).is_file():
+    try:
+        return loading.load(_config_of(folder))
+    except errors.ConfigError as error:
+        writer, now = _writer(folder), provenance.version("mtrl-jax")
+        if writer in ("", now) and not errors.is_of_renamed(error):
+            raise
+        by = f"mtrl_jax {writer}" if writer else "an unknown version"
         raise errors.ConfigError(
-            f"{folder}: no run here (there is no {run_folder.CONFIG}); give the folder "
-            "of a run"
-        )
-    return loading.load(folder / run_folder.CONFIG)
+            f"{error}; the run was written by {by}, this is {now}: go on with the version "
+            "that wrote it, or begin a new run"
+        ) from None
 
 
 def stage_at(folder: pathlib.Path) -> tuple[kinds.Run, stage_schema.Stage]:
@@ -69,11 +78,14 @@ def with_environments(
 
 
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders of the stages with rows, of any other run its own."""
-    run = kinds.run_of(load_config(folder), folder)
-    if run.is_plain:
+    """Returns the folders of the stages with rows, of any other run its own.
+
+    Its settings are not checked: a run of another version can be drawn.
+    """
+    names = _stages_in(folder)
+    if names is None:
         return [folder]
-    found = [run.folder_of(stage) for stage in run.stages]
+    found = [folder / run_folder.STAGES / name for name in names]
     begun = [path for path in found if (path / run_folder.CONFIG).exists()]
     # One that has only just begun has nothing to show; if all have, that is the error.
     return [path for path in begun if metrics.has_rows(path)] or begun
@@ -81,7 +93,7 @@ def parts(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def check_drawable(folder: pathlib.Path) -> None:
     """Raises ConfigError unless ``folder`` holds a run that has logged something."""
-    if isinstance(load_config(folder), stage_schema.Staged):
+    if _stages_in(folder) is not None:
         raise errors.ConfigError(
             f"{folder}: a run in stages; give the folders of stages, RUN/stages/NAME"
         )
@@ -89,3 +101,35 @@ def check_drawable(folder: pathlib.Path) -> None:
         metrics.read_metrics(folder)
     except ValueError as error:
         raise errors.ConfigError(str(error)) from None
+
+
+def _config_of(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file with a run's settings; raises ConfigError if there is no run."""
+    path = folder / run_folder.CONFIG
+    if not path.is_file():
+        raise errors.ConfigError(
+            f"{folder}: no run here (there is no {run_folder.CONFIG}); give the folder "
+            "of a run"
+        )
+    return path
+
+
+def _stages_in(folder: pathlib.Path) -> list[str] | None:
+    """Returns the names of a run's stages, None of a run of one kind."""
+    path = _config_of(folder)
+    values = loading.read_yaml(path)
+    if "stages" not in values:
+        return None
+    try:
+        return _NAMES.validate_python([stage["name"] for stage in values["stages"]])
+    except (KeyError, TypeError, pydantic.ValidationError):
+        raise errors.ConfigError(
+            f"{path}: stages: must be a list of stages with a name each"
+        ) from None
+
+
+def _writer(folder: pathlib.Path) -> str:
+    """Returns the version that wrote a run's checkpoints, "" where it is not known."""
+    stages = sorted((folder / run_folder.STAGES).glob("*"))
+    written = [checkpoint.writer(x / run_folder.CHECKPOINTS) for x in (folder, *stages)]
+    return next(filter(None, written), "")

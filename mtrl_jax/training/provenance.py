@@ -25,12 +25,15 @@ _PACKAGES = [
 def versions() -> dict[str, str]:
     """Returns the installed versions that numbers may depend on."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | {name: version(name) for name in _PACKAGES}
+
+
+def version(package: str) -> str:
+    """Returns the installed version of a package, or that it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:

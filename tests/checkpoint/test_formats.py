@@ -79,6 +79,15 @@ def test_another_tree_names_the_version_that_wrote_it(folder):
             records.targets(record, {"v": jnp.zeros(2)}, 1)
 
 
+def test_who_wrote_what_is_not_there_or_damaged_is_not_known(tmp_path):
+    """It is part of an error of its own: no other is raised."""
+    assert checkpoint.writer(tmp_path / "none") == checkpoint.writer(tmp_path) == ""
+    (tmp_path / "3" / "meta").mkdir(parents=True)
+    for content in ("", "{", "[]", "{}", '{"meta": 3}', '{"meta": {"versions": []}}'):
+        (tmp_path / "3" / "meta" / "metadata").write_text(content)
+        assert checkpoint.writer(tmp_path) == ""
+
+
 def test_damage_in_format_1_is_found(format_1):
     """By the checksums it has."""
     found = [x for x in (format_1.path / "3" / "state").rglob("*") if x.is_file()]
@@ -101,6 +110,7 @@ def test_a_format_to_come_is_refused_with_its_version(folder):
     content = sealed.unseal(json.loads(path.read_text()))
     content = {**content, "format": records.FORMAT + 1, "writer": "9.8.7"}
     path.write_text(json.dumps(sealed.seal(content)))
+    assert checkpoint.writer(folder.path) == "9.8.7"
     with pytest.raises(
         errors.CheckpointError,
         match=r"^checkpoint 2 has format 3, written by mtrl_jax 9\.8\.7; .* up to",
