@@ -21,6 +21,7 @@ import importlib.metadata
 import importlib.util
 import pathlib
 import sys
+import sysconfig
 import traceback
 import types
 import warnings
@@ -28,6 +29,8 @@ from collections.abc import Collection
 
 from mtrl_jax import errors
 
+# What code from outside may raise; a script's end is not that of the process.
+CAUGHT = (Exception, SystemExit)
 # What a run's folder holds, see training/run_folder.py.
 _OF_A_RUN = ("config.yaml", "checkpoints", "stages")
 
@@ -107,11 +110,11 @@ def reason(error: BaseException) -> str:
     line = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, SyntaxError):
         return line  # It says where.
-    own = str(pathlib.Path(__file__).parent)
+    others = (str(pathlib.Path(__file__).parent), sysconfig.get_path("stdlib"))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((own, "<frozen"))
+        if not frame.filename.startswith((*others, "<frozen"))
         and "site-packages" not in frame.filename
     ]
     if not frames:
@@ -154,14 +157,16 @@ def _of_folder(where: str, module: str, folder: pathlib.Path) -> types.ModuleTyp
 def _imported(where: str, module: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except CAUGHT as error:
         raise ValueError(
             f"{where}: {module} does not import: {reason(error)}{_hint(error)}"
         ) from error
 
 
-def _hint(error: Exception) -> str:
-    """Returns what helps where a field of Hparams hides the module it is typed with."""
+def _hint(error: BaseException) -> str:
+    """Returns what helps where a file ends the process, or hides a module by a field."""
+    if isinstance(error, SystemExit):
+        return '; what a script runs is to stand below `if __name__ == "__main__":`'
     if isinstance(error, AttributeError) and "has no attribute 'Hparams'" in str(error):
         return "; begin the file with `from __future__ import annotations`"
     return ""
@@ -178,9 +183,9 @@ def _origin(where: str, module: str) -> str | None:
         raise ValueError(
             f"{where}: {module} does not import: {reason(error)}"
         ) from error
-    except Exception as error:
+    except CAUGHT as error:
         raise ValueError(
-            f"{where}: {module} does not import: {reason(error)}"
+            f"{where}: {module} does not import: {reason(error)}{_hint(error)}"
         ) from error
     return None if found is None or not found.has_location else found.origin
 

@@ -278,6 +278,10 @@ def _split(name: str) -> tuple[Family, str]:
     head, at, folder = name.partition("@")
     family, slash, rest = head.partition("/")
     if not slash:
+        if at or is_named(f"{family}/"):
+            raise ValueError(
+                f"env: {family!r} is a family of environments, give {family}/NAME"
+            )
         raise ValueError(f"env: {name!r} has no family, give FAMILY/{name}")
     if family in ENVS and not at:
         return ENVS[family], rest

@@ -142,5 +142,5 @@ def _tried(what: str, call: Callable[[], Any]) -> Any:
     """Returns what ``call`` does; its errors are those of a file that somebody wrote."""
     try:
         return call()
-    except Exception as error:
+    except plugins.CAUGHT as error:
         raise ValueError(f"{what}: {plugins.reason(error)}") from error

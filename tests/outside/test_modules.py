@@ -104,6 +104,33 @@ def test_a_file_beside_the_config_is_a_family_of_environments(tmp_path, write):
         envs.make(f"own_env_a/two@{tmp_path}", (1, 1))
 
 
+def test_a_package_that_ends_the_process_is_an_error_too(tmp_path, write):
+    """Of a.b Python imports a to find b."""
+    (tmp_path / "own_script").mkdir()
+    write("own_script/__init__", "raise SystemExit(3)")
+    write("own_script/agent", AGENT)
+    message = r"agent.name='own_script.agent@.*: SystemExit: 3 .*; what a script runs"
+    with pytest.raises(errors.ConfigError, match=message):
+        loaded(tmp_path, agent={"name": "own_script.agent"})
+
+
+def test_an_environments_script_is_an_error(write):
+    """As an agent's."""
+    path = write("own_env_script", "raise SystemExit")
+    message = r"^env='own_env_script@.*SystemExit: \(.*, line 1\); what a script runs"
+    with pytest.raises(ValueError, match=message):
+        envs.make(f"own_env_script/one@{path.parent}", (1, 1))
+
+
+def test_a_family_alone_is_no_environment(tmp_path, write):
+    """A file's, an own one: what is asked for is a name in it, without its folder."""
+    write("own_env_b", ENV)
+    name = loaded(tmp_path, tasks=[{"env": "own_env_b"}]).tasks[0].env
+    for given, family in ((name, "own_env_b"), ("labyrinth", "labyrinth")):
+        with pytest.raises(ValueError, match=f"^env: .* give {family}/NAME$"):
+            envs.make(given, (1, 1))
+
+
 def test_a_folder_in_the_name_begins_at_the_config(tmp_path, write):
     """name: NAME@FOLDER of a config in another folder."""
     write("own_agent_b", AGENT)
@@ -160,6 +187,10 @@ def test_entry_points_add_agents_and_environments(tmp_path, write):
         (8, [("rate: float = 0.5",
               "optimiser: optimiser.Hparams = optimiser.Hparams()")],
          "begin the file with `from __future__ import annotations`"),
+        (9, [("import dataclasses", "raise SystemExit(3)")],
+         r"SystemExit: 3 \(own_bad_agent_9.py, line 2\); .* below `if __name__ == "),
+        (10, [("import dataclasses", "import argparse as a; a.ArgumentParser().error('')")],
+         r"SystemExit: 2 \(own_bad_agent_10.py, line 2\); what a script runs is to stand below"),
     ],
 )  # fmt: skip
 def test_an_agents_file_that_cannot_be_is_refused_in_one_line(
@@ -200,6 +231,7 @@ def test_with_lazy_annotations_a_group_may_have_its_modules_name(tmp_path, write
         (6, [("1.0, state", "jnp.ones(2), state")], "/one: step's reward must be one"),
         (7, [("return core.task", "core.task")], "/one: task returned a NoneType"),
         (8, [("state + 1", "state + one")], r"/one: step: NameError: .*'one' .*line 11"),
+        (9, [("return core.task", "raise SystemExit")], "/one: task: SystemExit: .*line"),
     ],
 )  # fmt: skip
 def test_an_environments_file_that_cannot_be_is_refused_in_one_line(
