@@ -147,7 +147,7 @@ def stack(
         ids.append(np.full(part, k, np.int32))
     first = tasks[0].spec
     specs = tuple(one.spec for one in tasks)
-    owners = [k for k, size in enumerate(sizes) for _ in range(size)]
+    owners = np.repeat(np.arange(len(tasks)), sizes).tolist()
     if dim == 0:
         # Members have a task each: no slot has one, unless all have the same.
         owners = [] if len(tasks) > 1 else [0] * batch[1]

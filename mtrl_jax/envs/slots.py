@@ -6,7 +6,9 @@ from ``fold_in`` of that with t, and so nothing but a counter is carried.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -165,10 +167,10 @@ def renderer(
     tasks: Sequence[PureTask], sizes: Sequence[int], dim: int
 ) -> Callable[[EnvState, int, int], Any]:
     """Returns Env.render: that of the task that owns the slot."""
-    owner = [one for one, size in zip(tasks, sizes) for _ in range(size)]
+    ends = list(itertools.accumulate(sizes))
 
     def render(state: EnvState, member: int, slot: int) -> Any:
-        draw = owner[(member, slot)[dim]].render
+        draw = tasks[bisect.bisect_right(ends, (member, slot)[dim])].render
         if draw is None:
             return None
         one = (state.inner, state.params)

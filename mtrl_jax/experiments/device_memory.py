@@ -19,6 +19,8 @@ from mtrl_jax.training import progress
 # How much of a device data or replays may take; a training step needs some too.
 SHARE = 0.7
 _SLOT = 32  # bytes: a key, counters and sums; what an environment adds is its own
+_STEP = 20  # bytes of a rollout's: a TimeStep and the action, both of the smallest
+_MANY = 1_000_000  # slots that are laid out in no time
 _CGROUPS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -31,19 +33,21 @@ def room(mesh: sharding.Mesh) -> float:
     return SHARE * _bytes(device) / (mesh.size if device.platform == "cpu" else 1)
 
 
-def check_slots(field: str, number: int) -> None:
+def check_slots(field: str, number: int, length: int = 0) -> None:
     """Raises ConfigError unless ``number`` slots of all members could fit the devices.
 
     Of the least that an environment is, before one is made: with its observations it may
-    be too large all the same.
+    be too large all the same, see ``check``. Where making one takes minutes, rollouts of
+    ``length`` steps count, too.
     """
+    each = _SLOT + (length * _STEP if number > _MANY else 0)
     device = jax.devices()[0]
     devices = 1 if device.platform == "cpu" else jax.device_count()
-    most = int(SHARE * _bytes(device) * devices / _SLOT)
+    most = int(SHARE * _bytes(device) * devices / each)
     if number > most:
         raise errors.ConfigError(
             f"{field}: {number} slots of all members together need "
-            f"{progress.si(number * _SLOT)}B at the least, and there is room for {most}; "
+            f"{progress.si(number * each)}B at the least, and there is room for {most}; "
             "give fewer"
         )
 
@@ -83,6 +87,21 @@ def check(
         f"and there is room for {si(have)}B; give "
         f"{' or '.join(fits) or 'a smaller network, fewer slots or shorter unrolls'}"
     )
+
+
+def share(
+    agent: types.Agent,
+    config: Any,
+    spec: types.EnvSpec,
+    sizes: tuple[int, int],
+    mesh: sharding.Mesh,
+) -> float:
+    """Returns the bytes that learners and rollouts of all members take of each device.
+
+    Without a replay; ``sizes`` of a rollout are (slots, steps). See ``check``.
+    """
+    each = checks.bytes_of(agent, config, spec, *sizes)
+    return config.population.size * each / mesh.size
 
 
 def check_acting(

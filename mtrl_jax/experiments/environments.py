@@ -217,7 +217,7 @@ def batches(
     """
     tasks = tasks_of(config) if tasks is None else tasks
     members = config.population.size
-    _check_number(tasks, members, slots)
+    check_number(config, tasks, slots)
     if config.population.axis == "population":
         if members % len(tasks):
             fits = -(-members // len(tasks)) * len(tasks)
@@ -229,8 +229,15 @@ def batches(
     return [(task, (members, slots or task.slots)) for task in tasks]
 
 
-def _check_number(tasks: list[Task], members: int, slots: int | None) -> None:
-    """Raises ConfigError unless so many slots could fit; it names the largest factor."""
+def check_number(
+    config: schema.ExperimentConfig, tasks: list[Task], slots: int | None
+) -> None:
+    """Raises ConfigError unless so many slots could fit; it names the largest factor.
+
+    Of training, that is without a number of ``slots``, with its rollout.
+    """
+    members = config.population.size
+    length = config.training.unroll_length if slots is None else 0
     largest = max(tasks, key=lambda task: task.slots)
     name, most = f"{largest.field}.slots", largest.slots
     if slots is not None:
@@ -238,7 +245,7 @@ def _check_number(tasks: list[Task], members: int, slots: int | None) -> None:
     if members > most:
         name, most = "population.size", members
     number = members * sum(slots or task.slots for task in tasks)
-    device_memory.check_slots(f"{name}={most}", number)
+    device_memory.check_slots(f"{name}={most}", number, length)
 
 
 def pool_seed(seed: str, part: int) -> int:

@@ -81,7 +81,10 @@ def make_program(
 
     @functools.cache
     def data() -> tuple[windows.Data, windows.Data | None]:
-        return load(config, folder, place.mesh)
+        sizes = training.batch, training.prompt_length + training.unroll_length
+        spec = expert_labels.without(contents.spec)
+        share = device_memory.share(agent, config, spec, sizes, place.mesh)
+        return load(config, folder, place.mesh, share)
 
     chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
@@ -180,9 +183,14 @@ def _prompt_share(config: stage_schema.OfflineStage) -> float:
 
 
 def load(
-    config: stage_schema.OfflineStage, folder: pathlib.Path, mesh: sharding.Mesh
+    config: stage_schema.OfflineStage,
+    folder: pathlib.Path,
+    mesh: sharding.Mesh,
+    share: float,
 ) -> tuple[windows.Data, windows.Data | None]:
     """Returns (data to train on, held-out data or None), on every device of the mesh.
+
+    Each has ``share`` bytes of learners and windows, too, see ``device_memory``.
 
     Raises:
       RunError: there is no sound dataset, nothing is left of it, or it does not fit.
@@ -202,10 +210,12 @@ def load(
     asked = info.reads_columns
     need = sum(windows.device_bytes(found, part, asked) for part in kept)
     room = device_memory.room(mesh)
-    if need > room:
+    if need + share > room:
         raise errors.RunError(
-            f"{folder}: {progress.si(need)}B do not fit a device, which has room for "
-            f"{progress.si(room)}B; give keep.subsample, or a smaller fraction"
+            f"{folder}: {progress.si(need)}B of data do not fit a device beside "
+            f"{progress.si(share)}B of learners and windows, there is room for "
+            f"{progress.si(room)}B of both; give keep.subsample, a smaller fraction, or "
+            "a smaller population.size or training.batch"
         )
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     prompted = config.training.prompt_length > 0

@@ -15,7 +15,7 @@ import jax
 from mtrl_jax import envs, errors, random, tree, types
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.envs import core, expert_labels, mixture
-from mtrl_jax.experiments import environments
+from mtrl_jax.experiments import device_memory, environments
 from mtrl_jax.experiments.environments import World
 
 
@@ -79,6 +79,8 @@ def collecting(
         )
     (one,) = found
     assert one.pure is not None
+    for slots in (None, config.evaluation.episodes):
+        environments.check_number(config, environments.tasks_of(config), slots)
     train, test = (
         advised(core.spread(one.pure, one.many, (members, slots)))
         for slots in (one.task.slots, config.evaluation.episodes)
@@ -102,6 +104,9 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
       ConfigError: tasks that cannot be, or not be together.
     """
     found, advised = entries(config), _advice(config)
+    largest = max(found, key=lambda x: x.number * x.task.slots)
+    number = config.population.size * sum(x.number * x.task.slots for x in found)
+    device_memory.check_slots(f"{largest.field}.slots={largest.task.slots}", number)
     hosted = any(spread.pure is None for spread in found)
     parts: list[Any] = []
     for k, spread in enumerate(found):

@@ -2,14 +2,17 @@
 
 import contextlib
 import re
+from unittest import mock
 
 import pytest
 import running
 import staged_runs
 
 from mtrl_jax import config, envs, errors
+from mtrl_jax.data import windows
 from mtrl_jax.engine import sharding
-from mtrl_jax.experiments import build, device_memory, online
+from mtrl_jax.experiments import build, device_memory, kinds, online, reading
+from mtrl_jax.training import progress
 
 
 def settings(capacity, members=2):
@@ -51,6 +54,77 @@ def test_a_population_without_a_replay_is_measured_too(monkeypatch):
         given["population"] = {"size": members}
         with contextlib.nullcontext() if fits else pytest.raises(errors.ConfigError):
             online.make_program(config.from_dict(given))
+
+
+def test_data_and_learners_are_measured_together(staged, monkeypatch):
+    """Each alone fits a device, both do not; where both do, they are accepted."""
+    run = kinds.run_of(reading.load_config(staged), staged)
+    stage, found = run.stage("model"), {"device_bytes": [], "share": []}
+
+    def spied(module, name):
+        function = getattr(module, name)
+
+        def call(*args):
+            found[name].append(function(*args))
+            return found[name][-1]
+
+        monkeypatch.setattr(module, name, call)
+
+    def prepare(room):
+        monkeypatch.setattr(device_memory, "room", lambda mesh: room)
+        with contextlib.closing(kinds.make_program(run, stage)) as program:
+            program.prepare()
+
+    spied(windows, "device_bytes")
+    spied(device_memory, "share")
+    prepare(1e12)
+    data, learners = map(sum, found.values())
+    both = data + learners
+    assert max(data, learners) < 0.9 * both
+    with pytest.raises(errors.RunError) as error:
+        prepare(0.95 * both)
+    said = f"{progress.si(data)}B of data do not fit a device beside "
+    assert f"{said}{progress.si(learners)}B of learners and w" in str(error.value)
+    prepare(both)
+
+
+def test_slots_whose_rollouts_cannot_fit_are_refused_before_one_is_made(monkeypatch):
+    """By their own number: of 100 million, laying them out would take minutes."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(device_memory, "_MANY", 1000)
+    pure_task, made = (
+        envs.pure_task,
+        mock.Mock(side_effect=AssertionError("an environment was made")),
+    )
+    monkeypatch.setattr(envs, "pure_task", made)
+    given = config.to_dict(settings(100)) | {"agent": {"name": "impala"}}
+    given["evaluation"]["episodes"] = 1
+    most = 0
+    for slots in (10_000, 4000):  # Without rollouts there is room for 10,937 of both.
+        given["tasks"][0]["slots"] = slots
+        message = rf"tasks\.0\.slots={slots}: {2 * slots} slots of all members .*{most}"
+        with pytest.raises(errors.ConfigError, match=message) as error:
+            online.make_program(config.from_dict(given))
+        most = int(re.search(r"there is room for (\d+)", str(error.value))[1])
+    # What is refused here does not fit a training step.
+    monkeypatch.setattr(device_memory, "_MANY", most)
+    monkeypatch.setattr(envs, "pure_task", pure_task)
+    given["tasks"][0]["slots"] = most // 2
+    with pytest.raises(errors.ConfigError, match=r"^population.size=2: each of 2"):
+        online.make_program(config.from_dict(given))
+
+
+def test_slots_of_families_are_counted_with_their_tasks(monkeypatch, tmp_path):
+    """Of a collect stage, of the tests in it and of an evaluate stage."""
+    file = staged_runs.write(tmp_path / "tiny.yaml")
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 1_000_000)
+    for change, what in (
+        ("stages.0.tasks.0.slots=10000", r"stages.0.*: tasks\.0\.slots=10000"),
+        ("stages.0.evaluation.episodes=10000", r"evaluation\.episodes=10000"),
+        ("stages.2.tasks.0.slots=10000", r"stages.2.*: tasks\.0\.slots=10000"),
+    ):
+        line = running.refusal(file, change, tmp_path / "run")
+        assert re.search(rf"{what}: \d+ slots of all members together", line), line
 
 
 def test_a_container_limits_the_memory(monkeypatch, tmp_path):
