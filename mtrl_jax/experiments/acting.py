@@ -10,7 +10,19 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from mtrl_jax import errors, types
+from mtrl_jax.config import strict
 from mtrl_jax.experiments import checks
+
+# Settings of agents with which actions hang on the number of the task -> without.
+_BY_TASK = {
+    "experts": "false",
+    "normalise_observations": "false",
+    "per_task": "false",
+    "ranges": "[]",
+    "sharing": "hard",
+    "task_embedding": "false",
+    "task_heads": "false",
+}
 
 
 class Reads(NamedTuple):
@@ -80,9 +92,23 @@ def check_tasks(
     raise errors.ConfigError(
         f"tasks: {', '.join(here)}: {config.agent.name} acts by the number of its task, "
         f"and in stage {of!r} they were, in this order, {', '.join(known)}; give "
-        "these in this order, the last may be missing, or train it without "
-        "(task_embedding, per_task or experts: false)"
+        "these in this order, the last may be missing, or train "
+        f"{_without_tasks(config) or 'an agent that does not'}"
     )
+
+
+def _without_tasks(config: Any) -> str:
+    """Returns which of an agent's settings make it read its task and what does not."""
+    found: dict[str, str] = {}
+    for path, value in strict.flat({"agent": {"config": config.agent.config}}).items():
+        parts = path.split(".")
+        for i, part in enumerate(parts):
+            # Mix&Match's experts are on or off, those of a trunk a number.
+            is_on = value is True or part == "ranges" or part == "sharing"
+            if part in _BY_TASK and is_on and value not in ([], "hard"):
+                found[".".join(parts[: i + 1])] = _BY_TASK[part]
+    named = ", ".join(f"{name}={off}" for name, off in found.items())
+    return f"it with {named}" if named else ""
 
 
 def check_same_learners(

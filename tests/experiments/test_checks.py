@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from mtrl_jax import config, envs, errors, types
-from mtrl_jax.experiments import checks
+from mtrl_jax.envs import mixture
+from mtrl_jax.experiments import acting, build, checks
 
 T, B = 3, 2
 CONFIG = config.from_dict({"tasks": [{"env": "probe/both"}], "agent": {"name": "ppo"}})
@@ -77,3 +78,46 @@ def test_offline_a_replay_must_draw_rollouts(fits):
     for batch_of in (rewards, several):
         with pytest.raises(errors.ConfigError, match=r"agent.name='ppo' .* behaviour"):
             checks.check_learns_from_rollouts(replaying(batch_of), named, SPEC, B, T)
+
+
+def in_order(*names):
+    """Returns the spec of a mixture of these."""
+    return mixture.make([envs.make(name, (1, 1)) for name in names]).spec
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "advice"),
+    [
+        ("ppo", ["network.task_heads=true"], ["network.task_heads=false"]),
+        ("ppo", ["network.sharing=soft"], ["network.sharing=hard"]),
+        ("impala", ["network={sharing: experts, torso: mlp}"], ["network.sharing=hard"]),
+        ("impala", ["network={task_embedding: true}", "normalise_observations=true"],
+         ["network.task_embedding=false", "normalise_observations=false"]),
+        ("policy_distillation", [], ["per_task=false"]),
+        ("decision_transformer", ["outlook={bins: 8, ranges: [[0, 1], [0, 2]]}"],
+         ["outlook.ranges=[]"]),
+        ("mix_and_match",
+         ["components=[{hidden: [8]}, {hidden: [8]}]", "experts=true"], ["experts=false"]),
+    ],
+)  # fmt: skip
+def test_tasks_in_another_order_are_refused_with_what_reads_their_numbers(
+    name, changes, advice
+):
+    """Every setting that is on is named, no other is; without them it is accepted."""
+    values = {"tasks": [{"env": "probe/both"}, {"env": "probe/action"}]}
+    values |= {"agent": {"name": name, "config": {}}}
+    trained = in_order("probe/both", "probe/action")
+
+    def check(given, *changes):
+        changes = [f"agent.config.{x}" for x in changes]
+        own = config.from_dict(config.override(values, changes))
+        agent = build.make_agent(own, trained)
+        acting.check_tasks(agent, own, trained, given, "first")
+
+    check(trained, *changes)
+    other = in_order("probe/action", "probe/both")
+    with pytest.raises(errors.ConfigError) as error:
+        check(other, *changes)
+    named = ", ".join(f"agent.config.{x}" for x in advice)
+    assert str(error.value).endswith(f"may be missing, or train it with {named}")
+    check(other, *changes, *advice)
