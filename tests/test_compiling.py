@@ -1,5 +1,6 @@
 """The account of compiled programs: who pays, and what happens over the budget."""
 
+import ast
 import collections
 import json
 import os
@@ -16,8 +17,9 @@ import pytest
 
 GREEDY = """
 import budgets, jax, jax.numpy as jnp, pytest
-budgets.BUDGET = {budget}
+budgets.BUDGET, budgets.WITH_SLOW = {budgets}
 
+{mark}
 @pytest.mark.parametrize("i", range(3))
 def test_compiles_one_each(i):
     x = jnp.zeros(())
@@ -85,10 +87,17 @@ def test_over_the_budget_the_error_says_who_and_by_how_much(tally):
         tally.check("a.py", 2)
 
 
-@pytest.mark.parametrize("budget", [2, 100])
-def test_a_file_over_its_budget_fails(tmp_path, budget):
-    """In a session of its own, whatever its tests say."""
-    (tmp_path / "test_greedy.py").write_text(GREEDY.format(budget=budget))
+@pytest.mark.parametrize(
+    ("budgets", "mark", "fails"),
+    [
+        ((2, 100), "", True),
+        ((2, 100), "@pytest.mark.slow", False),
+    ],
+)
+def test_a_file_over_its_budget_fails(tmp_path, budgets, mark, fails):
+    """In a session of its own, whatever its tests say; that of slow cases where one runs."""
+    greedy = GREEDY.format(budgets=budgets, mark=mark)
+    (tmp_path / "test_greedy.py").write_text(greedy)
     path = os.pathsep.join([str(compiling.TESTS), str(compiling.TESTS.parent)])
     alone = {n: x for n, x in os.environ.items() if n != "PYTEST_XDIST_WORKER"}
     done = subprocess.run(
@@ -101,10 +110,10 @@ def test_a_file_over_its_budget_fails(tmp_path, budget):
     (found,) = json.loads((tmp_path / "alone.json").read_text()).values()
     assert 3 <= found <= 100
     assert "3 passed" in done.stdout
-    assert ("error" in done.stdout) == (budget == 2)
-    assert done.returncode == (1 if budget == 2 else 0)
+    assert ("error" in done.stdout) == fails
+    assert done.returncode == (1 if fails else 0)
     said = f"test_greedy.py compiled {found} programs, its budget is 2"
-    assert (said in done.stdout) == (budget == 2)
+    assert (said in done.stdout) == fails
 
 
 def test_a_file_is_one_processs(tmp_path):
@@ -124,6 +133,10 @@ def test_what_waits_for_test_all_is_there_and_has_company():
     for file, cases in later.CASES.items():
         text = (compiling.TESTS / file).read_text()
         assert len(set(cases)) == len(cases), file
+        nodes = [x for x in ast.walk(ast.parse(text)) if isinstance(x, ast.FunctionDef)]
+        marks = {x.name: " ".join(map(ast.unparse, x.decorator_list)) for x in nodes}
+        several = {name for name, text in marks.items() if "parametrize" in text}
+        assert not several & set(cases), f"{file}: of several cases, end them in ["
         for case in cases:
             assert f"def {case.split('[')[0]}(" in text, (file, case)
             assert later.is_later(file, case)
@@ -151,7 +164,9 @@ def test_budgets_name_files_that_there_are():
     for file, budget in budgets.MEASURED.items():
         assert (pathlib.Path(compiling.TESTS) / file).is_file(), file
         assert budgets.of(file) == budget > 0
-    assert budgets.of("test_of_no_name.py") == budgets.BUDGET
+    for slow, budget in ((False, budgets.BUDGET), (True, budgets.WITH_SLOW)):
+        assert budgets.of("test_of_no_name.py", slow) == budget
+        assert all(budgets.of(x, slow) == y for x, y in budgets.MEASURED.items())
 
 
 def test_a_cache_that_has_grown_too_large_begins_again(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import running
@@ -12,7 +13,7 @@ import mtrl_jax
 from mtrl_jax import checkpoint, config
 from mtrl_jax.checkpoint import pieces
 from mtrl_jax.experiments import kinds
-from mtrl_jax.training import saved_state, session
+from mtrl_jax.training import run_folder, saved_state, session
 
 pytestmark = pytest.mark.usefixtures("cached")
 STARTS = 4  # updates before the first that learns
@@ -44,6 +45,29 @@ def _stopped(tmp_path_factory):
         14, "train", folder / "own.yaml", "--run-dir", folder / "run"
     )
     return folder / "run"
+
+
+def test_what_is_saved_without_a_replay_is_restored_with_an_empty_one(tmp_path, capsys):
+    """Of a memory that was full; what was learned comes back bit for bit."""
+    settings = config.from_dict(SETTINGS)
+    program = kinds.make_program(kinds.run_of(settings, tmp_path), settings)
+    manager = checkpoint.open_manager(tmp_path / "checkpoints", 3)
+    with contextlib.closing(program), contextlib.closing(manager.orbax):
+        begun = session.begin(settings, tmp_path, program, manager)
+        empty = jax.device_get(begun.state.memory)
+        begun.state = begun.state._replace(
+            memory=jax.tree.map(jnp.ones_like, begun.state.memory),
+            step=jax.device_put(jnp.full_like(begun.state.step, 12)),
+        )
+        begun.update = 12
+        session.save(begun)
+        resumed = session.go_on(settings, tmp_path, program, manager)
+    run_folder.write_config(tmp_path, settings)
+    assert mtrl_jax.load(tmp_path).update == 12
+    assert resumed.update == 12 and int(resumed.state.emptied) == 12
+    assert_equal(resumed.state.memory, empty)
+    assert_equal(resumed.state.learner, begun.state.learner)
+    assert capsys.readouterr().err.count("checkpoint 12 has no replay") == 1
 
 
 def test_it_goes_on_from_empty_and_says_so(stopped):
@@ -112,6 +136,12 @@ def test_what_needs_no_replay_leaves_it_on_disk(tmp_path, monkeypatch):
     assert len(seen) == 2 * of_learners + len(missing)
     checkpoint.close(manager)
     program.close()
+
+
+def assert_equal(tree, other):
+    """Fails where two trees differ in a bit."""
+    for x, y in zip(*map(jax.tree.leaves, (tree, other)), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 @contextlib.contextmanager
