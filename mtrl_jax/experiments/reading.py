@@ -9,6 +9,7 @@ import pydantic
 
 from mtrl_jax import checkpoint, errors, metrics
 from mtrl_jax.config import loading, schema, stage_schema
+from mtrl_jax.experiments import kinds
 from mtrl_jax.training import provenance, run_folder
 
 _NAMES = pydantic.TypeAdapter(list[schema.Name])
