@@ -94,10 +94,9 @@ def evaluate(
     typer.echo(f"{'task':32s} member       mean  95 % interval")
     for name, task in tasks.items():
         for member in task["members"]:
-            low, high = member["interval"]
             typer.echo(
                 f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"[{low:.3f}, {high:.3f}] {report.episodes(member)}"
+                f"{report.interval(member['interval'])} {report.episodes(member)}"
             )
 
 

@@ -77,9 +77,10 @@ def read_yaml(path: pathlib.Path) -> dict:
       ConfigError: no such file, not readable, not YAML, or no mapping.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        # Copied: an alias within what it names has no end.
+        values = _copied(yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
+        reason = getattr(error, "strerror", None) or "not UTF-8"
         raise errors.ConfigError(f"{path}: cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -109,7 +110,7 @@ def override(values: dict, overrides: Iterable[str]) -> dict:
         if not equals or not key:
             raise errors.ConfigError(f"override {item!r}: write key=value")
         try:
-            value = yaml.load(text, _Loader)
+            value = _copied(yaml.load(text, _Loader))
         except (yaml.YAMLError, RecursionError, ValueError):
             raise errors.ConfigError(
                 f"override {item!r}: the value is not YAML"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import shlex
 import warnings
@@ -171,10 +172,8 @@ def table(values: Mapping[str, Any]) -> str:
         line = f"{name:32s} {task['mean']:12.3f} "
         # Where members have a task each, the best has no score in the others.
         for member in (m for m in task["members"] if m["member"] == best):
-            low, high = member["interval"]
-            line += (
-                f"{member['mean']:12.3f}  [{low:.3f}, {high:.3f}] {episodes(member)}"
-            )
+            line += f"{member['mean']:12.3f}  {interval(member['interval'])} "
+            line += episodes(member)
         lines.append(line.rstrip())
     return "\n".join(lines)
 
@@ -199,6 +198,12 @@ def episodes(member: Mapping[str, Any]) -> str:
     if not member["episodes"]:
         return f"{counted}: none of {cut} ended in evaluation.max_steps"
     return f"{counted}, {cut} of them cut by evaluation.max_steps"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """Returns an interval as text, – where a single number has none."""
+    low, high = ends
+    return "–" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"
 
 
 def draw(folder: pathlib.Path) -> str:

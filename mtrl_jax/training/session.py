@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from mtrl_jax import checkpoint, metrics
+from mtrl_jax import checkpoint, errors, metrics
 from mtrl_jax.config import loading, modules, resuming
 from mtrl_jax.engine import pbt
 from mtrl_jax.training import (
@@ -103,6 +103,18 @@ def begin(
     return session
 
 
+def _check_length(program: Program, update: int, changed: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a run that was shortened has not gone further already."""
+    length = program.run_length
+    for name in ("training.env_steps", "training.updates"):
+        if name in changed and length.updates < update:
+            old, new = changed[name]
+            raise errors.ConfigError(
+                f"{name}={new}: {update} updates are done, and these are "
+                f"{length.updates}; give more, or leave it at {old}"
+            )
+
+
 def go_on(
     config: Any,
     folder: pathlib.Path,
@@ -127,6 +139,7 @@ def go_on(
     own = modules.as_named_by(meta["config"], config, where)
     was = loading.from_dict(own, where=where)
     changed = resuming.check_resumable(was, config)
+    _check_length(program, update, changed)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
         config,

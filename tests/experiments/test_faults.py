@@ -158,7 +158,8 @@ def _split(overrides):
     [
         (None, "cannot be read No such file"),
         (b"tasks: [{env: probe/action", "not valid YAML line 1"),
-        (b"\xff\xfe\x00", "cannot be read not a text file"),
+        (b"\xff\xfe\x00", "cannot be read not UTF-8"),
+        (b"agent: &a {name: ppo, config: *a}", "not valid YAML nested"),
         (b"- 1\n- 2", "a mapping is needed got list"),
         (b"", "a mapping is needed got NoneType"),
         (b"seed: 3", "tasks is missing"),

@@ -190,6 +190,16 @@ def test_a_finished_run_can_be_made_longer(tmp_path, copy, cached):
     assert reading.load_config(copy).training.env_steps == 832
 
 
+def test_a_run_is_not_made_shorter_than_it_is(copy, cached):
+    """What was trained is not undone: the line says how far it is; nothing changes."""
+    before = (copy / "config.yaml").read_text()
+    outcome = running.mtrl("resume", copy, f"training.env_steps={2 * running.STEPS}")
+    assert outcome.code == 2
+    done = f"{running.UPDATES} updates are done, and these are 2"
+    assert f"training.env_steps={2 * running.STEPS}: {done}" in outcome.error
+    assert (copy / "config.yaml").read_text() == before
+
+
 @pytest.mark.parametrize(
     "override",
     [
