@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mtrl_jax import types
+import numpy as np
+
+from mtrl_jax import hparams, types
 from mtrl_jax.training.program import Program, RunLength
 
 # A run may be longer than asked for by whole chunks; by more than this it is said.
@@ -112,6 +114,22 @@ def of_longer(config: Any, changed: Any) -> Iterator[str]:
             f"training.env_steps: the schedules of {', '.join(names)} are by the share "
             "of the run that is done and go back with it"
         )
+
+
+def of_found(config: Any, changed: Mapping[str, Any], hp: Any) -> Iterator[str]:
+    """Yields a line for each searched hyperparameter that is set for all members.
+
+    ``hp`` are those that the members had, [P] each.
+    """
+    found = hparams.flatten(hp)
+    for name, (_, new) in changed.items():
+        leaf = name.removeprefix("agent.hparams.")
+        if leaf != name and leaf in config.population.search:
+            values = np.asarray(found[leaf])
+            yield (
+                f"{name}: all members go on from {new:g}; population.search had come to "
+                f"{values.min():g} to {values.max():g}"
+            )
 
 
 def of_sources(

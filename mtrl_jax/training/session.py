@@ -157,6 +157,8 @@ def go_on(
     session.is_unchanged = not any(map(resuming.moves_results, changed))
     for name, (old, new) in changed.items():
         session.bar.note(f"{name}: {old!r} is now {new!r}")
+    for line in notices.of_found(config, changed, saved.hparams):
+        session.bar.note(line)
     for line in notices.of_longer(config, changed):
         session.bar.note(line)
     for line in notices.of_sources(meta.get("sources", {}), session.sources, update):

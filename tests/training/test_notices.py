@@ -1,5 +1,8 @@
 """Settings that do something else than they seem to are said, or refused."""
 
+import collections
+
+import numpy as np
 import pytest
 import running
 
@@ -36,6 +39,22 @@ def test_what_is_not_meant_is_said_before_training(change, words):
     assert [words in line for line in _said(change) if "interval=8" not in line] == [
         True
     ]
+
+
+def test_what_a_search_had_found_is_said_where_it_is_given_up():
+    """A hyperparameter given to resume is set for all members; others say nothing."""
+    search = "population.search={discount: {low: 0, high: 1}}"
+    config = loading.from_dict(loading.override(running.TINY, [search]))
+    changed = {
+        "agent.hparams.discount": (0.0, 0.5),
+        "agent.hparams.lambda_": (1.0, 2.0),
+        "training.env_steps": (1, 2),
+    }
+    had = {"discount": np.array([0.25, 0.75]), "lambda_": np.array([1.0, 1.0])}
+    hp = collections.namedtuple("Hparams", had)(**had)
+    (line,) = notices.of_found(config, changed, hp)
+    assert line.startswith("agent.hparams.discount: all members go on from 0.5; ")
+    assert line.endswith("0.25 to 0.75")
 
 
 def _task(name, max_steps):
