@@ -35,6 +35,8 @@ _ACTIONS = {
     "big": "all 756 only",
     "linear": _LINEAR,
     "pbt": _PBT,
+    "small_selected": "nine actions, PBT copying weights, one population of 6",
+    "big_selected": "all 756, PBT copying weights, one population of 6",
 }
 _ABLATIONS = {
     "linear": "alpha linear",
