@@ -215,11 +215,19 @@ def start(
     """Returns a contender that starts up, and is ended with the stack."""
     peer = name == PEER
     script = HERE / ("peers_rejax.py" if peer else "peers_mtrl.py")
+    return serve(stack, name, settings, [python if peer else sys.executable, script])
+
+
+def serve(
+    stack: contextlib.ExitStack,
+    name: str,
+    settings: dict[str, Any],
+    command: list[Any],
+    env: dict[str, str] | None = None,
+) -> Contender:
+    """Returns the contender that ``command`` starts, ended with the stack."""
     process = subprocess.Popen(
-        [python if peer else sys.executable, script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )
     stack.callback(process.wait)
     stack.callback(process.kill)
