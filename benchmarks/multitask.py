@@ -5,6 +5,7 @@
                   without
     sharing       one network, heads, experts, cross-stitch, modules, soft, for four
                   rooms
+    metaworld     the same for the ten tasks of MT10, with PopArt and without
     distral       columns by alpha, for four rooms
     unreal        each auxiliary alone, and all, where rewards are rare and where not
     progressive   two columns and the paper's four baselines, on three targets
@@ -99,6 +100,8 @@ def read(experiment: str, arm: str, folder: pathlib.Path) -> Iterator[dict[str, 
                 "random": found["random_score"],
                 "reference": found["reference_score"],
             }
+            if "success" in own[0]:
+                row["success"] = [x["success"] for x in own]
             level = _levels(chosen, folder, task, found, [x["member"] for x in own])
             if level is not None:
                 row["level"] = level

@@ -9,6 +9,7 @@ Arms that differ by hyperparameters alone are members of one population, dealt i
     variants  Breakout mirrored and with other colours, and Asterix: a task a member
     catch     bsuite's Catch
     goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
+    mt10      Meta-World's ten tasks of one robot arm, through envpool
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any
 import lagged_vtrace
 
 from mtrl_jax import envs
+from mtrl_jax.config import loading
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
+_CONFIGS = _FOLDER.parent / "configs"
 _GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
 _VARIANTS = [
     f"minatar_variants/Breakout-{name}@{_FOLDER}"
@@ -57,6 +60,7 @@ TASKS: dict[str, list[dict[str, Any]]] = {
             },
         }
     ],
+    "mt10": [{"suite": "mt10", "slots": 4}],
 }
 AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
@@ -98,6 +102,7 @@ class Arm:
     tasks: str = ""  # otherwise than the experiment's, see WHERE
     schedules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     unroll_length: int = 20
+    episodes: int = 32  # of the final evaluation, a task
 
 
 def _impala(network: dict[str, Any] | None = None, **config: Any) -> Arm:
@@ -130,6 +135,19 @@ def _combined(combiner: str, scaled: bool) -> Arm:
     if not scaled:
         return arm
     return dataclasses.replace(arm, config=arm.config | _POPART, hparams=_OF_POPART)
+
+
+def _robot(value_scale: str, **network: Any) -> Arm:
+    """Returns PPO as in configs/metaworld_mt10.yaml, with another network."""
+    given = loading.read_yaml(_CONFIGS / "metaworld_mt10.yaml")
+    agent = given["agent"]
+    config, hp = agent["config"], agent["hparams"]
+    config |= {"network": config["network"] | network, "value_scale": value_scale}
+    if value_scale != "popart":
+        config.pop("value_debias")
+        hp.pop("value_step_size")
+    length = given["training"]["unroll_length"]
+    return Arm("ppo", config, hp, unroll_length=length, episodes=16)
 
 
 def _distral(columns: str, **dealt: Any) -> Arm:
@@ -223,6 +241,17 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
             dealt={"distance_cost": [0.0, 1e-3, 1e-1]},
         ),
     },
+    # Every network has the task as an input but modules, which are routed by it.
+    "metaworld": {
+        "task input": _robot("popart"),
+        "task heads": _robot("popart", task_heads=True),
+        "experts": _robot("popart", sharing="experts"),
+        "modules": _robot("popart", sharing="modules", task_embedding=False),
+        "soft": _robot("popart", sharing="soft"),
+        "task input, none": _robot("none"),
+        "task heads, none": _robot("none", task_heads=True),
+        "experts, none": _robot("none", sharing="experts"),
+    },
     "distral": {
         "two": _distral("two", **_ALPHAS),
         "one": _distral("one", **_ALPHAS),
@@ -249,6 +278,7 @@ WHERE = {
     "kickstarting": ("breakout", "breakout"),
     "combiners": ("scales", ""),
     "sharing": ("rooms", ""),
+    "metaworld": ("mt10", ""),
     "distral": ("rooms", ""),
     "unreal": ("goal", ""),
     "progressive": ("variants", "breakout"),
@@ -259,6 +289,7 @@ STEPS = {
     "kickstarting": 1_000_000,
     "combiners": 400_000,
     "sharing": 800_000,
+    "metaworld": 1_000_000,
     "distral": 800_000,
     "unreal": 200_000,
     "progressive": 1_000_000,
@@ -309,7 +340,11 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
             "unroll_length": arm.unroll_length,
             "updates_per_chunk": 500 // arm.unroll_length,
         },
-        "evaluation": {"every_updates": 0, "episodes": 32, "hparams": arm.tested},
+        "evaluation": {
+            "every_updates": 0,
+            "episodes": arm.episodes,
+            "hparams": arm.tested,
+        },
         "checkpoint": {"every_updates": 500, "keep": 1},
         "logging": {"tensorboard": False, "plots": False},
     }
