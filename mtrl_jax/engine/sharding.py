@@ -73,15 +73,15 @@ def on_devices(trees: Any, mesh: Mesh, members: int) -> Any:
 def devices(members: int, pure: bool) -> list[jax.Device]:
     """Returns the devices a run is split over.
 
-    All there are; of CPU devices (cores) no more than the members divide into, because
-    splitting the slots of one member costs more than it gains; one where the
-    environments are not in the program.
+    All there are; of CPU devices (cores) as many as the members divide into, 5 of 16 for
+    5 members, because splitting the slots of one member costs more than it gains; one
+    where the environments are not in the program.
     """
     found = jax.devices()
     if not pure:
         return found[:1]
     if jax.default_backend() == "cpu":
-        return found[: math.gcd(members, len(found))]
+        return found[: max(d for d in range(1, len(found) + 1) if members % d == 0)]
     return found
 
 

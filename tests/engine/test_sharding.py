@@ -47,6 +47,19 @@ def test_the_population_is_split_first_then_the_slots(population, slots, expecte
     assert alone.devices.shape == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("members", "expected"), [(1, 1), (3, 3), (5, 5), (6, 6), (10, 5), (13, 1), (16, 8)]
+)
+def test_as_many_cores_as_the_members_divide_into(members, expected):
+    """The largest divisor, be it one of the number of cores or not."""
+    assert len(sharding.devices(members, pure=True)) == expected
+    assert len(sharding.devices(members, pure=False)) == 1
+    assert sharding.make_mesh(members, 4, sharding.devices(members, True)).shape == {
+        "pop": expected,
+        "slot": 1,
+    }
+
+
 def test_leaves_are_split_by_their_leading_axes():
     """P over pop, B over slot where it divides; everything else is everywhere."""
     mesh = sharding.make_mesh(2, 4)
