@@ -28,12 +28,12 @@ from mtrl_jax.agents.common import (
     learning,
     objective,
     optimiser,
+    policy_learner,
     unrolls,
     value_scale,
     vtrace,
 )
 from mtrl_jax.hparams import Amount
-from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.types import Array, Tree
 
@@ -98,7 +98,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         if getattr(config, name) < 0:
             raise ValueError(f"{name}: got {getattr(config, name)}, give 0 or more")
     network = networks.make(spec, config.network)
-    scale = value_scale.make(impala.Config(), len(spec.tasks))  # none
+    base = policy_learner.make(spec, impala.Config())  # no option is on
     rows = config.lags + 1
 
     def init(key, hp):
@@ -125,9 +125,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             hp.age.correction,
         )
         rollout = rollout._replace(extras=rollout.extras._replace(log_prob=log_mu))
-        terms, metrics, after = vtrace.of_rollout(
-            now, rollout, stats, hp, scale, rewards.get("none")
-        )
+        terms, metrics, after = vtrace.of_rollout(now, rollout, stats, hp, base)
         total, parts = objective.total(terms, hp.costs)
         return total, learning.Aux(metrics | parts, after)
 

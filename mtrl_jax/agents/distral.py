@@ -42,12 +42,13 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    policy_learner,
     unrolls,
     value_scale,
     vtrace,
 )
 from mtrl_jax.hparams import Amount, Divisor, Share
-from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import heads, task_networks
 from mtrl_jax.types import Array, Scalar, Tree
@@ -65,20 +66,13 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(learning.Config, policy_learner.Config):
     """What makes another program; the network is that of π_0 and of each task."""
 
     network: networks.NetworkConfig = dataclasses.field(
         default_factory=networks.NetworkConfig
     )
     columns: str = "two"  # of COLUMNS
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    epochs: int = 1
-    minibatches: int = 1
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
 
 
 class Transfer(NamedTuple):
@@ -130,24 +124,20 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     _check(spec, config)
     is_shared = config.columns == "shared"
     path = ("prior" if is_shared else "own", "value")
-    scale = value_scale.make(config, len(spec.tasks), (path,), stacked=not is_shared)
-    acting = _columns(spec, config, scale)
+    base = policy_learner.make(spec, config, (path,), stacked=not is_shared)
+    acting = _columns(spec, config, base.scale)
     # The slots of a minibatch are in another order.
     learned = acting
     if spec.slot_tasks and config.epochs * config.minibatches > 1:
         ordered = minibatches.grouped(spec.slot_tasks, config.minibatches)
-        learned = _columns(spec._replace(slot_tasks=ordered), config, scale)
-
-    def optimise(hp):
-        steps = config.epochs * config.minibatches
-        return optimiser.make(config.optimiser, hp.optimiser, steps)
+        learned = _columns(spec._replace(slot_tasks=ordered), config, base.scale)
 
     def init(key, hp):
         prior_key, own_key = jax.random.split(key)
         params = {"prior": acting.prior.init(prior_key)}
         if acting.own is not None:
             params["own"] = acting.own.init(own_key)
-        return learning.init(params, optimise(hp), scale.init())
+        return base.init(params, hp)
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -166,42 +156,37 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         logits = jnp.where(hp.transfer.distilled < 0.5, out.logits, out.prior_logits)
         policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(key)
-        value = scale.value(learner.stats, out.value, ts.task, hp.scale)
+        value = base.value(learner.stats, out.value, ts.task, hp)
         after = unrolls.Carry(memories, action)
         return action, after, unrolls.Extras(log_prob, value, logits)
 
-    loss = make_loss(spec, config, learned, scale)
+    loss = make_loss(spec, config, learned, base)
+
+    def slots(rollout):
+        return minibatches.slots(rollout, spec.slot_tasks)
 
     def update(learner, rollout, key, hp, step):
         del step
-        learner, metrics = learning.passes(
-            loss,
-            optimise(hp),
-            learner,
-            minibatches.slots(rollout, spec.slot_tasks),
-            key,
-            hp,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-            preserve=scale.preserve,
-        )
-        return learner, metrics, ()
+        return base.update(loss, slots, learner, rollout, key, hp)
 
     return types.Agent(init, carry, act, update)
 
 
 def make_loss(
-    spec: types.EnvSpec, config: Config, columns: Columns, scale: value_scale.Scale
+    spec: types.EnvSpec,
+    config: Config,
+    columns: Columns,
+    base: policy_learner.PolicyLearner,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
-    transform = rewards.get(config.rewards)
+    scale = base.scale
 
     def loss(params, stats, rollout, key, hp):
         del key
         previous = unrolls.previous_actions(rollout)
         memories = rollout.carry.core
         out, _ = unroll(columns, config, params, memories, rollout.ts, previous, hp)
-        value = scale.value(stats, out.value, rollout.ts.task, hp.scale)
+        value = base.value(stats, out.value, rollout.ts.task, hp)
         mask, task = rollout.ts.action_mask[:-1], rollout.ts.task[:-1]
         policy = heads.policy(spec.action, out.logits[:-1], mask)
         prior = heads.policy(spec.action, out.prior_logits[:-1], mask)
@@ -211,7 +196,7 @@ def make_loss(
         # A unit of what is learned, in rewards: sigma, or 1.
         unit = 1.0 / scale.divided(stats, jnp.ones_like(log_prob), task, hp.scale)
         beside = jax.lax.stop_gradient(unit * sampled / beta)
-        arrived = unrolls.arrivals(rollout, transform, hp.returns)
+        arrived = unrolls.arrivals(rollout, base.transform, hp.returns)
         terms, metrics, stats_after = vtrace.terms(
             unrolls.Evaluated(log_prob, policy.entropy(), value),
             rollout.extras.log_prob,
@@ -276,7 +261,6 @@ def _columns(spec: types.EnvSpec, config: Config, scale: value_scale.Scale) -> C
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
     """Raises ValueError unless options are known and the action space has logits."""
-    learning.check(config)
     if config.columns not in COLUMNS:
         raise ValueError(
             f"columns: unknown {config.columns!r}; one of {', '.join(COLUMNS)}"

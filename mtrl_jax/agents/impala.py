@@ -35,8 +35,6 @@ from mtrl_jax.agents.common import (
     vtrace,
 )
 from mtrl_jax.hparams import Amount
-from mtrl_jax.losses import rewards
-from mtrl_jax.networks import network_config
 
 INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
@@ -48,25 +46,8 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What makes another program: networks, optimiser, reward transform."""
-
-    network: network_config.NetworkConfig = dataclasses.field(
-        default_factory=network_config.NetworkConfig
-    )
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    epochs: int = 1  # passes over a rollout; the paper makes one
-    minibatches: int = 1  # groups of slots a pass is made in
-    normalise_advantages: bool = False  # by task, as PPO does; the paper not
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
-    normalise_observations: bool = False  # see agents/common/observation_scale.py
-    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
-    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
-    # Whom to be kickstarted by, see agents/common/kickstarting.py.
-    teacher: kickstarting.Teacher | None = None
+class Config(actor_critic_learner.Config):
+    """What makes another program; the paper makes one pass."""
 
 
 class Hparams(NamedTuple):
@@ -98,30 +79,26 @@ def make(
       ValueError: an unknown optimiser, reward transform or network option; at trace
         time, slots that do not divide into the minibatches.
     """
-    base = actor_critic_learner.make(spec, config, auxiliaries)
-    transform = rewards.get(config.rewards)
+    made = actor_critic_learner.make(spec, config, auxiliaries)
+    base = made.base
 
     def loss(params, stats, rollout, key, hp):
         del key
         ts = jax.tree.map(lambda x: x[:-1], rollout.ts._replace(obs=()))
-        network = base.shared.learned(rollout.ts.first.shape[1])
+        network = made.shared.learned(rollout.ts.first.shape[1])
         out = unrolls.outputs(network, params, rollout)
 
         def value_of(value):
-            return base.scale.value(stats, value, rollout.ts.task, hp.scale)
+            return base.value(stats, value, rollout.ts.task, hp)
 
         terms, metrics, after = vtrace.of_rollout(
             unrolls.evaluate(network, out, rollout, value_of),
             rollout,
             stats,
             hp,
-            base.scale,
-            transform,
-            normalise=config.normalise_advantages,
-            combiner=base.combiner,
+            base,
         )
-        total, parts = base.total(
-            terms,
+        more = made.losses(
             params,
             out.features,
             rollout,
@@ -132,15 +109,15 @@ def make(
             live=~rollout.ts.first[1:],
             task=ts.task,
         )
+        total, parts = objective.total(terms, hp.costs, more)
         present = base.combiner.present(~rollout.ts.first[1:], ts.task)
         return total, learning.Aux(metrics | parts, after, present)
 
-    def slots(learner, rollout):
-        del learner
-        return minibatches.slots(rollout, base.shared.groups(rollout.ts.first.shape[1]))
+    def slots(rollout):
+        return minibatches.slots(rollout, made.shared.groups(rollout.ts.first.shape[1]))
 
     def update(learner, rollout, key, hp, step):
         del step
         return base.update(loss, slots, learner, rollout, key, hp)
 
-    return types.Agent(base.init, base.carry, base.act, update)
+    return types.Agent(made.init, made.carry, made.act, update)

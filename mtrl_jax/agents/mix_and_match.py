@@ -39,6 +39,7 @@ from mtrl_jax.agents.common import (
     objective,
     observation_scale,
     optimiser,
+    policy_learner,
     policy_mixture,
     unrolls,
     value_scale,
@@ -46,7 +47,7 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.losses import mixing, policy_gradient, rewards
+from mtrl_jax.losses import mixing, policy_gradient
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import components, subsets
 from mtrl_jax.networks.components import Component
@@ -60,8 +61,14 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What makes another program.
+class Config(
+    combining.Config,
+    observation_scale.Config,
+    objective.Config,
+    learning.Config,
+    policy_learner.Config,
+):
+    """What makes another program; the paper makes one pass.
 
     ``control``: who acts. "mixture" is the paper's. Ablations: "step" and "episode"
     draw one component for a step or an episode, which then acts and learns as if alone;
@@ -85,16 +92,6 @@ class Config:
     matching: str = "adjacent"
     fades: bool = True
     teacher_learns: bool = False  # from being matched
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    epochs: int = 1  # passes over a rollout; the paper makes one
-    minibatches: int = 1  # groups of slots a pass is made in
-    normalise_advantages: bool = False  # by task, as PPO does; the paper not
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
-    normalise_observations: bool = False  # see agents/common/observation_scale.py
-    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
 
 
 class Hparams(NamedTuple):
@@ -140,26 +137,17 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """
     mixture_checks.check(config, spec)
     listed = _listed(config, spec)
-    scale = value_scale.make(config, len(spec.tasks), _value_heads(config, len(listed)))
-    normaliser = observation_scale.make(spec, config.normalise_observations)
+    base = policy_learner.make(spec, config, _value_heads(config, len(listed)))
     network = components.make(
-        spec, config.network, listed, config.share, num_values=scale.num_values
+        spec, config.network, listed, config.share, num_values=base.scale.num_values
     )
     mixture_checks.check_nested(network.parts)
-    combiner = combining.make(config.combiner, spec)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
 
-    def optimise(hp):
-        steps = config.epochs * config.minibatches
-        return optimiser.make(config.optimiser, hp.optimiser, steps)
-
     def init(key, hp):
-        observations = normaliser.init()
-        return learning.init(
-            network.init(key), optimise(hp), scale.init(), observations
-        )
+        return base.init(network.init(key), hp)
 
     def carry(batch):
         action = types.action_shape(spec.action)
@@ -171,7 +159,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         )
 
     def act(learner, carry, ts, key, hp):
-        ts = normaliser.apply(learner.observations, ts)
+        ts = base.seen(learner, ts)
         time = jax.tree.map(lambda x: x[None], (ts, carry.action))
         outputs, core = network.unroll(learner.params, carry.core, *time)
         outputs = jax.tree.map(lambda x: x[0], outputs)
@@ -185,29 +173,15 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         action, log_prob = policy_mixture.sample_and_log_prob(
             policies, weights, spec.action, hp.temperature, action_key
         )
-        values = _values(outputs, scale, learner.stats, ts.task, hp.scale)
+        values = _values(outputs, base, learner.stats, ts.task, hp)
         value = mixing.mixed_value(control.baseline(planned, choice, possible), values)
         return action, Carry(core, action, choice), Extras(log_prob, value, choice)
 
-    loss = make_loss(spec, config, network, control, scale, combiner)
+    loss = make_loss(spec, config, network, control, base)
 
     def update(learner, rollout, key, hp, step):
         del step
-        seen = rollout._replace(ts=normaliser.apply(learner.observations, rollout.ts))
-        learner, metrics = learning.passes(
-            loss,
-            optimise(hp),
-            learner,
-            minibatches.slots(seen),
-            key,
-            hp,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-            preserve=scale.preserve,
-            combiner=combiner,
-        )
-        observations = normaliser.after(learner.observations, rollout)
-        return learner._replace(observations=observations), metrics, ()
+        return base.update(loss, minibatches.slots, learner, rollout, key, hp)
 
     return types.Agent(init, carry, act, update)
 
@@ -217,11 +191,9 @@ def make_loss(
     config: Config,
     network: components.Networks,
     control: mixture_control.Control,
-    scale: value_scale.Scale,
-    combiner: combining.Combining,
+    base: policy_learner.PolicyLearner,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
-    transform = rewards.get(config.rewards)
     within = config.matching == "within_support"
 
     def loss(params, stats, rollout, key, hp):
@@ -245,17 +217,14 @@ def make_loss(
             rollout,
             stats,
             hp,
-            scale,
-            transform,
-            normalise=config.normalise_advantages,
-            combiner=combiner,
+            base,
         )
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
         possible = network.possible(rollout.ts.action_mask[:-1])
         matched = match(control.pairs(hp.alpha, task, possible))
-        matching = combiner.mean(matched, live, task)
+        matching = base.combiner.mean(matched, live, task)
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
         total, parts = objective.total(terms, hp.costs, more)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
@@ -264,7 +233,7 @@ def make_loss(
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
-        present = combiner.present(live, task)
+        present = base.combiner.present(live, task)
         return total, learning.Aux(metrics | parts | beside, stats_after, present)
 
     def in_control(outputs, policies, stats, rollout, hp):
@@ -274,16 +243,16 @@ def make_loss(
         planned = control.planned(hp.alpha, rollout.ts.task, possible)
         weights = control.acting(planned[:-1], choice, possible[:-1])
         after = jnp.concatenate([choice, choice[-1:]])
-        values = _values(outputs, scale, stats, rollout.ts.task, hp.scale)
+        values = _values(outputs, base, stats, rollout.ts.task, hp)
         value = mixing.mixed_value(control.baseline(planned, after, possible), values)
         return Mixture(policies, weights, spec.action), value
 
     return loss
 
 
-def _values(outputs, scale, stats, task: Array, hp: value_scale.Hparams) -> Array:
+def _values(outputs, base, stats, task: Array, hp: Hparams) -> Array:
     """Returns the components' values in the unit of rewards, [..., K]."""
-    each = [scale.value(stats, out.value, task, hp) for out in outputs]
+    each = [base.value(stats, out.value, task, hp) for out in outputs]
     return jnp.stack(each, axis=-1)
 
 

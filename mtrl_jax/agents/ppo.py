@@ -29,12 +29,13 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    policy_learner,
     sharing,
     unrolls,
     value_scale,
 )
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.losses import policy_gradient, rewards
+from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import heads
 from mtrl_jax.types import Array, Tree
@@ -49,25 +50,13 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(actor_critic_learner.Config):
     """What makes another program."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
-    optimiser: str = "adam"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
+    optimiser: str = "adam"
     epochs: int = 4
     minibatches: int = 4
-    normalise_advantages: bool = True  # by task
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
-    normalise_observations: bool = False  # see agents/common/observation_scale.py
-    combiner: str = "mean"  # of the tasks' gradients, see agents/common/combining.py
-    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
-    # Whom to be kickstarted by, see agents/common/kickstarting.py.
-    teacher: kickstarting.Teacher | None = None
+    normalise_advantages: bool = True
 
 
 class Clipped(NamedTuple):
@@ -120,28 +109,25 @@ def make(
       ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose
         rows do not divide into the minibatches.
     """
-    base = actor_critic_learner.make(spec, config, auxiliaries)
-    transform = rewards.get(config.rewards)
+    made = actor_critic_learner.make(spec, config, auxiliaries)
+    base = made.base
 
     def loss(params, stats, rows, key, hp):
         del key
         batch, core = rows
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)  # [L, N]
-        network = base.shared.learned(batch.ts.first.shape[1])
+        network = made.shared.learned(batch.ts.first.shape[1])
         out, _ = network.unroll(params, core, batch.ts, batch.prev_action)
         distribution = network.distribution(out.policy, batch.ts.action_mask)
         terms, metrics, after = surrogate(
             distribution,
-            base.scale.value(stats, out.value, batch.ts.task, hp.scale),
+            base.value(stats, out.value, batch.ts.task, hp),
             batch,
             hp,
-            scale=base.scale,
-            stats=stats,
-            normalise=config.normalise_advantages,
-            combiner=base.combiner,
+            stats,
+            base,
         )
-        total, parts = base.total(
-            terms,
+        more = made.losses(
             params,
             out.features,
             batch,
@@ -152,27 +138,27 @@ def make(
             live=batch.live,
             task=batch.ts.task,
         )
+        total, parts = objective.total(terms, hp.costs, more)
         present = base.combiner.present(batch.live, batch.ts.task)
         return total, learning.Aux(metrics | parts, after, present)
 
     def update(learner, rollout, key, hp, step):
         del step
 
-        def rows(learner, rollout):
-            return rows_of(base.shared, transform, learner, rollout, hp, base.scale)
+        def rows(seen):
+            return rows_of(made.shared, base, learner, seen, hp)
 
         return base.update(loss, rows, learner, rollout, key, hp)
 
-    return types.Agent(base.init, base.carry, base.act, update)
+    return types.Agent(made.init, made.carry, made.act, update)
 
 
 def rows_of(
     shared: sharing.Sharing,
-    transform: Callable[[Array], Array],
+    base: policy_learner.PolicyLearner,
     learner: learning.Learner,
     rollout: types.Rollout,
     hp: Hparams,
-    scale: value_scale.Scale,
 ) -> minibatches.Rows:
     """Returns the rows of a pass: (Batch, the core state each begins with).
 
@@ -181,11 +167,11 @@ def rows_of(
     """
 
     def value_of(value, task):
-        return scale.value(learner.stats, value, task, hp.scale)
+        return base.value(learner.stats, value, task, hp)
 
     network = shared.acting
     value = bootstrapped(network, learner.params, rollout, value_of)
-    arrived = unrolls.arrivals(rollout, transform, hp.returns)
+    arrived = unrolls.arrivals(rollout, base.transform, hp.returns)
 
     def targets_of(*slot):
         return policy_gradient.gae(*slot, lambda_=hp.clipped.lambda_)
@@ -237,19 +223,16 @@ def surrogate(
     value: Array,
     batch: Batch,
     hp: Hparams,
-    *,
-    scale: value_scale.Scale,
     stats: Tree,
-    normalise: bool,
-    combiner: combining.Combining = combining.MEAN,
+    base: policy_learner.PolicyLearner,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns (terms, metrics, statistics) of a minibatch ``[L, N]``.
 
     Surrogate, value error and entropy; advantages and the value error are divided by the
-    scale of values after the minibatch.
-    ``normalise`` gives the live advantages of each task mean 0 and variance 1;
-    ``combiner`` says whether the terms are split by task.
+    scale of values after the minibatch. Those of ``normalise_advantages`` have mean 0 and
+    variance 1 over the live steps of each task.
     """
+    scale = base.scale
     log_ratio = distribution.log_prob(batch.action) - batch.extras.log_prob
     task = batch.ts.task
     new = scale.after(stats, batch.targets.value, batch.live, task, hp.scale)
@@ -258,7 +241,7 @@ def surrogate(
         return scale.divided(new, x, task, hp.scale)
 
     advantage = divided(batch.targets.advantage)
-    if normalise:
+    if base.normalise:
         advantage = policy_gradient.normalised(advantage, batch.live, task, scale.tasks)
     value_error = policy_gradient.clipped_value_error(
         scale.predicted(stats, new, value, task, hp.scale),
@@ -268,7 +251,7 @@ def surrogate(
     )
     epsilon = hp.clipped.clip_epsilon
     growth = jnp.expm1(log_ratio)  # ρ − 1
-    terms, metrics = combiner.means(
+    terms, metrics = base.combiner.means(
         objective.Terms(
             policy_gradient.clipped_surrogate(log_ratio, advantage, epsilon),
             value_error,

@@ -46,7 +46,7 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(learning.Config):
     """What makes another program."""
 
     network: q_network.QNetworkConfig = dataclasses.field(
@@ -95,6 +95,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """
     actions = exploration.number_of_actions(spec.action, "pqn")
     learning.check(config)
+    optimiser.check(config.optimiser)
     network = q_network.make(spec, config.network, actions)
     transform = rewards.get(config.rewards)
 

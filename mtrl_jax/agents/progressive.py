@@ -27,12 +27,12 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    policy_learner,
     unrolls,
     value_scale,
     vtrace,
 )
 from mtrl_jax.hparams import Amount
-from mtrl_jax.losses import rewards
 from mtrl_jax.networks import heads, lateral_columns
 from mtrl_jax.types import Array, Tree
 
@@ -40,20 +40,13 @@ TRAINS = ("all", "heads")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(learning.Config, policy_learner.Config):
     """What makes another program."""
 
     columns: int = 1  # the last learns
     hidden: tuple[int, ...] = (64, 64)  # of each column
     trains: str = "all"  # of the last column, of TRAINS
     task_embedding: bool = False  # one-hot task as input, of a stage of several
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    epochs: int = 1
-    minibatches: int = 1
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
 
 
 class Hparams(NamedTuple):
@@ -77,19 +70,14 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         whose part of the value its rewriting would not reach.
     """
     _check(spec, config)
-    scale = value_scale.make(config, len(spec.tasks))
-    module = make_module(spec, config, scale)
-    transform = rewards.get(config.rewards)
-
-    def optimise(hp):
-        steps = config.epochs * config.minibatches
-        return optimiser.make(config.optimiser, hp.optimiser, steps)
+    base = policy_learner.make(spec, config)
+    module = make_module(spec, config, base.scale)
 
     def init(key, hp):
         size = lateral_columns.input_size(spec, side_size(spec, config))
         before, params = lateral_columns.init(module, key, config.columns, size)
         frozen = {f"column_{k}": column for k, column in enumerate(before)}
-        return learning.init(params, optimise(hp), scale.init(), frozen=frozen)
+        return base.init(params, hp, frozen)
 
     def carry(batch):
         del batch
@@ -100,14 +88,14 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         columns = [frozen[f"column_{k}"] for k in range(config.columns - 1)]
         x = inputs(spec, config, ts)
         column, _ = lateral_columns.run(module, columns, params, x)
-        value = column.value if scale.num_values else column.value[..., 0]
+        value = column.value if base.scale.num_values else column.value[..., 0]
         return column.policy, value
 
     def act(learner, carry, ts, key, hp):
         policy, value = said(learner.frozen, learner.params, ts)
         chosen = heads.policy(spec.action, policy, ts.action_mask, hp.temperature)
         action, log_prob = chosen.sample_and_log_prob(key)
-        value = scale.value(learner.stats, value, ts.task, hp.scale)
+        value = base.value(learner.stats, value, ts.task, hp)
         extras = unrolls.Extras(log_prob, value, policy)
         return action, carry, extras
 
@@ -121,13 +109,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
                 unrolls.Evaluated(
                     now.log_prob(rollout.action),
                     now.entropy(),
-                    scale.value(stats, value, rollout.ts.task, hp.scale),
+                    base.value(stats, value, rollout.ts.task, hp),
                 ),
                 rollout,
                 stats,
                 hp,
-                scale,
-                transform,
+                base,
             )
             total, parts = objective.total(terms, hp.costs)
             return total, learning.Aux(metrics | parts, new)
@@ -136,18 +123,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     def update(learner, rollout, key, hp, step):
         del step
-        learner, metrics = learning.passes(
-            loss_of(learner.frozen),
-            optimise(hp),
-            learner,
-            minibatches.slots(rollout),
-            key,
-            hp,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-            preserve=scale.preserve,
-        )
-        return learner, metrics, ()
+        loss = loss_of(learner.frozen)
+        return base.update(loss, minibatches.slots, learner, rollout, key, hp)
 
     return types.Agent(init, carry, act, update)
 
@@ -231,7 +208,6 @@ def sensitivities(
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
     """Raises ValueError unless options are known, sizes positive, and all can be."""
-    learning.check(config)
     if config.columns < 1:
         raise ValueError(f"columns: got {config.columns}, give at least 1")
     if not config.hidden or min(config.hidden) < 1:

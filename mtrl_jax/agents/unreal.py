@@ -36,15 +36,16 @@ from mtrl_jax import types
 from mtrl_jax.agents.common import (
     auxiliary_tasks,
     learning,
+    minibatches,
     objective,
     optimiser,
+    policy_learner,
     unrolls,
     value_scale,
     vtrace,
 )
 from mtrl_jax.data import replay, replay_ring, skewed_replay
 from mtrl_jax.hparams import Amount
-from mtrl_jax.losses import rewards
 from mtrl_jax.networks import actor_critic as networks
 
 INFO = types.AgentInfo(
@@ -59,7 +60,7 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(policy_learner.Config):
     """What makes another program."""
 
     network: networks.NetworkConfig = dataclasses.field(
@@ -72,11 +73,6 @@ class Config:
     windows: int = 16  # for control and value, drawn an update
     steps: int = 20  # transitions of a window
     snippets: int = 16  # for rewards
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
-    value_scale: str = "none"  # see agents/common/value_scale.py
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
-    value_debias: bool = False  # of the initial statistics
 
 
 class Hparams(NamedTuple):
@@ -102,35 +98,31 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         trace time, a capacity below a window and an unroll.
     """
     _check(spec, config)
-    scale = value_scale.make(config, len(spec.tasks))
-    network = networks.make(spec, config.network, num_values=scale.num_values)
-    transform = rewards.get(config.rewards)
+    base = policy_learner.make(spec, config)
+    network = networks.make(spec, config.network, num_values=base.scale.num_values)
     tasks = auxiliary_tasks.AuxiliaryTasks(
         spec,
         network,
         config.network,
         config.cell,
-        scale,
-        transform,
+        base.scale,
+        base.transform,
         config.feature_control,
         config.frames,
     )
-
-    def optimise(hp):
-        return optimiser.make(config.optimiser, hp.optimiser)
 
     def init(key, hp):
         params = network.init(key)
         # No key of the network's own, whose parts are named.
         params["auxiliaries"] = tasks.init(jax.random.fold_in(key, 1), params)
-        return learning.init(params, optimise(hp), scale.init())
+        return base.init(params, hp)
 
     def carry(batch):
         return unrolls.initial_carry(network, spec.action, batch)
 
     def act(learner, carry, ts, key, hp):
         def value_of(value):
-            return scale.value(learner.stats, value, ts.task, hp.scale)
+            return base.value(learner.stats, value, ts.task, hp)
 
         return unrolls.act(
             network, learner.params, carry, ts, key, hp.temperature, value_of
@@ -142,22 +134,18 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         out = unrolls.outputs(network, params, rollout)
 
         def value_of(value):
-            return scale.value(stats, value, rollout.ts.task, hp.scale)
+            return base.value(stats, value, rollout.ts.task, hp)
 
         now = unrolls.evaluate(network, out, rollout, value_of)
-        terms, metrics, after = vtrace.of_rollout(
-            now, rollout, stats, hp, scale, transform
-        )
+        terms, metrics, after = vtrace.of_rollout(now, rollout, stats, hp, base)
         more = tasks.losses(params, stats, after, batch, hp)
         total, parts = objective.total(terms, hp.costs, more)
         return total, learning.Aux(metrics | parts, after)
 
     def update(learner, batch, key, hp, step):
         del step
-        learner, metrics = learning.update(
-            loss, optimise(hp), learner, batch, key, hp, preserve=scale.preserve
-        )
-        return learner, metrics, ()
+        rows = minibatches.whole(batch)
+        return *base.learn(loss, rows, learner, key, hp), ()
 
     return types.Agent(init, carry, act, update, make_replay(spec, config))
 
@@ -195,7 +183,6 @@ def make_replay(spec: types.EnvSpec, config: Config) -> types.Replay:
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
     """Raises ValueError unless there are cells, discrete actions and positive sizes."""
-    optimiser.check(config.optimiser)
     for name in ("cell", "frames", "capacity", "windows", "steps", "snippets"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: got {getattr(config, name)}, give at least 1")

@@ -14,7 +14,11 @@ from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.losses import policy_gradient
 
 KEY = jax.random.key(0)
-NAMES = ("impala", "ppo", "mix_and_match")
+NAMES = [
+    name
+    for name in agents.AGENTS
+    if issubclass(agents.get(name).Config, combining.Config)
+]
 TASKS = ("both", "masked")
 
 

@@ -12,7 +12,11 @@ from mtrl_jax.agents.common import observation_scale
 from mtrl_jax.engine.batched_draws import batch_draws
 
 KEY = jax.random.key(3)
-NAMES = ("impala", "ppo", "mix_and_match")
+NAMES = [
+    name
+    for name in agents.AGENTS
+    if issubclass(agents.get(name).Config, observation_scale.Config)
+]
 TASKS = ("both", "masked")
 USED = np.array([[True, False, False], [True, True, True]])  # one entry, three
 

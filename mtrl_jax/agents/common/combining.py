@@ -27,6 +27,13 @@ from mtrl_jax.losses import gradient_combiners, policy_gradient
 from mtrl_jax.types import Array, Key, Tree
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Of the combiner; fields of an agent's Config, see ``policy_learner``."""
+
+    combiner: str = "mean"  # see losses/gradient_combiners.py
+
+
 class Hparams(NamedTuple):
     """Of the combiner."""
 

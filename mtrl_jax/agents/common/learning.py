@@ -8,6 +8,7 @@ An agent brings the loss and the optimiser; an update is one such step on the wh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,10 +17,18 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import tree
-from mtrl_jax.agents.common import combining, flat, minibatches, optimiser
+from mtrl_jax.agents.common import combining, flat, minibatches
 from mtrl_jax.types import Array, Key, Tree
 
 Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Of an update's passes; fields of an agent's Config, see ``policy_learner``."""
+
+    epochs: int = 1  # passes over a rollout
+    minibatches: int = 1  # groups of rows a pass is made in
 
 
 class Learner(NamedTuple):
@@ -190,9 +199,8 @@ def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:
     return jax.lax.cond(step >= starts, learn, wait, *args)
 
 
-def check(config: Any) -> None:
-    """Raises ValueError unless ``optimiser, epochs, minibatches`` of it can be."""
+def check(config: Config) -> None:
+    """Raises ValueError unless there is a pass, and a minibatch."""
     for name in ("epochs", "minibatches"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)} given; at least 1")
-    optimiser.check(config.optimiser)

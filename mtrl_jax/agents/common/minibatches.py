@@ -107,6 +107,11 @@ def slots(rollout: types.Rollout, slot_tasks: tuple[int, ...] = ()) -> Rows:
     return Rows(rollout, rollout.ts.first.shape[1], "slots", take, slot_tasks)
 
 
+def whole(batch: Tree) -> Rows:
+    """Returns a batch that is not taken apart, one row."""
+    return Rows(batch, 1, "batches", lambda index: batch)
+
+
 def shuffled(key: Key, rows: int) -> Array:
     """Returns a random bijection i -> (a·i + b) mod rows of ``arange(rows)``, int32.
 

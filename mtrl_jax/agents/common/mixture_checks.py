@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from mtrl_jax import types
-from mtrl_jax.agents.common import learning, mixture_control
+from mtrl_jax.agents.common import mixture_control
 from mtrl_jax.networks import components, subsets
 
 _MOST_ACTIONS = 10_000
@@ -15,7 +15,6 @@ _MOST_ACTIONS = 10_000
 
 def check(config: Any, spec: types.EnvSpec) -> None:
     """Raises ValueError unless ``mix_and_match.Config`` can be, for actions of ``spec``."""
-    learning.check(config)
     for field, known in (
         ("control", mixture_control.CONTROLS),
         ("matching", mixture_control.MATCHINGS),

@@ -8,6 +8,7 @@ the policy reads, and so the torso and core beneath them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,13 @@ import jax.numpy as jnp
 
 from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Array, Key, Scalar, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Of the terms; fields of an agent's Config, see ``policy_learner``."""
+
+    normalise_advantages: bool = False  # to mean 0 and variance 1, by task
 
 
 class Costs(NamedTuple):

@@ -38,6 +38,13 @@ class Moments(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Config:
+    """Of the normaliser; fields of an agent's Config, see ``policy_learner``."""
+
+    normalise_observations: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Normaliser:
     """The vectors that are normalised, and the entries that each task has of them."""
 

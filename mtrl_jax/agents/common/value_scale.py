@@ -31,6 +31,15 @@ from mtrl_jax.types import Array, Tree
 SCALES = ("none", "popart", "return_scale")
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Of the scale; fields of an agent's Config, see ``policy_learner``."""
+
+    value_scale: str = "none"  # of SCALES
+    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_debias: bool = False  # of the initial statistics
+
+
 class Hparams(NamedTuple):
     """Of the statistics; not read where ``value_scale`` is none."""
 
@@ -138,7 +147,7 @@ class Scale:
 
 
 def make(
-    config: Any,
+    config: Config,
     tasks: int,
     heads: Sequence[tuple[str, ...]] = (("value",),),
     *,
@@ -146,8 +155,7 @@ def make(
 ) -> Scale:
     """Returns the scale of an agent's ``Config``.
 
-    It has the fields ``value_scale``, ``value_statistics`` and ``value_debias``. Raises
-    ValueError for one that is not known.
+    Raises ValueError for one that is not known.
     """
     for field, known in (
         ("value_scale", SCALES),

@@ -8,7 +8,6 @@ Ref: Espeholt et al. 2018 (arXiv:1802.01561), section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from mtrl_jax.agents.common import (
     combining,
     objective,
     optimiser,
+    policy_learner,
     unrolls,
     value_scale,
 )
@@ -50,27 +50,24 @@ def of_rollout(
     rollout: types.Rollout,
     stats: Tree,
     hp: Any,
-    scale: value_scale.Scale,
-    transform: Callable[[Array], Array],
-    *,
-    normalise: bool = False,
-    combiner: combining.Combining = combining.MEAN,
+    base: policy_learner.PolicyLearner,
 ) -> tuple[objective.Terms, dict[str, Array], Tree]:
     """Returns the ``terms`` of a rollout that noted down its log-probabilities.
 
-    ``hp`` is an agent's Hparams with the groups ``returns, vtrace`` and ``scale``.
+    ``hp`` is an agent's Hparams with the groups ``returns, vtrace`` and ``scale``,
+    ``base`` has its options.
     """
     return terms(
         now,
         rollout.extras.log_prob,
-        unrolls.arrivals(rollout, transform, hp.returns),
+        unrolls.arrivals(rollout, base.transform, hp.returns),
         hp.vtrace,
         task=rollout.ts.task[:-1],
-        scale=scale,
+        scale=base.scale,
         stats=stats,
         of_scale=hp.scale,
-        normalise=normalise,
-        combiner=combiner,
+        normalise=base.normalise,
+        combiner=base.combiner,
     )
 
 
