@@ -23,18 +23,16 @@ from mtrl_jax.agents.common import learning, optimiser, unrolls
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import network_config
 from mtrl_jax.types import Array, Tree
 
 INFO = types.AgentInfo("imitation of a dataset's actions (Pomerleau 1991)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(network_config.Config):
     """What makes another program: network and optimiser."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
     optimiser: str = "adam"  # see agents/common/optimiser.py
 
 

@@ -50,7 +50,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.hparams import Amount, Divisor, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.networks import heads, task_networks
+from mtrl_jax.networks import heads, network_config, task_networks
 from mtrl_jax.types import Array, Scalar, Tree
 
 COLUMNS = ("one", "two", "added", "shared")
@@ -66,12 +66,9 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(learning.Config, policy_learner.Config):
+class Config(learning.Config, policy_learner.Config, network_config.Config):
     """What makes another program; the network is that of π_0 and of each task."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
     columns: str = "two"  # of COLUMNS
 
 

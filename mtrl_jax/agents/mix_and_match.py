@@ -48,8 +48,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import mixing, policy_gradient
-from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.networks import components, subsets
+from mtrl_jax.networks import components, network_config, subsets
 from mtrl_jax.networks.components import Component
 from mtrl_jax.types import Array, Tree
 
@@ -67,6 +66,7 @@ class Config(
     objective.Config,
     learning.Config,
     policy_learner.Config,
+    network_config.Config,
 ):
     """What makes another program; the paper makes one pass.
 
@@ -79,9 +79,6 @@ class Config(
     the teachers of a component have 1 in all, to the end.
     """
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
     components: tuple[Component, ...] = (
         Component(),
         Component(),

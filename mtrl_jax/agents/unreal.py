@@ -47,6 +47,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.data import replay, replay_ring, skewed_replay
 from mtrl_jax.hparams import Amount
 from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import network_config
 
 INFO = types.AgentInfo(
     "auxiliary control, reward prediction and value replay (Jaderberg et al. 2017)",
@@ -60,12 +61,9 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(policy_learner.Config):
+class Config(policy_learner.Config, network_config.Config):
     """What makes another program."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
     feature_control: bool = False  # of the torso's units, beside that of cells
     cell: int = 4  # pixels a side, or numbers of a vector
     frames: int = 1  # of an image that is a stack; control is of the newest

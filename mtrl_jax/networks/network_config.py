@@ -40,6 +40,13 @@ class NetworkConfig:
     dtype: str = "float32"
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Of an agent with a network; fields of its Config, see ``policy_learner``."""
+
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+
+
 def check(config: NetworkConfig, num_values: int | None = None) -> None:
     """Raises ValueError unless fields are known, large enough and go together."""
     known = {

@@ -33,12 +33,10 @@ class Config(
     objective.Config,
     learning.Config,
     policy_learner.Config,
+    network_config.Config,
 ):
     """What makes another program; agents differ in defaults."""
 
-    network: network_config.NetworkConfig = dataclasses.field(
-        default_factory=network_config.NetworkConfig
-    )
     distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
     # Whom to be kickstarted by, see agents/common/kickstarting.py.
     teacher: kickstarting.Teacher | None = None

@@ -32,16 +32,14 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.hparams import Amount
 from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.networks import network_config
 from mtrl_jax.types import Array, Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
+class Teacher(network_config.Config):
     """The settings of the teacher's agent that its network is made from."""
 
-    network: networks.NetworkConfig = dataclasses.field(
-        default_factory=networks.NetworkConfig
-    )
     value_scale: str = "none"  # with one, its network has a value for each task
     normalise_observations: bool = False  # it sees them as it did when it learned
 

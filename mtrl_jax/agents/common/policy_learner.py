@@ -10,7 +10,8 @@ has its fields.
 An agent's Config inherits the groups of static fields that it offers, each beside what
 it sets (``value_scale.Config``), as its Hparams has groups of traced ones. Fields of a
 group are the agent's own (``agent.config.value_scale``); it may give them other
-defaults. What a Config has not cannot be set, and is off: a group's own defaults.
+defaults. The last group's fields come first. What a Config has not cannot be set, and is
+off: a group's own defaults.
 """
 
 from __future__ import annotations
