@@ -18,7 +18,9 @@ the same share of every task.
 The step's own part of the sum, Σ_a π_i [(α/β) log π_0 − (1/β) log π_i], is differentiated
 as it stands, by π_i and by π_0 (which is the distillation); what follows it is in the
 V-trace targets of the values, and in the advantages. Under ``value_scale`` β is in the
-unit that values are learned in, and so means the same in every task.
+unit that values are learned in, and so means the same in every task. The sums of what is
+regularised have a value of their own there: the unit is that of rewards alone, which it
+would be fed back into.
 
 Ref: Teh et al. 2017, "Distral: Robust multitask reinforcement learning"
 (arXiv:1707.04175), equations 1-9 and section 4.
@@ -38,6 +40,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
+    exploration,
     learning,
     minibatches,
     objective,
@@ -111,8 +114,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the Distral agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy`` (of π_i), ``kl`` (from π_i to
-    π_0), ``regulariser``, ``grad_norm, rho``, ``value`` (mean, regularised),
-    ``value_std`` with a value scale; means over live transitions.
+    π_0), ``regulariser``, ``grad_norm, rho``, ``value`` (mean; regularised without a
+    value scale), ``value_std`` with one; means over live transitions.
 
     Raises:
       ValueError: an unknown option, or a Box; slots of a task that do not divide into
@@ -121,7 +124,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     _check(spec, config)
     is_shared = config.columns == "shared"
     path = ("prior" if is_shared else "own", "value")
-    base = policy_learner.make(spec, config, (path,), stacked=not is_shared)
+    # A value of rewards, and with a scale one of what is regularised.
+    values = 1 if config.value_scale == "none" else 2
+    stacked = not is_shared
+    base = policy_learner.make(spec, config, (path,), values=values, stacked=stacked)
     acting = _columns(spec, config, base.scale)
     # The slots of a minibatch are in another order.
     learned = acting
@@ -190,20 +196,21 @@ def make_loss(
         alpha, beta = coupling(config, hp), hp.transfer.beta
         log_prob = policy.log_prob(rollout.action)
         sampled = alpha * prior.log_prob(rollout.action) - log_prob
-        # A unit of what is learned, in rewards: sigma, or 1.
-        unit = 1.0 / scale.divided(stats, jnp.ones_like(log_prob), task, hp.scale)
-        beside = jax.lax.stop_gradient(unit * sampled / beta)
+        of_sampled = None
+        if scale.num_values:
+            place = len(spec.tasks) + rollout.ts.task
+            of_sampled = exploration.entry(out.value, place)
         arrived = unrolls.arrivals(rollout, base.transform, hp.returns)
         terms, metrics, stats_after = vtrace.terms(
             unrolls.Evaluated(log_prob, policy.entropy(), value),
             rollout.extras.log_prob,
-            arrived._replace(r_t=arrived.r_t + beside),
+            arrived,
             hp.vtrace,
             task=task,
             scale=scale,
             stats=stats,
             of_scale=hp.scale,
-            beside=beside,
+            beside=vtrace.Beside(jax.lax.stop_gradient(sampled / beta), of_sampled),
         )
         kl = policy_gradient.masked_mean(policy.kl(prior), ~arrived.first_t)
         regulariser = ((1.0 - alpha) * terms.entropy - alpha * kl) / beta

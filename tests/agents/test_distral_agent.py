@@ -1,5 +1,7 @@
 """Distral as an agent: its columns, its two numbers, where gradients go."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from mtrl_jax import config, errors
 from mtrl_jax.agents import distral
-from mtrl_jax.agents.common import minibatches
+from mtrl_jax.agents.common import minibatches, unrolls, value_scale, vtrace
 from mtrl_jax.experiments import online
 from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.networks import heads
@@ -180,6 +182,56 @@ def test_popart_keeps_what_the_tasks_networks_say(made, kit):
     old, new = (one.act(x, start, ts, KEY, hp)[2].value for x in (one.learner, after))
     np.testing.assert_allclose(old, new, rtol=1e-3, atol=1e-4)
     assert np.isfinite(list(map(float, metrics.values()))).all()
+
+
+def test_the_unit_of_rewards_is_theirs_alone(made, kit):
+    """With PopArt no statistic depends on β: entropy scaled by σ would feed σ."""
+    config = {"value_scale": "popart", "epochs": 2, "minibatches": 2}
+    one = made("two", **config)
+    hp = kit.changed(one.hp, learning_rate=0.0, value_step_size=0.3)
+    found = [
+        one.update(one.learner, one.rollout, KEY, kit.changed(hp, beta=beta))[0].stats
+        for beta in (0.1, 100.0)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    # Of each task the statistics of rewards, and the unit of what is regularised: 1.
+    np.testing.assert_array_equal(found[0].mean[len(TASKS) :], 0.0)
+    np.testing.assert_array_equal(found[0].variance[len(TASKS) :], 1.0)
+
+
+def test_what_is_regularised_is_learned_beside_the_rewards_in_the_scaled_unit():
+    """σ = 4, γ = 1/2, values 0 but the last of the regularised, 3.
+
+    Rewards 2, 4: targets 4, 4, that is 1, 1. Regularised 1, −1: 1.25, 0.5, of which the
+    steps' own are no part of the advantages 1 + 0.25 and 1 + 1.5.
+    """
+    scale = value_scale.make(distral.Config(value_scale="return_scale"), 1)
+    stats = scale.init()._replace(variance=jnp.full(1, 16.0))
+    zeros = jnp.zeros((2, 1))
+    arrived = unrolls.Arrivals(jnp.array([[2.0], [4.0]]), zeros + 0.5, zeros > 0)
+    values = jnp.array([[0.0], [0.0], [3.0]])
+    beside = vtrace.Beside(jnp.array([[1.0], [-1.0]]), values)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def slope(log_prob):
+        terms, *_ = vtrace.terms(
+            unrolls.Evaluated(log_prob, zeros, 0.0 * values),
+            zeros,
+            arrived,
+            vtrace.Hparams(),
+            task=jnp.zeros((2, 1), jnp.int32),
+            scale=scale,
+            stats=stats,
+            of_scale=value_scale.Hparams(value_step_size=0.0),
+            beside=beside,
+        )
+        return terms.policy_loss, terms.value_loss
+
+    advantage, value_loss = slope(zeros)
+    np.testing.assert_allclose(-2 * advantage[:, 0], [1.25, 2.5], rtol=1e-5)
+    expected = (1.0 + 1.25**2 + 1.0 + 0.5**2) / 4
+    np.testing.assert_allclose(value_loss, expected, rtol=1e-5)
 
 
 def test_minibatches_have_the_same_share_of_every_task():

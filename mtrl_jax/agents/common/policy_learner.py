@@ -124,11 +124,13 @@ def make(
     config: Config,
     heads: Sequence[tuple[str, ...]] = (("value",),),
     *,
+    values: int = 1,
     stacked: bool = False,
 ) -> PolicyLearner:
     """Returns the learner of an agent's ``Config`` for environments of ``spec``.
 
-    ``heads`` and ``stacked`` say where the value heads are, see ``value_scale.Scale``.
+    ``heads`` and ``stacked`` say where the value heads are, see ``value_scale.Scale``;
+    they have ``values`` numbers of each task.
     Hyperparameters have the groups ``optimiser`` and ``scale``, those of an agent that
     offers combiners ``combining``.
 
@@ -141,7 +143,9 @@ def make(
     return PolicyLearner(
         optimiser=config.optimiser,
         transform=rewards.get(config.rewards),
-        scale=value_scale.make(config, len(spec.tasks), heads, stacked=stacked),
+        scale=value_scale.make(
+            config, values * len(spec.tasks), heads, stacked=stacked
+        ),
         normaliser=observation_scale.make(
             spec, _group(observation_scale.Config, config).normalise_observations
         ),
