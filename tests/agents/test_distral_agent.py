@@ -266,3 +266,8 @@ def test_one_task_is_refused_before_training():
     settings = config.from_dict(given, where="x")
     with pytest.raises(errors.ConfigError, match=r"agent\.name='distral': .* 2 tasks"):
         online.make_program(settings)
+    given["tasks"] = [{"env": f"probe/{name}"} for name in TASKS]
+    given["population"] = {"size": 2, "axis": "population"}
+    settings = config.from_dict(given, where="x")
+    with pytest.raises(errors.ConfigError, match=r"axis='population': distral .* 2 "):
+        online.make_program(settings)
