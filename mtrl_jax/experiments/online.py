@@ -112,9 +112,10 @@ def _check_agent(
 
 
 def _check_tasks(config: Any, spec: types.EnvSpec) -> None:
-    """Raises ConfigError unless a member has as many tasks as the agent is for."""
+    """Raises ConfigError unless a member that learns has the tasks its agent is for."""
     fewest = agent_settings.module(config).INFO.fewest_tasks
-    if fewest > 1 and config.population.axis == "population":
+    learns = stage_schema.links(config).of is None
+    if learns and fewest > 1 and config.population.axis == "population":
         raise errors.ConfigError(
             f"population.axis='population': {config.agent.name} is for at least {fewest} "
             "tasks of a member, each has one; use 'slot', or another agent"
