@@ -243,6 +243,7 @@ def _parts(spec: types.EnvSpec, config: Config) -> Parts:
 
 INFO = types.AgentInfo(
     "DreamerV2: behaviour learned in a discrete world model (Hafner et al. 2021)",
+    idle=behaviour_learning.idle,
     open_loop=open_loop,
     capacity="replay.capacity",
     waits=lambda config: {"replay.prefill": types.Wait(steps=config.replay.prefill)},

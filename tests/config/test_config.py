@@ -118,6 +118,24 @@ def test_a_hyperparameter_that_nothing_reads_is_refused(path, value, off):
 
 
 @pytest.mark.parametrize(
+    ("name", "fixed", "there"),
+    [
+        ("reinforce", "actor_gradient=auto", "actor_gradient=mix"),
+        ("discount_loss_scale", "discount_head=false", "discount_head=true"),
+    ],
+)
+def test_what_a_dreamer_does_not_read_keeps_its_default(name, fixed, there):
+    """ρ is of a mix alone, and no weight is of a head that there is not."""
+    given = {**PLAIN, "agent": {"name": "dreamer_v2"}}
+    change, wanted = f"agent.hparams.{name}=0.5", f"agent.config.{there}"
+    fixed = f"agent.config.{fixed}"
+    with pytest.raises(errors.ConfigError, match=rf"{name}=0\.5: .*{wanted}"):
+        config.from_dict(config.override(given, [change, fixed]))
+    config.from_dict(config.override(given, [fixed]))
+    config.from_dict(config.override(given, [change, wanted]))
+
+
+@pytest.mark.parametrize(
     ("agent", "now"),
     [
         ("impala", "adam_eps or rmsprop_eps"),
