@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mtrl_jax import hparams, types
@@ -16,11 +17,15 @@ _LONGER = 1.05
 
 
 def of(
-    config: Any, length: RunLength, tasks: Sequence[types.TaskSpec] = ()
+    config: Any,
+    length: RunLength,
+    tasks: Sequence[types.TaskSpec] = (),
+    before: int = 0,
 ) -> Iterator[str]:
     """Yields a line for every setting that does something else than it seems to.
 
-    ``tasks`` are those by whose episodes in training members are judged.
+    ``tasks`` are those by whose episodes in training members are judged, ``before`` the
+    updates that the learners had made when the run began.
     """
     # An evaluate stage has no training, an offline one no environment steps.
     steps = config.kind in ("online", "collect")
@@ -44,7 +49,7 @@ def of(
         )
     if pbt is not None and pbt.exploit != "none":
         yield from _of_interval(config, length, tasks)
-    yield from _of_decay(config, length)
+    yield from _of_decay(config, length, before)
 
 
 def judged(config: Any, program: Program) -> list[types.TaskSpec]:
@@ -53,6 +58,16 @@ def judged(config: Any, program: Program) -> list[types.TaskSpec]:
         return []
     tasks = zip(program.spec.tasks, program.metric.weight, strict=True)
     return [task for task, weight in tasks if weight > 0]
+
+
+def made_before(learner: Any, update: int) -> int:
+    """Returns the updates that learners [P] had made when a run, now at ``update``, began.
+
+    >>> made_before(type("Learner", (), {"updates": np.array([30, 30])}), 10)
+    20
+    """
+    made = getattr(learner, "updates", None)
+    return 0 if made is None else max(int(np.max(jax.device_get(made))) - update, 0)
 
 
 def two_episodes(max_steps: int, unroll_length: int, per_chunk: int = 1) -> int:
@@ -89,17 +104,25 @@ def _of_interval(
     )
 
 
-def _of_decay(config: Any, length: RunLength) -> Iterator[str]:
-    """Yields a line where networks learn nothing at the end of a run.
+def _of_decay(config: Any, length: RunLength, before: int) -> Iterator[str]:
+    """Yields a line where networks learn nothing at the end of a run, or at all.
 
     Of an optimiser's ``decay_updates``; others, of a table's epsilon say, may end early.
     """
     given = config.agent.hparams
     decay = given.get("decay_updates", 0.0)
-    left = length.updates - decay  # A chunk may be begun that was not asked for.
-    if config.kind == "evaluate" or "adam_eps" not in given or decay <= 0:
+    # A chunk may be begun that was not asked for.
+    left = before + length.updates - decay
+    is_frozen = getattr(config, "of", None) is not None
+    if is_frozen or "adam_eps" not in given or decay <= 0:
         return
-    if left >= length.per_chunk:
+    if before and left >= length.updates:
+        yield (
+            f"agent.hparams.decay_updates={decay:g}: the learners that it begins with "
+            f"have made {before} updates, so that the learning rate is 0 in all "
+            f"{length.updates} of its own; {before + length.updates} would do"
+        )
+    elif left >= length.per_chunk:
         yield (
             f"agent.hparams.decay_updates={decay:g}: the learning rate is 0 in the last "
             f"{left:g} of {length.updates} updates"

@@ -247,7 +247,9 @@ def _open(
     length = program.run_length
     bar = progress.Progress(length.updates, label=label)
     with bar.closed_on_error():
-        for line in notices.of(config, length, notices.judged(config, program)):
+        judged = notices.judged(config, program)
+        before = notices.made_before(getattr(saved.run, "learner", None), update)
+        for line in notices.of(config, length, judged, before):
             bar.note(line)
         if program.record is not None:
             bar.note(program.record.announcement)

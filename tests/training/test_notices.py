@@ -1,6 +1,7 @@
 """Settings that do something else than they seem to are said, or refused."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
@@ -39,6 +40,24 @@ def test_what_is_not_meant_is_said_before_training(change, words):
     assert [words in line for line in _said(change) if "interval=8" not in line] == [
         True
     ]
+
+
+@pytest.mark.parametrize(
+    ("decay", "before", "words"),
+    [
+        (40, 40, "have made 40 updates, .* is 0 in all 40 of its own; 80 would do"),
+        (60, 40, "rate is 0 in the last 20 of 40 updates"),
+        (80, 40, None),
+    ],
+)
+def test_a_rate_that_fell_before_the_run_began_is_said(decay, before, words):
+    """A stage with ``init_from`` goes on with the optimiser's count of updates."""
+    change = f"agent.hparams.decay_updates={decay}"
+    config = loading.from_dict(loading.override(running.TINY, [change]))
+    found = list(notices.of(config, online.run_length(config, 4), before=before))
+    assert [bool(re.search(words or "", line)) for line in found] == [True] * bool(
+        words
+    )
 
 
 def test_what_a_search_had_found_is_said_where_it_is_given_up():
