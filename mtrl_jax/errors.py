@@ -8,7 +8,9 @@ done, 1 if a run could not go on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,25 +50,77 @@ class DatasetError(MtrlError, RuntimeError):
 
 
 @contextlib.contextmanager
-def within(where: str) -> Iterator[None]:
-    """Put ``where`` before the ConfigErrors raised inside."""
+def within(where: str, section: Any = ()) -> Iterator[None]:
+    """Put ``where`` before the ConfigErrors raised inside.
+
+    ``section`` are the settings there, see ``at``.
+    """
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(_placed(where, str(error), section)) from error
 
 
 @contextlib.contextmanager
-def at(field: str) -> Iterator[None]:
-    """Turn the one-line errors of the parts into ConfigErrors that name the field."""
+def at(field: str, section: Any = ()) -> Iterator[None]:
+    """Turn the one-line errors of the parts into ConfigErrors that name the field.
+
+    ``section`` are the settings there, a dataclass or pairs of (name, value): a line that
+    begins with the name of one, or of one within a part of them, goes on with its path.
+    """
     try:
         yield
     except ConfigError:
         raise
     except (ValueError, ImportError, OSError) as error:
         line = " ".join(str(error).split())
-        named = line if line.startswith(field) else f"{field}: {line}"
+        named = line if line.startswith(field) else _placed(field, line, section)
         raise ConfigError(named) from error
+
+
+@contextlib.contextmanager
+def part(name: str, section: Any) -> Iterator[None]:
+    """Put ``name`` before the ValueErrors that begin with a field of ``section``."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        line = _on_path(str(error), section)
+        if line is None:
+            raise
+        raise ValueError(f"{name}.{line}") from None
+
+
+def _placed(field: str, line: str, section: Any) -> str:
+    """Returns the line after ``field``, which it may go on from.
+
+    >>> _placed("tasks.0", "env: no 'Pnog'", [("env", "gymnax/Pnog")])
+    "tasks.0.env: no 'Pnog'"
+    >>> _placed("tasks.0", "it has no such game", [("env", "gymnax/Pnog")])
+    'tasks.0: it has no such game'
+    """
+    found = _on_path(line, section)
+    return f"{field}: {line}" if found is None else f"{field}.{found}"
+
+
+def _on_path(line: str, section: Any) -> str | None:
+    """Returns the line with the path of the field that it begins with, None without one."""
+    name, fields = re.match(r"\w+(?=[.:=,])", line), _fields(section)
+    if name is None or name[0] in fields:
+        return line if name else None
+    for own, inner in fields.items():
+        if dataclasses.is_dataclass(inner):
+            found = _on_path(line, inner)
+            if found is not None:
+                return f"{own}.{found}"
+    return None
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(section):
+        return {x.name: getattr(section, x.name) for x in dataclasses.fields(section)}
+    return dict(section)
 
 
 def is_of_renamed(error: BaseException | None) -> bool:

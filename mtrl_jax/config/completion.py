@@ -54,7 +54,7 @@ def complete(config: Any) -> Any:
     _check_read(config, module.INFO.idle(static), filled)
     drawn = {*population.search, *config.agent.schedules}
     fixed = {name: value for name, value in filled.items() if name not in drawn}
-    with errors.at("agent.hparams"):
+    with errors.at("agent.hparams", filled):
         module.INFO.check_hparams(static, fixed)
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}

@@ -6,6 +6,7 @@ the settings are completed (``from_dict``).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -14,8 +15,15 @@ from pydantic import Field
 from mtrl_jax.engine.pbt_config import PbtConfig, SearchRange
 from mtrl_jax.engine.schedules import Schedule
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # of a folder
-Name = Annotated[str, Field(pattern=_NAME)]
+
+def _name(value: str) -> str:
+    """Returns the name, or raises ValueError unless a folder may be called so."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", value):
+        raise ValueError("must be letters, digits, - and _, a letter or digit first")
+    return value
+
+
+Name = Annotated[str, pydantic.AfterValidator(_name)]
 # Everything that is counted on a device is counted in int32.
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(gt=0, lt=2**31)]
@@ -54,8 +62,12 @@ class TaskConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _one_name(self) -> TaskConfig:
-        if (self.env is None) == (self.suite is None):
+        if self.env is None and self.suite is None:
             raise ValueError("give either env or suite")
+        if self.env is not None and self.suite is not None:
+            raise ValueError(
+                f"env={self.env!r} with suite={self.suite!r}; give one of them"
+            )
         return self
 
 

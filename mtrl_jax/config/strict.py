@@ -16,6 +16,10 @@ from mtrl_jax import errors
 _MOST = 2**31 - 1  # sizes are counted in int32
 # Fields that had another name -> what they are called now.
 RENAMED = {"precision": "dtype"}
+# What pydantic calls a type -> what would do.
+_WANTED = dict.fromkeys(("dataclass", "dict", "model"), "a mapping of names to values")
+_WANTED |= {"bool": "true or false", "float": "a number", "int": "an integer"}
+_WANTED |= {"list": "a list", "string": "a string", "tuple": "a list"}
 
 
 def build(cls: type, values: dict, path: str):
@@ -45,28 +49,61 @@ def plain(value: Any) -> Any:
 
 
 def explain(error: pydantic.ValidationError, model: type | None) -> str:
-    """Returns one line for the first of pydantic's errors."""
-    first, *more = error.errors()
-    # Without pydantic's names for the types of a union, literal['draw','default'].
-    path = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
-    rest = f" (and {len(more)} more)" if more else ""
+    """Returns one line for the first of pydantic's errors, of a union for all of it."""
+    found = [(_path(x["loc"]), x) for x in error.errors()]
+    path, first = found[0]
+    # A union has an error for each of its types: of one that fits best there is the more
+    # to say the deeper it lies.
+    union = [x for x in found if x[0].startswith(f"{path}.") and _is_tagged(first)]
+    path, first = max(union, key=lambda x: len(x[1]["loc"]), default=found[0])
+    others = {x for x, _ in found if not (x + ".").startswith(f"{found[0][0]}.")}
+    rest = f" (and {len(others)} more)" if others else ""
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _fields_at(model, first["loc"][:-1])
         hint = errors.suggest(str(first["loc"][-1]), allowed)
         return f"{path} is unknown{hint}{rest}"
     if first["type"] == "missing":
+        *parts, last = first["loc"]
+        if isinstance(last, int):  # of a tuple, and all after it
+            return (
+                f"{_path(parts)}={first['input']!r}: must be a list of {last + 1}{rest}"
+            )
         return f"{path} is missing{rest}"
-    message = re.sub("^(Value error, |Input should be )", "", first["msg"])
-    if first["type"] in ("model_type", "dataclass_type", "dict_type"):
-        message = "a mapping of names to values"
     given = first["input"]
     shown = "" if isinstance(given, dict) else f"={given!r}"
+    message = " or ".join(dict.fromkeys(_said(x) for at, x in found if at == path))
     # A class that checks its own fields begins with the one it means.
     own = re.match(r"\w+(?==| is missing)", message)
     if shown == "" and own and own[0] in _fields_at(model, first["loc"]):
         return f"{path}.{message}{rest}"
-    needs = "must be " if first["msg"].startswith("Input should be") else ""
-    return f"{path}{shown}: {needs}{message}{rest}"
+    wants = first["msg"].startswith("Input should be")
+    return f"{path}{shown}: {'must be ' if wants else ''}{message}{rest}"
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """Returns an error's location without pydantic's names for the types of a union."""
+    return ".".join(str(part) for part in loc if not _is_type(part))
+
+
+def _is_type(part: int | str) -> bool:
+    return "[" in str(part) or part in ("bool", "float", "int", "str")
+
+
+def _is_tagged(error: Any) -> bool:
+    return any(map(_is_type, error["loc"]))
+
+
+def _said(error: Any) -> str:
+    """Returns pydantic's message, or the kit's for it, without what it begins with."""
+    kind, _, what = error["type"].partition("_")
+    if kind in _WANTED and what in ("type", "parsing", "from_float"):
+        return _WANTED[kind]
+    limits = error.get("ctx", {})
+    if error["type"] == "too_short":
+        return f"give at least {limits['min_length']}"
+    if error["type"] == "too_long":  # Tuples alone have a longest.
+        return f"must be a list of {limits['max_length']}"
+    return re.sub("^(Value error, |Input should be )", "", error["msg"])
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

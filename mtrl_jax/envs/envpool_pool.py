@@ -105,7 +105,7 @@ def resolve(
     registry = _registry()
     task = name.removeprefix(PREFIX)
     if task not in registry:
-        raise ValueError(f"envpool has no {task!r}{errors.suggest(task, names())}")
+        raise ValueError(f"env: envpool has no {task!r}{errors.suggest(task, names())}")
     family = registry[task][0].rsplit(".", 1)[-1]
     if family not in families.FAMILIES:
         allowed = ", ".join(families.FAMILIES)

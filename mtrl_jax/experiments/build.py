@@ -41,8 +41,9 @@ def make_agent(config: Any, spec: types.EnvSpec) -> types.Agent:
     Raises:
       ConfigError: it refuses the spec or its settings.
     """
-    with errors.at("agent.config"):
-        return agent_settings.module(config).make(spec, agent_settings.config(config))
+    own = agent_settings.config(config)
+    with errors.at("agent.config", own):
+        return agent_settings.module(config).make(spec, own)
 
 
 def initial_hparams(config: Any, keys: types.Key) -> Tree:

@@ -31,7 +31,7 @@ def make(
         settings = config.tasks[task.entry].curriculum
         if settings is None:
             continue
-        with errors.at(f"{task.field}.curriculum"):
+        with errors.at(f"{task.field}.curriculum", settings):
             if world.kind == "host":
                 raise ValueError(
                     "training.runner='host' steps environments outside the program, "

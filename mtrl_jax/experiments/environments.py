@@ -77,8 +77,7 @@ def tasks_of(config: schema.ExperimentConfig) -> list[Task]:
     """
     tasks = []
     for i, task in enumerate(config.tasks):
-        field = f"tasks.{i}.{'suite' if task.suite else 'env'}"
-        with errors.at(field):
+        with errors.at(f"tasks.{i}", task):
             names = envs.suite(task.suite) if task.suite else [str(task.env)]
         tasks += [Task(f"tasks.{i}", n, task.slots, task.options, i) for n in names]
     return tasks
@@ -96,7 +95,7 @@ def runner_kind(config: schema.ExperimentConfig, tasks: list[Task]) -> str:
         return "fused"
     hosted = False
     for t in tasks:
-        with errors.at(f"{t.field}.env"):
+        with errors.at(t.field, config.tasks[t.entry]):
             hosted |= envs.runs_on_host(t.env)
     return "host" if hosted else "fused"
 
@@ -197,7 +196,7 @@ def _parts(config, tasks, seed, slots, make) -> list:
     """Returns the environments of the mixture, one for each task."""
     parts = []
     for k, (task, batch) in enumerate(batches(config, tasks, slots)):
-        with errors.at(task.field):
+        with errors.at(task.field, config.tasks[task.entry]):
             parts.append(make(task, batch, pool_seed(seed, k)))
     return parts
 

@@ -153,7 +153,7 @@ def check_agent(
     def zeros(one: jax.ShapeDtypeStruct) -> types.Array:
         return jnp.zeros((*shape, *one.shape), one.dtype)
 
-    with errors.at("agent.config"):
+    with errors.at("agent.config", agent_settings.config(config)):
         checks.check_learns_from_rollouts(agent, config, spec, training.batch, length)
         extras = windows.Extras(
             jnp.ones(shape, bool),
@@ -224,7 +224,7 @@ def load(
         for part in kept
     ]
     if asked:
-        with errors.at("agent.config"):
+        with errors.at("agent.config", agent_settings.config(config)):
             static = agent_settings.config(config)
             info.check_columns(static, data[0].columns, data[0].task)
     return data[0], data[1] if len(data) > 1 else None

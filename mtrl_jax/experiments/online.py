@@ -104,7 +104,7 @@ def _check_agent(
     place: build.Placement,
 ) -> None:
     """Raises ConfigError unless the agent can learn here and fits the devices."""
-    with errors.at("agent.config"):
+    with errors.at("agent.config", agent_settings.config(config)):
         traced = checks.check_agent(
             agent, config, spec, slots, config.training.unroll_length
         )

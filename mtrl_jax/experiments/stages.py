@@ -31,7 +31,7 @@ def check(run: kinds.Run) -> None:
         own = run.folder_of(stage)
         if run_folder.is_done(own):
             continue
-        with errors.within(f"stages.{i}"):
+        with errors.within(f"stages.{i}", stage):
             program = kinds.make_program(run, stage, for_check=True)
             program.close()
         begun = (own / run_folder.CONFIG).exists()
@@ -100,6 +100,6 @@ def changed(
             raise errors.ConfigError(
                 f"stages.{i}.{name}: stage {was.name!r} is done and keeps it"
             )
-        with errors.within(f"stages.{i}"):
+        with errors.within(f"stages.{i}", now):
             resuming.check_resumable(was, now)
     return new

@@ -42,7 +42,7 @@ def entries(config: Any) -> list[Spread]:
     """
     found = []
     for i, entry in enumerate(config.tasks):
-        with errors.at(f"tasks.{i}"):
+        with errors.at(f"tasks.{i}", entry):
             if entry.curriculum is not None:
                 raise ValueError(
                     f"curriculum with kind={config.kind!r}: levels move in online runs "
@@ -112,7 +112,7 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
     for k, spread in enumerate(found):
         batch = (config.population.size, spread.number * spread.task.slots)
         seed = environments.pool_seed(f"{config.seed}/test", k)
-        with errors.at(spread.field):
+        with errors.at(spread.field, spread.task):
             parts.append(
                 _hosted(spread, batch, seed) if hosted else _spread(spread, batch)
             )
@@ -144,7 +144,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
     """
     best = []
     for i, entry in enumerate(config.tasks):
-        with errors.at(f"tasks.{i}"):
+        with errors.at(f"tasks.{i}", entry):
             best += [envs.optimal_action(x, entry.options) for x in _names(entry)]
         if "trial" in entry.options:
             raise errors.ConfigError(

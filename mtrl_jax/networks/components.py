@@ -25,7 +25,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.networks import (
     cores,
     heads,
@@ -156,8 +156,10 @@ def plan(
     parts = []
     for i, component in enumerate(components):
         own = _resolved(config, components, component)
-        network_config.check(own)
-        own = torsos.resolved(own, spec.obs)
+        given = {k: x for k, x in vars(component).items() if x is not None}
+        with errors.part("network", config), errors.part(f"components.{i}", given):
+            network_config.check(own)
+            own = torsos.resolved(own, spec.obs)
         names = {p: p if p in share else f"{p}_{i}" for p in MODULES}
         rows = _rows(spec, component.actions, i)
         # A shared policy head is that of all actions, see _policy.

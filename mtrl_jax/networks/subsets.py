@@ -30,6 +30,11 @@ def table(space: types.ActionSpace, rows: types.ActionSet) -> np.ndarray:
     rows, and for a row that is no action of the space.
     """
     groups = sizes(space)
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"actions: rows of {sorted({len(row) for row in rows})} choices; the space "
+            f"{space} takes rows of {len(groups)}"
+        )
     found = np.asarray(rows, np.int32)
     if found.ndim != 2 or found.shape[1] != len(groups) or not len(found):
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from mtrl_jax import tree, types
+from mtrl_jax import errors, tree, types
 from mtrl_jax.losses import dreamer, symlog
 from mtrl_jax.networks import (
     latents,
@@ -70,8 +70,10 @@ def make(
     products are computed in. Raises ValueError for an option that is unknown or an
     observation that the encoder cannot take.
     """
-    rssm.check(config)
-    observation = observation_config.choose(observation, spec.obs)
+    with errors.part("rssm", config):
+        rssm.check(config)
+    with errors.part("observation", observation):
+        observation = observation_config.choose(observation, spec.obs)
     embed = observation_encoder.size(observation, spec.obs)
     size, action = config.feature_size, types.action_mask_size(spec.action)
     present = observation_decoder.task_entries(spec)

@@ -260,11 +260,11 @@ def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
         # Without noise and ε it would do the same for ever.
         (
             "{name: rainbow, config: {noisy: false}}",
-            r"agent\.hparams: epsilon_start=0 with agent\.config\.noisy=false",
+            r"agent\.hparams\.epsilon_start=0 with agent\.config\.noisy=false",
         ),
         (
             "{name: rainbow, hparams: {v_min: 10, v_max: 10}}",
-            r"agent\.hparams: v_min=10 is not below v_max=10",
+            r"agent\.hparams\.v_min=10 is not below v_max=10",
         ),
     ],
 )
@@ -363,3 +363,62 @@ def _parsed(text):
         path = pathlib.Path(folder) / "x.yaml"
         path.write_text(text)
         return config.read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("agent", "change", "message"),
+    [
+        ("impala", "tasks=[]", "tasks=[]: give at least 1"),
+        ("impala", "tasks=[{suite: a, env: b}]", "tasks.0.env='b' with suite='a'; "),
+        ("impala", "name=a/b", "name='a/b': must be letters, digits, - and _, a "),
+        ("impala", "logging.plots=5", "logging.plots=5: must be true or false"),
+        (
+            "impala",
+            "tasks.0.curriculum={start: {}, threshold: 1}",
+            "tasks.0.curriculum.start: give at least 1",
+        ),
+        (
+            "impala",
+            "population.search.discount={low: 0, high: 1, initial: [x]}",
+            "population.search.discount.initial.0='x': must be a number",
+        ),
+        (
+            "impala",
+            "population.search.discount={low: 0, high: 1, initial: x}",
+            "population.search.discount.initial='x': must be 'draw' or 'default' or a list",
+        ),
+        (
+            "gato",
+            "agent.config.outlook.ranges=[[0], [0, 1]]",
+            "agent.config.outlook.ranges.0=[0]: must be a list of 2",
+        ),
+        (
+            "gato",
+            "agent.config.outlook.ranges=[[0, 1, 2]]",
+            "agent.config.outlook.ranges.0=[0, 1, 2]: must be a list of 2",
+        ),
+        (
+            "gato",
+            "agent.config.transformer.hidden=8",
+            "agent.config.transformer.hidden=8: must be a list",
+        ),
+        (
+            "mix_and_match",
+            "agent.config.components=[{actions: 5}]",
+            "agent.config.components.0.actions=5: must be a string or a list",
+        ),
+        (
+            "mix_and_match",
+            "agent.config.components=[{actions: [[x]]}]",
+            "agent.config.components.0.actions.0.0='x': must be an integer",
+        ),
+    ],
+)
+def test_what_is_of_no_use_has_its_whole_path(agent, change, message):
+    """In the kit's words, not in those of the library that found it."""
+    given = {**PLAIN, "agent": {"name": agent}}
+    with pytest.raises(errors.ConfigError) as refused:
+        config.from_dict(config.override(given, [change]))
+    line = str(refused.value)
+    assert line.startswith(f"config: {message}") and "\n" not in line, line
+    assert not line.endswith("more)"), line

@@ -248,7 +248,7 @@ def test_an_agent_is_traced_before_anything_is_written():
     """What an agent finds out about its sizes is a ConfigError that names the field."""
     changes = ["agent={name: ppo, config: {minibatches: 3}}"]
     with pytest.raises(
-        errors.ConfigError, match=r"^agent\.config: minibatches: 3 does not"
+        errors.ConfigError, match=r"^agent\.config\.minibatches: 3 does not"
     ):
         online.make_program(_settings(*changes))
     online.make_program(_settings(*changes, "training.unroll_length=3"))

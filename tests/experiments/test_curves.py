@@ -152,7 +152,7 @@ def test_a_demonstration_without_noise_is_optimal_and_ends_when_it_is_over():
 def test_what_cannot_be_demonstrated_is_refused_in_one_line():
     """Where nobody knows the best action, and where episodes are trials."""
     for task, words in (
-        ({"env": "probe/action"}, "tasks.0: env: of probe/action"),
+        ({"env": "probe/action"}, "tasks.0.env: of probe/action"),
         ({"env": "dark/room", "options": {"trial": 3}}, "trial"),
     ):
         stage = _prompted_stage({}, task)

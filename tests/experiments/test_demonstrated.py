@@ -116,7 +116,7 @@ def test_what_is_best_can_be_written_down_as_a_label_and_learned_from(tmp_path):
     plain = staged_runs.write(tmp_path / "y.yaml", *SOURCE, *learner)
     refused = running.mtrl("train", plain, "--run-dir", tmp_path / "other")
     assert refused.code == 2 and not (tmp_path / "other").exists()
-    assert "stages.1: agent.config: target: 'optimal', but nothing" in refused.error
+    assert "stages.1.agent.config.target: 'optimal', but nothing" in refused.error
     learning = "stages.0.agent={name: tabular}"
     alone = written(tmp_path / "z.yaml", learning, "stages.0.labels=true")
     refused = running.mtrl("train", alone, "--run-dir", tmp_path / "other")

@@ -119,9 +119,9 @@ def test_slots_of_families_are_counted_with_their_tasks(monkeypatch, tmp_path):
     file = staged_runs.write(tmp_path / "tiny.yaml")
     monkeypatch.setattr(device_memory, "_bytes", lambda device: 1_000_000)
     for change, what in (
-        ("stages.0.tasks.0.slots=10000", r"stages.0.*: tasks\.0\.slots=10000"),
+        ("stages.0.tasks.0.slots=10000", r"stages\.0\.tasks\.0\.slots=10000"),
         ("stages.0.evaluation.episodes=10000", r"evaluation\.episodes=10000"),
-        ("stages.2.tasks.0.slots=10000", r"stages.2.*: tasks\.0\.slots=10000"),
+        ("stages.2.tasks.0.slots=10000", r"stages\.2\.tasks\.0\.slots=10000"),
     ):
         line = running.refusal(file, change, tmp_path / "run")
         assert re.search(rf"{what}: \d+ slots of all members together", line), line

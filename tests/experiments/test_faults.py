@@ -32,8 +32,8 @@ BAD = [
     ("population.pbt.exploit=trunc", "population.pbt.exploit 'trunc' 'truncation'"),
     ("population.fitness.task=probe/x", "population.fitness.task probe/x probe/action"),
     ("evaluation.hparams.temp=0", "evaluation.hparams.temp temperature"),
-    ("agent.config.optimiser=adamm", "agent.config optimiser 'adamm' adam"),
-    ("agent.config.network.core=ltsm", "agent.config core 'ltsm' 'lstm'"),
+    ("agent.config.optimiser=adamm", "agent.config.optimiser: 'adamm' adam"),
+    ("agent.config.network.core=ltsm", "agent.config.network.core: 'ltsm' 'lstm'"),
     # Unknown override keys, and overrides that are none.
     ("task=3", "task unknown tasks"),
     ("training.unrol_length=3", "training.unrol_length unroll_length"),
@@ -67,12 +67,15 @@ BAD = [
     ("evaluation.episodes=0", "evaluation.episodes 0 greater than 0"),
     ("evaluation.every_updates=-1", "evaluation.every_updates -1 equal to 0"),
     ("checkpoint.keep=0", "checkpoint.keep 0 greater than 0"),
-    ("agent.config.network.hidden=[0]", "agent.config hidden 0 positive"),
+    ("agent.config.network.hidden=[0]", "agent.config.network.hidden: 0 positive"),
     (
         "agent.config.network.hidden=[99999999999999999999]",
         "agent.config.network.hidden 99999999999999999999 2147483647",
     ),
-    ("agent.config.network.core_size=-1", "agent.config core_size -1 positive"),
+    (
+        "agent.config.network.core_size=-1",
+        "agent.config.network.core_size: -1 positive",
+    ),
     ("seed=-1", "seed -1 equal to 0"),
     ("seed=4294967296", "seed 4294967296 less than"),
     # What is counted in int32, or cannot be in any memory.
@@ -94,6 +97,18 @@ BAD = [
     ("population.search.learning_rate.low=1", "learning_rate low=1.0 high=0.01 swap"),
     ("population.search.learning_rate.low=0", "learning_rate low=0.0 log above 0"),
     ("population.search.learning_rate.high=.inf", "learning_rate high=inf finite"),
+    # Parts of the settings that have fields of one name.
+    (
+        "agent={name: mix_and_match} agent.config.network.experts=0",
+        "agent.config.network.experts: 0 at least 1",
+    ),
+    (
+        "agent={name: mix_and_match, config: {components: [{core: foo}]}}",
+        "agent.config.components.0.core: 'foo' 'lstm'",
+    ),
+    ("tasks.0.env=gymnax/Nope", "tasks.0.env: 'Nope' there is CartPole-v1"),
+    ("tasks.0.options={x: 1}", "tasks.0.options: 'x' none"),
+    ("tasks=[{suite: nope}]", "tasks.0.suite: 'nope' minatar"),
     # What divides what, and what goes with what.
     (
         "population.axis=population population.pbt=null population.size=3",
@@ -111,11 +126,11 @@ BAD = [
     ),
     (
         "agent={name: ppo, config: {minibatches: 3}}",
-        "agent.config minibatches 3 16 steps",
+        "agent.config.minibatches: 3 16 steps",
     ),
     (
         "agent={name: ppo, config: {minibatches: 3, network: {core: lstm}}}",
-        "agent.config minibatches 3 4 slots",
+        "agent.config.minibatches: 3 4 slots",
     ),
     ("training.runner=host tasks.1.slots=3", "tasks.1.slots=3 even"),
     ("tasks.1.env=probe/action_box", "tasks Box Discrete at once"),

@@ -34,7 +34,7 @@ BAD = [
     ("stages.0.kind=null", "stages.0.kind None unknown"),
     ("stages.1.kind=[offline]", "stages.1.kind ['offline'] unknown"),
     ("stages.2.compare=[{low: 1}]", "stages.2.compare {'low': 1} earlier stage source"),
-    ("stages.0.name=a/b", "stages.0.name 'a/b' pattern"),
+    ("stages.0.name=a/b", "stages.0.name='a/b': letters, digits"),
     ("stages.1.name=source", "stages.1.name 'source' taken"),
     ("stages.0.dat=x", "stages.0.dat unknown"),
     ("stages.0.population.size=0", "stages.0.population.size 0 greater"),

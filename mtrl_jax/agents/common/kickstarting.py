@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.agents.common import (
     combining,
     objective,
@@ -126,9 +126,7 @@ def make(teacher: Teacher | None, spec: types.EnvSpec) -> Kickstarting:
             f"{', '.join(value_scale.SCALES)}"
         )
     values = None if teacher.value_scale == "none" else len(spec.tasks)
-    try:
+    with errors.part("teacher.network", teacher.network):
         network = networks.make(spec, teacher.network, num_values=values)
-    except ValueError as error:
-        raise ValueError(f"teacher.network.{error}") from None
     normaliser = observation_scale.make(spec, teacher.normalise_observations)
     return Kickstarting(network, normaliser)

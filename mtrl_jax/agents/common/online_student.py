@@ -25,7 +25,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import tree, types
+from mtrl_jax import errors, tree, types
 from mtrl_jax.agents.common import learning, optimiser, q_learning
 from mtrl_jax.agents.common import minibatches as rows_of
 from mtrl_jax.hparams import Amount, Bounds, Share
@@ -154,10 +154,8 @@ def make(
     """
     if config is None:
         return None
-    try:
+    with errors.part("student", config):
         network = q_network.make(spec, config, actions)
-    except ValueError as error:
-        raise ValueError(f"student.{error}") from None
     return Student(network, values, len(spec.tasks), optimiser)
 
 
