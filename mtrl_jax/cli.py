@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from mtrl_jax import errors, xla
-from mtrl_jax.training import callbacks, machine, screen
+from mtrl_jax.training import callbacks, machine, provenance, screen
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +32,26 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings as dotted.name=value")
 ]
 Run = Annotated[pathlib.Path, typer.Argument(help="the folder of a run")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        found = provenance.versions()
+        names = ("mtrl-jax", "jax", "jaxlib", "python")
+        typer.echo(", ".join(f"{name} {found[name]}" for name in names))
+        raise typer.Exit()
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="say which it is"
+        ),
+    ] = False,
+) -> None:
+    """Take what is said before a command."""
 
 
 @app.command()
@@ -159,10 +179,12 @@ def render(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="agents, envs or configs")],
+    what: Annotated[
+        str, typer.Argument(help="agents, envs, configs, or agents/NAME: its settings")
+    ],
     match: Annotated[str, typer.Option(help="only names that contain this")] = "",
 ) -> None:
-    """List what there is: agents, envs or configs."""
+    """List what there is: agents, envs or configs; or the settings of an agent."""
     from mtrl_jax.experiments import listing
 
     for line in listing.lines(what):

@@ -113,11 +113,18 @@ def check_bounds(hparams: type, name: str, value: float) -> None:
 
     The message goes on after the field's path.
     """
-    low, high = bounds(hparams)[name]
-    if math.isnan(value) or low <= value <= high:
+    allowed = bounds(hparams)[name]
+    if math.isnan(value) or allowed.low <= value <= allowed.high:
         return
-    allowed = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
-    raise ValueError(f"={value:g}: must be {allowed}")
+    raise ValueError(f"={value:g}: must be {in_words(allowed)}")
+
+
+def in_words(allowed: Bounds) -> str:
+    """Returns what a value within the bounds is: "from 0 to 1", "at least 0"."""
+    low, high = allowed
+    if high < math.inf:
+        return f"from {low:g} to {high:g}"
+    return f"at least {low:g}" if low > -math.inf else "any number"
 
 
 def _is_group(value: Any) -> bool:

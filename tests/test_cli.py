@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -12,13 +13,14 @@ import running
 from PIL import Image
 
 import mtrl_jax
-from mtrl_jax import agents, cli, envs, metrics, types
+from mtrl_jax import agents, cli, config, envs, hparams, metrics, types
+from mtrl_jax.config import agent_fields, strict
 from mtrl_jax.experiments import listing
-from mtrl_jax.training import report
+from mtrl_jax.training import provenance, report
 
 
 def test_help_and_import_do_not_load_jax():
-    """Both answer at once because nothing heavy is imported for them."""
+    """They answer at once because nothing heavy is imported for them."""
     heavy = (
         "[m for m in ('jax', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules]"
     )
@@ -28,6 +30,9 @@ def test_help_and_import_do_not_load_jax():
     for command in ("train", "resume", "evaluate", "plot", "render", "list"):
         assert command in helped.out
     assert "loaded []" in helped.out
+    asked = running.ended(running.start("--version", before=before))
+    assert asked.code == 0 and "loaded []" in asked.out
+    assert asked.out.startswith(f"mtrl-jax {provenance.version('mtrl-jax')}, jax ")
     imported = subprocess.run(
         [sys.executable, "-c", f"import sys, mtrl_jax; print('loaded', {heavy})"],
         cwd=running.ROOT,
@@ -78,11 +83,60 @@ def test_a_list_can_be_narrowed():
     assert running.mtrl("list", "envs", "--match", "nothing like it").out == ""
 
 
-def test_an_unknown_list_is_refused():
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_all_settings_of_an_agent_are_listed(name):
+    """Fields of its classes, by the paths and with the defaults that a config takes."""
+    rows = {x.path: x for x in agent_fields.of(name)}
+    module = agents.get(name)
+    assert all(
+        x.takes or x.meaning.startswith("as agent.config.") for x in rows.values()
+    )
+    assert {f"agent.hparams.{x}" for x in hparams.names(module.Hparams)} <= set(rows)
+    # What is within a section that is not there by default cannot be given alone.
+    absent = {
+        x.path for x in rows.values() if x.takes.startswith(("mapping |", "list[m"))
+    }
+    given = [
+        f"{path}={x.default}"
+        for path, x in rows.items()
+        if x.takes and not any(path.startswith(section) for section in absent)
+    ]
+    plain = {"tasks": [{"env": "probe/both"}], "agent": {"name": name}}
+    read = config.from_dict(config.override(plain, given))
+    assert read == config.from_dict(plain)
+    paths = strict.flat({"agent": {"config": read.agent.config}})
+    short = [x.removesuffix("*") for x in rows if x.endswith(".*")]
+    for path in paths:
+        path = re.split(r"\.\d", path)[0]
+        assert path in rows or path == "agent.config" or path.startswith((*short,))
+
+
+def test_a_setting_says_what_it_takes_and_means():
+    """A comment beside it or above it; of a hyperparameter nothing reads, what it needs."""
+    lines = running.mtrl("list", "agents/ppo", "--match", ".network.h").out.splitlines()
+    assert [line.split(maxsplit=4)[0::4] for line in lines] == [
+        ["agent.config.network.hidden", "of the MLP that reads vectors"]
+    ]
+    rows = {x.path: x[1:] for x in agent_fields.of("ppo")}
+    assert rows["agent.config.network.filters"][2].startswith("Of a torso that reads")
+    assert rows["agent.hparams.discount"][:2] == ("0.99", "from 0 to 1")
+    assert rows["agent.hparams.distance_cost"][2].endswith("network.sharing=soft")
+    assert rows["agent.config.teacher.network.*"][2] == "as agent.config.network.*"
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("agent", "did you mean agents?"),
+        ("ppo", "did you mean agents/ppo?"),
+        ("agents/pqo", "list agents/pqo: agent.name='pqo' is unknown"),
+    ],
+)
+def test_an_unknown_list_is_refused(what, said):
     """What can be listed is said."""
-    outcome = running.mtrl("list", "agent")
+    outcome = running.mtrl("list", what)
     assert outcome.code == 2
-    assert "did you mean agents?" in outcome.error
+    assert said in outcome.error
 
 
 @pytest.mark.parametrize(

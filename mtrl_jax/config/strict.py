@@ -117,6 +117,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def section_of(hint: Any) -> type | None:
+    """Returns the dataclass inside a type: X, X | None, list[X]; None where there is none."""
+    inner = _inner(hint)
+    return inner if dataclasses.is_dataclass(inner) else None  # type: ignore[return-value]
+
+
 def _known_fields(cls: type, values: dict, path: str) -> None:
     fields = {f.name for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -126,13 +132,13 @@ def _known_fields(cls: type, values: dict, path: str) -> None:
                 raise errors.RenamedError(f"{path}.{name} is now {RENAMED[name]}")
             hint = errors.suggest(name, sorted(fields))
             raise ValueError(f"{path}.{name} is unknown{hint}")
-        section = _inner(hints[name])
-        if not dataclasses.is_dataclass(section):
+        section = section_of(hints[name])
+        if section is None:
             continue
         several = {f".{i}": x for i, x in enumerate(value)} if _is_list(value) else {}
         for place, own in (several or {"": value}).items():
             if isinstance(own, dict):
-                _known_fields(section, own, f"{path}.{name}{place}")  # type: ignore[arg-type]
+                _known_fields(section, own, f"{path}.{name}{place}")
 
 
 def _is_list(value: Any) -> bool:

@@ -7,16 +7,19 @@ import sysconfig
 from collections.abc import Iterator
 
 from mtrl_jax import agents, envs, errors
+from mtrl_jax.config import agent_fields
 
 WHAT = ("agents", "envs", "configs")
 
 
 def lines(what: str) -> Iterator[str]:
-    """Returns the lines for "agents", "envs" or "configs".
+    """Returns the lines for "agents", "envs", "configs", or an agent's "agents/NAME".
 
     Raises:
-      ConfigError: any other word, or no configs anywhere.
+      ConfigError: any other word, no such agent, or no configs anywhere.
     """
+    if what.startswith("agents/"):
+        return _settings(what)
     if what == "agents":
         width = max(map(len, agents.AGENTS))
         found = ((name, agents.get(name).INFO) for name in agents.AGENTS)
@@ -27,7 +30,21 @@ def lines(what: str) -> Iterator[str]:
         paths = _configs()
         width = max(len(str(path)) for path in paths)
         return (_config_line(path, width) for path in paths)
-    raise errors.ConfigError(f"list {what}: unknown{errors.suggest(what, WHAT)}")
+    hint = errors.suggest(what, WHAT)
+    if what in agents.AGENTS:
+        hint = f", did you mean agents/{what}?"
+    raise errors.ConfigError(f"list {what}: unknown{hint}")
+
+
+def _settings(what: str) -> Iterator[str]:
+    """Returns the settings of the agent ``agents/NAME``, a line and four columns each."""
+    with errors.at(f"list {what}"):
+        found = agent_fields.of(what.partition("/")[2])
+    columns = [max(len(row[i]) for row in found) for i in range(3)]
+    padded = (
+        [*(x.ljust(n) for x, n in zip(row, columns)), row.meaning] for row in found
+    )
+    return ("  ".join(row).rstrip() for row in padded)
 
 
 def _configs() -> list[pathlib.Path]:
