@@ -10,9 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import os
+import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+# What a folder that is only tried begins with; a kill may leave it.
+PROBE = ".mtrl-probe-"
 
 
 class MtrlError(Exception):
@@ -179,6 +185,32 @@ def suggest(name: str, known: Iterable[str], limit: int = 20) -> str:
     return (
         f"; there is {', '.join(known[:limit])}{', ...' if len(known) > limit else ''}"
     )
+
+
+def check_folder(option: str, folder: pathlib.Path) -> None:
+    """Raises ConfigError unless files can be written in a folder, which may be absent."""
+    folder = folder.absolute()
+    there = next(x for x in (folder, *folder.parents) if os.path.lexists(x))
+    if not there.is_dir():
+        what = "a file" if there.exists() else "a link to nothing"
+        raise ConfigError(f"{option}: {there} is {what}; give a folder")
+    try:
+        # Rights do not say enough: root has them all, also in /proc.
+        with tempfile.TemporaryDirectory(prefix=PROBE, dir=there) as probe:
+            inside = pathlib.Path(probe) / folder.relative_to(there)
+            inside.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: cannot be made in {there} ({error.strerror}); give another"
+        ) from None
+
+
+def check_file(option: str, path: pathlib.Path) -> None:
+    """Raises ConfigError unless a file can be written, in a folder that may be absent."""
+    if os.path.isdir(path):
+        raise ConfigError(f"{option}: is a folder; give a file")
+    is_there = os.path.exists(path)
+    check_folder(option, path.absolute().parent if is_there else path)
 
 
 def integer(field: str, value: Any, low: int, high: int) -> int:

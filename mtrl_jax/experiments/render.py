@@ -27,7 +27,7 @@ from mtrl_jax.experiments import (
     reporters,
     selection,
 )
-from mtrl_jax.plots import figures, observation_pictures
+from mtrl_jax.plots import observation_pictures
 from mtrl_jax.training.program import Program
 from mtrl_jax.training.progress import short
 
@@ -179,7 +179,7 @@ def save_gif(frames: list[np.ndarray], out: pathlib.Path, fps: int = 15) -> None
 def _check_out(out: pathlib.Path) -> None:
     if out.suffix.lower() != ".gif":
         raise errors.ConfigError(f"--out {out}: give a file that ends in .gif")
-    figures.check_parent(out)
+    errors.check_file(f"--out {out}", out)
 
 
 def _player(name: str, env: types.Env) -> Callable[[Any, Any], Any]:

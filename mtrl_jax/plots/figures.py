@@ -163,22 +163,13 @@ def check_out(path: pathlib.Path) -> None:
     """Raises ConfigError unless a picture can be written to ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    if path.is_dir():
-        raise errors.ConfigError(f"--out {path}: is a folder; give a file")
-    check_parent(path)
+    errors.check_file(f"--out {path}", path)
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix and path.suffix[1:].lower() not in known:
         raise errors.ConfigError(
             f"--out {path}: no picture ends in {path.suffix!r}; there is "
             f"{', '.join(known)}"
         )
-
-
-def check_parent(path: pathlib.Path) -> None:
-    """Raises ConfigError unless what ``path`` is to lie in is a folder, or may be made."""
-    there = next(x for x in path.absolute().parents if x.exists())
-    if not there.is_dir():
-        raise errors.ConfigError(f"--out {path}: {there} is a file; give a folder's")
 
 
 def save(figure: Any, path: pathlib.Path) -> pathlib.Path:

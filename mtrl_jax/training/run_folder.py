@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import pathlib
 import shlex
 import time
@@ -30,13 +31,20 @@ def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
     for i in itertools.count(1):
         folder = parent / f"{name}-{stamp}{f'-{i}' if i > 1 else ''}"
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            errors.check_folder(f"--run-dir {folder}", folder)
+            raise
         try:
             folder.mkdir()  # Atomic: one process alone succeeds.
         except FileExistsError:
             continue
         except FileNotFoundError:
             continue  # Another's ``parent`` was empty and is gone.
+        except OSError:
+            errors.check_folder(f"--run-dir {folder}", folder)
+            raise
         break
     try:
         yield folder
@@ -49,15 +57,15 @@ def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
 def check_new(folder: pathlib.Path) -> None:
     """Raises ConfigError unless a run may begin in ``folder``.
 
-    It may not where that is a file, holds a run already, or holds something else.
+    It may not where nothing can be written, or what is there is a run or something else.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise errors.ConfigError(
-            f"--run-dir {folder}: {there} is a file; give a folder"
-        )
-    if not folder.exists():
-        return
+    if os.path.isdir(folder):
+        _check_empty(folder)
+    errors.check_folder(f"--run-dir {folder}", folder)
+
+
+def _check_empty(folder: pathlib.Path) -> None:
+    """Raises ConfigError if there is more than what a start leaves that was killed."""
     if (folder / CONFIG).exists():
         raise errors.ConfigError(
             f"--run-dir {folder}: holds a run; go on with `mtrl resume {shlex.quote(str(folder))}` or "
@@ -66,7 +74,8 @@ def check_new(folder: pathlib.Path) -> None:
     # A process that did not get as far as a run leaves its lock, an empty folder and
     # perhaps half of its settings.
     ours = {lock.LOCK, CHECKPOINTS}
-    left = {path.name for path in folder.glob(f".{CONFIG}*.tmp")}
+    left = {x.name for x in folder.glob(f".{CONFIG}*.tmp")}
+    left |= {x.name for x in folder.glob(f"{errors.PROBE}*")}
     found = {path.name for path in folder.iterdir()} - ours - left
     saves = folder / CHECKPOINTS
     if found or (saves.exists() and any(saves.iterdir())):

@@ -227,7 +227,7 @@ def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypat
 def test_what_a_killed_start_leaves_does_not_block_the_folder(tmp_path):
     """Its lock, an empty folder for checkpoints, half of its settings."""
     (tmp_path / "checkpoints").mkdir()
-    for name in (lock.LOCK, ".config.yaml.tmp"):
+    for name in (lock.LOCK, ".config.yaml.tmp", f"{errors.PROBE}x"):
         (tmp_path / name).write_text("")
     run_folder.check_new(tmp_path)
     (tmp_path / "config.yaml").write_text("")
@@ -252,6 +252,28 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
         assert f"--run-dir {run}" in outcome.error
         assert words in outcome.error
     assert [path.name for path in foreign.iterdir()] == ["chapter"]
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_run_is_built(
+    tmp_path, monkeypatch
+):
+    """Also of its own name; rights do not say so: root has them all."""
+    config = running.write(tmp_path / "tiny.yaml")
+    monkeypatch.setattr(kinds, "make_program", None)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    cases = (
+        ("/proc/run", "cannot be made in /proc ("),
+        (tmp_path / ("x" * 300), f"cannot be made in {tmp_path} (File name too long)"),
+        (tmp_path / "link" / "run", "is a link to nothing"),
+    )
+    for run, words in cases:
+        outcome = running.mtrl("train", config, "--run-dir", run)
+        assert outcome.code == 2
+        assert f"--run-dir {run}: " in outcome.error and words in outcome.error
+    monkeypatch.chdir("/proc")
+    outcome = running.mtrl("train", config)
+    assert outcome.code == 2 and "--run-dir runs/tiny-" in outcome.error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "tiny.yaml"]
 
 
 def test_a_run_is_not_overwritten(finished):
