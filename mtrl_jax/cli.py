@@ -62,6 +62,10 @@ def train(
         pathlib.Path | None,
         typer.Option(help="a new folder  [default: runs/CONFIG-TIME]"),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="say what it would be, or what is wrong, and end"),
+    ] = False,
 ) -> None:
     """Train a population from a config; give settings to change as dotted.name=value."""
     from mtrl_jax.config import loading
@@ -70,6 +74,11 @@ def train(
 
     settings = loading.load(config, overrides or [])
     machine.check()
+    if check:
+        names = run_folder.names(pathlib.Path("runs"), config.stem)
+        for line in runs.check(settings, run_dir or next(names), where=str(config)):
+            typer.echo(line)
+        return
     named = run_folder.claimed(pathlib.Path("runs"), config.stem)
     with (
         screen.outlived(),

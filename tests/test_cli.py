@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import running
+import staged_runs
 from PIL import Image
 
 import mtrl_jax
@@ -137,6 +138,38 @@ def test_an_unknown_list_is_refused(what, said):
     outcome = running.mtrl("list", what)
     assert outcome.code == 2
     assert said in outcome.error
+
+
+def test_a_config_can_be_checked_and_nothing_is_written(tmp_path, monkeypatch):
+    """A line of what it is and what it says first, or what is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+    plain = running.write(tmp_path / "tiny.yaml")
+    stages = staged_runs.write(tmp_path / "staged.yaml")
+    change = "population.pbt.interval=1"
+    outcome = running.mtrl("train", plain, change, "--check")
+    assert outcome.code == 0 and not outcome.err
+    first, *notes = outcome.out.splitlines()
+    assert first == (
+        "impala, 4 members of 4 slots on action, memory: 40 updates in chunks of 2, 640 "
+        "env steps of a member"
+    )
+    assert notes[0].startswith("population.pbt.interval=1: rounds come between chunks")
+    lines = running.mtrl("train", stages, "--check").out.splitlines()
+    named = [line.partition(":")[0] for line in lines]
+    assert named == [
+        "source",
+        "3 histories of 60 steps on 2 tasks",
+        "model",
+        "in_context",
+    ]
+    for given in (
+        [plain, "agent.config.network.core=x"],
+        [stages, "stages.1.agent.config.network.core=x"],
+        [plain, "--run-dir", tmp_path],
+    ):
+        assert running.mtrl("train", *given, "--check").code == 2
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["staged.yaml", "tiny.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import numpy as np
 from mtrl_jax import checkpoint, errors, metrics, tree
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds, reading, stages
-from mtrl_jax.training import lock, loop, report, run_folder, session
+from mtrl_jax.training import lock, loop, notices, report, run_folder, session
 from mtrl_jax.training.program import Program
 
 
@@ -39,6 +39,42 @@ def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
         nothing was written.
       RunError, CheckpointError: the run could not go on; what was saved is kept.
     """
+    run = _new(settings, folder, where)
+    if run.is_plain:
+        with errors.within(where):
+            program = kinds.make_program(run, settings)
+        return begin(settings, folder, program)
+    with errors.within(where):
+        stages.check(run)
+    with held(folder):
+        run_folder.check_new(folder)  # Another process may have been as fast.
+        run_folder.write_config(folder, settings)
+        return _train_stages(run)
+
+
+def check(settings: Any, folder: pathlib.Path, where: str = "config") -> list[str]:
+    """Returns what a new run would be, and say at its start; nothing is written.
+
+    All is built but what has to be compiled.
+
+    Raises:
+      ConfigError: whatever ``train`` would refuse before it writes anything.
+    """
+    run = _new(settings, folder, where)
+    with errors.within(where):
+        if not run.is_plain:
+            return stages.check(run)
+        with contextlib.closing(kinds.make_program(run, settings)) as program:
+            line = notices.outline(settings, program)
+            return [line, *notices.at_start(settings, program)]
+
+
+def _new(settings: Any, folder: pathlib.Path, where: str) -> kinds.Run:
+    """Returns the new run that ``settings`` describe, as far as they alone say.
+
+    Raises:
+      ConfigError: they are of no run, or there is no place for it.
+    """
     if not isinstance(settings, stage_schema.Staged) and settings.kind != "online":
         raise errors.ConfigError(
             f"{where}: kind={settings.kind!r} is of a stage; give it in a list stages"
@@ -50,19 +86,10 @@ def train(settings: Any, folder: pathlib.Path, where: str = "config") -> int:
         )
     run = kinds.run_of(settings, folder)
     run_folder.check_new(folder)
-    if run.is_plain:
-        with errors.within(where):
-            check_logging(settings)
-            program = kinds.make_program(run, settings)
-        return begin(settings, folder, program)
     with errors.within(where):
         for stage in run.stages:
             check_logging(stage)
-        stages.check(run)
-    with held(folder):
-        run_folder.check_new(folder)  # Another process may have been as fast.
-        run_folder.write_config(folder, settings)
-        return _train_stages(run)
+    return run
 
 
 def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:

@@ -11,29 +11,35 @@ itself. Nothing here knows an algorithm.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import shutil
 
 from mtrl_jax import errors, metrics
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds
-from mtrl_jax.training import progress, run_folder
+from mtrl_jax.training import notices, progress, run_folder
 
 
-def check(run: kinds.Run) -> None:
-    """Raises ConfigError unless every stage that is not done could be begun.
+def check(run: kinds.Run) -> list[str]:
+    """Returns what every stage that is not done would be, in a line and what it says first.
 
-    Agents are traced, nothing is compiled, read or written. It is an error, too, if there
-    is less space than the histories of the run will take.
+    Agents are traced, nothing is compiled, read or written.
+
+    Raises:
+      ConfigError: a stage could not be begun, or there is less space than the histories
+        of the run will take.
     """
-    need = 0
+    need, lines = 0, []
     for i, stage in enumerate(run.stages):
         own = run.folder_of(stage)
         if run_folder.is_done(own):
             continue
         with errors.within(f"stages.{i}", stage):
             program = kinds.make_program(run, stage, for_check=True)
-            program.close()
+            with contextlib.closing(program):
+                lines.append(f"{stage.name}: {notices.outline(stage, program)}")
+                lines += notices.at_start(stage, program)
         begun = (own / run_folder.CONFIG).exists()
         need += program.record.size if program.record and not begun else 0
     parents = (run.folder, *run.folder.absolute().parents)
@@ -44,6 +50,7 @@ def check(run: kinds.Run) -> None:
             f"stages: histories will take {progress.si(need)}B, {there} has "
             f"{progress.si(free)}B free; give fewer members or training.env_steps"
         )
+    return lines
 
 
 def write_summary(run: kinds.Run) -> None:

@@ -10,10 +10,39 @@ import jax
 import numpy as np
 
 from mtrl_jax import hparams, types
+from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 
 # A run may be longer than asked for by whole chunks; by more than this it is said.
 _LONGER = 1.05
+_FEW = 4  # tasks, whose names are said
+
+
+def at_start(config: Any, program: Program, before: int = 0) -> Iterator[str]:
+    """Yields the lines that a run begins with; ``before`` as in ``of``."""
+    yield from of(config, program.run_length, judged(config, program), before)
+    if program.record is not None:
+        yield program.record.announcement
+
+
+def outline(config: Any, program: Program) -> str:
+    """Returns in one line what a program will do: of what agent, where, for how long."""
+    (members, slots), length = program.batch, program.run_length
+    who = f"{config.agent.name}, {_counted(members, 'member')}"
+    names = [progress.short(task.name) for task in program.spec.tasks]
+    where = ", ".join(names) if len(names) <= _FEW else _counted(len(names), "task")
+    if config.kind == "evaluate":
+        episodes = _counted(config.evaluation.episodes, "episode")
+        return f"{who} of {_counted(slots, 'slot')} on {where}: {episodes} in each"
+    how_long = f"{length.updates} updates in chunks of {length.per_chunk}"
+    if config.kind == "offline":
+        return f"{who} on data of {where}: {how_long}, {_counted(slots, 'window')} each"
+    steps = f"{progress.si(length.updates * length.steps)} env steps of a member"
+    return f"{who} of {_counted(slots, 'slot')} on {where}: {how_long}, {steps}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def of(

@@ -21,6 +21,13 @@ CHECKPOINTS = "checkpoints"
 STAGES = "stages"  # of a run in stages: a folder of theirs
 
 
+def names(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """Yields ``parent/name-TIME``, and the same with -2, -3 and so on."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for i in itertools.count(1):
+        yield parent / f"{name}-{stamp}{f'-{i}' if i > 1 else ''}"
+
+
 @contextlib.contextmanager
 def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """Returns a new folder ``parent/name-TIME`` that no other process has.
@@ -28,9 +35,8 @@ def claimed(parent: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     Of several made in the same second the others are called TIME-2, TIME-3 and so on.
     It is gone again if nothing was written into it.
     """
-    stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
-    for i in itertools.count(1):
-        folder = parent / f"{name}-{stamp}{f'-{i}' if i > 1 else ''}"
+    folder = parent
+    for folder in names(parent, name):
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -247,12 +247,9 @@ def _open(
     length = program.run_length
     bar = progress.Progress(length.updates, label=label)
     with bar.closed_on_error():
-        judged = notices.judged(config, program)
         before = notices.made_before(getattr(saved.run, "learner", None), update)
-        for line in notices.of(config, length, judged, before):
+        for line in notices.at_start(config, program, before):
             bar.note(line)
-        if program.record is not None:
-            bar.note(program.record.announcement)
         session = Session(
             config=config,
             folder=folder,
