@@ -107,25 +107,45 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option(help="per member and task", min=1)
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="of the episodes  [default: those of a test in training]",
+            min=0,
+            max=2**32 - 1,
+        ),
+    ] = None,
+    member: Annotated[
+        int | None, typer.Option(help="this one alone  [default: every one]")
+    ] = None,
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="a .json file for what --json prints")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Test every member of a run's newest checkpoint on fresh episodes."""
+    """Test the members of a run's newest checkpoint on fresh episodes."""
     from mtrl_jax import metrics
-    from mtrl_jax.experiments import runs
+    from mtrl_jax.experiments import evaluation
     from mtrl_jax.training import report
 
+    if out is not None and out.suffix.lower() != ".json":
+        raise errors.ConfigError(f"--out {out}: give a file that ends in .json")
+    if out is not None:
+        errors.check_file(f"--out {out}", out)
     machine.check()
-    update, tasks = runs.evaluate(run, episodes)
+    found = evaluation.evaluate(run, episodes, seed=seed, member=member)
+    if out is not None:
+        metrics.write_json(out, found)
     if as_json:
-        typer.echo(metrics.to_json({"update": update, "tasks": tasks}))
+        typer.echo(metrics.to_json(found))
         return
-    typer.echo(f"checkpoint of update {update}")
+    typer.echo(f"checkpoint of update {found['update']}, best #{found['best_member']}")
     typer.echo(f"{'task':32s} member       mean  95 % interval")
-    for name, task in tasks.items():
-        for member in task["members"]:
+    for name, task in found["tasks"].items():
+        for row in task["members"]:
             typer.echo(
-                f"{name:32s} {member['member']:6d} {member['mean']:10.3f}  "
-                f"{report.interval(member['interval'])} {report.episodes(member)}"
+                f"{name:32s} {row['member']:6d} {row['mean']:10.3f}  "
+                f"{report.interval(row['interval'])} {report.episodes(row)}"
             )
 
 

@@ -206,6 +206,28 @@ def test_evaluate_prints_json_and_writes_nothing(finished, cached):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
+def test_evaluate_takes_a_seed_a_member_and_a_file(finished, cached, tmp_path):
+    """Other episodes, the same again of the same seed; one member's are as among all."""
+    out = tmp_path / "new" / "found.json"
+    given = ("evaluate", finished, "--episodes", 6, "--seed", 7)
+    every = json.loads(running.mtrl(*given, "--json").out)
+    outcome = running.mtrl(*given, "--member", 2, "--out", out)
+    assert f"best #{every['best_member']}" in outcome.out
+    one = json.loads(out.read_text())
+    for name, task in every["tasks"].items():
+        (own,) = one["tasks"][name]["members"]
+        assert own == task["members"][2] and one["tasks"][name]["mean"] == own["mean"]
+    other = json.loads(running.mtrl(*given[:-1], 8, "--json").out)
+    assert other["tasks"] != every["tasks"]
+    for refused, said in (
+        (("--member", 4), "--member 4: the run has members 0 to 3"),
+        (("--out", "x.txt"), "ends in .json"),
+        (("--out", "/proc/x.json"), "--out /proc/x.json: cannot be made in /proc"),
+    ):
+        outcome = running.mtrl("evaluate", finished, *refused)
+        assert outcome.code == 2 and said in outcome.error
+
+
 def test_evaluate_repeats_the_final_evaluation(finished, cached):
     """The same checkpoint, keys and episodes give the numbers of the summary."""
     outcome = running.mtrl("evaluate", finished)

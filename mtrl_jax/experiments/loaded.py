@@ -11,7 +11,6 @@ is loaded by its own folder, RUN/stages/NAME.
 from __future__ import annotations
 
 import importlib.util
-import numbers
 import os
 import pathlib
 from typing import Any
@@ -164,10 +163,7 @@ class LoadedRun:
     def _of(self, members: Tree, member: int | None) -> Tree:
         """Returns one member's part of what lies along ``[P]``."""
         chosen = self.best if member is None else member
-        if not isinstance(chosen, numbers.Integral) or not 0 <= chosen < self.members:
-            raise errors.ConfigError(
-                f"member={chosen!r}: the run has members 0 to {self.members - 1}"
-            )
+        reading.check_member(f"member={chosen!r}", chosen, self.members)
         return jax.device_put(tree.take(members, chosen), jax.devices()[0])
 
     def _task(self, name: str | None) -> int:

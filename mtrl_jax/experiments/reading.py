@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import pathlib
 from typing import Any
 
@@ -76,6 +77,13 @@ def with_environments(
             f"environments, RUN/stages/NAME of a stage of kind {' or '.join(allowed)}"
         )
     return stage_at(folder)
+
+
+def check_member(said: str, member: Any, members: int) -> None:
+    """Raises ConfigError unless ``member`` is the number of one of ``members``."""
+    is_number = isinstance(member, numbers.Integral)
+    if not is_number or not 0 <= member < members:
+        raise errors.ConfigError(f"{said}: the run has members 0 to {members - 1}")
 
 
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:

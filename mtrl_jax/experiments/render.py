@@ -80,11 +80,8 @@ def render_run(
 def check(config: Any, out: pathlib.Path, member: int | None) -> None:
     """Raises ConfigError unless ``out`` is a .gif and ``member`` one of the run, or None."""
     _check_out(out)
-    size = config.population.size
-    if member is not None and not 0 <= member < size:
-        raise errors.ConfigError(
-            f"--member {member}: the run has members 0 to {size - 1}"
-        )
+    if member is not None:
+        reading.check_member(f"--member {member}", member, config.population.size)
 
 
 def render_env(name: str, out: pathlib.Path, steps: int, seed: int = 0) -> pathlib.Path:

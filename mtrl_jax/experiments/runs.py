@@ -1,4 +1,4 @@
-"""Runs by their folders: train a new one, resume one, evaluate it.
+"""Runs by their folders: train a new one, resume one.
 
     config.yaml     the settings, as they are resolved; a folder with one holds a run
     checkpoints/    the newest few, see checkpoint
@@ -19,10 +19,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
-
-from mtrl_jax import checkpoint, errors, metrics, tree
+from mtrl_jax import checkpoint, errors, metrics
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds, reading, stages
 from mtrl_jax.training import lock, loop, notices, report, run_folder, session
@@ -178,29 +175,6 @@ def go_on(
             with begun.bar.closed_on_error():
                 run_folder.write_config(folder, config)
             return loop.run(begun)
-
-
-def evaluate(
-    folder: pathlib.Path, episodes: int | None = None
-) -> tuple[int, dict[str, Any]]:
-    """Returns (update, report.evaluation_table) of a run's newest checkpoint.
-
-    Raises:
-      ConfigError: no run there, or none of its checkpoints.
-      CheckpointError: there is no sound checkpoint.
-    """
-    run, config = reading.with_environments(folder)
-    if episodes is not None:
-        given = {**loading.to_dict(config)}
-        given["evaluation"] = {**given["evaluation"], "episodes": episodes}
-        config = loading.from_dict(given, where="--episodes")
-    with kinds.restored(run, config) as found:
-        update, program, saved = found
-        assert program.evaluate is not None
-        result = jax.device_get(program.evaluate(saved.run, saved.hparams))
-        finite = tree.all_finite(saved.run.learner, axes=1)
-        lost = [int(member) for member in np.flatnonzero(~np.asarray(finite))]
-        return update, report.evaluation_table(program.spec, result, lost)
 
 
 def check_logging(config: Any) -> None:

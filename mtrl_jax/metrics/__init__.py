@@ -118,7 +118,13 @@ def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:
 
 def write_summary(run: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Write ``summary`` as summary.json; readers see the old or the new one."""
-    jsonl.replace(pathlib.Path(run) / SUMMARY, (to_json(summary) + "\n").encode())
+    write_json(pathlib.Path(run) / SUMMARY, summary)
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Write nested values as JSON in a folder made for it; readers see old or new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jsonl.replace(path, (to_json(values) + "\n").encode())
 
 
 def to_json(values: Mapping[str, Any]) -> str:

@@ -96,7 +96,10 @@ def scores(metric: fitness.Metric, means: np.ndarray) -> np.ndarray:
 
 
 def evaluation_table(
-    spec: types.EnvSpec, evaluation: Evaluation, lost: Sequence[int] = ()
+    spec: types.EnvSpec,
+    evaluation: Evaluation,
+    lost: Sequence[int] = (),
+    member: int | None = None,
 ) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
@@ -104,12 +107,20 @@ def evaluation_table(
     (``estimates.mean_interval``), the number of ``episodes`` that ended and of those
     ``unfinished``, which count with what they had when ``evaluation.max_steps`` cut them
     (as in ``fitness.of_evaluation``); ``normalised`` where the task has reference scores.
-    Of a member in ``lost`` no episode counts.
+    Of a member in ``lost`` no episode counts. With ``member`` it is of that one alone,
+    and of its tasks.
     """
-    return {
-        task.name: _task_table(task, evaluation, k, lost)
-        for k, task in enumerate(spec.tasks)
+    if member is not None:
+        others = np.arange(len(evaluation.task))[:, None] != member
+        task: Any = np.where(others, -1, evaluation.task)
+        evaluation = evaluation._replace(task=task)
+    found = {
+        own.name: _task_table(own, evaluation, k, lost)
+        for k, own in enumerate(spec.tasks)
     }
+    if member is None:
+        return found
+    return {name: table for name, table in found.items() if table["members"]}
 
 
 def summary(
