@@ -71,7 +71,7 @@ def check_new(folder: pathlib.Path) -> None:
 
 
 def _check_empty(folder: pathlib.Path) -> None:
-    """Raises ConfigError if there is more than what a start leaves that was killed."""
+    """Raises ConfigError unless all that is there is what a killed start leaves."""
     if (folder / CONFIG).exists():
         raise errors.ConfigError(
             f"--run-dir {folder}: holds a run; go on with `mtrl resume {shlex.quote(str(folder))}` or "
