@@ -17,7 +17,14 @@ import jax
 
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.training import chunk_rows, pace, progress, report, signals
+from mtrl_jax.training import (
+    chunk_rows,
+    pace,
+    progress,
+    report,
+    signals,
+    starting,
+)
 from mtrl_jax.training.program import RoundRecord
 from mtrl_jax.training.session import Session, save
 from mtrl_jax.types import Tree
@@ -27,7 +34,9 @@ def run(session: Session) -> int:
     """Returns the exit code after training to the end or to a signal."""
     code = 1  # of a run that an error ends
     try:
-        with signals.caught(lambda n: session.bar.note(answer(session, n))) as caught:
+        with signals.caught(
+            lambda n: _say(session, n), lambda: _is_idle(session)
+        ) as caught:
             _loop(session, caught)
             if caught:
                 save(session)
@@ -61,7 +70,9 @@ def _loop(session: Session, caught: list[int]) -> None:
         _owed_round(session, source)
     if session.update < length.updates and length.test_every:
         # Of a resumed run the result is dropped: nothing is compiled later on.
+        session.idle_until = math.inf
         test = _test(session)
+        session.idle_until = -1
         if session.update == 0:
             pending = chunk_rows.Pending(0, None, session.hparams, None, test)
     while session.update < length.updates and not caught:
@@ -71,7 +82,10 @@ def _loop(session: Session, caught: list[int]) -> None:
         session.update += length.per_chunk
         if pending is not None and pending.times is not None:
             pending.times.seen(_is_done(pending.output), time.monotonic())
+        if before == session.restart:
+            session.idle_until = chunk_rows.compilations()
         output, times = _chunk(session, used)
+        session.idle_until = -1
         chunk_rows.write(session, pending)
         due = _due(before, session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
@@ -165,6 +179,18 @@ def _finish(session: Session) -> None:
 def _due(before: int, after: int) -> Callable[[int], bool]:
     """Returns whether a multiple of ``every`` lies in (before, after]; 0: never."""
     return lambda every: every > 0 and after // every > before // every
+
+
+def _is_idle(session: Session) -> bool:
+    """Returns whether this process has not trained yet, and does not at this moment."""
+    return chunk_rows.compilations() <= session.idle_until
+
+
+def _say(session: Session, n: int) -> None:
+    if n:
+        session.bar.note(answer(session, n))
+    else:
+        session.bar.last_words(starting.ended(session.folder))
 
 
 def answer(session: Session, n: int) -> str:

@@ -68,6 +68,11 @@ class Progress:
         """Print a line of its own above the live one."""
         self._console.print(text, markup=False)
 
+    def last_words(self, text: str) -> None:
+        """Print a line and end the live bar, of a process that ends here."""
+        self.note(text)
+        self.close()
+
     def close(self) -> None:
         """End the live bar."""
         self._bar.stop()

@@ -26,6 +26,7 @@ from mtrl_jax.training import (
     run_folder,
     saved_state,
     scheduler,
+    starting,
 )
 from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
@@ -68,6 +69,8 @@ class Session:
     # {module: SHA-256} of agents and environments from outside, as they were imported.
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     started: float = dataclasses.field(default_factory=time.monotonic)
+    # Until so many programs were compiled a signal ends the process: nothing is to save.
+    idle_until: float = -1
 
     @property
     def run_folder(self) -> pathlib.Path:
@@ -89,9 +92,10 @@ def begin(
     ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
     ``label`` begins the progress line.
     """
-    state, hp = program.init(program.hparams), program.hparams
-    if program.inherit is not None:
-        state, hp = program.inherit(state, hp)
+    with starting.interruptible(folder, is_new=resume_after is None):
+        state, hp = program.init(program.hparams), program.hparams
+        if program.inherit is not None:
+            state, hp = program.inherit(state, hp)
     fresh = saved_state.Saved(state, hp, program.lineage)
     session = _open(
         config, folder, program, manager, fresh, resume_after=resume_after, label=label
@@ -250,11 +254,14 @@ def _open(
         before = notices.made_before(getattr(saved.run, "learner", None), update)
         for line in notices.at_start(config, program, before):
             bar.note(line)
+        is_new = resume_after is None
+        with starting.interruptible(folder, is_new=is_new, say=bar.last_words):
+            programs = _compiled(program, saved, config)
         session = Session(
             config=config,
             folder=folder,
             program=program,
-            programs=_compiled(program, saved, config),
+            programs=programs,
             manager=manager,
             recorder=program.record and program.record.open(folder, update),
             writer=_writer(config, folder, resume_after, round_owed),

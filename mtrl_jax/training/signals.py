@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM: answered at once, obeyed at the end of a chunk.
 
-Python runs a handler only between its own instructions, which a chunk on the device can
-hold up for minutes. The answer comes from a thread, which the signal wakes by a pipe.
+Python runs a handler only between its own instructions, which a chunk on the device, or
+the compilation of one, can hold up for minutes. The answer comes from a thread, which the
+signal wakes by a pipe; where there is nothing to save it ends the process as well.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ _PATIENCE_S = 2.0
 
 
 @contextlib.contextmanager
-def caught(answer: Callable[[int], None]) -> Iterator[list[int]]:
+def caught(
+    answer: Callable[[int], None], is_idle: Callable[[], bool] = lambda: False
+) -> Iterator[list[int]]:
     """Returns a list that SIGINT and SIGTERM add themselves to, the first time only.
 
     ``answer(n)`` is called in a thread, at once, when the n-th comes. The second ends
-    the process, whatever it is doing, with 128 + its number; a Python that a person
+    the process, whatever it is doing, with 128 + its number; so does the first while
+    there is nothing to save, ``is_idle()``, after ``answer(0)``. A Python that a person
     types into gets a KeyboardInterrupt and goes on.
     """
     signals: list[int] = []
@@ -33,13 +37,14 @@ def caught(answer: Callable[[int], None]) -> Iterator[list[int]]:
     old = {number: signal.getsignal(number) for number in _OURS}
 
     def handle(number: int, _: object) -> None:
-        if not signals:
+        first, typed = not signals, is_idle() and _is_interactive()
+        if first:
             signals.append(number)
-        elif number == signal.SIGINT:
+        if number == signal.SIGINT and (typed or not first):
             raise KeyboardInterrupt
 
     left = threading.Event()
-    with _woken(lambda number, n: _answered(answer, number, n, left)):
+    with _woken(lambda number, n: _answered(answer, is_idle, number, n, left)):
         for number in _OURS:
             signal.signal(number, handle)
         try:
@@ -51,13 +56,18 @@ def caught(answer: Callable[[int], None]) -> Iterator[list[int]]:
 
 
 def _answered(
-    answer: Callable[[int], None], number: int, n: int, left: threading.Event
+    answer: Callable[[int], None],
+    is_idle: Callable[[], bool],
+    number: int,
+    n: int,
+    left: threading.Event,
 ) -> None:
-    """Answer the n-th signal; ends the process at the second."""
-    answer(n)
-    if n < 2 or _is_interactive():
+    """Answer the n-th signal; end the process at the second, or with nothing to save."""
+    at_once = n == 1 and is_idle() and not _is_interactive()
+    answer(0 if at_once else n)
+    if not at_once and (n < 2 or _is_interactive()):
         return
-    if number == signal.SIGTERM or not left.wait(_PATIENCE_S):
+    if at_once or number == signal.SIGTERM or not left.wait(_PATIENCE_S):
         sys.stderr.flush()
         os._exit(128 + number)
 

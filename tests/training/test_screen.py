@@ -143,6 +143,65 @@ def test_signals_are_answered_at_once(number, code):
         process.stdout.close()
 
 
+def test_a_signal_that_finds_nothing_to_save_ends_the_process():
+    """The first one, with its code, and not before it was answered."""
+    code = _BUSY.replace("flush=True)):", "flush=True), lambda: True):", 1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=running.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "answer 0\n"
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+# The function that a run calls first of those that it compiles, for ever.
+_COMPILING = """
+import hashlib
+from mtrl_jax.training import {module}
+
+def busy(*_):
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2_000_000_000)
+
+{module}.{name} = busy
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("loop", "_chunk"),
+        pytest.param("loop", "_test", marks=pytest.mark.slow),
+        pytest.param("session", "_compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_while_programs_compile_a_signal_ends_the_run_at_once(
+    tmp_path, cached, finished, module, name
+):
+    """Nothing was trained; the run goes on to the bits of one that was not stopped."""
+    settings, run = running.write(tmp_path / "tiny.yaml"), tmp_path / "run"
+    before = _COMPILING.format(module=module, name=name)
+    process = running.start(
+        "train", settings, "--run-dir", run, cache=cached, before=before
+    )
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGTERM)
+    outcome = running.ended(process, 60)
+    assert outcome.code == 143
+    assert f"nothing was trained; go on with `mtrl resume {run}`" in outcome.err
+    assert running.mtrl("resume", run).code == 0
+    running.assert_same(run, finished)
+
+
 def test_a_signal_says_what_happens_and_what_it_may_cost(tmp_path, cached, monkeypatch):
     """First: finished and saved. Second: what is lost, and how to go on."""
     from mtrl_jax.training import loop
