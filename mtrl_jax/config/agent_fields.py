@@ -6,6 +6,7 @@ What a field means is the comment beside it, or the lines of comment above it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -69,8 +70,9 @@ def _of_section(
 
 
 def _of_hparams(module: Any) -> Iterator[Setting]:
-    bounds = hparams.bounds(module.Hparams)
-    idle = module.INFO.idle(module.Config())
+    bounds, idle = hparams.bounds(module.Hparams), {}
+    with contextlib.suppress(TypeError):  # A config of which something has to be given.
+        idle = module.INFO.idle(module.Config())
     for name, default, meaning in _leaves(module.Hparams()):
         if name in idle:
             needs = f"read with agent.config.{idle[name].needs}"
