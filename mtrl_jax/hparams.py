@@ -9,7 +9,8 @@ groups that it has in common with other agents (the optimiser's, V-trace's):
 
 Settings, searches, schedules and rows name a leaf alone ("learning_rate"); no two leaves
 of one Hparams have the same name. A leaf's type says between which values it means
-something, so bounds stand beside the field.
+something, so bounds stand beside the field. Values are finite in float32, but where an
+infinite bound says that infinity is "no limit".
 
 A group that has its module's name needs ``from __future__ import annotations``.
 """
@@ -24,21 +25,25 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax.types import Scalar, Tree
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Bounds(NamedTuple):
-    """The values that mean something; both ends count."""
+    """The values that mean something; both ends count, an infinite one as "no limit"."""
 
     low: float
-    high: float
+    high: float = LARGEST
 
 
 Share = Annotated[Scalar, Bounds(0.0, 1.0)]
-Amount = Annotated[Scalar, Bounds(0.0, math.inf)]
-Divisor = Annotated[Scalar, Bounds(1e-30, math.inf)]  # what is divided by: not 0
-Real = Annotated[Scalar, Bounds(-math.inf, math.inf)]
+Amount = Annotated[Scalar, Bounds(0.0)]
+Limit = Annotated[Scalar, Bounds(0.0, math.inf)]  # an amount; inf: no limit
+Divisor = Annotated[Scalar, Bounds(1e-30)]  # what is divided by: not 0
+Real = Annotated[Scalar, Bounds(-LARGEST)]
 
 
 def names(hparams: Tree) -> tuple[str, ...]:
@@ -96,7 +101,10 @@ def with_defaults(hparams: Any, **values: float) -> Any:
 
 
 def bounds(hparams: type) -> dict[str, Bounds]:
-    """Returns {name: Bounds} of every leaf of a class of hyperparameters."""
+    """Returns {name: Bounds} of every leaf of a class of hyperparameters.
+
+    A field that says nothing of them takes any finite value, and its default.
+    """
     found: dict[str, Bounds] = {}
     default = hparams()
     for field, hint in typing.get_type_hints(hparams, include_extras=True).items():
@@ -104,7 +112,9 @@ def bounds(hparams: type) -> dict[str, Bounds]:
             found |= bounds(type(getattr(default, field)))
         else:
             given = [x for x in getattr(hint, "__metadata__", ()) if type(x) is Bounds]
-            found[field] = given[0] if given else Bounds(-math.inf, math.inf)
+            own = getattr(default, field)
+            ends = min(-LARGEST, own), max(LARGEST, own)
+            found[field] = given[0] if given else Bounds(*ends)
     return found
 
 
@@ -114,17 +124,25 @@ def check_bounds(hparams: type, name: str, value: float) -> None:
     The message goes on after the field's path.
     """
     allowed = bounds(hparams)[name]
-    if math.isnan(value) or allowed.low <= value <= allowed.high:
+    low, high = allowed
+    is_no_limit = math.isinf(value) and value in allowed
+    finite = max(low, -LARGEST), min(high, LARGEST)
+    if math.isnan(value) or is_no_limit or finite[0] <= value <= finite[1]:
         return
-    raise ValueError(f"={value:g}: must be {in_words(allowed)}")
+    if high < LARGEST or value < low:
+        raise ValueError(f"={value:g}: must be {in_words(allowed)}")
+    more = ", or .inf for no limit" if high == math.inf else ""
+    raise ValueError(
+        f"={value:g}: must be finite in float32, at most {LARGEST:g}{more}"
+    )
 
 
 def in_words(allowed: Bounds) -> str:
     """Returns what a value within the bounds is: "from 0 to 1", "at least 0"."""
     low, high = allowed
-    if high < math.inf:
+    if high < LARGEST:
         return f"from {low:g} to {high:g}"
-    return f"at least {low:g}" if low > -math.inf else "any number"
+    return f"at least {low:g}" if low > -LARGEST else "any number"
 
 
 def _is_group(value: Any) -> bool:

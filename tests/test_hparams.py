@@ -1,6 +1,7 @@
 """Hyperparameters: groups that read as one flat list, and the values that mean something."""
 
 import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import agents, hparams
-from mtrl_jax.hparams import Amount, Real, Share
+from mtrl_jax.hparams import LARGEST, Amount, Bounds, Limit, Real, Share
 
 
 class Group(NamedTuple):
@@ -26,13 +27,14 @@ class Hparams(NamedTuple):
     group: Group = Group(learning_rate=0.5)
     reward_scale: Real = 1.0
     own: float = 2.0
+    norm: Limit = 1.0
 
 
 def test_leaves_have_names_of_their_own_whatever_group_they_are_in():
     """In order, of values and of the class."""
-    names = ("alpha", "learning_rate", "discount", "reward_scale", "own")
+    names = ("alpha", "learning_rate", "discount", "reward_scale", "own", "norm")
     assert hparams.names(Hparams) == hparams.names(Hparams()) == names
-    assert tuple(hparams.flatten(Hparams()).values()) == (0.0, 0.5, 0.9, 1.0, 2.0)
+    assert tuple(hparams.flatten(Hparams()).values()) == (0.0, 0.5, 0.9, 1.0, 2.0, 1.0)
 
 
 def test_leaves_are_set_by_name_in_the_shape_of_what_they_replace():
@@ -49,11 +51,17 @@ def test_leaves_are_set_by_name_in_the_shape_of_what_they_replace():
 
 
 def test_bounds_stand_beside_the_field_also_in_a_group():
-    """A field without a type that says any may have any value."""
+    """A field without a type that says any may have any finite value, and its default."""
     found = hparams.bounds(Hparams)
     assert found["alpha"] == found["discount"] == (0.0, 1.0)
-    assert found["learning_rate"] == (0.0, math.inf)
-    assert found["reward_scale"] == found["own"] == (-math.inf, math.inf)
+    assert found["learning_rate"] == (0.0, LARGEST)
+    assert found["norm"] == (0.0, math.inf)
+    assert found["reward_scale"] == found["own"] == (-LARGEST, LARGEST)
+
+    class Outside(NamedTuple):
+        norm: float = math.inf
+
+    assert hparams.bounds(Outside) == {"norm": Bounds(-LARGEST, math.inf)}
 
 
 @pytest.mark.parametrize("name", agents.AGENTS)
@@ -66,7 +74,10 @@ def test_every_hyperparameter_of_an_agent_has_bounds_that_its_default_keeps(name
     for leaf, value in hparams.flatten(kind()).items():
         # Whatever has no bounds says so: these alone.
         unbounded = {"reward_scale", "v_min", "v_max", "target"}
-        assert bounds[leaf] != (-math.inf, math.inf) or leaf in unbounded
+        assert bounds[leaf] != (-LARGEST, LARGEST) or leaf in unbounded
+        # Infinity is "no limit", of what limits alone.
+        limits = {"horizon", "max_grad_norm"}
+        assert math.isfinite(bounds[leaf].high) or leaf in limits or "clip" in leaf
         for number in (value, *bounds[leaf]):
             hparams.check_bounds(kind, leaf, number)
 
@@ -77,10 +88,24 @@ def test_every_hyperparameter_of_an_agent_has_bounds_that_its_default_keeps(name
         ("discount", 1.01, "=1.01: must be from 0 to 1"),
         ("alpha", -0.5, "=-0.5: must be from 0 to 1"),
         ("learning_rate", -1e-3, "=-0.001: must be at least 0"),
+        ("alpha", math.inf, "=inf: must be from 0 to 1"),
+        (
+            "learning_rate",
+            math.inf,
+            "=inf: must be finite in float32, at most 3.40282e+38",
+        ),
+        ("own", 1e39, "=1e+39: must be finite in float32, at most 3.40282e+38"),
+        ("own", -math.inf, "=-inf: must be at least -3.40282e+38"),
+        (
+            "norm",
+            1e39,
+            "=1e+39: must be finite in float32, at most 3.40282e+38, or .inf for no limit",
+        ),
     ],
 )
 def test_a_value_beyond_them_is_refused(name, value, message):
     """With what would work."""
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hparams.check_bounds(Hparams, name, value)
     hparams.check_bounds(Hparams, "own", -1e9)
+    hparams.check_bounds(Hparams, "norm", math.inf)

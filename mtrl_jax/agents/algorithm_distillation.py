@@ -43,7 +43,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import tree, types
 from mtrl_jax.agents.common import learning, optimiser
-from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.hparams import Amount, Limit, Share
 from mtrl_jax.losses import policy_gradient, rewards
 from mtrl_jax.networks import heads, history_tokens, transformer
 from mtrl_jax.types import Array, Tree
@@ -69,7 +69,7 @@ class Hparams(NamedTuple):
     optimiser: optimiser.AdamwHparams = optimiser.AdamwHparams()
     label_smoothing: Share = 0.0  # share of the target that is uniform
     temperature: Amount = 1.0  # of acting; 0 is greedy
-    horizon: Amount = 0.0  # steps that are seen, whole ones; 0: all of the context
+    horizon: Limit = 0.0  # steps that are seen, whole ones; 0: all of the context
 
 
 class Carry(NamedTuple):

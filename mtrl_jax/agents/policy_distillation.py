@@ -22,7 +22,6 @@ they take turns; groups of a factorised action have a loss each, which are added
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -43,7 +42,7 @@ INFO = types.AgentInfo(
     observe_action=unrolls.observe_action,
     actions=(types.Discrete, types.Factorised),
 )
-Sharpness = Annotated[Scalar, Bounds(1e-6, math.inf)]
+Sharpness = Annotated[Scalar, Bounds(1e-6)]
 
 
 @dataclasses.dataclass(frozen=True)

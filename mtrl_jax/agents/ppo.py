@@ -34,7 +34,7 @@ from mtrl_jax.agents.common import (
     unrolls,
     value_scale,
 )
-from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.hparams import Amount, Limit, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import heads
@@ -63,8 +63,8 @@ class Clipped(NamedTuple):
     """Hyperparameters of the clipped surrogate and its targets."""
 
     lambda_: Share = 0.95
-    clip_epsilon: Amount = 0.2
-    clip_value: Amount = 0.0  # in units of (scaled) value; 0: the value is not clipped
+    clip_epsilon: Limit = 0.2
+    clip_value: Limit = 0.0  # in units of (scaled) value; 0: the value is not clipped
 
 
 class Hparams(NamedTuple):

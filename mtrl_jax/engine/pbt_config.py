@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
+from mtrl_jax import hparams
+
 Exploit = Literal["none", "truncation", "tournament", "t_test", "fixed_margin"]
 Rule = Literal["auto", "multiply", "add", "normal", "resample", "none"]
 Alternative = Literal["two-sided", "greater"]
@@ -60,11 +62,11 @@ class PbtConfig:
         _one_of("alternative", self.alternative, get_args(Alternative))
         _within("fraction", self.fraction, 0.0, 0.5, open_low=True)
         _within("p_value", self.p_value, 0.0, 1.0, open_low=True)
-        _within("margin", self.margin, 0.0, math.inf)
+        _within("margin", self.margin, 0.0)
         _within("perturb_probability", self.perturb_probability, 0.0, 1.0)
         _within("resample_probability", self.resample_probability, 0.0, 1.0)
-        _within("perturb_factor", self.perturb_factor, 1.0, math.inf, open_low=True)
-        _within("perturb_step", self.perturb_step, 0.0, math.inf, open_low=True)
+        _within("perturb_factor", self.perturb_factor, 1.0, open_low=True)
+        _within("perturb_step", self.perturb_step, 0.0, open_low=True)
         _within("interval", self.interval, 1, _MOST)
         _within("burn_in", self.burn_in, 0, _MOST)
         _within("min_episodes", self.min_episodes, 0, _MOST)
@@ -114,9 +116,9 @@ class SearchRange:
             what = "log" if self.log else "rule='multiply'"
             raise ValueError(f"{bound}={smallest} with {what}: it must be above 0")
         if self.factor is not None:
-            _within("factor", self.factor, 1.0, math.inf, open_low=True)
+            _within("factor", self.factor, 1.0, open_low=True)
         if self.step is not None:
-            _within("step", self.step, 0.0, math.inf, open_low=True)
+            _within("step", self.step, 0.0, open_low=True)
         if isinstance(self.initial, str):
             _one_of("initial", self.initial, ("draw", "default"))
         else:
@@ -186,10 +188,14 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _within(
-    name: str, value: float, low: float, high: float, open_low: bool = False
+    name: str,
+    value: float,
+    low: float,
+    high: float = hparams.LARGEST,
+    open_low: bool = False,
 ) -> None:
     above = value > low if open_low else value >= low
     if not (above and value <= high):
         bound = f"{'above' if open_low else 'at least'} {low}"
-        bound += "" if high == math.inf else f" and at most {high}"
+        bound += f" and at most {high}" if high < hparams.LARGEST else " and finite"
         raise ValueError(f"{name}={value} is out of range; it must be {bound}")

@@ -244,6 +244,25 @@ def test_settings_cannot_be_changed_by_accident():
             "agent.schedules.entropy_cost={kind: linear, low: 0.1, high: -0.1}",
             "agent.schedules.entropy_cost.high=-0.1: must be at least 0",
         ),
+        # Infinity means something to limits alone, and what is more is no float32.
+        (
+            "agent.hparams.learning_rate=.inf",
+            "agent.hparams.learning_rate=inf: must be",
+        ),
+        ("agent.hparams.max_grad_norm=1e39", r"max_grad_norm=1e\+39: .*no limit"),
+        ("evaluation.hparams.temperature=.inf", "evaluation.hparams.temperature=inf: "),
+        (
+            "population.search.entropy_cost={low: 0.5, high: 1e39}",
+            r"population.search.entropy_cost.high=1e\+39: must be finite in float32",
+        ),
+        (
+            "agent.schedules.entropy_cost={kind: linear, low: 0.1, high: 1e39}",
+            r"agent.schedules.entropy_cost.high=1e\+39: must be finite in float32",
+        ),
+        (
+            "population.pbt={exploit: none, perturb_factor: .inf}",
+            "perturb_factor=inf.*above 1.0 and finite",
+        ),
     ],
 )
 def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):

@@ -18,7 +18,6 @@ from a replay. On a mixture a score is the mean over tasks of their mean raw ret
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -33,7 +32,7 @@ from mtrl_jax.losses import distillation, policy_gradient
 from mtrl_jax.networks import q_network
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
-Sharpness = Annotated[Scalar, Bounds(1e-6, math.inf)]
+Sharpness = Annotated[Scalar, Bounds(1e-6)]
 _OWN = 2**31 - 1  # no part of a teacher's keys has this number
 _NEEDED = "student={} (its network's settings)"
 

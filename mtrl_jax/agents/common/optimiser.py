@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax.hparams import Amount, Divisor
+from mtrl_jax.hparams import Amount, Divisor, Limit
 from mtrl_jax.types import Scalar
 
 KINDS = ("adam", "rmsprop", "rmsprop_centred")
@@ -26,7 +26,7 @@ class Hparams(NamedTuple):
 
     learning_rate: Amount = 1e-3
     decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
-    max_grad_norm: Amount = 0.5
+    max_grad_norm: Limit = 0.5
     adam_eps: Divisor = 1e-8
     rmsprop_eps: Divisor = 1e-8  # inside the square root
 
@@ -38,7 +38,7 @@ class AdamwHparams(NamedTuple):
     warmup_updates: Amount = 100.0
     decay_updates: Amount = 0.0  # to the end of the cosine, 0: constant
     weight_decay: Amount = 0.0
-    max_grad_norm: Amount = 1.0
+    max_grad_norm: Limit = 1.0
     adam_eps: Divisor = 1e-8
 
 

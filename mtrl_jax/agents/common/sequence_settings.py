@@ -11,7 +11,7 @@ import numpy as np
 from mtrl_jax import hparams, types
 from mtrl_jax.agents.common import optimiser
 from mtrl_jax.data.columns import Columns
-from mtrl_jax.hparams import Amount, Real, Share
+from mtrl_jax.hparams import Amount, Limit, Real, Share
 from mtrl_jax.networks import outlook, transformer
 from mtrl_jax.types import Array
 
@@ -39,7 +39,7 @@ class Hparams(NamedTuple):
     optimiser: optimiser.AdamwHparams = optimiser.AdamwHparams()
     label_smoothing: Share = 0.0  # share of the target that is uniform
     temperature: Amount = 1.0  # of acting; 0 is greedy
-    horizon: Amount = 0.0  # steps that are seen, whole ones; 0: all of the context
+    horizon: Limit = 0.0  # steps that are seen, whole ones; 0: all of the context
     across: Share = 0.0  # below 1: steps see their own episode alone
     reward_gate: Share = 1.0  # of r_{t-1}
     return_gate: Share = 1.0  # of R_t; 0: nothing is known of it

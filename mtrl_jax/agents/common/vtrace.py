@@ -22,7 +22,7 @@ from mtrl_jax.agents.common import (
     unrolls,
     value_scale,
 )
-from mtrl_jax.hparams import Amount, Share
+from mtrl_jax.hparams import Limit, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Tree
 
@@ -48,9 +48,9 @@ class Hparams(NamedTuple):
     """Of V-trace."""
 
     lambda_: Share = 1.0
-    clip_rho: Amount = 1.0  # infinity does not clip
-    clip_pg_rho: Amount = 1.0
-    clip_epsilon: Amount = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
+    clip_rho: Limit = 1.0
+    clip_pg_rho: Limit = 1.0
+    clip_epsilon: Limit = 0.0  # PPO's bound on the ratio, for several epochs; 0: none
 
 
 def of_rollout(
