@@ -161,7 +161,7 @@ def _record(
     size = histories.plan(spec, len(names), steps, masks=masks, recorded=recorded)
     announcement = (
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "
-        f"{progress.si(size)}B on disk"
+        f"{progress.size(size)} on disk"
     )
     # What makes the steps. More of the settings would forbid changes that do not, and a
     # module is the same wherever it is; earlier versions wrote its folder down.

@@ -47,7 +47,7 @@ def check_slots(field: str, number: int, length: int = 0) -> None:
     if number > most:
         raise errors.ConfigError(
             f"{field}: {number} slots of all members together need "
-            f"{progress.si(number * each)}B at the least, and there is room for {most}; "
+            f"{progress.size(number * each)} at the least, and there is room for {most}; "
             "give fewer"
         )
 
@@ -70,7 +70,7 @@ def check(
     each, have = learner + rollout + memory, room(mesh) * mesh.size
     if each * members <= have:
         return
-    si = progress.si
+    size = progress.size
     name = agent_settings.module(config).INFO.capacity
     fits = [f"a population.size of at most {int(have / each)}"] if have >= each else []
     field = f"population.size={members}"
@@ -82,9 +82,9 @@ def check(
         most = int(capacity * left / memory) // slots * slots
         fits = ([f"a capacity of at most {most}"] if most > 0 else []) + fits
     raise errors.ConfigError(
-        f"{field}: each of {members} members needs {si(each)}B (learner {si(learner)}B, "
-        f"replay {si(memory)}B, rollout {si(rollout)}B), {si(each * members)}B together, "
-        f"and there is room for {si(have)}B; give "
+        f"{field}: each of {members} members needs {size(each)} (learner {size(learner)}, "
+        f"replay {size(memory)}, rollout {size(rollout)}), {size(each * members)} together, "
+        f"and there is room for {size(have)}; give "
         f"{' or '.join(fits) or 'a smaller network, fewer slots or shorter unrolls'}"
     )
 
@@ -113,7 +113,7 @@ def check_acting(
     environments nothing is known here. Nothing is allocated or compiled.
     """
     key, hp = checks.key_and_hparams(config)
-    members, si = config.population.size, progress.si
+    members, size = config.population.size, progress.size
     learner = 2 * checkpoint.bytes_of(jax.eval_shape(agent.init, key, hp))
     memory = checkpoint.bytes_of(jax.eval_shape(lambda: agent.carry(slots)))
     have = room(mesh) * mesh.size
@@ -124,10 +124,10 @@ def check_acting(
     most = int((have / members - learner) * slots / memory) if memory else 0
     fits += [f"at most {most} slots of all tasks together"] if most > 0 else []
     raise errors.ConfigError(
-        f"members={members}: each needs {si(learner + memory)}B (twice its learner "
-        f"{si(learner)}B, what {slots} slots remember {si(memory)}B), "
-        f"{si((learner + memory) * members)}B together, and there is room for "
-        f"{si(have)}B; give "
+        f"members={members}: each needs {size(learner + memory)} (twice its learner "
+        f"{size(learner)}, what {slots} slots remember {size(memory)}), "
+        f"{size((learner + memory) * members)} together, and there is room for "
+        f"{size(have)}; give "
         f"{' or '.join(fits) or 'a smaller network, or fewer slots'}"
     )
 

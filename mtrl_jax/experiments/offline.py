@@ -212,9 +212,9 @@ def load(
     room = device_memory.room(mesh)
     if need + share > room:
         raise errors.RunError(
-            f"{folder}: {progress.si(need)}B of data do not fit a device beside "
-            f"{progress.si(share)}B of learners and windows, there is room for "
-            f"{progress.si(room)}B of both; give keep.subsample, a smaller fraction, or "
+            f"{folder}: {progress.size(need)} of data do not fit a device beside "
+            f"{progress.size(share)} of learners and windows, there is room for "
+            f"{progress.size(room)} of both; give keep.subsample, a smaller fraction, or "
             "a smaller population.size or training.batch"
         )
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -47,8 +47,8 @@ def check(run: kinds.Run) -> list[str]:
     free = shutil.disk_usage(there).free
     if need > free:
         raise errors.ConfigError(
-            f"stages: histories will take {progress.si(need)}B, {there} has "
-            f"{progress.si(free)}B free; give fewer members or training.env_steps"
+            f"stages: histories will take {progress.size(need)}, {there} has "
+            f"{progress.size(free)} free; give fewer members or training.env_steps"
         )
     return lines
 

@@ -94,6 +94,17 @@ class Progress:
         )
 
 
+def _scaled(x: float) -> tuple[str, str]:
+    """Returns three digits and their unit."""
+    if x != x:
+        return "–", ""
+    units = ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)
+    for unit, one in units:
+        if abs(x) >= 0.9995 * one:  # 999.7k is rounded to 1M.
+            return f"{x / one:.3g}", unit
+    return f"{x:.3g}", ""
+
+
 def _shown(returns: Mapping[str, np.ndarray]) -> str:
     shown = [f"{short(name)} {_stat(values)}" for name, values in returns.items()]
     if len(shown) > 6:
@@ -102,13 +113,23 @@ def _shown(returns: Mapping[str, np.ndarray]) -> str:
 
 
 def si(x: float) -> str:
-    """Returns a number with k, M or G, three digits; NaN as a dash."""
-    if x != x:
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(x) >= size:
-            return f"{x / size:.3g}{unit}"
-    return f"{x:.3g}"
+    """Returns a number with k, M, G, T or P, three digits; NaN as a dash.
+
+    >>> si(640), si(999_700), si(1.5e9), si(float("nan"))
+    ('640', '1M', '1.5G', '–')
+    """
+    number, unit = _scaled(x)
+    return f"{number}{unit}"
+
+
+def size(count: float) -> str:
+    """Returns so many bytes as text, in units of a thousand.
+
+    >>> size(0), size(1234), size(68.7e9)
+    ('0 B', '1.23 kB', '68.7 GB')
+    """
+    number, unit = _scaled(count)
+    return f"{number} {unit}B"
 
 
 def duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ def test_a_population_without_a_replay_is_measured_too(monkeypatch):
         online.make_program(config.from_dict(given))
     line = str(error.value)
     assert re.match(r"population\.size=4096: each of 4096 members needs", line)
-    assert "replay 0B" in line and "\n" not in line
+    assert "replay 0 B" in line and "\n" not in line
     most = int(re.search(r"a population\.size of at most (\d+)", line)[1])
     for members, fits in ((most, True), (most + 1, False)):
         given["population"] = {"size": members}
@@ -83,8 +83,8 @@ def test_data_and_learners_are_measured_together(staged, monkeypatch):
     assert max(data, learners) < 0.9 * both
     with pytest.raises(errors.RunError) as error:
         prepare(0.95 * both)
-    said = f"{progress.si(data)}B of data do not fit a device beside "
-    assert f"{said}{progress.si(learners)}B of learners and w" in str(error.value)
+    said = f"{progress.size(data)} of data do not fit a device beside "
+    assert f"{said}{progress.size(learners)} of learners and w" in str(error.value)
     prepare(both)
 
 

@@ -104,7 +104,7 @@ def test_histories_that_do_not_fit_the_disk_are_refused(tmp_path, monkeypatch):
         "train", staged_runs.write(tmp_path / "x.yaml"), "--run-dir", run
     )
     assert outcome.code == 2
-    assert "1kB free" in outcome.error and "histories" in outcome.error
+    assert "1 kB free" in outcome.error and "histories" in outcome.error
     assert not run.exists()
 
 
