@@ -58,18 +58,22 @@ def of_losses(score: str, held_out: bool) -> Reporter:
     What held-out histories gave is called "held_out/METRIC" and, where there are any,
     decides which member is best.
     """
-    judged = f"held_out/{score}" if held_out else score
+    judged = f"{metrics.HELD_OUT}{score}" if held_out else score
 
     def row(output, evaluation) -> dict[str, Any]:
         measured = {} if output is None else dict(output.metrics)
         if evaluation is not None:
-            measured |= {f"held_out/{name}": x for name, x in evaluation.items()}
+            measured |= {
+                f"{metrics.HELD_OUT}{name}": x for name, x in evaluation.items()
+            }
         return {"metrics": measured, "returns": {}}
 
     def shown(row) -> dict[str, Any]:
         names = dict.fromkeys((score, judged))
         found = {x: row["metrics"][x] for x in names if x in row["metrics"]}
-        return {name.replace("held_out/", "held-out "): x for name, x in found.items()}
+        return {
+            name.replace(metrics.HELD_OUT, "held-out "): x for name, x in found.items()
+        }
 
     def best(row) -> int:
         loss = row["metrics"].get(judged, row["metrics"].get(score))

@@ -2,8 +2,9 @@
 
     metrics.jsonl   one object a chunk: update, env_steps, wall_s, steps_per_s, compiles,
                     metrics {name: [P]}, returns {task: [P]}, hparams {name: [P]},
-                    after a test evaluation {task: [P]}, and lost [members] where there
-                    are any whose weights are not finite: they have no returns
+                    after a test, such as the last row's, evaluation {task: [P]} (metrics
+                    "held_out/NAME" of data), and lost [members] where there are any
+                    whose weights are not finite: they have no returns
     lineage.jsonl   one object a PBT round: update, score [P], source [P], ancestor [P],
                     hparams_before {name: [P]}, hparams_after {name: [P]}
     summary.json    the outcome; ``tasks`` maps a task to what is known of it
@@ -26,6 +27,7 @@ import numpy as np
 
 from mtrl_jax.metrics import jsonl
 from mtrl_jax.metrics.metrics_writer import (
+    HELD_OUT,
     LINEAGE,
     METRICS,
     MetricsWriter,
@@ -35,6 +37,7 @@ from mtrl_jax.metrics.metrics_writer import (
 SUMMARY = "summary.json"
 
 __all__ = [
+    "HELD_OUT",
     "LINEAGE",
     "METRICS",
     "SUMMARY",

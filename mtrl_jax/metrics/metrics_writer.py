@@ -12,6 +12,9 @@ from mtrl_jax.metrics import boards, jsonl
 
 METRICS = "metrics.jsonl"
 LINEAGE = "lineage.jsonl"
+HELD_OUT = (
+    "held_out/"  # begins the names of what histories that none is trained on gave
+)
 
 
 class MetricsWriter:
@@ -24,6 +27,8 @@ class MetricsWriter:
             dropped. None: a new run, nothing is dropped.
         round_owed: the round of ``resume_after`` itself is still to be made, so that it
             is dropped as well.
+        test_due: the row of ``resume_after`` keeps its test; False where only a run
+            that ended there has one.
         tensorboard: whether to write TensorBoard events as well.
         wandb: arguments of ``wandb.init`` (project, name, group, config, …); None: no
             W&B. Its id is kept in the folder, so that a resumed run goes on with it.
@@ -40,6 +45,7 @@ class MetricsWriter:
         *,
         resume_after: int | None = None,
         round_owed: bool = False,
+        test_due: bool = True,
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
         curves: Collection[str] | None = None,
@@ -52,7 +58,9 @@ class MetricsWriter:
             boards.keep_id(self._wandb, self._run)
         self._curves, self._begun = curves, False
         if resume_after is not None:
-            truncate_after(self._run, resume_after, round_owed=round_owed)
+            truncate_after(
+                self._run, resume_after, round_owed=round_owed, test_due=test_due
+            )
         self._files: dict[str, IO[bytes]] = {
             name: open(self._run / name, "ab")  # noqa: SIM115
             for name in (METRICS, LINEAGE)
@@ -101,12 +109,51 @@ class MetricsWriter:
         if not self._begun:
             self._begun = True
             self._write_constants(boards.constants(row, self._curves), env_steps)
+        self._show(row)
+
+    def add_test(
+        self,
+        update: int,
+        metrics: Mapping[str, Any],
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a test at the end to the newest row, that of ``update``, if it has none.
+
+        Of members that the row lists as lost it counts for nothing.
+        """
+        path = self._run / METRICS
+        rows = jsonl.rows(path, path.read_bytes())
+        if not rows or rows[-1][1]["update"] != update:
+            return  # Somebody has taken it away.
+        row = rows[-1][1]
+        added = {"metrics": metrics, "evaluation": evaluation or {}}
+        added = {group: x for group, x in jsonl.plain(added).items() if x}
+        if all(name in row.get(group, {}) for group in added for name in added[group]):
+            return
+        for group, found in added.items():
+            for values in found.values():
+                for member in row.get("lost", []):
+                    values[member] = None
+            row[group] = row.get(group, {}) | found
+        self._files[METRICS].close()
+        lines = [*(line for line, _ in rows[:-1]), json.dumps(row).encode(), b""]
+        jsonl.replace(path, b"\n".join(lines))
+        self._files[METRICS] = open(path, "ab")  # noqa: SIM115
+        nothing = dict.fromkeys(("steps_per_s", "compiles"))
+        where = {name: row[name] for name in ("update", "env_steps")}
+        self._show(
+            {**where, **nothing, "metrics": {}, "returns": {}, "hparams": {}} | added
+        )
+
+    def _show(self, row: Mapping[str, Any]) -> None:
+        """Give a row to the boards."""
         scalars = boards.scalars(row, self._curves)
         if self._board is not None:
             for name, value in scalars.items():
-                self._board.add_scalar(name, value, env_steps)
+                self._board.add_scalar(name, value, row["env_steps"])
         if self._wandb is not None:
-            self._wandb.log({"update": update, **scalars}, step=env_steps)
+            shown = {"update": row["update"], **scalars}
+            self._wandb.log(shown, step=row["env_steps"])
 
     def _write_constants(self, constants: Mapping[str, Any], env_steps: int) -> None:
         if constants and self._board is not None:
@@ -166,12 +213,17 @@ class MetricsWriter:
 
 
 def truncate_after(
-    run: str | os.PathLike, update: int, *, round_owed: bool = False
+    run: str | os.PathLike,
+    update: int,
+    *,
+    round_owed: bool = False,
+    test_due: bool = True,
 ) -> None:
     """Drop the rows of both files beyond ``update`` and cut-off lines.
 
-    With ``round_owed`` the PBT round of ``update`` is dropped, too.
-    The kept lines stay byte for byte; a file changes by renaming, or not at all.
+    With ``round_owed`` the PBT round of ``update`` is dropped, too; without ``test_due``
+    the test in its row. The other lines stay byte for byte; a file changes by renaming,
+    or not at all.
     """
     for name in (METRICS, LINEAGE):
         path = pathlib.Path(run) / name
@@ -179,10 +231,25 @@ def truncate_after(
             continue
         old = path.read_bytes()
         last = update - (round_owed and name == LINEAGE)
-        kept = [line for line, row in jsonl.rows(path, old) if row["update"] <= last]
-        new = b"".join(line + b"\n" for line in kept)
+        kept = [(x, row) for x, row in jsonl.rows(path, old) if row["update"] <= last]
+        lines = [
+            line if test_due or row["update"] < update else _without_test(line, row)
+            for line, row in kept
+        ]
+        new = b"".join(line + b"\n" for line in lines)
         if new != old:
             jsonl.replace(path, new)
+
+
+def _without_test(line: bytes, row: Mapping[str, Any]) -> bytes:
+    """Returns the line of a row as it was before ``MetricsWriter.add_test``."""
+    if "metrics" not in row:  # A PBT round.
+        return line
+    kept = {name: x for name, x in row.items() if name != "evaluation"}
+    of_training = {
+        name: x for name, x in row["metrics"].items() if not name.startswith(HELD_OUT)
+    }
+    return json.dumps(kept | {"metrics": of_training}).encode()
 
 
 def _next_step(run: pathlib.Path) -> int:

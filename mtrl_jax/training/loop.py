@@ -7,10 +7,10 @@ everything is compiled before the first chunk.
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ def run(session: Session) -> int:
         with signals.caught(
             lambda n: _say(session, n), lambda: _is_idle(session)
         ) as caught:
-            _loop(session, caught)
+            test = _loop(session, caught)
             if caught:
                 save(session)
                 checkpoint.wait(session.manager)
@@ -50,7 +50,7 @@ def run(session: Session) -> int:
                     f"the run had ended at update {session.update}: its results are kept"
                 )
             else:
-                _finish(session)
+                _finish(session, test)
         code = 128 + caught[0] if caught else 0
         return code
     finally:
@@ -62,10 +62,11 @@ def run(session: Session) -> int:
             session.bar.note(problem)
 
 
-def _loop(session: Session, caught: list[int]) -> None:
+def _loop(session: Session, caught: list[int]) -> Any:
+    """Returns the test of the weights that the last chunk left, None if there was none."""
     settings, length = session.config.population, session.program.run_length
     source = settings.fitness.source
-    pending = None
+    pending = test = None
     if session.round_owed and session.update < length.updates:
         _owed_round(session, source)
     if session.update < length.updates and length.test_every:
@@ -75,6 +76,7 @@ def _loop(session: Session, caught: list[int]) -> None:
         session.idle_until = -1
         if session.update == 0:
             pending = chunk_rows.Pending(0, None, session.hparams, None, test)
+        test = None
     while session.update < length.updates and not caught:
         before = session.update
         session.hparams = session.scheduler.apply(session.hparams, before)
@@ -87,7 +89,7 @@ def _loop(session: Session, caught: list[int]) -> None:
         output, times = _chunk(session, used)
         session.idle_until = -1
         chunk_rows.write(session, pending)
-        due = _due(before, session.update)
+        due = functools.partial(length.is_due, update=session.update)
         round_due = settings.pbt and due(settings.pbt.interval)
         by_test = round_due and source == "evaluation"
         tested = by_test or due(length.test_every)
@@ -108,6 +110,7 @@ def _loop(session: Session, caught: list[int]) -> None:
             pending = None
             save(session)
     chunk_rows.write(session, pending)
+    return test
 
 
 def _chunk(session: Session, hp: Tree) -> tuple[fused_runner.ChunkOutput, pace.Chunk]:
@@ -155,13 +158,17 @@ def _had_ended(session: Session) -> bool:
     return session.is_unchanged and session.restart == session.update == measured_at
 
 
-def _finish(session: Session) -> None:
-    """Save, test every member once more and write the summary."""
+def _finish(session: Session, test: Any) -> None:
+    """Save, test every member if the last chunk was not followed by a ``test``, sum up."""
     save(session)
-    if session.programs.evaluate is not None:
+    if test is None and session.programs.evaluate is not None:
         session.bar.note("final evaluation …")
-    result = jax.device_get(_test(session))
+        test = _test(session)
+    result = jax.device_get(test)
     checkpoint.wait(session.manager)
+    if result is not None:
+        row = session.program.reporter.row(None, result)
+        session.writer.add_test(session.update, row["metrics"], row.get("evaluation"))
     totals = {
         "updates": session.update,
         "env_steps": session.counted,
@@ -174,11 +181,6 @@ def _finish(session: Session) -> None:
     )
     metrics.write_summary(session.folder, summary)
     session.bar.note(text)
-
-
-def _due(before: int, after: int) -> Callable[[int], bool]:
-    """Returns whether a multiple of ``every`` lies in (before, after]; 0: never."""
-    return lambda every: every > 0 and after // every > before // every
 
 
 def _is_idle(session: Session) -> bool:

@@ -24,6 +24,13 @@ class RunLength(NamedTuple):
     test_every: int  # updates; 0: at the end alone
     save_every: int
 
+    def is_due(self, every: int, update: int) -> bool:
+        """Returns whether a multiple of ``every`` lies in the chunk that ends at ``update``.
+
+        Of 0 none does.
+        """
+        return every > 0 and update // every > (update - self.per_chunk) // every
+
 
 class Recorder(NamedTuple):
     """Where the steps of a run go; ``write(history, update)`` after each chunk.

@@ -28,7 +28,7 @@ from mtrl_jax.training import (
     scheduler,
     starting,
 )
-from mtrl_jax.training.program import Program, Recorder
+from mtrl_jax.training.program import Program, Recorder, RunLength
 from mtrl_jax.types import Tree
 
 
@@ -153,6 +153,7 @@ def go_on(
         saved._replace(hparams=hparams),
         # The row of update 0 is written again.
         resume_after=update or -1,
+        test_due=_is_tested(was, program.run_length, update),
         update=update,
         meta=meta,
         label=label,
@@ -243,7 +244,17 @@ def save(session: Session) -> None:
 
 
 def _open(
-    config, folder, program, manager, saved, *, resume_after, label, update=0, meta=None
+    config,
+    folder,
+    program,
+    manager,
+    saved,
+    *,
+    resume_after,
+    label,
+    test_due=True,
+    update=0,
+    meta=None,
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
     meta = meta or {"wall_s": 0.0}
@@ -264,7 +275,7 @@ def _open(
             programs=programs,
             manager=manager,
             recorder=program.record and program.record.open(folder, update),
-            writer=_writer(config, folder, resume_after, round_owed),
+            writer=_writer(config, folder, resume_after, round_owed, test_due),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -282,12 +293,30 @@ def _open(
     return session
 
 
-def _writer(config, folder, resume_after, round_owed) -> metrics.MetricsWriter:
+def _is_tested(was: Any, length: RunLength, update: int) -> bool:
+    """Returns whether a run of this length, with its settings, is tested at ``update``.
+
+    One that ended there was, whatever its settings.
+    """
+    population = was.population
+    by_round = population.pbt is not None and population.fitness.source == "evaluation"
+    every = getattr(was.evaluation, "every_updates", 0)
+    return (
+        update >= length.updates
+        or length.is_due(every, update)
+        or (by_round and length.is_due(population.pbt.interval, update))
+    )
+
+
+def _writer(
+    config, folder, resume_after, round_owed, test_due
+) -> metrics.MetricsWriter:
     moved = config.population.search if config.population.pbt is not None else ()
     return metrics.MetricsWriter(
         folder,
         resume_after=resume_after,
         round_owed=round_owed,
+        test_due=test_due,
         tensorboard=config.logging.tensorboard,
         wandb=_wandb(config, folder) if config.logging.wandb else None,
         curves={*moved, *config.agent.schedules},

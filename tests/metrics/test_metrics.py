@@ -199,6 +199,30 @@ def test_a_resumed_board_hides_what_is_trained_again(tmp_path):
     assert starts == [1001]
 
 
+def test_a_test_at_the_end_is_in_the_newest_row_once(tmp_path):
+    """It counts for nothing of lost members; a longer run has the line as it was."""
+    path = tmp_path / "metrics.jsonl"
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(**_row(10))
+        writer.write(**_row(20), lost=[1])
+        before = path.read_bytes()
+        for score in (1.0, 2.0):  # The second is too late.
+            test = np.full(P, score)
+            writer.add_test(20, {"held_out/loss": test}, {"catch": test})
+        writer.add_test(30, {}, {"catch": np.ones(P)})  # There is no such row.
+        writer.write(**_row(30))
+    rows = metrics.read_metrics(tmp_path)
+    for found in (rows.evaluation["catch"], rows.metrics["held_out/loss"]):
+        np.testing.assert_array_equal(found[1], [1.0, np.nan, 1.0])
+        assert np.isnan(found[[0, 2]]).all()
+    np.testing.assert_array_equal(rows.metrics["loss"], np.full((3, P), 0.5))
+    metrics.truncate_after(tmp_path, 20)
+    assert path.read_bytes().startswith(before[:-1].rpartition(b"\n")[0])
+    assert len(metrics.read_metrics(tmp_path).evaluation["catch"]) == 2
+    metrics.truncate_after(tmp_path, 20, test_due=False)
+    assert path.read_bytes() == before
+
+
 def test_wandb_missing_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
     """Asked for and not installed: what to run, before a file exists."""
     monkeypatch.setitem(sys.modules, "wandb", None)
