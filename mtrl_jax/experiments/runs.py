@@ -119,8 +119,9 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
                 check_logging(stage)
             stages.check(run)
         with held(folder):
-            run_folder.write_config(folder, settings)
-            return _train_stages(run)
+            # Not before a stage that has begun takes its changes.
+            write = functools.partial(run_folder.write_config, folder, settings)
+            return _train_stages(run, write)
     values = loading.override(loading.to_dict(old), overrides or [])
     settings = loading.from_dict(values, where=where)
     resuming.check_resumable(old, settings)
@@ -154,10 +155,12 @@ def go_on(
     folder: pathlib.Path,
     make: Callable[[int], Program],
     label: str = "",
+    write: Callable[[], None] = lambda: None,
 ) -> int:
     """Continue the run in ``folder`` with ``config``; return the exit code.
 
     ``make(restart)`` gives its program, ``restart`` being the update it goes on from.
+    ``write`` is called when nothing can be refused any more, before ``config`` is written.
     """
     with _opened(folder, config) as manager:
         latest = checkpoint.latest_step(manager)
@@ -173,6 +176,7 @@ def go_on(
                 begun = session.go_on(config, folder, program, manager, label=label)
             # Only now is it certain that the run goes on with it.
             with begun.bar.closed_on_error():
+                write()
                 run_folder.write_config(folder, config)
             return loop.run(begun)
 
@@ -218,8 +222,11 @@ def _opened(folder: pathlib.Path, config: Any) -> Iterator[checkpoint.Manager]:
             checkpoint.close(manager)
 
 
-def _train_stages(run: kinds.Run) -> int:
-    """Returns the exit code after all stages, or of the one that a signal ended."""
+def _train_stages(run: kinds.Run, write: Callable[[], None] = lambda: None) -> int:
+    """Returns the exit code after all stages, or of the one that a signal ended.
+
+    ``write`` is called when the next stage cannot be refused any more.
+    """
     code = 0
     for i, stage in enumerate(run.stages):
         own = run.folder_of(stage)
@@ -230,8 +237,10 @@ def _train_stages(run: kinds.Run) -> int:
         label = f"[{i + 1}/{len(run.stages)} {stage.name}]"
         if (own / run_folder.CONFIG).exists():
             make = functools.partial(kinds.make_program, run, stage, is_checked=True)
-            code = go_on(stage, own, make, label)
+            with errors.within(f"stages.{i}"):
+                code = go_on(stage, own, make, label, write)
         else:
+            write()
             program = kinds.make_program(run, stage, is_checked=True)
             code = begin(stage, own, program, label)
         if code:

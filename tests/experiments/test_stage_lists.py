@@ -114,6 +114,7 @@ def test_histories_that_do_not_fit_the_disk_are_refused(tmp_path, monkeypatch):
         ("stages.0.agent.hparams.discount=0.5", "stages.0 'source' done"),
         ("stages.1.training.batch=8", "stages.1 training.batch 4 8 training.updates"),
         ("stages.1.evaluation.held_out=0.5", "stages.1 evaluation.held_out"),
+        ("stages.1.training.updates=2", "stages.1 training.updates=2 8 done"),
         ("stages.2.name=other", "names"),
         ("seed=3", "seed 0 3"),
     ],
