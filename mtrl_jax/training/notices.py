@@ -56,15 +56,8 @@ def of(
     ``tasks`` are those by whose episodes in training members are judged, ``before`` the
     updates that the learners had made when the run began.
     """
-    # An evaluate stage has no training, an offline one no environment steps.
-    steps = config.kind in ("online", "collect")
-    asked = config.training.env_steps if steps else None
-    trained, chunk = length.updates * length.steps, length.per_chunk * length.steps
-    if asked is not None and trained > _LONGER * asked:
-        yield (
-            f"training.env_steps={asked}: {trained} are trained, whole chunks of {chunk} "
-            "(training.updates_per_chunk updates of unroll_length steps in every slot)"
-        )
+    if config.kind != "evaluate":  # It has no training.
+        yield from _of_length(config, length)
     pbt = config.population.pbt
     if pbt is not None and pbt.interval >= length.updates:
         yield (
@@ -79,6 +72,24 @@ def of(
     if pbt is not None and pbt.exploit != "none":
         yield from _of_interval(config, length, tasks)
     yield from _of_decay(config, length, before)
+
+
+def _of_length(config: Any, length: RunLength) -> Iterator[str]:
+    """Yields a line where whole chunks make a run much longer than was asked for.
+
+    A chunk is not cut to a run that is shorter: lengthened, it would not come to what a
+    run of that length does.
+    """
+    field, one = "env_steps", length.steps
+    if config.kind == "offline":
+        field, one = "updates", 1
+    asked = getattr(config.training, field)
+    trained, chunk = length.updates * one, length.per_chunk * one
+    if trained > _LONGER * asked:
+        yield (
+            f"training.{field}={asked}: {trained} are trained, whole chunks of {chunk}; "
+            f"with training.updates_per_chunk below {length.per_chunk} there are fewer"
+        )
 
 
 def judged(config: Any, program: Program) -> list[types.TaskSpec]:

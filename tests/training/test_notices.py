@@ -10,7 +10,7 @@ import running
 from mtrl_jax import errors, types
 from mtrl_jax.config import loading
 from mtrl_jax.experiments import environments, online
-from mtrl_jax.training import notices
+from mtrl_jax.training import notices, program
 
 
 def _said(*changes):
@@ -57,6 +57,21 @@ def test_a_rate_that_fell_before_the_run_began_is_said(decay, before, words):
     found = list(notices.of(config, online.run_length(config, 4), before=before))
     assert [bool(re.search(words or "", line)) for line in found] == [True] * bool(
         words
+    )
+
+
+def test_the_updates_of_a_dataset_that_were_not_asked_for_are_said():
+    """They come in whole chunks, too."""
+    stage = {
+        **{"name": "model", "kind": "offline", "data": "./nowhere"},
+        "agent": {"name": "behaviour_cloning"},
+        "training": {"updates": 10, "updates_per_chunk": 250},
+    }
+    length = program.RunLength(250, 250, 1280, 0, 500)
+    (line,) = notices.of(loading.from_dict(stage), length)
+    assert line == (
+        "training.updates=10: 250 are trained, whole chunks of 250; "
+        "with training.updates_per_chunk below 250 there are fewer"
     )
 
 
@@ -115,9 +130,9 @@ def test_only_episodes_that_members_are_judged_by_count():
         ("population.fitness.source=evaluation", []),
     ):
         config = loading.from_dict(loading.override(running.TINY, [change]))
-        program = online.make_program(config)
-        found = [task.name for task in notices.judged(config, program)]
-        program.close()
+        made = online.make_program(config)
+        found = [task.name for task in notices.judged(config, made)]
+        made.close()
         assert found == names
 
 
