@@ -51,8 +51,10 @@ class Progress:
     ) -> None:
         """Show how far the run is, the population's steps and rate, returns or losses.
 
-        ``left`` are the seconds to the end; NaN of either is a dash. ``tested`` are the
-        returns of an evaluation, shown until the next one.
+        ``left`` are the seconds to the end; NaN of either is a dash. ``best`` is the
+        member with the best ``returns``, those of one chunk; which is best in the end is
+        another question, see ``report.summary``. ``tested`` are the returns of an
+        evaluation, shown until the next one.
         """
         if tested:
             self._tested = f"  evaluation: {_shown(tested)}"
@@ -90,7 +92,7 @@ class Progress:
         return (
             f"{self._label}{100 * min(update / self._updates, 1):3.0f}% "
             f"{si(steps)} steps  "
-            f"{si(rate)}/s  ETA {duration(left)}  best #{best}  {_shown(returns)}{self._tested}"
+            f"{si(rate)}/s  ETA {duration(left)}  best now #{best}  {_shown(returns)}{self._tested}"
         )
 
 

@@ -68,7 +68,11 @@ def lost(output: fused_runner.ChunkOutput | None) -> list[int]:
 def best_member(
     metric: fitness.Metric, spec: types.EnvSpec, fields: Mapping[str, Any]
 ) -> int:
-    """Returns the member with the highest score in a row; 0 while there is none."""
+    """Returns the member with the highest score in a row; 0 while there is none.
+
+    It is by the episodes of one chunk, too few and the short ones first: good enough for
+    the progress line, not for ``summary``.
+    """
     judged_by = judged(metric, fields) or fields.get("evaluation", {})
     means = np.stack([np.asarray(judged_by[t.name], float) for t in spec.tasks], 1)
     of_members = scores(metric, means)
@@ -135,8 +139,8 @@ def summary(
 ) -> dict[str, Any]:
     """Returns the contents of summary.json.
 
-    The best member is that with the highest ``selection`` ``[P]``, its fitness in
-    training; ``score`` and all else is of the evaluation, which had no part in the
+    The best member is that with the highest ``selection`` ``[P]``, its fitness by its
+    latest episodes in training (``selection.recent_score``); ``score`` and all else is of the evaluation, which had no part in the
     choice. The best may so have a lower score than others: a best of the scores
     themselves would be too good by what luck gave it. Where training says nothing the
     evaluation chooses, and ``selected_by`` says so. A member that is not ``finite``
@@ -195,7 +199,8 @@ def chosen(values: Mapping[str, Any]) -> str:
     named = f"best #{values['best_member']}: selected by {by}"
     if by == on:
         return f"{named}, the numbers it is reported on, which flatters it"
-    return f"{named}, reported on {on}"
+    latest = " (its latest episodes)" if by == "training" else ""
+    return f"{named}{latest}, reported on {on}"
 
 
 def episodes(member: Mapping[str, Any]) -> str:

@@ -314,6 +314,8 @@ def test_the_best_member_is_chosen_by_training(selection, best, by):
     lines = report.table(summary).splitlines()
     assert len(lines) == 4
     assert f"best #{best}: selected by {by}" in lines[0]
+    # Of one chunk alone the progress line says "best now".
+    assert ("its latest episodes" in lines[0]) == (by == "training")
     assert ("flatters" in lines[0]) == (by == "evaluation")
     assert f"best #{best}" in lines[1]
     assert summary["best_score"] == summary["score"][best]

@@ -19,9 +19,11 @@ def test_the_line_names_training_and_the_last_evaluation(capsys):
     bar.close()
     lines = _lines(capsys)
     assert lines[0] == (
-        "[1/2 a]  10% 100 steps  20k/s  ETA 1m05s  best #2  action 2 (max 3)"
+        "[1/2 a]  10% 100 steps  20k/s  ETA 1m05s  best now #2  action 2 (max 3)"
     )
-    assert lines[1].endswith("best #2  action 2 (max 3)  evaluation: action 5 (max 6)")
+    assert lines[1].endswith(
+        "best now #2  action 2 (max 3)  evaluation: action 5 (max 6)"
+    )
     assert " –/s  ETA –  " in lines[2]
     assert lines[2].endswith("evaluation: action 5 (max 6)")
 
