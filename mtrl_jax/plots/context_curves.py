@@ -42,7 +42,12 @@ def _episodes(
     mean, interval = _floats(curve["mean"]), _floats(curve["interval"])
     episode = np.arange(1, len(mean) + 1)
     panel.fill_between(
-        episode, *interval.T, color=figures.MEDIAN, alpha=0.18, lw=0, label="95 %"
+        episode,
+        *interval.T,
+        color=figures.MEDIAN,
+        alpha=0.18,
+        lw=0,
+        label="95 % interval",
     )
     panel.plot(episode, mean, color=figures.MEDIAN, label="in context")
     if curve.get("prompt"):

@@ -73,6 +73,39 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
     figure.supylabel(y, fontsize=9)
 
 
+def scale(panel: Any, name: str) -> None:
+    """Give the values of a panel an axis: linear, log, or complement, 1 - x on a log."""
+    if name != "complement":
+        panel.set_yscale(name)
+        return
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = panel.dataLim.intervaly
+    panel.set_yscale(
+        "function",
+        functions=(
+            lambda x: -np.log10(np.maximum(1 - np.asarray(x), 1e-7)),
+            lambda y: 1 - 10 ** -np.asarray(y),
+        ),
+    )
+    # 0.9, 0.95, 0.98, 0.99 …: one beyond either end, so that there are two at the least.
+    ticks = sorted(1 - x * 10.0**-k for k in range(8) for x in (1, 2, 5) if k or x == 1)
+    first = max(np.searchsorted(ticks, low + 1e-9, "right") - 1, 0)
+    last = min(np.searchsorted(ticks, high - 1e-9), len(ticks) - 1)
+    shown = ticks[first : last + 1]
+    shown = shown if len(shown) < 8 else [x for x in shown if _is_power(1 - x)]
+    panel.yaxis.set_major_locator(FixedLocator(shown))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.7g}"))
+    low, high = min(low, shown[0]), max(high, shown[-1])
+    panel.set_ylim(1 - 1.1 * (1 - low), 1 - (1 - high) / 1.1)
+
+
+def _is_power(x: float) -> bool:
+    """Returns whether a number is a power of ten, up to rounding."""
+    return abs(math.log10(x) - round(math.log10(x))) < 1e-6
+
+
 def shared_legend(figure: Any, panels: list[Any]) -> None:
     """Add one legend for all panels, above them, with as many columns as there is room."""
     entries: dict[str, Any] = {}

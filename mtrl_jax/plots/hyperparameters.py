@@ -26,12 +26,10 @@ def of_run(run: run_series.Run) -> Any:
                 _scheduled(panel, run, name)
             else:
                 _members(panel, run, name)
-            if run_series.is_log(run, name):
-                panel.set_yscale("log")
+            figures.scale(panel, run_series.scale_of(run, name))
             panel.set_title(name)
-        figures.label(
-            figure, panels, run.rows.env_steps[-1], "env steps per member", "value"
-        )
+        what = run_series.steps_name(run.rows)
+        figures.label(figure, panels, run.rows.env_steps[-1], what, "value")
         figures.shared_legend(figure, panels)
     return figure
 

@@ -26,8 +26,7 @@ def of_run(run: run_series.Run) -> Any:
             lost = run_series.lost_at(run.rows)
             figures.mark_lost(panel, lost, run.rows.env_steps)
             panel.set_title(_title(name))
-        # Of a run that learns from a dataset, steps are what it was given to learn from.
-        what = "env steps per member" if run.rows.returns else "steps learned from"
+        what = run_series.steps_name(run.rows)
         figures.label(figure, panels, run.rows.env_steps[-1], what, "")
         figures.shared_legend(figure, panels)
     return figure

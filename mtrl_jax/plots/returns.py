@@ -38,7 +38,8 @@ def of_run(run: run_series.Run) -> Any:
 def of_runs(compared: Sequence[run_series.Run]) -> Any:
     """Returns the figure of several runs: the median and band of each in its colour.
 
-    Of runs that learned from datasets alone, what they measured in place of returns.
+    Of runs that learned from datasets alone, what they measured in place of returns;
+    beside others such a run has nothing to show, and the legend says so.
     """
     tasks = _common(run_series.tasks_of(run.rows) for run in compared)
     names = tasks or _common(run.rows.metrics for run in compared)
@@ -52,10 +53,13 @@ def of_runs(compared: Sequence[run_series.Run]) -> Any:
                 _compared(panel, run, name, colour, bool(tasks))
             _scores(panel, _known(compared, name))
             panel.set_title(name)
-        limit = max(run.rows.env_steps[-1] for run in compared)
-        what = "return" if tasks else "value"
-        y = f"{what} (median, 10–90 %)"
-        figures.label(figure, panels, limit, "env steps per member", y)
+        shown = [run for run in compared if run_series.tasks_of(run.rows) or not tasks]
+        for name in [run.name for run in compared if not any(run is x for x in shown)]:
+            panels[0].plot([], [], " ", label=f"{name}: no returns")
+        limit = max(run.rows.env_steps[-1] for run in shown)
+        y = f"{'return' if tasks else 'value'} (median, 10–90 %)"
+        x = run_series.steps_name(shown[0].rows)
+        figures.label(figure, panels, limit, x, y)
         figures.shared_legend(figure, panels)
     return figure
 
@@ -66,11 +70,11 @@ def _training(panel, run: run_series.Run, task: str) -> None:
         return
     P = returns.shape[1]
     if P > 1:
-        _band(panel, steps, returns, figures.MEDIAN, 0.18, "training, 10–90 %")
-        _extremes(panel, steps, returns)
+        _band(panel, steps, returns, figures.MEDIAN, 0.18, f"{run.by}, 10–90 %")
+        _extremes(panel, steps, returns, f"{run.by}, min–max")
         median = np.nanmedian(returns, axis=1)
-        panel.plot(steps, median, color=figures.MEDIAN, label="training, median")
-    name = f"training, best member ({run.best})" if P > 1 else "training"
+        panel.plot(steps, median, color=figures.MEDIAN, label=f"{run.by}, median")
+    name = f"{run.by}, best member ({run.best})" if P > 1 else run.by
     shown = figures.line_of(len(steps))
     panel.plot(steps, returns[:, run.best], color=figures.BEST, label=name, **shown)
 
@@ -101,7 +105,7 @@ def _compared(panel, run: run_series.Run, name: str, colour, returns: bool) -> N
     if len(steps):
         _band(panel, steps, values, colour, 0.15)
         median = np.nanmedian(values, axis=1)
-        what = f"{run.name}, training" if returns else run.name
+        what = f"{run.name}, {run.by}" if returns else run.name
         panel.plot(
             steps, median, color=colour, label=what, **figures.line_of(len(steps))
         )
@@ -124,7 +128,7 @@ def _band(panel, steps, returns, colour, alpha, label=None) -> None:
         )
 
 
-def _extremes(panel, steps, returns) -> None:
+def _extremes(panel, steps, returns, label) -> None:
     if len(steps):
         low, high = np.nanmin(returns, axis=1), np.nanmax(returns, axis=1)
         panel.fill_between(
@@ -134,7 +138,7 @@ def _extremes(panel, steps, returns) -> None:
             color=figures.MEDIAN,
             alpha=0.08,
             lw=0,
-            label="training, min–max",
+            label=label,
         )
 
 

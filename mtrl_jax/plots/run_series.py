@@ -23,6 +23,7 @@ class Run(NamedTuple):
     tasks: Mapping[str, Any]  # of summary.json
     best: int
     compared: Mapping[str, Any]  # of summary.json: curves of other stages
+    by: str = "training"  # whose returns the rows have: "frozen weights" learn nothing
 
 
 def load(run: str | os.PathLike) -> Run:
@@ -38,12 +39,14 @@ def load(run: str | os.PathLike) -> Run:
     config = path / "config.yaml"
     search: Any = None
     schedules: Any = {}
+    by = "training"
     if config.exists():
         import yaml
 
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         search = (settings.get("population") or {}).get("search")
         schedules = (settings.get("agent") or {}).get("schedules") or {}
+        by = "training" if settings.get("of") is None else "frozen weights"
     return Run(
         path.name,
         rows,
@@ -53,6 +56,7 @@ def load(run: str | os.PathLike) -> Run:
         _by_task(summary.get("tasks")),
         _best(rows) if best is None else best,
         summary.get("compared") or {},
+        by,
     )
 
 
@@ -130,13 +134,27 @@ def searched(run: Run) -> list[str]:
     ]
 
 
-def is_log(run: Run, name: str) -> bool:
-    """Returns whether a hyperparameter wants a logarithmic axis: its range, or spread."""
+def scale_of(run: Run, name: str) -> str:
+    """Returns the axis a hyperparameter wants by its range, or spread: linear, log.
+
+    Or complement, that is 1 - x on a logarithmic one, as a discount is drawn.
+    """
     values = run.rows.hparams[name]
-    positive = bool(np.nanmin(values) > 0)
-    if run.search is not None:
-        return positive and bool((run.search.get(name) or {}).get("log"))
-    return positive and np.nanmax(values) > 30 * np.nanmin(values)
+    low, high = np.nanmin(values), np.nanmax(values)
+    if run.search is None:
+        return "log" if low > 0 and high > 30 * low else "linear"
+    drawn = run.search.get(name) or {}
+    if not drawn.get("log"):
+        return "linear"
+    if drawn.get("complement"):
+        return "complement" if high < 1 else "linear"
+    return "log" if low > 0 else "linear"
+
+
+def steps_name(rows: metrics.Metrics) -> str:
+    """Returns what a run's steps are: played, or of a dataset that it learns from."""
+    played = rows.returns or rows.evaluation
+    return "env steps per member" if played else "steps learned from"
 
 
 def ranks(score: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ def of_run(run: run_series.Run) -> Any:
             _bar(panel, at, task, run.best, normalised)
         names = [name.split("/")[-1] for name in tested]
         panel.set_xticks(range(len(tested)), names, rotation=20, ha="right")
+        panel.set_xlim(-0.5, len(tested) - 0.5)
         panel.axhline(0.0, color=figures.REFERENCE, lw=0.8)
         figure.supylabel("normalised score" if normalised else "return", fontsize=9)
         figures.shared_legend(figure, [panel])
@@ -34,6 +35,12 @@ def of_run(run: run_series.Run) -> Any:
 
 def _bar(panel: Any, at: int, task: Any, best: int, normalised: bool) -> None:
     means = np.asarray([member["mean"] for member in task["members"]], float)
+    if not np.isfinite(means).any():
+        # An empty place would read as a score of 0.
+        where = {"transform": panel.get_xaxis_transform(), "rotation": 90}
+        style = {"ha": "center", "va": "bottom", "color": figures.REFERENCE}
+        panel.text(at, 0.03, "no value", fontsize=8, **where, **style)
+        return
     if normalised:
         low, high = _scale(task)  # type: ignore[misc]
         means = (means - low) / (high - low)

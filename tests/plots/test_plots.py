@@ -228,6 +228,59 @@ def test_tasks_are_bars_of_the_final_scores(tmp_path):
     np.testing.assert_allclose(best.get_ydata(), [0.5])
 
 
+def test_a_task_without_a_value_says_so(tmp_path):
+    """An empty place would read as a score of 0."""
+    run = make_run(tmp_path / "run")
+    found = {
+        name: {"members": [{"member": p, "mean": x, "episodes": 4} for p in range(8)]}
+        for name, x in (("Catch", 1.0), ("Breakout", float("nan")))
+    }
+    metrics.write_summary(run, {"tasks": found, "best_member": 0})
+    (panel,) = tasks.of_run(run_series.load(run)).axes
+    assert len(panel.patches) == 1
+    (said,) = panel.texts
+    assert (said.get_text(), said.get_position()[0]) == ("no value", 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.9, 0.999, ["0.9", "0.95", "0.98", "0.99", "0.995", "0.998", "0.999"]),
+        (0.93, 0.94, ["0.9", "0.95"]),
+        (0.0, 0.9999, ["0", "0.9", "0.99", "0.999", "0.9999"]),
+        (0.5, 0.9999999, ["0.9", "0.99", "0.999", "0.9999", "0.99999", "0.999999"]),
+    ],
+)
+def test_what_is_drawn_by_its_complement_has_an_axis_of_that(low, high, ticks):
+    """A discount of 0.99 and one of 0.999 are as far apart as 0.9 and 0.99."""
+    figure, (panel,) = figures.panels_of(1)
+    panel.plot([0, 1], [low, high])
+    figures.scale(panel, "complement")
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in panel.get_yticklabels()]
+    assert shown[: len(ticks)] == ticks
+    bottom, top = panel.get_ylim()
+    assert bottom <= low and top >= high and len(shown) <= len(ticks) + 1
+    places = panel.transData.transform([(0, 0.9), (0, 0.99), (0, 0.999)])[:, 1]
+    np.testing.assert_allclose(*np.diff(places), rtol=1e-3)
+
+
+def test_a_range_says_which_axis_its_hyperparameter_has(tmp_path):
+    """Log and complement together; without log the plain one."""
+    run = run_series.load(make_run(tmp_path / "run"))
+    for drawn, scale in (
+        ({"log": True, "complement": True}, "complement"),
+        ({"complement": True}, "linear"),
+        ({"log": True}, "log"),
+    ):
+        one = run._replace(search={"discount": drawn})
+        assert run_series.scale_of(one, "discount") == scale
+    figure = hyperparameters.of_run(
+        run._replace(search={"discount": {"log": True, "complement": True}})
+    )
+    figure.draw_without_rendering()
+
+
 def test_schedules_have_one_line_per_member_and_a_mark_per_copy(tmp_path):
     """Searched hyperparameters only; a logarithmic axis where the range is."""
     run = run_series.load(make_run(tmp_path / "run"))
@@ -365,10 +418,29 @@ def test_runs_without_returns_are_compared_by_what_they_measured(tmp_path):
     figure = returns.of_runs(runs)
     assert [a.get_title() for a in figure.axes] == ["loss"]
     assert _labels(figure) == ["a", "b"]
+    assert figure.get_supxlabel() == "steps learned from"
+    # Beside one that has returns there is nothing to show of it, nor room on the axis.
+    other = run_series.load(make_run(tmp_path / "run"))
+    long = runs[0]._replace(rows=runs[0].rows._replace(env_steps=np.array([1e9])))
+    both = returns.of_runs([other, long])
+    assert "a: no returns" in _labels(both)
+    assert both.get_supxlabel() == "env steps per member"
+    assert both.axes[0].get_xlim()[1] == other.rows.env_steps[-1]
     for run in runs:
         run.rows.metrics.clear()
     with pytest.raises(ValueError, match="nothing that could be compared"):
         returns.of_runs(runs)
+
+
+def test_returns_of_frozen_weights_are_not_called_training(tmp_path):
+    """Those of an evaluate stage, whose settings say whose weights they are."""
+    run = make_run(tmp_path / "run", config=False)
+    (run / "config.yaml").write_text("kind: evaluate\nof: model\n")
+    found = run_series.load(run)
+    for figure in (returns.of_run(found), returns.of_runs([found])):
+        labels = _labels(figure)
+        assert not [x for x in labels if "training" in x]
+        assert any("frozen weights" in x for x in labels)
 
 
 def test_a_users_settings_and_backend_change_nothing(tmp_path):
