@@ -105,7 +105,7 @@ def make_program(
         agent=agent,
         batch=(members, training.batch),
         run_length=_run_length(config),
-        reporter=reporters.of_losses(score, held_out),
+        reporter=reporters.of_losses(config, score, held_out),
         evaluate=evaluate if held_out else None,
         pbt_round=_make_round(config),
         metric=None,

@@ -30,6 +30,10 @@ def of_returns(
     def begin() -> dict[str, Any]:
         return report.tasks(spec, environments.describe(config))
 
+    def row(output, evaluation) -> dict[str, Any]:
+        fields = report.row(spec, output, evaluation)
+        return fields | {"metrics": _logged(config, fields["metrics"])}
+
     def finish(state, evaluation, totals, restart):
         score, _ = selection.recent_score(metric, state)
         summary = report.summary(
@@ -44,7 +48,7 @@ def of_returns(
         return summary, report.table(summary)
 
     return Reporter(
-        row=lambda output, evaluation: report.row(spec, output, evaluation),
+        row=row,
         shown=lambda row: row["returns"],
         best=lambda row: report.best_member(metric, spec, row),
         begin=begin,
@@ -52,7 +56,7 @@ def of_returns(
     )
 
 
-def of_losses(score: str, held_out: bool) -> Reporter:
+def of_losses(config: Any, score: str, held_out: bool) -> Reporter:
     """Returns the Reporter of learning from a dataset; the lower ``score``, the better.
 
     What held-out histories gave is called "held_out/METRIC" and, where there are any,
@@ -63,10 +67,9 @@ def of_losses(score: str, held_out: bool) -> Reporter:
     def row(output, evaluation) -> dict[str, Any]:
         measured = {} if output is None else dict(output.metrics)
         if evaluation is not None:
-            measured |= {
-                f"{metrics.HELD_OUT}{name}": x for name, x in evaluation.items()
-            }
-        return {"metrics": measured, "returns": {}}
+            found = _of_data(evaluation)
+            measured |= {f"{metrics.HELD_OUT}{name}": x for name, x in found.items()}
+        return {"metrics": _logged(config, measured), "returns": {}}
 
     def shown(row) -> dict[str, Any]:
         names = dict.fromkeys((score, judged))
@@ -83,7 +86,7 @@ def of_losses(score: str, held_out: bool) -> Reporter:
         losses = np.asarray(evaluation[score] if held_out else state.recent, np.float64)
         finite = np.asarray(tree.all_finite(state.learner, axes=1))
         losses = np.where(finite & np.isfinite(losses), losses, np.nan)
-        measured = {} if evaluation is None else evaluation
+        measured = {} if evaluation is None else _of_data(evaluation)
         summary = {
             "best_member": lowest(losses),
             "selected_by": judged,
@@ -101,6 +104,23 @@ def of_losses(score: str, held_out: bool) -> Reporter:
         return summary, text + report.chosen(summary)
 
     return Reporter(row, shown, best, lambda: {"complete": False}, finish)
+
+
+def _of_data(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Returns what held-out histories gave; they have no rate of learning."""
+    return {name: x for name, x in evaluation.items() if name != "learning_rate"}
+
+
+def _logged(config: Any, measured: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is measured, without learning rates where they are hyperparameters'.
+
+    That is where none decays or is warmed up.
+    """
+    moves = {*config.population.search, *config.agent.schedules}
+    for name in ("decay_updates", "warmup_updates"):
+        if name in moves or config.agent.hparams.get(name, 0.0) > 0:
+            return measured
+    return {k: x for k, x in measured.items() if not k.endswith("learning_rate")}
 
 
 def best_saved(folder: pathlib.Path, update: int, program: Program, state: Any) -> int:

@@ -2,7 +2,8 @@
 
 The line of a member that is lost ends with a cross.
 
-What a schedule of the config moves is one line: the members are alike.
+What a schedule of the config moves is one line: the members are alike. Where a learning
+rate decays beneath what it is set to, the rate in effect is dashed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def of_run(run: run_series.Run) -> Any:
                 _scheduled(panel, run, name)
             else:
                 _members(panel, run, name)
+            _in_effect(panel, run, name)
             figures.scale(panel, run_series.scale_of(run, name))
             panel.set_title(name)
         what = run_series.steps_name(run.rows)
@@ -74,6 +76,16 @@ def _members(panel: Any, run: run_series.Run, name: str) -> None:
             at, after, "o", ms=2.6, color="k", alpha=0.6, mew=0, label="copy", zorder=4
         )
     figures.mark_lost(panel, lost, steps, values)
+
+
+def _in_effect(panel: Any, run: run_series.Run, name: str) -> None:
+    """Draw what training measured of a value that decays, of the best member."""
+    if name in run.rows.metrics:
+        values = run.rows.metrics[name][:, run.best]
+        style: dict[str, Any] = {"ls": "--", "lw": 1, "color": "k", "zorder": 4}
+        several = run.rows.hparams[name].shape[1] > 1
+        label = f"in effect, best member ({run.best})" if several else "in effect"
+        panel.plot(run.rows.env_steps, values, label=label, **style)
 
 
 def _steps(

@@ -120,17 +120,20 @@ def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def searched(run: Run) -> list[str]:
-    """Returns the hyperparameters that are searched or scheduled, in the rows' order.
+    """Returns the hyperparameters that are searched, scheduled or decay, in rows' order.
 
     Without a config.yaml that says so, those that are not all one value.
     """
     names = list(run.rows.hparams)
+    moved = {n for n in names if n in run.rows.metrics}  # measured where it decays
     if run.search is not None:
-        return [name for name in names if name in {*run.search, *run.schedules}]
+        moved |= {*run.search, *run.schedules}
+        return [name for name in names if name in moved]
     return [
         n
         for n in names
-        if np.nanmin(run.rows.hparams[n]) != np.nanmax(run.rows.hparams[n])
+        if n in moved
+        or np.nanmin(run.rows.hparams[n]) != np.nanmax(run.rows.hparams[n])
     ]
 
 

@@ -96,7 +96,9 @@ def test_passes_on_a_vector_are_the_steps_on_trees(kind, preserve):
         jax.tree.leaves((packed.params, packed.opt, packed.stats)),
     ):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
-    assert metrics.keys() == means.keys() == {"loss", "half", "grad_norm"}
+    assert (
+        metrics.keys() == means.keys() == {"loss", "half", "grad_norm", "learning_rate"}
+    )
     for name, value in means.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     assert int(packed.updates) == 1

@@ -32,6 +32,22 @@ def steps(kind, hp, grads, steps_per_update=1):
 GRADS = [[1.0, -2.0], [0.5, 0.0], [3.0, 1e-4]]
 
 
+def test_an_optimiser_says_the_rate_of_its_next_step():
+    """Linear in updates of two steps each; AdamW's after its warm-up half a cosine."""
+    linear = optimiser.make("adam", hparams(decay_updates=2.0), 2)
+    warm = optimiser.AdamwHparams(0.1, warmup_updates=2.0, decay_updates=4.0)
+    for optimise, expected in (
+        (linear, [0.1, 0.075, 0.05, 0.025, 0.0]),
+        (optimiser.adamw(warm), [0.05, 0.1, 0.1, 0.05, 0.0]),
+        (optimiser.make("rmsprop", hparams()), [0.1] * 5),
+    ):
+        state, rates = optimise.init(jnp.zeros(2)), []
+        for _ in range(5):
+            rates.append(optimise.rate(state))
+            _, state = optimise.update(jnp.ones(2), state, jnp.zeros(2))
+        np.testing.assert_allclose(rates, expected, atol=1e-7)
+
+
 def test_rmsprop_decays_at_099_with_epsilon_inside_the_root():
     """x ← x − lr·g/√(n + ε), n ← 0.99 n + 0.01 g², from 100 ε, in float64."""
     x, n, expected = np.zeros(2), np.full(2, 0.1), []

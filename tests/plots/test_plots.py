@@ -328,6 +328,21 @@ def test_a_scheduled_hyperparameter_is_one_line(tmp_path):
     assert [a.get_title() for a in alone.axes] == ["discount"]
 
 
+def test_a_rate_that_decays_is_drawn_as_it_was_in_effect(tmp_path):
+    """Beneath what it is set to; also where nothing else moves it."""
+    run = run_series.load(make_run(tmp_path / "run"))
+    set_to = run.rows.hparams["learning_rate"]
+    measured = set_to * np.linspace(1, 0, STEPS)[:, None]
+    run.rows.metrics["learning_rate"] = measured
+    alone = run._replace(search={}, schedules={})
+    for one in (run, alone):
+        figure = hyperparameters.of_run(one)
+        (line,) = [x for x in figure.axes[0].lines if "in effect" in x.get_label()]
+        assert line.get_label() == f"in effect, best member ({run.best})"
+        np.testing.assert_array_equal(line.get_ydata(), measured[:, run.best])
+    assert [a.get_title() for a in figure.axes] == ["learning_rate"]
+
+
 def test_the_tree_joins_every_copy_to_its_source(tmp_path):
     """Lives keep their slot, copies start at the source and carry its ancestor."""
     run = run_series.load(make_run(tmp_path / "run"))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import tree
-from mtrl_jax.agents.common import combining, flat, minibatches
+from mtrl_jax.agents.common import combining, flat, minibatches, optimiser
 from mtrl_jax.types import Array, Key, Tree
 
 Metrics = dict[str, Array]
@@ -60,7 +60,7 @@ Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
 
 def init(
     params: Tree,
-    optimise: optax.GradientTransformation,
+    optimise: optax.GradientTransformation | optimiser.Optimiser,
     stats: Tree = (),
     observations: Tree = (),
     frozen: Tree = (),
@@ -72,7 +72,7 @@ def init(
 
 def gradient_step(
     loss: Loss,
-    optimise: optax.GradientTransformation,
+    optimise: optax.GradientTransformation | optimiser.Optimiser,
     learner: Learner,
     batch: Tree,
     key: Key,
@@ -82,8 +82,8 @@ def gradient_step(
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after one step; ``updates`` is not counted.
 
-    The loss's metrics, the combiner's, and ``grad_norm``: the gradient's norm before it
-    is clipped.
+    The loss's metrics, the combiner's, ``grad_norm``: the gradient's norm before it is
+    clipped, and, where the optimiser says it, the ``learning_rate`` of the step.
     """
     params, stats = learner.params, learner.stats
     grads, aux = combiner.gradients(
@@ -99,6 +99,8 @@ def gradient_step(
         params, grads = (each if combiner.is_split else preserved)(grads)
     grads, found = combiner.combine(grads, key, hp, aux.present)
     metrics = aux.metrics | found | {"grad_norm": optax.tree.norm(grads)}
+    if isinstance(optimise, optimiser.Optimiser):
+        metrics["learning_rate"] = jnp.asarray(optimise.rate(learner.opt), jnp.float32)
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)
     return learner._replace(params=params, opt=opt, stats=aux.stats), metrics
@@ -106,7 +108,7 @@ def gradient_step(
 
 def update(
     loss: Loss,
-    optimise: optax.GradientTransformation,
+    optimise: optax.GradientTransformation | optimiser.Optimiser,
     learner: Learner,
     batch: Tree,
     key: Key,
@@ -123,7 +125,7 @@ def update(
 
 def passes(
     loss: Loss,
-    optimise: optax.GradientTransformation,
+    optimise: optax.GradientTransformation | optimiser.Optimiser,
     learner: Learner,
     rows: minibatches.Rows,
     key: Key,

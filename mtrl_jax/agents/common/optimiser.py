@@ -6,14 +6,14 @@ it is static but its kind, so PBT may change a learning rate without a new progr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
 from mtrl_jax.hparams import Amount, Divisor, Limit
-from mtrl_jax.types import Scalar
+from mtrl_jax.types import Array, Scalar, Tree
 
 KINDS = ("adam", "rmsprop", "rmsprop_centred")
 # RMSProp's second moment at the start, in units of eps: in the program of IMPALA it is 1
@@ -42,9 +42,15 @@ class AdamwHparams(NamedTuple):
     adam_eps: Divisor = 1e-8
 
 
-def make(
-    kind: str, hp: Hparams, steps_per_update: int = 1
-) -> optax.GradientTransformation:
+class Optimiser(NamedTuple):
+    """An optax.GradientTransformation that says at which rate its next step is."""
+
+    init: Callable[[Tree], Tree]
+    update: Callable[..., Any]
+    rate: Callable[[Tree], Array]  # of a state
+
+
+def make(kind: str, hp: Hparams, steps_per_update: int = 1) -> Optimiser:
     """Returns clip-by-global-norm, then ``kind``, then the learning rate.
 
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
@@ -72,14 +78,10 @@ def make(
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
 
-    return optax.chain(
-        optax.clip_by_global_norm(hp.max_grad_norm),
-        scale,
-        optax.scale_by_learning_rate(rate),
-    )
+    return _at(rate, optax.clip_by_global_norm(hp.max_grad_norm), scale)
 
 
-def adamw(hp: AdamwHparams) -> optax.GradientTransformation:
+def adamw(hp: AdamwHparams) -> Optimiser:
     """Returns clip-by-global-norm, then AdamW under a warm-up and a cosine.
 
     Over W ``warmup_updates`` the rate rises linearly, and from there to update D =
@@ -91,11 +93,11 @@ def adamw(hp: AdamwHparams) -> optax.GradientTransformation:
     def rate(count):
         return hp.learning_rate * _warm_cosine(count, hp)
 
-    return optax.chain(
+    return _at(
+        rate,
         optax.clip_by_global_norm(hp.max_grad_norm),
         optax.scale_by_adam(b2=0.99, eps=hp.adam_eps),
         optax.add_decayed_weights(hp.weight_decay),
-        optax.scale_by_learning_rate(rate),
     )
 
 
@@ -125,6 +127,14 @@ def check(kind: str) -> None:
     """Raises ValueError unless ``kind`` is one of KINDS; for agents when they are made."""
     if kind not in KINDS:
         raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
+
+
+def _at(
+    rate: Callable[[Array], Array], *parts: optax.GradientTransformation
+) -> Optimiser:
+    """Returns the parts, then a step at the ``rate`` of its number."""
+    init, update = optax.chain(*parts, optax.scale_by_learning_rate(rate))
+    return Optimiser(init, update, lambda state: rate(state[-1].count))
 
 
 def _remaining(updates: Scalar, horizon: Scalar) -> Scalar:

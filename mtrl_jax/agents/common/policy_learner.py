@@ -20,8 +20,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optax
-
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
     combining,
@@ -114,7 +112,7 @@ class PolicyLearner:
             combiner=self.combiner,
         )
 
-    def _optimise(self, hp: Any) -> optax.GradientTransformation:
+    def _optimise(self, hp: Any) -> optimiser.Optimiser:
         steps = self.passes.epochs * self.passes.minibatches
         return optimiser.make(self.optimiser, hp.optimiser, steps)
 

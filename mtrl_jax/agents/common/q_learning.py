@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mtrl_jax import errors, tree, types
 from mtrl_jax.agents.common import exploration, learning, optimiser, q_loss
@@ -85,7 +84,7 @@ class Method(NamedTuple):
     config: Config
     setting: q_loss.Setting
 
-    def optimiser(self, hp: Any) -> optax.GradientTransformation:
+    def optimiser(self, hp: Any) -> optimiser.Optimiser:
         """Returns the optimiser at ``hp``."""
         steps = self.config.gradient_steps
         return optimiser.make(self.config.optimiser, hp.optimiser, steps)
