@@ -129,12 +129,11 @@ def check_bounds(hparams: type, name: str, value: float) -> None:
     finite = max(low, -LARGEST), min(high, LARGEST)
     if math.isnan(value) or is_no_limit or finite[0] <= value <= finite[1]:
         return
-    if high < LARGEST or value < low:
-        raise ValueError(f"={value:g}: must be {in_words(allowed)}")
-    more = ", or .inf for no limit" if high == math.inf else ""
-    raise ValueError(
-        f"={value:g}: must be finite in float32, at most {LARGEST:g}{more}"
-    )
+    words = in_words(allowed) if high < LARGEST else f"at least {low:g}"
+    if high >= LARGEST and value > low:
+        words = f"finite in float32, at most {LARGEST:g}"
+        words += ", or .inf for no limit" if high == math.inf else ""
+    raise ValueError(f"={value:g}: must be {words}")
 
 
 def in_words(allowed: Bounds) -> str:

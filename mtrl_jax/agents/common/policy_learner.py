@@ -33,6 +33,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.losses import rewards
 from mtrl_jax.types import Array, Key, Tree
 
+Optimiser = optimiser.Optimiser  # whose name is a field below
 # A rollout with observations as the networks see them -> rows of the passes.
 RowsOf = Callable[[types.Rollout], minibatches.Rows]
 
@@ -112,7 +113,7 @@ class PolicyLearner:
             combiner=self.combiner,
         )
 
-    def _optimise(self, hp: Any) -> optimiser.Optimiser:
+    def _optimise(self, hp: Any) -> Optimiser:
         steps = self.passes.epochs * self.passes.minibatches
         return optimiser.make(self.optimiser, hp.optimiser, steps)
 
