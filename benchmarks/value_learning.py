@@ -98,7 +98,12 @@ def arms(experiment: str, agents: list[str]) -> list[tuple[str, str, list[str]]]
 
 
 def more(part: str) -> list[str]:
-    """Returns what else changes: without noise ε has to explore, as DQN's does."""
+    """Returns what else changes: without noise ε has to explore, as DQN's does.
+
+    What a part alone reads is as it is by default.
+    """
+    if part == "prioritised":
+        return ["agent.hparams.importance_updates=0.0"]
     if part != "noisy":
         return []
     given = loading.read_yaml(CONFIGS / "dqn_minatar.yaml")["agent"]["hparams"]
@@ -107,6 +112,7 @@ def more(part: str) -> list[str]:
         *(f"agent.hparams.{k}={given[k]}" for k in ("epsilon_end", "epsilon_updates")),
         "evaluation.hparams.epsilon_start=0.0",
         "evaluation.hparams.epsilon_end=0.0",
+        "evaluation.hparams.noise=1.0",
     ]
 
 
@@ -125,7 +131,7 @@ def settings(
     members = args.seeds * (len(minatar.GAMES) if together else 1)
     hparams = given["agent"]["hparams"]
     for length in LENGTHS:
-        if length in hparams:
+        if hparams.get(length):
             hparams[length] = max(1.0, round(float(hparams[length]) * share))
     return loading.from_dict(
         loading.override(

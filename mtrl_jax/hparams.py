@@ -20,7 +20,7 @@ from __future__ import annotations
 import collections
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -142,6 +142,20 @@ def in_words(allowed: Bounds) -> str:
     if high < LARGEST:
         return f"from {low:g} to {high:g}"
     return f"at least {low:g}" if low > -LARGEST else "any number"
+
+
+def check_costs(given: Mapping[str, float], costs: Sequence[str]) -> None:
+    """Raises ValueError unless one of the ``costs``, which weigh a loss, is not 0.
+
+    Those that are not ``given`` are not.
+    """
+    if any(given.get(name, 1.0) for name in costs):
+        return
+    said = ", ".join(f"agent.hparams.{name}=0" for name in costs)
+    raise ValueError(
+        f"{said}: all costs are 0 and nothing is learned; give one of them, such as "
+        f"agent.hparams.{costs[0]}=1"
+    )
 
 
 def _is_group(value: Any) -> bool:

@@ -201,8 +201,16 @@ class Agent(NamedTuple):
 class Idle(NamedTuple):
     """A hyperparameter that a program does not read, and any value but ``off`` asks for."""
 
-    off: float
+    off: float | None  # None: its default
     needs: str  # the static setting that makes a program that reads it
+
+
+class Extent(NamedTuple):
+    """The values of a hyperparameter that mean something under an agent's Config."""
+
+    low: float
+    high: float
+    of: str  # the static settings that say so
 
 
 class Wait(NamedTuple):
@@ -241,6 +249,8 @@ class AgentInfo(NamedTuple):
     inherit: Callable[[Tree, Tree], Tree] = lambda own, given: given
     # (config) -> {hyperparameter: Idle} of those that its program does not read.
     idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
+    # (config) -> {hyperparameter: Extent} of those that are counted on a scale of its own.
+    limits: Callable[[Any], dict[str, Extent]] = lambda config: {}
     # (config, {hyperparameter: value}) raises ValueError unless the values go together;
     # those that a search or a schedule sets are not among them.
     check_hparams: Callable[[Any, Mapping[str, float]], None] = lambda config, given: (

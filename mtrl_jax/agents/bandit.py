@@ -184,9 +184,18 @@ def thompson_scores(key: Key, pulls: Array, total: Array, hp: Hparams) -> Array:
     return mean + hp.exploration * (jax.random.beta(key, a, b) - mean)
 
 
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the algorithm does not read."""
+    if config.algorithm == "thompson":
+        return {}
+    unread = types.Idle(None, "algorithm=thompson")
+    return dict.fromkeys(("prior_a", "prior_b"), unread)
+
+
 INFO = types.AgentInfo(
     "UCB1 (Auer et al. 2002) and Thompson sampling (Thompson 1933)",
     needs_extras=True,
     observe_action=observe_action,
+    idle=idle,
     actions=(types.Discrete,),
 )

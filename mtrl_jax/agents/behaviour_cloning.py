@@ -26,7 +26,9 @@ from mtrl_jax.networks import actor_critic as networks
 from mtrl_jax.networks import network_config
 from mtrl_jax.types import Array, Tree
 
-INFO = types.AgentInfo("imitation of a dataset's actions (Pomerleau 1991)")
+INFO = types.AgentInfo(
+    "imitation of a dataset's actions (Pomerleau 1991)", idle=optimiser.idle
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,10 +57,23 @@ from mtrl_jax.networks import heads, network_config, task_networks
 from mtrl_jax.types import Array, Scalar, Tree
 
 COLUMNS = ("one", "two", "added", "shared")
+DISTILLED = ("one", "two")  # of these, those with a policy that is
+
+
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    found = policy_learner.idle(config)
+    if config.columns not in DISTILLED:
+        found["alpha"] = types.Idle(None, "columns=two or one")
+    if config.columns == "shared":
+        found["distilled"] = types.Idle(None, "columns=two, one or added")
+    return found
+
 
 INFO = types.AgentInfo(
     "task policies around a distilled one (Teh et al. 2017)",
     needs_extras=True,
+    idle=idle,
     observe_action=unrolls.observe_action,
     actions=(types.Discrete, types.Factorised),
     learns=("observation", "action", "both", "masked", "memory", "both_factorised"),
@@ -156,7 +169,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             acting, config, learner.params, carry.core, now, previous, hp
         )
         out = jax.tree.map(lambda x: x[0], out)
-        logits = jnp.where(hp.transfer.distilled < 0.5, out.logits, out.prior_logits)
+        logits = out.logits
+        if not is_shared:
+            is_own = hp.transfer.distilled < 0.5
+            logits = jnp.where(is_own, logits, out.prior_logits)
         policy = heads.policy(spec.action, logits, ts.action_mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(key)
         value = base.value(learner.stats, out.value, ts.task, hp)
@@ -225,7 +241,7 @@ def make_loss(
 
 def coupling(config: Config, hp: Hparams) -> Scalar:
     """Returns α of the objective; 0 of columns that are not distilled."""
-    return hp.transfer.alpha if config.columns in ("one", "two") else 0.0
+    return hp.transfer.alpha if config.columns in DISTILLED else 0.0
 
 
 def unroll(

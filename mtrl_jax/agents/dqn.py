@@ -19,6 +19,7 @@ INFO = types.AgentInfo(
     "deep Q-network (Mnih et al. 2015)",
     capacity="capacity",
     waits=q_learning.waits,
+    idle=optimiser.idle,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
 )

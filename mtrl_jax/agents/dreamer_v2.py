@@ -241,10 +241,27 @@ def _parts(spec: types.EnvSpec, config: Config) -> Parts:
     )  # fmt: skip
 
 
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    found = {
+        "reinforce": (config.actor_gradient == "mix", "actor_gradient=mix"),
+        "discount_loss_scale": (config.discount_head, "discount_head=true"),
+        "unimix": (
+            config.rssm.latent.kind == "categorical",
+            "rssm.latent.kind=categorical",
+        ),
+    }
+    return {
+        name: types.Idle(None, needs)
+        for name, (is_read, needs) in found.items()
+        if not is_read
+    }
+
+
 INFO = types.AgentInfo(
     "DreamerV2: behaviour learned in a discrete world model (Hafner et al. 2021)",
-    idle=behaviour_learning.idle,
     open_loop=open_loop,
+    idle=idle,
     capacity="replay.capacity",
     waits=lambda config: {"replay.prefill": types.Wait(steps=config.replay.prefill)},
 )

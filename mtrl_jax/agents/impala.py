@@ -40,7 +40,7 @@ INFO = types.AgentInfo(
     "V-trace actor-critic (Espeholt et al. 2018)",
     needs_extras=True,
     observe_action=unrolls.observe_action,
-    idle=sharing.idle,
+    idle=actor_critic_learner.idle,
     learns=unrolls.LEARNS,
 )
 

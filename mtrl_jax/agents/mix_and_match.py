@@ -52,9 +52,19 @@ from mtrl_jax.networks import components, network_config, subsets
 from mtrl_jax.networks.components import Component
 from mtrl_jax.types import Array, Tree
 
+
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    found = policy_learner.idle(config)
+    if config.control == "slot" and not config.fades:
+        found["alpha"] = types.Idle(None, "control=mixture, or fades=true")
+    return found
+
+
 INFO = types.AgentInfo(
     "agent curricula on V-trace (Czarnecki et al. 2018)",
     needs_extras=True,
+    idle=idle,
     learns=unrolls.LEARNS,
 )
 

@@ -29,19 +29,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import hparams, types
 from mtrl_jax.agents.common import frozen, learning, optimiser, unrolls
 from mtrl_jax.hparams import Amount, Bounds, Share
 from mtrl_jax.losses import distillation, policy_gradient
 from mtrl_jax.networks import heads, network_config, task_heads
 from mtrl_jax.types import Array, Scalar, Tree
 
-INFO = types.AgentInfo(
-    "one student of many teachers (Rusu et al. 2016)",
-    reads_recorded=True,
-    observe_action=unrolls.observe_action,
-    actions=(types.Discrete, types.Factorised),
-)
 Sharpness = Annotated[Scalar, Bounds(1e-6)]
 
 
@@ -72,6 +66,32 @@ class Hparams(NamedTuple):
     tau: Sharpness = 0.01  # of the teacher; 1 of one that is a policy
     temperature: Amount = 0.0  # of acting; 0 is greedy
     epsilon: Share = 0.05  # share of random actions in acting
+
+
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the program of ``config`` does not read."""
+    found = optimiser.idle(config)
+    if not config.feature_size:
+        found["feature_cost"] = types.Idle(
+            None, "feature_size of the teachers' features"
+        )
+    return found
+
+
+def check_hparams(config: Config, given: Mapping[str, float]) -> None:
+    """Raises ValueError unless a cost of the loss is above 0."""
+    costs = ["kl_cost", "nll_cost", "mse_cost"]
+    hparams.check_costs(given, costs + ["feature_cost"] * (config.feature_size > 0))
+
+
+INFO = types.AgentInfo(
+    "one student of many teachers (Rusu et al. 2016)",
+    reads_recorded=True,
+    observe_action=unrolls.observe_action,
+    idle=idle,
+    check_hparams=check_hparams,
+    actions=(types.Discrete, types.Factorised),
+)
 
 
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:

@@ -44,7 +44,7 @@ INFO = types.AgentInfo(
     "proximal policy optimisation (Schulman et al. 2017)",
     needs_extras=True,
     observe_action=unrolls.observe_action,
-    idle=sharing.idle,
+    idle=actor_critic_learner.idle,
     learns=unrolls.LEARNS,
 )
 

@@ -39,7 +39,7 @@ from mtrl_jax.types import Array
 INFO = types.AgentInfo(
     "parallelised Q-network (Gallici et al. 2024)",
     needs_extras=True,
-    idle=online_student.idle,
+    idle=lambda config: optimiser.idle(config) | online_student.idle(config),
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
 )

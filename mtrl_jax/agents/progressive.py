@@ -231,6 +231,7 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
 INFO = types.AgentInfo(
     "frozen columns beside one that learns (Rusu et al. 2016)",
     needs_extras=True,
+    idle=policy_learner.idle,
     actions=(types.Discrete, types.Factorised),
     inherit=inherit,
     learns=("observation", "action", "both", "masked", "both_factorised"),

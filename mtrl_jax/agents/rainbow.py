@@ -51,6 +51,24 @@ class Hparams(NamedTuple):
     noise: Amount = 1.0  # of the weights when acting; 0 is greedy
 
 
+def idle(config: Config) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the parts of ``config`` leave unread."""
+    found = optimiser.idle(config)
+    for group, is_read, needs in (
+        (q_loss.Prioritising, config.prioritised, "prioritised=true"),
+        (
+            q_loss.Support,
+            config.distribution == "categorical",
+            "distribution=categorical",
+        ),
+    ):
+        if not is_read:
+            found |= dict.fromkeys(group._fields, types.Idle(None, needs))
+    if not config.noisy:
+        found["noise"] = types.Idle(None, "noisy=true")
+    return found
+
+
 def check_hparams(config: Config, given: Mapping[str, float]) -> None:
     """Raises ValueError unless it explores, and atoms lie between two returns."""
     if not config.noisy and not given.get("epsilon_start", 1.0):
@@ -69,6 +87,7 @@ INFO = types.AgentInfo(
     "DQN with six improvements (Hessel et al. 2018)",
     capacity="capacity",
     waits=q_learning.waits,
+    idle=idle,
     check_hparams=check_hparams,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,

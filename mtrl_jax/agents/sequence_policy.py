@@ -304,5 +304,7 @@ def info(summary: str) -> types.AgentInfo:
         check_prompt=sequence_settings.check_prompt,
         check_columns=sequence_settings.check_columns,
         idle=sequence_settings.idle,
+        limits=sequence_settings.limits,
+        check_hparams=sequence_settings.check_hparams,
         actions=(types.Discrete, types.Factorised),
     )

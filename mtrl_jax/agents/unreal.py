@@ -52,7 +52,7 @@ from mtrl_jax.networks import network_config
 INFO = types.AgentInfo(
     "auxiliary control, reward prediction and value replay (Jaderberg et al. 2017)",
     needs_extras=True,
-    idle=auxiliary_tasks.idle,
+    idle=lambda config: policy_learner.idle(config) | auxiliary_tasks.idle(config),
     observe_action=unrolls.observe_action,
     capacity="capacity",
     actions=(types.Discrete,),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from mtrl_jax import errors, hparams
+from mtrl_jax import errors, hparams, types
 from mtrl_jax.config import stage_schema, strict
 
 # Hyperparameters that had another name -> what they are called now.
@@ -49,13 +49,16 @@ def complete(config: Any) -> Any:
             "agent.config.teacher: there is nobody of that network; give the stage that "
             "the learners come from, teacher=NAME, beside the stage's name"
         )
-    given = config.agent.hparams | _starts(config)
-    filled = hparams.flatten(module.Hparams()) | given
-    _check_read(config, module.INFO.idle(static), filled)
-    drawn = {*population.search, *config.agent.schedules}
-    fixed = {name: value for name, value in filled.items() if name not in drawn}
-    with errors.at("agent.hparams", filled):
-        module.INFO.check_hparams(static, fixed)
+    defaults = hparams.flatten(module.Hparams())
+    filled = defaults | config.agent.hparams | _starts(config)
+    _check_read(config, module.INFO.idle(static), filled, defaults)
+    _check_limits(config, module.INFO.limits(static), defaults)
+    # What plays another's learners has none of their searches, and trains nothing.
+    if stage_schema.links(config).of is None:
+        drawn = {*population.search, *config.agent.schedules}
+        fixed = {name: value for name, value in filled.items() if name not in drawn}
+        with errors.at("agent.hparams", filled):
+            module.INFO.check_hparams(static, fixed)
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}
     )
@@ -78,30 +81,58 @@ def _check_fitness_of_levels(config: Any) -> None:
 def _check_hparams(config: Any, known: type) -> None:
     """Raises ValueError unless every hyperparameter is one, and within its bounds."""
     fields = hparams.names(known)
-    for path, name, ends in _given(config):
+    for path, name, end, number in _values(config):
         if name not in fields:
             now = [x for x in RENAMED.get(name, ()) if x in fields]
             if now:
                 raise errors.RenamedError(f"{path}.{name} is now {' or '.join(now)}")
             hint = errors.suggest(name, fields)
             raise ValueError(f"{path}.{name} is unknown{hint}")
-        for end, number in ends.items():
-            try:
-                hparams.check_bounds(known, name, number)
-            except ValueError as error:
-                raise ValueError(f"{path}.{name}{end}{error}") from None
+        try:
+            hparams.check_bounds(known, name, number)
+        except ValueError as error:
+            raise ValueError(f"{path}.{name}{end}{error}") from None
 
 
-def _check_read(config: Any, idle: dict, filled: dict[str, float]) -> None:
+def _check_read(
+    config: Any,
+    idle: dict[str, types.Idle],
+    filled: dict[str, float],
+    defaults: dict[str, float],
+) -> None:
     """Raises ValueError unless the program reads every value that is not off."""
-    defaults = [("agent.hparams", name, {"": x}) for name, x in filled.items()]
-    for path, name, ends in [*_given(config), *defaults]:
+    found = {x: defaults[x] if one.off is None else one.off for x, one in idle.items()}
+    for path, name, end, number in _values(config, filled):
+        if name in found and number != found[name]:
+            raise ValueError(
+                f"{path}.{name}{end}={number:g}: nothing reads it; give agent.config."
+                f"{idle[name].needs}, or {found[name]!r}"
+            )
+
+
+def _check_limits(
+    config: Any, limits: dict[str, types.Extent], defaults: dict[str, float]
+) -> None:
+    """Raises ValueError unless values are on their scale; a default is no choice."""
+    for path, name, end, number in _values(config):
+        if name not in limits or number == defaults[name]:
+            continue
+        low, high, of = limits[name]
+        if not low <= number <= high:
+            raise ValueError(
+                f"{path}.{name}{end}={number:g}: is counted from {low:g} to {high:g}, by "
+                f"agent.config.{of}; give a value between, or change these"
+            )
+
+
+def _values(
+    config: Any, filled: dict[str, float] | None = None
+) -> Iterator[tuple[str, str, str, float]]:
+    """Yields (path, hyperparameter, end of the path, value), ``filled`` after all given."""
+    more = [("agent.hparams", name, {"": x}) for name, x in (filled or {}).items()]
+    for path, name, ends in [*_given(config), *more]:
         for end, number in ends.items():
-            if name in idle and number != idle[name].off:
-                raise ValueError(
-                    f"{path}.{name}{end}={number:g}: nothing reads it; give agent.config."
-                    f"{idle[name].needs}, or {idle[name].off:g}"
-                )
+            yield path, name, end, number
 
 
 def _given(config: Any) -> Iterator[tuple[str, str, dict[str, float]]]:

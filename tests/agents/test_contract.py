@@ -40,27 +40,8 @@ REGIME = {
 }
 # So that every leaf of exploration bites after three updates.
 EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
-# What an optimiser does not read of its group.
-UNREAD = {"adam": {"rmsprop_eps"}, "rmsprop": {"adam_eps"}}
-UNREAD |= {"rmsprop_centred": {"adam_eps"}}
-# Of options that are off: scale of values, combiner of gradients, teacher, student.
-OPTIONAL = {
-    "value_step_size",
-    "value_std_min",
-    "cagrad_c",
-    "teacher_cost",
-    "distance_cost",
-    "feature_cost",
-    "student",
-    "student_learning_rate",
-    "student_tau",
-    "score_period",
-}
-
-# Options of these names that a small agent has on, other than its namesakes.
-IN_USE = {"unreal": {"feature_cost"}}
-# What bites only with windows that have a prompt, or a head that padding teaches.
-ELSEWHERE = {"prompt_share", "next_cost"}
+# What bites only with windows that have a prompt.
+ELSEWHERE = {"prompt_share"}
 # Programs of one agent in these tests: the four, one without padding, one of what it
 # watches; the rest is what it compiles outside of them.
 MOST_PROGRAMS = 8
@@ -180,7 +161,7 @@ def test_nothing_in_a_fresh_learner_aliases(name, is_jitted, one):
 def test_no_hyperparameter_is_dead(name, one, kit):
     """In a regime where it bites, each leaf changes what act and three updates give.
 
-    Except those of an option that is not in use, which have tests of their own.
+    Except those that the agent says are idle, which have tests of their own (test_idle).
     """
     # Experience of another, sharper policy, so that ratios are not 1.
     other = jax.tree.map(lambda x: 3 * x, programs.fresh(one, 9))
@@ -224,9 +205,8 @@ def test_no_hyperparameter_is_dead(name, one, kit):
         for p, leaf in enumerate(some):
             if not differs(kit.member(found, p), kit.member(changed, p)):
                 dead.add(leaf)
-    kind = getattr(kit.config(name, one.env.spec), "optimiser", None)
-    unused = (OPTIONAL | ELSEWHERE) & set(hparams.names(one.hp))
-    assert dead == UNREAD.get(kind, set()) | (unused - IN_USE.get(name, set()))
+    idle = set(kit.info(name).idle(kit.config(name, one.env.spec)))
+    assert dead == idle | (ELSEWHERE & set(hparams.names(one.hp)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])

@@ -118,21 +118,63 @@ def test_a_hyperparameter_that_nothing_reads_is_refused(path, value, off):
 
 
 @pytest.mark.parametrize(
-    ("name", "fixed", "there"),
+    ("agent", "name", "config_", "needs"),
     [
-        ("reinforce", "actor_gradient=auto", "actor_gradient=mix"),
-        ("discount_loss_scale", "discount_head=false", "discount_head=true"),
+        (
+            "impala",
+            "teacher_cost",
+            "",
+            r"teacher \(a stage's teacher=NAME does\), or 1",
+        ),
+        ("ppo", "cagrad_c", "combiner: pcgrad", "combiner=cagrad, or 0.5"),
+        ("ppo", "rmsprop_eps", "", "optimiser=rmsprop, or 1e-10"),
+        ("unreal", "adam_eps", "", "optimiser=adam, or 0.00016"),
+        ("progressive", "value_std_min", "", "value_scale=popart or return_scale, or "),
+        (
+            "rainbow",
+            "v_max",
+            "distribution: quantile",
+            "distribution=categorical, or 10",
+        ),
+        (
+            "policy_distillation",
+            "feature_cost",
+            "",
+            "feature_size of the teachers' feat",
+        ),
+        ("pqn", "student_tau", "", r"student=\{\}"),
     ],
 )
-def test_what_a_dreamer_does_not_read_keeps_its_default(name, fixed, there):
-    """ρ is of a mix alone, and no weight is of a head that there is not."""
-    given = {**PLAIN, "agent": {"name": "dreamer_v2"}}
-    change, wanted = f"agent.hparams.{name}=0.5", f"agent.config.{there}"
-    fixed = f"agent.config.{fixed}"
-    with pytest.raises(errors.ConfigError, match=rf"{name}=0\.5: .*{wanted}"):
-        config.from_dict(config.override(given, [change, fixed]))
-    config.from_dict(config.override(given, [fixed]))
-    config.from_dict(config.override(given, [change, wanted]))
+def test_what_an_option_reads_is_refused_without_it(agent, name, config_, needs):
+    """Also 0, which seems to switch it off; what stays at its default is none's choice."""
+    given = config.override(PLAIN, [f"agent={{name: {agent}, config: {{{config_}}}}}"])
+    default = config.from_dict(given).agent.hparams[name]
+    config.from_dict(config.override(given, [f"agent.hparams.{name}={default}"]))
+    for value in (0.3, 0.9):
+        said = rf"agent\.hparams\.{name}={value}: .*agent\.config\.{needs}"
+        with pytest.raises(errors.ConfigError, match=said):
+            config.from_dict(config.override(given, [f"agent.hparams.{name}={value}"]))
+
+
+@pytest.mark.parametrize("path", ["agent.hparams", "evaluation.hparams"])
+@pytest.mark.parametrize(
+    ("outlook", "fits", "beyond", "said"),
+    [
+        ("{bins: 8}", 20, 500, "from 0 to 20, by agent.config.outlook.low and"),
+        ("{bins: 8, low: 1}", 0, -1, "from 1 to 20, by agent.config.outlook.low and"),
+        ("{bins: 8, ranges: [[0, 5], [-2, 9]]}", -2, 10, "from -2 to 9, by agent.config"),
+    ],
+)  # fmt: skip
+def test_a_return_beyond_the_range_of_returns_is_no_target(
+    path, outlook, fits, beyond, said
+):
+    """Beyond the range that returns are counted on all are one; the default is no choice."""
+    agent = f"agent={{name: decision_transformer, config: {{outlook: {outlook}}}}}"
+    given = config.override(PLAIN, [agent])
+    config.from_dict(config.override(given, [f"{path}.target={fits}"]))
+    with pytest.raises(errors.ConfigError) as error:
+        config.from_dict(config.override(given, [f"{path}.target={beyond}"]))
+    assert f"{path}.target={beyond}: is counted {said}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +327,24 @@ def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
             "{name: rainbow, hparams: {v_min: 10, v_max: 10}}",
             r"agent\.hparams\.v_min=10 is not below v_max=10",
         ),
+        (
+            "{name: policy_distillation, hparams: {kl_cost: 0}}",
+            r"agent\.hparams\.kl_cost=0, agent\.hparams\.nll_cost=0, agent\.hparams\."
+            r"mse_cost=0: .* give one of them, such as agent\.hparams\.kl_cost=1",
+        ),
+        (
+            "{name: policy_distillation, config: {feature_size: 4},"
+            " hparams: {kl_cost: 0, feature_cost: 0}}",
+            r"agent\.hparams\.feature_cost=0: all costs are 0",
+        ),
+        (
+            "{name: gato, hparams: {action_cost: 0}}",
+            r"hparams\.action_cost=0: all costs",
+        ),
+        (
+            "{name: decision_transformer, hparams: {action_cost: 0}}",
+            r"hparams\.action_cost=0, agent\.hparams\.return_cost=0: all costs",
+        ),
     ],
 )
 def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
@@ -292,6 +352,21 @@ def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
     given = PLAIN | {"population": {"size": 1}}
     with pytest.raises(errors.ConfigError, match=message):
         config.from_dict(config.override(given, [f"agent={agent}"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "agent.hparams.nll_cost=1",
+        "population={size: 2, search: {nll_cost: {low: 0, high: 1}}}",
+        "agent.schedules.kl_cost={kind: linear, low: 0.0, high: 1.0}",
+    ],
+)
+def test_one_cost_that_is_not_0_is_enough(change):
+    """Given, searched or scheduled."""
+    values = {**PLAIN, "agent": {"name": "policy_distillation"}}
+    values = config.override(values, ["agent.hparams.kl_cost=0"])
+    config.from_dict(config.override(values, [change]))
 
 
 # Schedules.

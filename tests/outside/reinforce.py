@@ -12,7 +12,9 @@ from mtrl_jax.agents.common import learning, optimiser, unrolls
 from mtrl_jax.losses.policy_gradient import masked_mean
 from mtrl_jax.networks import actor_critic
 
-INFO = types.AgentInfo("REINFORCE with the mean as baseline (Williams 1992)")
+INFO = types.AgentInfo(
+    "REINFORCE with the mean as baseline (Williams 1992)", idle=optimiser.idle
+)
 SMALL = actor_critic.NetworkConfig(hidden=(32,))
 
 

@@ -118,6 +118,12 @@ class ActorCritic:
         )
 
 
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the options of an agent's config leave unread."""
+    parts = (policy_learner, kickstarting, sharing)
+    return {name: x for part in parts for name, x in part.idle(config).items()}
+
+
 def make(
     spec: types.EnvSpec, config: Config, auxiliaries: Sequence[objective.Auxiliary]
 ) -> ActorCritic:

@@ -9,12 +9,11 @@ Ref: Hafner et al. 2021 (arXiv:2010.02193), equations 3-6 and algorithm 2.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import types
 from mtrl_jax.agents.common import imagination, model_learning
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import dreamer
@@ -33,18 +32,6 @@ class Hparams(NamedTuple):
     reinforce: Share = 1.0  # ρ of "mix": REINFORCE against gradients of the dynamics
     entropy_cost: Amount = 1e-3
     slow_critic_rate: Share = 1.0  # 1: a copy
-
-
-def idle(config: Any) -> dict[str, types.Idle]:
-    """Returns the hyperparameters that an agent's ``config`` leaves unread."""
-    found = {}
-    if config.actor_gradient != "mix":
-        rho = float(Hparams().reinforce)
-        found["reinforce"] = types.Idle(rho, "actor_gradient=mix")
-    if not config.discount_head:
-        scale = float(model_learning.Hparams().discount_loss_scale)
-        found["discount_loss_scale"] = types.Idle(scale, "discount_head=true")
-    return found
 
 
 class Stats(NamedTuple):

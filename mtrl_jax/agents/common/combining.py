@@ -130,6 +130,13 @@ class Combining:
         return gradient_combiners.weighted(weights, grads), metrics
 
 
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the ``combiner`` of a config leaves unread."""
+    if config.combiner == "cagrad":
+        return {}
+    return {"cagrad_c": types.Idle(None, "combiner=cagrad")}
+
+
 # Of a loss that knows no tasks.
 MEAN = Combining()
 

@@ -19,7 +19,7 @@ Deviation: its population-based weight is here one number and one teacher a memb
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -110,6 +110,13 @@ class Kickstarting:
         teacher = self.network.distribution(shown, action_mask)
         divergence = combiner.mean(teacher.kl(policy), live, task)
         return {"teacher_kl": objective.Weighted(hp.teacher_cost, divergence)}
+
+
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that an agent without a teacher leaves unread."""
+    if config.teacher is not None:
+        return {}
+    return {"teacher_cost": types.Idle(None, "teacher (a stage's teacher=NAME does)")}
 
 
 def make(teacher: Teacher | None, spec: types.EnvSpec) -> Kickstarting:

@@ -107,7 +107,8 @@ def loss(
     metrics = {name: dreamer.masked_mean(x, live) for name, x in terms.items()}
     metrics["kl"] = _kl(model, found, live, hp, free_nats_each)
     total = metrics["image_loss"] + metrics["reward_loss"]
-    total += hp.discount_loss_scale * metrics["discount_loss"]
+    if discount_head:
+        total += hp.discount_loss_scale * metrics["discount_loss"]
     total += hp.kl_scale * metrics["kl"]
     return total, metrics | {"model_loss": total}, found.state
 

@@ -162,7 +162,7 @@ def idle(config: Any) -> dict[str, types.Idle]:
     """Returns the hyperparameters that an agent without a student leaves unread."""
     if config.student is not None:
         return {}
-    return {name: types.Idle(x, _NEEDED) for name, x in Hparams()._asdict().items()}
+    return dict.fromkeys(Hparams._fields, types.Idle(None, _NEEDED))
 
 
 def key_of(key: Key) -> Key:

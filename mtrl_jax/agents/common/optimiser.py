@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
+from mtrl_jax import types
 from mtrl_jax.hparams import Amount, Divisor, Limit
 from mtrl_jax.types import Array, Scalar, Tree
 
@@ -22,7 +23,7 @@ _START = 100.0
 
 
 class Hparams(NamedTuple):
-    """Of ``make``. Of the two eps the one of the other kind is not read."""
+    """Of ``make``. Of the two eps the one of the other kind is not read, see ``idle``."""
 
     learning_rate: Amount = 1e-3
     decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
@@ -127,6 +128,13 @@ def check(kind: str) -> None:
     """Raises ValueError unless ``kind`` is one of KINDS; for agents when they are made."""
     if kind not in KINDS:
         raise ValueError(f"optimiser: unknown {kind!r}; one of {', '.join(KINDS)}")
+
+
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the ``optimiser`` of a config leaves unread."""
+    if config.optimiser == "adam":
+        return {"rmsprop_eps": types.Idle(None, "optimiser=rmsprop")}
+    return {"adam_eps": types.Idle(None, "optimiser=adam")}
 
 
 def _at(

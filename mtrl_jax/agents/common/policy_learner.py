@@ -154,6 +154,12 @@ def make(
     )
 
 
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the options of an agent's config leave unread."""
+    found = optimiser.idle(config) | value_scale.idle(config)
+    return found | combining.idle(config) if hasattr(config, "combiner") else found
+
+
 def _group(group: type, config: Any) -> Any:
     """Returns the fields of a group as ``config`` has them; those it has not are off."""
     names = [field.name for field in dataclasses.fields(group)]

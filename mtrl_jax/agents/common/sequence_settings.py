@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -125,6 +126,25 @@ def check_columns(config: Config, columns: Columns, task: Array) -> None:
             f"from {own.min():g} to {own.max():g}; give outlook.low and outlook.high, or "
             "ranges"
         )
+
+
+def limits(config: Config) -> dict[str, types.Extent]:
+    """Returns the range of returns in which no two targets are as one."""
+    given = config.outlook
+    if not given.bins:
+        return {}
+    if given.ranges:
+        lows, highs = zip(*given.ranges)
+        return {"target": types.Extent(min(lows), max(highs), "outlook.ranges")}
+    of = "outlook.low and outlook.high"
+    return {"target": types.Extent(given.low, given.high, of)}
+
+
+def check_hparams(config: Config, given: Mapping[str, float]) -> None:
+    """Raises ValueError unless a cost of the loss is above 0."""
+    own = hparams.names(Hparams)
+    costs = [name for name in own if name.endswith("_cost")]
+    hparams.check_costs(given, [name for name in costs if name not in idle(config)])
 
 
 # Read where there are values; their defaults are no choice that anybody made.

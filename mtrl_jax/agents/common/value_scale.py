@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mtrl_jax import types
 from mtrl_jax.hparams import Divisor, Share
 from mtrl_jax.losses import policy_gradient, popart
 from mtrl_jax.types import Array, Tree
@@ -173,6 +174,14 @@ def make(
         heads,
         stacked,
     )
+
+
+def idle(config: Any) -> dict[str, types.Idle]:
+    """Returns the hyperparameters that the ``value_scale`` of a config leaves unread."""
+    if config.value_scale != "none":
+        return {}
+    unread = types.Idle(None, "value_scale=popart or return_scale")
+    return dict.fromkeys(Hparams._fields, unread)
 
 
 def _at(params: dict, path: Sequence[str], change: Any) -> dict:
