@@ -96,6 +96,13 @@ class EnvSpec(NamedTuple):
     # The task of each slot [B], the same in every member; () where members have a task
     # each (``axis="population"``), or slots change theirs.
     slot_tasks: tuple[int, ...] = ()
+    # A member learns one of the tasks alone; which one is another's in every member.
+    one_each: bool = False
+
+    @property
+    def own_tasks(self) -> int:
+        """How many of the tasks a member learns."""
+        return 1 if self.one_each else len(self.tasks)
 
 
 class Env(NamedTuple):
@@ -286,6 +293,21 @@ class AgentModule(Protocol):
 
     @staticmethod
     def make(spec: EnvSpec, config: Any) -> Agent: ...
+
+
+def check_several_tasks(spec: EnvSpec, what: str, works: str) -> None:
+    """Raises ValueError unless a member learns several tasks.
+
+    ``what`` is a setting that is of several, ``works`` one that is not.
+    """
+    if spec.own_tasks > 1:
+        return
+    names = ", ".join(task.name for task in spec.tasks)
+    there, more = f"there is one ({names})", "more tasks"
+    if spec.one_each:
+        there = f"each member has one of {names} (population.axis=population)"
+        more = "population.axis=slot"
+    raise ValueError(f"{what}, {there}; use {works}, or {more}")
 
 
 def action_mask_size(space: ActionSpace) -> int:

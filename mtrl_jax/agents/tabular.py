@@ -99,6 +99,9 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         sizes that do not fit it, an empty range.
     """
     actions = exploration.number_of_actions(spec.action, "tabular")
+    if config.per_task:
+        what = "per_task: a table is of each of several tasks"
+        types.check_several_tasks(spec, what, "per_task false")
     tasks = len(spec.tasks) if config.per_task else 1
     states = _number_of_states(spec, config)
 

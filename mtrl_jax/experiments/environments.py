@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import envs, errors, types
-from mtrl_jax.config import schema
+from mtrl_jax.config import schema, stage_schema
 from mtrl_jax.envs import core, mixture
 from mtrl_jax.experiments import device_memory
 
@@ -54,19 +54,30 @@ def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     tasks, episodes = tasks_of(config), config.evaluation.episodes
     if runner_kind(config, tasks) == "fused":
         parts = _joined(config, tasks, f"{seed}/train")
-        env = _mixed(config, parts)
-        test = make_env(config, tasks, f"{seed}/test", episodes)
+        env = _learned(config, _mixed(config, parts))
+        test = _learned(config, make_env(config, tasks, f"{seed}/test", episodes))
         sizes = tuple(part.batch for part in parts)
         world = World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
         return world._replace(parts=sizes)
     halves = make_halves(config, tasks, f"{seed}/train")
-    hosted = make_host_env(config, tasks, f"{seed}/test", episodes)
+    hosted = _learned(config, make_host_env(config, tasks, f"{seed}/test", episodes))
     slots = sum(half.batch[1] for half in halves)
     batch = (config.population.size, slots)
     close = _closer([*halves, hosted])
     own = tuple(task for half in halves for task in half.spec.slot_tasks)
     spec = hosted.spec._replace(slot_tasks=own)
     return World("host", halves, hosted, spec, batch, False, close)
+
+
+def _learned(config: schema.ExperimentConfig, env: Any) -> Any:
+    """Returns ``env``, whose spec says whether members learn one of the tasks each.
+
+    Learners of another stage know the tasks of that one, whichever they play here.
+    """
+    links = stage_schema.links(config)
+    by_member = config.population.axis == "population" and len(env.spec.tasks) > 1
+    is_fresh = links.of is None and links.init_from is None
+    return env._replace(spec=env.spec._replace(one_each=by_member and is_fresh))
 
 
 def tasks_of(config: schema.ExperimentConfig) -> list[Task]:

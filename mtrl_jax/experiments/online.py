@@ -114,17 +114,14 @@ def _check_agent(
 def _check_tasks(config: Any, spec: types.EnvSpec) -> None:
     """Raises ConfigError unless a member that learns has the tasks its agent is for."""
     fewest = agent_settings.module(config).INFO.fewest_tasks
-    learns = stage_schema.links(config).of is None
-    if learns and fewest > 1 and config.population.axis == "population":
-        raise errors.ConfigError(
-            f"population.axis='population': {config.agent.name} is for at least {fewest} "
-            "tasks of a member, each has one; use 'slot', or another agent"
-        )
-    if len(spec.tasks) < fewest:
+    if spec.own_tasks < fewest:
         names = ", ".join(task.name for task in spec.tasks)
+        there, more = f"there is {names}", "more tasks"
+        if spec.one_each:
+            there, more = f"each member has one of {names}", "population.axis=slot"
         raise errors.ConfigError(
-            f"agent.name={config.agent.name!r}: it is for at least {fewest} tasks, there "
-            f"is {names}; give more tasks, or another agent"
+            f"agent.name={config.agent.name!r}: it is for at least {fewest} tasks, "
+            f"{there}; give {more}, or another agent"
         )
 
 

@@ -72,7 +72,7 @@ def make(
     network_config.check(config, num_values)
     sequence_conv.check(config.sequence, spec.obs)
     config = torsos.resolved(config, spec.obs)
-    network_config.check_sharing(config, len(spec.tasks))
+    network_config.check_sharing(config, spec)
     nets = (network_module.net_of(config, spec.action),)
     module = network_module.ActorCritics(
         nets, spec.action, len(spec.tasks), num_values, is_single=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mtrl_jax import errors
+from mtrl_jax import errors, types
 from mtrl_jax.networks import conv, cores, layers, torsos
 
 SHARING = ("hard", "soft", "cross_stitch", "experts", "modules")
@@ -88,18 +88,19 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     _check_core(config)
 
 
-def check_sharing(config: NetworkConfig, tasks: int) -> None:
-    """Raises ValueError unless a network, ``torso`` chosen, is one for so many tasks."""
+def check_sharing(config: NetworkConfig, spec: types.EnvSpec) -> None:
+    """Raises ValueError unless a network, ``torso`` chosen, is one for a member's tasks."""
     if config.sharing == "soft":
         raise ValueError(
             "sharing: 'soft' is a network for each task, which impala and ppo have; use "
             f"'hard', {', '.join(map(repr, TRUNKS))} here"
         )
-    if config.sharing in TRUNKS and tasks < 2:
-        raise ValueError(
-            f"sharing: {config.sharing!r} is between tasks, there is one; use sharing "
-            "'hard', or more tasks"
-        )
+    if config.sharing in TRUNKS:
+        what = f"network.sharing: {config.sharing!r} is between tasks"
+        types.check_several_tasks(spec, what, "sharing 'hard'")
+    if config.task_heads:
+        what = "network.task_heads: they are of several tasks"
+        types.check_several_tasks(spec, what, "task_heads false")
     if config.sharing in TRUNKS and config.torso != "mlp":
         raise ValueError(
             f"sharing: {config.sharing!r} has flat layers, the torso is "

@@ -92,6 +92,9 @@ def make(
         norm in a torso that has none.
     """
     _check(config, head)
+    if config.per_task:
+        what = "network.per_task: a last layer is of each of several tasks"
+        types.check_several_tasks(spec, what, "per_task false")
     config = torsos.resolved(config, spec.obs)
     if config.layer_norm and config.torso == "impala_deep":
         raise ValueError(

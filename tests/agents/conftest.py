@@ -147,7 +147,8 @@ def table(spec):
     if "vector" not in spec.obs:
         return {}
     sizes = (3,) * spec.obs["vector"].shape[0]
-    return {"sizes": sizes, "low": -1.0, "high": 1.0, "per_task": True}
+    per_task = len(spec.tasks) > 1
+    return {"sizes": sizes, "low": -1.0, "high": 1.0, "per_task": per_task}
 
 
 def quick(name, **changes):

@@ -1,5 +1,6 @@
 """What is found out of an agent before anything is compiled: it is traced once."""
 
+import re
 import types as namespaces
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from mtrl_jax import config, envs, errors, types
 from mtrl_jax.envs import mixture
-from mtrl_jax.experiments import acting, build, checks
+from mtrl_jax.experiments import acting, build, checks, environments, online
 
 T, B = 3, 2
 CONFIG = config.from_dict({"tasks": [{"env": "probe/both"}], "agent": {"name": "ppo"}})
@@ -121,3 +122,71 @@ def test_tasks_in_another_order_are_refused_with_what_reads_their_numbers(
     named = ", ".join(f"agent.config.{x}" for x in advice)
     assert str(error.value).endswith(f"may be missing, or train it with {named}")
     check(other, *changes, *advice)
+
+
+SHARED = [
+    (
+        "impala",
+        "{network: {sharing: soft}}",
+        r"network\.sharing: 'soft' is between tasks",
+    ),
+    ("ppo", "{network: {sharing: experts}}", r"network\.sharing: 'experts' is between"),
+    ("unreal", "{network: {task_heads: true}}", r"network\.task_heads: they are of"),
+    ("ppo", "{combiner: mgda}", r"combiner: 'mgda' combines the gradients of several"),
+    (
+        "mix_and_match",
+        "{experts: true, share: [torso]}",
+        "experts: an expert is of each",
+    ),
+    (
+        "dqn",
+        "{network: {per_task: true}}",
+        r"network\.per_task: a last layer is of each",
+    ),
+    (
+        "tabular",
+        "{per_task: true, sizes: [3]}",
+        "per_task: a table is of each of several",
+    ),
+    ("distral", "{}", r"^agent\.name='distral': it is for at least 2 tasks"),
+]
+
+
+def _agent_in(values, *changes):
+    """Returns the agent of a run in its environments, as ``online`` makes it."""
+    own = config.from_dict(config.override(values, changes))
+    spec = environments.make_world(own, "0").spec
+    online._check_tasks(own, spec)
+    return build.make_agent(own, spec)
+
+
+@pytest.mark.parametrize(("name", "static", "words"), SHARED)
+def test_what_is_of_several_tasks_is_refused_where_a_member_has_one(
+    name, static, words
+):
+    """Of one in all, and of one of several each; the members' own are all tasks else."""
+    both = [{"env": "probe/observation"}, {"env": "probe/action"}]
+    values = {"tasks": both, "population": {"size": 2}}
+    agent = f"agent={{name: {name}, config: {static}}}"
+    assert _agent_in(values, agent)
+    with pytest.raises(errors.ConfigError, match=words) as error:
+        _agent_in(values, agent, "population.axis=population")
+    assert re.search("each member has one of .*population.axis=slot", str(error.value))
+    with pytest.raises(errors.ConfigError, match=f"{words}.* there is .*, or "):
+        _agent_in({**values, "tasks": both[:1]}, agent)
+
+
+def test_learners_of_a_mixture_may_play_a_task_each():
+    """Frozen, or to be trained on: what they share is between the tasks they learned."""
+    values = {
+        "name": "x",
+        "kind": "online",
+        "tasks": [{"env": "probe/observation"}, {"env": "probe/action"}],
+        "population": {"size": 2, "axis": "population"},
+        "agent": {"name": "impala", "config": {"network": {"task_heads": True}}},
+    }
+    fresh = config.from_dict(values)
+    assert environments.make_world(fresh, "0").spec.own_tasks == 1
+    stage = fresh.model_copy(update={"init_from": "other"})
+    spec = environments.make_world(stage, "0").spec
+    assert spec.own_tasks == 2 and build.make_agent(stage, spec)

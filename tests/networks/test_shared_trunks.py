@@ -221,10 +221,12 @@ def test_what_cannot_be_shared_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             actor_critic.make(SPEC._replace(obs=image), config)
+    alone = SPEC._replace(tasks=SPEC.tasks[:1])
     for sharing in ("cross_stitch", "experts", "modules"):
         with pytest.raises(ValueError, match=f"'{sharing}' is between tasks"):
-            alone = SPEC._replace(tasks=SPEC.tasks[:1])
             actor_critic.make(alone, NetworkConfig(sharing=sharing))
+    with pytest.raises(ValueError, match=r"network\.task_heads: .* one .*; use"):
+        actor_critic.make(alone, NetworkConfig(task_heads=True))
     shared = NetworkConfig(task_heads=True)
     with pytest.raises(ValueError, match="task_heads=True"):
         components.make(SPEC, shared, [components.Component()], ())

@@ -149,9 +149,7 @@ def make(name: str, spec: types.EnvSpec) -> Combining:
     """
     gradient_combiners.get(name)
     made = Combining(name, len(spec.tasks))
-    if made.is_split and made.tasks == 1:
-        raise ValueError(
-            f"combiner: {name!r} combines the gradients of several tasks, there is one "
-            f"({spec.tasks[0].name}); use 'mean', or give more tasks"
-        )
+    if made.is_split:
+        what = f"combiner: {name!r} combines the gradients of several tasks"
+        types.check_several_tasks(spec, what, "'mean'")
     return made

@@ -133,7 +133,8 @@ def make(teacher: Teacher | None, spec: types.EnvSpec) -> Kickstarting:
             f"{', '.join(value_scale.SCALES)}"
         )
     values = None if teacher.value_scale == "none" else len(spec.tasks)
+    known = spec._replace(one_each=False)  # It has learned all of them.
     with errors.part("teacher.network", teacher.network):
-        network = networks.make(spec, teacher.network, num_values=values)
+        network = networks.make(known, teacher.network, num_values=values)
     normaliser = observation_scale.make(spec, teacher.normalise_observations)
     return Kickstarting(network, normaliser)

@@ -30,6 +30,9 @@ def check(config: Any, spec: types.EnvSpec) -> None:
                 f"tasks: {joint} joint actions; Mix&Match enumerates them for entropies, "
                 f"at most {_MOST_ACTIONS}"
             )
+    if config.experts:
+        what = "experts: an expert is of each of several tasks"
+        types.check_several_tasks(spec, what, "experts false")
     if config.experts and len(config.components) != 2:
         raise ValueError(
             f"experts: with {len(config.components)} components; give two, the expert "

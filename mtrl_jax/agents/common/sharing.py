@@ -75,6 +75,8 @@ def make(
     if config.sharing != "soft":
         single = actor_critic.make(spec, config, num_values=num_values)
         return Sharing(single, lambda columns: single, lambda rows: (), lambda *_: {})
+    what = "network.sharing: 'soft' is between tasks"
+    types.check_several_tasks(spec, what, "sharing 'hard'")
     own = dataclasses.replace(config, sharing="hard")
     slots = spec.slot_tasks
 
