@@ -4,8 +4,8 @@ Neither a nor b depends on h, so that the recurrence is a scan over the associat
 (a, b) ∘ (a', b') = (a a', a' b + b'), and its gradient is the same recurrence run
 backwards. Where a_t = 0 nothing of what came before passes: episodes are exactly apart.
 
-An associative scan has log T depth and does about twice the work of a loop over steps. It
-is the faster of the two on 2 CPU cores as well (``benchmarks/cores.py`` measures both).
+An associative scan has log T depth and does about twice the work of a loop over steps.
+``benchmarks/cores.py`` measures both; no rows of them are recorded yet.
 
 Ref: Blelloch 1990; Martin & Cundy 2018 (arXiv:1709.04057), equation 5.
 """

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mtrl_jax import hparams, types
+from mtrl_jax.config import strict
 from mtrl_jax.training import progress
 from mtrl_jax.training.program import Program, RunLength
 
@@ -72,6 +73,7 @@ def of(
     if pbt is not None and pbt.exploit != "none":
         yield from _of_interval(config, length, tasks)
     yield from _of_decay(config, length, before)
+    yield from _of_dtype(config)
 
 
 def _of_length(config: Any, length: RunLength) -> Iterator[str]:
@@ -167,6 +169,15 @@ def _of_decay(config: Any, length: RunLength, before: int) -> Iterator[str]:
             f"agent.hparams.decay_updates={decay:g}: the learning rate is 0 in the last "
             f"{left:g} of {length.updates} updates"
         )
+
+
+def _of_dtype(config: Any) -> Iterator[str]:
+    """Yields a line for each type that a CPU does not compute in."""
+    if jax.default_backend() != "cpu":
+        return
+    for name, value in strict.flat({"agent.config": config.agent.config}).items():
+        if name.endswith(".dtype") and value == "bfloat16":
+            yield f"{name}=bfloat16: on a CPU, which is slower in it, float32 is used"
 
 
 def of_longer(config: Any, changed: Any) -> Iterator[str]:

@@ -33,6 +33,10 @@ def test_settings_that_mean_what_they_say_are_silent():
         ("population.pbt.interval=40", "interval=40: the run has 40 updates, so no"),
         ("population.pbt.interval=1", "every 2 updates (training.updates_per_chunk)"),
         ("agent.hparams.decay_updates=38", "rate is 0 in the last 2 of 40 updates"),
+        (
+            "agent.config.network={hidden: [8], dtype: bfloat16}",
+            "agent.config.network.dtype=bfloat16: on a CPU, which is slower in it, float32",
+        ),
     ],
 )
 def test_what_is_not_meant_is_said_before_training(change, words):
@@ -73,6 +77,12 @@ def test_the_updates_of_a_dataset_that_were_not_asked_for_are_said():
         "training.updates=10: 250 are trained, whole chunks of 250; "
         "with training.updates_per_chunk below 250 there are fewer"
     )
+
+
+def test_an_accelerator_computes_in_the_type_that_is_asked_for(monkeypatch):
+    """And says nothing."""
+    monkeypatch.setattr(notices.jax, "default_backend", lambda: "gpu")
+    assert _said("agent.config.network={hidden: [8], dtype: bfloat16}") == []
 
 
 def test_what_a_search_had_found_is_said_where_it_is_given_up():
