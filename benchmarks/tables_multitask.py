@@ -14,6 +14,7 @@ from mtrl_jax.metrics import estimates, transfer
 Row = Mapping[str, Any]
 Found = Sequence[Row]
 LEARNED = 0.05  # of the distance between random play and the reference
+SOLVED = 80  # percent of episodes
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
@@ -77,6 +78,28 @@ def rooms(rows: Found) -> Rows:
         )
         cells = [_pooled(area), _pooled(final), number(min(r["final"] for r in own))]
         made.append([_name(own[0]), *cells])
+    return made
+
+
+def robots(rows: Found) -> Rows:
+    """Returns the success, in percent, of each task and of the mean over tasks.
+
+    The mean's interval is over seeds; a task counts as solved from ``SOLVED`` on.
+    """
+    tasks = _tasks(rows)
+    heads = [
+        _task(row).removesuffix("-v3") for row in rows if row["arm"] == _arms(rows)[0]
+    ]
+    made: Rows = [["network, value scale", "mean [95 %]", "solved", *heads]]
+    for arm in _arms(rows):
+        own = [find(rows, arm=arm, task=task) for task in tasks]
+        success = 100 * np.stack([row["success"] for row in own], axis=1)
+        means = success.mean(axis=1)
+        low, high = estimates.t_interval(means)
+        each = success.mean(axis=0)
+        cells = [interval(means.mean(), low, high), str((each >= SOLVED).sum())]
+        name = arm if arm.endswith("none") else f"{arm}, popart"
+        made.append([name, *cells, *(f"{x:.0f}" for x in each)])
     return made
 
 
@@ -185,6 +208,7 @@ _MAKERS = {
     "kickstarting": kickstarting,
     "combiners": scales,
     "sharing": rooms,
+    "metaworld": robots,
     "distral": rooms,
     "unreal": rare,
     "progressive": columns,
