@@ -269,5 +269,5 @@ def test_one_task_is_refused_before_training():
     given["tasks"] = [{"env": f"probe/{name}"} for name in TASKS]
     given["population"] = {"size": 2, "axis": "population"}
     settings = config.from_dict(given, where="x")
-    with pytest.raises(errors.ConfigError, match="each member has one of .*axis=slot"):
+    with pytest.raises(errors.ConfigError, match=r"each member has one of .*axis=slot"):
         online.make_program(settings)
