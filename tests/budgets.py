@@ -15,6 +15,9 @@ MEASURED = {
     "networks/test_product.py": 100,
     "test_compiling.py": 20,
 }
+# Files of which each agent's tests, named by their last parameter, may run in another
+# process: they share what they compile, and hardly anything with those of others.
+APART = ["test_contract.py"]
 # Files of a minute and more, the longest first: begun before all others, so that no
 # worker is left alone with one of them at the end.
 LONG = [

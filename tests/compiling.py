@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import pathlib
+import re
 import threading
 
 import jax
@@ -149,29 +150,59 @@ def file_of(item):
     return path.relative_to(TESTS).as_posix() if TESTS in path.parents else path.name
 
 
-def claim(folder, file, worker):
-    """Raises AssertionError if another process runs tests of the file.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Returns what deals units to several processes.
+
+    Groups of ``--dist loadgroup`` do not reach xdist 3.8 under pytest 9.2.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByUnit(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(nodeid)
+
+    return ByUnit(config, log)
+
+
+def unit_of(nodeid):
+    """Returns what runs whole in one process: a file, or an agent's part of it."""
+    import budgets
+
+    file, _, name = nodeid.partition("::")
+    if file.rpartition("/")[2] not in budgets.APART:
+        return file
+    return f"{file}-{re.split(r'[[-]', name.rstrip(']'))[-1]}"
+
+
+def claim(folder, unit, worker):
+    """Raises AssertionError if another process runs tests of the unit.
 
     Modules' fixtures and programs would be made in both.
     """
-    path = folder / f"{file.replace('/', '.')}.claimed"
+    path = folder / f"{unit.replace('/', '.')}.claimed"
     try:
         with path.open("x") as stream:
             stream.write(worker)
     except FileExistsError:
         first = path.read_text()
-        assert first == worker, f"{file}: {first} and {worker} run it; --dist loadfile"
+        assert first == worker, f"{unit}: {first} and {worker} run it; --dist loadfile"
+
+
+@pytest.fixture(autouse=True)
+def _one_process(request, tmp_path_factory):
+    """Hold a unit to one of several processes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent
+        claim(folder, unit_of(request.node.nodeid), os.environ["PYTEST_XDIST_WORKER"])
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_programs(request, tmp_path_factory):
+def _few_programs(request):
     """Hold a file to its budget; what earlier files compiled is not on its account."""
     import budgets
 
     file = file_of(request.node)
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = tmp_path_factory.getbasetemp().parent
-        claim(folder, file, os.environ["PYTEST_XDIST_WORKER"])
     with TALLY.of(file):
         yield
     TALLY.forget()

@@ -361,6 +361,9 @@ CASES = {
     "plots/test_plots.py": [
         "test_other_populations_are_drawn[3-False]",
     ],
+    "test_compiling.py": [
+        "test_processes_share_a_file_by_whole_units",
+    ],
     "training/test_machine.py": [
         "test_the_file_of_the_command_can_be_started[mtrl_jax]",
     ],

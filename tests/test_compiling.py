@@ -26,6 +26,16 @@ def test_compiles_one_each(i):
     assert jax.jit(lambda x: x + i)(x) == i
 """
 
+CONTRACT = """
+import os, pytest
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("i", range(4))
+def test_is_run(name, i):
+    with open(f"{name}.workers", "a") as stream:
+        print(os.environ["PYTEST_XDIST_WORKER"], file=stream)
+"""
+
 
 @pytest.fixture
 def tally():
@@ -116,7 +126,7 @@ def test_a_file_over_its_budget_fails(tmp_path, budgets, mark, fails):
     assert (said in done.stdout) == fails
 
 
-def test_a_file_is_one_processs(tmp_path):
+def test_a_unit_is_one_processs(tmp_path):
     """A second process that runs a part of it would compile and train it all again."""
     compiling.claim(tmp_path, "agents/test_a.py", "gw0")
     compiling.claim(tmp_path, "agents/test_b.py", "gw1")
@@ -126,6 +136,38 @@ def test_a_file_is_one_processs(tmp_path):
     makefile = (compiling.TESTS.parent / "Makefile").read_text()
     parallel = [line for line in makefile.splitlines() if " -n 2" in line]
     assert parallel and all("--dist loadfile" in line for line in parallel)
+
+
+def test_a_unit_is_a_file_or_an_agents_part_of_it(request):
+    """The agent is the last parameter; other files' parameters are nobody's business."""
+    unit = compiling.unit_of
+    assert unit("tests/agents/test_ppo.py::test_a[1-ppo]") == "tests/agents/test_ppo.py"
+    own = "tests/agents/test_contract.py"
+    assert unit(f"{own}::test_a[ppo]") == unit(f"{own}::test_b[-1.0-ppo]")
+    assert unit(f"{own}::test_a[ppo]") != unit(f"{own}::test_a[outside.ppo]")
+    assert unit(f"{own}::test_a[ppo]").startswith(own)
+    for item in request.session.items:
+        if item.path.name in budgets.APART:
+            agent = item.callspec.params["name"]
+            assert unit(item.nodeid) == f"{item.nodeid.partition('::')[0]}-{agent}"
+
+
+def test_processes_share_a_file_by_whole_units(tmp_path):
+    """Each of two has one, whatever the order of their tests."""
+    (tmp_path / "test_contract.py").write_text(CONTRACT)
+    path = os.pathsep.join([str(compiling.TESTS), str(compiling.TESTS.parent)])
+    alone = {n: x for n, x in os.environ.items() if n != "PYTEST_XDIST_WORKER"}
+    words = "-m pytest -p compiling -q -n 2 --dist loadfile test_contract.py"
+    done = subprocess.run(
+        [sys.executable, *words.split()],
+        cwd=tmp_path,
+        env=alone | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    ran = [set((tmp_path / f"{x}.workers").read_text().split()) for x in "ab"]
+    assert [len(workers) for workers in ran] == [1, 1] and ran[0] != ran[1]
 
 
 def test_what_waits_for_test_all_is_there_and_has_company():

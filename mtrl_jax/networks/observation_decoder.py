@@ -111,7 +111,7 @@ def error(
     config: common.ObservationConfig,
     decoded: Mapping[str, Array],
     obs: Mapping[str, Array],
-    present: Mapping[str, Array],
+    present: Mapping[str, np.ndarray],
     task: Array,
 ) -> Array:
     """Returns −log p(obs) up to a constant, summed over all leaves' entries, [...].
@@ -121,14 +121,15 @@ def error(
     """
     total = jnp.zeros(task.shape)
     for name, raw in decoded.items():
-        own = present[name][task] if len(present[name]) > 1 else present[name][0]
+        known = jnp.asarray(present[name])
+        own = known[task] if len(known) > 1 else known[0]
         own = own.reshape((1,) * (raw.ndim - own.ndim) + own.shape)
         entries = _entry_errors(config, name, raw, obs[name]) * own
         total += jnp.sum(entries, axis=tuple(range(task.ndim, raw.ndim)))
     return total
 
 
-def task_entries(spec: types.EnvSpec) -> dict[str, Array]:
+def task_entries(spec: types.EnvSpec) -> dict[str, np.ndarray]:
     """Returns, of each leaf [tasks, *leaf], 1 where a task has the entry, 0 its padding."""
     found = {}
     for name, shape in spec.obs.items():
@@ -137,7 +138,7 @@ def task_entries(spec: types.EnvSpec) -> dict[str, Array]:
             if name in task.obs:
                 own = tuple(slice(n) for n in task.obs[name].shape)
                 entries[i][own] = 1.0
-        found[name] = jnp.asarray(entries)
+        found[name] = entries
     return found
 
 

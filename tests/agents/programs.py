@@ -1,9 +1,10 @@
 """The programs in which an agent's promises are tested.
 
 Compiling is what these tests spend their time on. An agent on the mixture of probes is
-four programs: ``init``, ``act`` along a stream of time steps, ``update``, and ``members``,
-the last two of a population. They take and return numpy arrays and seeds in place of
-keys: outside of them nothing is compiled. The streams are the same for all agents.
+three programs: ``init``; ``solo``, which acts along a stream of time steps, watches its
+first and updates; and ``members``, the same of a population. They take and return numpy
+arrays and seeds in place of keys: outside of them nothing is compiled. The streams are
+the same for all agents.
 """
 
 import collections
@@ -35,6 +36,7 @@ NAMES = [
 MEMBERS = 8
 STEPS = 12  # of a stream; a rollout is the first kit.T of them
 SEED = 11
+ARGUMENTS = ("learner", "carry", "memory", "ts", "rollout", "seed", "hp", "step")
 
 
 class Programs(NamedTuple):
@@ -43,11 +45,8 @@ class Programs(NamedTuple):
     agent: types.Agent
     env: types.Env
     init: Any  # (seed, hp) -> (learner, carry, memory)
-    act: Any  # (learner, carry, ts [S, B], seed, hp) -> (carry, what each step gave)
-    update: (
-        Any  # (learner, memory, rollout, seed, hp, step) -> (learner, memory, metrics)
-    )
-    members: Any  # act's and update's arguments and results with a member axis
+    solo: Any  # (learner, carry, memory, ts, rollout, seed, hp, step) -> Outcome
+    members: Any  # solo's arguments and results with a member axis
     traces: collections.Counter  # how often Python ran act and update
     hp: Any
     learner: types.Tree
@@ -55,6 +54,15 @@ class Programs(NamedTuple):
     memory: types.Tree
     ts: types.TimeStep  # [STEPS, B]
     rollout: types.Rollout
+
+
+class Outcome(NamedTuple):
+    """What ``solo`` gives; acting and updating begin from the same learner."""
+
+    carry: Any  # after the last step
+    acted: Any  # (action, carry, extras) of each step [S, B]
+    updated: Any  # (learner, memory, metrics)
+    watched: Any  # the first step's carry, had it been (its own, another) action
 
 
 @functools.cache
@@ -74,15 +82,26 @@ def make(name, kit):
         return call
 
     solo = agent._replace(act=counted("act"), update=counted("update"))
+    watch = kit.info(name).observe_action
     hp = jax.device_get(kit.quick(name))
     # Compiled in less time, the numbers are the same.
     init = batched_draws.batch_draws(functools.partial(begin, agent, env.batch[1]))
     init = jax.jit(init)
     made = Programs(
-        agent, env, init, jax.jit(actor(solo)), jax.jit(learner(solo, kit)),
-        jax.jit(both(several, kit)), traces, hp, *jax.device_get(init(np.int32(0), hp)),
+        agent, env, init, jax.jit(runner(solo, kit, watch)),
+        jax.jit(runner(several, kit)), traces, hp,
+        *jax.device_get(init(np.int32(0), hp)),
         jax.tree.map(lambda x: x[:-1, 0], ts), None,
     )  # fmt: skip
+    # To collect the first rollout is to update on one of zeros.
+    _, (action, _, extras) = jax.eval_shape(
+        actor(agent), made.learner, made.carry, made.ts, np.int32(0), hp
+    )
+    action, extras = jax.tree.map(
+        lambda x: np.zeros((kit.T, *x.shape[1:]), x.dtype), (action, extras)
+    )
+    first = jax.tree.map(lambda x: x[: kit.T + 1, 0], ts)
+    made = made._replace(rollout=types.Rollout(first, action, extras, made.carry))
     return made._replace(rollout=collect(made, kit))
 
 
@@ -118,8 +137,27 @@ def begin(agent, slots, seed, hp):
     return agent.init(key, hp), agent.carry(slots), memory
 
 
+def runner(agent, kit, watch=None):
+    """Returns ``solo`` of Programs, or ``members`` of a population."""
+    act, train = actor(agent), kit.train(agent)
+
+    def run(learner, carry, memory, ts, rollout, seed, hp, step):
+        carry, acted = act(learner, carry, ts, seed, hp)
+        key = jnp.vectorize(jax.random.key)(seed)
+        updated = train(learner, memory, rollout, key, hp, step)
+        return Outcome(carry, acted, updated, watched(ts, acted))
+
+    def watched(ts, acted):
+        if watch is None:
+            return ()
+        now, (action, carry, _) = jax.tree.map(lambda x: x[0], (ts, acted))
+        return watch(carry, now, action), watch(carry, now, other(action))
+
+    return run
+
+
 def actor(agent):
-    """Returns ``act`` of Programs, of an agent or of a population."""
+    """Returns acting along a stream, of an agent or of a population."""
 
     def act(learner, carry, ts, seed, hp):
         key = jnp.vectorize(jax.random.key)(seed)
@@ -134,26 +172,9 @@ def actor(agent):
     return act
 
 
-def learner(agent, kit):
-    """Returns ``update`` of Programs, of an agent or of a population."""
-    train = kit.train(agent)
-
-    def update(learner, memory, rollout, seed, hp, step):
-        key = jnp.vectorize(jax.random.key)(seed)
-        return train(learner, memory, rollout, key, hp, step)
-
-    return update
-
-
-def both(agent, kit):
-    """Returns ``members`` of Programs: (what acting gave, what the update gave)."""
-    act, update = actor(agent), learner(agent, kit)
-
-    def members(learner, carry, memory, ts, rollout, seed, hp, step):
-        acted = act(learner, carry, ts, seed, hp)
-        return acted, update(learner, memory, rollout, seed, hp, step)
-
-    return members
+def other(action):
+    """Returns one of the first two actions that is not ``action``."""
+    return 1 - action.clip(max=1)
 
 
 def fresh(one, seed):
@@ -161,25 +182,28 @@ def fresh(one, seed):
     return jax.device_get(one.init(np.int32(seed), one.hp)[0])
 
 
-def act(one, **given):
-    """Returns what each step of ``one.act`` gave: (action, carry, extras), [S, B]."""
-    names = ("learner", "carry", "ts", "seed", "hp")
-    return jax.device_get(one.act(*arguments(one, names, given)))[1]
+def run(one, **changes):
+    """Returns the Outcome of ``one.solo``, with some arguments other than its own."""
+    return jax.device_get(one.solo(*arguments(one, changes)))
 
 
-def update(one, **given):
-    """Returns (learner, memory, metrics) of ``one.update``."""
-    names = ("learner", "memory", "rollout", "seed", "hp", "step")
-    return jax.device_get(one.update(*arguments(one, names, given)))
+def act(one, **changes):
+    """Returns what each step of ``run`` gave: (action, carry, extras), [S, B]."""
+    return run(one, **changes).acted
 
 
-def arguments(one, names, given):
-    """Returns the values of ``names``: those given, others as in Programs."""
-    assert not set(given) - set(names)
-    known = one._asdict() | {"seed": SEED, "step": 0} | given
+def update(one, **changes):
+    """Returns (learner, memory, metrics) of ``run``."""
+    return run(one, **changes).updated
+
+
+def arguments(one, changes=()):
+    """Returns the arguments of ``solo``: as in Programs, but for ``changes``."""
+    known = one._asdict() | {"seed": SEED, "step": 0} | dict(changes)
+    assert not set(changes) - set(ARGUMENTS)
     # Of one type wherever they are from, so that there is one program.
     known |= {name: np.int32(known[name]) for name in ("seed", "step")}
-    return [known[name] for name in names]
+    return [known[name] for name in ARGUMENTS]
 
 
 def changed(kit, hp, **leaves):
@@ -187,15 +211,15 @@ def changed(kit, hp, **leaves):
     return jax.tree.map(np.float32, kit.changed(hp, **leaves))
 
 
-def collect(one, kit, ts=None, **given):
+def collect(one, kit, ts=None, **changes):
     """Returns the rollout of acting along the stream ``ts`` [STEPS + 1, B]."""
     _, steps = stream(kit, types.OPTIMAL in one.env.spec.obs)
     ts = jax.tree.map(lambda x: x[:, 0], steps) if ts is None else ts
     before = jax.tree.map(lambda x: x[:-1], ts)
-    action, _, extras = act(one, ts=before, **given)
+    action, _, extras = act(one, ts=before, **changes)
     action, extras = jax.tree.map(lambda x: x[: kit.T], (action, extras))
     ts = jax.tree.map(lambda x: x[: kit.T + 1], ts)
-    return types.Rollout(ts, action, extras, given.get("carry", one.carry))
+    return types.Rollout(ts, action, extras, changes.get("carry", one.carry))
 
 
 def stack(trees, axis=0):

@@ -2,7 +2,7 @@
 
 So is an agent from outside the package, ``tests/outside/reinforce.py``.
 
-An agent's tests share what is compiled for it and run in one process: four programs of
+An agent's tests share what is compiled for it and run in one process: three programs of
 a recurrent network on a mixture of probes (``programs.py``), and one without padding.
 """
 
@@ -42,9 +42,8 @@ REGIME = {
 EXPLORING = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_updates": 6.0}
 # What bites only with windows that have a prompt.
 ELSEWHERE = {"prompt_share"}
-# Programs of one agent in these tests: the four, one without padding, one of what it
-# watches; the rest is what it compiles outside of them.
-MOST_PROGRAMS = 8
+# Programs of one agent in these tests: the three, and one without padding.
+MOST_PROGRAMS = 4
 pytestmark = pytest.mark.parametrize("name", programs.NAMES)
 
 
@@ -89,7 +88,7 @@ def test_a_population_member_is_its_solo_run(name, one, kit):
         programs.collect(one, kit, kit.member(swapped(ts), p), learner=x, seed=p)
         for p, x in enumerate(learners)
     ]
-    acted, updated = jax.device_get(
+    _, acted, updated, _ = jax.device_get(
         one.members(
             programs.stack(learners), *repeated((one.carry, one.memory)),
             jax.tree.map(lambda x: x[:-1], ts), programs.stack_rollouts(rollouts),
@@ -97,12 +96,12 @@ def test_a_population_member_is_its_solo_run(name, one, kit):
         )
     )  # fmt: skip
     for p in range(3):
-        mine = {"learner": learners[p], "seed": p, "hp": hps[p]}
-        own = programs.update(one, rollout=rollouts[p], **mine)
-        assert_close(kit.member(updated, p), own)
-        steps = jax.tree.map(lambda x, p=p: x[:-1, p], ts)
-        own = programs.act(one, ts=steps, **mine)
-        assert_close(kit.member(swapped(acted[1]), p), own)
+        own = programs.run(
+            one, learner=learners[p], ts=jax.tree.map(lambda x, p=p: x[:-1, p], ts),
+            rollout=rollouts[p], seed=p, hp=hps[p],
+        )  # fmt: skip
+        assert_close(kit.member(updated, p), own.updated)
+        assert_close(kit.member(swapped(acted), p), own.acted)
 
 
 def test_one_trace_serves_all_calls_and_all_hyperparameters(name, one):
@@ -113,9 +112,11 @@ def test_one_trace_serves_all_calls_and_all_hyperparameters(name, one):
     rollout, compiled = one.rollout._replace(carry=carry), None
     for i, hp in enumerate((one.hp, one.hp, halved)):
         seed, step = np.int32(programs.SEED), np.int32(i)
-        carry, _ = one.act(learner, carry, one.ts, seed, hp)
-        learner, memory, _ = one.update(learner, memory, rollout, seed, hp, step)
-        found = dict(one.traces), one.act._cache_size(), one.update._cache_size()
+        carry, _, updated, _ = one.solo(
+            learner, carry, memory, one.ts, rollout, seed, hp, step
+        )
+        learner, memory, _ = updated
+        found = dict(one.traces), one.solo._cache_size()
         compiled = compiled or found
     assert found == compiled and min(one.traces.values()) >= 1
 
@@ -180,13 +181,13 @@ def test_no_hyperparameter_is_dead(name, one, kit):
         carry, memory, learner = fixed
         for i in range(4):
             seed = np.full(programs.MEMBERS, i)
-            acted, updated = one.members(
+            found = one.members(
                 learner, carry, memory, ts, rollouts, seed, hp, np.int32(i)
             )
-            given, (learner, memory, _) = learner, updated
+            given, (learner, memory, _) = learner, found.updated
         # The fourth acted on what three updates gave.
-        given, acted = jax.device_get((given, acted))
-        return given, swapped(acted[1])
+        given, acted = jax.device_get((given, found.acted))
+        return given, swapped(acted)
 
     base, dead = programs.changed(kit, one.hp, **EXPLORING), set()
     assert not differs(outcomes([base]), outcomes([base]))
@@ -229,35 +230,33 @@ def test_an_episodes_first_step_forgets_the_past(name, one, kit):
     assert one.ts.first[0].all()
     past = jax.tree.map(lambda x: x + np.ones_like(x), one.carry)
 
-    def act(carry, ts=one.ts):
-        return kit.member(programs.act(one, carry=carry, ts=ts))
+    def begin(carry, ts=one.ts):
+        rollout = one.rollout._replace(carry=carry)
+        found = programs.run(one, carry=carry, ts=ts, rollout=rollout)
+        return kit.member(found.acted), found.updated
 
-    def update(carry):
-        return programs.update(one, rollout=one.rollout._replace(carry=carry))
-
+    (with_past, updated), (without, as_updated) = begin(past), begin(one.carry)
     if kit.info(name).learns_across_episodes:
-        assert differs(act(past)[2], act(one.carry)[2])
+        assert differs(with_past[2], without[2])
     else:
-        assert not differs(act(past), act(one.carry))
-    assert not differs(update(past), update(one.carry))
+        assert not differs(with_past, without)
+    assert not differs(updated, as_updated)
     # And the test can fail: elsewhere the past matters to who has any.
     if jax.tree.leaves(one.carry):
         later = one.ts._replace(first=np.zeros_like(one.ts.first))
-        assert differs(act(past, later)[2], act(one.carry, later)[2])
+        (_, _, noted), _ = begin(past, later)
+        assert differs(noted, begin(one.carry, later)[0][2])
 
 
 def test_what_it_watches_is_as_if_it_had_done_it(name, one, kit):
     """Its own action observed changes nothing, another one is what it then remembers."""
-    observe_action = kit.info(name).observe_action
-    if observe_action is None:
+    if kit.info(name).observe_action is None:
         pytest.skip("learns nothing from watching")
-    observe_action = jax.jit(observe_action)
-    ts = kit.member(one.ts)
-    action, after, _ = kit.member(programs.act(one))
-    assert not differs(observe_action(after, ts, action), after)
-    shown = 1 - np.minimum(action, 1)
-    watched = observe_action(after, ts, shown)
-    assert described(watched) == described(after) and differs(watched, after)
+    found = programs.run(one)
+    _, after, _ = kit.member(found.acted)
+    own, other = found.watched
+    assert not differs(own, after)
+    assert described(other) == described(after) and differs(other, after)
 
 
 def test_it_needs_what_acting_noted_down_only_if_it_says_so(name, one, kit):
