@@ -12,6 +12,7 @@ from mtrl_jax.agents import distral
 from mtrl_jax.agents.common import minibatches, unrolls, value_scale, vtrace
 from mtrl_jax.experiments import online
 from mtrl_jax.losses import distral_equations as losses
+from mtrl_jax.losses import policy_gradient, popart
 from mtrl_jax.networks import heads
 
 KEY = jax.random.key(0)
@@ -102,6 +103,75 @@ def test_with_a_column_of_zeros_a_task_acts_as_the_distilled_policy(made, kit):
     _, metrics = one.update(learner, one.rollout, KEY, hp)
     np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["regulariser"], 0.0, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_its_objective(made, kit):
+    """V-trace on shaped rewards, in which a step's own regulariser is no advantage.
+
+    Its gradient is the expectation's. In units of σ: the shaping counts as the loss does.
+    """
+    one = made("two")
+    config = distral.Config(
+        network=_network(), columns="two", optimiser="adam", value_scale="popart"
+    )
+    path = ("own", "value")
+    scale = distral.value_scale.make(config, len(TASKS), (path,), stacked=True)
+    columns = distral._columns(one.env.spec, config, scale)
+    stats = popart.Statistics(*np.float32([[0.5, -2.0], [4.0, 9.0], [0.3, 0.6]]))
+    hp = kit.changed(one.hp, alpha=0.3, beta=7.0, value_step_size=0.3)
+    loss = distral.make_loss(one.env.spec, config, columns, scale)
+
+    def own(params, ro):
+        total, aux = loss(params, stats, ro, KEY, hp)
+        return total, aux.stats
+
+    def objective(params, ro, after):
+        previous = distral.unrolls.previous_actions(ro)
+        out, _ = distral.unroll(
+            columns, config, params, ro.carry.core, ro.ts, previous, hp
+        )
+        value, task = scale.value(stats, out.value, ro.ts.task, hp.scale), ro.ts.task
+        log_pi, log_prior = (
+            jax.nn.log_softmax(jnp.where(ro.ts.action_mask, x, heads.ILLEGAL))[:-1]
+            for x in (out.logits, out.prior_logits)
+        )
+        taken, by_prior = (
+            jnp.take_along_axis(x, ro.action[..., None], -1)[..., 0]
+            for x in (log_pi, log_prior)
+        )
+        before, after = (
+            policy_gradient.of_task(popart.std(x, hp.scale.value_std_min), task[:-1])
+            for x in (stats, after)
+        )
+        given = ro.ts.reward[1:]
+        zeros = jnp.zeros(given.shape)
+        beside = before * losses.shaped_reward(zeros, taken, by_prior, 0.3, 7.0)
+        targets = jax.vmap(policy_gradient.vtrace, 1, 1)(
+            value[:-1], value[1:], given + beside,
+            hp.returns.discount * ro.ts.discount[1:],
+            jnp.exp(taken - ro.extras.log_prob), ro.ts.first[1:],
+        )  # fmt: skip
+        weight = targets.weight * (targets.advantage - beside) / after
+        each = -jax.lax.stop_gradient(weight) * taken
+        error = (targets.value - value[:-1]) / after
+        each += hp.value_cost * 0.5 * jnp.square(error)
+        each -= losses.regulariser(log_pi, log_prior, 0.3, 7.0)
+        return policy_gradient.masked_mean(each, ~ro.ts.first[1:])
+
+    @jax.jit
+    def gradients(seed, ro):
+        params = {
+            "prior": columns.prior.init(jax.random.key(seed)),
+            "own": columns.own.init(jax.random.key(seed + 1)),
+        }
+        (_, after), found = jax.value_and_grad(own, has_aux=True)(params, ro)
+        return found, jax.grad(objective)(params, ro, after)
+
+    found, wanted = jax.device_get(gradients(0, one.rollout))
+    assert np.abs(found["prior"]["policy"]["kernel"]).max() > 1e-3
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, 1e-3, 1e-5), found, wanted
+    )
 
 
 def moved(before, after):
