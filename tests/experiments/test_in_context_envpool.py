@@ -9,6 +9,7 @@ import staged_runs
 import tiny_settings
 
 from mtrl_jax import metrics
+from mtrl_jax.data import histories
 
 CARTPOLE = {"env": "envpool/CartPole-v1", "options": {"max_steps": 4}, "slots": 2}
 EPISODES, LONGEST = 3, 4
@@ -65,6 +66,28 @@ def _played(tmp_path_factory):
     outcome = running.mtrl("train", settings, "--run-dir", run)
     assert outcome.code == 0, outcome.err
     return run
+
+
+def test_what_is_collected_on_envpool_is_played_frozen_on_envpool(tmp_path):
+    """The same learners, stage after stage: whole histories, then whole episodes."""
+    source, _, frozen = STAGES["stages"]
+    stages = {"stages": [source, {**frozen, "of": "source", "tasks": [CARTPOLE]}]}
+    settings = staged_runs.write(tmp_path / "x.yaml", settings=stages)
+    run = tmp_path / "run"
+    outcome = running.mtrl("train", settings, "--run-dir", run)
+    assert outcome.code == 0, outcome.err
+    data = histories.load(staged_runs.stage_of(run, "source") / "histories")
+    # 4 steps that pay 1 and a reset, again and again, of two members' two slots.
+    assert len(data.reward) == 4
+    step = np.broadcast_to(np.arange(data.reward.shape[1]), data.reward.shape)
+    np.testing.assert_array_equal(data.first, step % (LONGEST + 1) == 0)
+    np.testing.assert_array_equal(data.reset, step % (LONGEST + 1) == LONGEST)
+    np.testing.assert_array_equal(data.reward, ~data.reset)
+    summary = metrics.read_summary(staged_runs.stage_of(run, "in_context"))
+    (task,) = summary["tasks"].values()
+    assert task["in_context"]["unfinished"] == 0
+    assert task["in_context"]["mean"] == [LONGEST] * EPISODES
+    assert summary["parameters"]["before"] == summary["parameters"]["after"]
 
 
 def test_every_episode_on_envpool_is_written_down(played):
