@@ -127,38 +127,38 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
     """A = [1,1,1,1,1,.5] with ratios [1,1,1,1,1,.01]: the last weighs −0.022.
 
     Weighed first it would be −2.236, and the trust region would read that number's sign.
+    A seventh step, which leads into another episode, has no part in mean and variance.
     """
-    ratio = np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.01])[:, None]
-    zeros = jnp.zeros((6, 1))
-    arrived = unrolls.Arrivals(
-        np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.5])[:, None], zeros, zeros > 0
-    )
+    ratio = np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.01, 1.0])[:, None]
+    zeros = jnp.zeros((7, 1))
+    reward = np.float32([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 100.0])[:, None]
+    arrived = unrolls.Arrivals(reward, zeros, reward == 100.0)
 
     @jax.jit
     @jax.grad
     def slope(log_prob, clip_epsilon):
-        now = unrolls.Evaluated(log_prob, zeros, jnp.zeros((7, 1)))
+        now = unrolls.Evaluated(log_prob, zeros, jnp.zeros((8, 1)))
         return vtrace.terms(
             now,
             log_mu,
             arrived,
             vtrace.Hparams(clip_epsilon=clip_epsilon),
-            task=jnp.zeros((6, 1), jnp.int32),
+            task=jnp.zeros((7, 1), jnp.int32),
             scale=value_scale.make(impala.Config(), 1),
             stats=(),
             of_scale=value_scale.Hparams(),
             normalise=True,
         )[0].policy_loss
 
-    log_prob = np.log(np.full((6, 1), 0.005, np.float32))
+    log_prob = np.log(np.full((7, 1), 0.005, np.float32))
     log_mu = log_prob - np.log(ratio)
     weights = -6 * np.asarray(slope(log_prob, 0.0))[:, 0]
-    expected = [*[5**-0.5] * 5, -0.01 * 5**0.5]
-    np.testing.assert_allclose(weights, expected, rtol=1e-4)
-    assert abs(weights[-1] + 0.022) < 1e-3
+    expected = [*[5**-0.5] * 5, -0.01 * 5**0.5, 0.0]
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-7)
+    assert abs(weights[-2] + 0.022) < 1e-3
     # It has moved that way already: not trusted. The others have not moved.
     trusted = -6 * np.asarray(slope(log_prob, 0.2))[:, 0]
-    np.testing.assert_allclose(trusted, [*expected[:5], 0.0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(trusted, [*expected[:5], 0.0, 0.0], rtol=1e-4, atol=1e-7)
 
 
 def test_wrong_options_are_refused_when_the_agent_is_made(kit):

@@ -114,6 +114,28 @@ def test_a_return_scale_rewrites_no_head(kit):
     assert metrics["value_std"] > 1.0
 
 
+@pytest.mark.parametrize("kind", ["popart", "return_scale"])
+def test_a_target_meets_the_output_that_the_head_will_have(kind):
+    """That of the rewritten head with PopArt; without it heads stay as they are."""
+    scale = value_scale.make(agents.get("ppo").Config(value_scale=kind), 2)
+    old, new = (
+        popart.Statistics(*np.float32(x))
+        for x in (
+            [[0.5, -2.0], [4.0, 9.0], [0.3, 0.6]],
+            [[3.0, 1.0], [1.0, 25.0], [0.5, 0.7]],
+        )
+    )
+    n, task = np.float32([[1.0, -1.0], [2.0, 3.0]]), np.array([1, 0])
+    hp = value_scale.Hparams()
+    value = scale.value(old, n, task, hp)
+    found = scale.predicted(old, new, value, task, hp)
+    own = n[[0, 1], task]
+    if kind == "popart":
+        mean, std = np.float64([-2.0, 0.5]), np.float64([3.0, 2.0])
+        own = (std * own + mean) / np.float64([5.0, 1.0])
+    np.testing.assert_allclose(found, own, rtol=1e-5)
+
+
 def test_unknown_scales_are_refused_by_name(kit):
     """When the agent is made."""
     spec = kit.probe("both").spec
