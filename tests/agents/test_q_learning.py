@@ -200,7 +200,10 @@ def _dummy(spec):
 
 
 def test_double_takes_the_target_networks_value_of_the_online_choice():
-    """The three networks' roles, with outputs that tell them apart."""
+    """The three networks' roles, with outputs that tell them apart.
+
+    The choice is among what is legal then: both actions, the first, the second.
+    """
     table = {"online": [1.0, 5.0], "target": [10.0, 2.0]}
 
     def apply(params, obs, task, legal, noise):
@@ -209,11 +212,10 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
     rows = jax.tree.map(
         lambda x: np.zeros((2, 3, *x.shape), x.dtype), q_learning_rows()
     )
-    rows = rows._replace(
-        discount=np.ones((2, 3), np.float32), action_mask=np.ones((2, 3, 2), bool)
-    )
+    legal = np.array([[[True, True]] * 3, [[True, True], [True, False], [False, True]]])
+    rows = rows._replace(discount=np.ones((2, 3), np.float32), action_mask=legal)
     drawn = drawn_of(rows)
-    for double, value in ((False, 10.0), (True, 2.0)):
+    for double, value in ((False, [10.0, 10.0, 2.0]), (True, [2.0, 10.0, 2.0])):
         setting = q_loss.Setting(
             q_network.QNetwork(None, apply, None),
             q_loss.Parts(double=double),
@@ -226,7 +228,9 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
             KEY,
             hparams.override(dqn.Hparams(), {"discount": 0.5}),
         )
-        np.testing.assert_allclose(metrics["error"], 0.5 * value - 1.0)
+        expected = np.abs(0.5 * np.array(value) - 1.0)
+        np.testing.assert_allclose(metrics["priority"], expected)
+        np.testing.assert_allclose(metrics["error"], expected.mean())
 
 
 def q_learning_rows():
