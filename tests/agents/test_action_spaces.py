@@ -66,7 +66,7 @@ def on_probe(name, probe, kit):
     return lambda legal: jax.device_get(play(np.array(legal)))
 
 
-@pytest.mark.parametrize(("name", "probe"), cases())
+@pytest.mark.parametrize(("name", "probe"), list(cases()))
 def test_all_action_spaces_run(name, probe, kit):
     """Actions have the space's type and range, an update stays finite and learns.
 

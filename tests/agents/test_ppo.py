@@ -1,11 +1,15 @@
 """PPO: the first pass against float64, wrong sizes."""
 
+import types as namespaces
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mtrl_jax.agents import ppo
+from mtrl_jax.agents.common import value_scale
+from mtrl_jax.losses import popart
 
 KEY = jax.random.key(0)
 
@@ -45,6 +49,48 @@ def test_the_value_loss_is_that_of_gae_in_float64(first_pass):
         total.append(0.5 * advantage[live[t]] ** 2)
     expected = np.concatenate(total).mean()
     np.testing.assert_allclose(metrics["value_loss"], expected, rtol=1e-4)
+
+
+def test_later_passes_are_clipped_in_units_of_the_value_scale(kit):
+    """Two tasks with σ of 2 and 3, ratios of 1.5 and 0.7, a third step that is no step."""
+
+    def column(*x):
+        return jnp.array(x)[:, None]
+
+    ratio, old, live = column(1.5, 0.7, 9.0), jnp.log(0.1), column(True, True, False)
+    distribution = namespaces.SimpleNamespace(
+        log_prob=lambda action: jnp.log(ratio) + old,
+        entropy=lambda: column(1.0, 3.0, 50.0),
+    )
+    batch = ppo.Batch(
+        ts=namespaces.SimpleNamespace(task=column(0, 1, 0)),
+        prev_action=(),
+        action=(),
+        extras=ppo.unrolls.Extras(old, column(2.0, 3.0, 70.0)),
+        targets=ppo.policy_gradient.Targets(
+            value=column(8.0, 18.0, -90.0), advantage=column(2.0, -3.0, 80.0)
+        ),
+        live=live,
+    )
+    hp = kit.changed(
+        kit.quick("ppo"), clip_epsilon=0.2, clip_value=0.1, value_step_size=0.0
+    )
+    terms, metrics, _ = ppo.surrogate(
+        distribution,
+        column(4.0, 9.0, 60.0),
+        batch,
+        hp,
+        scale=value_scale.make(ppo.Config(value_scale="popart"), 2),
+        stats=popart.Statistics(*jnp.array([[0.0, 0.0], [4.0, 9.0], [0.5, 0.5]])),
+        normalise=False,
+    )
+    # A/σ is 1 and −1; values 2 and 3 were 1 and may come to 1.1, targets are 4 and 6.
+    np.testing.assert_allclose(terms.policy_loss, (-1.2 + 0.8) / 2, rtol=1e-5)
+    np.testing.assert_allclose(terms.value_loss, (2.9**2 + 4.9**2) / 4, rtol=1e-5)
+    np.testing.assert_allclose(terms.entropy, 2.0, rtol=1e-6)
+    assert metrics["clip_fraction"] == 1.0
+    kl = (0.5 - np.log(1.5) - 0.3 - np.log(0.7)) / 2
+    np.testing.assert_allclose(metrics["approx_kl"], kl, rtol=1e-4)
 
 
 def test_sizes_that_cannot_work_are_refused(kit):

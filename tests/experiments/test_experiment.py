@@ -72,8 +72,9 @@ def test_members_are_tested_and_compared_when_the_config_says(finished):
 
 def test_rows_hold_the_hyperparameters_that_were_trained_with(finished):
     """The row of a round's update has the values before it, the next row those after."""
-    logged = metrics.read_metrics(finished)
-    for record in metrics.read_lineage(finished):
+    logged, rounds = metrics.read_metrics(finished), metrics.read_lineage(finished)
+    assert rounds
+    for record in rounds:
         here = int(np.flatnonzero(logged.update == record["update"])[0])
         rate = logged.hparams["learning_rate"]
         np.testing.assert_array_equal(
