@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
+from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import (
     behaviour_learning,
     imagination,
@@ -113,6 +114,33 @@ def test_the_prior_learns_from_its_side_of_the_divergence_alone(kit):
         for name in ("prior", "prior_out"):
             before, now = (x.params["model"]["rssm"][name] for x in (learner, after))
             assert same(before, now) == (balance == 0.0), (balance, name)
+
+
+def test_a_sequence_that_was_not_drawn_counts_in_no_loss(kit):
+    """Whatever is in its place: a replay that is nearly empty gives such."""
+    _, learner, rollout, hp, _ = made(kit)
+    spec = kit.probe("both").spec
+    config = kit.config("dreamer_v2", spec, **SLOW)
+    loss = jax.jit(dreamer_v2._loss(dreamer_v2._parts(spec, config), config))
+    led = np.eye(2, dtype=np.float32)[np.vstack([rollout.action[:1], rollout.action])]
+    dead = np.array([False, True, True, False])
+
+    def losses(change, live):
+        ts = rollout.ts._replace(
+            obs={"vector": rollout.ts.obs["vector"] + change[:, None]},
+            reward=rollout.ts.reward + change,
+            discount=np.where(change, 0.0, rollout.ts.discount).astype(np.float32),
+        )
+        batch = model_learning.Sequences(ts, led, live.astype(np.float32))
+        total, aux = loss(learner.params, learner.stats, batch, KEY, hp)
+        names = ("kl", "model_loss", "actor_loss", "critic_loss")
+        return np.array([total, *(aux.metrics[name] for name in names)])
+
+    change = np.where(dead, 3.0, 0.0).astype(np.float32)
+    plain, changed = (losses(x, ~dead) for x in (0 * change, change))
+    np.testing.assert_allclose(plain, changed, 1e-6)
+    # And the test can fail.
+    assert (np.abs(plain - losses(change, dead | ~dead)) > 1e-4).all()
 
 
 def test_nothing_is_foreseen_after_an_end(kit):

@@ -9,7 +9,7 @@ import pytest
 import streams
 
 from mtrl_jax import types
-from mtrl_jax.data import frame_stacks, replay, replay_ring
+from mtrl_jax.data import frame_stacks, replay, replay_priorities, replay_ring
 
 KEY = jax.random.key(3)
 DRAWS = 2048  # many times the windows of the rings below
@@ -189,6 +189,22 @@ def test_importance_is_one_where_priorities_are_equal_and_never_more():
     given = np.isclose(weights * own, least)
     assert (given | np.isclose(weights * 4.0, least))[live].all()
     assert set(own[live & given]) == {1.0, 2.0, 3.0, 4.0}
+
+
+def test_importance_is_of_a_batch_by_itself():
+    """Two batches of one draw each: neither is weighed by what the other drew."""
+    config = replay.Config(4, 1, 2, prioritised=True)
+    place, live = np.arange(2), np.ones(2, bool)
+
+    @jax.jit
+    def drawn(priority):
+        ranked = replay_priorities.init(2)
+        ranked = replay_priorities.feedback(ranked, place, live, priority)
+        return replay._prioritised(KEY, ranked, 1, config)
+
+    end, _, is_live, importance = drawn(np.float32([1.0, 1.1]))
+    assert sorted(end.ravel().tolist()) == [0, 1] and is_live.all()
+    np.testing.assert_array_equal(importance, [[1.0], [1.0]])
 
 
 def test_priorities_without_feedback_are_refused():
