@@ -66,16 +66,18 @@ def test_targets_are_the_recursion_of_each_episode():
     """A terminal bootstraps from 0, a cut from the last step's best legal action."""
     keys = jax.random.split(KEY, 3)
     q = jax.random.normal(keys[0], (7, 2, 3))
+    # Where it is bootstrapped from, what is not legal would be best.
+    q = q.at[4, :, 0].add(9.0).at[6, :, 2].add(9.0)
     c = jax.random.uniform(keys[1], (6, 2))
     action = jax.random.randint(keys[2], (6,), 0, 2)
-    legal = jnp.ones((7, 3), bool).at[3, 0].set(False)
+    legal = jnp.ones((7, 3), bool).at[4, 0].set(False).at[6, 2].set(False)
     # Arriving at 2 is terminal, 3 is the first of another; 5 is first after a cut at 4.
     continues = jnp.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     first = jnp.array([False, False, True, False, True, False])
     found = control.control_errors(q, action, legal, c, continues, first, 0.9)
     q, c = np.asarray(q, np.float64), np.asarray(c, np.float64)
     best = q.max(-1)
-    best[3] = q[3, :, 1:].max(-1)
+    best[4], best[6] = q[4, :, 1:].max(-1), q[6, :, :2].max(-1)
     target = np.zeros((6, 2))
     target[1] = c[1]
     target[0] = c[0] + 0.9 * target[1]

@@ -71,6 +71,18 @@ def test_an_action_is_judged_by_the_target_of_the_state_it_leads_to():
             )
 
 
+def test_gradients_pass_through_targets_alone():
+    """Weights and advantages are data: dynamics teach the actor through V, once."""
+
+    def parts(x):
+        return jax.tree.map(jnp.sum, dreamer.behaviour(x, 0.7)._asdict())
+
+    slopes = jax.device_get(jax.jit(jax.jacrev(parts))(imagined()))
+    for name, slope in slopes.items():
+        moves = [bool(np.any(x)) for x in slope]
+        assert moves == [name == "target"] * 3, name
+
+
 def test_the_actor_loss_is_the_sum_of_its_three_terms():
     found = jax.tree.map(np.asarray, behaviour(imagined(), 0.95))
     log_p, entropy = -np.ones((3, 2)), 2.0 * np.ones((3, 2))
