@@ -160,19 +160,31 @@ def batch_of(vector, action, reward, discount):
 
 
 def test_replayed_values_are_of_n_step_returns(two_units):
-    """γ = 1/2, rewards 1, 2, V = 0 but of the last state 4: targets 1 + (2 + 2)/2, 2 + 2."""
+    """γ = 1/2, rewards 1, 2, V = 0 but of the last state 4: targets 1 + (2 + 2)/2, 2 + 2.
+
+    Of a second window the last step begins an episode: 1 is its only target. A third
+    is none.
+    """
     tasks, params = two_units
     params = jax.tree.map(np.zeros_like, params)
     params["torso"]["mlp"]["Dense_0"]["kernel"] = np.eye(2, dtype=np.float32)
     params["value"]["kernel"] = np.float32([[1], [0]])
     seen = np.float32([[0, 0], [0, 1], [0, 2], [4, 0], [0, 0]])[:, None]
-    reward = np.float32([0, 0, 1, 2, 0])[:, None]
-    batch = batch_of(seen, np.zeros((5, 1), np.int32), reward, np.ones_like(reward))
+    reward = np.float32([[0, 0, 7], [0, 0, 7], [1, 1, 7], [2, 0, 7], [0, 0, 7]])
+    batch = batch_of(
+        np.repeat(seen, 3, axis=1), np.zeros((5, 3), np.int32), reward,
+        np.ones_like(reward),
+    )  # fmt: skip
+    windows = batch.windows._replace(
+        first=np.arange(4)[:, None] == np.array([9, 3, 9]),
+    )
+    batch = batch._replace(windows=windows, is_window=np.array([True, True, False]))
     hp, stats = unreal.Hparams(), tasks.scale.init()
     hp = hp._replace(returns=hp.returns._replace(discount=0.5))
     losses = jax.jit(functools.partial(tasks.losses, hp=hp))
     found = losses(params, stats, stats, batch)["replay_loss"]
-    np.testing.assert_allclose(found.loss, (0.5 * 3.0**2 + 0.5 * 4.0**2) / 2, rtol=1e-6)
+    expected = 0.5 * (3.0**2 + 4.0**2 + 1.0**2) / 3
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-6)
 
 
 def test_of_a_stack_the_newest_frame_is_controlled():
