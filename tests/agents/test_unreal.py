@@ -187,6 +187,37 @@ def test_replayed_values_are_of_n_step_returns(two_units):
     np.testing.assert_allclose(found.loss, expected, rtol=1e-6)
 
 
+def test_a_reward_is_not_predicted_from_another_episode(two_units):
+    """Frames before a first step are nothing, as is a snippet that is none."""
+    tasks, params = two_units
+    seen = np.float32([[7, 7], [9, 9], [1, 2], [3, -5], [0, 0]])
+    other = np.float32([[7, 7], [4, 8], [1, 2], [3, -5], [0, 0]])
+    reward = np.zeros((5, 3), np.float32)
+    reward[4] = 1.0, 1.0, -1.0
+
+    @jax.jit
+    def loss(vector, first):
+        batch = batch_of(vector, np.zeros((5, 3), np.int32), reward, 1 + reward)
+        snippets = batch.snippets._replace(first=first)
+        batch = batch._replace(
+            snippets=snippets, is_snippet=np.array([True, True, False])
+        )
+        stats = tasks.scale.init()
+        found = tasks.losses(params, stats, stats, batch, unreal.Hparams())
+        return found["reward_loss"].loss
+
+    # Of the frames 1, 2 and 3 the first is of another episode where 2 is a first step.
+    cut = np.broadcast_to(np.arange(5)[:, None] == 2, (5, 3))
+    pair = [
+        np.stack([x, seen, no_snippet], axis=1)
+        for x, no_snippet in ((seen, seen), (other, 2 * seen))
+    ]
+    plain, changed = (loss(x, np.zeros_like(cut)) for x in pair)
+    assert abs(plain - changed) > 1e-6
+    plain, changed = (loss(x, cut) for x in pair)
+    assert plain == changed
+
+
 def test_of_a_stack_the_newest_frame_is_controlled():
     """A flash of one frame is a change when it comes and when it goes, and no more."""
     flash = np.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], np.float32)
