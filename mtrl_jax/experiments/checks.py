@@ -11,12 +11,18 @@ from mtrl_jax import checkpoint, errors, types
 from mtrl_jax.config import agent_settings
 
 
+class Sizes(NamedTuple):
+    """Bytes of one member."""
+
+    learner: int
+    rollout: int  # [T, B]
+
+
 class Traced(NamedTuple):
     """What is known of an agent once an update of it was traced."""
 
     metrics: dict[str, Any]  # their shapes
-    learner_bytes: int  # of one member, like the rollout's [T, B]
-    rollout_bytes: int
+    sizes: Sizes
 
 
 def check_agent(
@@ -56,12 +62,12 @@ def check_agent(
     metrics, learner, rollout = jax.eval_shape(
         update, *_arguments(config, spec, slots, length)
     )
-    return Traced(metrics, checkpoint.bytes_of(learner), checkpoint.bytes_of(rollout))
+    return Traced(metrics, Sizes(*map(checkpoint.bytes_of, (learner, rollout))))
 
 
-def bytes_of(
+def sizes_of(
     agent: types.Agent, config: Any, spec: types.EnvSpec, slots: int, length: int
-) -> int:
+) -> Sizes:
     """Returns the bytes of one member's learner and rollout ``[T, B]``, see check_agent.
 
     Without an update, which takes longest to trace.
@@ -73,7 +79,7 @@ def bytes_of(
         return learner, _acted(agent, learner, key, hp, ts, unroll)
 
     given = _arguments(config, spec, slots, length)
-    return checkpoint.bytes_of(jax.eval_shape(begin, *given))
+    return Sizes(*map(checkpoint.bytes_of, jax.eval_shape(begin, *given)))
 
 
 def check_learns_from_rollouts(

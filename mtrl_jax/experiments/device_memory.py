@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,10 +53,32 @@ def check_slots(field: str, number: int, length: int = 0) -> None:
         )
 
 
+def of_member(agent: types.Agent, sizes: checks.Sizes, slots: int) -> dict[str, int]:
+    """Returns the bytes that a member has of each part, its replay among them."""
+    memory = 0 if agent.replay is None else replay.bytes_of(agent.replay, slots)
+    return {"learner": sizes.learner, "replay": memory, "rollout": sizes.rollout}
+
+
+def line(
+    parts: Mapping[str, int], members: int, mesh: sharding.Mesh, data: int = 0
+) -> str:
+    """Returns a line of what members have, ``data`` beside them on every device.
+
+    What environments, gradients and a test take is not known before they are compiled.
+    """
+    si, each = progress.si, sum(parts.values())
+    own = ", ".join(f"{name} {si(size)}B" for name, size in parts.items() if size)
+    beside = f" and {si(data)}B of data on each device" if data else ""
+    return (
+        f"memory: {si(each)}B a member ({own}), {si(each * members)}B of all {members}"
+        f"{beside}; there is room for {si(room(mesh) * mesh.size)}B"
+    )
+
+
 def check(
     agent: types.Agent,
     config: Any,
-    traced: checks.Traced,
+    sizes: checks.Sizes,
     slots: int,
     mesh: sharding.Mesh,
 ) -> None:
@@ -65,8 +88,7 @@ def check(
     largest capacity of the agent's config. Nothing is allocated or compiled.
     """
     members = config.population.size
-    learner, rollout = traced.learner_bytes, traced.rollout_bytes
-    memory = 0 if agent.replay is None else replay.bytes_of(agent.replay, slots)
+    learner, memory, rollout = of_member(agent, sizes, slots).values()
     each, have = learner + rollout + memory, room(mesh) * mesh.size
     if each * members <= have:
         return
@@ -89,28 +111,24 @@ def check(
     )
 
 
-def share(
-    agent: types.Agent,
-    config: Any,
-    spec: types.EnvSpec,
-    sizes: tuple[int, int],
-    mesh: sharding.Mesh,
-) -> float:
+def share(sizes: checks.Sizes, members: int, mesh: sharding.Mesh) -> float:
     """Returns the bytes that learners and rollouts of all members take of each device.
 
-    Without a replay; ``sizes`` of a rollout are (slots, steps). See ``check``.
+    Without a replay. See ``check``.
     """
-    each = checks.bytes_of(agent, config, spec, *sizes)
-    return config.population.size * each / mesh.size
+    return members * sum(sizes) / mesh.size
 
 
 def check_acting(
     agent: types.Agent, config: Any, slots: int, mesh: sharding.Mesh
-) -> None:
-    """Raises ConfigError unless frozen learners and what slots remember fit the devices.
+) -> dict[str, int]:
+    """Returns the bytes of a member's frozen learner and of what its slots remember.
 
     A learner is there twice: as it was saved, and in the state that chunks donate. Of
     environments nothing is known here. Nothing is allocated or compiled.
+
+    Raises:
+      ConfigError: those of all members do not fit the devices.
     """
     key, hp = checks.key_and_hparams(config)
     members, size = config.population.size, progress.size
@@ -118,7 +136,7 @@ def check_acting(
     memory = checkpoint.bytes_of(jax.eval_shape(lambda: agent.carry(slots)))
     have = room(mesh) * mesh.size
     if (learner + memory) * members <= have:
-        return
+        return {"learner, twice": learner, "carry": memory}
     fits = [f"members: {int(have / (learner + memory))}"]
     fits = fits if have >= learner + memory else []
     most = int((have / members - learner) * slots / memory) if memory else 0

@@ -64,7 +64,7 @@ def make_program(
     runner = _runner(config, agent, env, run_length.per_chunk)
     hosted = isinstance(env, types.HostEnv)
     place = build.placement(config, slots, not hosted)
-    device_memory.check_acting(agent, config, slots, place.mesh)
+    parts = device_memory.check_acting(agent, config, slots, place.mesh)
     weights, hp = source or (None, build.initial_hparams(config, place.keys))
     hp_played = build.with_evaluation_hparams(config, hp)
     _check_prompt(config, hp_played, longest)
@@ -89,6 +89,7 @@ def make_program(
         pbt_round=None,
         metric=None,
         close=env.close if isinstance(env, types.HostEnv) else lambda: None,
+        memory=lambda: device_memory.line(parts, members, place.mesh),
     )
 
 

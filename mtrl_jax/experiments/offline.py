@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import errors, hparams, types
+from mtrl_jax import checkpoint, errors, hparams, types
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import columns, files, histories, layout, rows, windows
 from mtrl_jax.engine import offline_runner, pbt, sharding
@@ -80,11 +80,19 @@ def make_program(
     )
 
     @functools.cache
-    def data() -> tuple[windows.Data, windows.Data | None]:
-        sizes = training.batch, training.prompt_length + training.unroll_length
+    def sizes() -> checks.Sizes:
+        shape = training.batch, training.prompt_length + training.unroll_length
         spec = expert_labels.without(contents.spec)
-        share = device_memory.share(agent, config, spec, sizes, place.mesh)
+        return checks.sizes_of(agent, config, spec, *shape)
+
+    @functools.cache
+    def data() -> tuple[windows.Data, windows.Data | None]:
+        share = device_memory.share(sizes(), members, place.mesh)
         return load(config, folder, place.mesh, share)
+
+    def memory() -> str:
+        held = checkpoint.bytes_of(data())
+        return device_memory.line(sizes()._asdict(), members, place.mesh, held)
 
     chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 
@@ -110,6 +118,7 @@ def make_program(
         pbt_round=_make_round(config),
         metric=None,
         close=data.cache_clear,
+        memory=memory,
     )._replace(prepare=prepare)
 
 
@@ -165,7 +174,7 @@ def check_agent(
         traced = checks.check_agent(agent, config, spec, training.batch, length, extras)
     # Data stand where a replay would: the learner never has one.
     learner = agent._replace(replay=None)
-    device_memory.check(learner, config, traced, training.batch, mesh)
+    device_memory.check(learner, config, traced.sizes, training.batch, mesh)
     metrics = traced.metrics
     score = config.population.fitness.metric
     if score not in metrics:

@@ -62,8 +62,7 @@ def make_program(
     _check_tasks(config, spec)
     agent = make(spec)
     place = build.placement(config, batch[1], world.pure)
-    if check:
-        _check_agent(config, agent, spec, batch[1], place)
+    sizes = _checked(config, agent, spec, batch[1], place) if check else None
     length, trains = run_length(config, batch[1]), restart >= 0
     if trains and stage_schema.links(config).of is None:
         checks.check_starts(config, length.updates, length.steps)
@@ -92,23 +91,44 @@ def make_program(
         pbt_round=selection.make_round(config, agent, spec, batch, metric),
         metric=metric,
         close=world.close,
+        memory=functools.partial(_memory, config, agent, spec, batch[1], place, sizes),
         record=record,
     )
 
 
-def _check_agent(
+def _checked(
     config: Any,
     agent: types.Agent,
     spec: types.EnvSpec,
     slots: int,
     place: build.Placement,
-) -> None:
-    """Raises ConfigError unless the agent can learn here and fits the devices."""
+) -> checks.Sizes:
+    """Returns the bytes of a member of an agent that can learn here and fits the devices.
+
+    Raises:
+      ConfigError: it cannot, or does not.
+    """
     with errors.at("agent.config", agent_settings.config(config)):
         traced = checks.check_agent(
             agent, config, spec, slots, config.training.unroll_length
         )
-    device_memory.check(agent, config, traced, slots, place.mesh)
+    device_memory.check(agent, config, traced.sizes, slots, place.mesh)
+    return traced.sizes
+
+
+def _memory(
+    config: Any,
+    agent: types.Agent,
+    spec: types.EnvSpec,
+    slots: int,
+    place: build.Placement,
+    sizes: checks.Sizes | None,
+) -> str:
+    """Returns a line of the bytes that members have, of ``sizes`` where they are known."""
+    length = config.training.unroll_length
+    sizes = sizes or checks.sizes_of(agent, config, spec, slots, length)
+    parts = device_memory.of_member(agent, sizes, slots)
+    return device_memory.line(parts, config.population.size, place.mesh)
 
 
 def _check_tasks(config: Any, spec: types.EnvSpec) -> None:

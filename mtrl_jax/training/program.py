@@ -104,6 +104,7 @@ class Program(NamedTuple):
     pbt_round: Callable[..., tuple] | None
     metric: fitness.Metric | None
     close: Callable[[], None]
+    memory: Callable[[], str]  # a line of the bytes that it takes
     record: Recording | None = None
     # What a new run takes from another stage: its (state, hparams) as they were made ->
     # as it begins with them. A run that is resumed has them in its checkpoint.

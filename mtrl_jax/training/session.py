@@ -102,6 +102,7 @@ def begin(
     )
     # Complete before the first row: rows without a checkpoint are of no run.
     with session.bar.closed_on_error():
+        session.bar.note(program.memory())
         save(session)
         checkpoint.wait(manager)
     return session

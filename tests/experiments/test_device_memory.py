@@ -33,7 +33,9 @@ def test_a_replay_that_does_not_fit_names_the_largest_that_does():
     line = str(error.value)
     assert re.match(r"agent\.config\.capacity=2000000000: each of 64 members", line)
     most = int(re.search(r"a capacity of at most (\d+)", line)[1])
-    online.make_program(settings(most, 64))
+    said = online.make_program(settings(most, 64)).memory()
+    assert re.match(r"memory: \S+B a member \(learner \S+B, replay \S+B, rollout", said)
+    assert "B of all 64; there is room for" in said
     with pytest.raises(errors.ConfigError, match="give a capacity of at most"):
         online.make_program(settings(most + most // 100, 64))
 
@@ -74,6 +76,7 @@ def test_data_and_learners_are_measured_together(staged, monkeypatch):
         monkeypatch.setattr(device_memory, "room", lambda mesh: room)
         with contextlib.closing(kinds.make_program(run, stage)) as program:
             program.prepare()
+            return program.memory()
 
     spied(windows, "device_bytes")
     spied(device_memory, "share")
@@ -85,7 +88,7 @@ def test_data_and_learners_are_measured_together(staged, monkeypatch):
         prepare(0.95 * both)
     said = f"{progress.size(data)} of data do not fit a device beside "
     assert f"{said}{progress.size(learners)} of learners and w" in str(error.value)
-    prepare(both)
+    assert re.search(r" and [0-9.]+ \w?B of data on each device; ", prepare(both))
 
 
 def test_slots_whose_rollouts_cannot_fit_are_refused_before_one_is_made(monkeypatch):
