@@ -154,6 +154,29 @@ def _transfer(pairs: Sequence[tuple[Row, Row]]) -> str:
     return f"{score:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def sensitivities() -> Rows:
+    """Returns the shares of the new column by target and layer, AFS and APS.
+
+    The mean over seeds, with the lowest and the highest: shares lie at their ends, where
+    an interval of the mean would not.
+    """
+    rows = load("progressive_sensitivity")["rows"]
+    newest = max(row["column"] for row in rows)
+    made: Rows = [
+        ["target", "layer", "AFS, mean (seeds from, to)", "APS, mean (seeds from, to)"]
+    ]
+    for row in rows:
+        if row["column"] == newest:
+            cells = [_share(row, "afs"), _share(row, "aps")]
+            made.append([_task(row), str(row["layer"]), *cells])
+    return made
+
+
+def _share(row: Row, name: str) -> str:
+    seeds = row[f"{name}_seeds"]
+    return f"{row[name]:.2f} ({min(seeds):.2f}, {max(seeds):.2f})"
+
+
 def lags(rows: Found) -> Rows:
     """Returns area and final score of each correction, by lag and by replay."""
     arms = _arms(rows)
@@ -217,4 +240,4 @@ _MAKERS = {
 TABLES: dict[str, Callable[[], Rows]] = {
     f"multitask_{name}": functools.partial(of, name, make)
     for name, make in _MAKERS.items()
-}
+} | {"progressive_sensitivity": sensitivities}

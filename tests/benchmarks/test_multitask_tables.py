@@ -33,8 +33,9 @@ def row(arm="a", label="", task="x/One-MinAtar", final=(1.0, 2.0, 3.0), **more):
 
 
 def test_every_experiment_has_a_table():
-    """Of one that has not been run it says so."""
-    assert set(tables.TABLES) == {f"multitask_{name}" for name in arms.EXPERIMENTS}
+    """And the columns' sensitivity; of one that has not been run it says so."""
+    known = {f"multitask_{name}" for name in arms.EXPERIMENTS}
+    assert set(tables.TABLES) == known | {"progressive_sensitivity"}
     assert "not run" in tables.of("nothing", tables.rooms)[1][1]
 
 
@@ -99,3 +100,12 @@ def test_corrections_stand_beside_each_other_by_lag():
     header, *lines = tables.lags(found)
     assert len(header) == 3 and [line[0] for line in lines] == ["v", "none"]
     assert lines[0][1:] == ["1.00, 2.00 [1.00, 3.00]"] * 2
+
+
+def test_sensitivities_are_of_the_new_column_with_the_range_of_its_seeds():
+    """The old column has the rest of each, and no row."""
+    header, *rows = tables.TABLES["progressive_sensitivity"]()
+    assert len(rows) == 6 and all(len(x) == len(header) for x in rows)
+    assert rows[0] == [
+        "Breakout-mirrored", "1", "0.10 (0.01, 0.26)", "0.03 (0.00, 0.15)",
+    ]  # fmt: skip
