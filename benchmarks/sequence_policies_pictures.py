@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import pathlib
+import re
+import textwrap
 from typing import Any
 
 import common
 import numpy as np
+import tables_sequence
 
 Row = dict[str, Any]
 
 
 FEW = 8  # lines
+# What the pictures call an arm.
+NAMES = {
+    **tables_sequence.VALUES,
+    **tables_sequence.NGRAM,
+    "ad": "Algorithm Distillation",
+    "ed*": "expert distillation, five times the histories",
+    "bc": "behaviour cloning",
+    "top_bc": "cloning the best",
+    "dt": "Decision Transformer",
+    "mgdt": "Multi-Game DT, κ = 10",
+    **{f"mgdt_{kappa}": f"Multi-Game DT, κ = {kappa}" for kappa in (0, 5, 10)},
+    "gato": "Gato",
+    "many": "10,000 tasks",
+    "few": "64 tasks",
+}
+# And a goal, by what its tag looks like.
+_GOALS = {
+    r"(\d)_(\d)": r"goal (\1, \2)",
+    r"(\d)(\d)(\d)(\d)": r"key (\1, \2), door (\3, \4)",
+    r"(\d+)": r"histories of each goal: \1",
+    r"known": "goals of training",
+    r"": "new goals",
+}
 
 
 def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
@@ -29,16 +55,24 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     goals = list(dict.fromkeys(row["goal"] for row in rows))
     if plot is _by_episode and "" not in goals:
         panels = {
-            f"{title}: {goal}": [row for row in rows if row["goal"] == goal]
+            f"{title}: {in_words(goal)}": [row for row in rows if row["goal"] == goal]
             for goal in goals
         }
     with common.figure(path, list(panels), (7, 5)) as axes:
         for ax, own in zip(axes, panels.values()):
             plot(ax, own)
-            if len(ax.lines) > FEW:  # more than a corner has room for
-                ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-            else:
+            if len(ax.lines) <= FEW:
                 ax.legend(fontsize="small")
+            elif ax is axes[-1]:  # more than a corner has room for, once
+                ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def in_words(goal: str) -> str:
+    """Returns what the pictures call a goal, a game or what was learned from."""
+    for tag, words in _GOALS.items():
+        if found := re.fullmatch(tag, goal):
+            return found.expand(words)
+    return tables_sequence.DATA.get(goal, goal)
 
 
 def _by_asked(ax: Any, rows: list[Row]) -> None:
@@ -56,7 +90,7 @@ def _against(ax: Any, rows: list[Row], what: str, label: str) -> None:
         mine = [row for row in rows if (row["arm"], row["goal"]) == (arm, goal)]
         mine = sorted(mine, key=lambda row: row[what])
         x, y = [row[what] for row in mine], [row["mean"] for row in mine]
-        name = f"{arm if several else ''} {goal or 'new'}".strip()
+        name = f"{NAMES[arm]}, {in_words(goal)}" if several else in_words(goal)
         (line,) = ax.plot(x, y, "o-", label=name)
         for seed in zip(*(row["seeds"] for row in mine)):
             ax.plot(x, seed, ".", color=line.get_color(), alpha=0.5)
@@ -80,19 +114,20 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
     for i, goal in enumerate(goals):
         own = {row["arm"]: row for row in rows if row["goal"] == goal}
         place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
-        ax.bar(place, [own[name][what] for name in names], 0.22, label=goal)
+        ax.bar(place, [own[name][what] for name in names], 0.22, label=in_words(goal))
         if what == "mean":
             for x, name in zip(place, names):
                 seeds = own[name]["seeds"]
                 ax.plot([x] * len(seeds), seeds, ".", color="black")
-    ax.set_xticks(range(len(names)), names)
+    shown = [textwrap.fill(NAMES[name], 14) for name in names]
+    ax.set_xticks(range(len(names)), shown)
 
 
 def _by_episode(ax: Any, rows: list[Row]) -> None:
     for row in rows:
         episode = row["prompt"] + 1 + np.arange(len(row["curve"]))
         style = ("-", "--", ":")[len(ax.lines) // 10 % 3]  # there are ten colours
-        (line,) = ax.plot(episode, row["curve"], style, label=row["arm"])
+        (line,) = ax.plot(episode, row["curve"], style, label=NAMES[row["arm"]])
         if row["prompt"]:
             shown = range(1, row["prompt"] + 1)
             ax.plot(shown, [row["demo"]] * len(shown), "o", color=line.get_color())

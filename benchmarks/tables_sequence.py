@@ -19,8 +19,8 @@ _GAMES = {
 }
 _FOUR = ("Breakout", "SpaceInvaders", "Freeway", "Asterix")
 _MEMBERS = ("mgdt_10", "bc", "top_bc")  # of the config's population, in its order
-_NGRAM = {"ad": "AD", "ngram": "AD with an n-gram head"}
-_VALUES = {
+NGRAM = {"ad": "AD", "ngram": "AD with an n-gram head"}
+VALUES = {
     "ad": "imitation (AD)",
     "dqn": "TD",
     "dqn_beyond": "TD, beyond an episode's end",
@@ -29,11 +29,11 @@ _VALUES = {
     "iql": "IQL, acting by its values",
     "iql_policy": "IQL, acting by its policy",
 }
-_VALUES |= {
-    f"{kind}_soft": f"{_VALUES[kind]}, drawn at temperature 0.1"
+VALUES |= {
+    f"{kind}_soft": f"{VALUES[kind]}, drawn at temperature 0.1"
     for kind in ("dqn", "dqn_beyond", "cql", "cql_beyond", "iql")
 }
-_DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
+DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:
@@ -107,10 +107,10 @@ _MADE: dict[str, Callable[[Found], Rows]] = {
     "many_tasks": many_tasks,
     "minatar": functools.partial(by_goal, labels=_GAMES, cell=_spread, head=str),
     "ngram": functools.partial(
-        by_goal, labels=_NGRAM, cell=_ends, head="{} of each goal".format
+        by_goal, labels=NGRAM, cell=_ends, head="{} of each goal".format
     ),
     "q_objective": functools.partial(
-        by_goal, labels=_VALUES, cell=_ends, head=_DATA.__getitem__
+        by_goal, labels=VALUES, cell=_ends, head=DATA.__getitem__
     ),
 }
 TABLES: dict[str, Callable[[], Rows]] = {

@@ -13,6 +13,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import sequence_policies_arms as arms
 import sequence_policies_beyond as beyond
 import sequence_policies_large as large
+import sequence_policies_pictures as pictures
 
 
 @pytest.mark.parametrize("name", beyond.EXPERIMENTS)
@@ -32,6 +33,15 @@ def test_every_experiment_is_valid_and_an_arm_has_a_member_a_seed(name, quick):
             dealt = [found.initial[m % len(found.initial)] for m in arm.members]
             assert len(set(dealt)) == 1
     assert used == {stage.name for stage in settings.stages if stage.kind == "evaluate"}
+
+
+def test_pictures_have_words_for_every_arm_and_goal():
+    """No tag is in a legend; games are called by their names."""
+    every = [arm for make in beyond.EXPERIMENTS.values() for arm in make().arms]
+    assert {arm.name for arm in every} <= set(pictures.NAMES)
+    for goal in {arm.goal for arm in every} - set(large.GAMES):
+        assert " " in pictures.in_words(goal) or goal == "whole"
+    assert pictures.in_words("7542") == "key (7, 5), door (4, 2)"
 
 
 @pytest.mark.parametrize("name", ["return_control", "unseen", "credit", "minatar"])
