@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import outlook, tokeniser
+from mtrl_jax import types
+from mtrl_jax.networks import outlook, tokeniser, transformer
 
 ATARI = outlook.Outlook(bins=121, low=-20.0, high=100.0)
 P = np.array([0.5, 0.3, 0.15, 0.04, 0.01], np.float32)
@@ -125,3 +126,37 @@ def test_returns_that_cannot_be_counted_are_refused(changes, words):
     """One line, with what would work."""
     with pytest.raises(ValueError, match=words):
         outlook.check(outlook.Outlook(**changes))
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "heads", "total"),
+    [
+        (1280, 10, 20, 197_638_542),
+        (768, 6, 12, 43_045_774),
+        (512, 4, 8, 12_955_278),
+    ],
+)
+def test_layers_of_the_multi_game_transformers_have_its_parameters(
+    width, layers, heads, total
+):
+    """Layers and last norm to the number; what else theirs have is what steps are.
+
+    There a step is 36 patches of an image, a return, an action and a reward, with a
+    position for each of the 156 tokens of a window; here an image is one token of a torso
+    and a position is a step's, which are other numbers.
+    """
+    obs, space = {"vector": jax.ShapeDtypeStruct((3,), jnp.float32)}, types.Discrete(18)
+    spec = types.EnvSpec(obs, space, (types.TaskSpec("task", obs, space),))
+    config = transformer.TransformerConfig(
+        layers=layers, width=width, heads=heads, feedforward=4 * width, context=4,
+        encoding="triple", positions="learned",
+    )  # fmt: skip
+    given = outlook.Outlook(bins=120, low=-20.0, high=100.0, rewards=True)
+    network = transformer.make(spec, config, given)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    own = {k: x for k, x in params.items() if k == "norm" or k.startswith("block_")}
+    assert len(own) == layers + 1
+    patches, positions = (14 * 14 + 1 + 36) * width, 156 * width
+    values = 18 + 120 + 4  # actions, returns, rewards: embedded, and predicted
+    theirs = patches + positions + values * width + values * (width + 1)
+    assert sum(x.size for x in jax.tree.leaves(own)) + theirs == total
