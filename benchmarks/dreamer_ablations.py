@@ -3,8 +3,9 @@
     python benchmarks/dreamer_ablations.py [--game Breakout] [--env-steps 24000] [--quick]
 
 Arms that differ by traced numbers (balancing, the gradients that reach the model) are
-members of one population; the Gaussian latents and PPO are populations of their own, of
-as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml, smaller, with
+members of one population, those of the actor's gradient of another: the full agent's is
+REINFORCE alone, theirs the dynamics', straight through the actions, and a mixture of both.
+The Gaussian latents and PPO are populations of their own, of as many seeds. The settings are those of configs/dreamer_v2_minatar.yaml, smaller, with
 the paper's Gaussian pictures (``SMALL``), and of minatar_ppo.yaml. Every run is gone on
 with if it exists. A return is the mean over the training episodes of the last quarter of
 the steps; the interval is over seeds, and ``below`` is the probability that a seed of
@@ -40,6 +41,11 @@ TRACED: dict[str, dict[str, float]] = {
 USUAL = {
     "kl_balance": 0.8, "kl_scale": 0.1, "image_gradient": 1.0, "reward_gradient": 1.0,
 }  # fmt: skip
+# Of ``actor_gradient: mix``, whose program has both gradients: rho, REINFORCE's share.
+ACTOR: dict[str, dict[str, float]] = {
+    "straight-through": {"reinforce": 0.0},
+    "mixed, rho 0.5": {"reinforce": 0.5},
+}
 # Otherwise than in configs/dreamer_v2_minatar.yaml.
 SMALL: dict[str, dict[str, Any]] = {
     "rssm": {"latent": {"latents": 8, "classes": 8}, "deter": 64, "hidden": 64},
@@ -47,7 +53,12 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 TRAIN_EVERY = 8  # steps
 GAUSSIAN, PPO = "gaussian latents", "ppo"
-RUNS = {"traced": tuple(TRACED), GAUSSIAN: (GAUSSIAN,), PPO: (PPO,)}
+RUNS = {
+    "traced": tuple(TRACED),
+    "actor": tuple(ACTOR),
+    GAUSSIAN: (GAUSSIAN,),
+    PPO: (PPO,),
+}
 LAST = 0.25  # of the steps count
 COLUMNS = {
     "arm": "<20",
@@ -100,8 +111,11 @@ def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
         latent = config["rssm"]["latent"]
         size = latent["latents"] * latent["classes"]
         config["rssm"]["latent"] = {"kind": "gaussian", "latents": size}
+    elif run == "actor":
+        config["actor_gradient"] = "mix"
+        given["population"]["search"] = search(ACTOR, {})
     else:
-        given["population"]["search"] = search()
+        given["population"]["search"] = search(TRACED, USUAL)
     if args.quick:
         config["replay"] |= {"prefill": 200, "batch": 2, "length": 4}
     return given
@@ -129,12 +143,15 @@ def _settings(name: str, game: str, env_steps: int, members: int) -> dict[str, A
     return given
 
 
-def search() -> dict[str, Any]:
-    """Returns the ranges that deal the arms to the members in turn."""
-    dealt = {
-        name: [arm.get(name, usual) for arm in TRACED.values()]
-        for name, usual in USUAL.items()
-    }
+def search(
+    arms: dict[str, dict[str, float]], usual: dict[str, float]
+) -> dict[str, Any]:
+    """Returns the ranges that deal the arms to the members in turn.
+
+    ``usual`` is what an arm has of the numbers that it does not change.
+    """
+    every = [usual | changes for changes in arms.values()]
+    dealt = {name: [arm[name] for arm in every] for name in every[0]}
     return {
         name: {"low": 0.0, "high": 1.0, "initial": values}
         for name, values in dealt.items()

@@ -139,6 +139,10 @@ def test_dreamers_ablations_are_members_of_one_population(script):
     assert (
         made[module.GAUSSIAN].population.size == made[module.PPO].population.size == 5
     )
+    actor = made["actor"]
+    assert actor.agent.config["actor_gradient"] == "mix"
+    assert actor.population.size == 5 * len(module.ACTOR)
+    assert actor.population.search["reinforce"].initial == (0.0, 0.5)
     latent = made[module.GAUSSIAN].agent.config["rssm"]["latent"]
     assert (latent["kind"], latent["latents"]) == ("gaussian", 64)
 
