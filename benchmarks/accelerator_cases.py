@@ -4,7 +4,7 @@ Training chunks are put together as the engine does for a run: PPO on CartPole w
 hidden layers of 64, 64 slots x 128 steps, 4 epochs x 4 minibatches (one chunk is one
 program for all members); V-trace on MinAtar's Breakout with an MLP, 32 slots x 20 steps.
 The Atari-size torso is V-trace's update alone, on random frames: emulators run on the
-host. The other rows are those of the benchmarks whose modules are imported here.
+host; so is DreamerV2 at the size of Atari, too large for the test. The other rows are those of the benchmarks whose modules are imported here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FULL: dict[str, Any] = {
     "vtrace": (1, 64, 1024), "atari": (1, 8, 32), "atari slots": 32,
     "labyrinth slots": 4096, "labyrinth steps": 64,
     "sizes": ("small", "paper"), "dtypes": ("float32", "bfloat16"), "windows": 64,
-    "dreamer": (("small", 1), ("small", 64)),
+    "dreamer": (("small", 1), ("small", 64)), "dreamer atari": (1, 8),
     "cores": (1, 16), "core shape": (256, 16, 64),
     "torsos": ("nature", "impala_deep"), "members": (1, 8), "shrink": 1,
     "hosted slots": 64, "hosted turns": 5,
@@ -50,7 +50,7 @@ TINY: dict[str, Any] = {
     "vtrace": (2,), "atari": (1,), "atari slots": 2,
     "labyrinth slots": 2, "labyrinth steps": 2,
     "sizes": ("small",), "dtypes": ("float32",), "windows": 2,
-    "dreamer": (("tiny", 1),),
+    "dreamer": (("tiny", 1),), "dreamer atari": (),
     "cores": (2,), "core shape": (8, 2, 4),
     "torsos": ("nature",), "members": (2,), "shrink": 64,
     "hosted slots": 2, "hosted turns": 1,
@@ -81,6 +81,8 @@ def cases(tiny: bool) -> dict[str, Callable[[], Row]]:
             add(f"transformer {name} {dtype}", transformer, name, dtype, size)
     for name, p in size["dreamer"]:
         add(f"dreamer {name} P={p}", dream, name, p)
+    for p in size["dreamer atari"]:
+        add(f"dreamer atari P={p}", training.dreaming, p)
     for kind in cores.KINDS:
         for p in size["cores"]:
             add(f"core {kind} P={p}", core, kind, p, size["core shape"])

@@ -1,16 +1,23 @@
-"""Training for accelerator.py: PPO and V-trace put together as the engine does for a run."""
+"""Training for accelerator.py: PPO and V-trace put together as the engine does for a run.
+
+Of IMPALA's torso and of DreamerV2 at the size of Atari it is the update alone.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import common
+import dreamer
 import flops
 import jax
 import jax.numpy as jnp
 from accelerator_measure import Work
 
 from mtrl_jax import agents, envs, random, types
+from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.engine import fused_runner, population
 from mtrl_jax.envs import mixture
 from mtrl_jax.networks import network_config
@@ -100,6 +107,55 @@ def atari(members: int, slots: int, steps: int = 20) -> Work:
         return metrics
 
     return Work(call, members * slots * steps, "frames learned from", operations)
+
+
+def dreaming(members: int) -> Work:
+    """Returns gradient steps of DreamerV2 at the paper's size on random frames.
+
+    Batches of 50 sequences of 50 steps, dreams of 15, products in bfloat16.
+    """
+    every, shapes = dreamers(members)
+    hp, keys = repeated(dreamer_v2.Hparams(), members), random.roots(0, members)
+
+    def drawn(x: jax.ShapeDtypeStruct) -> Any:
+        if x.dtype != jnp.uint8:
+            return jnp.zeros(x.shape, x.dtype)
+        return jax.random.randint(jax.random.key(0), x.shape, 0, 256, jnp.uint8)
+
+    batch = jax.tree.map(drawn, shapes)
+
+    def update(learner: Any) -> Any:
+        return every.update(learner, batch, keys, hp, jnp.int32(0))[:2]
+
+    held, run = [jax.jit(every.init)(keys, hp)], jax.jit(update, donate_argnums=0)
+
+    def call() -> Any:
+        held[0], metrics = run(held[0])
+        return metrics
+
+    unit = "gradient steps of all members"
+    return Work(call, members, unit, members * paper_operations(), dtype="bfloat16")
+
+
+def paper_operations() -> int:
+    """Returns the operations of one such gradient step, those of the page on DreamerV2.
+
+    A trace on this device would count its own way of doing transposed convolutions.
+    """
+    rows = json.loads((common.RESULTS / "dreamer_flops.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["size"] == "atari"]
+    return round(1e9 * row["GFLOP"])
+
+
+def dreamers(members: int) -> tuple[types.Agent, Any]:
+    """Returns (population, shapes of its batches ``[P, ...]``)."""
+    agent, one = dreamer.traced("atari", dtype="bfloat16")
+
+    def repeat(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((members, *x.shape), x.dtype)
+
+    every = population.population(agent, members)
+    return every, jax.tree.map(repeat, one)
 
 
 def frames() -> types.EnvSpec:

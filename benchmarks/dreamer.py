@@ -89,10 +89,10 @@ def counted(agent: types.Agent, drawn: Any) -> tuple[int, int]:
     return parameters, flops.of(update, learner, drawn, key)
 
 
-def traced(size: str) -> tuple[types.Agent, Any]:
-    """Returns (agent, shapes of one batch as it is drawn)."""
+def traced(size: str, dtype: str = "float32") -> tuple[types.Agent, Any]:
+    """Returns (agent, shapes of one batch as it is drawn); ``dtype`` is of "atari"."""
     if size == "atari":
-        config, spec = dreamer_v2.Config(), atari()
+        config, spec = dreamer_v2.Config(dtype=dtype), atari()
     else:
         config, spec = config_of(size, prefill=0), envs.make(GAME, (1, SLOTS)).spec
     steps = int(config.replay.train_every)

@@ -8,7 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from mtrl_jax import random
+from mtrl_jax.agents import dreamer_v2
 
 _FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 CORE, KEPT = "core mingru, associative P=2", "core mingru, loop P=2"
@@ -107,6 +112,34 @@ def test_the_wheels_to_bring_are_what_the_kit_needs_beyond_jax(script):
         "some-package"
     )
     assert "gymnax, rlax" in wheels.advice(["gymnax", "rlax"])
+
+
+def test_a_dreamer_of_the_papers_size_is_a_case_of_accelerators_alone(script):
+    """One member and eight; its operations are those of the page on DreamerV2."""
+    import accelerator_cases as cases
+    import accelerator_training as training
+
+    own = {"dreamer atari P=1", "dreamer atari P=8"}
+    assert own <= set(cases.cases(False)) and not own & set(cases.cases(True))
+    assert training.paper_operations() == pytest.approx(2.6e12, rel=0.2)
+
+
+@pytest.mark.slow
+def test_a_population_of_dreamers_of_the_papers_size_traces(script):
+    """20 M parameters each, batches of 50 sequences of 50 steps and one before."""
+    import accelerator_training as training
+
+    every, shapes = training.dreamers(2)
+    hp, keys = training.repeated(dreamer_v2.Hparams(), 2), random.roots(0, 2)
+
+    def step(batch):
+        learner = every.init(keys, hp)
+        return learner, every.update(learner, batch, keys, hp, jnp.int32(0))[1]
+
+    learner, metrics = jax.eval_shape(step, shapes)
+    assert shapes.rows.reward.shape == (2, 1, 51, 50)
+    assert sum(x.size for x in jax.tree.leaves(learner.params)) == 2 * 22_245_398
+    assert metrics["loss"].shape == (2,)
 
 
 @pytest.mark.slow
