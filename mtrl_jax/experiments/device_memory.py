@@ -66,12 +66,12 @@ def line(
 
     What environments, gradients and a test take is not known before they are compiled.
     """
-    si, each = progress.si, sum(parts.values())
-    own = ", ".join(f"{name} {si(size)}B" for name, size in parts.items() if size)
-    beside = f" and {si(data)}B of data on each device" if data else ""
+    size, each = progress.size, sum(parts.values())
+    own = ", ".join(f"{name} {size(x)}" for name, x in parts.items() if x)
+    beside = f" and {size(data)} of data on each device" if data else ""
     return (
-        f"memory: {si(each)}B a member ({own}), {si(each * members)}B of all {members}"
-        f"{beside}; there is room for {si(room(mesh) * mesh.size)}B"
+        f"memory: {size(each)} a member ({own}), {size(each * members)} of all {members}"
+        f"{beside}; there is room for {size(room(mesh) * mesh.size)}"
     )
 
 
