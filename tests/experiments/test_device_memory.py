@@ -34,7 +34,9 @@ def test_a_replay_that_does_not_fit_names_the_largest_that_does():
     assert re.match(r"agent\.config\.capacity=2000000000: each of 64 members", line)
     most = int(re.search(r"a capacity of at most (\d+)", line)[1])
     said = online.make_program(settings(most, 64)).memory()
-    assert re.match(r"memory: \S+B a member \(learner \S+B, replay \S+B, rollout", said)
+    assert re.match(
+        r"memory: [\d.]+ .?B a member \(learner .*, replay .*, rollout", said
+    )
     assert "B of all 64; there is room for" in said
     with pytest.raises(errors.ConfigError, match="give a capacity of at most"):
         online.make_program(settings(most + most // 100, 64))
