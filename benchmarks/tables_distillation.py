@@ -45,8 +45,8 @@ def students(name: str) -> Rows:
 
 
 def joint() -> Rows:
-    """Returns the table of joint learners beside the best student of their size."""
-    return joint_of(load("distillation"))
+    """Returns the table of joint learners beside the best student of every size."""
+    return joint_of(load("distillation_middle"))
 
 
 def joint_of(result: dict[str, Any]) -> Rows:
@@ -55,23 +55,21 @@ def joint_of(result: dict[str, Any]) -> Rows:
     learners = result.get("joint", [])
     if not learners:
         return [*made, ["joint", "not run", NONE, NONE]]
-    for size in dict.fromkeys(row["size"] for row in learners):
-        students = [row for row in result["rows"] if row["size"] == size]
-        students = [row for row in students if row["score"] is not None]
-        best = max(students, key=lambda row: row["score"], default=None)
-        if best is not None:
-            label = f"student, {_label(best['loss'], best['tau'])}"
-            made.append(_line(label, best, NONE))
-        for row in learners:
-            if row["size"] == size:
-                label = f"joint {row['agent'].upper()}"
-                made.append(_line(label, row, quantity(row["env_steps"])))
+    known = [row for row in result["rows"] if row["score"] is not None]
+    for size in dict.fromkeys(row["size"] for row in known):
+        students = [row for row in known if row["size"] == size]
+        best = max(students, key=lambda row: row["score"])
+        label = f"student, {_label(best['loss'], best['tau'])}"
+        made.append(_line(label, best, NONE))
+    for row in learners:
+        label = f"joint {row['agent'].upper()}"
+        made.append(_line(label, row, quantity(row["env_steps"])))
     return made
 
 
 def states() -> Rows:
     """Returns the table of students that went on, by whose states."""
-    return states_of(load("distillation"))
+    return states_of(load("distillation_middle"))
 
 
 def states_of(result: dict[str, Any]) -> Rows:
@@ -119,6 +117,7 @@ def _cell(row: dict) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_pipeline": pipeline,
     "distillation_students": functools.partial(students, "distillation"),
+    "distillation_middle": functools.partial(students, "distillation_middle"),
     "distillation_short": functools.partial(students, "distillation_short"),
     "distillation_joint": joint,
     "distillation_states": states,
