@@ -172,7 +172,8 @@ def unit_of(nodeid):
     file, _, name = nodeid.partition("::")
     if file.rpartition("/")[2] not in budgets.APART:
         return file
-    return f"{file}-{re.split(r'[\[-]', name.rstrip(']'))[-1]}"
+    agent = re.split(r"[\[-]", name.rstrip("]"))[-1]
+    return f"{file}-{agent}"
 
 
 def claim(folder, unit, worker):
