@@ -34,7 +34,7 @@ from mtrl_jax.experiments import (
     online,
     task_families,
 )
-from mtrl_jax.training import run_folder, session
+from mtrl_jax.training import opening, run_folder
 from mtrl_jax.training.program import Program
 from mtrl_jax.types import Tree
 
@@ -98,7 +98,7 @@ def make_program(
 def restored(run: Run, stage: stage_schema.Stage):
     """Returns (update, program, saved) of a stage's newest checkpoint; writes nothing.
 
-    Large leaves of a replay are not read, see ``session.read``: learners act without.
+    Large leaves of a replay are not read, see ``opening.read``: learners act without.
 
     Raises:
       ConfigError: there is no checkpoint.
@@ -116,7 +116,7 @@ def restored(run: Run, stage: stage_schema.Stage):
             raise run_folder.no_checkpoint(folder)
         program = make_program(run, stage, -1, is_checked=True)
         stack.callback(program.close)
-        update, saved, _ = session.read(program, manager, goes_on=False)
+        update, saved, _ = opening.read(program, manager, goes_on=False)
         yield update, program, saved
 
 

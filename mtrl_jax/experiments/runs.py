@@ -22,7 +22,7 @@ from typing import Any
 from mtrl_jax import checkpoint, errors, metrics
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds, reading, stages
-from mtrl_jax.training import lock, loop, notices, report, run_folder, session
+from mtrl_jax.training import lock, loop, notices, opening, report, run_folder
 from mtrl_jax.training.program import Program
 
 
@@ -147,7 +147,7 @@ def begin(config: Any, folder: pathlib.Path, program: Program, label: str = "") 
         run_folder.check_new(folder)  # Another process may have been as fast.
         run_folder.write_config(folder, config)
         metrics.write_summary(folder, program.reporter.begin())
-        return loop.run(session.begin(config, folder, program, manager, label=label))
+        return loop.run(opening.begin(config, folder, program, manager, label=label))
 
 
 def go_on(
@@ -169,11 +169,11 @@ def go_on(
         program = make(latest or 0)
         with contextlib.closing(program):
             if latest is None:
-                begun = session.begin(
+                begun = opening.begin(
                     config, folder, program, manager, resume_after=-1, label=label
                 )
             else:
-                begun = session.go_on(config, folder, program, manager, label=label)
+                begun = opening.go_on(config, folder, program, manager, label=label)
             # Only now is it certain that the run goes on with it.
             with begun.bar.closed_on_error():
                 write()

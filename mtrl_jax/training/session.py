@@ -1,8 +1,7 @@
-"""A run in progress: what it holds, how it begins or goes on, and how it is saved.
+"""A run in progress: what it holds, and how it is saved.
 
 A session is the state on the devices with what the loop needs around it: the compiled
-programs, the writers, the counters. It begins at update 0 or at a checkpoint, and every
-checkpoint is enough to go on from: ``begin`` saves the first before there is a row.
+programs, the writers, the counters. See ``opening`` for how it begins.
 """
 
 from __future__ import annotations
@@ -10,25 +9,21 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
-from mtrl_jax import checkpoint, errors, metrics
-from mtrl_jax.config import loading, modules, resuming
+from mtrl_jax import checkpoint, metrics
+from mtrl_jax.config import loading
 from mtrl_jax.engine import pbt
 from mtrl_jax.training import (
-    notices,
     pace,
     progress,
     provenance,
     run_folder,
     saved_state,
     scheduler,
-    starting,
 )
-from mtrl_jax.training.program import Program, Recorder, RunLength
+from mtrl_jax.training.program import Program, Recorder
 from mtrl_jax.types import Tree
 
 
@@ -78,142 +73,6 @@ class Session:
         return run_folder.whole(self.folder)
 
 
-def begin(
-    config: Any,
-    folder: pathlib.Path,
-    program: Program,
-    manager: checkpoint.Manager,
-    *,
-    resume_after: int | None = None,
-    label: str = "",
-) -> Session:
-    """Returns the session of a run at update 0, its programs compiled, saved.
-
-    ``resume_after`` is the update of the rows to keep: None in a new folder, -1 if none.
-    ``label`` begins the progress line.
-    """
-    with starting.interruptible(folder, is_new=resume_after is None):
-        state, hp = program.init(program.hparams), program.hparams
-        if program.inherit is not None:
-            state, hp = program.inherit(state, hp)
-    fresh = saved_state.Saved(state, hp, program.lineage)
-    session = _open(
-        config, folder, program, manager, fresh, resume_after=resume_after, label=label
-    )
-    # Complete before the first row: rows without a checkpoint are of no run.
-    with session.bar.closed_on_error():
-        session.bar.note(program.memory())
-        save(session)
-        checkpoint.wait(manager)
-    return session
-
-
-def _check_length(program: Program, update: int, changed: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless a run that was shortened has not gone further already."""
-    length = program.run_length
-    for name in ("training.env_steps", "training.updates"):
-        if name in changed and length.updates < update:
-            old, new = changed[name]
-            raise errors.ConfigError(
-                f"{name}={new}: {update} updates are done, and these are "
-                f"{length.updates}; give more, or leave it at {old}"
-            )
-
-
-def go_on(
-    config: Any,
-    folder: pathlib.Path,
-    program: Program,
-    manager: checkpoint.Manager,
-    *,
-    label: str = "",
-) -> Session:
-    """Returns the session of a saved run at its newest sound checkpoint.
-
-    Raises:
-      ConfigError: ``config`` needs another program or state than the checkpoint's own.
-      CheckpointError: there is no sound checkpoint.
-    """
-    update, saved, meta = read(program, manager)
-    is_refilled = saved_state.lacks_memory(saved)
-    if is_refilled:
-        saved = saved_state.with_memory(saved, program.agent, program.batch)
-    # Against the checkpoint's own settings: a process that was killed may have written
-    # down a change that no checkpoint has seen.
-    where = f"checkpoint {update}"
-    own = modules.as_named_by(meta["config"], config, where)
-    was = loading.from_dict(own, where=where)
-    changed = resuming.check_resumable(was, config)
-    _check_length(program, update, changed)
-    hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
-    session = _open(
-        config,
-        folder,
-        program,
-        manager,
-        saved._replace(hparams=hparams),
-        # The row of update 0 is written again.
-        resume_after=update or -1,
-        test_due=_is_tested(was, program.run_length, update),
-        update=update,
-        meta=meta,
-        label=label,
-    )
-    session.saved = update
-    session.is_unchanged = not any(map(resuming.moves_results, changed))
-    for name, (old, new) in changed.items():
-        session.bar.note(f"{name}: {old!r} is now {new!r}")
-    for line in notices.of_found(config, changed, saved.hparams):
-        session.bar.note(line)
-    for line in notices.of_longer(config, changed):
-        session.bar.note(line)
-    for line in notices.of_sources(meta.get("sources", {}), session.sources, update):
-        session.bar.note(line)
-    if is_refilled:
-        session.bar.note(
-            f"checkpoint.replay: checkpoint {update} has no replay: it is filled again "
-            "from empty, and learning waits as at the start of a run"
-        )
-    if program.indivisible:
-        session.bar.note("the environments cannot be restored: it is all played again")
-    elif not program.pure:
-        session.bar.note("the environments cannot be restored: new episodes begin")
-    return session
-
-
-def read(
-    program: Program, manager: checkpoint.Manager, *, goes_on: bool = True
-) -> tuple[int, saved_state.Saved, dict[str, Any]]:
-    """Returns (update, saved, meta) of the newest sound checkpoint.
-
-    A world that is outside the program was not saved: it is at fresh episodes. Memories
-    that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``; of a
-    run that does not go on, their large leaves, too: they stay unread.
-
-    Raises:
-      CheckpointError: there is none, or it does not fit the program.
-    """
-    world = None
-    if program.shapes is not None:
-        run = program.shapes(program.hparams)
-    else:
-        run = program.init(program.hparams)
-        world = saved_state.world_of(run)
-    like = checkpoint.abstract(
-        saved_state.without_world(
-            saved_state.Saved(run, program.hparams, program.lineage), program.pure
-        )
-    )
-    # Its memory is for what is restored.
-    del run
-    skip = () if goes_on else saved_state.MEMORY
-    update, saved, meta = checkpoint.restore(manager, like, skip=skip)
-    # Earlier versions do not say in which order slots were.
-    now = program.spec.slot_tasks
-    was = meta.get("slot_tasks", now)
-    return update, saved_state.with_world(saved, world, was, now), meta
-
-
 def save(session: Session) -> None:
     """Save the session, unless that is what the newest checkpoint holds.
 
@@ -242,113 +101,3 @@ def save(session: Session) -> None:
         drop=saved_state.dropped(saved, session.config.checkpoint.replay),
     )
     session.saved = session.update
-
-
-def _open(
-    config,
-    folder,
-    program,
-    manager,
-    saved,
-    *,
-    resume_after,
-    label,
-    test_due=True,
-    update=0,
-    meta=None,
-) -> Session:
-    """Returns the session that begins with ``saved``, its programs compiled."""
-    meta = meta or {"wall_s": 0.0}
-    round_owed = meta.get("round_owed", False)
-    length = program.run_length
-    bar = progress.Progress(length.updates, label=label)
-    with bar.closed_on_error():
-        before = notices.made_before(getattr(saved.run, "learner", None), update)
-        for line in notices.at_start(config, program, before):
-            bar.note(line)
-        is_new = resume_after is None
-        with starting.interruptible(folder, is_new=is_new, say=bar.last_words):
-            programs = _compiled(program, saved, config)
-        session = Session(
-            config=config,
-            folder=folder,
-            program=program,
-            programs=programs,
-            manager=manager,
-            recorder=program.record and program.record.open(folder, update),
-            writer=_writer(config, folder, resume_after, round_owed, test_due),
-            bar=bar,
-            state=saved.run,
-            hparams=saved.hparams,
-            pbt=saved.pbt,
-            scheduler=scheduler.make(config, program, meta.get("schedules")),
-            pace=pace.Pace(length.updates),
-            update=update,
-            restart=update,
-            # Checkpoints of earlier versions do not say.
-            counted=meta.get("env_steps", update * length.steps * program.batch[0]),
-            round_owed=round_owed,
-            wall_s=meta["wall_s"],
-            sources=modules.sources(config),
-        )
-    return session
-
-
-def _is_tested(was: Any, length: RunLength, update: int) -> bool:
-    """Returns whether a run of this length, with its settings, is tested at ``update``.
-
-    One that ended there was, whatever its settings.
-    """
-    population = was.population
-    by_round = population.pbt is not None and population.fitness.source == "evaluation"
-    every = getattr(was.evaluation, "every_updates", 0)
-    return (
-        update >= length.updates
-        or length.is_due(every, update)
-        or (by_round and length.is_due(population.pbt.interval, update))
-    )
-
-
-def _writer(
-    config, folder, resume_after, round_owed, test_due
-) -> metrics.MetricsWriter:
-    moved = config.population.search if config.population.pbt is not None else ()
-    return metrics.MetricsWriter(
-        folder,
-        resume_after=resume_after,
-        round_owed=round_owed,
-        test_due=test_due,
-        tensorboard=config.logging.tensorboard,
-        wandb=_wandb(config, folder) if config.logging.wandb else None,
-        curves={*moved, *config.agent.schedules},
-    )
-
-
-def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the arguments of ``wandb.init``: runs of a config are a group, or stages."""
-    folder = folder.resolve()
-    whole = run_folder.whole(folder)
-    stage = folder != whole
-    return {
-        "project": config.logging.wandb,
-        "name": f"{whole.name}/{folder.name}" if stage else folder.name,
-        "group": whole.name if stage else config.name,
-        "config": loading.to_dict(config),
-    }
-
-
-def _compiled(program, saved: saved_state.Saved, config) -> Programs:
-    """Returns the run's functions; PBT's is compiled now, others when first called."""
-    if program.pbt_round is None:
-        return Programs(program.chunk, program.evaluate, None)
-    state, hparams, lineage = saved
-    layout = jax.tree.map(lambda x: x.sharding, (state, hparams, lineage))
-    test = None
-    if config.population.fitness.source == "evaluation":
-        test = program.evaluate(state, hparams)
-    jitted = jax.jit(program.pbt_round, donate_argnums=0, out_shardings=(*layout, None))
-    return Programs(
-        program.chunk,
-        program.evaluate,
-        jitted.lower(state, hparams, lineage, test).compile(),
-    )

@@ -13,7 +13,7 @@ import mtrl_jax
 from mtrl_jax import checkpoint, config
 from mtrl_jax.checkpoint import pieces
 from mtrl_jax.experiments import kinds
-from mtrl_jax.training import run_folder, saved_state, session
+from mtrl_jax.training import opening, run_folder, saved_state, session
 
 pytestmark = pytest.mark.usefixtures("cached")
 STARTS = 4  # updates before the first that learns
@@ -53,7 +53,7 @@ def test_what_is_saved_without_a_replay_is_restored_with_an_empty_one(tmp_path, 
     program = kinds.make_program(kinds.run_of(settings, tmp_path), settings)
     manager = checkpoint.open_manager(tmp_path / "checkpoints", 3)
     with contextlib.closing(program), contextlib.closing(manager.orbax):
-        begun = session.begin(settings, tmp_path, program, manager)
+        begun = opening.begin(settings, tmp_path, program, manager)
         empty = jax.device_get(begun.state.memory)
         begun.state = begun.state._replace(
             memory=jax.tree.map(jnp.ones_like, begun.state.memory),
@@ -61,7 +61,7 @@ def test_what_is_saved_without_a_replay_is_restored_with_an_empty_one(tmp_path, 
         )
         begun.update = 12
         session.save(begun)
-        resumed = session.go_on(settings, tmp_path, program, manager)
+        resumed = opening.go_on(settings, tmp_path, program, manager)
     run_folder.write_config(tmp_path, settings)
     assert mtrl_jax.load(tmp_path).update == 12
     assert resumed.update == 12 and int(resumed.state.emptied) == 12
@@ -132,7 +132,7 @@ def test_what_needs_no_replay_leaves_it_on_disk(tmp_path, monkeypatch):
     assert missing and all(name.startswith(".run.memory") for name in missing)
     same = (found.run.learner, found.hparams), (saved.run.learner, saved.hparams)
     jax.tree.map(np.testing.assert_array_equal, *same)
-    assert not checkpoint.missing(session.read(program, manager)[1])
+    assert not checkpoint.missing(opening.read(program, manager)[1])
     assert len(seen) == 2 * of_learners + len(missing)
     checkpoint.close(manager)
     program.close()
@@ -151,7 +151,7 @@ def read(folder):
     program = kinds.make_program(kinds.run_of(settings, folder), settings)
     manager = checkpoint.open_manager(folder / "checkpoints", 3, read_only=True)
     try:
-        update, saved, _ = session.read(program._replace(init=None), manager)
+        update, saved, _ = opening.read(program._replace(init=None), manager)
         yield update, program, saved
     finally:
         checkpoint.close(manager)
