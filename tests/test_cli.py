@@ -342,4 +342,4 @@ def test_a_run_gets_a_folder_of_its_own_with_events_and_pictures(
     assert "100%" in outcome.err
     assert "final evaluation" in outcome.err
     # Two members without a replay, at the start of the run.
-    assert re.search(r"memory: .*\(learner \S+B, rollout \S+B\)", outcome.err)
+    assert re.search(r"memory: .*\(learner .*B, rollout .*B\)", outcome.err)

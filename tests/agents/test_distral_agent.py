@@ -9,7 +9,13 @@ import pytest
 
 from mtrl_jax import config, errors
 from mtrl_jax.agents import distral
-from mtrl_jax.agents.common import minibatches, unrolls, value_scale, vtrace
+from mtrl_jax.agents.common import (
+    exploration,
+    minibatches,
+    unrolls,
+    value_scale,
+    vtrace,
+)
 from mtrl_jax.experiments import online
 from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.losses import policy_gradient, popart
@@ -108,18 +114,22 @@ def test_with_a_column_of_zeros_a_task_acts_as_the_distilled_policy(made, kit):
 def test_the_gradient_is_that_of_its_objective(made, kit):
     """V-trace on shaped rewards, in which a step's own regulariser is no advantage.
 
-    Its gradient is the expectation's. In units of σ: the shaping counts as the loss does.
+    Its gradient is the expectation's. The shaping has a value of its own and no σ.
     """
     one = made("two")
     config = distral.Config(
         network=_network(), columns="two", optimiser="adam", value_scale="popart"
     )
-    path = ("own", "value")
-    scale = distral.value_scale.make(config, len(TASKS), (path,), stacked=True)
-    columns = distral._columns(one.env.spec, config, scale)
-    stats = popart.Statistics(*np.float32([[0.5, -2.0], [4.0, 9.0], [0.3, 0.6]]))
+    spec, heads_ = one.env.spec, (("own", "value"),)
+    base = distral.policy_learner.make(spec, config, heads_, values=2, stacked=True)
+    scale = base.scale
+    columns = distral._columns(spec, config, scale)
+    # The second two are of what is regularised, in the unit that is learned in.
+    stats = popart.Statistics(
+        *np.float32([[0.5, -2.0, 0.0, 0.0], [4.0, 9.0, 1.0, 1.0], [0.3, 0.6, 0.0, 0.0]])
+    )
     hp = kit.changed(one.hp, alpha=0.3, beta=7.0, value_step_size=0.3)
-    loss = distral.make_loss(one.env.spec, config, columns, scale)
+    loss = distral.make_loss(spec, config, columns, base)
 
     def own(params, ro):
         total, aux = loss(params, stats, ro, KEY, hp)
@@ -130,7 +140,9 @@ def test_the_gradient_is_that_of_its_objective(made, kit):
         out, _ = distral.unroll(
             columns, config, params, ro.carry.core, ro.ts, previous, hp
         )
-        value, task = scale.value(stats, out.value, ro.ts.task, hp.scale), ro.ts.task
+        task = ro.ts.task
+        value = scale.value(stats, out.value, task, hp.scale)
+        of_shaping = exploration.entry(out.value, len(TASKS) + task)
         log_pi, log_prior = (
             jax.nn.log_softmax(jnp.where(ro.ts.action_mask, x, heads.ILLEGAL))[:-1]
             for x in (out.logits, out.prior_logits)
@@ -139,22 +151,25 @@ def test_the_gradient_is_that_of_its_objective(made, kit):
             jnp.take_along_axis(x, ro.action[..., None], -1)[..., 0]
             for x in (log_pi, log_prior)
         )
-        before, after = (
-            policy_gradient.of_task(popart.std(x, hp.scale.value_std_min), task[:-1])
-            for x in (stats, after)
+        unit = policy_gradient.of_task(
+            popart.std(after, hp.scale.value_std_min), task[:-1]
         )
         given = ro.ts.reward[1:]
-        zeros = jnp.zeros(given.shape)
-        beside = before * losses.shaped_reward(zeros, taken, by_prior, 0.3, 7.0)
-        targets = jax.vmap(policy_gradient.vtrace, 1, 1)(
-            value[:-1], value[1:], given + beside,
-            hp.returns.discount * ro.ts.discount[1:],
-            jnp.exp(taken - ro.extras.log_prob), ro.ts.first[1:],
+        shaping = losses.shaped_reward(
+            jnp.zeros(given.shape), taken, by_prior, 0.3, 7.0
+        )
+        paid, shaped = (
+            jax.vmap(policy_gradient.vtrace, 1, 1)(
+                x[:-1], x[1:], r_t, hp.returns.discount * ro.ts.discount[1:],
+                jnp.exp(taken - ro.extras.log_prob), ro.ts.first[1:],
+            )
+            for x, r_t in ((value, given), (of_shaping, shaping))
         )  # fmt: skip
-        weight = targets.weight * (targets.advantage - beside) / after
-        each = -jax.lax.stop_gradient(weight) * taken
-        error = (targets.value - value[:-1]) / after
-        each += hp.value_cost * 0.5 * jnp.square(error)
+        advantage = paid.advantage / unit + shaped.advantage - shaping
+        each = -jax.lax.stop_gradient(paid.weight * advantage) * taken
+        errors_ = (paid.value - value[:-1]) / unit, shaped.value - of_shaping[:-1]
+        for error in errors_:
+            each += hp.value_cost * 0.5 * jnp.square(error)
         each -= losses.regulariser(log_pi, log_prior, 0.3, 7.0)
         return policy_gradient.masked_mean(each, ~ro.ts.first[1:])
 

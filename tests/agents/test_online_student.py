@@ -80,7 +80,9 @@ def test_a_return_is_that_of_the_episode_so_far():
 def run(student):
     """Returns (env, agent, learners in the end, metrics [CHUNKS, P]) of two members."""
     env = envs.make("probe/both", (2, SLOTS))
-    settings = pqn.Config(q_network.QNetworkConfig(hidden=(16,)), student=student)
+    settings = pqn.Config(
+        network=q_network.QNetworkConfig(hidden=(16,)), student=student
+    )
     agent = pqn.make(env.spec, settings)
     runner = fused_runner.make(agent, env, unroll_length=8, updates_per_chunk=EVERY)
     given = {"learning_rate": 1e-2, "student_learning_rate": 1e-2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax.agents import ppo
-from mtrl_jax.agents.common import value_scale
+from mtrl_jax.agents.common import policy_learner
 from mtrl_jax.losses import popart
 
 KEY = jax.random.key(0)
@@ -75,14 +75,12 @@ def test_later_passes_are_clipped_in_units_of_the_value_scale(kit):
     hp = kit.changed(
         kit.quick("ppo"), clip_epsilon=0.2, clip_value=0.1, value_step_size=0.0
     )
+    config = ppo.Config(value_scale="popart", normalise_advantages=False)
+    spec = kit.setup("ppo", "none", ("both", "masked")).env.spec
+    base = policy_learner.make(spec, config)
+    stats = popart.Statistics(*jnp.array([[0.0, 0.0], [4.0, 9.0], [0.5, 0.5]]))
     terms, metrics, _ = ppo.surrogate(
-        distribution,
-        column(4.0, 9.0, 60.0),
-        batch,
-        hp,
-        scale=value_scale.make(ppo.Config(value_scale="popart"), 2),
-        stats=popart.Statistics(*jnp.array([[0.0, 0.0], [4.0, 9.0], [0.5, 0.5]])),
-        normalise=False,
+        distribution, column(4.0, 9.0, 60.0), batch, hp, stats, base
     )
     # A/σ is 1 and −1; values 2 and 3 were 1 and may come to 1.1, targets are 4 and 6.
     np.testing.assert_allclose(terms.policy_loss, (-1.2 + 0.8) / 2, rtol=1e-5)

@@ -73,7 +73,9 @@ def test_out_of_memory_is_one_line(tmp_path, cached, monkeypatch):
     settings = running.write(tmp_path / "tiny.yaml")
     outcome = running.mtrl("train", settings, "--run-dir", tmp_path / "run")
     assert outcome.code == 1
-    assert "out of memory (Out of memory allocating 99 bytes.)" in outcome.error
+    *_, said = outcome.err.splitlines()
+    assert "out of memory (Out of memory allocating 99 bytes.)" in said
+    assert "Traceback" not in outcome.err
     assert machine.explain(MemoryError()).startswith("out of memory; give fewer")
     assert machine.explain(jax.errors.JaxRuntimeError("INTERNAL: x")) is None
 
