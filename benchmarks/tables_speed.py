@@ -95,6 +95,7 @@ def population() -> Rows:
 def cores() -> Rows:
     """Returns the table of recurrent cores, thousands of steps a second."""
     header = ["core", "P", "unroll × slots × units", "kit, k/s", "flax, k/s", "ratio"]
+    header += ["over the LSTM"]
     return [header] + [
         [
             row["core"],
@@ -103,9 +104,20 @@ def cores() -> Rows:
             number(row["kit k/s"]),
             number(row["flax k/s"]),
             ratio(row["ratio"]),
+            ratio(row["over lstm"]),
         ]
         for row in load("cores")["rows"]
     ]
+
+
+def core_learning() -> Rows:
+    """Returns the table of what cores learn, and how fast the loop is with each."""
+    made: Rows = [["core", "env steps", "final [95 %]", "mean over the run", "steps/s"]]
+    for row in load("core_learning")["rows"]:
+        final = interval(row["final"], row["low"], row["high"])
+        cells = [quantity(row["steps"]), final, number(row["area"])]
+        made.append([row["core"], *cells, quantity(row["steps/s"])])
+    return made
 
 
 def convolutions() -> Rows:
@@ -233,5 +245,6 @@ TABLES = {
     "replay": replay,
     "checkpoints": checkpoints,
     "before_after": before_after,
+    "core_learning": core_learning,
     "house": house,
 }

@@ -8,6 +8,7 @@ score of a seed is the mean return of its final, greedy evaluation; the interval
 seeds. Writes value_learning_EXPERIMENT.json and .png.
 
     python benchmarks/value_learning.py                 # 5e6 frames a game, hours on 2 cores
+    python benchmarks/value_learning.py --together --env-steps 500000 --slots pqn=64
     python benchmarks/value_learning.py --experiment ablation --games Breakout
 """
 
@@ -57,12 +58,16 @@ def main() -> None:
     made.add_argument("--games", nargs="+", default=list(minatar.GAMES))
     made.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS))
     made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--slots", type=int, help="of a member; the config's")
+    made.add_argument(
+        "--slots", nargs="+", type=of_agent, default=[], metavar="AGENT=N",
+        help="of a member; the config's",
+    )  # fmt: skip
     made.add_argument("--together", action="store_true", help="all four games")
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/value_learning")
     )
     args = made.parse_args()
+    args.slots = dict(args.slots)
     xla.prepare()
     if args.quick:
         args.games, args.env_steps, args.seeds = ["Breakout"], 20_000, 2
@@ -74,7 +79,8 @@ def main() -> None:
     for game in [EVERY] if args.together else args.games:
         for label, agent, changes in arms(args.experiment, args.agents):
             name_of_run = f"{label.replace(' ', '-')}-{game}-{args.env_steps}"
-            seeds = f"{args.seeds}x{args.slots}" if args.slots else str(args.seeds)
+            slots = args.slots.get(agent)
+            seeds = f"{args.seeds}x{slots}" if slots else str(args.seeds)
             folder = args.runs / f"{name_of_run}-{seeds}"
             common.trained(settings(agent, game, changes, args), folder)
             found = minatar.read(label, game, folder, curves)
@@ -84,6 +90,18 @@ def main() -> None:
             result = {"machine": common.environment(), "rows": rows}
             common.write(args.out, name, result)
     minatar.draw(curves, args.out / f"{name}.png")
+
+
+def of_agent(text: str) -> tuple[str, int]:
+    """Returns (agent, number) of ``AGENT=N``.
+
+    Raises:
+      ValueError: it is no agent, or no number.
+    """
+    agent, _, number = text.partition("=")
+    if agent not in AGENTS:
+        raise ValueError(f"{agent!r} is none of {', '.join(AGENTS)}")
+    return agent, int(number)
 
 
 def arms(experiment: str, agents: list[str]) -> list[tuple[str, str, list[str]]]:
@@ -123,7 +141,7 @@ def settings(
     name = f"{agent}_minatar"
     given = loading.override(loading.read_yaml(CONFIGS / f"{name}.yaml"), changes)
     share = args.env_steps / given["training"]["env_steps"]
-    slots = args.slots or given["tasks"][0]["slots"]
+    slots = args.slots.get(agent) or given["tasks"][0]["slots"]
     share *= given["tasks"][0]["slots"] / slots
     together = game == EVERY
     task = {"suite": "minatar"} if together else {"env": f"gymnax/{game}-MinAtar"}

@@ -74,8 +74,9 @@ class Experts(nn.Module):
         weights = self.param(
             "weights", nn.initializers.normal(1.0), (self.tasks, self.experts)
         )
-        own = jnp.moveaxis(weights[task], -1, 0)[..., None]  # [N, ..., 1]
-        return jnp.tanh(jnp.sum(own * orthonormal(columns), axis=0))
+        own = weights[task]
+        parts = [own[..., n, None] * u for n, u in enumerate(orthonormal(columns))]
+        return jnp.tanh(sum(parts))
 
 
 class SoftModules(nn.Module):
@@ -171,11 +172,12 @@ def routed(logits: Array, columns: Array) -> Array:
     return jnp.einsum("...ij,j...f->i...f", share, columns)
 
 
-def orthonormal(columns: Array) -> Array:
-    """Returns the columns [N, ..., F] made orthonormal, each against those before it.
+def orthonormal(columns: Array) -> list[Array]:
+    """Returns the N columns [..., F] of [N, ..., F] made orthonormal, one after the other.
 
     Modified Gram-Schmidt across the columns of every state. What is left of a column
-    that lies in the span of those before it is next to nothing, and stays so.
+    that lies in the span of those before it is next to nothing, and stays so. A list,
+    not an array: of an array XLA's CPU compiler computes each element from all N.
     """
     done: list[Array] = []
     for column in columns:
@@ -184,7 +186,7 @@ def orthonormal(columns: Array) -> Array:
             column = column - shadow * other
         square = jnp.sum(jnp.square(column), axis=-1, keepdims=True)
         done.append(column * jax.lax.rsqrt(square + _TINY**2))
-    return jnp.stack(done)
+    return done
 
 
 def _dense(size: int, name: str) -> nn.Dense:

@@ -21,6 +21,6 @@ ARMS = [
 @pytest.mark.parametrize(("label", "agent", "changes"), ARMS)
 def test_every_arm_is_valid(label, agent, changes):
     """Nothing is given that a part which is left out would have read."""
-    args = types.SimpleNamespace(env_steps=100_000, slots=None, seeds=2)
+    args = types.SimpleNamespace(env_steps=100_000, slots={}, seeds=2)
     made = value_learning.settings(agent, "Breakout", changes, args)
     assert made.agent.name == agent and made.population.size == 2, label
