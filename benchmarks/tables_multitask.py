@@ -103,6 +103,26 @@ def robots(rows: Found) -> Rows:
     return made
 
 
+def costs() -> Rows:
+    """Returns the table of what sharing costs a step, a column a width."""
+    found = load("sharing_cost")["rows"]
+    widths = list(dict.fromkeys(row["units"] for row in found))
+    heads = [x for w in widths for x in (f"{w} units: parameters", "time, × [range]")]
+    made: Rows = [["arm", *heads]]
+    for arm in _arms(found):
+        own = [find(found, arm=arm, units=units) for units in widths]
+        cells = [
+            cell
+            for row in own
+            for cell in (
+                quantity(row["parameters"]),
+                f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            )
+        ]
+        made.append([arm, *cells])
+    return made
+
+
 def columns(rows: Found) -> Rows:
     """Returns the transfer score on each target, and the mean of them.
 
@@ -240,4 +260,4 @@ _MAKERS = {
 TABLES: dict[str, Callable[[], Rows]] = {
     f"multitask_{name}": functools.partial(of, name, make)
     for name, make in _MAKERS.items()
-} | {"progressive_sensitivity": sensitivities}
+} | {"progressive_sensitivity": sensitivities, "sharing_cost": costs}
