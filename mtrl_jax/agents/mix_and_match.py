@@ -37,7 +37,6 @@ from mtrl_jax.agents.common import (
     mixture_checks,
     mixture_control,
     objective,
-    observation_scale,
     optimiser,
     policy_learner,
     policy_mixture,
@@ -48,7 +47,7 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.agents.common.policy_mixture import Mixture, matching_loss
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import mixing, policy_gradient
-from mtrl_jax.networks import components, network_config, subsets
+from mtrl_jax.networks import components, subsets
 from mtrl_jax.networks.components import Component
 from mtrl_jax.types import Array, Tree
 
@@ -70,14 +69,7 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(
-    combining.Config,
-    observation_scale.Config,
-    objective.Config,
-    learning.Config,
-    policy_learner.Config,
-    network_config.Config,
-):
+class Config(policy_learner.WholeConfig):
     """What makes another program; the paper makes one pass.
 
     ``control``: who acts. "mixture" is the paper's. Ablations: "step" and "episode"

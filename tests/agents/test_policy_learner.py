@@ -76,6 +76,9 @@ def test_an_option_that_an_agent_does_not_offer_is_refused_by_its_name(name):
 def test_a_new_scale_of_values_is_one_of_every_agent(kit, monkeypatch):
     """No agent has a list of its own, or asks for a scale by its name."""
     spec = kit.probe("both", "masked").spec
+    for name in NAMES:
+        with pytest.raises(ValueError, match="loud"):
+            agents.get(name).make(spec, agents.get(name).Config(value_scale="loud"))
     monkeypatch.setattr(value_scale, "SCALES", (*value_scale.SCALES, "loud"))
     for name in NAMES:
         agents.get(name).make(spec, agents.get(name).Config(value_scale="loud"))

@@ -366,7 +366,8 @@ def test_one_cost_that_is_not_0_is_enough(change):
     """Given, searched or scheduled."""
     values = {**PLAIN, "agent": {"name": "policy_distillation"}}
     values = config.override(values, ["agent.hparams.kl_cost=0"])
-    config.from_dict(config.override(values, [change]))
+    read = config.from_dict(config.override(values, [change]))
+    assert read.agent.hparams.get("kl_cost", 0) == 0
 
 
 # Schedules.

@@ -120,32 +120,9 @@ with signals.caught(lambda n: print("answer", n, flush=True)):
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
-def test_signals_are_answered_at_once(number, code):
-    """The first and the second are answered during the chunk; the second ends it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _BUSY],
-        cwd=running.ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        for line in ("busy", "answer 1", "answer 2"):
-            assert process.stdout.readline() == f"{line}\n"
-            if line != "answer 2":
-                process.send_signal(number)
-        assert process.wait(30) == code
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_a_signal_that_finds_nothing_to_save_ends_the_process():
-    """The first one, with its code, and not before it was answered."""
-    code = _BUSY.replace("flush=True)):", "flush=True), lambda: True):", 1)
+@contextlib.contextmanager
+def started(code):
+    """The process that runs ``code``, gone in the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=running.ROOT,
@@ -153,14 +130,34 @@ def test_a_signal_that_finds_nothing_to_save_ends_the_process():
         text=True,
     )
     try:
-        assert process.stdout.readline() == "busy\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "answer 0\n"
-        assert process.wait(30) == 130
+        yield process
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_signals_are_answered_at_once(number, code):
+    """The first and the second are answered during the chunk; the second ends it."""
+    with started(_BUSY) as process:
+        for line in ("busy", "answer 1", "answer 2"):
+            assert process.stdout.readline() == f"{line}\n"
+            if line != "answer 2":
+                process.send_signal(number)
+        assert process.wait(30) == code
+
+
+def test_a_signal_that_finds_nothing_to_save_ends_the_process():
+    """The first one, with its code, and not before it was answered."""
+    code = _BUSY.replace("flush=True)):", "flush=True), lambda: True):", 1)
+    with started(code) as process:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "answer 0\n"
+        assert process.wait(30) == 130
 
 
 # The function that a run calls first of those that it compiles, for ever.

@@ -13,28 +13,19 @@ from typing import Any
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import (
-    combining,
     kickstarting,
     learning,
     objective,
-    observation_scale,
     policy_learner,
     sharing,
     unrolls,
 )
-from mtrl_jax.networks import heads, network_config
+from mtrl_jax.networks import heads
 from mtrl_jax.types import Array, Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(
-    combining.Config,
-    observation_scale.Config,
-    objective.Config,
-    learning.Config,
-    policy_learner.Config,
-    network_config.Config,
-):
+class Config(policy_learner.WholeConfig):
     """What makes another program; agents differ in defaults."""
 
     distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py

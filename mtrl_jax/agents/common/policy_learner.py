@@ -31,6 +31,7 @@ from mtrl_jax.agents.common import (
     value_scale,
 )
 from mtrl_jax.losses import rewards
+from mtrl_jax.networks import network_config
 from mtrl_jax.types import Array, Key, Tree
 
 Optimiser = optimiser.Optimiser  # whose name is a field below
@@ -44,6 +45,18 @@ class Config(value_scale.Config):
 
     optimiser: str = "rmsprop"  # see agents/common/optimiser.py
     rewards: str = "none"  # see losses/rewards.py
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeConfig(
+    combining.Config,
+    observation_scale.Config,
+    objective.Config,
+    learning.Config,
+    Config,
+    network_config.Config,
+):
+    """Every group there is, and the network."""
 
 
 @dataclasses.dataclass(frozen=True)
