@@ -5,7 +5,8 @@ Neither a nor b depends on h, so that the recurrence is a scan over the associat
 backwards. Where a_t = 0 nothing of what came before passes: episodes are exactly apart.
 
 An associative scan has log T depth and does about twice the work of a loop over steps.
-``benchmarks/cores.py`` measures both; no rows of them are recorded yet.
+``benchmarks/cores.py`` measures both: on a CPU core it is the faster for one member, and
+hardly for eight.
 
 Ref: Blelloch 1990; Martin & Cundy 2018 (arXiv:1709.04057), equation 5.
 """
