@@ -30,7 +30,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "memory": {"env": "gymnax/MemoryChain-bsuite", "options": {"memory_length": 30}},
     "labyrinth": {"env": "labyrinth/explore_goal_locations_small"},
 }
-STEPS = {"memory": 600_000, "labyrinth": 2_000_000}
+STEPS = {"memory": 3_000_000, "labyrinth": 2_000_000}
 COLUMNS = {
     "task": "<10",
     "core": "<8",
