@@ -3,14 +3,13 @@
     git worktree add --detach /tmp/before COMMIT
     python benchmarks/before_after.py --before /tmp/before [--turns 5]
 
-Every turn runs throughput.py and population.py of both checkouts, each in a process of
-its own with this interpreter, the order reversed from turn to turn. A figure is the steps
-a second of the whole training loop; of a population the fastest way that a checkout has.
-
-``peers`` is this kit's part of peers.py (PPO on CartPole, 64 slots): a chunk of it takes a
-fifth of a second, less than a machine's speed holds for. So both checkouts' processes
-are there at once and train chunk by chunk in turn; what counts in a turn is the median
-of the chunks, and every turn has new processes.
+Three scripts are timed; a figure is the steps a second of the whole training loop.
+``throughput``, its loops, and ``peers``, this kit's part of peers.py (PPO on CartPole, 64
+slots): a chunk takes a fifth of a second to some seconds, and a machine's speed does not
+hold for longer. So both checkouts' processes are there at once and train chunk by chunk in
+turn; what counts in a turn is the median of the chunks, and every turn has new processes.
+``population``: each checkout's script in a process of its own, the order reversed from
+turn to turn; of a population the fastest way that a checkout has, updates a second.
 
 Shown is the median over turns of the ratio today / before within a turn, and its range.
 
@@ -29,20 +28,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any, NamedTuple
 
 import common
 import peers
 import peers_settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# {script: its arguments}; of a turn of this benchmark, their own turns are few. Four
-# updates (population.py's default) are 12 ms of one member: too short to tell.
-SCRIPTS = {
-    "throughput": ["--repeats", "3"],
-    "population": ["--populations", "1", "8", "--turns", "3", "--updates", "50"],
-}
-PEERS, CONTENDERS, SLOTS, MEMBERS = "peers", ("mtrl", "shared"), 64, (1, 8)
-CHUNKS = 15  # of each checkout, in a turn of peers
+SCRIPTS = ("throughput", "population", "peers")
+# Of a turn of this benchmark, its own turns are few. Four updates (its default) are 12 ms
+# of one member: too short to tell.
+POPULATION = ["--populations", "1", "8", "--turns", "3", "--updates", "50"]
+LOOPS = (  # of throughput.py: case, runner
+    ("cartpole", "fused"),
+    ("breakout", "fused"),
+    ("pong", "fused"),
+    ("pong", "host"),
+)
+CONTENDERS, SLOTS, MEMBERS = ("mtrl", "shared"), 64, (1, 8)  # of peers.py
+CHUNKS = 15  # of each checkout, in a turn
 COLUMNS = {
     "case": "<28",
     "before": ">11,.0f",
@@ -70,7 +74,8 @@ def main() -> None:
     rows = kept(args)
     for (script, case), own in found.items():
         if all(len(x) == args.turns for x in own.values()):
-            rows.append({"script": script} | row_of(case, own))
+            about = {"script": script, "commit": commit(ROOT), "turns": args.turns}
+            rows.append(about | {"date": common.moment()["date"]} | row_of(case, own))
             print(common.line(rows[-1], COLUMNS))
     machine = common.environment()
     result = {"machine": machine, "commit": commit(args.before), "rows": rows}
@@ -103,38 +108,65 @@ def turn_of(
     script: str, names: list[str], checkouts: dict[str, pathlib.Path], quick: bool
 ) -> dict[str, dict[str, float]]:
     """Returns {checkout's name: {case: steps a second}} of one turn."""
-    if script != PEERS:
-        return {name: measured(checkouts[name], script, quick) for name in names}
+    if script == "population":
+        return {name: population(checkouts[name], quick) for name in names}
+    cases = training_loops() if script == "throughput" else peers_ppo()
     found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for case, own in list(cases.items())[: 1 if quick else None]:
+        for name, rate in side_by_side(own, names, checkouts, quick).items():
+            found[name][case] = rate
+    return found
+
+
+class Served(NamedTuple):
+    """A training loop that a checkout's process makes chunks of, on being asked."""
+
+    script: pathlib.Path  # below a checkout; an absolute path is the same for all
+    settings: dict[str, Any]
+    steps: int | None = None  # of a chunk, unless its answers say it
+
+
+def training_loops() -> dict[str, Served]:
+    """Returns the loops of throughput.py by case."""
+    script = ROOT / "benchmarks/before_after_loop.py"
+    return {
+        f"{case}, {runner}": Served(script, {"case": case, "runner": runner})
+        for case, runner in LOOPS
+    }
+
+
+def peers_ppo() -> dict[str, Served]:
+    """Returns this kit's part of peers.py, PPO, by case."""
+    algorithm, found = peers_settings.PPO, {}
     for contender in CONTENDERS:
-        for members in MEMBERS[:1] if quick else MEMBERS:
-            rates = side_by_side(contender, members, names, checkouts, quick)
-            for name, rate in rates.items():
-                found[name][f"PPO, {contender}, P = {members}"] = rate
+        for members in MEMBERS:
+            changes, _ = algorithm.contenders[contender]
+            updates = peers.updates_per_turn(
+                algorithm.turn, SLOTS * members, quick=True
+            )
+            sizes = {"slots": SLOTS, "population": members, "updates": updates}
+            found[f"PPO, {contender}, P = {members}"] = Served(
+                pathlib.Path("benchmarks/peers_mtrl.py"),
+                {**algorithm.settings, **changes, **sizes},
+                members * SLOTS * algorithm.settings["unroll"] * updates,
+            )
     return found
 
 
 def side_by_side(
-    contender: str,
-    members: int,
-    names: list[str],
-    checkouts: dict[str, pathlib.Path],
-    quick: bool,
+    served: Served, names: list[str], checkouts: dict[str, pathlib.Path], quick: bool
 ) -> dict[str, float]:
     """Returns {checkout's name: steps a second}, of processes that train in turn."""
-    algorithm = peers_settings.PPO
-    changes, _ = algorithm.contenders[contender]
-    updates = peers.updates_per_turn(algorithm.turn, SLOTS * members, quick=True)
-    sizes = {"slots": SLOTS, "population": members, "updates": updates}
-    settings = {**algorithm.settings, **changes, **sizes}
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    steps = served.steps
     with contextlib.ExitStack() as stack:
         servers = {
             name: peers.serve(
                 stack,
                 name,
-                settings,
-                [sys.executable, str(checkouts[name] / "benchmarks/peers_mtrl.py")],
+                served.settings,
+                # The modules beside the script are the checkout's, not this script's.
+                [sys.executable, "-P", str(checkouts[name] / served.script)],
                 environment(checkouts[name]),
             )
             for name in names
@@ -143,8 +175,10 @@ def side_by_side(
             server.ask("train")  # compiles
         for chunk in range(2 if quick else CHUNKS):
             for name in names[:: 1 if chunk % 2 == 0 else -1]:
-                seconds[name].append(servers[name].ask("train")["seconds"])
-    steps = members * SLOTS * algorithm.settings["unroll"] * updates
+                answer = servers[name].ask("train")
+                seconds[name].append(answer["seconds"])
+                steps = served.steps or answer["steps"]
+    assert steps is not None
     return {name: steps / statistics.median(own) for name, own in seconds.items()}
 
 
@@ -154,11 +188,11 @@ def environment(checkout: pathlib.Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
-def measured(checkout: pathlib.Path, script: str, quick: bool) -> dict[str, float]:
-    """Returns {case: steps a second} of a script of a checkout."""
+def population(checkout: pathlib.Path, quick: bool) -> dict[str, float]:
+    """Returns {case: updates a second} of a checkout's population.py."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(checkout / f"benchmarks/{script}.py")]
-        command += [*SCRIPTS[script], "--out", out, *(["--quick"] if quick else [])]
+        command = [sys.executable, str(checkout / "benchmarks/population.py")]
+        command += [*POPULATION, "--out", out, *(["--quick"] if quick else [])]
         subprocess.run(
             command,
             check=True,
@@ -166,22 +200,16 @@ def measured(checkout: pathlib.Path, script: str, quick: bool) -> dict[str, floa
             cwd=checkout,
             env=environment(checkout),
         )
-        rows = json.loads((pathlib.Path(out) / f"{script}.json").read_text())["rows"]
-    return dict(READERS[script](row) for row in rows)
+        rows = json.loads((pathlib.Path(out) / "population.json").read_text())["rows"]
+    return {
+        f"{row['agent']}, P = {row['P']}, updates": 1e3 / min(ways_of(row))
+        for row in rows
+    }
 
 
-def of_throughput(row: dict) -> tuple[str, float]:
-    """Returns the case and rate of a row of throughput.py."""
-    return f"{row['name']}, {row['runner']}", row["whole_steps_per_s"]
-
-
-def of_population(row: dict) -> tuple[str, float]:
-    """Returns the case and the rate, updates a second, of a row of population.py."""
-    ways = [row[x] for x in row["values"] if isinstance(row.get(x), float)]
-    return f"{row['agent']}, P = {row['P']}, updates", 1e3 / min(ways)
-
-
-READERS = {"throughput": of_throughput, "population": of_population}
+def ways_of(row: dict[str, Any]) -> list[float]:
+    """Returns the milliseconds of a member's update, every way that was timed."""
+    return [row[x] for x in row["values"] if isinstance(row.get(x), float)]
 
 
 def commit(checkout: pathlib.Path) -> str:
@@ -196,8 +224,7 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "the scripts' own quick cases")
     made.add_argument("--before", type=pathlib.Path, required=True, help="a checkout")
     made.add_argument("--turns", type=int, default=5)
-    known = [*SCRIPTS, PEERS]
-    made.add_argument("--scripts", nargs="+", choices=known, default=known)
+    made.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
     args = made.parse_args()
     args.turns = 1 if args.quick else args.turns
     return args

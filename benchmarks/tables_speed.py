@@ -205,6 +205,22 @@ def before_after() -> Rows:
     ]
 
 
+def step_cost() -> Rows:
+    """Returns the table of what an environment step costs, in microseconds."""
+    parts = ("whole", "env", "act", "statistics", "keys", "rest")
+    header = ["", "slots", *parts, "beside env and act", "instructions"]
+    return [header] + [
+        [
+            _LOOPS[row["name"], "fused"].removesuffix(", fused"),
+            str(row["slots"]),
+            *(number(row[part]) for part in parts),
+            f"{row['beside']:.0%}".replace("%", " %"),
+            f"{row['body']:,}",
+        ]
+        for row in load("step_cost")["rows"]
+    ]
+
+
 def house() -> Rows:
     """Returns the table of the package's folders and measures, by checkout."""
     rows = load("house")["rows"]
@@ -245,6 +261,7 @@ TABLES = {
     "replay": replay,
     "checkpoints": checkpoints,
     "before_after": before_after,
+    "step_cost": step_cost,
     "core_learning": core_learning,
     "house": house,
 }

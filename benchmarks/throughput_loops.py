@@ -59,7 +59,7 @@ def loops(case: Case) -> Iterator[Loop]:
 def _fused(case: Case, pure: bool) -> Loop:
     batch = (case.population, case.slots)
     env, whole = (envs.make(case.env, batch, None, seed) for seed in (1, 2))
-    actions = _actions(env.spec.action, (case.unroll, *batch))
+    actions = random_actions(env.spec.action, (case.unroll, *batch))
     reset = jax.jit(env.reset) if pure else env.reset
     played = reset(random.roots(0, batch[0]), env.params)
 
@@ -81,7 +81,7 @@ def _fused(case: Case, pure: bool) -> Loop:
         return jax.block_until_ready(ts)
 
     mixed = mixture.make([whole])
-    agent, hp = _agent(case, mixed.spec)
+    agent, hp = agent_of(case, mixed.spec)
     runner = fused_runner.make(agent, mixed, **_lengths(case))
     init = jax.jit(runner.init) if pure else runner.init
     chunk = jax.jit(runner.chunk, donate_argnums=0)
@@ -99,7 +99,7 @@ def _host(case: Case) -> Loop:
     ]
     alone, halves = pools[:2], [mixture.make_host([p]) for p in pools[2:]]
     actions = np.asarray(
-        _actions(alone[0].spec.action, (case.unroll, members, half)), order="C"
+        random_actions(alone[0].spec.action, (case.unroll, members, half)), order="C"
     )
     last = [pool.reset() for pool in alone]
 
@@ -117,7 +117,7 @@ def _host(case: Case) -> Loop:
         ]
         return jax.tree.map(lambda *xs: np.stack(xs), *joined)
 
-    agent, hp = _agent(case, halves[0].spec)
+    agent, hp = agent_of(case, halves[0].spec)
     runner = host_runner.make(agent, halves, **_lengths(case))
 
     def close() -> None:
@@ -146,7 +146,7 @@ def _trainer(
 def learner(case: Case, loop: Loop) -> tuple[Callable, Callable]:
     """Returns (act, learn) of the loop's agents on TimeSteps that it played."""
     ts, fresh = jax.device_put(loop.play()), loop.learner
-    agent, hp = _agent(case, loop.spec)
+    agent, hp = agent_of(case, loop.spec)
     members = population.population(agent, case.population)
     key = random.roots(1, case.population)
     carry = members.carry(case.slots)
@@ -192,7 +192,7 @@ def learner(case: Case, loop: Loop) -> tuple[Callable, Callable]:
     return act, learn
 
 
-def _agent(case: Case, spec: types.EnvSpec) -> tuple[types.Agent, Any]:
+def agent_of(case: Case, spec: types.EnvSpec) -> tuple[types.Agent, Any]:
     """Returns the case's agent and its hyperparameters [P]."""
     values: dict[str, Any] = {"tasks": [{"env": case.env}], "agent": {}}
     values["agent"] = {"name": case.agent, "config": {}}
@@ -207,7 +207,7 @@ def _agent(case: Case, spec: types.EnvSpec) -> tuple[types.Agent, Any]:
     return module.make(spec, agent_settings.config(settings)), hp
 
 
-def _actions(space: types.ActionSpace, lead: tuple[int, ...]) -> jax.Array:
+def random_actions(space: types.ActionSpace, lead: tuple[int, ...]) -> jax.Array:
     """Returns uniformly random actions ``[*lead, ...]``."""
     shape = (*lead, *types.action_shape(space).shape)
     key = jax.random.key(0)
