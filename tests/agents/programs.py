@@ -14,25 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mtrl_jax import agents, random, types
 from mtrl_jax.engine import batched_draws, population
 
-# The program of another agent with other defaults (DQN is Rainbow without its parts), and
-# one that is used in runs by tests/outside: held to it, but not every time.
-VARIANTS = {
-    "decision_transformer",
-    "dqn",
-    "gato",
-    "multi_game_decision_transformer",
-    "outside.reinforce",
-}
-# Agents held to the contract.
-NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
-    for name in (*agents.AGENTS, "outside.reinforce")
-]
+# Agents held to the contract; the last is used in runs by tests/outside.
+NAMES = (*agents.AGENTS, "outside.reinforce")
 MEMBERS = 8
 STEPS = 12  # of a stream; a rollout is the first kit.T of them
 SEED = 11

@@ -21,13 +21,12 @@ SPACES = {"both_factorised": types.Factorised, "both_box": types.Box}
 def cases():
     """Yields (agent, probe); an agent that takes a box is slow there, but for the first."""
     taken = 0
-    for parameter in programs.NAMES:
-        (name,) = parameter.values
+    for name in programs.NAMES:
         for probe, space in SPACES.items():
             takes = probe == "both_box" and space in agents.get(name).INFO.actions
             taken += takes
             slow = [pytest.mark.slow] if takes and taken > 1 else []
-            yield pytest.param(name, probe, marks=[*parameter.marks, *slow])
+            yield pytest.param(name, probe, marks=slow)
 
 
 @functools.cache
