@@ -92,12 +92,26 @@ def with_defaults(hparams: Any, **values: float) -> Any:
     Raises:
       KeyError: a name that is no leaf's.
     """
-    defaults = [*override(hparams(), values)]
-    named = {"defaults": defaults, "module": hparams.__module__}
-    make: Any = collections.namedtuple
-    made = make(hparams.__name__, hparams._fields, **named)
-    made.__annotations__ = typing.get_type_hints(hparams, include_extras=True)
-    return made
+    return _made_of([hparams], override(hparams(), values))
+
+
+def joined(hparams: Any, more: Any) -> Any:
+    """Returns a class with the fields of ``hparams`` and, after them, those of ``more``.
+
+    >>> class Hparams(typing.NamedTuple):
+    ...     alpha: Share = 0.0
+    >>> class Own(typing.NamedTuple):
+    ...     own_cost: Amount = 0.1
+    >>> joined(Hparams, Own)()
+    Hparams(alpha=0.0, own_cost=0.1)
+
+    Raises:
+      ValueError: a name that both have.
+    """
+    both = sorted(set(names(hparams)) & set(names(more)))
+    if both:
+        raise ValueError(f"{both} are of both classes; give one of them other names")
+    return _made_of([hparams, more], [*hparams(), *more()])
 
 
 def bounds(hparams: type) -> dict[str, Bounds]:
@@ -156,6 +170,17 @@ def check_costs(given: Mapping[str, float], costs: Sequence[str]) -> None:
         f"{said}: all costs are 0 and nothing is learned; give one of them, such as "
         f"agent.hparams.{costs[0]}=1"
     )
+
+
+def _made_of(parts: Sequence[Any], defaults: Sequence[Any]) -> Any:
+    """Returns a class with the fields of ``parts``, called as the first of them."""
+    make: Any = collections.namedtuple
+    fields = [field for part in parts for field in part._fields]
+    named = {"defaults": defaults, "module": parts[0].__module__}
+    made = make(parts[0].__name__, fields, **named)
+    hints = [typing.get_type_hints(part, include_extras=True) for part in parts]
+    made.__annotations__ = {name: x for each in hints for name, x in each.items()}
+    return made
 
 
 def _is_group(value: Any) -> bool:

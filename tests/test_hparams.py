@@ -50,6 +50,20 @@ def test_leaves_are_set_by_name_in_the_shape_of_what_they_replace():
         hparams.override(Hparams(), {"rate": 0.1})
 
 
+def test_ones_own_hyperparameters_go_with_an_agents():
+    """Groups, defaults and bounds are those of both; no name may be in both."""
+
+    class Own(NamedTuple):
+        own_cost: Amount = 0.1
+
+    both = hparams.joined(Hparams, Own)
+    assert hparams.flatten(both()) == {**hparams.flatten(Hparams()), "own_cost": 0.1}
+    assert both().group == Hparams().group
+    assert hparams.bounds(both) == hparams.bounds(Hparams) | hparams.bounds(Own)
+    with pytest.raises(ValueError, match=r"\['discount', .*\] are of both classes"):
+        hparams.joined(Hparams, Group)
+
+
 def test_bounds_stand_beside_the_field_also_in_a_group():
     """A field without a type that says any may have any finite value, and its default."""
     found = hparams.bounds(Hparams)

@@ -22,7 +22,7 @@ snippets an update instead of one; the replay is not filled before training, aux
 learn from the first update that has a window; no ReLU after the deconvolutions, which
 would clip Q; a vector's cells are its numbers, an image's all that it divides into
 (21 x 21 of 84 x 84 pixels, where the paper takes 20 x 20 of the middle); features are
-those in ``auxiliary_tasks``.
+those in ``control_tasks``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from mtrl_jax.agents.common import (
     objective,
     optimiser,
     policy_learner,
+    replayed,
     unrolls,
     value_scale,
     vtrace,
@@ -61,12 +62,9 @@ INFO = types.AgentInfo(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(policy_learner.Config, network_config.Config):
+class Config(auxiliary_tasks.Config, policy_learner.Config, network_config.Config):
     """What makes another program."""
 
-    feature_control: bool = False  # of the torso's units, beside that of cells
-    cell: int = 4  # pixels a side, or numbers of a vector
-    frames: int = 1  # of an image that is a stack; control is of the newest
     capacity: int = 64_000  # steps of a member's slots; the paper keeps 2,000 of each
     windows: int = 16  # for control and value, drawn an update
     steps: int = 20  # transitions of a window
@@ -98,21 +96,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     _check(spec, config)
     base = policy_learner.make(spec, config)
     network = networks.make(spec, config.network, num_values=base.scale.num_values)
-    tasks = auxiliary_tasks.AuxiliaryTasks(
-        spec,
-        network,
-        config.network,
-        config.cell,
-        base.scale,
-        base.transform,
-        config.feature_control,
-        config.frames,
-    )
+    tasks = auxiliary_tasks.make(spec, config, base)
 
     def init(key, hp):
-        params = network.init(key)
-        # No key of the network's own, whose parts are named.
-        params["auxiliaries"] = tasks.init(jax.random.fold_in(key, 1), params)
+        params = objective.add_heads(network.init(key), tasks, key)
         return base.init(params, hp)
 
     def carry(batch):
@@ -136,7 +123,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
         now = unrolls.evaluate(network, out, rollout, value_of)
         terms, metrics, after = vtrace.of_rollout(now, rollout, stats, hp, base)
-        more = tasks.losses(params, stats, after, batch, hp)
+        seen = replayed.see(network, params, stats, after, batch)
+        more = objective.auxiliary_losses(tasks, params, seen, hp)
         total, parts = objective.total(terms, hp.costs, more)
         return total, learning.Aux(metrics | parts, after)
 
@@ -149,7 +137,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
 
 def make_replay(spec: types.EnvSpec, config: Config) -> types.Replay:
-    """Returns the replay of one member; it draws an ``auxiliary_tasks.Batch``."""
+    """Returns the replay of one member; it draws a ``replayed.Batch``."""
     of_windows = replay.Config(
         capacity=config.capacity,
         batch=config.windows,
@@ -165,16 +153,14 @@ def make_replay(spec: types.EnvSpec, config: Config) -> types.Replay:
         unroll, rows = rollout.ts.reward.shape[0] - 1, memory.rows
         length = replay_ring.usable(rows.first.shape[0], unroll)
         ring = replay_ring.written(length, unroll, step)
-        valid = skewed_replay.ends(rows.first, ring, 2, before=auxiliary_tasks.FRAMES)
+        valid = skewed_replay.ends(rows.first, ring, 2, before=replayed.FRAMES)
         weights = skewed_replay.weights(valid, rows.reward, rows.task, len(spec.tasks))
         end, slot, live = skewed_replay.draw(snippet_key, weights, config.snippets)
         snippets = replay_ring.read(
-            rows, shapes, length, end[None], slot[None], auxiliary_tasks.FRAMES + 2
+            rows, shapes, length, end[None], slot[None], replayed.FRAMES + 2
         )
         windows, snippets = jax.tree.map(lambda x: x[0], (drawn.rows, snippets))
-        return memory, auxiliary_tasks.Batch(
-            rollout, windows, drawn.live[0], snippets, live
-        )
+        return memory, replayed.Batch(rollout, windows, drawn.live[0], snippets, live)
 
     return types.Replay(stored.init, observe)
 

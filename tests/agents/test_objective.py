@@ -1,64 +1,41 @@
 """The actor-critic's total loss, and auxiliaries that are put beside it."""
 
-import collections
-from typing import NamedTuple
+import pathlib
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import hparams
-from mtrl_jax.agents import impala, ppo
+from mtrl_jax import agents, hparams
 from mtrl_jax.agents.common import learning, objective, optimiser
-from mtrl_jax.hparams import Amount
 from mtrl_jax.networks import actor_critic as networks
 
 KEY = jax.random.key(3)
-MODULES = {"impala": impala, "ppo": ppo}
+CONTRIBUTING = pathlib.Path(__file__).parents[2] / ".github" / "CONTRIBUTING.md"
+NAME = "reconstruction_loss"
 
 
-class Weights(NamedTuple):
-    """What the auxiliary of these tests weighs."""
+@pytest.fixture(name="given", params=["impala", "ppo"], scope="module")
+def _given(request, kit, tmp_path_factory):
+    """The Setup of an agent with an LSTM and the auxiliary that CONTRIBUTING shows.
 
-    time_cost: Amount = 1.0
-
-
-def heads(params, features):
-    """A linear prediction from each step's features."""
-    return features @ params["kernel"]
-
-
-def error(predictions, batch):
-    """Mean squared difference to one more than the observation's first number."""
-    target = batch.ts.obs["vector"][..., 0] + 1.0
-    return jnp.mean(jnp.square(predictions[..., 0] - target))
-
-
-AUXILIARY = objective.Auxiliary(
-    name="observed",
-    weight=lambda hp: hp.weights.time_cost,
-    init=lambda key, size: {"kernel": 0.1 * jax.random.normal(key, (size, 1))},
-    heads=heads,
-    loss=error,
-)
-
-
-def with_weights(hp):
-    """Returns an agent's hyperparameters and, beside its groups, the Weights."""
-    groups = hp._asdict() | {"weights": Weights()}
-    return collections.namedtuple("Hparams", groups)(**groups)
-
-
-@pytest.fixture(name="given", params=list(MODULES), scope="module")
-def _given(request, kit):
-    """The Setup of an agent with an LSTM and the auxiliary."""
-    module, plain = MODULES[request.param], kit.setup(request.param, "lstm", ("both",))
+    It is a file beside a config, as a user has it.
+    """
+    plain = kit.setup(request.param, "lstm", ("both",))
+    (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(), re.DOTALL)
+    folder, name = tmp_path_factory.mktemp("own"), f"reconstructing_{request.param}"
+    (folder / f"{name}.py").write_text(code.replace("ppo", request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        module = agents.get(f"{name}@{folder}")
     network = networks.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     config = module.Config(network=network, optimiser="adam")
-    agent = module.make(plain.env.spec, config, (AUXILIARY,))
-    hp = kit.arrays(with_weights(module.Hparams()))
-    hp = kit.changed(hp, learning_rate=1e-2, adam_eps=1e-5)
+    agent = module.make(plain.env.spec, config)
+    hp = kit.arrays(module.Hparams())
+    hp = kit.changed(hp, learning_rate=1e-2, adam_eps=1e-5, reconstruction_cost=1.0)
     one = plain._replace(agent=agent, hp=hp, update=kit.updater(agent))
     return one._replace(learner=kit.fresh(one, 0))
 
@@ -79,15 +56,18 @@ def test_an_auxiliary_changes_the_loss_and_trains_its_own_head(given, kit):
     """By its traced weight: at 0 the head stays, and so does what lies beneath it."""
     updates = {
         w: given.update(
-            given.learner, given.rollout, KEY, kit.changed(given.hp, time_cost=w)
+            given.learner,
+            given.rollout,
+            KEY,
+            kit.changed(given.hp, reconstruction_cost=w),
         )
         for w in (0.0, 1.0, 3.0)
     }
     head = {
-        w: np.asarray(after.params["auxiliaries"]["observed"]["kernel"])
+        w: np.asarray(after.params["auxiliaries"][NAME]["kernel"])
         for w, (after, _) in updates.items()
     }
-    start = given.learner.params["auxiliaries"]["observed"]["kernel"]
+    start = given.learner.params["auxiliaries"][NAME]["kernel"]
     np.testing.assert_array_equal(head[0.0], start)
     assert (np.abs(head[1.0] - start) > 1e-4).all()
     off, on = (updates[w][0].params["torso"] for w in (0.0, 1.0))
@@ -96,7 +76,7 @@ def test_an_auxiliary_changes_the_loss_and_trains_its_own_head(given, kit):
         for x, y in zip(jax.tree.leaves(off), jax.tree.leaves(on))
     )
     loss = {w: float(metrics["loss"]) for w, (_, metrics) in updates.items()}
-    assert loss[0.0] < loss[1.0] < loss[3.0] and updates[1.0][1]["observed"] > 0
+    assert loss[0.0] < loss[1.0] < loss[3.0] and updates[1.0][1][NAME] > 0
 
 
 def test_an_auxiliary_is_learned(given):
@@ -105,8 +85,31 @@ def test_an_auxiliary_is_learned(given):
     for i in range(60):
         key = jax.random.fold_in(KEY, i)
         learner, metrics = given.update(learner, given.rollout, key, given.hp)
-        found.append(float(metrics["observed"]))
+        found.append(float(metrics[NAME]))
     assert found[-1] < 0.1 * found[0]
+
+
+def test_a_loss_without_heads_has_no_parameters_and_needs_none():
+    """It is given () for its heads; of others the keys are as if it were not there."""
+
+    def own(name, init=None):
+        weight, loss = (lambda hp: hp), (lambda heads, seen, hp: (heads, seen, hp))
+        return objective.Auxiliary(name, weight, loss, init, "own" if init else "")
+
+    params, plain = {"policy": {"kernel": jnp.ones((4, 2))}}, own("plain")
+    assert objective.add_heads(params, (plain,), KEY) is params
+    several = plain, own("with_heads", lambda key, features: (key, features)), plain
+    found = objective.add_heads(params, several, KEY)
+    assert found.keys() == {"policy", "auxiliaries"}
+    (key, features) = found["auxiliaries"].pop("own")
+    assert not found["auxiliaries"] and features == 4
+    (alone,) = objective.add_heads(params, several[1:2], KEY)["auxiliaries"].values()
+    assert jax.random.key_data(key).tolist() == jax.random.key_data(alone[0]).tolist()
+    losses = objective.auxiliary_losses(several[:2], {"auxiliaries": {"own": 7}}, 8, 9)
+    assert losses == {"plain": (9, ((), 8, 9)), "with_heads": (9, (7, 8, 9))}
+    assert objective.auxiliary_losses((plain,), params, 8, 9) == {
+        "plain": (9, ((), 8, 9))
+    }
 
 
 def test_a_loss_may_give_new_statistics_which_no_gradient_trains():
@@ -135,4 +138,4 @@ def test_without_auxiliaries_there_are_no_parameters_of_theirs(kit):
     """The tree is the network's."""
     one = kit.setup("impala", "lstm", ("both",))
     assert set(one.learner.params) == {"torso", "core", "policy", "value"}
-    assert "time_cost" not in hparams.names(one.hp)
+    assert "reconstruction_cost" not in hparams.names(one.hp)

@@ -9,7 +9,13 @@ import pytest
 
 from mtrl_jax import types
 from mtrl_jax.agents import unreal
-from mtrl_jax.agents.common import auxiliary_tasks, value_scale
+from mtrl_jax.agents.common import (
+    auxiliary_tasks,
+    control_tasks,
+    objective,
+    policy_learner,
+    replayed,
+)
 from mtrl_jax.data import replay_ring
 from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.losses import auxiliary_control
@@ -78,37 +84,34 @@ def test_at_costs_of_zero_it_is_the_agent_without(one, kit):
 
 @pytest.fixture(name="two_units", scope="module")
 def _two_units():
-    """Returns (auxiliary tasks beside max(0, x) of two numbers, parameters of theirs).
+    """Returns (losses beside max(0, x) of two numbers, parameters with their heads).
 
-    Whatever the state, Q is (3, 1) of the two actions for the first unit and 0 for the
-    second.
+    ``losses(params, batch, hp)``; whatever the state, Q is (3, 1) of the two actions for
+    the first unit and 0 for the second.
     """
     obs, action = {"vector": jax.ShapeDtypeStruct((2,), jnp.float32)}, types.Discrete(2)
     spec = types.EnvSpec(obs, action, (types.TaskSpec("x", obs, action),))
     config = unreal.networks.NetworkConfig(
         hidden=(2,), activation="relu", last_action_reward=False
     )
-    scale = value_scale.make(unreal.Config(), 1)
-    tasks = auxiliary_tasks.AuxiliaryTasks(
-        spec,
-        unreal.networks.make(spec, config, num_values=scale.num_values),
-        config,
-        1,
-        scale,
-        lambda reward: reward,
-        of_features=True,
-    )
+    network = unreal.networks.make(spec, config)
+    config = unreal.Config(network=config, feature_control=True, cell=1)
+    tasks = auxiliary_tasks.make(spec, config, policy_learner.make(spec, config))
 
     def init(key):
-        params = tasks.network.init(key)
-        return params, tasks.init(key, params)
+        return objective.add_heads(network.init(key), tasks, key)
 
-    params, heads = jax.device_get(jax.jit(batch_draws(init))(KEY))
+    def losses(params, batch, hp):
+        seen = replayed.see(network, params, (), (), batch)
+        return objective.auxiliary_losses(tasks, params, seen, hp)
+
+    params = jax.device_get(jax.jit(batch_draws(init))(KEY))
     params["torso"]["mlp"]["Dense_0"]["kernel"] = np.eye(2, dtype=np.float32)
-    head = jax.tree.map(np.zeros_like, heads["features"])
+    head = jax.tree.map(np.zeros_like, params["auxiliaries"]["features"])
     head["value"]["bias"] = np.float32([2, 0])
     head["advantage"]["bias"] = np.float32([1, -1, 0, 0])
-    return tasks, {**params, "auxiliaries": {**heads, "features": head}}
+    params["auxiliaries"]["features"] = head
+    return losses, params
 
 
 def test_units_are_controlled_as_computed_by_hand(two_units):
@@ -118,18 +121,18 @@ def test_units_are_controlled_as_computed_by_hand(two_units):
     (3.25, 2), Q = (3, 0), (1, 0), so ½ (0.25² + 2² + 3.5²); in the second window the
     last step is terminal: R_1 = (3, 0), R_0 = (2.5, 2), so ½ (0.5² + 2² + 2²).
     """
-    tasks, params = two_units
+    losses, params = two_units
     seen = np.float32([[7, 7], [9, 9], [1, 2], [3, -5], [0, 0]])
     discount = np.ones((5, 2), np.float32)
     discount[3, 1] = 0.0
     action = np.int32([[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]])
     batch = batch_of(np.stack([seen, seen], axis=1), action, 0 * discount, discount)
-    hp, stats = unreal.Hparams(), tasks.scale.init()
+    hp = unreal.Hparams()
     auxiliaries = hp.auxiliaries._replace(control_discount=0.5, feature_cost=0.1)
     hp = hp._replace(auxiliaries=auxiliaries)
 
     def loss(params):
-        found = tasks.losses(params, stats, stats, batch, hp)["feature_loss"]
+        found = losses(params, batch, hp)["feature_loss"]
         return found.loss, found.weight
 
     value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -156,7 +159,7 @@ def batch_of(vector, action, reward, discount):
         action_mask=np.ones((*shape, 2), bool),
     )
     windows, live = jax.tree.map(lambda x: x[:4], snippets), np.ones(shape[1], bool)
-    return auxiliary_tasks.Batch(None, windows, live, snippets, live)
+    return replayed.Batch(None, windows, live, snippets, live)
 
 
 def test_replayed_values_are_of_n_step_returns(two_units):
@@ -165,7 +168,7 @@ def test_replayed_values_are_of_n_step_returns(two_units):
     Of a second window the last step begins an episode: 1 is its only target. A third
     is none.
     """
-    tasks, params = two_units
+    losses, params = two_units
     params = jax.tree.map(np.zeros_like, params)
     params["torso"]["mlp"]["Dense_0"]["kernel"] = np.eye(2, dtype=np.float32)
     params["value"]["kernel"] = np.float32([[1], [0]])
@@ -179,17 +182,16 @@ def test_replayed_values_are_of_n_step_returns(two_units):
         first=np.arange(4)[:, None] == np.array([9, 3, 9]),
     )
     batch = batch._replace(windows=windows, is_window=np.array([True, True, False]))
-    hp, stats = unreal.Hparams(), tasks.scale.init()
+    hp = unreal.Hparams()
     hp = hp._replace(returns=hp.returns._replace(discount=0.5))
-    losses = jax.jit(functools.partial(tasks.losses, hp=hp))
-    found = losses(params, stats, stats, batch)["replay_loss"]
+    found = jax.jit(functools.partial(losses, hp=hp))(params, batch)["replay_loss"]
     expected = 0.5 * (3.0**2 + 4.0**2 + 1.0**2) / 3
     np.testing.assert_allclose(found.loss, expected, rtol=1e-6)
 
 
 def test_a_reward_is_not_predicted_from_another_episode(two_units):
     """Frames before a first step are nothing, as is a snippet that is none."""
-    tasks, params = two_units
+    losses, params = two_units
     seen = np.float32([[7, 7], [9, 9], [1, 2], [3, -5], [0, 0]])
     other = np.float32([[7, 7], [4, 8], [1, 2], [3, -5], [0, 0]])
     reward = np.zeros((5, 3), np.float32)
@@ -202,9 +204,7 @@ def test_a_reward_is_not_predicted_from_another_episode(two_units):
         batch = batch._replace(
             snippets=snippets, is_snippet=np.array([True, True, False])
         )
-        stats = tasks.scale.init()
-        found = tasks.losses(params, stats, stats, batch, unreal.Hparams())
-        return found["reward_loss"].loss
+        return losses(params, batch, unreal.Hparams())["reward_loss"].loss
 
     # Of the frames 1, 2 and 3 the first is of another episode where 2 is a first step.
     cut = np.broadcast_to(np.arange(5)[:, None] == 2, (5, 3))
@@ -226,7 +226,7 @@ def test_of_a_stack_the_newest_frame_is_controlled():
 
     @jax.jit
     def changes(obs):
-        return auxiliary_control.cell_changes(auxiliary_tasks.seen(obs, 4), 4)[:, 0]
+        return auxiliary_control.cell_changes(control_tasks.shown(obs, 4), 4)[:, 0]
 
     found = changes({"image": image})
     np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, 0.0, 0.0])
@@ -246,12 +246,7 @@ def test_a_change_of_all_that_a_task_shows_is_one_however_it_is_padded(
         spec = types.EnvSpec(
             {leaf: jax.ShapeDtypeStruct(shape, jnp.float32)}, action, (task,)
         )
-        config = unreal.networks.NetworkConfig(hidden=(4,), last_action_reward=False)
-        scale = value_scale.make(unreal.Config(), 1)
-        made = unreal.networks.make(spec, config, num_values=scale.num_values)
-        tasks = auxiliary_tasks.AuxiliaryTasks(
-            spec, made, config, 4, scale, lambda r: r
-        )
+        cells = control_tasks.Cells(spec, 4)
         corner = tuple(slice(0, n) for n in own)
         x = np.zeros((2, 1, *shape), np.float32)
         x[(1, 0, *corner)] = 1.0
@@ -260,7 +255,7 @@ def test_a_change_of_all_that_a_task_shows_is_one_however_it_is_padded(
         ts = types.TimeStep(
             {leaf: x}, nothing, nothing, nothing > 0, nothing > 0, task, ()
         )
-        change, is_own = jax.jit(tasks.changes)(ts)
+        change, is_own = jax.jit(cells.changes)(ts)
         found.append(np.asarray(change)[np.asarray(is_own)])
     np.testing.assert_allclose(found, 1.0)
 

@@ -99,9 +99,8 @@ class ActorCritic:
         The auxiliaries read ``features`` and ``batch``; the teacher, who has ``shown``
         its policy there, is compared with ``policy`` on the ``live`` of its steps.
         """
-        found = objective.auxiliary_losses(
-            self.auxiliaries, params, features, batch, hp
-        )
+        seen = objective.Seen(features, batch)
+        found = objective.auxiliary_losses(self.auxiliaries, params, seen, hp)
         found |= self.shared.losses(params, hp.sharing)
         combiner = self.base.combiner
         return found | self.teacher.losses(

@@ -2,8 +2,8 @@
 
     L = policy loss + value_cost · value loss − entropy_cost · entropy + Σ_i w_i L_i
 
-The last sum is over auxiliary losses: each trains heads of its own on the features that
-the policy reads, and so the torso and core beneath them.
+The last sum is over auxiliary losses: each trains heads of its own, or those there are,
+and the torso and core beneath them.
 """
 
 from __future__ import annotations
@@ -49,21 +49,29 @@ class Weighted(NamedTuple):
 
 
 class Auxiliary(NamedTuple):
-    """A loss with heads of its own, from pure functions.
+    """One more loss of an agent, from pure functions; an example is in CONTRIBUTING.
 
-    ``name`` is the loss's among the metrics and the heads' among the parameters.
+    ``name`` is the loss's among the metrics.
     ``weight(hp)`` returns the traced weight out of the agent's hyperparameters.
-    ``init(key, features)`` returns the heads' parameters for features of that size.
-    ``heads(params, features)`` returns predictions from features ``[T, B, F]``.
-    ``loss(predictions, batch)`` returns the mean loss ``[]`` on the batch that the
-    agent's own loss is given.
+    ``loss(heads, seen, hp)`` returns the mean loss ``[]`` on what the agent shows of a
+    batch, an actor-critic a Seen.
+    ``init(key, features)`` returns the parameters of heads that it has for itself, on
+    features of that size; None: it has no heads, and is given ().
+    ``heads`` is what they are called among the parameters; "": as the loss.
     """
 
     name: str
     weight: Callable[[Any], Scalar]
-    init: Callable[[Key, int], Tree]
-    heads: Callable[[Tree, Array], Tree]
-    loss: Callable[[Tree, Tree], Array]
+    loss: Callable[[Tree, Any, Any], Array]
+    init: Callable[[Key, int], Tree] | None = None
+    heads: str = ""
+
+
+class Seen(NamedTuple):
+    """What an actor-critic shows its auxiliaries."""
+
+    features: Array  # [T, B, F] that the policy's head reads
+    batch: Tree  # that the agent's own loss is given
 
 
 def total(
@@ -85,27 +93,23 @@ def total(
 
 def add_heads(params: dict, auxiliaries: Sequence[Auxiliary], key: Key) -> dict:
     """Returns a network's parameters with those of the auxiliaries' heads beside them."""
-    if not auxiliaries:
+    own = [(x.heads or x.name, x.init) for x in auxiliaries if x.init]
+    if not own:
         return params
     features = params["policy"]["kernel"].shape[-2]
-    # Networks fold names into the same key, which are no small numbers.
-    keys = jax.random.split(key, len(auxiliaries))
-    heads = {x.name: x.init(k, features) for x, k in zip(auxiliaries, keys)}
+    # No key of the network's own, whose parts are named.
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(own))
+    heads = {name: init(k, features) for (name, init), k in zip(own, keys)}
     return {**params, "auxiliaries": heads}
 
 
 def auxiliary_losses(
-    auxiliaries: Sequence[Auxiliary],
-    params: dict,
-    features: Array,
-    batch: Tree,
-    hp: Any,
+    auxiliaries: Sequence[Auxiliary], params: dict, seen: Any, hp: Any
 ) -> dict[str, Weighted]:
-    """Returns the weighted auxiliary losses by name; ``features`` are ``[T, B, F]``."""
-    return {
-        x.name: Weighted(
-            x.weight(hp),
-            x.loss(x.heads(params["auxiliaries"][x.name], features), batch),
-        )
-        for x in auxiliaries
-    }
+    """Returns the weighted auxiliary losses by name, of what the agent shows them."""
+    heads = params.get("auxiliaries", {})
+
+    def loss(x: Auxiliary) -> Array:
+        return x.loss(heads[x.heads or x.name] if x.init else (), seen, hp)
+
+    return {x.name: Weighted(x.weight(hp), loss(x)) for x in auxiliaries}
