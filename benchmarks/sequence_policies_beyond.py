@@ -1,4 +1,4 @@
-"""What goes beyond Algorithm Distillation: n-gram heads, and values in place of imitation.
+"""What goes beyond Algorithm Distillation: n-gram heads, values, actions by other numbers.
 
 As in sequence_policies_arms.py the kinds of an experiment are members of one population on
 the same histories, of each kind one a seed.
@@ -102,6 +102,26 @@ def q_objective() -> arms.Experiment:
     return arms.Experiment(stages, found)
 
 
+def permuted() -> arms.Experiment:
+    """Returns AD of actions as they are and of permuted ones, tested on both."""
+    source, model, *_ = arms.config_stages("algorithm_distillation_dark_room")
+    source = source | {"population": {"size": 650}}
+    own = _across(model, "names", source["name"], {}, {"permutes": True})
+    agent, updates = own["agent"], 1_600
+    own["agent"] = agent | {"hparams": agent["hparams"] | {"decay_updates": updates}}
+    own["training"] = own["training"] | {"updates": updates}
+    own["population"] = arms.dealt(2, {"permuted": [0.0, 1.0]})
+    stages, found = [source, own], []
+    for tag, share in (("own", 0.0), ("permuted", 1.0)):
+        tested = arms.evaluated(f"room_{tag}", own, _TASKS, 100, 4, {"permuted": share})
+        stages.append(tested)
+        found += [
+            arms.Arm(kind, tested["name"], arms.of_kind(i, 2), tag)
+            for i, kind in enumerate(("ad", "permuted"))
+        ]
+    return arms.Experiment(stages, found)
+
+
 def _columns() -> list[list[float]]:
     return [list(column) for column in zip(*_VALUES.values())]
 
@@ -128,6 +148,7 @@ EXPERIMENTS = {
     "prompt": arms.prompt,
     "ngram": ngram,
     "q_objective": q_objective,
+    "permuted": permuted,
     "many_tasks": large.many_tasks,
     "minatar": large.minatar,
 }

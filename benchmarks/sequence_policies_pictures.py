@@ -19,6 +19,7 @@ FEW = 8  # lines
 NAMES = {
     **tables_sequence.VALUES,
     **tables_sequence.NGRAM,
+    **tables_sequence.PERMUTED,
     "ad": "Algorithm Distillation",
     "ed*": "expert distillation, five times the histories",
     "bc": "behaviour cloning",
@@ -72,7 +73,7 @@ def in_words(goal: str) -> str:
     for tag, words in _GOALS.items():
         if found := re.fullmatch(tag, goal):
             return found.expand(words)
-    return tables_sequence.DATA.get(goal, goal)
+    return (tables_sequence.DATA | tables_sequence.NUMBERS).get(goal, goal)
 
 
 def _by_asked(ax: Any, rows: list[Row]) -> None:

@@ -33,6 +33,8 @@ VALUES |= {
     f"{kind}_soft": f"{VALUES[kind]}, drawn at temperature 0.1"
     for kind in ("dqn", "dqn_beyond", "cql", "cql_beyond", "iql")
 }
+PERMUTED = {"ad": "AD", "permuted": "AD of permuted actions"}
+NUMBERS = {"own": "actions as they are", "permuted": "actions permuted"}
 DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
 
 
@@ -111,6 +113,9 @@ _MADE: dict[str, Callable[[Found], Rows]] = {
     ),
     "q_objective": functools.partial(
         by_goal, labels=VALUES, cell=_ends, head=DATA.__getitem__
+    ),
+    "permuted": functools.partial(
+        by_goal, labels=PERMUTED, cell=_ends, head=NUMBERS.__getitem__
     ),
 }
 TABLES: dict[str, Callable[[], Rows]] = {
