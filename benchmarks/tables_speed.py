@@ -51,7 +51,7 @@ def _beside(name: str) -> Rows:
             quantity(row["steps/s"]),
             ratio(row.get("ratio", 1.0)),
             number(row["cpu s/M"]),
-            f"{estimates.iqm(row['returns']):.0f} after {row['after'] / 1e6:.1f} M",
+            f"{estimates.iqm(row['returns']):.0f} after {quantity(row['after'])}",
         ]
         for row in load(name)["rows"]
     ]
@@ -112,11 +112,14 @@ def cores() -> Rows:
 
 def core_learning() -> Rows:
     """Returns the table of what cores learn, and how fast the loop is with each."""
-    made: Rows = [["core", "env steps", "final [95 %]", "mean over the run", "steps/s"]]
+    columns = ["env steps", "final [95 %]", "mean over the run", "steps/s"]
+    made: Rows = [["task", "core", *columns]]
+    names = {"memory": "MemoryChain", "labyrinth": "Labyrinth"}
     for row in load("core_learning")["rows"]:
         final = interval(row["final"], row["low"], row["high"])
         cells = [quantity(row["steps"]), final, number(row["area"])]
-        made.append([row["core"], *cells, quantity(row["steps/s"])])
+        label = [names[row["task"]], row["core"]]
+        made.append([*label, *cells, quantity(row["steps/s"])])
     return made
 
 
