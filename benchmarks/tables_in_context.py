@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from table_cells import NONE, Rows, find, interval, load, number, ratio
+from table_cells import NONE, Rows, find, has, interval, load, number, ratio
 
 _ROOM = "algorithm_distillation_dark_room"
 # Arm -> (label, how many of the seeds' files have it).
@@ -25,7 +25,7 @@ _POLICIES = {
     "gato": "Gato, shown one episode at 40 % noise",
     "ed*": "ED (recorded)",
 }
-_SEEDS = ("", "_1", "_2")  # of the files of the dark room
+_SEEDS = ("", "_1", "_2")  # of the files
 # Arm -> (label, suffix of its file).
 _CONTEXTS = {
     "context_5": ("`horizon: 5` steps, a quarter of an episode", ""),
@@ -110,29 +110,41 @@ def rl2() -> Rows:
 
 
 def bandit() -> Rows:
-    """Returns the table of bandits: return of 100 pulls."""
-    rows = load("algorithm_distillation_bandit")["arms"]
+    """Returns the table of bandits: return of 100 pulls, seed by seed."""
     made: Rows = [["arm", "odd [95 %]", "of UCB1", "even [95 %]", "of UCB1"]]
-    run = {row["arm"] for row in rows}
+    found = _by_arm("algorithm_distillation_bandit")
     for arm, label in _BANDITS.items():
-        if arm not in run:
+        if arm not in found:
             continue
         cells = []
         for task in ("bandit/odd", "bandit/even"):
-            row = find(rows, arm=arm, task=task)
-            cells += [_last(row), f"{row['of_ucb1']:.3f}"]
+            first, *others = [row for row in found[arm] if row["task"] == task]
+            returns = [_last(first), *(number(row["last"]) for row in others)]
+            shares = (f"{row['of_ucb1']:.3f}" for row in (first, *others))
+            cells += [", ".join(returns), ", ".join(shares)]
         made.append([label, *cells])
     return made
 
 
+def _by_arm(name: str) -> dict[str, list[Any]]:
+    """Returns {arm: its rows of all seeds that were run, the first seed's first}."""
+    found: dict[str, list[Any]] = {}
+    for suffix in _SEEDS:
+        for row in load(name + suffix)["arms"] if has(name + suffix) else ():
+            found.setdefault(row["arm"], []).append(row)
+    return found
+
+
 def key_to_door() -> Rows:
-    """Returns the table of mean return on keys and doors never trained on."""
+    """Returns the table of mean return on keys and doors never trained on, by seed."""
     heads = [f"episode {n}" for n in _EPISODES]
     made: Rows = [["arm", *heads, "last 10 of 100 [95 %]"]]
-    for row in load("algorithm_distillation_key_to_door")["arms"]:
-        returns = dict(zip(row["episode"], row["mean"]))
-        cells = [ratio(returns[n]) for n in _EPISODES]
-        made.append([_DOORS[row["arm"]], *cells, _last(row)])
+    for arm, rows in _by_arm("algorithm_distillation_key_to_door").items():
+        curves = [dict(zip(row["episode"], row["mean"])) for row in rows]
+        cells = [", ".join(ratio(curve[n]) for curve in curves) for n in _EPISODES]
+        first, *others = rows
+        last = ", ".join([_last(first), *(number(row["last"]) for row in others)])
+        made.append([_DOORS[arm], *cells, last])
     return made
 
 
