@@ -36,9 +36,20 @@ def transfer_score(
     return float(gained.mean() / area)
 
 
-def forgetting(own: float, end: float) -> float:
-    """Returns (score after its own training − score at the end) / the first."""
-    return (own - end) / own
+def forgetting(own: float, end: float, random: float = 0.0) -> float:
+    """Returns (score after its own training − score at the end) / the first.
+
+    ``random``, what a random policy gets, is taken off first, as in ``transfer_score``.
+
+    Raises:
+      ValueError: a task that was learned no better than by a random policy.
+    """
+    if own <= random:
+        raise ValueError(
+            f"own: {own:g} is no better than random {random:g}; there is nothing to "
+            "forget"
+        )
+    return (own - end) / (own - random)
 
 
 def precision_at_half(deviations: Sequence[float], scores: Sequence[float]) -> float:

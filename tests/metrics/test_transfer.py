@@ -25,6 +25,10 @@ def test_nothing_is_forgotten_where_the_score_stays():
     """And all of it where it falls to nothing."""
     assert transfer.forgetting(3.0, 3.0) == 0.0
     assert transfer.forgetting(3.0, 0.0) == 1.0
+    # Pong's scores, whose ratio would have the other sign.
+    assert transfer.forgetting(-1.0, -21.0, -21.0) == 1.0
+    with pytest.raises(ValueError, match="own: -1 is no better than random 0; there"):
+        transfer.forgetting(-1.0, -21.0)
 
 
 def test_the_precision_is_of_the_noise_that_halves_the_score():
