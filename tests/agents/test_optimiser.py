@@ -58,6 +58,20 @@ def test_rmsprop_decays_at_099_with_epsilon_inside_the_root():
     np.testing.assert_allclose(steps("rmsprop", hparams(), GRADS), expected, rtol=1e-5)
 
 
+def test_centred_rmsprop_is_finite_where_gradients_are_constant():
+    """Their variance is 0: that rounding makes it negative, beyond eps, is no NaN."""
+    optimise = optimiser.make("rmsprop_centred", hparams(rmsprop_eps=1e-10))
+    grads = np.linspace(0.1, 1.0, 64, dtype=np.float32)
+
+    def step(state, grads):
+        changes, state = optimise.update(grads, state)
+        return state, jnp.abs(changes)
+
+    taken = jnp.broadcast_to(grads, (2000, 64))
+    _, moved = jax.jit(lambda x: jax.lax.scan(step, optimise.init(x[0]), x))(taken)
+    assert (np.asarray(moved) <= 1.01 * 0.1 * grads / 1e-5).all()
+
+
 def test_impalas_defaults_make_the_authors_steps():
     """Theirs on the sum over N = 640 steps: norm 40, second moment from 1, ε 0.01."""
     sums = 640 * np.array([[0.03, -0.2], [0.5, 0.0], [0.01, 1e-4]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -74,7 +75,7 @@ def make(kind: str, hp: Hparams, steps_per_update: int = 1) -> Optimiser:
             eps_in_sqrt=True,
         )
     else:
-        scale = optax.scale_by_stddev(decay=0.95, eps=hp.rmsprop_eps)
+        scale = _scale_by_deviation(hp.rmsprop_eps)
 
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
@@ -135,6 +136,25 @@ def idle(config: Any) -> dict[str, types.Idle]:
     if config.optimiser == "adam":
         return {"rmsprop_eps": types.Idle(None, "optimiser=rmsprop")}
     return {"adam_eps": types.Idle(None, "optimiser=adam")}
+
+
+def _scale_by_deviation(eps: Scalar) -> optax.GradientTransformation:
+    """Returns centred RMSProp, whose variance rounding does not make negative.
+
+    That of gradients that are constant is 0: optax's root is of less than 0 then, where
+    the rounding of their square exceeds eps.
+    """
+    moments = optax.scale_by_stddev(decay=0.95, eps=eps)
+
+    def scaled(grad: Array, mean: Array, square: Array) -> Array:
+        variance = jnp.maximum(square - jnp.square(mean), 0.0)
+        return grad * jax.lax.rsqrt(variance + eps)
+
+    def update(grads, state, params=None):
+        _, state = moments.update(grads, state, params)
+        return jax.tree.map(scaled, grads, state.mu, state.nu), state
+
+    return optax.GradientTransformation(moments.init, update)
 
 
 def _at(
