@@ -109,8 +109,8 @@ def make(
             live=~rollout.ts.first[1:],
             task=ts.task,
         )
-        total, parts = objective.total(terms, hp.costs, more)
         present = base.combiner.present(~rollout.ts.first[1:], ts.task)
+        total, parts = objective.total(terms, hp.costs, more, present)
         return total, learning.Aux(metrics | parts, after, present)
 
     def slots(rollout):

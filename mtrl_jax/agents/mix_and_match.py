@@ -225,14 +225,14 @@ def make_loss(
         matched = match(control.pairs(hp.alpha, task, possible))
         matching = base.combiner.mean(matched, live, task)
         more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
-        total, parts = objective.total(terms, hp.costs, more)
+        present = base.combiner.present(live, task)
+        total, parts = objective.total(terms, hp.costs, more, present)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
         beside = {
             "kl": mean(match(control.ends(task, possible))),
             "share": mean(share),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
-        present = base.combiner.present(live, task)
         return total, learning.Aux(metrics | parts | beside, stats_after, present)
 
     def in_control(outputs, policies, stats, rollout, hp):

@@ -138,8 +138,8 @@ def make(
             live=batch.live,
             task=batch.ts.task,
         )
-        total, parts = objective.total(terms, hp.costs, more)
         present = base.combiner.present(batch.live, batch.ts.task)
+        total, parts = objective.total(terms, hp.costs, more, present)
         return total, learning.Aux(metrics | parts, after, present)
 
     def update(learner, rollout, key, hp, step):

@@ -36,8 +36,8 @@ _ROUNDS, _ROUND = 12, 50  # of CAGrad's: worst gains that are tried, steps for e
 _TINY = 1e-12
 _LEAST = float(jnp.finfo(jnp.float32).tiny)
 
-# (gram [K, K], key, c) -> weights [K]
-Combiner = Callable[[Array, Key, Scalar], Array]
+# (gram [K, K], present [K], key, c) -> weights [K], 0 of tasks that are not present
+Combiner = Callable[[Array, Array, Key, Scalar], Array]
 
 
 def get(name: str) -> Combiner:
@@ -48,12 +48,14 @@ def get(name: str) -> Combiner:
     if name not in COMBINERS:
         raise ValueError(f"combiner: {name!r} is not known, use one of {COMBINERS}")
     return {
-        "sum": lambda gram, key, c: jnp.ones(len(gram)),
-        "mean": lambda gram, key, c: jnp.full(len(gram), 1.0 / len(gram)),
-        "equal_norm": lambda gram, key, c: equal_norm(gram),
-        "pcgrad": lambda gram, key, c: pcgrad(gram, key),
-        "cagrad": lambda gram, key, c: cagrad(gram, c),
-        "mgda": lambda gram, key, c: mgda(gram),
+        "sum": lambda gram, present, key, c: len(gram) * _even(present),
+        "mean": lambda gram, present, key, c: _even(present),
+        "equal_norm": lambda gram, present, key, c: equal_norm(gram, present),
+        "pcgrad": lambda gram, present, key, c: pcgrad(gram, key, present),
+        "cagrad": lambda gram, present, key, c: _stood_in(
+            lambda gram: cagrad(gram, c), gram, present
+        ),
+        "mgda": lambda gram, present, key, c: _stood_in(mgda, gram, present),
     }[name]
 
 
@@ -71,14 +73,11 @@ def weights(
 ) -> Array:
     """Returns w [K], in which a task without a gradient of its own has no say.
 
-    Where ``absent`` [K] (g_k = 0 by default: none of its steps are in the batch) the mean
-    of the others' stands in its place: it is in their hull, within reach of their mean,
-    and no worst task.
+    Those that are not ``absent`` [K] (g_k = 0 by default: none of its steps are in the
+    batch) are combined as if there were no others; ``sum`` is K times their mean.
     """
     absent = jnp.diag(gram) <= 0 if absent is None else absent
-    others = ~absent / jnp.maximum(jnp.sum(~absent), 1)
-    stand_in = jnp.where(absent[:, None], others[None], jnp.eye(len(gram)))
-    return combiner(stand_in @ gram @ stand_in.T, key, c) @ stand_in
+    return combiner(gram, ~absent, key, c)
 
 
 def weighted(weights: Array, gradients: Tree) -> Tree:
@@ -90,44 +89,50 @@ def gram(gradients: Tree) -> Array:
     """Returns the inner products [K, K] of gradients whose leaves are ``[K, ...]``."""
 
     def of(leaf):
-        rows = leaf.reshape(len(leaf), -1)
+        rows = jnp.reshape(leaf, (len(leaf), -1))
         return rows @ rows.T
 
     return sum(map(of, jax.tree.leaves(gradients)))
 
 
-def conflicts(gram: Array) -> Array:
+def conflicts(gram: Array, present: Array | None = None) -> Array:
     """Returns the share [] of pairs of tasks whose gradients' product is negative.
+
+    Of pairs that are both ``present`` [K], all by default; 0 of none.
 
     >>> gram = jnp.array([[1.0, -1.0, 0.0], [-1.0, 2.0, 1.0], [0.0, 1.0, 1.0]])
     >>> f"{conflicts(gram):.3f}"
     '0.333'
     """
-    tasks = len(gram)
-    pairs = max(tasks * (tasks - 1) / 2, 1)
-    return jnp.sum(jnp.triu(gram < 0, k=1)) / pairs
+    here = _all(gram) if present is None else present
+    pairs = jnp.triu(here[:, None] & here[None], k=1)
+    return jnp.sum(pairs & (gram < 0)) / jnp.maximum(jnp.sum(pairs), 1)
 
 
-def equal_norm(gram: Array) -> Array:
+def equal_norm(gram: Array, present: Array | None = None) -> Array:
     """Returns w_k = mean_j ‖g_j‖ / (K ‖g_k‖): no task is louder than another.
 
     GradNorm's balance for equal rates of training (asymmetry 0), without its weights.
+    Mean and K are of the tasks that are ``present`` [K], all by default.
 
     >>> print(equal_norm(jnp.array([[1.0, 0.0], [0.0, 4.0]])))
     [0.75  0.375]
     """
+    even = _even(_all(gram) if present is None else present)
     norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), _LEAST))
-    return jnp.mean(norms) / (len(gram) * norms)
+    return even * jnp.sum(even * norms) / norms
 
 
-def pcgrad(gram: Array, key: Key) -> Array:
+def pcgrad(gram: Array, key: Key, present: Array | None = None) -> Array:
     """Returns weights [K] of the mean of projected gradients.
 
     For each i, over the others j in random order: where p_i · g_j < 0,
-    p_i -= (p_i · g_j / ‖g_j‖²) g_j, with the g_j as they were before any projection.
+    p_i -= (p_i · g_j / ‖g_j‖²) g_j, with the g_j as they were before any projection. All
+    of it is of the tasks that are ``present`` [K], all by default.
     """
     chex.assert_rank(gram, 2)
     tasks = len(gram)
+    here = _all(gram) if present is None else present
     orders = jax.vmap(lambda k: jax.random.permutation(k, tasks))(
         jax.random.split(key, tasks)
     )
@@ -136,13 +141,13 @@ def pcgrad(gram: Array, key: Key) -> Array:
         def remove(weights, j):
             product = weights @ gram[:, j]
             share = product / jnp.maximum(gram[j, j], _LEAST)
-            share = jnp.where((product < 0) & (i != j), share, 0.0)
+            share = jnp.where((product < 0) & (i != j) & here[j], share, 0.0)
             return weights.at[j].add(-share), None
 
         own = jnp.zeros(tasks).at[i].set(1.0)
         return jax.lax.scan(remove, own, order)[0]
 
-    return jnp.mean(jax.vmap(projected)(jnp.arange(tasks), orders), axis=0)
+    return _even(here) @ jax.vmap(projected)(jnp.arange(tasks), orders)
 
 
 def cagrad(gram: Array, c: Scalar) -> Array:
@@ -188,6 +193,25 @@ def mgda(gram: Array) -> Array:
     return u / jnp.maximum(jnp.sum(u), _LEAST)
 
 
+def _all(gram: Array) -> Array:
+    return jnp.ones(len(gram), bool)
+
+
+def _even(present: Array) -> Array:
+    """Returns the weights [K] of the mean of the tasks that are present."""
+    return present / jnp.maximum(jnp.sum(present), 1)
+
+
+def _stood_in(of: Callable[[Array], Array], gram: Array, present: Array) -> Array:
+    """Returns weights [K] with the mean of those present in the place of others.
+
+    It is in their hull, within reach of their mean, and no worst task.
+    """
+    others = _even(present)
+    stand_in = jnp.where(present[:, None], jnp.eye(len(gram)), others[None])
+    return of(stand_in @ gram @ stand_in.T) @ stand_in
+
+
 def _in_units(gram: Array) -> tuple[Array, Array, Array]:
     """Returns (Gram matrix in a unit near the norms', norms ‖g_k‖, cosines between g_k)."""
     gram = gram / jnp.maximum(jnp.max(jnp.diag(gram)), _LEAST)
@@ -215,10 +239,11 @@ def grad_norm_weights(
 
     L = Σ_k |w_k n_k − sg(mean(w n) · r_k^a)| is descended by w: ``norms`` n_k are the
     norms of the tasks' gradients, ``ratios`` the losses over their first values, r_k that
-    over its mean.
+    over its mean; below 0, which has no power a, it is 0.
 
     Ref: Chen et al. 2018 (arXiv:1711.02257), equation 2.
     """
+    ratios = jnp.maximum(ratios, 0.0)
     relative = ratios / jnp.maximum(jnp.mean(ratios), _TINY)
     target = jnp.mean(weights * norms) * relative**asymmetry
     slope = jnp.sign(weights * norms - target) * norms

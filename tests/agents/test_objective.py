@@ -52,6 +52,18 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(objective.total(terms, costs)[0], 1.7, rtol=1e-6)
 
 
+def test_metrics_of_a_split_loss_are_of_the_tasks_that_are_present():
+    """A task without steps, whose terms are 0, makes no metric smaller."""
+    terms = objective.Terms(*(jnp.array([x, 3 * x, 0.0]) for x in (1.0, 2.0, 3.0)))
+    more = {"x": objective.Weighted(2.0, jnp.float32(5.0))}
+    present = jnp.array([True, True, False])
+    costs = objective.Costs(entropy_cost=0.1, value_cost=0.5)
+    loss, metrics = objective.total(terms, costs, more, present)
+    np.testing.assert_allclose(loss, [11.7, 15.1, 10.0], rtol=1e-6)
+    wanted = {"policy_loss": 2, "value_loss": 4, "entropy": 6, "x": 5, "loss": 13.4}
+    assert {k: pytest.approx(float(x)) for k, x in metrics.items()} == wanted
+
+
 def test_an_auxiliary_changes_the_loss_and_trains_its_own_head(given, kit):
     """By its traced weight: at 0 the head stays, and so does what lies beneath it."""
     updates = {

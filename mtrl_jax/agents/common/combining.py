@@ -112,7 +112,7 @@ class Combining:
 
         Tasks that are not ``present`` have no say, whatever of the loss is common to all;
         without it those whose gradient is 0. The metric is ``conflicts``, the share of
-        pairs of tasks whose gradients' product is negative; none where it is not split.
+        pairs of these whose gradients' product is negative; none where it is not split.
         """
         if self.name == "mean":
             return grads, {}
@@ -126,7 +126,7 @@ class Combining:
             hp.combining.cagrad_c,
             absent=None if present is None else ~present,
         )
-        metrics = {"conflicts": gradient_combiners.conflicts(gram)}
+        metrics = {"conflicts": gradient_combiners.conflicts(gram, present)}
         return gradient_combiners.weighted(weights, grads), metrics
 
 

@@ -75,11 +75,15 @@ class Seen(NamedTuple):
 
 
 def total(
-    terms: Terms, hp: Costs, more: Mapping[str, Weighted] | None = None
+    terms: Terms,
+    hp: Costs,
+    more: Mapping[str, Weighted] | None = None,
+    present: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Returns (loss, metrics []); ``more`` are further terms by name.
 
-    The loss is ``[K]`` where a combiner has split its terms.
+    The loss is ``[K]`` where a combiner has split its terms. Metrics are means over the
+    tasks that are ``present`` [K], all by default.
     """
     loss = terms.policy_loss + hp.value_cost * terms.value_loss
     loss = loss - hp.entropy_cost * terms.entropy
@@ -88,7 +92,7 @@ def total(
         loss = loss + term.weight * term.loss
         metrics[name] = term.loss
     metrics["loss"] = loss
-    return loss, {name: jnp.mean(x) for name, x in metrics.items()}
+    return loss, {name: _mean(x, present) for name, x in metrics.items()}
 
 
 def add_heads(params: dict, auxiliaries: Sequence[Auxiliary], key: Key) -> dict:
@@ -113,3 +117,9 @@ def auxiliary_losses(
         return x.loss(heads[x.heads or x.name] if x.init else (), seen, hp)
 
     return {x.name: Weighted(x.weight(hp), loss(x)) for x in auxiliaries}
+
+
+def _mean(x: Array, present: Array | None) -> Array:
+    if present is None or not jnp.ndim(x):
+        return jnp.mean(x)
+    return jnp.sum(jnp.where(present, x, 0.0)) / jnp.maximum(jnp.sum(present), 1)
