@@ -34,6 +34,7 @@ from mtrl_jax.types import Array
 
 _OWN, _RATE = 0.9, 10.0
 _TINY = 1e-6
+_ROUNDING = 1e-5  # what is left of a column, of its length, below which it is rounding
 _orthogonal = initialisers.orthogonal(2**0.5)
 
 
@@ -176,17 +177,25 @@ def orthonormal(columns: Array) -> list[Array]:
     """Returns the N columns [..., F] of [N, ..., F] made orthonormal, one after the other.
 
     Modified Gram-Schmidt across the columns of every state. What is left of a column
-    that lies in the span of those before it is next to nothing, and stays so. A list,
+    that lies in the span of those before it is next to nothing, and stays so: it is not
+    divided by its length, in value or gradient. So it is of a column that is 0. A list,
     not an array: of an array XLA's CPU compiler computes each element from all N.
     """
     done: list[Array] = []
     for column in columns:
+        whole = _square(column)
         for other in done:
             shadow = jnp.sum(column * other, axis=-1, keepdims=True)
             column = column - shadow * other
-        square = jnp.sum(jnp.square(column), axis=-1, keepdims=True)
-        done.append(column * jax.lax.rsqrt(square + _TINY**2))
+        square = _square(column)
+        is_own = square > jnp.maximum(_ROUNDING**2 * whole, _TINY**2)
+        length = jnp.where(is_own, square, 1.0)
+        done.append(column * jax.lax.rsqrt(length + _TINY**2))
     return done
+
+
+def _square(column: Array) -> Array:
+    return jnp.sum(jnp.square(column), axis=-1, keepdims=True)
 
 
 def _dense(size: int, name: str) -> nn.Dense:
