@@ -1,5 +1,7 @@
 """What the tasks' networks share, as an option of the actor-critic learner."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ def _made(request, kit):
     """A function of (slot_tasks, more settings): the Setup with networks of the tasks."""
     module, plain = MODULES[request.param], kit.setup(request.param, "none", TASKS)
 
+    @functools.cache
     def make(slot_tasks=plain.env.spec.slot_tasks, **config):
         spec = plain.env.spec._replace(slot_tasks=slot_tasks)
         settings = {"network": SOFT, "optimiser": "adam", "epochs": 1, "minibatches": 1}
@@ -48,6 +51,19 @@ def test_tasks_on_their_own_slots_learn_what_they_learn_by_choice(made, kit):
     leaves_close(found, wanted, rtol=1e-4, atol=2e-5)
     leaves_close(other, metrics, rtol=1e-3, atol=1e-5)
     assert metrics["distance"] > 1.0
+
+
+def test_popart_preserves_what_every_network_of_the_stack_says(made, kit):
+    """Without a rate of learning values stay, though both tasks' statistics move."""
+    one = made(epochs=2, minibatches=2, value_scale="popart")
+    still = {"learning_rate": 0.0, "value_step_size": 0.3, "reward_scale": 50.0}
+    hp = kit.changed(one.hp, **still)
+    after, _ = one.update(one.learner, one.rollout, KEY, hp)
+    assert (np.asarray(after.stats.mean) != np.asarray(one.learner.stats.mean)).all()
+    kernels = [x.params["value"]["kernel"] for x in (one.learner, after)]
+    assert not np.allclose(*kernels)
+    again = kit.collect(one, learner=after, tasks=TASKS)
+    leaves_close(again, one.rollout, rtol=1e-4, atol=1e-5)
 
 
 def test_the_cost_of_distance_brings_networks_together(made, kit):

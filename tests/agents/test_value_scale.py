@@ -87,6 +87,22 @@ def test_without_a_rate_of_learning_no_value_moves(name, kit):
         assert not np.allclose(old["kernel"], heads(after.params)[k]["kernel"])
 
 
+def test_popart_whose_statistics_rest_is_no_scale(kit):
+    """β = 0 from μ = 0 and σ = 1: the gradient and the step of the agent without it."""
+    plain, rollout, hp, update = made(kit, "impala", "none")
+    learner, _, _, scaled = made(kit, "impala", "popart")
+    head = {k: np.repeat(x, 2, axis=-1) for k, x in plain.params["value"].items()}
+    params = {**plain.params, "value": head}
+    learner = learner._replace(params=params, stats=popart.init(2))
+    wanted, metrics = update(plain, rollout, KEY, hp)
+    found, others = scaled(learner, rollout, KEY, kit.changed(hp, value_step_size=0.0))
+    for name in set(params) - {"value"}:
+        assert_close(found.params[name], wanted.params[name])
+    for name in ("loss", "policy_loss", "value_loss", "value"):
+        np.testing.assert_allclose(others[name], metrics[name], rtol=1e-4)
+    assert_close(found.stats, popart.init(2))
+
+
 @pytest.mark.parametrize("k", [1e-2, 100.0])
 @pytest.mark.parametrize("kind", ["popart", "return_scale"])
 def test_rewards_and_statistics_times_k_are_the_same_update(kind, k, kit):
