@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from mtrl_jax.agents import impala, ppo
+from mtrl_jax.agents.common import actor_critic_learner, sharing, value_scale
+from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks.network_config import NetworkConfig
 
 KEY = jax.random.key(0)
@@ -94,6 +96,21 @@ def test_the_cost_of_distance_brings_networks_together(made, kit):
         found.append(float(metrics["distance"]))
     assert found[-1] < 0.1 * found[0]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(learner))
+
+
+@pytest.mark.parametrize("kind", value_scale.SCALES)
+def test_value_heads_are_tied_where_they_have_one_unit(kind, kit):
+    """That of rewards; in a scale each is in its task's own."""
+    spec = kit.setup("impala", "none", TASKS).env.spec
+    config = impala.Config(network=SOFT, value_scale=kind)
+    shared = actor_critic_learner.make(spec, config, ()).shared
+    params = jax.jit(batch_draws(shared.acting.init))(KEY)
+    heads = jax.tree.map(lambda x: 3.0 * x, params["value"])
+    near, far = (
+        float(shared.losses({**params, "value": x}, sharing.Hparams())["distance"].loss)
+        for x in (params["value"], heads)
+    )
+    assert (far > near) if kind == "none" else (far == near > 0)
 
 
 @pytest.mark.parametrize("name", list(MODULES))

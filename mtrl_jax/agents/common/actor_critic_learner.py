@@ -135,6 +135,6 @@ def make(
             config.distance,
             config.epochs * config.minibatches,
             num_values=base.scale.num_values,
-            untied=("value",) if base.scale.kind == "popart" else (),
+            untied=("value",) if base.scale.num_values else (),
         ),
     )

@@ -4,8 +4,9 @@
 
 ``mean`` is the gradient of the whole loss, ``sum`` that times the number of tasks. Any
 other combiner (losses/gradient_combiners.py) is given the gradient of each task's own
-steps: the network is run forward once, backward once for all tasks together. Policy and
-value are one vector, and what is under PopArt is combined after the heads are rewritten.
+steps: the network is run forward once, backward once for all tasks together. All
+parameters are one vector, policy and value and a task's own heads, and what is under
+PopArt is combined after the heads are rewritten.
 
 L_k is the mean over live steps of task k, weighed by its share of them, so that the mean
 over tasks is the loss without a combiner also where tasks have unlike numbers of steps.

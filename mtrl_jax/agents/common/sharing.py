@@ -8,7 +8,8 @@
                   + distance_cost · distance to each other (losses/soft_sharing.py)
 
 The cost of the distance is traced: at 0 the networks are independent, without bound they
-are one. With PopArt the value heads are left out of it: each is in its task's own units.
+are one. With a scale of values their heads are left out of it: each is in its task's own
+units, and of the values of all tasks a network learns one.
 """
 
 from __future__ import annotations
