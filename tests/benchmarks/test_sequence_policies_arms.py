@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mtrl_jax import config
+from mtrl_jax import config, envs
 from mtrl_jax.envs import dark
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
@@ -42,6 +42,13 @@ def test_pictures_have_words_for_every_arm_and_goal():
     for goal in {arm.goal for arm in every} - set(large.GAMES):
         assert " " in pictures.in_words(goal) or goal == "whole"
     assert pictures.in_words("7542") == "key (7, 5), door (4, 2)"
+
+
+def test_one_model_of_four_games_has_the_range_of_each_at_its_place():
+    """In the order of the suite: as those of the models of one game."""
+    _, model, _ = arms.config_stages("multi_game_decision_transformer_minatar")
+    found = model["agent"]["config"]["outlook"]["ranges"]
+    assert found == [[0, large.GAMES[game]] for game in envs.MINATAR]
 
 
 @pytest.mark.parametrize("name", ["return_control", "unseen", "credit", "minatar"])
