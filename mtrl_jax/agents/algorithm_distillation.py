@@ -187,7 +187,8 @@ def steps_of(rollout: types.Rollout) -> history_tokens.Steps:
         prev_obs=tree.where(ended, jax.tree.map(_before, obs), obs),
         prev_action=tree.where(ended, _before(action), action),
         prev_reward=jnp.where(ended, reward, ts.reward),
-        prev_done=ts.last | ended,
+        # An episode that was cut off is over, too.
+        prev_done=ts.first | ts.last | ended,
         has_prev=_before(jnp.cumsum(live, axis=0) > 0),
         live=live,
     )

@@ -496,6 +496,36 @@ def test_a_row_that_nothing_follows_foretells_nothing():
     assert loss(plus(nothing, 0, True)) not in (0, loss(everything))
 
 
+def test_an_episode_that_was_cut_off_leads_to_nothing():
+    """Where a history went on elsewhere no row is last, and the next is another's."""
+    rollout = windows_of([4, 3], slots=1)
+    is_last = rollout.ts.last & (np.arange(8)[:, None] != 4)
+    cut = rollout._replace(ts=rollout.ts._replace(last=is_last))
+    shape, teaches = (7, 1, ACTIONS), jnp.ones((7, 1), bool)
+    out = outlook.Outputs(
+        None,
+        next_vector=jnp.zeros((7, 1, 2)),
+        values=jnp.zeros(shape),
+        value=jnp.zeros((7, 1)),
+    )
+
+    def learned(row, amount):
+        """Returns (TD, next) of values and vectors of a row, moved by an amount."""
+        behind = jnp.zeros(shape).at[row].set(amount)
+        obs = {"vector": plus(cut.ts.obs["vector"], row, amount)}
+        moved = cut._replace(ts=cut.ts._replace(obs=obs))
+        columns, hp = cut.extras.columns, hparams()
+        given = outlook.Outlook(vectors=True, values=True)
+        found = future.losses(given, out, behind, moved, teaches, columns, hp)[1]
+        return float(found["td_loss"]), float(found["next_loss"])
+
+    none = learned(4, 0.0)
+    assert learned(4, 9.0) == none
+    assert all(x != y for x, y in zip(learned(3, 9.0), none))
+    done = jax.jit(ad.steps_of)(cut).prev_done[:, 0]
+    assert done.tolist() == [t in (0, 4) for t in range(7)]
+
+
 def test_q_targets_and_conservatism_are_those_of_the_sheet():
     """r = 1, γ = .9, max .5: 1.45; at an end only what is beyond counts."""
     args = np.float32(1), np.array([False, True, True]), np.float32(0.5), 0.9

@@ -133,8 +133,8 @@ def expectile_loss(error: Array, expectile: Any) -> Array:
 def _next(out: Array, ts: types.TimeStep, teaches: Array) -> Array:
     """Returns the mean squared error of next vectors [T, B, N], summed over N."""
     square = jnp.sum((out - ts.obs["vector"][1:]) ** 2, axis=-1)
-    # Where reset rows are left out, the next row is of another episode.
-    return _mean(square, teaches & ~(ts.last[1:] & ts.first[1:]))
+    # Where reset rows are left out, the next row may be of another episode.
+    return _mean(square, teaches & ~ts.first[1:])
 
 
 def _values(
@@ -157,6 +157,8 @@ def _values(
         ts.reward[1:], last, jnp.concatenate([best[1:], end]), hp.discount, hp.beyond
     )
     there = jnp.concatenate([teaches[1:], jnp.zeros_like(teaches[:1])])
+    # An episode that was cut off has no end, and the row after it is another's.
+    there &= last | ~ts.first[1:]
     if severed is not None:
         there &= ~severed
     known = teaches & (there | (last & (hp.beyond <= 0)))
