@@ -2,8 +2,7 @@
 
 A window is ``length`` rows of one history that follow each other, episode after episode;
 all of them, of all histories, are as likely. On a device (``put``, ``sample``) drawing
-is part of the compiled program and costs one gather per field; data that do not fit are
-read from their files (``batches``), and give the same windows for the same keys.
+is part of the compiled program and costs one gather per field; data have to fit there.
 
 In a window ``ts[t + 1]`` has the reward, discount and ``last`` that action t led to, and
 ``ts[0]`` those of the row before the window (reward 0, discount 1 at the beginning of a
@@ -20,7 +19,6 @@ each window a prompt, rows of another episode (``prompts``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +59,9 @@ class Extras(NamedTuple):
     columns: of_histories.Columns | None = None  # [T, B]
     prompt: Array | None = None  # [T, B] bool, rows before the window itself
     followed: Array | None = None  # [T, B] bool, the history has the row after it
+    prev_action: Array | None = (
+        None  # [T, B, ...] of the row before; 0 before the first
+    )
 
 
 _COLUMN_BYTES = 13
@@ -186,40 +187,19 @@ def at(
       extras: from the Rollout with ``Extras``, what the agent expects in their place.
       carry: the Rollout's carry, [B, ...].
     """
-
-    def pick(x: Array, history: Array, place: Array) -> Array:
-        return x.at[history, place].get(mode="promise_in_bounds")
-
-    windows = assemble(jnp, data, pick, history, start, length)
-    extra = windows.extras if extras is None else extras(windows)
-    return windows._replace(extras=extra, carry=carry)
-
-
-def assemble(
-    xp: ModuleType, data: Data, pick: Callable, history: Any, start: Any, length: int
-) -> types.Rollout:
-    """Returns the windows ``at`` (history, start) [..., B] as [..., T, B].
-
-    ``xp`` is numpy or jax.numpy, what the leaves of ``data`` are; ``pick(x, history,
-    place)`` reads a field. Labels are no observations: they go to the extras.
-    """
-    shape = (*start.shape[:-1], length + 2, start.shape[-1])
-    offset = np.arange(-1, length + 1, dtype=np.int32)
-    offset = offset.reshape((1,) * (start.ndim - 1) + (-1, 1))
+    offset = np.arange(-1, length + 1, dtype=np.int32)[:, None]
     # From the row before the window to the one after it.
-    place = start[..., None, :] + offset
-    history = xp.broadcast_to(history[..., None, :], shape)
+    place = start[None] + offset
+    history = jnp.broadcast_to(history[None], place.shape)
     count = data.counts[history]
-    row = xp.clip(place, 0, count - 1)
+    row = jnp.clip(place, 0, count - 1)
     before, within, now = slice(0, -1), slice(1, -1), slice(1, None)
 
-    def rows(x: Any, when: slice) -> Any:
-        return pick(x, history[..., when, :], row[..., when, :])
+    def rows(x: Array, when: slice) -> Array:
+        return x.at[history[when], row[when]].get(mode="promise_in_bounds")
 
-    def arrived(x: Any, otherwise: Any) -> Any:
-        return xp.where(
-            exists[..., before, :], rows(x, before), x.dtype.type(otherwise)
-        )
+    def arrived(x: Array, otherwise: Any) -> Array:
+        return jnp.where(exists[before], rows(x, before), x.dtype.type(otherwise))
 
     exists = (place >= 0) & (place < count)
     beyond = place > count
@@ -228,20 +208,24 @@ def assemble(
         obs=jax.tree.map(lambda x: rows(x, now), obs),
         reward=arrived(data.reward, 0),
         discount=arrived(data.discount, 1),
-        first=(rows(data.first, now) & exists[..., now, :]) | beyond[..., now, :],
+        first=(rows(data.first, now) & exists[now]) | beyond[now],
         last=arrived(data.last, False),
-        task=data.task[history[..., now, :]],
-        action_mask=_masks(xp, data.action_mask, lambda x: rows(x, now), shape),
+        task=data.task[history[now]],
+        action_mask=_masks(data.action_mask, lambda x: rows(x, now), place.shape),
     )
     best = data.obs.get(types.OPTIMAL)
-    extras = Extras(
-        live=exists[..., within, :],
+    action = rows(data.action, before)  # That of the row before the window, too.
+    known = exists[:-2].reshape(length, -1, *(1,) * (action.ndim - 2))
+    said = Extras(
+        live=exists[within],
         optimal=None if best is None else rows(best, within),
         recorded={name: rows(x, within) for name, x in data.recorded.items()},
         columns=jax.tree.map(lambda x: rows(x, within), data.columns),
-        followed=exists[..., 2:, :],
+        followed=exists[2:],
+        prev_action=jnp.where(known, action[:-1], 0),
     )
-    return types.Rollout(ts, rows(data.action, within), extras, ())
+    windows = types.Rollout(ts, action[1:], said, carry)
+    return windows if extras is None else windows._replace(extras=extras(windows))
 
 
 def legal_masks(data: Histories) -> np.ndarray:
@@ -280,11 +264,11 @@ def _joined(shown: types.Rollout, windows: types.Rollout, rows: Array) -> types.
     )
 
 
-def _masks(xp: ModuleType, masks: Any, read: Callable, shape: tuple[int, ...]) -> Any:
+def _masks(masks: Any, read: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:
     if masks.shape[:2] != (1, 1):
         return read(masks)
-    every = (*shape[:-2], shape[-2] - 1, shape[-1], masks.shape[2])
-    return xp.broadcast_to(masks[0, 0], every)
+    every = (shape[0] - 1, shape[1], masks.shape[2])
+    return jnp.broadcast_to(masks[0], every)
 
 
 def _fields(data: Histories) -> dict[str, Any]:

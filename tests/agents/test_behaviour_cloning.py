@@ -77,6 +77,21 @@ def test_a_dataset_says_which_steps_there_are(kit):
     assert loss(step == 2) == loss(step < 0)
 
 
+def test_a_dataset_says_which_action_came_before_its_windows(kit):
+    """It is an input of the first row; without a dataset, the carry's is."""
+    one, rollout = dataset(kit, "action", np.zeros((T, B), np.int32))
+
+    def loss(before):
+        extras = rollout.extras._replace(prev_action=np.int32(before))
+        given = rollout._replace(extras=extras)
+        return float(one.update(one.learner, given, KEY, one.hp)[1]["loss"])
+
+    row = np.broadcast_to(np.arange(T)[:, None], (T, B))
+    same = float(one.update(one.learner, rollout, KEY, one.hp)[1]["loss"])
+    assert loss(row < 0) == loss(row > 0) == same
+    assert loss(row == 0) != same
+
+
 @pytest.mark.parametrize("task", ["both_factorised", "both_box"])
 def test_joint_choices_and_real_actions_are_imitated(kit, task):
     """All groups of a factorised action, the mean and width of a Gaussian."""

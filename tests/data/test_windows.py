@@ -67,6 +67,8 @@ def check_window(ro, b, kept, start, length):
         assert after.reward == step["reward"] and after.last == step["last"]
         assert after.discount == step["discount"]
         assert ro.extras.followed[i, b] == (start + i + 1 < len(kept))
+        earlier = kept[start + i - 1]["action"] if start + i else 0
+        assert ro.extras.prev_action[i, b] == earlier
     before = kept[start - 1] if start else {"reward": 0, "discount": 1, "last": False}
     for name, value in before.items():
         if name in ("reward", "discount", "last"):

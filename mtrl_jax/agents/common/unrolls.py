@@ -99,8 +99,13 @@ def observe_action(carry: Carry, ts: types.TimeStep, action: Array) -> Carry:
 
 
 def previous_actions(rollout: types.Rollout) -> Array:
-    """Returns the action that led to each of the T + 1 steps."""
-    return jnp.concatenate([rollout.carry.action[None], rollout.action])
+    """Returns the action that led to each of the T + 1 steps.
+
+    To the first: that of the carry, or of the row before it, where a dataset says it.
+    """
+    known = getattr(rollout.extras, "prev_action", None)
+    before = rollout.carry.action if known is None else known[0]
+    return jnp.concatenate([before[None], rollout.action])
 
 
 def outputs(
