@@ -79,6 +79,7 @@ class Recent(NamedTuple):
     """The last steps as they came, newest at the end; before the first: padding."""
 
     steps: history_tokens.Steps  # [B, context, ...]
+    gone: Array  # [B] int32, steps that fell out before them
 
 
 class Transformer(NamedTuple):
@@ -173,7 +174,7 @@ def make(
         cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         if horizon is not None:
-            read = attention_windows.last(read, horizon, kept)
+            read = attention_windows.last(read, horizon, _left(cache, kept))
         variables = {"params": params}
         out, _ = module.apply(variables, read, config.context, newest=True, gate=gate)
         return jax.tree.map(lambda x: x[0], of(out)), cache
@@ -262,14 +263,15 @@ def _empty_recent(
     def fresh(x):
         return jnp.zeros((batch, config.context, *x.shape[1:]), x.dtype)
 
-    return Recent(jax.tree.map(fresh, one._replace(live=one.has_prev)))
+    steps = jax.tree.map(fresh, one._replace(live=one.has_prev))
+    return Recent(steps, jnp.zeros((batch,), jnp.int32))
 
 
 def _forget(cache: Recent, forgets: Array, kept: Array) -> Recent:
     """Returns the last steps of which some slots have their first ``kept`` alone."""
     length = cache.steps.has_prev.shape[1]
     there = jnp.asarray(cache.steps.live)
-    live = jnp.sum(there, axis=1)
+    live, kept = jnp.sum(there, axis=1), _left(cache, kept)
     # The live ones stand at the end: those that go, go from there.
     gone = jnp.where(forgets, jnp.maximum(live - kept, 0), 0)[:, None]
     place = jnp.arange(length)[None]
@@ -278,7 +280,12 @@ def _forget(cache: Recent, forgets: Array, kept: Array) -> Recent:
         lambda x: jax.vmap(lambda leaf, i: leaf[i])(x, index), cache.steps
     )
     stays = place >= length - jnp.minimum(live - gone[:, 0], length)[:, None]
-    return Recent(moved._replace(live=jnp.asarray(moved.live) & stays))
+    return cache._replace(steps=moved._replace(live=jnp.asarray(moved.live) & stays))
+
+
+def _left(cache: Recent, kept: Array | None) -> Any:
+    """Returns how many of the first ``kept`` [B] steps of all are among the last."""
+    return None if kept is None else jnp.maximum(kept - cache.gone, 0)
 
 
 def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:
@@ -291,4 +298,5 @@ def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:
         return jnp.concatenate([old[:, 1:], new[:, None].astype(old.dtype)], axis=1)
 
     longer = jax.tree.map(shifted, cache.steps, steps._replace(live=live))
-    return Recent(tree.where(live, longer, cache.steps))
+    fell = live & jnp.asarray(cache.steps.live)[:, 0]
+    return Recent(tree.where(live, longer, cache.steps), cache.gone + fell)

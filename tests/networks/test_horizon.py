@@ -19,7 +19,10 @@ ENCODINGS = ("step", "triple")
 
 @functools.cache
 def made(encoding="step", positions="rotary", acting="recompute", context=T):
-    """Returns (unroll, act), jitted functions of steps and a horizon (or None)."""
+    """Returns (unroll, act), jitted functions of steps and a horizon (or None).
+
+    ``act`` takes also how many of the first steps [B] are a prompt.
+    """
     obs, space = (
         {"vector": jax.ShapeDtypeStruct((N,), jnp.float32)},
         types.Discrete(ACTIONS),
@@ -40,9 +43,9 @@ def made(encoding="step", positions="rotary", acting="recompute", context=T):
     # Large enough for logits to tell inputs apart.
     params = {**params, "policy": jax.tree.map(lambda x: 100.0 * x, params["policy"])}
 
-    def act(steps, horizon):
+    def act(steps, horizon, kept=None):
         def one(cache, now):
-            logits, cache = net.step(params, cache, now, horizon)
+            logits, cache = net.step(params, cache, now, horizon, kept=kept)
             return cache, logits
 
         return jax.lax.scan(one, net.initial_cache(B), steps)[1]
@@ -146,6 +149,16 @@ def test_a_cache_sees_a_horizon_back_in_every_layer():
     for horizon in (1, 3):
         banded = unroll(steps, None, window=horizon)
         np.testing.assert_allclose(act(steps, horizon), banded, atol=1e-4)
+
+
+@pytest.mark.parametrize("acting", ["cache", "recompute"])
+def test_what_follows_a_prompt_that_fell_out_is_no_prompt(acting):
+    """Two of seven steps were one; of the last four, all that is left, two are seen."""
+    _, act = made(acting=acting, context=4)
+    steps, kept = history(), jnp.full(B, 2)
+    obs = {"vector": steps.obs["vector"].at[3].add(1.0)}
+    moved = np.abs(act(steps, 1, kept) - act(steps._replace(obs=obs), 1, kept))
+    assert (moved.max((1, 2)) > 1e-3).tolist() == [t == 3 for t in range(T)]
 
 
 def test_members_with_horizons_of_their_own_are_their_solo_runs():
