@@ -3,11 +3,12 @@
     git worktree add --detach /tmp/before COMMIT
     python benchmarks/before_after.py --before /tmp/before [--turns 5]
 
-Three scripts are timed; a figure is the steps a second of the whole training loop.
-``throughput``, its loops, and ``peers``, this kit's part of peers.py (PPO on CartPole, 64
-slots): a chunk takes a fifth of a second to some seconds, and a machine's speed does not
-hold for longer. So both checkouts' processes are there at once and train chunk by chunk in
-turn; what counts in a turn is the median of the chunks, and every turn has new processes.
+A figure is the steps a second: of a whole training loop in ``throughput`` and ``peers``
+(this kit's part of it, PPO on CartPole, 64 slots), gradient steps of a torso in a scan in
+``convolutions``, decisions of a random policy in ``labyrinth_speed``. A chunk of these takes
+a tenth of a second to some seconds, and a machine's speed does not hold for longer. So
+both checkouts' processes are there at once and run chunk by chunk in turn; what counts in a
+turn is the median of the chunks, and every turn has new processes.
 ``population``: each checkout's script in a process of its own, the order reversed from
 turn to turn; of a population the fastest way that a checkout has, updates a second.
 
@@ -35,7 +36,7 @@ import peers
 import peers_settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = ("throughput", "population", "peers")
+SCRIPTS = ("throughput", "population", "peers", "convolutions", "labyrinth_speed")
 # Of a turn of this benchmark, its own turns are few. Four updates (its default) are 12 ms
 # of one member: too short to tell.
 POPULATION = ["--populations", "1", "8", "--turns", "3", "--updates", "50"]
@@ -46,7 +47,9 @@ LOOPS = (  # of throughput.py: case, runner
     ("pong", "host"),
 )
 CONTENDERS, SLOTS, MEMBERS = ("mtrl", "shared"), 64, (1, 8)  # of peers.py
-CHUNKS = 15  # of each checkout, in a turn
+CONVOLUTIONS = [(x, p) for x in ("nature", "impala_deep", "minatar") for p in (1, 8)]
+LABYRINTH = {0: "64 slots, pixels", 5: "256 slots, rays", 6: "1,024 slots, rays"}
+CHUNKS, FEW = 15, 5  # of each checkout, in a turn; of what takes long
 COLUMNS = {
     "case": "<28",
     "before": ">11,.0f",
@@ -110,7 +113,7 @@ def turn_of(
     """Returns {checkout's name: {case: steps a second}} of one turn."""
     if script == "population":
         return {name: population(checkouts[name], quick) for name in names}
-    cases = training_loops() if script == "throughput" else peers_ppo()
+    cases = CASES[script]()
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for case, own in list(cases.items())[: 1 if quick else None]:
         for name, rate in side_by_side(own, names, checkouts, quick).items():
@@ -124,15 +127,39 @@ class Served(NamedTuple):
     script: pathlib.Path  # below a checkout; an absolute path is the same for all
     settings: dict[str, Any]
     steps: int | None = None  # of a chunk, unless its answers say it
+    chunks: int = CHUNKS
 
 
 def training_loops() -> dict[str, Served]:
     """Returns the loops of throughput.py by case."""
-    script = ROOT / "benchmarks/before_after_loop.py"
     return {
-        f"{case}, {runner}": Served(script, {"case": case, "runner": runner})
+        f"{case}, {runner}": loop("throughput", case=case, runner=runner)
         for case, runner in LOOPS
     }
+
+
+def convolutions() -> dict[str, Served]:
+    """Returns the torsos of convolutions.py by case."""
+    return {
+        f"torso {torso}, P = {members}, gradient steps": loop(
+            "convolutions", FEW, case=(torso, members)
+        )
+        for torso, members in CONVOLUTIONS
+    }
+
+
+def labyrinth() -> dict[str, Served]:
+    """Returns cases of labyrinth_speed.py, which has them by number."""
+    return {
+        f"explore_object_locations_small, {x}": loop("labyrinth_speed", FEW, case=i)
+        for i, x in LABYRINTH.items()
+    }
+
+
+def loop(script: str, chunks: int = CHUNKS, **settings: Any) -> Served:
+    """Returns what before_after_loop.py runs of a script."""
+    server = ROOT / "benchmarks/before_after_loop.py"
+    return Served(server, {"script": script, **settings}, chunks=chunks)
 
 
 def peers_ppo() -> dict[str, Served]:
@@ -151,6 +178,14 @@ def peers_ppo() -> dict[str, Served]:
                 members * SLOTS * algorithm.settings["unroll"] * updates,
             )
     return found
+
+
+CASES = {
+    "throughput": training_loops,
+    "peers": peers_ppo,
+    "convolutions": convolutions,
+    "labyrinth_speed": labyrinth,
+}
 
 
 def side_by_side(
@@ -173,7 +208,7 @@ def side_by_side(
         }
         for server in servers.values():
             server.ask("train")  # compiles
-        for chunk in range(2 if quick else CHUNKS):
+        for chunk in range(2 if quick else served.chunks):
             for name in names[:: 1 if chunk % 2 == 0 else -1]:
                 answer = servers[name].ask("train")
                 seconds[name].append(answer["seconds"])

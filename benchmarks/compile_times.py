@@ -4,7 +4,8 @@ Rows: agent, environment. Columns: seconds of tracing and lowering, of XLA's com
 the wall and by the processor (which a busy machine changes least), and how many
 instructions the compiled program has, of which fusions. The chunk is the one that
 ``mtrl train`` compiles, two members of two slots, two updates of four steps, on one
-device; sizes hardly matter to the compiler. A row that fails says why.
+device; sizes hardly matter to the compiler. A row that fails says why. By default some
+agents are compiled on every environment, and all others on the first.
 
     python benchmarks/compile_times.py [--quick] [--agents ppo impala] [--envs NAME ...]
 """
@@ -50,18 +51,29 @@ def main() -> None:
     xla.prepare()
     rows: list[dict[str, Any]] = []
     print(common.header(COLUMNS), flush=True)
-    for env in args.envs:
-        for agent in args.agents:
-            row = {"agent": agent, "env": env}
-            try:
-                row |= measured(*chunk(agent, env))
-            except ValueError as error:
-                row["failed"] = str(error).splitlines()[0]
-            rows.append(row)
-            print(common.line(row, COLUMNS), row.get("failed", ""), flush=True)
-            result = {"machine": common.environment(), "rows": rows}
-            written = common.write(args.out, "compile_times", result)
+    for agent, env in cases(args):
+        row = {"agent": agent, "env": env}
+        try:
+            row |= measured(*chunk(agent, env))
+        except ValueError as error:
+            row["failed"] = str(error).splitlines()[0]
+        rows.append(row)
+        print(common.line(row, COLUMNS), row.get("failed", ""), flush=True)
+        result = {"machine": common.environment(), "rows": rows}
+        written = common.write(args.out, "compile_times", result)
     print(f"written: {written}")
+
+
+def cases(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Returns (agent, environment) of each row."""
+    found = [
+        (agent, env) for env in args.envs or ENVS for agent in args.agents or AGENTS
+    ]
+    if args.quick:
+        return found[:1]
+    whole = args.agents is None and args.envs is None
+    others = [x for x in agents.AGENTS if x not in AGENTS and whole]
+    return found + [(agent, ENVS[0]) for agent in others]
 
 
 def chunk(agent: str, env: str) -> tuple[Callable[..., Any], tuple]:
@@ -102,10 +114,7 @@ def arguments() -> argparse.Namespace:
     made = common.parser(__doc__ or "", "PPO on CartPole")
     made.add_argument("--agents", nargs="+", choices=agents.AGENTS)
     made.add_argument("--envs", nargs="+", metavar="NAME")
-    args = made.parse_args()
-    args.agents = args.agents or (AGENTS[:1] if args.quick else AGENTS)
-    args.envs = args.envs or (ENVS[:1] if args.quick else ENVS)
-    return args
+    return made.parse_args()
 
 
 if __name__ == "__main__":
