@@ -224,6 +224,12 @@ def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
     for cells in np.asarray(states.things.position)[:, :6]:
         assert tuple(cells[0]) == (2.5, 2.5)
         assert len({tuple(cell) for cell in cells}) == 6
+    # In a full one all lie on the floor, which is 1.5 and 2.5 across and down.
+    full = dict(rooms=1, pitch=3, counts=(3, 0, 0, 0, 0, 0, 0))
+    states = dealt("nav_maze_static_03", places=((1, 1), (2, 2)), **full)
+    for cells in np.asarray(states.things.position)[:, :3]:
+        assert set(cells.ravel()) == {1.5, 2.5}
+        assert len({tuple(cell) for cell in cells}) == 3
 
 
 def test_words_are_those_of_split_keys():

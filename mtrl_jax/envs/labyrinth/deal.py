@@ -65,7 +65,9 @@ def scatter(score: Array, cells: Array, params: world.Params) -> world.Things:
         .at[: len(params.places)]
         .set(params.places[:, ::-1])
     )
-    cell = jnp.where(given >= 0, given, cell)
+    # A place that is given takes no random cell: of a full map none is left over.
+    is_given = given[:, 0] >= 0
+    cell = jnp.where(is_given[:, None], given, cell[jnp.cumsum(~is_given) - 1])
     there = kind < world.KINDS
     return world.Things(
         jnp.minimum(kind, world.KINDS - 1).astype(jnp.int32), world.centre(cell), there
