@@ -146,14 +146,17 @@ def iqm_scores(x: np.ndarray) -> np.ndarray:
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns [S], P(X > Y) + P(X = Y) / 2 of runs of ``[S, R, K]`` and ``[S, Q, K]``.
 
-    Mean over tasks of the share of pairs in which the run of ``x`` is better.
+    Mean over tasks of the share of pairs in which the run of ``x`` is better. NaN with a
+    run that has no score: it is neither better nor worse.
     """
-    better = x[:, :, None] > y[:, None]
-    equal = x[:, :, None] == y[:, None]
-    return (better + 0.5 * equal).mean(axis=(1, 2, 3))
+    return np.heaviside(x[:, :, None] - y[:, None], 0.5).mean(axis=(1, 2, 3))
 
 
 def performance_profile(scores: Any, thresholds: Any) -> np.ndarray:
-    """Returns [N], the share of scores ``[R, K]`` above each of ``thresholds`` ``[N]``."""
+    """Returns [N], the share of scores ``[R, K]`` above each of ``thresholds`` ``[N]``.
+
+    NaN with a run that has no score.
+    """
     scores = np.asarray(scores, np.float64).ravel()
-    return (scores[None] > np.asarray(thresholds)[:, None]).mean(axis=1)
+    above = scores[None] - np.asarray(thresholds, np.float64)[:, None]
+    return np.heaviside(above, 0.0).mean(axis=1)

@@ -104,6 +104,19 @@ def test_a_performance_profile_is_the_share_above():
     np.testing.assert_array_equal(found, [1.0, 0.75, 0.5, 0.0])
 
 
+def test_a_run_without_a_score_makes_no_comparison():
+    """It was below every threshold, and neither better nor worse than another run."""
+    x, y = np.array([[1.0], [np.nan]]), np.zeros((2, 1))
+    for found in (
+        estimates.iqm_scores(x[None]),
+        estimates.improvement(x[None], y[None]),
+        estimates.improvement(y[None], x[None]),
+        estimates.performance_profile(x, [0.0]),
+        estimates.stratified_interval(estimates.improvement, x, y),
+    ):
+        assert np.isnan(found).all()
+
+
 def test_bootstrap_intervals_cover_the_mean():
     """95 % of intervals hold the true mean; the same seed gives the same interval."""
     rng = np.random.default_rng(0)
