@@ -79,7 +79,7 @@ def of_training(
 
     ``task`` is ``[P, B]``, ``finite`` is ``[P]``. The score is NaN while a slot of a task
     that counts has no finished episode (``statistics.balanced``); ``episodes`` is that of
-    the task with fewest.
+    the task with fewest. Of a member that has some of the tasks alone these count.
     """
     tasks = len(metric.weight)
     mean, number = statistics.recent_mean(stats, task, tasks)
@@ -141,28 +141,34 @@ def _fitness(
 ) -> pbt.Fitness:
     """Returns the fitness from task means [P, K] and the episodes [P, N] behind them."""
     low, high = _per_slot(metric.low, task), _per_slot(metric.high, task)
+    weight = _weights(metric, task)
     counted = jnp.asarray([k for k, w in enumerate(metric.weight) if w > 0])
     return pbt.Fitness(
-        score=_score(metric, mean),
+        score=_score(metric, mean, weight),
         finite=finite,
-        episodes=_fewest(metric, number),
+        episodes=_fewest(weight, number),
         returns=(values - low) / (high - low),
         valid=valid[:, None] & (task[:, None] == counted[None, :, None]),
         cap=jnp.full(mean.shape[0], metric.cap, jnp.float32),
     )
 
 
-def _score(metric: Metric, mean: Array) -> Array:
+def _weights(metric: Metric, task: Array) -> Array:
+    """Returns the weights of the tasks [P, K], 0 of those that a member has no slot of."""
+    own = task[..., None] == jnp.arange(len(metric.weight))[None, None]
+    return jnp.where(jnp.any(own, axis=1), jnp.asarray(metric.weight)[None], 0.0)
+
+
+def _score(metric: Metric, mean: Array, weight: Array) -> Array:
     """Returns [P] from mean returns [P, K]; NaN of tasks that do not count is ignored."""
-    weight = jnp.asarray(metric.weight)[None]
     value = task_scores(metric, mean)
-    return jnp.sum(jnp.where(weight > 0, value * weight, 0.0), 1) / jnp.sum(weight)
+    return jnp.sum(jnp.where(weight > 0, value * weight, 0.0), 1) / jnp.sum(weight, 1)
 
 
-def _fewest(metric: Metric, number: Array) -> Array:
-    counts = jnp.asarray(metric.weight)[None] > 0
+def _fewest(weight: Array, number: Array) -> Array:
     most = jnp.iinfo(jnp.int32).max
-    return jnp.min(jnp.where(counts, number, most), axis=1).astype(jnp.int32)
+    least = jnp.min(jnp.where(weight > 0, number, most), axis=1)
+    return jnp.where(jnp.any(weight > 0, axis=1), least, 0).astype(jnp.int32)
 
 
 def _per_slot(values: tuple[float, ...], task: Array) -> Array:

@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import errors, hparams, random, tree, types
 from mtrl_jax.config import schema
 from mtrl_jax.engine import evaluate, fitness, fused_runner, pbt, population, statistics
+from mtrl_jax.envs import curriculum
 from mtrl_jax.experiments.environments import World
 from mtrl_jax.training.program import RoundRecord
 from mtrl_jax.types import Array, Tree
@@ -69,7 +71,11 @@ def evaluation_key(state: fused_runner.RunState) -> types.Key:
 def recent_score(
     metric: fitness.Metric, state: fused_runner.RunState
 ) -> tuple[Array, Array]:
-    """Returns (score, episodes) ``[P]`` of the members by their recent episodes."""
+    """Returns (score, episodes) ``[P]`` of the members by their recent episodes.
+
+    The scores are NaN while members are at different levels of a curriculum: an easier
+    one pays more.
+    """
 
     @jax.jit
     def score(stats, task):
@@ -77,7 +83,18 @@ def recent_score(
         judged = fitness.of_training(metric, stats, task, finite)
         return judged.score, judged.episodes
 
-    return score(state.stats, state.ts.task)
+    found, episodes = score(state.stats, state.ts.task)
+    if not _at_one_level(getattr(state, "curriculum", ())):
+        found = jnp.full_like(found, jnp.nan)
+    return found, episodes
+
+
+def _at_one_level(course: Tree) -> bool:
+    """Returns whether all members are at the same levels of a curriculum, if any."""
+    if not isinstance(course, curriculum.Levels):
+        return True
+    level = np.asarray(course.level)
+    return bool((level == level[:1]).all())
 
 
 def make_round(

@@ -140,10 +140,11 @@ def summary(
     """Returns the contents of summary.json.
 
     The best member is that with the highest ``selection`` ``[P]``, its fitness by its
-    latest episodes in training (``selection.recent_score``); ``score`` and all else is of the evaluation, which had no part in the
-    choice. The best may so have a lower score than others: a best of the scores
-    themselves would be too good by what luck gave it. Where training says nothing the
-    evaluation chooses, and ``selected_by`` says so. A member that is not ``finite``
+    latest episodes in training (``selection.recent_score``); ``score`` and all else is
+    of the evaluation, which had no part in the choice. The best may so have a lower score
+    than others: a best of the scores themselves would be too good by what luck gave it.
+    Where training says nothing, as at different levels of a curriculum, the evaluation
+    chooses, and ``selected_by`` says so. A member that is not ``finite``
     ``[P]`` is lost: it has no score and is never the best.
     """
     gone = [int(member) for member in np.flatnonzero(~finite)]

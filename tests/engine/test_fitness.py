@@ -94,6 +94,23 @@ def test_a_member_without_an_episode_of_a_task_has_no_score():
             assert np.isfinite(judged.score[0])
 
 
+def test_a_member_with_a_task_of_its_own_is_judged_by_that():
+    """population.axis=population: of the other tasks it has no slot, and no score."""
+    task, finite = np.array([[0, 0, 0], [1, 1, 1]]), np.ones(2, bool)
+    metric = fitness.make_metric(TWO, "normalised")
+    played = evaluation()._replace(task=task)
+    for judged in (
+        of_training(metric, training(complete=np.ones_like(COMPLETE)), task, finite),
+        of_evaluation(metric, played, finite),
+    ):
+        # Means of 20 of 0 to 10, of -8/3 of -20 to 20.
+        np.testing.assert_allclose(judged.score, [2.0, 13 / 30], rtol=1e-6)
+        np.testing.assert_array_equal(judged.episodes, [3, 3])
+    metric = fitness.make_metric(TWO, "return", "t1")
+    judged = of_training(metric, training(), task, finite)
+    assert np.isnan(judged.score[0]) and judged.episodes[0] == 0
+
+
 def test_a_member_that_lives_long_is_not_judged_by_its_failures():
     """Of evaluations that a limit cuts: 10 and 500 so far is better than 100 and 100."""
     returns = np.float32([[10.0, 500.0, 0.0], [100.0, 100.0, 0.0]])

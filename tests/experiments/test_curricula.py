@@ -1,12 +1,22 @@
 """tasks.N.curriculum: a run whose tasks get harder, through its config."""
 
+import types
+
 import numpy as np
 import pytest
 import running
 import staged_runs
 
 from mtrl_jax import config, errors, metrics
-from mtrl_jax.experiments import curricula, environments, online, task_families
+from mtrl_jax.engine import fitness, statistics
+from mtrl_jax.envs.curriculum import Levels
+from mtrl_jax.experiments import (
+    curricula,
+    environments,
+    online,
+    selection,
+    task_families,
+)
 
 # Reward 1 whatever is done, at the end of ever longer episodes: all pass at once.
 # 5 members live on one device of 8: programs of several are compiled for longer.
@@ -49,6 +59,23 @@ def test_members_are_tested_on_the_task_itself(harder):
     assert (world.test.params[0].length == 4).all()
     course = curricula.make(settings, world)
     assert (course.params(course.init())[0].length == 1).all()
+
+
+@pytest.mark.parametrize(("levels", "known"), [((1, 1), True), ((0.5, 1), False)])
+def test_members_at_different_levels_are_not_compared_by_training(levels, known):
+    """An easier level pays more: which member is best is then left to the evaluation."""
+    zeros = np.zeros((2, 1), np.float32)
+    recent = np.float32([[[9.0]], [[6.0]]])
+    stats = statistics.EpisodeStats(
+        zeros, zeros, zeros > 0, recent, np.ones((2, 1), np.int32), {}
+    )
+    course = Levels(np.float32(levels)[:, None], zeros, zeros)
+    task = types.SimpleNamespace(task=np.zeros((2, 1), np.int32))
+    state = types.SimpleNamespace(stats=stats, ts=task, curriculum=course)
+    metric = fitness.Metric((0.0,), (1.0,), np.inf, (1.0,))
+    score, _ = selection.recent_score(metric, state)
+    expected = [9.0, 6.0] if known else [np.nan, np.nan]
+    np.testing.assert_array_equal(score, expected)
 
 
 @pytest.mark.slow

@@ -228,8 +228,10 @@ def test_members_can_have_a_task_each(tmp_path, cached):
     }
     assert seen["probe/action"] == [True, True, False, False]
     assert seen["probe/memory"] == [False, False, True, True]
-    tasks = metrics.read_summary(run)["tasks"]
-    assert [m["member"] for m in tasks["probe/memory"]["members"]] == [2, 3]
+    summary = metrics.read_summary(run)
+    members = summary["tasks"]["probe/memory"]["members"]
+    assert [m["member"] for m in members] == [2, 3]
+    assert summary["selected_by"] == "training"
 
 
 # Reports of numbers made by hand: 2 members, 2 tasks.
