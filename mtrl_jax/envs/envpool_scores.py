@@ -7,6 +7,12 @@ papers use them (no-op starts). Procgen: (R_min, R_max) of Cobbe et al. 2020
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+# Five minutes, the shortest episodes that scores of Atari are reported of.
+_LEAST_FRAMES = 18_000
+
 ATARI: dict[str, tuple[float, float]] = {
     "Alien": (227.8, 7127.7),
     "Amidar": (5.8, 1719.5),
@@ -126,11 +132,19 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def scores(family: str, task: str) -> tuple[float | None, float | None]:
-    """Returns (random, reference) return of a task, (None, None) where none is agreed."""
+def scores(
+    family: str, task: str, options: Mapping[str, Any] = {}, limit: int | None = None
+) -> tuple[float | None, float | None]:
+    """Returns (random, reference) return of a task, (None, None) where none is agreed.
+
+    That is also where ``options`` (every one of an Atari game, those given of others)
+    make another game of it, or an episode of ``limit`` steps ends before the scores'.
+    """
     name = task.rsplit("-", 1)[0]
     if family == "dmc":
-        return 0.0, 1000.0
+        return 0.0, 1000.0 if limit is None else float(limit)
+    if not _is_as_scored(family, options, limit):
+        return None, None
     if family == "atari":
         return ATARI.get(name, (None, None))
     if family == "procgen" and name.endswith("Easy"):
@@ -138,3 +152,11 @@ def scores(family: str, task: str) -> tuple[float | None, float | None]:
     if family == "procgen" and name.endswith("Hard"):
         return PROCGEN_HARD.get(name.removesuffix("Hard"), (None, None))
     return None, None
+
+
+def _is_as_scored(family: str, options: Mapping[str, Any], limit: int | None) -> bool:
+    if family == "atari":
+        frames = _LEAST_FRAMES if limit is None else limit * options["frame_skip"]
+        is_own = all(options.get(name, -1) == -1 for name in ("mode", "difficulty"))
+        return is_own and frames >= _LEAST_FRAMES
+    return options.get("max_steps") is None and "distribution_mode" not in options

@@ -150,14 +150,17 @@ def _env_spec(
     measures: tuple[str, ...],
 ) -> types.EnvSpec:
     obs = observations.structs(leaves, specs)
-    random_score, reference_score = envpool_scores.scores(pool.family, pool.task)
+    limit = envpool_pool.max_steps(pool)
+    random_score, reference_score = envpool_scores.scores(
+        pool.family, pool.task, pool.options, limit
+    )
     task = types.TaskSpec(
         name=envpool_pool.PREFIX + pool.task,
         obs=obs,
         action=envpool_pool.action_space(pool),
         random_score=random_score,
         reference_score=reference_score,
-        max_steps=envpool_pool.max_steps(pool),
+        max_steps=limit,
         measures=measures,
     )
     slot_tasks = (0,) * pool.batch[1]

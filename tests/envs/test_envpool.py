@@ -291,3 +291,23 @@ def test_every_game_of_the_suites_exists():
     assert len(envpool.SUITES["atari57"]) == 57
     assert envpool_scores.scores("atari", "Pong-v5") == (-20.7, 14.6)
     assert envpool_scores.scores("procgen", "CoinrunHard-v0") == (5.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "options", "limit", "scores"),
+    [
+        # Another length is another best return, which is known in DM Control alone.
+        ("dmc", "CheetahRun-v1", {"max_steps": 100}, 100, (0.0, 100.0)),
+        ("procgen", "CoinrunHard-v0", {"max_steps": 100}, 100, (None, None)),
+        ("atari", "Pong-v5", {"frame_skip": 4}, 4_499, (None, None)),
+        ("atari", "Pong-v5", {"frame_skip": 4}, 4_500, (-20.7, 14.6)),
+        # So is another game.
+        ("atari", "Pong-v5", {"frame_skip": 4, "mode": 1}, 27_000, (None, None)),
+        ("procgen", "CoinrunHard-v0", {"distribution_mode": 0}, 1_000, (None, None)),
+    ],
+)
+def test_scores_are_those_of_the_game_that_is_played(
+    family, task, options, limit, scores
+):
+    """Normalised by those of another, no return means anything."""
+    assert envpool_scores.scores(family, task, options, limit) == scores
