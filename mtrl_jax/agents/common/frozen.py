@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.types import Array, Key, Tree
@@ -45,7 +46,7 @@ def make(
 def uniform(key: Key, space: types.ActionSpace, legal: Array) -> Array:
     """Returns uniform legal actions ``[B, ...]``; ``legal`` is ``[B, M]``.
 
-    Of a box, over all of it.
+    Of a box, over all of it; from -1 to 1 in a dimension without bounds.
     """
 
     def draw(key: Key, legal: Array) -> Array:
@@ -61,7 +62,8 @@ def uniform(key: Key, space: types.ActionSpace, legal: Array) -> Array:
             keys = jax.random.split(key, len(sizes))
             return jnp.stack([draw(*x) for x in zip(keys, parts)], axis=-1)
         case types.Box(low, high):
-            shape = (legal.shape[0], len(low))
-            u = jax.random.uniform(key, shape, jnp.float32)
-            span = jnp.asarray(high, jnp.float32) - jnp.asarray(low, jnp.float32)
-            return jnp.asarray(low, jnp.float32)[None] + span[None] * u
+            bounded = np.isfinite(low) & np.isfinite(high)
+            least = jnp.asarray(np.where(bounded, low, -1.0), jnp.float32)[None]
+            most = jnp.asarray(np.where(bounded, high, 1.0), jnp.float32)[None]
+            u = jax.random.uniform(key, (legal.shape[0], len(low)), jnp.float32)
+            return least + (most - least) * u
