@@ -38,8 +38,8 @@ def make_metric(spec: types.EnvSpec, name: str, task: str | None = None) -> Metr
     ``task`` restricts it to the tasks of that name.
 
     Raises:
-      ValueError: no such metric or task, or a task without the two different reference
-        scores it would need.
+      ValueError: no such metric or task, or a task without the two scores it would need,
+        the reference score above the random one.
     """
     names = [t.name for t in spec.tasks]
     if task is not None and task not in names:
@@ -61,10 +61,11 @@ def make_metric(spec: types.EnvSpec, name: str, task: str | None = None) -> Metr
                 f"population.fitness.metric={name!r} needs reference scores and "
                 f"{t.name} has none; use 'return'"
             )
-        if t.random_score == t.reference_score:
+        if not t.random_score < t.reference_score:
             raise ValueError(
-                f"population.fitness.metric={name!r} divides by the difference, but "
-                f"{t.name} has random and reference score {t.random_score}; use 'return'"
+                f"population.fitness.metric={name!r} needs a reference score above the "
+                f"random one, but {t.name} has random and reference score "
+                f"{t.random_score} and {t.reference_score}; use 'return'"
             )
     scored = [t if w else None for t, w in zip(spec.tasks, weight)]
     low = tuple(float(t.random_score or 0.0) if t else 0.0 for t in scored)

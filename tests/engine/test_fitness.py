@@ -208,10 +208,11 @@ def test_metrics_that_cannot_be_computed_are_refused():
         assert fitness.make_metric(unscored, name, task).weight[0] == 1.0
 
 
-def test_reference_scores_that_do_not_differ_are_refused():
-    """Normalising by 0 would make every score infinite or NaN."""
+@pytest.mark.parametrize("reference", [3.0, 1.0])
+def test_reference_scores_that_are_not_above_random_ones_are_refused(reference):
+    """Normalised by 0 every score is infinite or NaN, by less the worst is the best."""
     with pytest.raises(ValueError, match=r"t0 has random and reference score 3\.0"):
-        fitness.make_metric(spec((3.0, 3.0)), "normalised")
+        fitness.make_metric(spec((3.0, reference)), "normalised")
 
 
 def test_a_metric_of_another_name_is_refused():
