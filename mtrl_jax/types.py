@@ -258,6 +258,8 @@ class AgentInfo(NamedTuple):
     idle: Callable[[Any], dict[str, Idle]] = lambda config: {}
     # (config) -> {hyperparameter: Extent} of those that are counted on a scale of its own.
     limits: Callable[[Any], dict[str, Extent]] = lambda config: {}
+    # (config) -> pairs of hyperparameters of which the first is below the second.
+    ordered: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     # (config, {hyperparameter: value}) raises ValueError unless the values go together;
     # those that a search or a schedule sets are not among them.
     check_hparams: Callable[[Any, Mapping[str, float]], None] = lambda config, given: (

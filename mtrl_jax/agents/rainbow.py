@@ -16,7 +16,6 @@ length of the run in the paper; by default it stays at 0.4, as a run's length is
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -70,17 +69,18 @@ def idle(config: Config) -> dict[str, types.Idle]:
 
 
 def check_hparams(config: Config, given: Mapping[str, float]) -> None:
-    """Raises ValueError unless it explores, and atoms lie between two returns."""
+    """Raises ValueError unless it explores."""
     if not config.noisy and not given.get("epsilon_start", 1.0):
         raise ValueError(
             "epsilon_start=0 with agent.config.noisy=false: it would never explore; give "
             "epsilon_start, epsilon_end and epsilon_updates as dqn has them (1.0, 0.05, "
             "1000)"
         )
-    if config.distribution == "categorical":
-        low, high = given.get("v_min", -math.inf), given.get("v_max", math.inf)
-        if not low < high:
-            raise ValueError(f"v_min={low:g} is not below v_max={high:g}")
+
+
+def ordered(config: Config) -> tuple[tuple[str, str], ...]:
+    """Returns the ends that atoms lie between, where there are some."""
+    return (("v_min", "v_max"),) if config.distribution == "categorical" else ()
 
 
 INFO = types.AgentInfo(
@@ -88,6 +88,7 @@ INFO = types.AgentInfo(
     capacity="capacity",
     waits=q_learning.waits,
     idle=idle,
+    ordered=ordered,
     check_hparams=check_hparams,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mtrl_jax import errors, hparams, types
@@ -57,6 +57,7 @@ def complete(config: Any) -> Any:
     if stage_schema.links(config).of is None:
         drawn = {*population.search, *config.agent.schedules}
         fixed = {name: value for name, value in filled.items() if name not in drawn}
+        _check_ordered(config, module.INFO.ordered(static), fixed)
         with errors.at("agent.hparams", filled):
             module.INFO.check_hparams(static, fixed)
     agent = config.agent.model_copy(
@@ -123,6 +124,20 @@ def _check_limits(
                 f"{path}.{name}{end}={number:g}: is counted from {low:g} to {high:g}, by "
                 f"agent.config.{of}; give a value between, or change these"
             )
+
+
+def _check_ordered(
+    config: Any, pairs: Sequence[tuple[str, str]], fixed: dict[str, float]
+) -> None:
+    """Raises ValueError unless every value of the first of a pair is below the second's."""
+    found: dict[str, list[tuple[float, str, str]]] = {}
+    for path, name, end, number in _values(config, fixed):
+        found.setdefault(name, []).append((number, path, f"{name}{end}={number:g}"))
+    for names in pairs:
+        low, high = max(found[names[0]]), min(found[names[1]])
+        if not low[0] < high[0]:
+            there = "" if low[1] == high[1] else f"{high[1]}."
+            raise ValueError(f"{low[1]}.{low[2]} is not below {there}{high[2]}")
 
 
 def _values(

@@ -314,6 +314,30 @@ def test_a_hyperparameter_beyond_its_bounds_is_refused(change, message):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "population.search={v_min: {low: -10, high: 12}}",
+            r"population\.search\.v_min\.high=12 is not below agent\.hparams\.v_max=10",
+        ),
+        (
+            "agent.schedules={v_max: {kind: linear, low: 10, high: -10}}",
+            r"agent\.hparams\.v_min=-10 is not below agent\.schedules\.v_max\.high=-10",
+        ),
+        ("population.search={v_min: {low: -10, high: -5}}", None),
+    ],
+)
+def test_what_is_ordered_is_so_at_every_value(change, message):
+    """Between ends that cross, a distribution has ten times the mass of one."""
+    given = config.override(PLAIN, ["agent={name: rainbow}", change])
+    if message is None:
+        config.from_dict(given)
+        return
+    with pytest.raises(errors.ConfigError, match=message):
+        config.from_dict(given)
+
+
+@pytest.mark.parametrize(
     ("agent", "message"),
     [
         ("{name: distral, hparams: {beta: 0}}", r"agent\.hparams\.beta=0: must be at"),
