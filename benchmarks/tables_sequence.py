@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from table_cells import NONE, Rows, find, has, interval, load, number, quantity
+
+from mtrl_jax.metrics import estimates
 
 Found = Mapping[str, Any]
 _TASKS = {"many": "10,000", "few": "64"}
@@ -83,13 +86,18 @@ def one_model() -> Rows:
     """Returns the table of returns of one model for four games, a column for each."""
     tasks = load("minatar_mgdt/summary")["tasks"]
     made: Rows = [["", *_FOUR]]
-    for member, arm in enumerate(_MEMBERS):
-        returns = (
-            tasks[f"gymnax/{game}-MinAtar"]["in_context"]["returns"][member]
-            for game in _FOUR
-        )
-        means = (statistics.fmean(x for row in each for x in row) for each in returns)
-        made.append([_GAMES[arm], *map(number, means)])
+    for kind, arm in enumerate(_MEMBERS):
+        cells = []
+        for game in _FOUR:
+            found = tasks[f"gymnax/{game}-MinAtar"]["in_context"]["returns"]
+            # Member m is of kind m mod 3, one a seed.
+            own = [
+                statistics.fmean(x for row in member for x in row)
+                for member in found[kind :: len(_MEMBERS)]
+            ]
+            low, high = estimates.t_interval(np.asarray(own))
+            cells.append(interval(statistics.fmean(own), low, high))
+        made.append([_GAMES[arm], *cells])
     return made
 
 

@@ -27,10 +27,15 @@ class Placement(NamedTuple):
     at_once: int | None
 
 
-def placement(config: Any, slots: int, pure: bool = True) -> Placement:
-    """Returns where the members of ``config`` lie; ``slots`` are one member's."""
+def placement(
+    config: Any, slots: int, pure: bool = True, meet: bool = False
+) -> Placement:
+    """Returns where the members of ``config`` lie; ``slots`` are one member's.
+
+    They ``meet`` where their environments are not each member's own.
+    """
     members = config.population.size
-    mesh = sharding.make_mesh(members, slots, sharding.devices(members, pure))
+    mesh = sharding.make_mesh(members, slots, sharding.devices(members, pure, meet))
     at_once = config.population.at_once or sharding.members_at_once(mesh)
     return Placement(random.roots(config.seed, members), mesh, at_once)
 

@@ -61,7 +61,7 @@ def make_program(
     make = make_agent or functools.partial(build.make_agent, config)
     _check_tasks(config, spec)
     agent = make(spec)
-    place = build.placement(config, batch[1], world.pure)
+    place = build.placement(config, batch[1], world.pure, meet=spec.one_each)
     sizes = _checked(config, agent, spec, batch[1], place) if check else None
     length, trains = run_length(config, batch[1]), restart >= 0
     if trains and stage_schema.links(config).of is None:

@@ -54,6 +54,7 @@ def test_as_many_cores_as_the_members_divide_into(members, expected):
     """The largest divisor, be it one of the number of cores or not."""
     assert len(sharding.devices(members, pure=True)) == expected
     assert len(sharding.devices(members, pure=False)) == 1
+    assert len(sharding.devices(members, pure=True, meet=True)) == 1
     assert sharding.make_mesh(members, 4, sharding.devices(members, True)).shape == {
         "pop": expected,
         "slot": 1,

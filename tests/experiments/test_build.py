@@ -330,3 +330,12 @@ def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
     for old, new in zip(*map(jax.tree.leaves, kept)):
         assert bool(jnp.all(old == new))
     assert lineage.ancestor.tolist()[1] == source
+
+
+@pytest.mark.parametrize(("axis", "devices"), [("slot", 2), ("population", 1)])
+def test_members_with_a_task_each_are_on_one_cpu_device(axis, devices):
+    """Split over several they would meet at every step of the environments."""
+    changes = f"population.axis={axis}", "population.size=2", "population.pbt=null"
+    program = online.make_program(_settings(*changes), check=False)
+    leaf = jax.tree.leaves(program.hparams)[0]
+    assert len(leaf.sharding.device_set) == devices
