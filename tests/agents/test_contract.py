@@ -18,7 +18,7 @@ import numpy as np
 import programs
 import pytest
 
-from mtrl_jax import hparams, types
+from mtrl_jax import checkpoint, hparams, types
 from mtrl_jax.data import replay, windows
 from mtrl_jax.envs import probes
 
@@ -127,6 +127,34 @@ def test_updates_keep_the_structure_and_types_of_the_learner(name, one):
     assert described(after) == described(one.learner)
     assert described(memory) == described(one.memory)
     assert metrics and set(described(metrics).values()) == {((), "float32")}
+
+
+def test_what_is_restored_goes_on_with_the_same_bits(name, one, tmp_path):
+    """Learner, carry and replay of two updates, saved and restored by abstract tree.
+
+    Of a whole run in a new process: tests/experiments/test_resume_agents.py.
+    """
+    kept = one.init(np.int32(0), one.hp)
+
+    def advance(step, learner, carry, memory):
+        given = {"learner": learner, "carry": carry, "memory": memory, "step": step}
+        found = one.solo(*programs.arguments(one, given))
+        learner, memory, metrics = found.updated
+        return (learner, found.carry, memory), (found.acted, metrics)
+
+    for step in range(2):
+        kept, _ = advance(step, *kept)
+    manager = checkpoint.open_manager(tmp_path / "kept", keep=1)
+    checkpoint.save(manager, 2, kept, {})
+    _, found, _ = checkpoint.restore(manager, checkpoint.abstract(kept))
+    checkpoint.close(manager)
+    # Both as arrays of the host, which need no other program.
+    kept, found = jax.device_get((kept, found))
+    assert bits(found) == bits(kept)
+    for step in range(2, 4):
+        kept, given = advance(step, *kept)
+        found, also = advance(step, *found)
+        assert bits((found, also)) == bits((kept, given))
 
 
 def test_different_seeds_differ_in_every_drawn_leaf_and_in_actions(name, one, kit):
@@ -453,6 +481,12 @@ def leaves(x):
 def described(x):
     """Returns {path: (shape, dtype)}."""
     return {path: (x.shape, x.dtype.name) for path, x in leaves(x).items()}
+
+
+def bits(x):
+    """Returns {path: (dtype, shape, bytes)}."""
+    found = leaves(x).items()
+    return {path: (a.dtype.name, a.shape, a.tobytes()) for path, a in found}
 
 
 def assert_close(x, y):
