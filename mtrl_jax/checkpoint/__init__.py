@@ -27,7 +27,7 @@ from typing import Any
 
 from mtrl_jax import errors
 from mtrl_jax.checkpoint import checksums, failures, pieces, records
-from mtrl_jax.checkpoint.records import writer
+from mtrl_jax.checkpoint.records import writer, written_by
 from mtrl_jax.checkpoint.trees import abstract, bytes_of, missing
 from mtrl_jax.types import Tree
 
@@ -44,6 +44,7 @@ __all__ = [
     "save",
     "wait",
     "writer",
+    "written_by",
 ]
 
 _TEMPORARY = ".orbax-checkpoint-tmp"

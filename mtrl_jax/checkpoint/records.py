@@ -99,6 +99,20 @@ def writer(directory: pathlib.Path) -> str:
         return ""  # There is none, or it is damaged.
 
 
+def written_by(writer: str, now: str) -> str:
+    """Returns who wrote what the version ``now`` cannot use, and what to go on with.
+
+    Of one number there may be several builds.
+
+    >>> written_by("0.0.9", "0.1.0")
+    'mtrl_jax 0.0.9, this is 0.1.0: go on with the version'
+    """
+    if writer == now:
+        return f"an earlier build of mtrl_jax {now}: go on with the build"
+    by = f"mtrl_jax {writer}" if writer else "an unknown version"
+    return f"{by}, this is {now}: go on with the version"
+
+
 def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
     """Returns {number: what to restore the leaf as}, without those of size 0.
 
@@ -109,10 +123,10 @@ def targets(record: Record, like: Tree, step: int) -> dict[str, Any]:
     wanted = trees.without(like, record.dropped)
     misfit = trees.misfit(record.leaves, trees.describe(wanted))
     if misfit:
-        by = f"mtrl_jax {record.writer}" if record.writer else "an unknown version"
+        by = written_by(record.writer, _version())
         raise errors.CheckpointError(
-            f"checkpoint {step} {misfit}; it was written by {by}, this is {_version()}: "
-            "go on with the version and the settings that wrote it, or begin a new run"
+            f"checkpoint {step} {misfit}; it was written by {by} and the settings that "
+            "wrote it, or begin a new run"
         )
     return _numbered([trees.target(wanted[leaf.name]) for leaf in record.leaves])
 

@@ -20,8 +20,8 @@ def load_config(folder: pathlib.Path) -> Any:
     """Returns the settings of the run in ``folder``; of stages, or a stage, if it is one.
 
     Raises:
-      ConfigError: there is no run, or another version wrote it, whose settings are not
-        this one's.
+      ConfigError: there is no run, or another version wrote it, or an earlier build of
+        this one, whose settings are not this one's.
     """
     try:
         return loading.load(_config_of(folder))
@@ -29,10 +29,9 @@ def load_config(folder: pathlib.Path) -> Any:
         writer, now = _writer(folder), provenance.version("mtrl-jax")
         if writer in ("", now) and not errors.is_of_renamed(error):
             raise
-        by = f"mtrl_jax {writer}" if writer else "an unknown version"
+        by = checkpoint.written_by(writer, now)
         raise errors.ConfigError(
-            f"{error}; the run was written by {by}, this is {now}: go on with the version "
-            "that wrote it, or begin a new run"
+            f"{error}; the run was written by {by} that wrote it, or begin a new run"
         ) from None
 
 
