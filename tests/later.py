@@ -235,8 +235,6 @@ CASES = {
         "test_pbt_can_judge_by_evaluations",
     ],
     "experiments/test_faults.py": [
-        "test_a_bad_setting_ends_the_real_command_the_same_way[agent.name=impalla]",
-        "test_a_bad_setting_ends_the_real_command_the_same_way[nothing.here=3]",
         "test_a_disk_that_fills_up_leaves_the_last_checkpoint",
         "test_pbt_replaces_a_member_that_is_not_finite",
     ],
