@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import tree, types
-from mtrl_jax.envs import actions, dtypes, observations, slots
+from mtrl_jax.envs import actions, dtypes, observations, signatures, slots
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -85,7 +85,9 @@ def task(
     Once for all tasks that share it and have parameters of the same shapes.
 
     ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
+    Raises ValueError for a function that does not take what it will be given.
     """
+    signatures.check_task({"reset": reset, "step": step, **optional})
     info: Callable = optional.get("info") or (lambda state, params: {})
     traced = dtypes.as_arrays(params)
     state, obs = jax.eval_shape(reset, jax.random.key(0), traced)

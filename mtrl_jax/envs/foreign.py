@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from mtrl_jax import errors, plugins, types
-from mtrl_jax.envs import core, dtypes
+from mtrl_jax.envs import core, dtypes, signatures
 
 _OFFERED = {
     "names": (),
@@ -18,13 +17,11 @@ _OFFERED = {
     "make": ("name", "batch", "options", "seed"),
     "make_host": ("name", "batch", "options", "seed", "first_slot"),
 }
-_OF_A_TASK = {
-    "reset": ("key", "params"),
-    "step": ("key", "state", "action", "params"),
-    "action_mask": ("state", "params"),
-    "info": ("state", "params"),
-    "deal": ("slot_key", "episode_key", "params"),
-    "check": ("params",),
+# What a family may offer as well.
+_OPTIONAL = {
+    "tasks_of": ("name", "options"),
+    "optimal_action_in": ("name", "options"),
+    "describe": ("name", "batch", "options", "seed"),
 }
 
 
@@ -39,9 +36,11 @@ def check(module: Any) -> None:
             f"env: {module.__name__} offers no {' and no '.join(absent)}; an "
             "environment's file offers names() and task(name, options)"
         )
-    for name in needed:
-        where = f"env: {module.__name__}.{name}"
-        _check_takes(where, getattr(module, name), _OFFERED[name])
+    wanted = {name: _OFFERED[name] for name in needed} | _OPTIONAL
+    for name, arguments in wanted.items():
+        if hasattr(module, name):
+            where = f"env: {module.__name__}.{name}"
+            signatures.check(where, getattr(module, name), arguments)
 
 
 def checked(module: Any) -> Callable[[str, Mapping[str, Any]], core.PureTask]:
@@ -57,7 +56,10 @@ def checked(module: Any) -> Callable[[str, Mapping[str, Any]], core.PureTask]:
             raise ValueError(
                 f"{where} is unknown; {module.__name__} has {', '.join(known)}"
             )
-        task = _tried(f"{where}: task", lambda: module.task(name, options))
+        try:
+            task = _tried(f"{where}: task", lambda: module.task(name, options))
+        except signatures.SignatureError as error:
+            raise ValueError(f"{where}: {error}") from None
         if not isinstance(task, core.PureTask):
             raise ValueError(
                 f"{where}: task returned a {type(task).__name__}, give a core.PureTask"
@@ -97,9 +99,10 @@ def with_errors_named(where: str, env: types.HostEnv) -> types.HostEnv:
 
 def check_task(where: str, task: core.PureTask) -> None:
     """Raises ValueError, beginning with ``where``, unless the functions fit the contract."""
-    for name, arguments in _OF_A_TASK.items():
-        if getattr(task, name) is not None:
-            _check_takes(f"{where}: {name}", getattr(task, name), arguments)
+    try:
+        signatures.check_task(task._asdict())
+    except signatures.SignatureError as error:
+        raise ValueError(f"{where}: {error}") from None
     key, params = jax.random.key(0), dtypes.as_arrays(task.params)
     action = types.action_shape(task.spec.action)
 
@@ -124,23 +127,11 @@ def check_task(where: str, task: core.PureTask) -> None:
         _tried(f"{where}: info", lambda: jax.eval_shape(info, state, params))
 
 
-def _check_takes(where: str, function: Any, arguments: tuple[str, ...]) -> None:
-    wanted = f"({', '.join(arguments)})"
-    if not callable(function):
-        raise ValueError(f"{where} must be a function of {wanted}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # Of a builtin: nothing is known.
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise ValueError(f"{where} takes {signature}, give it {wanted}") from None
-
-
 def _tried(what: str, call: Callable[[], Any]) -> Any:
     """Returns what ``call`` does; its errors are those of a file that somebody wrote."""
     try:
         return call()
+    except signatures.SignatureError:
+        raise
     except plugins.CAUGHT as error:
         raise ValueError(f"{what}: {plugins.reason(error)}") from error
