@@ -13,7 +13,7 @@ import numpy as np
 
 from mtrl_jax import metrics, tree, types
 from mtrl_jax.config import schema
-from mtrl_jax.engine import fitness
+from mtrl_jax.engine import fitness, offline_runner
 from mtrl_jax.experiments import environments, selection
 from mtrl_jax.training import provenance, report
 from mtrl_jax.training.program import Program, Reporter
@@ -135,7 +135,7 @@ def best_saved(folder: pathlib.Path, update: int, program: Program, state: Any) 
     if program.metric is not None:
         score, _ = selection.recent_score(program.metric, state)
         loss = -np.asarray(score)
-    elif hasattr(state, "recent"):
+    elif isinstance(state, offline_runner.OfflineState):
         loss = np.asarray(state.recent)
     else:
         return 0

@@ -170,7 +170,9 @@ def make(
 def idle(config: Any) -> dict[str, types.Idle]:
     """Returns the hyperparameters that the options of an agent's config leave unread."""
     found = optimiser.idle(config) | value_scale.idle(config)
-    return found | combining.idle(config) if hasattr(config, "combiner") else found
+    if isinstance(config, combining.Config):
+        found |= combining.idle(config)
+    return found
 
 
 def _group(group: type, config: Any) -> Any:
