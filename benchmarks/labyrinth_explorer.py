@@ -5,7 +5,7 @@ free cell it has not seen yet. It moves as the oracle with nine actions does, se
 the 90 degrees of the rays, and knows the map of every maze, though not where things lie.
 What it saw longer ago than its memory lasts is unseen again. With a memory of the whole
 episode that is about what exploring can give: greed (the nearest first) costs it
-something, and making an unseen cell dearer or not changes little. The shorter memories say
+something, and making an unseen cell costlier or not changes little. The shorter memories say
 what remembering is worth to it.
 
     python benchmarks/labyrinth_explorer.py                  # an hour of one core
