@@ -6,8 +6,8 @@ One command on a bare machine with a GPU or TPU, under 8 minutes.
 Rows, most important first: PPO with a small network, V-trace with an MLP and on frames
 of Atari's size, against the number of members P; Labyrinth as rays and pixels; updates of
 transformers and of DreamerV2; memories; convolutions; emulators driven from Python.
-Ceilings are measured in the same run: a large matrix product, a copy, an empty loop
-(``accelerator_measure.py``); sizes are in ``accelerator_cases.py``.
+Ceilings are measured in the same run: a large matrix product, a copy, an empty loop, the
+pool of emulators alone (``accelerator_measure.py``); sizes: ``accelerator_cases.py``.
 
 Every row is written to accelerator.json as soon as it is there and is not measured again:
 a run that is stopped, or out of time, goes on where it was. A case that fails, ends its
@@ -48,6 +48,7 @@ COLUMNS = {
     "of bytes": ">9.3f",
     "of loop": ">8.3f",
     "of parts": ">9.3f",
+    "of pool": ">8.3f",
 }
 LEAST = 20.0  # seconds that have to be left for a case to begin
 

@@ -159,7 +159,10 @@ def convolution(torso: str, way: str, members: int, shrink: int) -> Work:
 
 
 def hosted(size: Mapping[str, Any]) -> Row:
-    """Returns the row of emulators driven from Python: the whole beside its parts."""
+    """Returns the row of emulators driven from Python: the whole beside its parts.
+
+    Its ceiling is the pool alone, stepped in the same turns.
+    """
     slots, turns = size["hosted slots"], size["hosted turns"]
     config = {"network.torso": "impala_shallow"}
     case = throughput.Case(HOSTED, "impala", slots, 1, config=config)
@@ -169,5 +172,6 @@ def hosted(size: Mapping[str, Any]) -> Row:
         "unit": "env steps",
         "per s": rates["whole"],
         "of parts": row["ratio"],
+        "of pool": rates["whole"] / rates["env"],
         **rates,
     }

@@ -6,6 +6,8 @@
                the copy of one large array
     of loop    sequential steps against the steps of a loop that does next to nothing:
                the ceiling of small networks, which are bound by launches
+    of pool    training on emulators against the emulators alone, in turn with it
+    of parts   the same against its parts one after the other (``throughput.py``)
 
 XLA's own count of a compiled program takes a loop's body once, so it is not used.
 """
