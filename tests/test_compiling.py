@@ -203,12 +203,15 @@ def test_long_files_are_begun_first(request):
 
 def test_budgets_name_files_that_there_are():
     """And a file that is not named may compile the budget of all."""
-    for file, budget in budgets.MEASURED.items():
+    for file, budget in (budgets.MEASURED | budgets.BY_DEFAULT).items():
         assert (pathlib.Path(compiling.TESTS) / file).is_file(), file
         assert budgets.of(file) == budget > 0
     for slow, budget in ((False, budgets.BUDGET), (True, budgets.WITH_SLOW)):
         assert budgets.of("test_of_no_name.py", slow) == budget
         assert all(budgets.of(x, slow) == y for x, y in budgets.MEASURED.items())
+    assert not budgets.MEASURED.keys() & budgets.BY_DEFAULT.keys()
+    slow = {budgets.of(file, slow=True) for file in budgets.BY_DEFAULT}
+    assert slow == {budgets.WITH_SLOW}
 
 
 def test_a_cache_that_has_grown_too_large_begins_again(tmp_path):
