@@ -76,7 +76,7 @@ def devices(members: int, pure: bool, meet: bool = False) -> list[jax.Device]:
     All there are; of CPU devices (cores) as many as the members divide into, 5 of 16 for
     5 members, because splitting the slots of one member costs more than it gains; one
     where the environments are not in the program, and one CPU device where the members
-    ``meet`` at every step: those of a task lie on one device, whoever learns where.
+    ``meet`` at every step, as a task's environments lie on every device.
     Measured on 2 cores (CartPole and Acrobot, 16 slots, a member each): one device takes
     a twenty-fifth of the time of two.
     """
