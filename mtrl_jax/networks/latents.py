@@ -55,15 +55,14 @@ def sample(config: LatentConfig, key: Key, raw: Array, unimix: Scalar) -> Array:
     if config.kind == "gaussian":
         mean, std = _mean_std(raw)
         return mean + std * jax.random.normal(key, mean.shape)
-    log_p = _log_probs(config, raw, unimix)
-    hot = jax.nn.one_hot(jax.random.categorical(key, log_p), config.classes)
-    return straight_through(hot, jnp.exp(log_p)).reshape(*raw.shape[:-1], -1)
+    probs = _probs(config, raw, unimix)
+    hot = jax.nn.one_hot(_drawn(key, probs), config.classes)
+    return straight_through(hot, probs).reshape(*raw.shape[:-1], -1)
 
 
+@jax.custom_jvp
 def straight_through(hot: Array, probs: Array) -> Array:
     """Returns ``hot`` with the gradient of ``probs``; both [..., classes].
-
-    The difference is formed first: it is exactly 0, so that the value is one-hot.
 
     >>> hot, probs = jnp.array([0.0, 1.0]), jnp.array([0.3, 0.7])
     >>> print(straight_through(hot, probs))
@@ -71,7 +70,10 @@ def straight_through(hot: Array, probs: Array) -> Array:
     >>> print(jax.grad(lambda p: straight_through(hot, p)[0])(probs))
     [1. 0.]
     """
-    return hot + (probs - jax.lax.stop_gradient(probs))
+    return hot
+
+
+straight_through.defjvp(lambda values, tangents: (values[0], tangents[0] + tangents[1]))
 
 
 def kl(config: LatentConfig, q: Array, p: Array, unimix: Scalar) -> Array:
@@ -82,7 +84,7 @@ def kl(config: LatentConfig, q: Array, p: Array, unimix: Scalar) -> Array:
         shift = jnp.square((mean_q - mean_p) / std_p)
         return 0.5 * jnp.sum(ratio + shift - 1.0 - jnp.log(ratio), axis=-1)
     log_q, log_p = (_log_probs(config, x, unimix) for x in (q, p))
-    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=(-2, -1))
+    return jnp.sum(_probs(config, q, unimix) * (log_q - log_p), axis=(-2, -1))
 
 
 def entropy(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
@@ -91,7 +93,7 @@ def entropy(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
         _, std = _mean_std(raw)
         return jnp.sum(jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi * jnp.e), axis=-1)
     log_p = _log_probs(config, raw, unimix)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=(-2, -1))
+    return -jnp.sum(_probs(config, raw, unimix) * log_p, axis=(-2, -1))
 
 
 def check(config: LatentConfig) -> None:
@@ -102,20 +104,37 @@ def check(config: LatentConfig) -> None:
         raise ValueError(f"classes: got {config.classes}, give at least 2")
 
 
+def _drawn(key: Key, probs: Array) -> Array:
+    """Returns the classes that ``jax.random.categorical`` draws of log p, [...].
+
+    argmax (log p − log E) is argmin E / p, E exponential: one logarithm a class, not two.
+    """
+    least = jnp.finfo(probs.dtype).tiny
+    waits = -jnp.log(jax.random.uniform(key, probs.shape, minval=least))
+    return jnp.argmin(waits / probs, axis=-1)
+
+
+def _probs(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
+    """Returns probabilities [..., latents, classes] of the mixed categoricals."""
+    p = jax.nn.softmax(_logits(config, raw))
+    unimix = _rank(unimix, p)
+    return (1.0 - unimix) * p + unimix / config.classes
+
+
 def _log_probs(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
-    """Returns log-probabilities [..., latents, classes] of the mixed categoricals."""
+    """Returns their logarithms, finite also where a probability is rounded to 0."""
+    is_mixed = _rank(unimix, p := _probs(config, raw, unimix)) > 0
+    mixed = jnp.log(jnp.where(is_mixed, p, 1.0))
+    return jnp.where(is_mixed, mixed, jax.nn.log_softmax(_logits(config, raw)))
+
+
+def _logits(config: LatentConfig, raw: Array) -> Array:
     logits = raw.astype(jnp.float32)
-    logits = logits.reshape(*raw.shape[:-1], config.latents, config.classes)
-    log_p = jax.nn.log_softmax(logits)
-    unimix = jnp.asarray(unimix, jnp.float32)
-    uniform = jnp.full_like(log_p, -jnp.log(config.classes)) + _rank(
-        jnp.log(unimix), log_p
-    )
-    return jnp.logaddexp(log_p + _rank(jnp.log1p(-unimix), log_p), uniform)
+    return logits.reshape(*raw.shape[:-1], config.latents, config.classes)
 
 
-def _rank(x: Array, like: Array) -> Array:
-    return x.reshape((1,) * like.ndim)
+def _rank(x: Scalar, like: Array) -> Array:
+    return jnp.asarray(x, jnp.float32).reshape((1,) * like.ndim)
 
 
 def _mean_std(raw: Array) -> tuple[Array, Array]:

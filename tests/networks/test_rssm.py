@@ -65,6 +65,24 @@ def test_a_sample_is_one_hot_and_its_gradient_that_of_the_softmax():
     np.testing.assert_allclose(found, expected, 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("unimix", [0.0, 0.3])
+def test_a_sample_is_what_jax_draws_of_the_mixed_categorical(unimix):
+    """By one logarithm a class; a class of probability 0 is never drawn."""
+    raw = 3.0 * normal(200, 12)
+    raw[:, 1] = -200.0
+    p = scipy.special.softmax(raw.reshape(200, 3, 4), axis=-1)
+    log_p = np.log((1 - unimix) * p + unimix / 4 + 1e-45).astype(np.float32)
+
+    @jax.jit
+    def both(raw, log_p):
+        z = latents.sample(CATEGORICAL, KEY, raw, unimix).reshape(200, 3, 4)
+        return z, jax.nn.one_hot(jax.random.categorical(KEY, log_p), 4)
+
+    found, expected = jax.device_get(both(raw, log_p))
+    np.testing.assert_array_equal(found, expected)
+    assert found[:, 0, 1].any() == (unimix > 0)
+
+
 @pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
 def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent):
     """Against the product distribution of the joint, or distrax for the Gaussian."""
