@@ -86,9 +86,13 @@ def squared_error(mean: Array, x: Array) -> Array:
 def bernoulli_error(logit: Array, x: Array) -> Array:
     """Returns −x log p − (1 − x) log(1 − p), p = σ(logit), of a soft label x in [0, 1].
 
-    Of discounts x is the agent's γ, 0 at a terminal step.
+    Of discounts x is the agent's γ, 0 at a terminal step. In logits l it is max(l, 0) −
+    x l + log(1 + exp(−|l|)): one logarithm, not two.
     """
-    return -(x * jax.nn.log_sigmoid(logit) + (1.0 - x) * jax.nn.log_sigmoid(-logit))
+    # By selects: the slopes of max and |l| at 0 would not add up to p.
+    is_negative = logit < 0.0
+    rest = jnp.log1p(jnp.exp(jnp.where(is_negative, logit, -logit)))
+    return jnp.where(is_negative, 0.0, logit) - x * logit + rest
 
 
 def lambda_returns(

@@ -121,11 +121,12 @@ def error(
     """
     total = jnp.zeros(task.shape)
     for name, raw in decoded.items():
-        known = jnp.asarray(present[name])
-        own = known[task] if len(known) > 1 else known[0]
-        own = own.reshape((1,) * (raw.ndim - own.ndim) + own.shape)
-        entries = _entry_errors(config, name, raw, obs[name]) * own
-        total += jnp.sum(entries, axis=tuple(range(task.ndim, raw.ndim)))
+        x, known = obs[name], jnp.asarray(present[name])
+        # Flat: a loop over an innermost axis of few channels is not vectorised.
+        raw, x = (leaf.reshape(*task.shape, -1) for leaf in (raw, x))
+        known = known.reshape(len(known), -1)
+        own = known[task] if len(known) > 1 else layers.like(known[0], raw)
+        total += jnp.sum(_entry_errors(config, name, raw, x) * own, axis=-1)
     return total
 
 

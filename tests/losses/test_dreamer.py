@@ -164,6 +164,17 @@ def test_the_discount_is_a_soft_label():
     assert np.isfinite(error(np.float64(1e4), 0.0)[0])
 
 
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_a_bernoullis_error_is_its_two_logarithms(x):
+    """And its gradient p − x, at logits of any size."""
+    logit = np.array([-90.0, -20.0, -1.5, -1e-4, 0.0, 1e-4, 2.0, 20.0, 90.0])
+    log_p, log_q = -np.logaddexp(0.0, -logit), -np.logaddexp(0.0, logit)
+    each = jax.jit(jax.vmap(jax.value_and_grad(dreamer.bernoulli_error), (0, None)))
+    found, slope = each(logit.astype(np.float32), np.float32(x))
+    np.testing.assert_allclose(found, -(x * log_p + (1 - x) * log_q), 1e-6, 1e-9)
+    np.testing.assert_allclose(slope, np.exp(log_p) - x, 1e-5, 1e-7)
+
+
 @jax.jit
 def _two_hot(x):
     """Returns the target of x, symlog(x), x there and back, and the target's mean."""
