@@ -85,9 +85,7 @@ def conv2d(
     _check("padding", padding, PADDINGS)
     _check("implementation", implementation, IMPLEMENTATIONS)
     strides = (strides, strides) if isinstance(strides, int) else strides
-    if implementation == "auto":
-        implementation = "matmul" if jax.default_backend() == "cpu" else "lax"
-    apply = {"matmul": _matmul_conv, "lax": _lax_conv}[implementation]
+    apply = {"matmul": _matmul_conv, "lax": _lax_conv}[chosen(implementation)]
     y = apply(x.reshape((-1, *x.shape[-3:])), kernel, strides, padding)
     return y.reshape(x.shape[:-3] + y.shape[1:])
 
@@ -103,15 +101,20 @@ def max_pool(
     to one.
     """
     _check("implementation", implementation, IMPLEMENTATIONS)
-    if implementation == "auto":
-        implementation = "matmul" if jax.default_backend() == "cpu" else "lax"
-    if implementation == "lax":
+    if chosen(implementation) == "lax":
         flat = x.reshape((-1, *x.shape[-3:]))
         y = nn.max_pool(flat, (window, window), (stride, stride), "SAME")
         return y.reshape(x.shape[:-3] + y.shape[1:])
     for axis in (x.ndim - 3, x.ndim - 2):
         x = _max_along(x, axis, window, stride)
     return x
+
+
+def chosen(implementation: str) -> str:
+    """Returns what "auto" is on this backend; any other implementation as it is."""
+    if implementation != "auto":
+        return implementation
+    return "matmul" if jax.default_backend() == "cpu" else "lax"
 
 
 def parts(x: Array, number: int) -> list[Array]:

@@ -50,9 +50,7 @@ def conv_transpose2d(
             f"kernel: {kernel.shape[:2]} leaves holes at stride {stride}, give at least "
             "the stride"
         )
-    if implementation == "auto":
-        implementation = "matmul" if jax.default_backend() == "cpu" else "lax"
-    apply = _matmul if implementation == "matmul" else _lax
+    apply = _matmul if conv.chosen(implementation) == "matmul" else _lax
     y = apply(x.reshape((-1, *x.shape[-3:])), kernel, stride)
     return y.reshape(x.shape[:-3] + y.shape[1:])
 

@@ -68,6 +68,11 @@ def choose(config: ObservationConfig, obs: Shapes) -> ObservationConfig:
     return dataclasses.replace(config, image=kind)
 
 
+def has_planes(config: ObservationConfig) -> bool:
+    """Returns whether images are computed on as planes, see ``plane_conv``."""
+    return config.image == "conv" and conv.chosen(config.convolution) == "matmul"
+
+
 def scale_image(image: Array) -> Array:
     """Returns a float32 image: uint8 to ±½, anything else only cast."""
     scaled = image.astype(jnp.float32)

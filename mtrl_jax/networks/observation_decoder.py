@@ -24,7 +24,7 @@ import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.losses import dreamer
-from mtrl_jax.networks import conv_transpose, layers
+from mtrl_jax.networks import conv_transpose, layers, plane_conv
 from mtrl_jax.networks import observation_config as common
 from mtrl_jax.types import Array, Key, Tree
 
@@ -122,6 +122,9 @@ def error(
     total = jnp.zeros(task.shape)
     for name, raw in decoded.items():
         x, known = obs[name], jnp.asarray(present[name])
+        if name == "image" and common.has_planes(config):
+            total += _plane_error(config, raw, x, known, task)
+            continue
         # Flat: a loop over an innermost axis of few channels is not vectorised.
         raw, x = (leaf.reshape(*task.shape, -1) for leaf in (raw, x))
         known = known.reshape(len(known), -1)
@@ -150,6 +153,20 @@ def _begin_empty(params: dict[str, Any]) -> None:
     last["bias"] = jnp.full_like(last["bias"], math.log(RARE / (1.0 - RARE)))
 
 
+def _plane_error(
+    config: common.ObservationConfig,
+    raw: Array,
+    image: Array,
+    known: Array,
+    task: Array,
+) -> Array:
+    """Returns ``error`` of an image, computed where the decoder's planes lie."""
+    raw, known = plane_conv.of_images(raw), plane_conv.of_images(known)
+    own = known[..., task.reshape(-1)] if known.shape[-1] > 1 else known
+    entries = _entry_errors(config, "image", raw, plane_conv.of_pixels(image)) * own
+    return jnp.sum(entries, axis=(0, 1, 2)).reshape(task.shape)
+
+
 def _entry_errors(
     config: common.ObservationConfig, name: str, raw: Array, x: Array
 ) -> Array:
@@ -166,14 +183,19 @@ def _deconvolved(
     params: Tree, config: common.ObservationConfig, x: Array, stride: int, dtype: str
 ) -> Array:
     """Returns x after the transposed convolutions; the last has no activation."""
+    has_planes = common.has_planes(config)
+    if has_planes:
+        x = plane_conv.of_images(x)
     for i, layer in enumerate(common.in_order(params)):
+        kernel, bias = layer["kernel"].astype(dtype), layer["bias"].astype(dtype)
         if i:
             x = layers.ACTIVATIONS[config.activation](x)
+        if has_planes:
+            x = plane_conv.conv_transpose2d(x, kernel, stride)
+            x = x + bias[:, None, None, None]
+            continue
         x = conv_transpose.conv_transpose2d(
-            x.astype(dtype),
-            layer["kernel"].astype(dtype),
-            stride=stride,
-            implementation=config.convolution,
+            x.astype(dtype), kernel, stride=stride, implementation=config.convolution
         )
-        x = x + layers.like(layer["bias"].astype(dtype), x)
-    return x
+        x = x + layers.like(bias, x)
+    return plane_conv.images(x) if has_planes else x

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, layers
+from mtrl_jax.networks import conv, layers, plane_conv
 from mtrl_jax.networks import observation_config as common
 from mtrl_jax.types import Array, Key, Tree
 
@@ -63,11 +63,10 @@ def encode(
     """Returns embeddings [..., embed_size]."""
     found, vectors = [], []
     if "image" in obs:
-        x = common.scale_image(obs["image"]).astype(dtype)
         if config.image == "mlp":
-            vectors.append(_flat(x))
+            vectors.append(_flat(common.scale_image(obs["image"]).astype(dtype)))
         else:
-            x = _convolved(params["conv"], config, x, dtype)
+            x = _convolved(params["conv"], config, obs["image"], dtype)
             if config.image == "grid":
                 x = common.mlp(params["dense"], config, x, dtype)
             found.append(x)
@@ -83,17 +82,23 @@ def _convolved(
     params: Tree, config: common.ObservationConfig, x: Array, dtype: str
 ) -> Array:
     """Returns x [..., H, W, C] after the convolutions and their activations, flat."""
+    stride, lead = 2 if config.image == "conv" else 1, x.shape[:-3]
+    has_planes = common.has_planes(config)
+    if has_planes:
+        x = plane_conv.of_pixels(x)
+    x = common.scale_image(x).astype(dtype)
     for layer in common.in_order(params):
-        x = conv.conv2d(
-            x,
-            layer["kernel"].astype(dtype),
-            strides=2 if config.image == "conv" else 1,
-            padding="VALID",
-            implementation=config.convolution,
-        )
-        x = x + layers.like(layer["bias"].astype(dtype), x)
+        kernel, bias = layer["kernel"].astype(dtype), layer["bias"].astype(dtype)
+        if has_planes:
+            x = plane_conv.conv2d(x, kernel, stride) + bias[:, None, None, None]
+        else:
+            x = conv.conv2d(
+                x, kernel, strides=stride, padding="VALID",
+                implementation=config.convolution,
+            )  # fmt: skip
+            x = x + layers.like(bias, x)
         x = layers.ACTIVATIONS[config.activation](x)
-    return _flat(x)
+    return plane_conv.images(x).reshape(*lead, -1) if has_planes else _flat(x)
 
 
 def _vector_size(config: common.ObservationConfig, obs: common.Shapes) -> int:

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import observation_config, observation_decoder
+from mtrl_jax.networks import (
+    observation_config,
+    observation_decoder,
+    observation_encoder,
+)
 
 
 def config(likelihood):
@@ -99,3 +103,39 @@ def test_planes_of_0_and_1_begin_nearly_empty(kind):
 
         image = jax.jit(begin)(jax.random.key(0))
         np.testing.assert_allclose(image, mean, rtol=1e-5)
+
+
+def test_planes_have_the_numbers_of_images():
+    """What is embedded, drawn and missed, and all gradients; two tasks, one padded."""
+    obs = {"image": jax.ShapeDtypeStruct((64, 64, 3), np.uint8)}
+    present = {"image": np.ones((2, 64, 64, 3), np.float32)}
+    present["image"][1, 50:] = 0.0
+    image = np.random.default_rng(0).integers(0, 255, (2, 1, 64, 64, 3), np.uint8)
+    x = np.random.default_rng(1).normal(size=(2, 1, 4)).astype(np.float32)
+    task = np.array([[0], [1]])
+
+    def said(convolution):
+        own = observation_config.ObservationConfig(
+            image="conv", depth=1, convolution=convolution
+        )
+
+        def loss(encoder, decoder, x):
+            embed = observation_encoder.encode(
+                encoder, own, {"image": image}, "float32"
+            )
+            drawn = observation_decoder.decode(decoder, own, obs, x, "float32")
+            error = observation_decoder.error(
+                own, drawn, {"image": image}, present, task
+            )
+            total = jnp.sum(jnp.sin(embed)) + jnp.sum(error * jnp.array([[1.0], [2.0]]))
+            return total, (embed, drawn, error)
+
+        key = jax.random.key(0)
+        encoder = observation_encoder.init(key, own, obs)
+        decoder = observation_decoder.init(key, own, obs, 4)
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(encoder, decoder, x)
+
+    found, expected = jax.jit(lambda: (said("matmul"), said("lax")))()
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), found, expected
+    )
