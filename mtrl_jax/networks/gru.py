@@ -11,6 +11,8 @@ Ref: Hafner et al. 2021 (arXiv:2010.02193), the authors' program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -36,10 +38,22 @@ def init(key: Key, inputs: int, units: int, *, norm: str, blocks: int) -> Tree:
 
 
 def step(
-    params: Tree, x: Array, state: Array, *, norm: str, blocks: int, dtype: str
+    params: Tree,
+    x: Array,
+    state: Array,
+    dense: Callable[[Array], Array],
+    *,
+    norm: str,
+    blocks: int,
 ) -> Array:
-    """Returns h' [..., units] float32 of the input ``x`` [..., inputs] and h."""
-    gates = _gates(params, x, state, blocks, dtype)
+    """Returns h' [..., units] float32 of the input ``x`` [..., inputs] and h.
+
+    ``dense`` is the layer W [x, h] + b of a single block.
+    """
+    if blocks == 1:
+        gates = dense(jnp.concatenate([x, state.astype(x.dtype)], -1))
+    else:
+        gates = _block_gates(params, x, state, blocks)
     gates = layers.norm(norm, params.get("norm", {}), gates)
     reset, candidate, update = jnp.split(gates.astype(jnp.float32), 3, axis=-1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
@@ -47,16 +61,13 @@ def step(
     return update * candidate + (1.0 - update) * state
 
 
-def _gates(params: Tree, x: Array, state: Array, blocks: int, dtype: str) -> Array:
+def _block_gates(params: Tree, x: Array, state: Array, blocks: int) -> Array:
     """Returns W [x, h] + b, [..., 3 units], in the order reset, candidate, update."""
-    if blocks == 1:
-        both = jnp.concatenate([x, state.astype(x.dtype)], -1)
-        return layers.dense(params, both, dtype)
     lead, size = state.shape[:-1], state.shape[-1] // blocks
     own = state.astype(x.dtype).reshape(*lead, blocks, size)
     shared = jnp.broadcast_to(x[..., None, :], (*lead, blocks, x.shape[-1]))
     inputs = jnp.concatenate([shared, own], axis=-1)
-    y = jnp.einsum("...bi,bio->...bo", inputs, params["kernel"].astype(dtype))
+    y = jnp.einsum("...bi,bio->...bo", inputs, params["kernel"].astype(x.dtype))
     y = y.reshape(*lead, blocks, 3, size)
     y = jnp.swapaxes(y, -3, -2).reshape(*lead, -1)
-    return y + layers.like(params["bias"].astype(dtype), y)
+    return y + layers.like(params["bias"].astype(x.dtype), y)

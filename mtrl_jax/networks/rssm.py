@@ -5,7 +5,8 @@
     ẑ_t ~ p(z | h_t)                               prior, without
 
 What does not depend on the state is computed for all steps outside the loop: the
-embedding's part of the posterior's first layer, and the prior.
+embedding's part of the posterior's first layer, the prior, and the weights' gradients
+(see ``deferred``).
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), equation 1.
 """
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import errors
-from mtrl_jax.networks import gru, latents, layers, product
+from mtrl_jax.networks import deferred, gru, latents, layers
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 
@@ -112,16 +113,25 @@ def observe(
     of what came before reaches the step.
     """
     chex.assert_rank([embed, action_tm1, first], [3, 3, 2])
-    seen = _embedded(params, config, embed, dtype)
+    kernels, shifts = _observing(params, config, embed, dtype)
+    shifts = {
+        name: jnp.broadcast_to(x, (*first.shape, x.shape[-1]))
+        for name, x in shifts.items()
+    }
 
-    def step(state: State, now: tuple, key: Key) -> tuple[State, tuple[State, Array]]:
-        seen, action, first = now
-        state, raw = _observe_step(
-            params, config, state, seen, action, first, key, unimix, dtype
-        )
+    def step(
+        dense: deferred.Dense,
+        consts: tuple[Tree, Array],
+        state: State,
+        now: tuple[Array, Array, Key],
+    ) -> tuple[State, tuple[State, Array]]:
+        params, unimix = consts
+        state, raw = _observe_step(dense, params, config, state, *now, unimix)
         return state, (state, raw)
 
-    _, (states, posterior) = unroll(step, state, (seen, action_tm1, first), key)
+    inputs = action_tm1, first, jax.random.split(key, len(first))
+    consts = params, jnp.asarray(unimix)
+    _, (states, posterior) = deferred.scan(step, kernels, shifts, consts, state, inputs)
     return Observed(states, posterior, prior(params, config, states.deter, dtype))
 
 
@@ -138,10 +148,9 @@ def observe_step(
     dtype: str = "float32",
 ) -> State:
     """Returns the state [B] after one observation; ``observe`` of one step."""
-    seen = _embedded(params, config, embed, dtype)
-    return _observe_step(
-        params, config, state, seen, action_tm1, first, key, unimix, dtype
-    )[0]
+    dense = deferred.one_step(*_observing(params, config, embed, dtype))
+    now = action_tm1, first, key
+    return _observe_step(dense, params, config, state, *now, unimix)[0]
 
 
 def imagine_step(
@@ -155,7 +164,8 @@ def imagine_step(
     dtype: str = "float32",
 ) -> State:
     """Returns the state [...] expected after ``action`` [..., A], without observation."""
-    deter = _recur(params, config, state, action, dtype)
+    dense = deferred.one_step(*_recurrent(params, config, dtype))
+    deter = _recur(dense, params, config, state, action)
     raw = prior(params, config, deter, dtype)
     return State(deter, latents.sample(config.latent, key, raw, unimix))
 
@@ -225,44 +235,57 @@ def check(config: RSSMConfig) -> None:
 
 
 def _observe_step(
+    dense: deferred.Dense,
     params: Tree,
     config: RSSMConfig,
     state: State,
-    seen: Array,
     action_tm1: Array,
     first: Array,
     key: Key,
     unimix: Scalar,
-    dtype: str,
 ) -> tuple[State, Array]:
-    """Returns (state, posterior); ``seen`` is the embedding's part of its first layer."""
+    """Returns (state, posterior); ``dense`` has the layers of ``_observing``."""
     live = ~first[..., None]
     state, action = jax.tree.map(
         lambda x: jnp.where(live, x, jnp.zeros_like(x)), (state, action_tm1)
     )
-    deter = _recur(params, config, state, action, dtype)
-    kernel = params["posterior"]["kernel"][: config.deter].astype(dtype)
-    x = product.product(deter.astype(dtype), kernel) + seen
-    x = _activated(params, config, "posterior", x)
-    raw = layers.dense(params["posterior_out"], x, dtype).astype(jnp.float32)
+    deter = _recur(dense, params, config, state, action)
+    x = _activated(params, config, "posterior", dense("posterior", deter))
+    raw = dense("posterior_out", x).astype(jnp.float32)
     return State(deter, latents.sample(config.latent, key, raw, unimix)), raw
 
 
-def _embedded(params: Tree, config: RSSMConfig, embed: Array, dtype: str) -> Array:
-    posterior = params["posterior"]
-    own = {"kernel": posterior["kernel"][config.deter :], "bias": posterior["bias"]}
-    return layers.dense(own, embed, dtype)
+def _recurrent(params: Tree, config: RSSMConfig, dtype: str) -> tuple[dict, dict]:
+    """Returns ({layer: kernel}, {layer: bias}) of the dense layers before h."""
+    names = ("input", "gru") if config.blocks == 1 else ("input",)
+    return deferred.layers({name: params[name] for name in names}, dtype)
+
+
+def _observing(
+    params: Tree, config: RSSMConfig, embed: Array, dtype: str
+) -> tuple[dict, dict]:
+    """Returns the same of all in a step with an observation, ``embed`` [..., E].
+
+    Instead of a bias the posterior's first layer has the embedding's part of it, too.
+    """
+    kernels, shifts = _recurrent(params, config, dtype)
+    first, out = params["posterior"], params["posterior_out"]
+    own = {"kernel": first["kernel"][config.deter :], "bias": first["bias"]}
+    shifts["posterior"] = layers.dense(own, embed, dtype)
+    kernels["posterior"] = first["kernel"][: config.deter].astype(dtype)
+    more, biases = deferred.layers({"posterior_out": out}, dtype)
+    return kernels | more, shifts | biases
 
 
 def _recur(
-    params: Tree, config: RSSMConfig, state: State, action: Array, dtype: str
+    dense: deferred.Dense, params: Tree, config: RSSMConfig, state: State, action: Array
 ) -> Array:
     """Returns h after ``state`` and ``action``."""
     x = jnp.concatenate([state.stoch, action], axis=-1)
-    x = _activated(params, config, "input", layers.dense(params["input"], x, dtype))
+    x = _activated(params, config, "input", dense("input", x))
     return gru.step(
-        params["gru"], x, state.deter,
-        norm=config.gru_norm, blocks=config.blocks, dtype=dtype,
+        params["gru"], x, state.deter, lambda both: dense("gru", both),
+        norm=config.gru_norm, blocks=config.blocks,
     )  # fmt: skip
 
 

@@ -168,6 +168,44 @@ def test_observing_a_sequence_is_observing_its_steps(latent):
         np.testing.assert_allclose(state.stoch, found.state.stoch[t], 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"blocks": 2, "norm": "rms", "gru_norm": "none"}], ids=["1", "2"]
+)
+def test_weights_learn_from_a_sequence_as_from_its_steps(changes):
+    """Their gradients are made after the loop; those of steps are added up."""
+    config = small(**changes)
+    params = init(KEY, config, E, A)
+    embed, action, first = normal(T, B, E), normal(T, B, A), np.zeros((T, B), bool)
+    first[2, 1] = True
+
+    def whole(params, embed, action):
+        start = rssm.initial(config, B)
+        found = rssm.observe(params, config, start, embed, action, first, KEY)
+        return found.state
+
+    def steps(params, embed, action):
+        state, states = rssm.initial(config, B), []
+        for t, key in enumerate(jax.random.split(KEY, T)):
+            state = rssm.observe_step(
+                params, config, state, embed[t], action[t], first[t], key
+            )
+            states.append(state)
+        return jax.tree.map(lambda *x: jnp.stack(x), *states)
+
+    def slope(states):
+        def loss(*args):
+            return sum(jnp.sum(jnp.sin(3 * x)) for x in states(*args))
+
+        return jax.grad(loss, (0, 1, 2))(params, embed, action)
+
+    found, expected = jax.jit(lambda: (slope(whole), slope(steps)))()
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-5), found, expected
+    )
+    own = ("input", "gru", "posterior", "posterior_out")
+    assert all(np.asarray(found[0][name]["kernel"]).any() for name in own)
+
+
 def test_imagining_actions_is_imagining_their_steps():
     config = small()
     params, state, _, action, _, _ = sequence(config)
