@@ -59,9 +59,7 @@ class Extras(NamedTuple):
     columns: of_histories.Columns | None = None  # [T, B]
     prompt: Array | None = None  # [T, B] bool, rows before the window itself
     followed: Array | None = None  # [T, B] bool, the history has the row after it
-    prev_action: Array | None = (
-        None  # [T, B, ...] of the row before; 0 before the first
-    )
+    prev_action: Array | None = None  # [T, B, ...] of the row before, 0 without one
 
 
 _COLUMN_BYTES = 13

@@ -123,7 +123,8 @@ def _probs(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
 
 def _log_probs(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
     """Returns their logarithms, finite also where a probability is rounded to 0."""
-    is_mixed = _rank(unimix, p := _probs(config, raw, unimix)) > 0
+    p = _probs(config, raw, unimix)
+    is_mixed = _rank(unimix, p) > 0
     mixed = jnp.log(jnp.where(is_mixed, p, 1.0))
     return jnp.where(is_mixed, mixed, jax.nn.log_softmax(_logits(config, raw)))
 

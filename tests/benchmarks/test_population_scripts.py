@@ -1,9 +1,6 @@
 """The benchmarks whose arms are populations: what they compare differs in nothing else."""
 
 import argparse
-import importlib
-import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -12,19 +9,6 @@ from mtrl_jax.config import loading
 from mtrl_jax.envs import LABYRINTH_12
 from mtrl_jax.experiments import environments, online
 from mtrl_jax.training import notices
-
-_FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Returns a function that imports a benchmark by name, for this test alone."""
-    monkeypatch.syspath_prepend(str(_FOLDER))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(_FOLDER)):
-            del sys.modules[name]
 
 
 def _without(settings, *names):

@@ -1,28 +1,17 @@
 """benchmarks/step_cost.py: what is counted of a loop, and what its parts are."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-_FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(name="script", scope="module")
-def _script():
+@pytest.fixture(name="module")
+def _module(script):
     """The module of the script."""
-    sys.path.insert(0, str(_FOLDER))
-    try:
-        import step_cost
-
-        yield step_cost
-    finally:
-        sys.path.remove(str(_FOLDER))
+    return script("step_cost")
 
 
-def test_a_loops_body_counts_what_it_calls(script):
+def test_a_loops_body_counts_what_it_calls(module):
     """Three products are more than one; what is outside of the loop is no part of it."""
 
     def program(products, outside):
@@ -38,13 +27,13 @@ def test_a_loops_body_counts_what_it_calls(script):
 
         return jax.jit(run).lower(jnp.ones((3, 3))).compile().as_text()
 
-    one, three = (script.body_of(program(n, 0)) for n in (1, 3))
+    one, three = (module.body_of(program(n, 0)) for n in (1, 3))
     assert 0 < one < three
-    assert script.body_of(program(1, 3)) == one
-    assert script.body_of("no program") == 0
+    assert module.body_of(program(1, 3)) == one
+    assert module.body_of("no program") == 0
 
 
-def test_a_call_goes_on_from_where_the_last_ended(script):
+def test_a_call_goes_on_from_where_the_last_ended(module):
     """So that no two of them are the same work."""
-    call = script.again(lambda now: (now + 1, ()), jnp.zeros(()), repeats=3)
+    call = module.again(lambda now: (now + 1, ()), jnp.zeros(()), repeats=3)
     assert [int(call()[0]) for _ in range(2)] == [3, 6]
