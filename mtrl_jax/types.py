@@ -96,6 +96,9 @@ class EnvSpec(NamedTuple):
     # The task of each slot [B], the same in every member; () where members have a task
     # each (``axis="population"``), or slots change theirs.
     slot_tasks: tuple[int, ...] = ()
+    # The legal actions of each task [K][M], where they never change; () where an
+    # environment says at every step which they are.
+    masks: tuple[tuple[bool, ...], ...] = ()
     # A member learns one of the tasks alone; which one is another's in every member.
     one_each: bool = False
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, types
-from mtrl_jax.engine import population, statistics
+from mtrl_jax.engine import population, statistics, unchanging
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -49,8 +49,9 @@ def make(
 
     def evaluate(learner, hp, key, env_state, ts):
         def body(loop: _Loop) -> _Loop:
+            ts = unchanging.known(env.spec, loop.ts)
             action, carry, _ = agents.act(
-                learner, loop.carry, loop.ts, random.fold(key, loop.step), hp
+                learner, loop.carry, ts, random.fold(key, loop.step), hp
             )
             env_state, ts = env.step(loop.env, action, env.params)
             paid = statistics.in_own_units(env.spec, ts)

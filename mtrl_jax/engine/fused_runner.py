@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.engine import population, sharding, statistics
+from mtrl_jax.engine import population, sharding, statistics, unchanging
 from mtrl_jax.types import Array, Key, Tree
 
 
@@ -164,9 +164,11 @@ def unroll(
 
     def act_and_step(scanned, key):
         carry, env_state, ts, stats = scanned
+        ts = unchanging.known(env.spec, ts)
         action, carry, extras = agents.act(state.learner, carry, ts, key, hp)
         with sharding.known(setting.mesh):
             env_state, next_ts = env.step(env_state, action, params)
+        next_ts = unchanging.known(env.spec, next_ts)
         paid = statistics.in_own_units(env.spec, next_ts)
         stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
         return (carry, env_state, next_ts, stats), (ts, action, extras)
@@ -174,7 +176,8 @@ def unroll(
     scanned = (state.carry, state.env, state.ts, state.stats)
     scanned, (ts, action, extras) = jax.lax.scan(act_and_step, scanned, keys)
     carry, env_state, last_ts, stats = scanned
-    rollout = types.Rollout(append(ts, last_ts), action, extras, state.carry)
+    seen = unchanging.known(env.spec, append(ts, last_ts))
+    rollout = types.Rollout(seen, action, extras, state.carry)
     after = {"carry": carry, "env": env_state, "ts": last_ts, "stats": stats}
     return state._replace(**after), rollout
 

@@ -118,6 +118,11 @@ def unpad(space: types.ActionSpace, own: types.ActionSpace, action: Array) -> Ar
     return action
 
 
+def all_legal(space: types.ActionSpace) -> tuple[bool, ...]:
+    """Returns the mask [M] of a space all of whose actions are legal."""
+    return (True,) * types.action_mask_size(space)
+
+
 def pad_mask(space: types.ActionSpace, own: types.ActionSpace, mask: Array) -> Array:
     """Returns the mask of the combined ``space`` from the task's own (``[..., M]``).
 

@@ -154,8 +154,9 @@ def stack(
         # Members have a task each: no slot has one, unless all have the same.
         owners = [] if len(tasks) > 1 else [0] * batch[1]
     spec = types.EnvSpec(
-        first.obs, first.action, specs, actions.common_sets(specs), tuple(owners)
-    )
+        first.obs, first.action, specs, actions.common_sets(specs), tuple(owners),
+        masks=_masks(tasks[0], len(tasks)),
+    )  # fmt: skip
     default = tree.concatenate(parts, dim)
     task_id = jnp.asarray(np.concatenate(ids, dim))
     env = slots.make(tasks[0], spec, batch, default, task_id, first_slot)
@@ -189,10 +190,18 @@ def spread(
         (task.spec,),
         actions.common_sets([task.spec]),
         slot_tasks=(0,) * batch[1],
+        masks=_masks(task, 1),
     )
     task_id = jnp.zeros(batch, jnp.int32)
     env = slots.make(task._replace(deal=None), spec, batch, default, task_id, 0)
     return _wrapped(task, env._replace(render=slots.renderer([task], [batch[1]], 1)))
+
+
+def _masks(task: PureTask, number: int) -> tuple[tuple[bool, ...], ...]:
+    """Returns ``EnvSpec.masks`` of so many tasks of the code of one."""
+    if task.action_mask is not None:
+        return ()
+    return (actions.all_legal(task.spec.action),) * number
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "dim"))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mtrl_jax import types
+from mtrl_jax.envs import actions, envpool_pool, envpool_scores
 from mtrl_jax.envs import envpool_families as families
 from mtrl_jax.envs import envpool_observations as observations
-from mtrl_jax.envs import envpool_pool, envpool_scores
 
 
 class Adapter(NamedTuple):
@@ -163,5 +163,10 @@ def _env_spec(
         max_steps=limit,
         measures=measures,
     )
-    slot_tasks = (0,) * pool.batch[1]
-    return types.EnvSpec(obs, task.action, (task,), slot_tasks=slot_tasks)
+    return types.EnvSpec(
+        obs,
+        task.action,
+        (task,),
+        slot_tasks=(0,) * pool.batch[1],
+        masks=(actions.all_legal(task.action),),
+    )

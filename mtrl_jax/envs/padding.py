@@ -83,12 +83,29 @@ def combine_specs(specs: Sequence[types.EnvSpec]) -> types.EnvSpec:
         while name in taken:
             name, number = f"{base}#{number}", number + 1
         tasks.append(one._replace(name=name))
+    space = actions.combine([spec.action for spec in specs])
     return types.EnvSpec(
         observations.combine([spec.obs for spec in specs]),
-        actions.combine([spec.action for spec in specs]),
+        space,
         tuple(tasks),
         actions.common_sets(tasks),
+        masks=_masks(specs, space),
     )
+
+
+def _masks(
+    specs: Sequence[types.EnvSpec], space: types.ActionSpace
+) -> tuple[tuple[bool, ...], ...]:
+    """Returns ``EnvSpec.masks`` of all tasks in the combined space."""
+    if not all(spec.masks for spec in specs):
+        return ()
+    with jax.ensure_compile_time_eval():
+        masks = [
+            actions.pad_mask(space, spec.action, jnp.asarray(spec.masks))
+            for spec in specs
+        ]
+        rows = jnp.concatenate(masks).tolist()
+    return tuple(map(tuple, rows))
 
 
 def _slot_tasks(parts: Sequence[types.EnvSpec], axis: str) -> tuple[int, ...]:

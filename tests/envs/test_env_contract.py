@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
+from mtrl_jax.engine import unchanging
 from mtrl_jax.envs import probes
 
 # One list per family of ENVS: (name without prefix, options). Short episodes, so that
@@ -129,6 +130,15 @@ def test_time_steps_have_the_shapes_and_types_of_the_spec(case, played):
     assert set(env.spec.obs) <= {"vector", "image"}
     named = {name for task in env.spec.tasks for name in task.measures}
     assert set(infos) == named, "PBT finds a measure by the spec's names"
+
+
+@every_env
+def test_what_the_spec_says_never_changes_is_so(case, played):
+    """The engine takes task and legal actions from the spec, not from the steps."""
+    env, ts, *_ = played(case)
+    found = unchanging.known(env.spec, ts)
+    np.testing.assert_array_equal(found.task, ts.task)
+    np.testing.assert_array_equal(found.action_mask, ts.action_mask)
 
 
 @every_env
