@@ -6,11 +6,11 @@ Double, prioritised, dueling, n-step, categorical (C51) and noisy; every subset 
 Ref: Hessel et al. 2018, "Rainbow: Combining Improvements in Deep Reinforcement Learning"
 (arXiv:1710.02298).
 
-Deviations: as DQN's; noise is drawn for each state of a batch (see networks/noisy.py);
-the mean of the advantages is over legal actions; priorities of a categorical learner are
-the KL of the paper, raised to the exponent when they are stored, and no thousandth of the
-draws is uniform. ``importance_updates``, how long the weights' exponent takes to be 1, is the
-length of the run in the paper; by default it stays at 0.4, as a run's length is not known.
+Deviations: as DQN's; each slot acts by noise of its own (see networks/noisy.py); the mean
+of the advantages is over legal actions; priorities of a categorical learner are the KL of
+the paper, raised to the exponent when they are stored, and no thousandth of the draws is
+uniform. ``importance_updates``, how long the weights' exponent takes to be 1, is the length
+of the run in the paper; by default it stays at 0.4, as a run's length is not known.
 """
 
 from __future__ import annotations

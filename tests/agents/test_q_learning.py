@@ -413,6 +413,25 @@ def test_noise_has_the_layers_moments():
     assert len(np.unique(np.asarray(out)[:, 0])) > 90_000
 
 
+def test_a_batch_that_is_learned_from_has_one_noise():
+    """All rows have the same weights: those that a row of its own would have by that key."""
+    layer = noisy.NoisyDense(3, place=0)
+    params = jax.jit(layer.init)(KEY, np.zeros((1, 2), np.float32), noisy.Noise(KEY))
+    x = np.float32([[0, 0], [1, 0], [0, 1], [3, -2]])
+
+    @functools.partial(jax.jit, static_argnames="each")
+    def said(x, key, each):
+        return layer.apply(params, x, noisy.Noise(key, 0.7, each))
+
+    for key in jax.random.split(KEY, 3):
+        out = jax.device_get(said(x, key, False))
+        of_row = [said(row[None], key, True)[0] for row in x]
+        np.testing.assert_allclose(out, of_row, rtol=1e-5, atol=1e-6)
+        zero, one, two, sum_ = out
+        np.testing.assert_allclose(sum_, zero + 3 * (one - zero) - 2 * (two - zero), atol=1e-5)  # fmt: skip
+        assert np.abs(out - jax.device_get(said(x, key, True)))[1:].min() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -168,7 +168,7 @@ def act(
         explore_key, q, ts.action_mask, epsilon
     )
     if setting.parts.noisy:
-        q, features = said(noise._replace(scale=0.0))
+        q, features = said(dataclasses.replace(noise, scale=0.0))
         _, value = exploration.greedy(q, ts.action_mask)
     return action, carry, Extras(q, value, features)
 

@@ -190,4 +190,5 @@ def _of(outputs: Array, action: Array) -> Array:
 
 def noise_of(parts: Parts, key: Key, hp: Any, *, acting: bool) -> noisy.Noise:
     """Returns the noise of a network's weights; when acting ``hp.noise`` scales it."""
-    return noisy.Noise(key, hp.noise if parts.noisy and acting else 1.0)
+    scale = hp.noise if parts.noisy and acting else 1.0
+    return noisy.Noise(key, scale, each=acting)
