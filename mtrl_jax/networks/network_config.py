@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import errors, types
-from mtrl_jax.networks import conv, cores, layers, torsos
+from mtrl_jax.networks import conv, cores, layers, mlp
 
 SHARING = ("hard", "soft", "cross_stitch", "experts", "modules")
 # Those whose trunk reads flat inputs.
@@ -18,12 +18,12 @@ class NetworkConfig:
 
     torso: str = "auto"  # see torsos.choose
     # Of a torso that reads images: filters of each layer, units of the last one; () and
-    # 0: the paper's, see torsos.FILTERS.
+    # 0: the paper's, see image_stacks.FILTERS.
     filters: tuple[int, ...] = ()
     features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
-    activation: str = "tanh"  # of that MLP, see torsos.ACTIVATIONS
+    activation: str = "tanh"  # of that MLP, see mlp.ACTIVATIONS
     core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128
     core_memory: int = 0  # steps that a core's gates start out for, see cores; 0: few
@@ -51,7 +51,7 @@ def check(config: NetworkConfig, num_values: int | None = None) -> None:
     """Raises ValueError unless fields are known, large enough and go together."""
     known = {
         "sharing": SHARING,
-        "activation": tuple(torsos.ACTIVATIONS),
+        "activation": tuple(mlp.ACTIVATIONS),
         "core": cores.CORES,
         "convolution": conv.IMPLEMENTATIONS,
         "dtype": layers.DTYPES,

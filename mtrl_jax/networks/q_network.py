@@ -25,6 +25,7 @@ from mtrl_jax.networks import (
     conv,
     initialisers,
     layers,
+    mlp,
     network_module,
     noisy,
     product,
@@ -39,11 +40,11 @@ class QNetworkConfig:
 
     torso: str = "auto"  # see torsos.choose
     # Of a torso that reads images: filters of each layer, units of the last one; () and
-    # 0: the paper's, see torsos.FILTERS.
+    # 0: the paper's, see image_stacks.FILTERS.
     filters: tuple[int, ...] = ()
     features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
-    activation: str = "relu"  # of that MLP, see torsos.ACTIVATIONS
+    activation: str = "relu"  # of that MLP, see mlp.ACTIVATIONS
     # Units of a hidden layer in each stream, in the place of an image torso's dense
     # layer; 0: the streams read the torso's features.
     stream: int = 0
@@ -197,7 +198,7 @@ class _QModule(nn.Module):
 def _check(config: QNetworkConfig, head: Head) -> None:
     """Raises ValueError unless the names are known and the sizes positive."""
     known = {
-        "activation": tuple(torsos.ACTIVATIONS),
+        "activation": tuple(mlp.ACTIVATIONS),
         "convolution": conv.IMPLEMENTATIONS,
         "dtype": layers.DTYPES,
     }

@@ -1,53 +1,23 @@
 """Torsos: from an observation ``{"vector": [..., N], "image": [..., H, W, C]}`` to features.
 
-An image goes through one of four convolutional stacks, a vector through an MLP; where
-there are both, their features are concatenated. Biases start at zero; kernels are
-orthogonal with gain √2, except in the residual network (flax's LeCun normal).
-
-Refs: Mnih et al. 2015 (nature); Espeholt et al. 2018, arXiv:1802.01561, figure 3 (impala);
-Young & Tian 2019, arXiv:1903.03176 (minatar).
+An image goes through one of four convolutional stacks (``image_stacks``), a vector through
+an MLP (``mlp``); where there are both, their features are concatenated.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import (
-    conv,
-    initialisers,
-    product,
-    sequence_conv,
-    shared_trunks,
-)
+from mtrl_jax.networks import image_stacks, mlp, sequence_conv, shared_trunks
 from mtrl_jax.types import Array
 
 TORSOS = ("auto", "mlp", "minatar", "impala_shallow", "impala_deep", "nature")
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "elu": jax.nn.elu,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-}
-# The papers' sizes: filters of each layer (impala_deep: section), units of the last one.
-FILTERS: dict[str, tuple[int, ...]] = {
-    "minatar": (16,),
-    "impala_shallow": (16, 32),
-    "impala_deep": (16, 32, 32),
-    "nature": (32, 64, 64),
-}
-FEATURES = {"minatar": 128, "impala_shallow": 256, "impala_deep": 256, "nature": 512}
-# Smallest height and width whose last layer still has an output.
-_SMALLEST = {"minatar": 3, "impala_shallow": 20, "impala_deep": 1, "nature": 36}
-
-_orthogonal = initialisers.orthogonal(2**0.5)
 
 
 class Torso(nn.Module):
@@ -83,17 +53,17 @@ class Torso(nn.Module):
         if "vector" in obs:
             flat.append(self._vector(obs["vector"].astype(jnp.float32)))
         if "image" in obs:
-            image = scale_image(obs["image"])
+            image = image_stacks.scale_image(obs["image"])
             if self.kind == "mlp":
                 flat.append(image.reshape(*lead, -1))
             else:
-                sizes = self.filters or FILTERS[self.kind]
-                stack = _STACKS[self.kind](
+                sizes = self.filters or image_stacks.FILTERS[self.kind]
+                stack = image_stacks.STACKS[self.kind](
                     self.implementation,
                     self.norm,
                     self.dense,
                     sizes,
-                    self.features or FEATURES[self.kind],
+                    self.features or image_stacks.FEATURES[self.kind],
                     self.dtype,
                     name=self.kind,
                 )
@@ -105,13 +75,13 @@ class Torso(nn.Module):
 
     def _trunk(self, x: Array, task: Array | None) -> Array:
         if self.sharing == "hard":
-            mlp = MLP(self.hidden, self.activation, self.norm, self.dtype, name="mlp")
-            return mlp(x)
+            sizes = self.hidden, self.activation, self.norm, self.dtype
+            return mlp.MLP(*sizes, name="mlp")(x)
         assert task is not None
         trunk = shared_trunks.make(
             self.sharing,
             self.hidden,
-            ACTIVATIONS[self.activation],
+            mlp.ACTIVATIONS[self.activation],
             self.tasks,
             experts=self.experts,
             modules=self.modules,
@@ -125,109 +95,6 @@ class Torso(nn.Module):
         return sequence_conv.SequenceConv(
             positions, channels, self.implementation, name="sequence"
         )(vector)
-
-
-class MLP(nn.Module):
-    """Returns [..., hidden[-1]]: dense layers, each followed by the activation."""
-
-    hidden: tuple[int, ...]
-    activation: str = "tanh"
-    norm: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for size in self.hidden:
-            y = _dense(size, self.dtype)(x)
-            x = ACTIVATIONS[self.activation](_normed(y, self.norm))
-        return x
-
-
-class MinAtar(nn.Module):
-    """Returns 128 features: 16 filters 3x3 VALID, one dense layer."""
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((3, 1),))
-
-
-class ImpalaShallow(nn.Module):
-    """Returns 256 features: 16 filters 8x8/4, 32 filters 4x4/2, one dense layer.
-
-    VALID, with which the paper's 1.2 M parameters at 96 x 72 come out.
-    """
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((8, 4), (4, 2)))
-
-
-class Nature(nn.Module):
-    """Returns 512 features: 32 filters 8x8/4, 64 4x4/2, 64 3x3, one dense layer."""
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((8, 4), (4, 2), (3, 1)))
-
-
-class ImpalaDeep(nn.Module):
-    """Returns 256 features of the 15-layer residual network.
-
-    Three sections of 16, 32 and 32 channels, each: 3x3 convolution, max-pool 3x3 stride
-    2, two residual blocks.
-    """
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-    blocks: int = 2
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for channels in self.filters:
-            layer = functools.partial(
-                conv.Conv,
-                channels,
-                (3, 3),
-                implementation=self.implementation,
-                dtype=self.dtype,
-            )
-            x = conv.max_pool(layer()(x), implementation=self.implementation)
-            for _ in range(self.blocks):
-                x = x + layer()(jax.nn.relu(layer()(jax.nn.relu(x))))
-        return _dense_relu(self, jax.nn.relu(x))
-
-
-_STACKS: dict[str, Any] = {
-    "minatar": MinAtar,
-    "impala_shallow": ImpalaShallow,
-    "impala_deep": ImpalaDeep,
-    "nature": Nature,
-}
 
 
 def choose(kind: str, obs: Mapping[str, jax.ShapeDtypeStruct]) -> str:
@@ -251,7 +118,7 @@ def choose(kind: str, obs: Mapping[str, jax.ShapeDtypeStruct]) -> str:
             f"torso: {kind!r} needs an image, the observation has only "
             f"{sorted(obs)}; use 'mlp' or 'auto'"
         )
-    smallest = _SMALLEST[kind]
+    smallest = image_stacks.SMALLEST[kind]
     if min(image.shape[:2]) < smallest:
         raise ValueError(
             f"torso: {kind!r} needs an image of at least {smallest}x{smallest}, got "
@@ -276,32 +143,29 @@ def resolved(config: Any, obs: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
         config.filters,
         config.features,
     )
-    if kind not in FILTERS and (filters or features):
+    if kind not in image_stacks.FILTERS and (filters or features):
         raise ValueError(
             f"filters, features: {filters} and {features} are of a torso that reads "
             f"images, here it is {kind!r}; leave them out, or give hidden"
         )
-    layers = len(FILTERS.get(kind, ()))
+    layers = len(image_stacks.FILTERS.get(kind, ()))
     if filters and (len(filters) != layers or min(filters) < 1):
         raise ValueError(
             f"filters: got {filters}, the torso {kind!r} has {layers} layers; give as "
-            f"many positive sizes, as {FILTERS[kind]}"
+            f"many positive sizes, as {image_stacks.FILTERS[kind]}"
         )
     if features < 0:
         raise ValueError(f"features: got {features}, give 0 or a positive size")
     return dataclasses.replace(config, torso=kind)
 
 
-def scale_image(image: Array) -> Array:
-    """Returns a float32 image: uint8 divided by 255, anything else only cast."""
-    scaled = image.astype(jnp.float32)
-    return scaled / 255.0 if image.dtype == jnp.uint8 else scaled
-
-
 def _auto(image: jax.ShapeDtypeStruct | None) -> str:
-    if image is None or min(image.shape[:2]) < _SMALLEST["minatar"]:
+    if image is None or min(image.shape[:2]) < image_stacks.SMALLEST["minatar"]:
         return "mlp"
-    if image.shape[0] <= 16 or min(image.shape[:2]) < _SMALLEST["impala_shallow"]:
+    if (
+        image.shape[0] <= 16
+        or min(image.shape[:2]) < image_stacks.SMALLEST["impala_shallow"]
+    ):
         return "minatar"
     return "impala_shallow"
 
@@ -316,42 +180,3 @@ def _check_obs(obs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         raise ValueError(
             f"obs: 'image' has shape {obs['image'].shape}, expected [H, W, C]"
         )
-
-
-def _convs_and_dense(
-    stack: Any, x: Array, layers: tuple[tuple[int, int], ...]
-) -> Array:
-    """Returns features of (kernel, stride) VALID convolutions, ReLU and a dense layer."""
-    for features, (kernel, stride) in zip(stack.filters, layers, strict=True):
-        x = conv.Conv(
-            features,
-            (kernel, kernel),
-            strides=stride,
-            padding="VALID",
-            kernel_init=_orthogonal,
-            implementation=stack.implementation,
-            dtype=stack.dtype,
-        )(x)
-        x = jax.nn.relu(_normed(x, stack.norm))
-    return _dense_relu(stack, x)
-
-
-def _dense_relu(stack: Any, x: Array) -> Array:
-    """Returns maps as features, through a dense layer unless ``stack`` has none."""
-    x = x.reshape(*x.shape[:-3], -1)
-    if not stack.dense:
-        return x
-    return jax.nn.relu(_normed(_dense(stack.features, stack.dtype)(x), stack.norm))
-
-
-def _normed(x: Array, norm: bool) -> Array:
-    return nn.LayerNorm()(x) if norm else x
-
-
-def _dense(size: int, dtype: str) -> nn.Dense:
-    return nn.Dense(
-        size,
-        dtype=dtype,
-        kernel_init=_orthogonal,
-        dot_general=product.dot_general,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import types
-from mtrl_jax.networks import attention, conv, history_tokens, layers, tokeniser, torsos
+from mtrl_jax.networks import attention, conv, history_tokens, layers, mlp, tokeniser
 
 POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")
@@ -30,7 +30,7 @@ class TransformerConfig:
     embedding_dropout: float = 0.0
     torso: str = "auto"  # see torsos.choose
     hidden: tuple[int, ...] = ()  # of the MLP that reads vectors before the embedding
-    activation: str = "gelu"  # of that MLP, see torsos.ACTIVATIONS
+    activation: str = "gelu"  # of that MLP, see mlp.ACTIVATIONS
     convolution: str = "auto"  # see conv.conv2d
     attention: str = "auto"  # see attention.attend
     # bfloat16: of products and cache on accelerators; CPUs, slower in it, stay float32.
@@ -50,7 +50,7 @@ def check(spec: types.EnvSpec, config: TransformerConfig) -> None:
         ("encoding", history_tokens.ENCODINGS),
         ("positions", POSITIONS),
         ("acting", ACTING),
-        ("activation", tuple(torsos.ACTIVATIONS)),
+        ("activation", tuple(mlp.ACTIVATIONS)),
         ("convolution", conv.IMPLEMENTATIONS),
         ("attention", attention.IMPLEMENTATIONS),
         ("dtype", layers.DTYPES),

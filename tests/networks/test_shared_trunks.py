@@ -10,9 +10,9 @@ from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.networks import (
     actor_critic,
     components,
+    mlp,
     network_module,
     shared_trunks,
-    torsos,
 )
 from mtrl_jax.networks.network_config import NetworkConfig
 
@@ -181,11 +181,11 @@ def test_tasks_that_are_renumbered_with_their_embeddings_are_the_same(routed):
 def test_one_module_a_layer_is_an_mlp():
     """Whatever the task: there is one way through."""
     features, params = _made(shared_trunks.SoftModules((5, 6, 7), jnp.tanh, K, 1))
-    mlp = {"Dense_0": params["observation"]} | {
+    dense = {"Dense_0": params["observation"]} | {
         f"Dense_{i + 1}": jax.tree.map(lambda x: x[0], params[f"_Columns_{i}"])
         for i in range(2)
     }
-    wanted = jax.jit(torsos.MLP((5, 6, 7)).apply)({"params": mlp}, X)
+    wanted = jax.jit(mlp.MLP((5, 6, 7)).apply)({"params": dense}, X)
     np.testing.assert_allclose(features(params, X, TASK), wanted, rtol=1e-5, atol=1e-6)
 
 

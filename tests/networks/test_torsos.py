@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax.engine.batched_draws import batch_draws
-from mtrl_jax.networks import sequence_conv, torsos
+from mtrl_jax.networks import image_stacks, sequence_conv, torsos
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
 
@@ -130,13 +130,13 @@ def test_images_are_scaled_on_the_device():
     """uint8 becomes [0, 1]; bool and float keep their values."""
     image = np.array([[0, 51, 255]])
     np.testing.assert_allclose(
-        torsos.scale_image(jnp.asarray(image, jnp.uint8)), image / 255, rtol=1e-6
+        image_stacks.scale_image(jnp.asarray(image, jnp.uint8)), image / 255, rtol=1e-6
     )
     np.testing.assert_array_equal(
-        torsos.scale_image(jnp.asarray(image > 0)), [[0.0, 1.0, 1.0]]
+        image_stacks.scale_image(jnp.asarray(image > 0)), [[0.0, 1.0, 1.0]]
     )
     as_float = jnp.asarray(image, jnp.float32)
-    np.testing.assert_array_equal(torsos.scale_image(as_float), as_float)
+    np.testing.assert_array_equal(image_stacks.scale_image(as_float), as_float)
 
 
 @pytest.mark.parametrize(

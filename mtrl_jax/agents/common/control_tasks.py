@@ -24,7 +24,7 @@ from mtrl_jax import types
 from mtrl_jax.agents.common import replayed
 from mtrl_jax.data import frame_stacks
 from mtrl_jax.losses import auxiliary_control, policy_gradient
-from mtrl_jax.networks import auxiliary_heads, torso_outputs, torsos
+from mtrl_jax.networks import auxiliary_heads, image_stacks, torso_outputs
 from mtrl_jax.types import Array, Tree
 
 
@@ -109,7 +109,7 @@ def shown(obs: Tree, frames: int = 1) -> Array:
     [[[1.0]]]
     """
     if "image" in obs:
-        return torsos.scale_image(frame_stacks.newest(obs["image"], frames))
+        return image_stacks.scale_image(frame_stacks.newest(obs["image"], frames))
     return obs["vector"].astype(jnp.float32)
 
 
