@@ -13,8 +13,8 @@ that they came to themselves, and with their teachers' of before.
 
 Everything is a run of its own under --runs and is gone on with if it exists. A run of the
 whole config in the folder of the teachers (``mtrl train CONFIG --run-dir
-RUNS/teachers-3000000-125000``) gives them, and its own students are ``pipeline`` of the
-JSON. Writes distillation.json and .png.
+RUNS/teachers-3000000-250000``) gives them, and its own students are ``pipeline`` of the
+JSON. Writes distillation.json and .png; with no ``--sizes`` distillation_pipeline.json alone.
 
     python benchmarks/distillation.py                  # about three hours on 2 cores
     python benchmarks/distillation.py --env-steps 400000 --play-steps 20000 --updates 1500
@@ -53,10 +53,10 @@ def main() -> None:
     """Runs what is missing; prints the table, writes JSON and PNG."""
     made = common.parser(__doc__ or "", "teachers of 10,240 steps, 20 updates")
     made.add_argument("--env-steps", type=int, default=3_000_000, help="of a teacher")
-    made.add_argument("--play-steps", type=int, default=125_000, help="of a teacher")
-    made.add_argument("--updates", type=int, default=20_000, help="of a student")
+    made.add_argument("--play-steps", type=int, default=250_000, help="of a teacher")
+    made.add_argument("--updates", type=int, default=40_000, help="of a student")
     made.add_argument("--batch", type=int, default=256, help="of a student")
-    made.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    made.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--slots", type=int, default=32, help="episodes a game")
     made.add_argument("--joint", nargs="+", choices=arms.JOINT, default=[])
@@ -86,6 +86,8 @@ def main() -> None:
         "joint": [],
         "states": [],
     }
+    if not args.sizes:
+        common.write(args.out, "distillation_pipeline", result)
     print(common.header(COLUMNS))
 
     def add(name: str, rows: list[dict[str, Any]]) -> None:

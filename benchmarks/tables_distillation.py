@@ -11,7 +11,7 @@ from table_cells import NONE, Rows, has, interval, load, number, quantity
 
 def pipeline() -> Rows:
     """Returns the table of a run of the whole config: teachers and students by game."""
-    found = load("distillation")
+    found = load("distillation_pipeline")
     own = found["pipeline"]
     made: Rows = [["game", "random", "teacher", "students", "share of the teacher's"]]
     for name, row in found["teachers"].items():

@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
 Share = Annotated[Scalar, Bounds(0.0, 1.0)]
 Amount = Annotated[Scalar, Bounds(0.0)]
 Limit = Annotated[Scalar, Bounds(0.0, math.inf)]  # an amount; inf: no limit
+Norm = Annotated[Scalar, Bounds(1e-30, math.inf)]  # a limit of what has to move
 Divisor = Annotated[Scalar, Bounds(1e-30)]  # what is divided by: not 0
 Real = Annotated[Scalar, Bounds(-LARGEST)]
 
@@ -146,7 +147,7 @@ def check_bounds(hparams: type, name: str, value: float) -> None:
     words = in_words(allowed) if high < LARGEST else f"at least {low:g}"
     if high >= LARGEST and value > low:
         words = f"finite in float32, at most {LARGEST:g}"
-        words += ", or .inf for no limit" if high == math.inf else ""
+    words += ", or .inf for no limit" if high == math.inf else ""
     raise ValueError(f"={value:g}: must be {words}")
 
 

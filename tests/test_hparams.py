@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import agents, hparams
-from mtrl_jax.hparams import LARGEST, Amount, Bounds, Limit, Real, Share
+from mtrl_jax.hparams import LARGEST, Amount, Bounds, Norm, Real, Share
 
 
 class Group(NamedTuple):
@@ -27,7 +27,7 @@ class Hparams(NamedTuple):
     group: Group = Group(learning_rate=0.5)
     reward_scale: Real = 1.0
     own: float = 2.0
-    norm: Limit = 1.0
+    norm: Norm = 1.0
 
 
 def test_leaves_have_names_of_their_own_whatever_group_they_are_in():
@@ -110,6 +110,7 @@ def test_every_hyperparameter_of_an_agent_has_bounds_that_its_default_keeps(name
         ),
         ("own", 1e39, "=1e+39: must be finite in float32, at most 3.40282e+38"),
         ("own", -math.inf, "=-inf: must be at least -3.40282e+38"),
+        ("norm", 0.0, "=0: must be at least 1e-30, or .inf for no limit"),
         (
             "norm",
             1e39,

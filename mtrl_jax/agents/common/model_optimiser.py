@@ -11,7 +11,7 @@ from typing import NamedTuple
 import optax
 
 from mtrl_jax.agents.common import optimiser
-from mtrl_jax.hparams import Amount, Divisor, Limit
+from mtrl_jax.hparams import Amount, Divisor, Norm
 from mtrl_jax.types import Scalar
 
 
@@ -21,7 +21,7 @@ class Hparams(NamedTuple):
     model_lr: Amount = 2e-4
     actor_lr: Amount = 4e-5
     critic_lr: Amount = 1e-4
-    max_grad_norm: Limit = 100.0  # of each
+    max_grad_norm: Norm = 100.0  # of each
     adam_eps: Divisor = 1e-5
     weight_decay: Amount = 1e-6
 

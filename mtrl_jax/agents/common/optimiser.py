@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import types
-from mtrl_jax.hparams import Amount, Divisor, Limit
+from mtrl_jax.hparams import Amount, Divisor, Norm
 from mtrl_jax.types import Array, Scalar, Tree
 
 KINDS = ("adam", "rmsprop", "rmsprop_centred")
@@ -28,7 +28,7 @@ class Hparams(NamedTuple):
 
     learning_rate: Amount = 1e-3
     decay_updates: Amount = 0.0  # linear decay to 0 over this many updates, 0: constant
-    max_grad_norm: Limit = 0.5
+    max_grad_norm: Norm = 0.5
     adam_eps: Divisor = 1e-8
     rmsprop_eps: Divisor = 1e-8  # inside the square root
 
@@ -40,7 +40,7 @@ class AdamwHparams(NamedTuple):
     warmup_updates: Amount = 100.0
     decay_updates: Amount = 0.0  # to the end of the cosine, 0: constant
     weight_decay: Amount = 0.0
-    max_grad_norm: Limit = 1.0
+    max_grad_norm: Norm = 1.0
     adam_eps: Divisor = 1e-8
 
 
