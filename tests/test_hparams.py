@@ -69,7 +69,7 @@ def test_bounds_stand_beside_the_field_also_in_a_group():
     found = hparams.bounds(Hparams)
     assert found["alpha"] == found["discount"] == (0.0, 1.0)
     assert found["learning_rate"] == (0.0, LARGEST)
-    assert found["norm"] == (0.0, math.inf)
+    assert found["norm"] == (1e-30, math.inf)
     assert found["reward_scale"] == found["own"] == (-LARGEST, LARGEST)
 
     class Outside(NamedTuple):
