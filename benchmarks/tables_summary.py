@@ -152,6 +152,7 @@ def _methods() -> Rows:
         for arm in ("linear", "plain")
     ]
     gain, loss, worst = mixture / small, mixed / plain, least[0] / least[1]
+    students = load("distillation_pipeline")["pipeline"]
     distilled = find(load("algorithm_distillation_dark_room")["arms"], arm="ad")
     return [
         _row(
@@ -174,6 +175,13 @@ def _methods() -> Rows:
             "1.3 ×",
             f"{ratio(worst)} ×",
             worst >= 1.3,
+        ),
+        _row(
+            "Policy distillation: one student of four MinAtar games, of its teachers",
+            "benchmarks/results/policy_distillation.md",
+            "0.9 ×",
+            interval(students["score"], students["low"], students["high"]),
+            students["score"] >= 0.9,
         ),
         _row(
             "Algorithm Distillation, dark room, unseen goals, optimum 17.2",
