@@ -44,11 +44,6 @@ def _speed() -> Rows:
     most = [find(sizes, agent=a, P=64)["speed-up"] for a in ("impala", "ppo")]
     beside = find(load("dreamer_peers")["rows"], contender="mtrl_jax", P=1)
     dreamer = beside["over sheeprl"]
-    rays = max(
-        row["decisions/s"]
-        for row in load("labyrinth_speed")["rows"]
-        if row["obs"] == "rays"
-    )
     page, speed = "benchmarks/results/peers.md", "benchmarks/results/speed.md"
     return [
         _row(
@@ -78,13 +73,6 @@ def _speed() -> Rows:
             "5 ×",
             f"{dreamer:.2f} ×",
             dreamer >= 5,
-        ),
-        _row(
-            "Labyrinth, rays: decisions a second",
-            "benchmarks/results/labyrinth.md",
-            "300 k",
-            quantity(rays),
-            rays >= 3e5,
         ),
     ]
 
