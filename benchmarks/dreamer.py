@@ -3,9 +3,10 @@
     python benchmarks/dreamer.py [--part flops speed] [--quick] [--out DIR]
 
 flops: operations of a gradient step (``flops.py``) and what 40 % of an H100's would give;
-the size "atari" is the paper's and is only traced. speed: gradient steps and acting steps
-a second of all members together, on MinAtar's Breakout; P members as one program against
-P runs of one after the other. Beside the wall's time that of the processor, in which
+the size "config" is that of ``configs/dreamer_v2_minatar.yaml``, "atari" the paper's,
+which is only traced. speed: gradient steps and acting steps a second of all members
+together, on MinAtar's Breakout, on the devices that a run has; P members as one program
+against P runs of one after the other. Beside the wall's time that of the processor, in which
 other work on the machine shows less.
 
 Prints tables; each part writes dreamer_PART.json.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +30,8 @@ import jax.numpy as jnp
 from mtrl_jax import envs, hparams, random, types, xla
 from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
-from mtrl_jax.engine import fused_runner
+from mtrl_jax.config import agent_settings, loading
+from mtrl_jax.engine import fused_runner, sharding
 from mtrl_jax.networks import latents, observation_config, rssm
 
 GAME, SLOTS, UNROLL, UPDATES, STEPS = "gymnax/Breakout-MinAtar", 16, 4, 4, 4
@@ -38,7 +41,8 @@ SETTINGS = {
     "model_lr": 1e-3, "actor_lr": 5e-4, "critic_lr": 1e-3, "discount": 0.97,
     "entropy_cost": 1e-2,
 }  # fmt: skip
-SIZES = ("tiny", "small", "atari")
+CONFIG = pathlib.Path(__file__).parent.parent / "configs/dreamer_v2_minatar.yaml"
+SIZES = ("tiny", "small", "config", "atari")
 SPEED = {"size": "<8", "members": "3d", "gradient steps/s": "9.2f", "acting steps/s": "9.0f",
          "CPU ms": "8.1f", "against runs in turn": "6.2f"}  # fmt: skip
 FLOPS = {
@@ -181,14 +185,17 @@ def in_turn(
 def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
     """Returns a call that runs a chunk of updates."""
     env = envs.make(GAME, (members, SLOTS))
+    mesh = sharding.make_mesh(members, SLOTS, sharding.devices(members, pure=True))
     made = fused_runner.make(
         dreamer_v2.make(env.spec, config_of(size, prefill)), env,
-        unroll_length=UNROLL, updates_per_chunk=UPDATES,
+        unroll_length=UNROLL, updates_per_chunk=UPDATES, mesh=mesh,
+        at_once=sharding.members_at_once(mesh),
     )  # fmt: skip
     own = hparams.override(dreamer_v2.Hparams(), SETTINGS)
     hp = jax.tree.map(lambda x: jnp.full(members, x, jnp.float32), own)
-    state = jax.jit(made.init)(random.roots(0, members), hp)
-    run, held = jax.jit(made.chunk, donate_argnums=0), [state]
+    given = sharding.on_devices((random.roots(0, members), hp), mesh, members)
+    state = sharding.making_layout(made.init, mesh, members, *given)(*given)
+    (_, hp), run, held = given, sharding.keeping_layout(made.chunk), [state]
 
     def call():
         held[0], out = run(held[0], hp)
@@ -198,7 +205,12 @@ def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
 
 
 def config_of(size: str, prefill: int) -> dreamer_v2.Config:
-    """Returns the settings of "tiny", or "small": that of dreamer_ablations."""
+    """Returns the settings of "tiny", of "small" (dreamer_ablations) or of CONFIG."""
+    steps = UNROLL * SLOTS / STEPS
+    if size == "config":
+        config = agent_settings.config(loading.load(CONFIG))
+        replay = dataclasses.replace(config.replay, prefill=prefill, train_every=steps)
+        return dataclasses.replace(config, replay=replay)
     units, number, length, horizon = {"tiny": (32, 4, 8, 4), "small": (64, 8, 16, 6)}[
         size
     ]
@@ -211,7 +223,7 @@ def config_of(size: str, prefill: int) -> dreamer_v2.Config:
         layers=2,
         replay=sequences.SequenceConfig(
             capacity=100_000, batch=16, length=length, prefill=prefill,
-            train_every=UNROLL * SLOTS / STEPS,
+            train_every=steps,
         ),
         horizon=horizon,
         rewards="none",

@@ -63,6 +63,25 @@ def peers() -> Rows:
     return rows
 
 
+def speeds() -> Rows:
+    """Returns the rates of gradient and acting steps by size and members."""
+    rows: Rows = [
+        [
+            "size",
+            "members",
+            "gradient steps/s of all",
+            "acting steps/s of all",
+            "processor ms a gradient step",
+            "over runs one after the other",
+        ]
+    ]
+    for row in load("dreamer_speed")["rows"]:
+        cells = [row["gradient steps/s"], row["acting steps/s"], row["CPU ms"]]
+        turns = f"{row['against runs in turn']:.2f} ×"
+        rows.append([row["size"], str(row["members"]), *map(quantity, cells), turns])
+    return rows
+
+
 def ablations() -> Rows:
     """Returns the late return of each arm, and how often a seed is below a full one."""
     rows: Rows = [["", "return [95 %]", "seeds", "below the full agent"]]
@@ -85,4 +104,5 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
     "dreamer_flops": operations,
     "dreamer_peers": peers,
+    "dreamer_speed": speeds,
 }
