@@ -139,12 +139,19 @@ def read(
 def draw(curves: dict[str, list], path: pathlib.Path) -> None:
     """Draw return against steps, a panel a game, a band over seeds."""
     names = [game for game in GAMES if game in curves]
-    with common.figure(path, names) as axes:
+    lines = len(curves[names[0]]) if names else 0
+    is_beside = lines > 4  # there the legend would hide them
+    size = (8, 4) if is_beside else (5, 4)
+    with common.figure(path, names, size) as axes:
         for ax, game in zip(axes, names):
             for label, steps, returns in curves[game]:
                 common.curve(ax, steps, returns, label)
             ax.set(xlabel="env steps of the game", ylabel="return")
-        axes[0].legend()
+        if is_beside:
+            labels = axes[0].get_legend_handles_labels()
+            axes[0].figure.legend(*labels, loc="outside center right")
+        else:
+            axes[0].legend()
 
 
 if __name__ == "__main__":

@@ -104,4 +104,5 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
     "dreamer_flops": operations,
     "dreamer_peers": peers,
+    "dreamer_speed": speeds,
 }

@@ -221,6 +221,15 @@ def value_learning() -> Rows:
     ]
 
 
+def rainbow_ablation() -> Rows:
+    """Returns the table of Rainbow, whole and without each of its parts."""
+    made: Rows = [["agent", "mean [95 %]", "seeds"]]
+    for row in load("value_learning_ablation")["rows"]:
+        seeds = ", ".join(map(number, row["seeds"]))
+        made.append([row["agent"], _of_seeds(row), seeds])
+    return made
+
+
 def labyrinth_scores() -> Rows:
     """Returns the table of scores of scripted players on every level."""
     players = {
@@ -329,6 +338,7 @@ def _of_seeds(row: Any) -> str:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "value_learning": value_learning,
+    "rainbow_ablation": rainbow_ablation,
     "quickstart": quickstart,
     "pbt_toy": pbt_toy,
     "classic_control": classic_control,
