@@ -31,67 +31,52 @@ FEATURES = {"minatar": 128, "impala_shallow": 256, "impala_deep": 256, "nature":
 SMALLEST = {"minatar": 3, "impala_shallow": 20, "impala_deep": 1, "nature": 36}
 
 
-class MinAtar(nn.Module):
-    """Returns 128 features: 16 filters 3x3 VALID, one dense layer."""
+class Stack(nn.Module):
+    """What the networks have in common: features of maps, through a dense layer or not."""
 
     implementation: str
-    norm: bool
-    dense: bool
+    norm: bool  # a layer norm before each activation
+    dense: bool  # the last layer; without it features are maps
     filters: tuple[int, ...]
-    features: int
+    features: int  # of the last layer
     dtype: str
+
+    def _features(self, x: Array) -> Array:
+        x = x.reshape(*x.shape[:-3], -1)
+        if not self.dense:
+            return x
+        x = mlp.dense(self.features, self.dtype)(x)
+        return jax.nn.relu(mlp.normed(x, self.norm))
+
+
+class Convolutions(Stack):
+    """Returns features [..., F] of VALID convolutions, each followed by a ReLU."""
+
+    layers: tuple[tuple[int, int], ...]  # kernel and stride
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((3, 1),))
+        for features, (kernel, stride) in zip(self.filters, self.layers, strict=True):
+            x = conv.Conv(
+                features,
+                (kernel, kernel),
+                strides=stride,
+                padding="VALID",
+                kernel_init=mlp.ORTHOGONAL,
+                implementation=self.implementation,
+                dtype=self.dtype,
+            )(x)
+            x = jax.nn.relu(mlp.normed(x, self.norm))
+        return self._features(x)
 
 
-class ImpalaShallow(nn.Module):
-    """Returns 256 features: 16 filters 8x8/4, 32 filters 4x4/2, one dense layer.
+class Residual(Stack):
+    """Returns features [..., F] of IMPALA's 15-layer network.
 
-    VALID, with which the paper's 1.2 M parameters at 96 x 72 come out.
+    A section for each of ``filters``: 3x3 convolution, max-pool 3x3 stride 2, two residual
+    blocks. It has no layer norm between them.
     """
 
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((8, 4), (4, 2)))
-
-
-class Nature(nn.Module):
-    """Returns 512 features: 32 filters 8x8/4, 64 4x4/2, 64 3x3, one dense layer."""
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _convs_and_dense(self, x, ((8, 4), (4, 2), (3, 1)))
-
-
-class ImpalaDeep(nn.Module):
-    """Returns 256 features of the 15-layer residual network.
-
-    Three sections of 16, 32 and 32 channels, each: 3x3 convolution, max-pool 3x3 stride
-    2, two residual blocks.
-    """
-
-    implementation: str
-    norm: bool
-    dense: bool
-    filters: tuple[int, ...]
-    features: int
-    dtype: str
     blocks: int = 2
 
     @nn.compact
@@ -107,14 +92,15 @@ class ImpalaDeep(nn.Module):
             x = conv.max_pool(layer()(x), implementation=self.implementation)
             for _ in range(self.blocks):
                 x = x + layer()(jax.nn.relu(layer()(jax.nn.relu(x))))
-        return _dense_relu(self, jax.nn.relu(x))
+        return self._features(jax.nn.relu(x))
 
 
+# impala_shallow is VALID, with which the paper's 1.2 M parameters at 96 x 72 come out.
 STACKS: dict[str, Any] = {
-    "minatar": MinAtar,
-    "impala_shallow": ImpalaShallow,
-    "impala_deep": ImpalaDeep,
-    "nature": Nature,
+    "minatar": functools.partial(Convolutions, layers=((3, 1),)),
+    "impala_shallow": functools.partial(Convolutions, layers=((8, 4), (4, 2))),
+    "impala_deep": Residual,
+    "nature": functools.partial(Convolutions, layers=((8, 4), (4, 2), (3, 1))),
 }
 
 
@@ -122,31 +108,3 @@ def scale_image(image: Array) -> Array:
     """Returns a float32 image: uint8 divided by 255, anything else only cast."""
     scaled = image.astype(jnp.float32)
     return scaled / 255.0 if image.dtype == jnp.uint8 else scaled
-
-
-def _convs_and_dense(
-    stack: Any, x: Array, layers: tuple[tuple[int, int], ...]
-) -> Array:
-    """Returns features of (kernel, stride) VALID convolutions, ReLU and a dense layer."""
-    for features, (kernel, stride) in zip(stack.filters, layers, strict=True):
-        x = conv.Conv(
-            features,
-            (kernel, kernel),
-            strides=stride,
-            padding="VALID",
-            kernel_init=mlp.ORTHOGONAL,
-            implementation=stack.implementation,
-            dtype=stack.dtype,
-        )(x)
-        x = jax.nn.relu(mlp.normed(x, stack.norm))
-    return _dense_relu(stack, x)
-
-
-def _dense_relu(stack: Any, x: Array) -> Array:
-    """Returns maps as features, through a dense layer unless ``stack`` has none."""
-    x = x.reshape(*x.shape[:-3], -1)
-    if not stack.dense:
-        return x
-    return jax.nn.relu(
-        mlp.normed(mlp.dense(stack.features, stack.dtype)(x), stack.norm)
-    )
