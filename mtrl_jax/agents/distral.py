@@ -2,7 +2,8 @@
 
     J = Σ_i E_{π_i} Σ_t [ r_i + (α/β) log π_0(a_t|s_t) − (1/β) log π_i(a_t|s_t) ]
 
-Every task has its own policy π_i and value; π_0 is one for all. The KL from π_i to π_0
+Every task has its own policy π_i and value; π_0 is one for all and not given the task,
+whatever ``network.task_embedding`` says. The KL from π_i to π_0
 weighs α/β, the entropy of π_i (1 − α)/β: both numbers are traced. The seven variants of
 the paper are these and a choice of columns, h being π_0's network and f_i a task's:
 
@@ -12,8 +13,9 @@ the paper are these and a choice of columns, h being π_0's network and f_i a ta
     added      exp(h + f_i)      A3C_2col: not distilled, entropy 1/β whatever α
     shared     exp h             A3C_multitask: one network, likewise
 
-A task's network runs on its own slots alone where these are static, and minibatches have
-the same share of every task.
+A task's network runs on its own slots alone where these are static, minibatches have the
+same share of every task, and gradients are clipped network by network: at α = 0 tasks are
+independent.
 
 The step's own part of the sum, Σ_a π_i [(α/β) log π_0 − (1/β) log π_i], is differentiated
 as it stands, by π_i and by π_0 (which is the distillation); what follows it is in the
@@ -135,12 +137,15 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         the minibatches.
     """
     _check(spec, config)
+    _check_network(config)
     is_shared = config.columns == "shared"
     path = ("prior" if is_shared else "own", "value")
     # A value of rewards, and with a scale one of what is regularised.
     values = 1 if config.value_scale == "none" else 2
     stacked = not is_shared
-    base = policy_learner.make(spec, config, (path,), values=values, stacked=stacked)
+    base = policy_learner.make(
+        spec, config, (path,), values=values, stacked=stacked, apart=("prior",)
+    )
     acting = _columns(spec, config, base.scale)
     # The slots of a minibatch are in another order.
     learned = acting
@@ -272,15 +277,17 @@ def unroll(
 
 
 def _columns(spec: types.EnvSpec, config: Config, scale: value_scale.Scale) -> Columns:
-    values = scale.num_values
-    prior = networks.make(spec, config.network, num_values=values)
+    values, shared = scale.num_values, config.network
+    if config.columns in DISTILLED:
+        shared = dataclasses.replace(shared, task_embedding=False)
+    prior = networks.make(spec, shared, num_values=values)
     if config.columns == "shared":
         return Columns(prior, None)
     return Columns(prior, task_networks.make(spec, config.network, num_values=values))
 
 
 def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError unless options are known and the action space has logits."""
+    """Raises ValueError unless columns are known and the action space has logits."""
     if config.columns not in COLUMNS:
         raise ValueError(
             f"columns: unknown {config.columns!r}; one of {', '.join(COLUMNS)}"
@@ -289,4 +296,21 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
         raise ValueError(
             "action: distral adds the logits of its columns; give tasks with Discrete or "
             f"Factorised actions, not {spec.action}"
+        )
+
+
+def _check_network(config: Config) -> None:
+    """Raises ValueError where π_0, which is one for all tasks, would be one for each."""
+    network, columns = config.network, f"under columns {config.columns!r}"
+    if config.columns == "shared":
+        return
+    if network.sharing != "hard":
+        raise ValueError(
+            f"network.sharing: got {network.sharing!r} {columns}; the distilled policy is "
+            "one for all tasks, use 'hard', or columns 'shared'"
+        )
+    if network.task_heads:
+        raise ValueError(
+            f"network.task_heads: true {columns}; the distilled policy is one for all "
+            "tasks, use false, or columns 'shared'"
         )

@@ -1,5 +1,6 @@
 """Distral as an agent: its columns, its two numbers, where gradients go."""
 
+import dataclasses
 import functools
 
 import jax
@@ -20,6 +21,7 @@ from mtrl_jax.experiments import online
 from mtrl_jax.losses import distral_equations as losses
 from mtrl_jax.losses import policy_gradient, popart
 from mtrl_jax.networks import heads
+from mtrl_jax.networks.network_config import NetworkConfig
 
 KEY = jax.random.key(0)
 TASKS = ("both", "masked")
@@ -210,6 +212,21 @@ def test_without_alpha_nothing_is_shared(columns, made, kit):
         assert moved(one.learner, after) == {"prior": shares, "own": True}
 
 
+@pytest.mark.parametrize("columns", ["one", "two"])
+def test_without_alpha_a_task_learns_as_it_would_alone(columns, made, kit):
+    """Another's rewards do not reach its network, nor through the norm of gradients."""
+    one = made(columns)
+    ts = one.rollout.ts
+    loud = np.where(ts.task == 1, 1e3 * ts.reward, ts.reward)
+    other = one.rollout._replace(ts=ts._replace(reward=loud))
+    hp = kit.changed(one.hp, alpha=0.0, max_grad_norm=1e-3)
+    found = [one.update(one.learner, x, KEY, hp) for x in (one.rollout, other)]
+    before, after = (x[1]["grad_norm"] for x in found)
+    assert 1e-2 < before < 0.1 * after
+    own, others = (x[0].params["own"] for x in found)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[0]), own, others)
+
+
 @pytest.mark.parametrize("columns", ["added", "shared"])
 def test_the_baselines_are_not_distilled(columns, made, kit):
     """Entropy at 1/β and no KL, whatever α; an added column is trained by the tasks."""
@@ -343,6 +360,44 @@ def test_wrong_options_are_refused(kit):
         kit.small("distral", spec, columns="three")
     with pytest.raises(ValueError, match="minibatches: 3 does not divide the 4 slots"):
         kit.small("distral", spec, minibatches=3)
+
+
+@pytest.mark.parametrize(
+    "columns, field, value",
+    [
+        ("two", "sharing", "cross_stitch"),
+        ("added", "sharing", "experts"),
+        ("one", "sharing", "soft"),
+        ("two", "task_heads", True),
+    ],
+)
+def test_a_distilled_policy_for_each_task_is_refused(columns, field, value, kit):
+    """It is one for all, by field; of ``shared`` columns nothing is distilled."""
+    spec = kit.probe(*TASKS).spec
+    network = NetworkConfig(**{"hidden": (8, 8), field: value})
+    said = rf"^network\.{field}: .*columns '{columns}'.*columns 'shared'"
+    with pytest.raises(ValueError, match=said):
+        distral.make(spec, distral.Config(network=network, columns=columns))
+    if value != "soft":
+        distral.make(spec, distral.Config(network=network, columns="shared"))
+
+
+@pytest.mark.parametrize("columns", ["one", "two", "added"])
+def test_the_distilled_policy_is_not_given_the_task(columns, kit):
+    """``task_embedding`` is of the tasks' networks, and of an added column."""
+    spec = kit.probe(*TASKS).spec
+    network = NetworkConfig(hidden=(8,), last_action_reward=False)
+
+    def inputs(embedding):
+        each = dataclasses.replace(network, task_embedding=embedding)
+        agent = distral.make(spec, distral.Config(network=each, columns=columns))
+        params = jax.eval_shape(agent.init, KEY, distral.Hparams()).params
+        first = {x: params[x]["torso"]["mlp"]["Dense_0"]["kernel"] for x in params}
+        return {x: first[x].shape[-2] for x in first}
+
+    without, given = inputs(False), inputs(True)
+    more = {x: given[x] - without[x] for x in given}
+    assert more == {"prior": 2 if columns == "added" else 0, "own": 2}
 
 
 def test_one_task_is_refused_before_training():

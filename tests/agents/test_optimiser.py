@@ -116,6 +116,20 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_array_equal(small, steps("rmsprop", hparams(), [[0.3, 0.4]]))
 
 
+def test_networks_are_clipped_each_by_its_own_norm():
+    """Two of norms 5 and 0.5, bound 2 / 2; what is for all tasks has norm 4, bound 2."""
+    own = {"w": jnp.array([[3.0, 0.0], [0.3, 0.0]]), "b": jnp.array([4.0, 0.4])}
+    grads = {"own": own, "prior": {"w": jnp.array([4.0])}}
+    clipped = jax.jit(optimiser.clip_networks, static_argnums=2)
+    found = clipped(grads, 2.0, ("prior",))
+    wanted = {"w": [[0.6, 0.0], [0.3, 0.0]], "b": [0.8, 0.4]}
+    for name, x in wanted.items():
+        np.testing.assert_allclose(found["own"][name], x, rtol=1e-6)
+    np.testing.assert_allclose(found["prior"]["w"], [2.0], rtol=1e-6)
+    alone = clipped({"own": own}, 2.0, ("prior",))
+    jax.tree.map(np.testing.assert_array_equal, alone["own"], found["own"])
+
+
 @pytest.mark.parametrize("kind", optimiser.KINDS)
 def test_each_kind_reads_its_own_eps(kind):
     """And not the other's."""

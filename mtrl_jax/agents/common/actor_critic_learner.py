@@ -123,7 +123,7 @@ def make(
       ValueError: an unknown option, a size below 1, or options that do not go together.
     """
     is_soft = config.network.sharing == "soft"
-    base = policy_learner.make(spec, config, stacked=is_soft)
+    base = policy_learner.make(spec, config, stacked=is_soft, apart=(objective.HEADS,))
     return ActorCritic(
         base=base,
         spec=spec,

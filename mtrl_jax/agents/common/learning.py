@@ -54,6 +54,9 @@ class Aux(NamedTuple):
 # follow the statistics before the optimiser steps.
 Preserve = Callable[[Tree, Tree, Tree, Tree, Any], tuple[Tree, Tree]]
 
+# (gradients, hp) -> gradients, clipped in the place of an optimiser that does not.
+Clip = Callable[[Tree, Any], Tree]
+
 # (params, stats, batch, key, hp) -> (loss [], or [K] of a combiner's tasks; Aux)
 Loss = Callable[[Tree, Tree, Tree, Key, Any], tuple[Array, Aux]]
 
@@ -79,6 +82,7 @@ def gradient_step(
     hp: Any,
     preserve: Preserve | None = None,
     combiner: combining.Combining = combining.MEAN,
+    clip: Clip | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after one step; ``updates`` is not counted.
 
@@ -101,6 +105,8 @@ def gradient_step(
     metrics = aux.metrics | found | {"grad_norm": optax.tree.norm(grads)}
     if isinstance(optimise, optimiser.Optimiser):
         metrics["learning_rate"] = jnp.asarray(optimise.rate(learner.opt), jnp.float32)
+    if clip is not None:
+        grads = clip(grads, hp)
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)
     return learner._replace(params=params, opt=opt, stats=aux.stats), metrics
@@ -115,10 +121,11 @@ def update(
     hp: Any,
     preserve: Preserve | None = None,
     combiner: combining.Combining = combining.MEAN,
+    clip: Clip | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of one step on the whole batch."""
     learner, metrics = gradient_step(
-        loss, optimise, learner, batch, key, hp, preserve, combiner
+        loss, optimise, learner, batch, key, hp, preserve, combiner, clip
     )
     return learner._replace(updates=learner.updates + 1), metrics
 
@@ -135,6 +142,7 @@ def passes(
     minibatches: int,
     preserve: Preserve | None = None,
     combiner: combining.Combining = combining.MEAN,
+    clip: Clip | None = None,
 ) -> tuple[Learner, Metrics]:
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
@@ -143,12 +151,14 @@ def passes(
     moments are one vector each (see flat.py).
     """
     if epochs * minibatches == 1:
-        return update(loss, optimise, learner, rows.batch, key, hp, preserve, combiner)
+        return update(
+            loss, optimise, learner, rows.batch, key, hp, preserve, combiner, clip
+        )
     index = rows.order(key, epochs, minibatches)  # [steps, rows]
     # None of the keys that order the rows.
     keys = jax.random.split(jax.random.fold_in(key, epochs), len(index))
     layout = flat.layout(learner.params)
-    loss, preserve = _of_vectors(layout, loss, preserve)
+    loss, preserve, clip = _of_vectors(layout, loss, preserve, clip)
 
     names: list[str] = []
 
@@ -156,7 +166,7 @@ def passes(
         index, key = drawn
         batch = rows.take(index)
         now, metrics = gradient_step(
-            loss, optimise, now, batch, key, hp, preserve, combiner
+            loss, optimise, now, batch, key, hp, preserve, combiner, clip
         )
         names[:] = sorted(metrics)
         return now, jnp.stack([metrics[name] for name in names])
@@ -170,9 +180,9 @@ def passes(
 
 
 def _of_vectors(
-    layout: flat.Layout, loss: Loss, preserve: Preserve | None
-) -> tuple[Loss, Preserve | None]:
-    """Returns both for parameters and gradients that are vectors."""
+    layout: flat.Layout, loss: Loss, preserve: Preserve | None, clip: Clip | None
+) -> tuple[Loss, Preserve | None, Clip | None]:
+    """Returns these for parameters and gradients that are vectors."""
 
     def loss_of(vector, *args):
         return loss(layout.read(vector), *args)
@@ -183,7 +193,15 @@ def _of_vectors(
         params, grads = map(layout.lay, trees)
         return params, grads
 
-    return loss_of, None if preserve is None else preserve_of
+    def clip_of(grads, hp):
+        assert clip is not None
+        return layout.lay(clip(layout.read(grads), hp))
+
+    return (
+        loss_of,
+        None if preserve is None else preserve_of,
+        None if clip is None else clip_of,
+    )
 
 
 def after(starts: int, step: Array, learn: Callable, *args: Any) -> tuple:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from mtrl_jax.hparams import Amount
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
+HEADS = "auxiliaries"  # the part of the parameters that are auxiliaries' own
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -104,14 +106,14 @@ def add_heads(params: dict, auxiliaries: Sequence[Auxiliary], key: Key) -> dict:
     # No key of the network's own, whose parts are named.
     keys = jax.random.split(jax.random.fold_in(key, 1), len(own))
     heads = {name: init(k, features) for (name, init), k in zip(own, keys)}
-    return {**params, "auxiliaries": heads}
+    return {**params, HEADS: heads}
 
 
 def auxiliary_losses(
     auxiliaries: Sequence[Auxiliary], params: dict, seen: Any, hp: Any
 ) -> dict[str, Weighted]:
     """Returns the weighted auxiliary losses by name, of what the agent shows them."""
-    heads = params.get("auxiliaries", {})
+    heads = params.get(HEADS, {})
 
     def loss(x: Auxiliary) -> Array:
         return x.loss(heads[x.heads or x.name] if x.init else (), seen, hp)

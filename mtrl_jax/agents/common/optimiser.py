@@ -6,7 +6,7 @@ it is static but its kind, so PBT may change a learning rate without a new progr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,8 +52,12 @@ class Optimiser(NamedTuple):
     rate: Callable[[Tree], Array]  # of a state
 
 
-def make(kind: str, hp: Hparams, steps_per_update: int = 1) -> Optimiser:
+def make(
+    kind: str, hp: Hparams, steps_per_update: int = 1, *, clip: bool = True
+) -> Optimiser:
     """Returns clip-by-global-norm, then ``kind``, then the learning rate.
+
+    Without ``clip`` gradients come as they shall be, see ``clip_networks``.
 
     The rate falls linearly to 0 over ``decay_updates`` agent updates of
     ``steps_per_update`` optimiser steps each. RMSProp decays its second moment at 0.99
@@ -80,7 +84,30 @@ def make(kind: str, hp: Hparams, steps_per_update: int = 1) -> Optimiser:
     def rate(count):
         return hp.learning_rate * _remaining(count / steps_per_update, hp.decay_updates)
 
-    return _at(rate, optax.clip_by_global_norm(hp.max_grad_norm), scale)
+    clipping = optax.clip_by_global_norm(hp.max_grad_norm) if clip else optax.identity()
+    return _at(rate, clipping, scale)
+
+
+def clip_networks(grads: Tree, max_norm: Scalar, apart: Sequence[str] = ()) -> Tree:
+    """Returns gradients {part: tree} of K networks, each clipped to its own norm.
+
+    Leaves are ``[K, ...]``. A network's bound is max_norm / K: the loss is a mean over
+    tasks, a K-th of which is its own, so that it is clipped as it would be alone,
+    whatever the others' gradients are. The parts ``apart`` are of one network more, for
+    all tasks, bounded by max_norm.
+    """
+    parts = {
+        is_apart: {x: grads[x] for x in grads if (x in apart) == is_apart}
+        for is_apart in (False, True)
+    }
+    networks = len(jax.tree.leaves(parts[False])[0])
+
+    def clipped(tree: Tree, bound: Scalar) -> Tree:
+        clip = optax.clip_by_global_norm(bound)
+        return clip.update(tree, clip.init(tree))[0]
+
+    own = jax.vmap(clipped, (0, None))(parts[False], max_norm / networks)
+    return own | clipped(parts[True], max_norm)
 
 
 def adamw(hp: AdamwHparams) -> Optimiser:

@@ -70,6 +70,7 @@ class PolicyLearner:
     combiner: combining.Combining
     passes: learning.Config
     normalise: bool  # advantages
+    clip: learning.Clip | None = None  # network by network
 
     def init(self, params: Tree, hp: Any, frozen: Tree = ()) -> learning.Learner:
         """Returns a learner of ``params`` that has made no update."""
@@ -124,11 +125,13 @@ class PolicyLearner:
             minibatches=self.passes.minibatches,
             preserve=self.scale.preserve,
             combiner=self.combiner,
+            clip=self.clip,
         )
 
     def _optimise(self, hp: Any) -> Optimiser:
         steps = self.passes.epochs * self.passes.minibatches
-        return optimiser.make(self.optimiser, hp.optimiser, steps)
+        whole = self.clip is None
+        return optimiser.make(self.optimiser, hp.optimiser, steps, clip=whole)
 
 
 def make(
@@ -138,11 +141,13 @@ def make(
     *,
     values: int = 1,
     stacked: bool = False,
+    apart: Sequence[str] = (),
 ) -> PolicyLearner:
     """Returns the learner of an agent's ``Config`` for environments of ``spec``.
 
     ``heads`` and ``stacked`` say where the value heads are, see ``value_scale.Scale``;
-    they have ``values`` numbers of each task.
+    they have ``values`` numbers of each task. Of ``stacked`` networks, all parts of the
+    parameters but those ``apart``, each is clipped to its own norm.
     Hyperparameters have the groups ``optimiser`` and ``scale``, those of an agent that
     offers combiners ``combining``.
 
@@ -151,6 +156,10 @@ def make(
     """
     passes = _group(learning.Config, config)
     learning.check(passes)
+
+    def clip(grads: Tree, hp: Any) -> Tree:
+        return optimiser.clip_networks(grads, hp.optimiser.max_grad_norm, apart)
+
     optimiser.check(config.optimiser)
     return PolicyLearner(
         optimiser=config.optimiser,
@@ -164,6 +173,7 @@ def make(
         combiner=combining.make(_group(combining.Config, config).combiner, spec),
         passes=passes,
         normalise=_group(objective.Config, config).normalise_advantages,
+        clip=clip if stacked else None,
     )
 
 

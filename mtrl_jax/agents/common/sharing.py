@@ -7,8 +7,8 @@
     soft          a network a task on its own slots (networks/task_networks.py), and
                   + distance_cost · distance to each other (losses/soft_sharing.py)
 
-The cost of the distance is traced: at 0 the networks are independent, without bound they
-are one. With a scale of values their heads are left out of it: each is in its task's own
+The cost of the distance is traced: at 0 the networks are independent, each clipped to
+its own norm, without bound they are one. With a scale of values their heads are left out of it: each is in its task's own
 units, and of the values of all tasks a network learns one.
 """
 
@@ -95,7 +95,7 @@ def make(
         return made(minibatches.grouped(groups(whole), whole // columns))
 
     def losses(params: Tree, hp: Hparams) -> dict[str, objective.Weighted]:
-        apart = ("auxiliaries", *untied)
+        apart = (objective.HEADS, *untied)
         tied = {name: x for name, x in params.items() if name not in apart}
         found = soft_sharing.distance(distance, tied)
         return {"distance": objective.Weighted(hp.distance_cost, found)}
