@@ -2,10 +2,10 @@
 
     J = Σ_i E_{π_i} Σ_t [ r_i + (α/β) log π_0(a_t|s_t) − (1/β) log π_i(a_t|s_t) ]
 
-Every task has its own policy π_i and value; π_0 is one for all and not given the task,
-whatever ``network.task_embedding`` says. The KL from π_i to π_0
+Every task has its own policy π_i and value; π_0 is one for all. The KL from π_i to π_0
 weighs α/β, the entropy of π_i (1 − α)/β: both numbers are traced. The seven variants of
-the paper are these and a choice of columns, h being π_0's network and f_i a task's:
+the paper are these and a choice of columns (agents/common/policy_columns.py), h being
+π_0's network and f_i a task's:
 
     columns    π_i ∝             α = 0            α = 1       between
     one        exp f_i           A3C              KL_1col     KL+ent_1col
@@ -47,6 +47,7 @@ from mtrl_jax.agents.common import (
     minibatches,
     objective,
     optimiser,
+    policy_columns,
     policy_learner,
     unrolls,
     value_scale,
@@ -54,18 +55,14 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.hparams import Amount, Divisor, Share
 from mtrl_jax.losses import policy_gradient
-from mtrl_jax.networks import actor_critic as networks
-from mtrl_jax.networks import heads, network_config, task_networks
-from mtrl_jax.types import Array, Scalar, Tree
-
-COLUMNS = ("one", "two", "added", "shared")
-DISTILLED = ("one", "two")  # of these, those with a policy that is
+from mtrl_jax.networks import heads, network_config
+from mtrl_jax.types import Scalar
 
 
 def idle(config: Config) -> dict[str, types.Idle]:
     """Returns the hyperparameters that the program of ``config`` does not read."""
     found = policy_learner.idle(config)
-    if config.columns not in DISTILLED:
+    if config.columns not in policy_columns.DISTILLED:
         found["alpha"] = types.Idle(None, "columns=two or one")
     if config.columns == "shared":
         found["distilled"] = types.Idle(None, "columns=two, one or added")
@@ -87,7 +84,7 @@ INFO = types.AgentInfo(
 class Config(learning.Config, policy_learner.Config, network_config.Config):
     """What makes another program; the network is that of π_0 and of each task."""
 
-    columns: str = "two"  # of COLUMNS
+    columns: str = "two"  # see agents/common/policy_columns.py
 
 
 class Transfer(NamedTuple):
@@ -110,21 +107,6 @@ class Hparams(NamedTuple):
     temperature: Amount = 1.0  # of acting; 0 is greedy
 
 
-class Outputs(NamedTuple):
-    """What both columns say of each step, ``[T, B, ...]``."""
-
-    logits: Array  # of π_i, or of who acts
-    prior_logits: Array  # of π_0
-    value: Array
-
-
-class Columns(NamedTuple):
-    """The networks of π_0 and of the tasks; None in place of the one there is not."""
-
-    prior: networks.Network
-    own: networks.Network | None  # stacked [K, ...]
-
-
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the Distral agent for environments of ``spec``.
 
@@ -136,8 +118,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
       ValueError: an unknown option, or a Box; slots of a task that do not divide into
         the minibatches.
     """
-    _check(spec, config)
-    _check_network(config)
+    _check(spec)
     is_shared = config.columns == "shared"
     path = ("prior" if is_shared else "own", "value")
     # A value of rewards, and with a scale one of what is regularised.
@@ -146,33 +127,25 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     base = policy_learner.make(
         spec, config, (path,), values=values, stacked=stacked, apart=("prior",)
     )
-    acting = _columns(spec, config, base.scale)
+    acting = columns_of(spec, config, base)
     # The slots of a minibatch are in another order.
     learned = acting
     if spec.slot_tasks and config.epochs * config.minibatches > 1:
         ordered = minibatches.grouped(spec.slot_tasks, config.minibatches)
-        learned = _columns(spec._replace(slot_tasks=ordered), config, base.scale)
+        learned = columns_of(spec._replace(slot_tasks=ordered), config, base)
 
     def init(key, hp):
-        prior_key, own_key = jax.random.split(key)
-        params = {"prior": acting.prior.init(prior_key)}
-        if acting.own is not None:
-            params["own"] = acting.own.init(own_key)
-        return base.init(params, hp)
+        return base.init(acting.init(key), hp)
 
     def carry(batch):
         action = types.action_shape(spec.action)
-        memories = {"prior": acting.prior.initial_state(batch)}
-        if acting.own is not None:
-            memories["own"] = acting.own.initial_state(batch)
         zeros = jnp.zeros((batch, *action.shape), action.dtype)
-        return unrolls.Carry(memories, zeros)
+        return unrolls.Carry(acting.initial_state(batch), zeros)
 
     def act(learner, carry, ts, key, hp):
         now, previous = jax.tree.map(lambda x: x[None], (ts, carry.action))
-        out, memories = unroll(
-            acting, config, learner.params, carry.core, now, previous, hp
-        )
+        alpha = coupling(config, hp)
+        out, memories = acting.unroll(learner.params, carry.core, now, previous, alpha)
         out = jax.tree.map(lambda x: x[0], out)
         logits = out.logits
         if not is_shared:
@@ -199,7 +172,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 def make_loss(
     spec: types.EnvSpec,
     config: Config,
-    columns: Columns,
+    columns: policy_columns.Columns,
     base: policy_learner.PolicyLearner,
 ) -> learning.Loss:
     """Returns the loss of one rollout."""
@@ -209,12 +182,12 @@ def make_loss(
         del key
         previous = unrolls.previous_actions(rollout)
         memories = rollout.carry.core
-        out, _ = unroll(columns, config, params, memories, rollout.ts, previous, hp)
+        alpha, beta = coupling(config, hp), hp.transfer.beta
+        out, _ = columns.unroll(params, memories, rollout.ts, previous, alpha)
         value = base.value(stats, out.value, rollout.ts.task, hp)
         mask, task = rollout.ts.action_mask[:-1], rollout.ts.task[:-1]
         policy = heads.policy(spec.action, out.logits[:-1], mask)
         prior = heads.policy(spec.action, out.prior_logits[:-1], mask)
-        alpha, beta = coupling(config, hp), hp.transfer.beta
         log_prob = policy.log_prob(rollout.action)
         sampled = alpha * prior.log_prob(rollout.action) - log_prob
         of_sampled = None
@@ -246,71 +219,21 @@ def make_loss(
 
 def coupling(config: Config, hp: Hparams) -> Scalar:
     """Returns α of the objective; 0 of columns that are not distilled."""
-    return hp.transfer.alpha if config.columns in DISTILLED else 0.0
+    return hp.transfer.alpha if config.columns in policy_columns.DISTILLED else 0.0
 
 
-def unroll(
-    columns: Columns,
-    config: Config,
-    params: Tree,
-    memories: Tree,
-    ts: types.TimeStep,
-    prev_action: Array,
-    hp: Hparams,
-) -> tuple[Outputs, Tree]:
-    """Returns (Outputs ``[T, B, ...]``, memories); every memory advances on every step."""
-    prior, memory = columns.prior.unroll(
-        params["prior"], memories["prior"], ts, prev_action
-    )
-    after = {"prior": memory}
-    if columns.own is None:
-        return Outputs(prior.policy, prior.policy, prior.value), after
-    own, after["own"] = columns.own.unroll(
-        params["own"], memories["own"], ts, prev_action
-    )
-    logits = own.policy
-    if config.columns == "two":
-        logits = logits + hp.transfer.alpha * prior.policy
-    elif config.columns == "added":
-        logits = logits + prior.policy
-    return Outputs(logits, prior.policy, own.value), after
+def columns_of(
+    spec: types.EnvSpec, config: Config, base: policy_learner.PolicyLearner
+) -> policy_columns.Columns:
+    """Returns the networks of an agent's ``config`` for slots in the order of ``spec``."""
+    values = base.scale.num_values
+    return policy_columns.make(spec, config.network, config.columns, num_values=values)
 
 
-def _columns(spec: types.EnvSpec, config: Config, scale: value_scale.Scale) -> Columns:
-    values, shared = scale.num_values, config.network
-    if config.columns in DISTILLED:
-        shared = dataclasses.replace(shared, task_embedding=False)
-    prior = networks.make(spec, shared, num_values=values)
-    if config.columns == "shared":
-        return Columns(prior, None)
-    return Columns(prior, task_networks.make(spec, config.network, num_values=values))
-
-
-def _check(spec: types.EnvSpec, config: Config) -> None:
-    """Raises ValueError unless columns are known and the action space has logits."""
-    if config.columns not in COLUMNS:
-        raise ValueError(
-            f"columns: unknown {config.columns!r}; one of {', '.join(COLUMNS)}"
-        )
+def _check(spec: types.EnvSpec) -> None:
+    """Raises ValueError unless the action space has logits."""
     if isinstance(spec.action, types.Box):
         raise ValueError(
             "action: distral adds the logits of its columns; give tasks with Discrete or "
             f"Factorised actions, not {spec.action}"
-        )
-
-
-def _check_network(config: Config) -> None:
-    """Raises ValueError where π_0, which is one for all tasks, would be one for each."""
-    network, columns = config.network, f"under columns {config.columns!r}"
-    if config.columns == "shared":
-        return
-    if network.sharing != "hard":
-        raise ValueError(
-            f"network.sharing: got {network.sharing!r} {columns}; the distilled policy is "
-            "one for all tasks, use 'hard', or columns 'shared'"
-        )
-    if network.task_heads:
-        raise ValueError(
-            f"network.task_heads: true {columns}; the distilled policy is one for all "
-            "tasks, use false, or columns 'shared'"
         )

@@ -13,6 +13,7 @@ from mtrl_jax.agents import distral
 from mtrl_jax.agents.common import (
     exploration,
     minibatches,
+    policy_columns,
     unrolls,
     value_scale,
     vtrace,
@@ -57,15 +58,13 @@ def log_probs(one, hp):
     """Returns log π_i and log π_0 [T, B, A] of the rollout's steps."""
     spec = one.env.spec
     config = distral.Config(network=_network(), columns="two", optimiser="adam")
-    scale = distral.value_scale.make(config, len(spec.tasks))
-    columns = distral._columns(spec, config, scale)
+    columns = policy_columns.make(spec, config.network, config.columns)
 
     @jax.jit
     def read(params, ro, hp):
         previous = distral.unrolls.previous_actions(ro)
-        out, _ = distral.unroll(
-            columns, config, params, ro.carry.core, ro.ts, previous, hp
-        )
+        alpha = distral.coupling(config, hp)
+        out, _ = columns.unroll(params, ro.carry.core, ro.ts, previous, alpha)
         mask = ro.ts.action_mask[:-1]
         return [
             jax.nn.log_softmax(jnp.where(mask, x[:-1], heads.ILLEGAL))
@@ -76,7 +75,7 @@ def log_probs(one, hp):
 
 
 def _network():
-    return distral.networks.NetworkConfig(hidden=(8,), core="none", core_size=8)
+    return NetworkConfig(hidden=(8,), core="none", core_size=8)
 
 
 def test_the_regulariser_is_that_of_the_losses(made, kit):
@@ -125,7 +124,7 @@ def test_the_gradient_is_that_of_its_objective(made, kit):
     spec, heads_ = one.env.spec, (("own", "value"),)
     base = distral.policy_learner.make(spec, config, heads_, values=2, stacked=True)
     scale = base.scale
-    columns = distral._columns(spec, config, scale)
+    columns = distral.columns_of(spec, config, base)
     # The second two are of what is regularised, in the unit that is learned in.
     stats = popart.Statistics(
         *np.float32([[0.5, -2.0, 0.0, 0.0], [4.0, 9.0, 1.0, 1.0], [0.3, 0.6, 0.0, 0.0]])
@@ -139,9 +138,8 @@ def test_the_gradient_is_that_of_its_objective(made, kit):
 
     def objective(params, ro, after):
         previous = distral.unrolls.previous_actions(ro)
-        out, _ = distral.unroll(
-            columns, config, params, ro.carry.core, ro.ts, previous, hp
-        )
+        alpha = distral.coupling(config, hp)
+        out, _ = columns.unroll(params, ro.carry.core, ro.ts, previous, alpha)
         task = ro.ts.task
         value = scale.value(stats, out.value, task, hp.scale)
         of_shaping = exploration.entry(out.value, len(TASKS) + task)
@@ -177,10 +175,7 @@ def test_the_gradient_is_that_of_its_objective(made, kit):
 
     @jax.jit
     def gradients(seed, ro):
-        params = {
-            "prior": columns.prior.init(jax.random.key(seed)),
-            "own": columns.own.init(jax.random.key(seed + 1)),
-        }
+        params = columns.init(jax.random.key(seed))
         (_, after), found = jax.value_and_grad(own, has_aux=True)(params, ro)
         return found, jax.grad(objective)(params, ro, after)
 
