@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import checkpoint, errors
-from mtrl_jax.checkpoint import failures, pieces, store
+from mtrl_jax.checkpoint import failures, pieces, restoring, store
 
 # Orbax leaves futures behind where a read of damaged files failed.
 pytestmark = pytest.mark.filterwarnings(
@@ -383,12 +383,12 @@ def test_a_list_that_moves_on_for_ever_is_an_error(folder, monkeypatch):
     writer = folder(keep=1)
     _save(writer, 1)
     reader = folder(keep=1, read_only=True)
-    restore, steps = checkpoint._restore_step, iter(range(2, 100))
+    restore, steps = restoring._restore_step, iter(range(2, 100))
 
     def replaced(manager, step, *wanted):
         _save(writer, next(steps))
         return restore(manager, step, *wanted)
 
-    monkeypatch.setattr(checkpoint, "_restore_step", replaced)
+    monkeypatch.setattr(restoring, "_restore_step", replaced)
     with pytest.raises(errors.CheckpointError, match="replaced faster than"):
         checkpoint.restore(reader, _abstract(_state()))
