@@ -3,15 +3,15 @@
 A stage trains the last of ``columns`` columns (networks/lateral_columns.py). It begins with
 ``init_from`` a stage of one column less, whose columns all are frozen then: nothing
 trains them, no optimiser has a state of them, and their bits stay. Their heads are left
-behind, so that tasks may have other actions; observations must be of one shape. The paper's baselines
-are settings:
+behind, so that tasks may have other actions; observations must be of one shape. The
+paper's baselines are settings:
 
     1  columns: 1, from scratch            2  columns: 1, init_from, trains: heads
     3  columns: 1, init_from               4  columns: 2 without init_from (random, frozen)
 
 Ref: Rusu et al. 2016, "Progressive Neural Networks" (arXiv:1606.04671).
 
-Deviations: V-trace instead of A3C; columns of dense layers.
+Deviations: V-trace instead of A3C. Columns have no memory, as in the paper.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mtrl_jax.agents.common import (
     vtrace,
 )
 from mtrl_jax.hparams import Amount
-from mtrl_jax.networks import heads, lateral_columns
+from mtrl_jax.networks import heads, lateral_columns, network_module
 from mtrl_jax.types import Array, Tree
 
 TRAINS = ("all", "heads")
@@ -44,7 +44,8 @@ class Config(learning.Config, policy_learner.Config):
     """What makes another program."""
 
     columns: int = 1  # the last learns
-    hidden: tuple[int, ...] = (64, 64)  # of each column
+    torso: str = "mlp"  # convolutions below, see networks/lateral_columns.py
+    hidden: tuple[int, ...] = (64, 64)  # dense layers of each column
     trains: str = "all"  # of the last column, of TRAINS
     task_embedding: bool = False  # one-hot task as input, of a stage of several
 
@@ -74,8 +75,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     module = make_module(spec, config, base.scale)
 
     def init(key, hp):
-        size = lateral_columns.input_size(spec, side_size(spec, config))
-        before, params = lateral_columns.init(module, key, config.columns, size)
+        example = inputs(spec, config, network_module.dummy(spec)[0])
+        before, params = lateral_columns.init(module, key, config.columns, example)
         frozen = {f"column_{k}": column for k, column in enumerate(before)}
         return base.init(params, hp, frozen)
 
@@ -129,15 +130,13 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     return types.Agent(init, carry, act, update)
 
 
-def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Array:
-    """Returns what all columns read of time steps ``[...]``, ``[..., F]``."""
-    side = jax.nn.one_hot(ts.task, len(spec.tasks))[..., : side_size(spec, config)]
-    return lateral_columns.flat_inputs(ts.obs, side)
-
-
-def side_size(spec: types.EnvSpec, config: Config) -> int:
-    """Returns how many numbers are beside the observation."""
-    return len(spec.tasks) if config.task_embedding else 0
+def inputs(spec: types.EnvSpec, config: Config, ts: types.TimeStep) -> Tree:
+    """Returns what all columns read of time steps ``[...]``."""
+    tasks = len(spec.tasks) if config.task_embedding else 0
+    side = jax.nn.one_hot(ts.task, tasks)
+    return lateral_columns.inputs(
+        lateral_columns.CONVOLUTIONS[config.torso], ts.obs, side
+    )
 
 
 def make_module(
@@ -149,6 +148,7 @@ def make_module(
         heads.policy_params_size(spec.action),
         scale.num_values or 1,
         heads_only=config.trains == "heads",
+        convolutions=lateral_columns.CONVOLUTIONS[config.torso],
     )
 
 
@@ -212,6 +212,7 @@ def _check(spec: types.EnvSpec, config: Config) -> None:
         raise ValueError(f"columns: got {config.columns}, give at least 1")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"hidden: got {config.hidden}, give positive sizes")
+    lateral_columns.check_image(config.torso, spec.obs)
     if config.trains not in TRAINS:
         raise ValueError(
             f"trains: unknown {config.trains!r}; one of {', '.join(TRAINS)}"

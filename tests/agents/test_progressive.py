@@ -19,7 +19,7 @@ sensitivities = jax.jit(networks.sensitivities, static_argnums=0)
 
 def init(module, columns):
     """Returns (frozen columns, last column) as numpy arrays."""
-    made = batch_draws(lambda key: networks.init(module, key, columns, 6))
+    made = batch_draws(lambda key: networks.init(module, key, columns, X[:1]))
     return jax.device_get(jax.jit(made)(KEY))
 
 
@@ -88,6 +88,71 @@ def test_a_column_has_the_parameters_that_its_layers_add_up_to(columns):
     wanted.append(plain + (m + 1) * heads + sum(laterals(2)))
     found = [sum(x.size for x in jax.tree.leaves(own)) for own in (*frozen, last)]
     assert found == wanted and (first, second) == (n, m)
+
+
+@pytest.fixture(name="seeing", scope="module")
+def _seeing():
+    """Returns (module, frozen, last, inputs) of two columns with two convolutions."""
+    convolutions = (
+        networks.Convolution(3, (3, 2), 1),
+        networks.Convolution(2, (2, 3), 2),
+    )
+    module = networks.Columns((4,), 3, 1, convolutions=convolutions)
+    rng = np.random.default_rng(1)
+    x = tuple(np.float32(rng.normal(size=n)) for n in ((5, 8, 9, 2), (5, 3)))
+    made = batch_draws(lambda key: networks.init(module, key, 2, x))
+    frozen, last = jax.device_get(jax.jit(made)(KEY))
+    return module, frozen, last, x
+
+
+def test_maps_are_projected_pixel_by_pixel_and_read_by_a_convolution(seeing):
+    """relu(W * h + U * relu(V [α h'])), V a product at each pixel; in float64."""
+    module, frozen, last, x = seeing
+    column, hidden = run(module, frozen, last, x)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), last)
+    before = [np.asarray(h, np.float64) for h in hidden[0]]
+
+    def convolved(name, h, stride):
+        kernel = p[name]["kernel"]
+        kh, kw = kernel.shape[:2]
+        seen = np.lib.stride_tricks.sliding_window_view(h, (kh, kw), axis=(1, 2))
+        seen = seen[:, ::stride, ::stride]
+        return np.einsum("nijcab,abco->nijo", seen, kernel) + p[name].get("bias", 0.0)
+
+    def adapter(i):
+        return np.maximum(p[f"scale_{i}"][0] * before[i - 1] @ p[f"adapter_{i}"]["kernel"], 0)  # fmt: skip
+
+    def dense(name, h):
+        return h.reshape(len(h), -1) @ p[name]["kernel"] + p[name].get("bias", 0.0)
+
+    image, flat = (np.asarray(a, np.float64) for a in x)
+    h = np.maximum(convolved("layer_0", image, 1), 0)
+    h = np.maximum(
+        convolved("layer_1", h, 2) + convolved("lateral_1", adapter(1), 2), 0
+    )
+    np.testing.assert_allclose(hidden[1][1], h, rtol=1e-4, atol=1e-5)
+    joined = np.concatenate([h.reshape(len(h), -1), flat], -1)
+    h = np.maximum(dense("layer_2", joined) + dense("lateral_2", adapter(2)), 0)
+    policy = dense("policy", h) + dense("lateral_policy", adapter(3))
+    np.testing.assert_allclose(column.policy, policy, rtol=1e-4, atol=1e-5)
+    shares = sensitivities(module, frozen, last, x, LEGAL[:5])
+    np.testing.assert_allclose(shares.sum(0), 1.0, rtol=1e-4)
+    assert shares.shape == (2, 3) and (np.asarray(shares) > 0).all()
+
+
+def test_the_papers_columns_have_its_numbers_of_parameters():
+    """141,303 of one for Atari's 18 actions; adapters of 2 to 4 columns beside it."""
+    module = networks.Columns(
+        (256,), 18, 1, convolutions=networks.CONVOLUTIONS["atari"]
+    )
+    x = jax.ShapeDtypeStruct((1, 84, 84, 4), np.float32), np.zeros((1, 0), np.float32)
+
+    def count(columns):
+        made = jax.eval_shape(lambda x: networks.init(module, KEY, columns, x)[1], x)
+        return sum(leaf.size for leaf in jax.tree.leaves(made))
+
+    assert count(1) == 141_303
+    assert [count(k) - count(1) for k in (2, 3, 4)] == [203_892, 269_864, 335_836]
 
 
 def test_columns_before_may_change_places_with_their_adapters(columns):
@@ -203,9 +268,18 @@ def test_what_cannot_be_is_refused(kit):
     spec = kit.probe("both").spec
     for settings, words in (
         ({"columns": 0}, "columns: got 0, give at least 1"),
+        ({"torso": "nature"}, "torso: unknown 'nature'; one of mlp, minatar, atari"),
+        ({"torso": "atari"}, "torso: 'atari' needs an image, .*'vector'.*use 'mlp'"),
         ({"trains": "some"}, "trains: unknown 'some'; one of all, heads"),
         ({"value_scale": "popart"}, "value_scale: 'popart' .*'return_scale'"),
         ({"hidden": ()}, "hidden: got"),
     ):
         with pytest.raises(ValueError, match=words):
             kit.small("progressive", spec, **settings)
+    seen = {"image": jax.ShapeDtypeStruct((36, 43, 4), np.uint8)}
+    with pytest.raises(ValueError, match=r"'atari' needs .* at least 36x44, got 36x43"):
+        kit.small("progressive", spec._replace(obs=seen), torso="atari")
+    wide = {"image": jax.ShapeDtypeStruct((36, 44, 4), np.uint8)}
+    agent_ = kit.small("progressive", spec._replace(obs=wide), torso="atari")
+    column = jax.eval_shape(agent_.init, KEY, agent.Hparams()).params
+    assert column["layer_3"]["kernel"].shape == (12, 8)
