@@ -169,10 +169,9 @@ def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
     """
     loss = _loss(parts, config)
 
-    def gradient_step(learner, drawn, key, hp):
-        rows, live = drawn
-        batch = model_learning.sequences_of(parts.actor.encode, rows, live)
-        after, metrics = learning.gradient_step(
+    def gradient_step(learner, rows, key, hp):
+        batch = model_learning.sequences_of(parts.actor.encode, rows)
+        learner, metrics = learning.gradient_step(
             loss,
             model_optimiser.make(hp.optimiser),
             learner,
@@ -180,22 +179,24 @@ def _learn(parts: Parts, config: Config) -> Callable[..., tuple]:
             key,
             hp,
         )
-        # A batch without any sequence teaches nothing.
-        after = tree.where(jnp.any(live), after, learner)
         stats = behaviour_learning.slow_copy(
-            after.stats, after.params["critic"], hp.behaviour, config.slow_critic_period
-        )
-        return after._replace(stats=stats), metrics
+            learner.stats, learner.params["critic"], hp.behaviour,
+            config.slow_critic_period,
+        )  # fmt: skip
+        return learner._replace(stats=stats), metrics
 
     def learn(learner, drawn, key, hp):
         keys = jax.random.split(key, drawn.live.shape[0])
-        learner, metrics = jax.lax.scan(
+        after, metrics = jax.lax.scan(
             lambda learner, now: gradient_step(learner, *now, hp),
             learner,
-            ((drawn.rows, drawn.live), keys),
+            (drawn.rows, keys),
         )
-        learner = learner._replace(updates=learner.updates + 1)
-        return learner, jax.tree.map(jnp.mean, metrics)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        # A replay shorter than a sequence teaches nothing: it has none to draw.
+        nothing = learner, jax.tree.map(jnp.zeros_like, metrics)
+        learner, metrics = tree.where(jnp.any(drawn.live), (after, metrics), nothing)
+        return learner._replace(updates=learner.updates + 1), metrics
 
     return learn
 

@@ -111,6 +111,24 @@ def read(
     )
 
 
+def time_steps(rows: Row) -> tuple[types.TimeStep, Array]:
+    """Returns (TimeStep ``[S, N]``, the action before each) of windows ``[S + 1, N]``.
+
+    The first row only tells what led to the second; ``last`` is not known.
+    """
+    previous, rows = rows.action[:-1], jax.tree.map(lambda x: x[1:], rows)
+    ts = types.TimeStep(
+        rows.obs,
+        rows.reward,
+        rows.discount,
+        rows.first,
+        jnp.zeros_like(rows.first),
+        rows.task,
+        rows.action_mask,
+    )
+    return ts, previous
+
+
 def flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of an item as it is stored: one axis, none of a scalar."""
     return (math.prod(shape),) if shape else ()

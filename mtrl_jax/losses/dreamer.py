@@ -52,30 +52,22 @@ def balanced_kl(
     to_posterior: Array,
     balance: Scalar,
     free_nats: Scalar,
-    live: Array,
     *,
     free_each: bool = False,
 ) -> Array:
-    """Returns α KL(sg(q) ‖ p) + (1 − α) KL(q ‖ sg(p)), the mean over live steps, [].
+    """Returns α KL(sg(q) ‖ p) + (1 − α) KL(q ‖ sg(p)), the mean over steps, [].
 
     ``to_prior`` [T, B] is KL(sg(q) ‖ p), which trains the prior, ``to_posterior`` KL(q ‖
     sg(p)); α is ``balance``. Neither counts below ``free_nats``: of its mean, as in
-    DreamerV2, or of each step with ``free_each``, as in DreamerV3. ``live`` as in
-    ``masked_mean``.
+    DreamerV2, or of each step with ``free_each``, as in DreamerV3.
     """
 
     def clipped(x: Array) -> Array:
         if free_each:
-            return masked_mean(jnp.maximum(x, free_nats), live)
-        return jnp.maximum(masked_mean(x, live), free_nats)
+            return jnp.mean(jnp.maximum(x, free_nats))
+        return jnp.maximum(jnp.mean(x), free_nats)
 
     return balance * clipped(to_prior) + (1.0 - balance) * clipped(to_posterior)
-
-
-def masked_mean(x: Array, live: Array) -> Array:
-    """Returns the mean of ``x`` where ``live`` (0 or 1, same shape), 0 if nowhere."""
-    chex.assert_equal_shape([x, live])
-    return jnp.sum(x * live) / jnp.maximum(jnp.sum(live), 1.0)
 
 
 def squared_error(mean: Array, x: Array) -> Array:
@@ -142,7 +134,6 @@ def actor_loss(
     log_prob: Array,
     entropy: Array,
     found: Behaviour,
-    live: Array,
     *,
     reinforce: Scalar,
     entropy_cost: Scalar,
@@ -152,29 +143,24 @@ def actor_loss(
 
     ``log_prob, entropy`` [H − 1, N] are of the actions chosen at states 0 … H − 2, ρ is
     ``reinforce``; V carries gradients of the dynamics, A none. Both are divided by
-    ``scale``: 1 in DreamerV2. ``live`` [N].
+    ``scale``: 1 in DreamerV2.
     """
     chex.assert_equal_shape([log_prob, entropy, found.advantage])
     gain = reinforce * log_prob * found.advantage + (1.0 - reinforce) * found.target[1:]
     objective = gain / scale + entropy_cost * entropy
-    return -masked_mean(found.weight[:-1] * objective, _per_step(live, log_prob))
+    return -jnp.mean(found.weight[:-1] * objective)
 
 
-def critic_loss(error: Array, found: Behaviour, live: Array) -> Array:
+def critic_loss(error: Array, found: Behaviour) -> Array:
     """Returns mean w error, [], of the critic's error [H, N] against sg(V)."""
     chex.assert_equal_shape([error, found.weight])
-    return masked_mean(found.weight * error, _per_step(live, error))
+    return jnp.mean(found.weight * error)
 
 
-def return_range(target: Array, live: Array) -> Array:
-    """Returns the 95th minus the 5th percentile of targets [H, N], live [N] alone; [].
+def return_range(target: Array) -> Array:
+    """Returns the 95th minus the 5th percentile of targets [H, N]; [].
 
     Ref: Hafner et al. 2023 (arXiv:2301.04104), return normalisation.
     """
-    shown = jnp.where(_per_step(live, target) > 0, sg(target), jnp.nan)
-    low, high = jnp.nanpercentile(shown, jnp.array([5.0, 95.0]))
-    return jnp.where(jnp.any(live > 0), high - low, 0.0)
-
-
-def _per_step(live: Array, like: Array) -> Array:
-    return jnp.broadcast_to(live[None], like.shape)
+    low, high = jnp.percentile(sg(target), jnp.array([5.0, 95.0]))
+    return high - low

@@ -86,12 +86,11 @@ def test_gradients_pass_through_targets_alone():
 def test_the_actor_loss_is_the_sum_of_its_three_terms():
     found = jax.tree.map(np.asarray, behaviour(imagined(), 0.95))
     log_p, entropy = -np.ones((3, 2)), 2.0 * np.ones((3, 2))
-    live = np.ones(2)
 
     @jax.jit
     def loss(rho, eta):
         return dreamer.actor_loss(
-            log_p, entropy, found, live, reinforce=rho, entropy_cost=eta
+            log_p, entropy, found, reinforce=rho, entropy_cost=eta
         )
 
     w = found.weight[:-1]
@@ -107,45 +106,37 @@ def test_reinforce_does_nothing_where_the_target_is_the_baseline():
 
     def loss(log_p):
         return dreamer.actor_loss(
-            log_p, 0 * log_p, found, np.ones(2), reinforce=1.0, entropy_cost=0.0
+            log_p, 0 * log_p, found, reinforce=1.0, entropy_cost=0.0
         )
 
     assert not np.asarray(jax.jit(jax.grad(loss))(np.ones((3, 2)))).any()
 
 
-def test_trajectories_that_are_not_live_count_in_no_loss():
-    found = jax.tree.map(np.asarray, behaviour(imagined(), 0.95))
-    one = jax.tree.map(lambda x: x[:, :1], found)
-    live = np.array([1.0, 0.0])
-    error = np.arange(8.0).reshape(4, 2)
-    loss, return_range = jax.jit(dreamer.critic_loss), jax.jit(dreamer.return_range)
-    np.testing.assert_allclose(
-        loss(error, found, live), loss(error[:, :1], one, np.ones(1)), 1e-6
-    )
-    target = np.array([[0.0, 50.0], [10.0, -50.0]])
-    np.testing.assert_allclose(return_range(target, live), 9.0, 1e-5)
-    assert float(return_range(target, np.zeros(2))) == 0.0
+def test_the_range_of_returns_is_between_two_percentiles():
+    target = np.float32(np.random.default_rng(0).permutation(41)).reshape(1, 41)
+    assert float(jax.jit(dreamer.return_range)(target)) == pytest.approx(38.0 - 2.0)
 
 
 @pytest.mark.parametrize("free_each", [False, True])
 def test_balancing_splits_the_gradient_and_keeps_the_value(free_each):
-    """0.8 to the prior's side, 0.2 to the posterior's; free nats stop both."""
-    kl, live = np.array([[0.5, 3.0]]), np.ones((1, 2))
+    """α to the prior's side, 1 − α to the posterior's; free nats stop both."""
+    kl = np.array([[0.5, 3.0]])
 
     @jax.jit
-    def loss(to_prior, to_posterior, free):
+    def loss(to_prior, to_posterior, balance, free):
         return dreamer.balanced_kl(
-            to_prior, to_posterior, 0.8, free, live, free_each=free_each
+            to_prior, to_posterior, balance, free, free_each=free_each
         )
 
-    np.testing.assert_allclose(loss(kl, kl, 0.0), 1.75, 1e-6)
     slopes = jax.jit(jax.grad(loss, (0, 1)))
-    prior, posterior = slopes(kl, kl, 0.0)
-    np.testing.assert_allclose(prior, np.full((1, 2), 0.4), 1e-6)
-    np.testing.assert_allclose(posterior, np.full((1, 2), 0.1), 1e-6)
+    for balance in (0.8, 0.5):
+        np.testing.assert_allclose(loss(kl, kl, balance, 0.0), 1.75, 1e-6)
+        prior, posterior = slopes(kl, kl, balance, 0.0)
+        np.testing.assert_allclose(prior, np.full((1, 2), balance / 2), 1e-6)
+        np.testing.assert_allclose(posterior, np.full((1, 2), (1 - balance) / 2), 1e-6)
     # One nat is free: of the mean 1.75, or of each step.
-    assert float(loss(kl, kl, 1.0)) == pytest.approx(2.0 if free_each else 1.75)
-    under, _ = slopes(kl, kl, 1.0)
+    assert float(loss(kl, kl, 0.8, 1.0)) == pytest.approx(2.0 if free_each else 1.75)
+    under, _ = slopes(kl, kl, 0.8, 1.0)
     assert (np.asarray(under) > 0).tolist() == [[not free_each, True]]
 
 

@@ -31,7 +31,7 @@ from mtrl_jax.agents.common import (
     replayed,
     unrolls,
 )
-from mtrl_jax.data import frame_stacks
+from mtrl_jax.data import frame_stacks, replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.networks import auxiliary_heads, network_config, torso_outputs
@@ -116,7 +116,7 @@ def reward_loss(
 ) -> Array:
     """Returns the mean cross-entropy of the sign of rewards after three frames."""
     del hp
-    ts, previous = replayed.time_steps(seen.snippets)
+    ts, previous = replay_ring.time_steps(seen.snippets)
     frames = torso.apply(seen.params, ts, previous)[: replayed.FRAMES]
     # What was seen in another episode is nothing.
     later = jnp.flip(jnp.cumsum(jnp.flip(ts.first[1:], 0), axis=0), 0)

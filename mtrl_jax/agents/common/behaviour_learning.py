@@ -100,10 +100,9 @@ def loss(
     ``params`` {model, actor, critic}; ``states`` [L, N] of the batch, from each of which
     the actor imagines. Only actor and critic get a gradient.
     """
-    starts, mask, live, ends = _flat(
-        dreamer.sg(states), batch.ts.action_mask, model_learning.per_step(batch),
-        batch.ts.discount,
-    )  # fmt: skip
+    starts, mask, ends = _flat(
+        dreamer.sg(states), batch.ts.action_mask, batch.ts.discount
+    )
     model = dreamer.sg(params["model"])
 
     def step(state: rssm.State, action: Array, key: Key) -> rssm.State:
@@ -116,14 +115,14 @@ def loss(
     x = dreamt.features
     imagined = _predicted(parts, model, stats.slow_critic, x, ends * hp.discount, hp)
     found = dreamer.behaviour(imagined, hp.lambda_)
-    stats, scale = _scale(parts, stats, found, live)
+    stats, scale = _scale(parts, stats, found)
     actor_loss, entropy = _actor_loss(
-        parts, params["actor"], dreamt, mask, found, live, hp, scale
+        parts, params["actor"], dreamt, mask, found, hp, scale
     )
     error = parts.model.scalar.error(
         parts.critic.raw(params["critic"], dreamer.sg(x[:-1])), found.target
     )
-    critic_loss = dreamer.critic_loss(error, found, live)
+    critic_loss = dreamer.critic_loss(error, found)
     metrics = {
         "actor_loss": actor_loss,
         "critic_loss": critic_loss,
@@ -170,12 +169,12 @@ def _predicted(
 
 
 def _scale(
-    parts: Parts, stats: Stats, found: dreamer.Behaviour, live: Array
+    parts: Parts, stats: Stats, found: dreamer.Behaviour
 ) -> tuple[Stats, Scalar]:
     """Returns (statistics after, what the actor's gain is divided by)."""
     if not parts.normalise_returns:
         return stats, 1.0
-    spread = dreamer.return_range(found.target, live)
+    spread = dreamer.return_range(found.target)
     spread += (1.0 - RANGE_RATE) * (stats.return_range - spread)
     return stats._replace(return_range=spread), jnp.maximum(spread, 1.0)
 
@@ -186,7 +185,6 @@ def _actor_loss(
     dreamt: imagination.Trajectories,
     mask: Array,
     found: dreamer.Behaviour,
-    live: Array,
     hp: Hparams,
     scale: Scalar,
 ) -> tuple[Array, Array]:
@@ -196,7 +194,7 @@ def _actor_loss(
     entropy = policy.entropy()
     rho = {"reinforce": 1.0, "dynamics": 0.0}.get(parts.gradient, hp.reinforce)
     loss = dreamer.actor_loss(
-        policy.log_prob(chosen), entropy, found, live,
+        policy.log_prob(chosen), entropy, found,
         reinforce=rho, entropy_cost=hp.entropy_cost, scale=scale,
     )  # fmt: skip
     return loss, jnp.mean(entropy)

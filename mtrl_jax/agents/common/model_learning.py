@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree, types
@@ -44,33 +43,17 @@ class Sequences(NamedTuple):
 
     ts: types.TimeStep  # [L, N, ...]; ``last`` is not known
     action_tm1: Array  # [L, N, A] encoded, that led to the step
-    live: Array  # [N] 1, or 0 of what is no sequence
 
 
 def shard(batch: Sequences) -> Sequences:
     """Returns the batch, its N sequences split over a member's devices."""
-    ts, action_tm1 = tree.shard((batch.ts, batch.action_tm1), axis=1)
-    return Sequences(ts, action_tm1, tree.shard(batch.live))
+    return tree.shard(batch, axis=1)
 
 
-def sequences_of(
-    encode: Callable[[Array], Array], rows: replay_ring.Row, live: Array
-) -> Sequences:
-    """Returns N sequences of L steps from ``rows`` [L + 1, N] and ``live`` [N].
-
-    Of the first row there is only the action, which led to the second.
-    """
-    now = jax.tree.map(lambda x: x[1:], rows)
-    ts = types.TimeStep(
-        now.obs, now.reward, now.discount, now.first, jnp.zeros_like(now.first),
-        now.task, now.action_mask,
-    )  # fmt: skip
-    return Sequences(ts, encode(rows.action[:-1]), live.astype(jnp.float32))
-
-
-def per_step(batch: Sequences) -> Array:
-    """Returns ``live`` of every step, [L, N]."""
-    return jnp.broadcast_to(batch.live[None], batch.ts.reward.shape)
+def sequences_of(encode: Callable[[Array], Array], rows: replay_ring.Row) -> Sequences:
+    """Returns N sequences of L steps from ``rows`` [L + 1, N]."""
+    ts, previous = replay_ring.time_steps(rows)
+    return Sequences(ts, encode(previous))
 
 
 def loss(
@@ -91,9 +74,8 @@ def loss(
     rewards; without ``discount_head`` discounts are not learned. ``free_nats_each`` as
     in ``dreamer.balanced_kl``.
     """
-    live = per_step(batch)
     found = model.observe(
-        params, model.initial(live.shape[1]), batch.ts.obs, batch.action_tm1,
+        params, model.initial(batch.ts.first.shape[1]), batch.ts.obs, batch.action_tm1,
         batch.ts.first, key, hp.unimix,
     )  # fmt: skip
     terms = _prediction_errors(
@@ -104,8 +86,8 @@ def loss(
         "posterior_entropy": model.entropy(found.posterior, hp.unimix),
         "prior_entropy": model.entropy(found.prior, hp.unimix),
     }
-    metrics = {name: dreamer.masked_mean(x, live) for name, x in terms.items()}
-    metrics["kl"] = _kl(model, found, live, hp, free_nats_each)
+    metrics = {name: jnp.mean(x) for name, x in terms.items()}
+    metrics["kl"] = _kl(model, found, hp, free_nats_each)
     total = metrics["image_loss"] + metrics["reward_loss"]
     if discount_head:
         total += hp.discount_loss_scale * metrics["discount_loss"]
@@ -162,16 +144,12 @@ def _prediction_errors(
 
 
 def _kl(
-    model: networks.WorldModel,
-    found: rssm.Observed,
-    live: Array,
-    hp: Hparams,
-    free_nats_each: bool,
+    model: networks.WorldModel, found: rssm.Observed, hp: Hparams, free_nats_each: bool
 ) -> Array:
     """Returns the balanced KL of posterior and prior, []."""
     posterior, prior = found.posterior, found.prior
     return dreamer.balanced_kl(
         model.kl(dreamer.sg(posterior), prior, hp.unimix),
         model.kl(posterior, dreamer.sg(prior), hp.unimix),
-        hp.kl_balance, hp.free_nats, live, free_each=free_nats_each,
+        hp.kl_balance, hp.free_nats, free_each=free_nats_each,
     )  # fmt: skip

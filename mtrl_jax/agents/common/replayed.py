@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from mtrl_jax import types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.networks import actor_critic as networks
@@ -54,27 +51,9 @@ def see(
     network: networks.Network, params: Tree, before: Tree, after: Tree, batch: Batch
 ) -> Seen:
     """Returns what the auxiliary losses see of a batch."""
-    ts, previous = time_steps(batch.windows)
+    ts, previous = replay_ring.time_steps(batch.windows)
     empty = network.initial_state(len(batch.is_window))
     out, _ = network.unroll(params, empty, ts, previous)
     live = ~ts.first[1:] & batch.is_window[None]
     window = Window(ts, previous, out, batch.windows.action[1:-1], live)
     return Seen(params, window, batch.snippets, batch.is_snippet, before, after)
-
-
-def time_steps(rows: replay_ring.Row) -> tuple[types.TimeStep, Array]:
-    """Returns (TimeStep ``[S, N]``, the action before each) of rows ``[S + 1, N, ...]``.
-
-    The first row only tells what led to the second.
-    """
-    previous, rows = rows.action[:-1], jax.tree.map(lambda x: x[1:], rows)
-    ts = types.TimeStep(
-        rows.obs,
-        rows.reward,
-        rows.discount,
-        rows.first,
-        jnp.zeros_like(rows.first),
-        rows.task,
-        rows.action_mask,
-    )
-    return ts, previous
