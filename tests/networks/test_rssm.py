@@ -247,9 +247,13 @@ def test_the_states_of_blocks_reach_each_other_only_through_the_input():
 
 
 def test_the_posterior_is_trained_by_one_side_and_the_prior_by_the_other():
-    """KL(sg(q) ‖ p) has no gradient for what only q has, and the other way round."""
+    """KL(sg(q) ‖ p) has no gradient for what only q has, and the other way round.
+
+    Of one step: of several, what was drawn of q before is in the h that p reads.
+    """
     config = small()
-    params, start, embed, action, first, _ = sequence(config)
+    params, start, *inputs, _ = sequence(config)
+    embed, action, first = (x[:1] for x in inputs)
 
     def loss(params, side):
         found = observe(params, config, start, embed, action, first, KEY)
@@ -259,9 +263,13 @@ def test_the_posterior_is_trained_by_one_side_and_the_prior_by_the_other():
 
     grad = jax.jit(jax.grad(loss), static_argnums=1)
     to_prior, to_posterior = (grad(params, side) for side in (True, False))
-    assert np.asarray(to_prior["prior_out"]["kernel"]).any()
-    assert not np.asarray(to_posterior["prior_out"]["kernel"]).any()
-    assert np.asarray(to_posterior["posterior_out"]["kernel"]).any()
+    for name, own, other in (
+        ("prior", to_prior, to_posterior),
+        ("posterior", to_posterior, to_prior),
+    ):
+        for layer in (name, f"{name}_out"):
+            assert np.asarray(own[layer]["kernel"]).any()
+            assert not np.asarray(other[layer]["kernel"]).any()
 
 
 def counted(init, *args):
