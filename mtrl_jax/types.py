@@ -42,6 +42,10 @@ class Box(NamedTuple):
 # The leaf of an observation, int32 [], that tells a demonstrator what is best to do.
 OPTIMAL = "optimal"
 
+# The logit or value of an illegal action: below any that a network produces, and far
+# enough inside float32 that differences of two and their products with 0 stay finite.
+ILLEGAL = -1e30
+
 ActionSpace = Discrete | Factorised | Box
 
 # Some joint actions of a discrete space: a row holds the choice in each of its groups.

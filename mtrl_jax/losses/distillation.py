@@ -16,10 +16,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.types import Array, Scalar
+from mtrl_jax.types import ILLEGAL, Array, Scalar
 
 LOSSES = ("kl", "nll", "mse")
-ILLEGAL = -1e30
 
 
 def kl(q: Array, logits: Array, legal: Array, tau: Scalar) -> Array:

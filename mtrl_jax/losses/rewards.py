@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from mtrl_jax.losses import symlog
 from mtrl_jax.types import Array
 
 
@@ -42,14 +43,6 @@ def oac_code(r_t: Array) -> Array:
     return jnp.where(r_t < 0.0, 0.3 * squashed, squashed)
 
 
-def symlog(r_t: Array) -> Array:
-    """Returns sign(r)·log(1 + |r|).
-
-    Ref: Hafner et al. 2023 (arXiv:2301.04104), eq. 9. Of the reward, not of the return.
-    """
-    return jnp.sign(r_t) * jnp.log1p(jnp.abs(r_t))
-
-
 def signed_hyperbolic(r_t: Array) -> Array:
     """Returns sign(r)·(√(|r| + 1) − 1) + 1e-3·r.
 
@@ -67,7 +60,7 @@ TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "tanh": tanh,
     "oac_paper": oac_paper,
     "oac_code": oac_code,
-    "symlog": symlog,
+    "symlog": symlog.symlog,  # of the reward, not of the return
     "signed_hyperbolic": signed_hyperbolic,
 }
 

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax.types import Array, Scalar
-
-ILLEGAL = -1e30
+from mtrl_jax.types import ILLEGAL, Array, Scalar
 
 
 class NStep(NamedTuple):

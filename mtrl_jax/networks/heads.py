@@ -19,11 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.types import Array, Key, Scalar
-
-# Below any logit a network produces, and far enough inside float32 that differences of
-# two such numbers and their products with 0 stay finite.
-ILLEGAL = -1e30
+from mtrl_jax.types import ILLEGAL, Array, Key, Scalar
 
 
 class Policy(Protocol):

@@ -28,7 +28,6 @@ from mtrl_jax import errors
 from mtrl_jax.types import Array, Key, Scalar
 
 KINDS = ("categorical", "gaussian")
-MIN_STD = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +95,11 @@ def entropy(config: LatentConfig, raw: Array, unimix: Scalar) -> Array:
     return -jnp.sum(_probs(config, raw, unimix) * log_p, axis=(-2, -1))
 
 
+def bounded_std(raw: Array) -> Array:
+    """Returns 2 σ(raw / 2) + 0.1, a standard deviation between 0.1 and 2.1."""
+    return 2.0 * jax.nn.sigmoid(raw / 2.0) + 0.1
+
+
 def check(config: LatentConfig) -> None:
     """Raises ValueError unless the kind is known and there is something to choose."""
     errors.check_choices(config, {"kind": KINDS})
@@ -140,4 +144,4 @@ def _rank(x: Scalar, like: Array) -> Array:
 
 def _mean_std(raw: Array) -> tuple[Array, Array]:
     mean, std = jnp.split(raw.astype(jnp.float32), 2, axis=-1)
-    return mean, 2.0 * jax.nn.sigmoid(std / 2.0) + MIN_STD
+    return mean, bounded_std(std)

@@ -135,7 +135,7 @@ class Embedded:
 
     @property
     def _log_p(self) -> Array:
-        return jnp.maximum(jax.nn.log_softmax(self.choice.logits), heads.ILLEGAL)
+        return jnp.maximum(jax.nn.log_softmax(self.choice.logits), types.ILLEGAL)
 
     def _action(self, row: Array) -> Array:
         action = jnp.asarray(self.rows)[row]
@@ -143,7 +143,7 @@ class Embedded:
 
     @staticmethod
     def _log_sum(same: Array, log_p: Array) -> Array:
-        return jax.nn.logsumexp(jnp.where(same, log_p, heads.ILLEGAL), axis=-1)
+        return jax.nn.logsumexp(jnp.where(same, log_p, types.ILLEGAL), axis=-1)
 
 
 def sizes(space: types.ActionSpace) -> tuple[int, ...]:

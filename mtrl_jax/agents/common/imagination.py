@@ -18,7 +18,6 @@ from mtrl_jax.networks import heads, latents, layers, rssm
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 GRADIENTS = ("auto", "reinforce", "dynamics", "mix")
-MIN_STD = 0.1
 
 
 class Actor(NamedTuple):
@@ -143,5 +142,5 @@ def _bounded(space: types.ActionSpace, raw: Array) -> Array:
     if not isinstance(space, types.Box):
         return raw
     mean, std = jnp.split(raw, 2, axis=-1)
-    std = 2.0 * jax.nn.sigmoid(std / 2.0) + MIN_STD
+    std = latents.bounded_std(std)
     return jnp.concatenate([jnp.tanh(mean), jnp.log(std)], axis=-1)
