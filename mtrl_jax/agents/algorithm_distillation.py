@@ -88,7 +88,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     ``update`` takes windows of histories, no carry. Metrics, means over live steps:
     ``loss`` (nats a step, without label smoothing), ``accuracy`` (the most probable
-    action is the data's), ``entropy``; and ``grad_norm``.
+    action is the data's), ``entropy``; and ``grad_norm, learning_rate``.
 
     Raises:
       ValueError: actions that are not categorical, an unknown target, reward transform

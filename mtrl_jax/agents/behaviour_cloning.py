@@ -49,8 +49,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the cloning agent for environments of ``spec``.
 
     It needs no extras of who acted. Metrics: ``loss`` (nats a step), ``entropy``,
-    ``grad_norm`` and, of choices, ``accuracy`` (the most probable action is the data's),
-    means over live transitions.
+    ``grad_norm, learning_rate`` and, of choices, ``accuracy`` (the most probable action
+    is the data's), means over live transitions.
 
     Raises:
       ValueError: an unknown optimiser or network option.

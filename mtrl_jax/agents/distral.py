@@ -111,8 +111,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the Distral agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy`` (of π_i), ``kl`` (from π_i to
-    π_0), ``regulariser``, ``grad_norm, rho``, ``value`` (mean; regularised without a
-    value scale), ``value_std`` with one; means over live transitions.
+    π_0), ``regulariser``, ``grad_norm, learning_rate, rho``, ``value`` (mean; regularised
+    without a value scale), ``value_std`` with one; means over live transitions.
 
     Raises:
       ValueError: an unknown option, or a Box; slots of a task that do not divide into

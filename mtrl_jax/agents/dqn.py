@@ -5,6 +5,9 @@ Ref: Mnih et al. 2015, "Human-level control through deep reinforcement learning"
 
 Deviations: lengths are counted in updates of ``unroll_length · slots`` env steps each, in
 which the policy stays as it is; of actions with the same value a random one is taken.
+Defaults are of small tasks: Adam at 1e-3, ε to 0.05, a replay of 1e5 steps that is learned
+from at once; the paper's centred RMSProp at 2.5e-4, ε to 0.1 and a replay of 1e6 that
+first fills to 5 % are those of configs/dqn_atari.yaml.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import dataclasses
 from typing import NamedTuple
 
 from mtrl_jax import types
-from mtrl_jax.agents.common import optimiser, q_learning, q_loss, unrolls
+from mtrl_jax.agents.common import exploration, optimiser, q_learning, q_loss, unrolls
 
 INFO = types.AgentInfo(
     "deep Q-network (Mnih et al. 2015)",
@@ -22,6 +25,7 @@ INFO = types.AgentInfo(
     idle=optimiser.idle,
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
+    check_hparams=lambda config, given: exploration.check_explores(given),
 )
 
 

@@ -71,9 +71,10 @@ def make(
 ) -> types.Agent:
     """Returns the V-trace agent for environments of ``spec``.
 
-    Metrics: ``loss, policy_loss, value_loss, entropy, grad_norm, rho`` (mean importance
-    ratio), ``value`` (mean), ``value_std`` with a value scale, all means over live transitions, and each auxiliary loss by
-    its name. The auxiliaries' batch is the rollout.
+    Metrics: ``loss, policy_loss, value_loss, entropy, grad_norm, learning_rate, rho``
+    (mean importance ratio), ``value`` (mean), ``value_std`` with a value scale, all means
+    over live transitions, and each auxiliary loss by its name. The auxiliaries' batch is
+    the rollout.
 
     Raises:
       ValueError: an unknown optimiser, reward transform or network option; at trace

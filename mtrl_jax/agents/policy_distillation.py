@@ -101,7 +101,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     student can be a teacher; without a dataset it learns from that, and sharpens itself.
     Metrics: ``loss`` (nats a step where it is KL or NLL), ``kl, nll, mse`` whatever
     their costs, ``accuracy`` (its best action is the teacher's), ``entropy``,
-    ``grad_norm``, with ``feature_size`` also ``feature_error``; means over live steps.
+    ``grad_norm, learning_rate``, with ``feature_size`` also ``feature_error``; means over
+    live steps.
 
     Raises:
       ValueError: real actions, an unknown optimiser or network option, a size that

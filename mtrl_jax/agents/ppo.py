@@ -102,8 +102,9 @@ def make(
     """Returns the PPO agent for environments of ``spec``.
 
     Metrics: ``loss, policy_loss, value_loss, entropy, approx_kl`` (Schulman's
-    (ρ − 1) − log ρ), ``clip_fraction, grad_norm``, ``value_std`` with a value scale, and each auxiliary loss by its name,
-    means over minibatches. The auxiliaries' batch is a Batch ``[L, N]``.
+    (ρ − 1) − log ρ), ``clip_fraction, grad_norm, learning_rate``, ``value_std`` with a value
+    scale, and each auxiliary loss by its name, means over minibatches. The auxiliaries'
+    batch is a Batch ``[L, N]``.
 
     Raises:
       ValueError: an unknown option, or sizes below 1; at trace time, a rollout whose

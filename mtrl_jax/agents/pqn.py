@@ -42,6 +42,7 @@ INFO = types.AgentInfo(
     idle=lambda config: optimiser.idle(config) | online_student.idle(config),
     actions=(types.Discrete,),
     learns=q_learning.LEARNS,
+    check_hparams=lambda config, given: exploration.check_explores(given),
 )
 
 
@@ -85,9 +86,10 @@ class Batch(NamedTuple):
 def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the PQN agent for environments of ``spec``.
 
-    Metrics: ``loss, value`` (mean q of what was done), ``grad_norm``, means over
-    minibatches, and ``epsilon``; with a student ``student_kl, student_accuracy,
-    student_grad_norm`` and ``best_score``, the mean return of its teacher.
+    Metrics: ``loss, value`` (mean q of what was done), ``grad_norm, learning_rate``,
+    means over minibatches, and ``epsilon``; with a student ``student_kl,
+    student_accuracy, student_grad_norm, student_learning_rate`` and ``best_score``, the
+    mean return of its teacher.
 
     Raises:
       ValueError: actions that are not discrete, unknown names, sizes below 1; at trace

@@ -86,7 +86,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
 
     ``update`` takes windows of histories, no carry. Metrics, means over the steps that
     teach them: ``loss`` (nats an action, without label smoothing), ``accuracy``,
-    ``entropy``, those of ``future``, and ``grad_norm``.
+    ``entropy``, those of ``future``, and ``grad_norm, learning_rate``.
 
     Raises:
       ValueError: actions that are not categorical, an unknown reward transform or

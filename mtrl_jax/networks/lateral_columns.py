@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.networks import conv, image_stacks, initialisers, product
-from mtrl_jax.types import Array, Key, Tree
+from mtrl_jax.types import ILLEGAL, Array, Key, Tree
 
 SCALES = (1.0, 0.1, 0.01)  # that α begins at, drawn
 _orthogonal = initialisers.orthogonal
@@ -199,7 +199,7 @@ def sensitivities(
     def log_policy(nudges: Tree, x: Tree, legal: Array) -> Array:
         scaled = jax.tree.map(lambda n, d: n * d, nudges, deviation)
         column, _ = run(module, frozen, params, x, scaled)
-        return jax.nn.log_softmax(jnp.where(legal, column.policy, -1e30))
+        return jax.nn.log_softmax(jnp.where(legal, column.policy, ILLEGAL))
 
     def of_one(x: Tree, legal: Array) -> Tree:
         still = jax.tree.map(jnp.zeros_like, deviation)

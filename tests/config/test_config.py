@@ -348,6 +348,18 @@ def test_what_is_ordered_is_so_at_every_value(change, message):
             r"agent\.hparams\.epsilon_start=0 with agent\.config\.noisy=false",
         ),
         (
+            "{name: rainbow, hparams: {noise: 0}}",
+            r"agent\.hparams\.epsilon_start=0 with noise=0, epsilon_end=0 and",
+        ),
+        *(
+            (
+                f"{{name: {name}, hparams: {{epsilon_start: 0, {other}: 0}}}}",
+                rf"agent\.hparams\.epsilon_start=0 with .*{other}=0.*: it would never",
+            )
+            for name in ("dqn", "pqn")
+            for other in ("epsilon_end", "epsilon_updates")
+        ),
+        (
             "{name: rainbow, hparams: {v_min: 10, v_max: 10}}",
             r"agent\.hparams\.v_min=10 is not below v_max=10",
         ),
@@ -376,6 +388,24 @@ def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
     given = PLAIN | {"population": {"size": 1}}
     with pytest.raises(errors.ConfigError, match=message):
         config.from_dict(config.override(given, [f"agent={agent}"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "agent={name: rainbow, config: {noisy: false}, hparams:"
+        " {epsilon_end: 0.1, epsilon_updates: 100}}",
+        "agent={name: rainbow, hparams: {noise: 0, epsilon_start: 0.1}}",
+        "agent={name: dqn, hparams: {epsilon_start: 0}}",
+        "agent={name: dqn, hparams: {epsilon_end: 0, epsilon_updates: 0}}",
+        "population.search={epsilon_start: {low: 0, high: 1}}",
+        "evaluation.hparams={epsilon_start: 0, epsilon_end: 0}",
+    ],
+)
+def test_what_explores_at_some_time_is_taken(change):
+    """By noise, or by ε at its start or its end; tests may be greedy."""
+    agent = {"name": "dqn", "hparams": {"epsilon_end": 0}}
+    config.from_dict(config.override({**PLAIN, "agent": agent}, [change]))
 
 
 @pytest.mark.parametrize(

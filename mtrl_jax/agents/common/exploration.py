@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -65,6 +66,23 @@ def greedy(q: Array, legal: Array) -> tuple[Array, Array]:
 def entry(x: Array, action: Array) -> Array:
     """Returns the entry ``[...]`` of ``x`` ``[..., A]`` that each action names."""
     return jnp.take_along_axis(x, action[..., None], axis=-1)[..., 0]
+
+
+def check_explores(given: Mapping[str, float], without: str = "") -> None:
+    """Raises ValueError unless ε is above 0 at some time; what is not ``given`` may be.
+
+    Of value learners, see ``q_learning.Exploration``; ``without`` says which noise of
+    theirs there is not.
+    """
+    names = ("epsilon_start", "epsilon_end", "epsilon_updates")
+    start, end, updates = (given.get(name, 1.0) for name in names)
+    if start or (end and updates):
+        return
+    also = f"{without}, " if without else ""
+    raise ValueError(
+        f"epsilon_start={start:g} with {also}epsilon_end={end:g} and epsilon_updates="
+        f"{updates:g}: it would never explore; give them as dqn has them (1.0, 0.05, 1000)"
+    )
 
 
 def epsilon_at(updates: Array, hp: Hparams) -> Array:

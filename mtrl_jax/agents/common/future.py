@@ -12,7 +12,8 @@
               more; of one state, with weights below their limit, π becomes μ exp(β u)
               over its sum, where the data's actions are of μ
 
-each a mean over the steps of which it is known. V is learned where ``expectile_cost`` is
+each a mean over the steps of which it is known; metrics are ``return_loss, reward_loss,
+next_loss, td_loss, cql_loss, expectile_loss, advantage_loss`` of those there are. V is learned where ``expectile_cost`` is
 above 0; no other cost moves its head, and w moves nothing.
 
 Refs of the last four: Mnih et al. 2015; Kumar et al. 2020 (arXiv:2006.04779), eq. 4;

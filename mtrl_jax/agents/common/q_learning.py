@@ -98,7 +98,7 @@ def make(
     Its hyperparameters have the groups ``optimiser, returns, exploration, targets`` and,
     where its parts read them, ``prioritising``, ``support`` and ``noise``. Metrics:
     ``loss, error`` (mean |error| that priorities are made of), ``value`` (mean q of what
-    was done), ``grad_norm, epsilon``; 0 before learning starts, but for ε.
+    was done), ``grad_norm, learning_rate, epsilon``; 0 before learning starts, but for ε.
 
     Raises:
       ValueError: actions that are not discrete, unknown names, sizes below 1; at trace
