@@ -34,6 +34,7 @@ ARMS = (
 )
 JOINT = ("pqn", "dqn")
 STATES = ("own", "more")
+STATES_TAU = 0.01  # the paper's, of both
 # Acting and testing of value learners: that of the teachers in their play.
 PLAY = {"epsilon_start": 0.05, "epsilon_end": 0.05}
 
@@ -138,7 +139,10 @@ def states_stages(args: argparse.Namespace, size: str) -> list[dict[str, Any]]:
         args, ("play", "student", "students_play")
     )["stages"]
     student["agent"]["config"]["network"] |= torso(size)
-    student["agent"]["hparams"] |= {"decay_updates": 2 * args.updates}
+    student["agent"]["hparams"] |= {
+        "decay_updates": 2 * args.updates,
+        "tau": STATES_TAU,
+    }
     student["population"] = {"size": args.seeds}
     student["training"] |= {"updates": args.updates, "batch": args.batch}
     slug = slug_of(size)

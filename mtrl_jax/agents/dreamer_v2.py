@@ -8,9 +8,10 @@ Ref: Hafner et al. 2021, "Mastering Atari with discrete world models" (arXiv:201
 
 Deviations: model, actor and critic take their steps together, from the parameters before
 the step (the authors' program imagines with the model just updated). Weight decay is
-multiplied by the learning rate. Sequences begin at any step, also across ends of
-episodes, without a bias towards them, and from a state of zeros. Legal actions of imagined
-states are those of the state imagined from. Images may be Bernoulli instead of Gaussian
+multiplied by the learning rate. No gradient steps are made at once after the prefill (100
+in continuous control). Sequences begin at any step, also across ends of episodes, without
+a bias towards them, and from a state of zeros. Legal actions of imagined states are those
+of the state imagined from. Images may be Bernoulli instead of Gaussian
 (``observation.likelihood``). A Box policy is a Gaussian of mean tanh(m) and deviation
 2 σ(s / 2) + 0.1, in units of half the range, clipped by the environment.
 """

@@ -74,6 +74,9 @@ def test_own_states_and_the_teachers_are_the_same_amount():
     assert made["states_1of4"].population.size == made["play"].population.size
     rate = own.agent.hparams["decay_updates"]
     assert rate == 2 * own.training.updates == 2 * made["student_1of4"].training.updates
+    # The page's, whatever the config's is.
+    taught = own, more, made["student_1of4"]
+    assert {stage.agent.hparams["tau"] for stage in taught} == {0.01}
 
 
 def test_a_score_is_the_geometric_mean_of_shares_of_the_teachers(tmp_path):
