@@ -13,8 +13,9 @@
               over its sum, where the data's actions are of μ
 
 each a mean over the steps of which it is known; metrics are ``return_loss, reward_loss,
-next_loss, td_loss, cql_loss, expectile_loss, advantage_loss`` of those there are. V is learned where ``expectile_cost`` is
-above 0; no other cost moves its head, and w moves nothing.
+next_loss, td_loss, cql_loss, expectile_loss, advantage_loss`` of those there are. V is
+learned where ``expectile_cost`` is above 0; no other cost moves its head, and w moves
+nothing.
 
 Refs of the last four: Mnih et al. 2015; Kumar et al. 2020 (arXiv:2006.04779), eq. 4;
 Kostrikov et al. 2021 (arXiv:2110.06169), eqs. 5 and 6, and eq. 7, which is Peng et al.
