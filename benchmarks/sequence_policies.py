@@ -15,7 +15,7 @@ which is gone on with if it exists. A return is the mean over seeds, tasks and s
 95 % interval over tasks (of one task: over seeds); ``seeds`` are the means of each; ``first`` and ``last`` are of a tenth of the
 episodes each, ``p_trend`` is the share of 2,000 orders of the episodes whose slope is as
 far from 0. ED on unseen goals is what algorithm_distillation.py recorded on the same test
-goals, of five times the histories and five times AD's windows; Gato is that of ``prompt``,
+goals, of five times the histories and twice AD's windows; Gato is that of ``prompt``,
 shown an episode at 40 % noise. ``data`` of the JSON has sizes and rates of what was collected and
 read. Of ``minatar`` --goals are the games, Breakout unless others are given.
 

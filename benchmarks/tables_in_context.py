@@ -7,6 +7,8 @@ from typing import Any
 
 from table_cells import NONE, Rows, find, has, interval, load, number, ratio
 
+from mtrl_jax.metrics import estimates
+
 _ROOM = "algorithm_distillation_dark_room"
 # Arm -> (label, how many of the seeds' files have it).
 _ARMS = {
@@ -155,7 +157,10 @@ def watermaze() -> Rows:
     means, source = task["mean"], found["compared"]["source"]["mean"]
     header = ["", "first five episodes", "last five", "last episode [95 %]"]
     own = [sum(five) / 5 for five in (means[:5], means[-5:])]
-    last = interval(means[-1], *task["interval"][-1])
+    # returns: [1, places, episodes]
+    last = interval(
+        means[-1], *estimates.mean_interval([x[-1] for x in task["returns"][0]])
+    )
     ends = [
         f"{number(source[x])} (the {'first' if x == 0 else 'last'})" for x in (0, -1)
     ]

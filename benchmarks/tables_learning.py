@@ -41,7 +41,7 @@ _ACTIONS = {
 _ABLATIONS = {
     "linear": "alpha linear",
     "cosine": "alpha cosine",
-    "plateau": "alpha on plateau (0.7 at the end)",
+    "plateau": "alpha on plateau ({alpha} at the end)",
     "alpha_half": "alpha fixed at 0.5",
     "distil_then_switch": "distil, then switch",
     "no_mixing": "no mixing (one component per slot; final score of both)",
@@ -301,7 +301,8 @@ def arms(experiment: str, labels: dict[str, str]) -> Rows:
         row = find(rows, arm=arm)
         cells = [number(row["early"]), interval(row["final"], row["low"], row["high"])]
         cells.append(", ".join(number(x) for x in row["seeds"]))
-        made.append([text, *cells])
+        ends = sorted({f"{alpha:.2g}" for alpha in row["alpha"]})
+        made.append([text.format(alpha=", ".join(ends)), *cells])
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ _GAMES = {
     "top_bc": "cloning the best tenth",
 }
 _FOUR = ("Breakout", "SpaceInvaders", "Freeway", "Asterix")
+_SCORE = "mean score"  # 0 random play, 1 the reference
 _MEMBERS = ("mgdt_10", "bc", "top_bc")  # of the config's population, in its order
 NGRAM = {"ad": "AD", "ngram": "AD with an n-gram head"}
 VALUES = {
@@ -82,12 +83,22 @@ def by_goal(
     return made
 
 
+def games(found: Found) -> Rows:
+    """Returns the table of returns of a model a game, and its scores' mean."""
+    head, *made = by_goal(found, labels=_GAMES, cell=_spread, head=str)
+    names = {label: arm for arm, label in _GAMES.items()}
+    for line in made:
+        own = [row for row in found["arms"] if row["arm"] == names[line[0]]]
+        line.append(_score(own, [row["mean"] for row in own]))
+    return [[*head, _SCORE], *made]
+
+
 def one_model() -> Rows:
-    """Returns the table of returns of one model for four games, a column for each."""
+    """Returns the table of returns of one model for four games, and its scores' mean."""
     tasks = load("minatar_mgdt/summary")["tasks"]
-    made: Rows = [["", *_FOUR]]
+    made: Rows = [["", *_FOUR, _SCORE]]
     for kind, arm in enumerate(_MEMBERS):
-        cells = []
+        cells, means = [], []
         for game in _FOUR:
             found = tasks[f"gymnax/{game}-MinAtar"]["in_context"]["returns"]
             # Member m is of kind m mod 3, one a seed.
@@ -96,9 +107,22 @@ def one_model() -> Rows:
                 for member in found[kind :: len(_MEMBERS)]
             ]
             low, high = estimates.t_interval(np.asarray(own))
-            cells.append(interval(statistics.fmean(own), low, high))
-        made.append([_GAMES[arm], *cells])
+            means.append(statistics.fmean(own))
+            cells.append(interval(means[-1], low, high))
+        scale = [tasks[f"gymnax/{game}-MinAtar"] for game in _FOUR]
+        made.append([_GAMES[arm], *cells, _score(scale, means)])
     return made
+
+
+def _score(scales: Sequence[Mapping[str, Any]], means: Sequence[float]) -> str:
+    """Returns the mean over games of (score - random) / (reference - random)."""
+    made = []
+    for scale, mean in zip(scales, means, strict=True):
+        reference = scale.get("reference_score", scale.get("optimal_score"))
+        made.append(
+            (mean - scale["random_score"]) / (reference - scale["random_score"])
+        )
+    return f"{statistics.fmean(made):.3f}"
 
 
 def _ends(row: Mapping[str, Any]) -> str:
@@ -115,7 +139,7 @@ def _rate(rate: float | None) -> str:
 
 _MADE: dict[str, Callable[[Found], Rows]] = {
     "many_tasks": many_tasks,
-    "minatar": functools.partial(by_goal, labels=_GAMES, cell=_spread, head=str),
+    "minatar": games,
     "ngram": functools.partial(
         by_goal, labels=NGRAM, cell=_ends, head="{} of each goal".format
     ),

@@ -247,7 +247,8 @@ class AgentInfo(NamedTuple):
     reads_columns: bool = False
     # It observes the environment's optimal action, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
-    # Its carry outlives episodes: what it learns in one it knows in the next.
+    # Its carry outlives episodes: what it learns in one it knows in the next, unless its
+    # hyperparameter ``across`` is there and 0.
     learns_across_episodes: bool = False
     # (carry, ts, action), [B, ...] -> the carry that ``act`` returned, as if it had
     # chosen ``action``: an agent that has it can watch others play.

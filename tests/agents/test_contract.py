@@ -253,7 +253,8 @@ def test_illegal_actions_are_never_chosen(name, temperature, one, kit):
 def test_an_episodes_first_step_forgets_the_past(name, one, kit):
     """Where ``first`` is True the carry says nothing, in act and in update.
 
-    Except to an agent that says that it learns across episodes: there it must.
+    Except to an agent that says that it learns across episodes: there it must, but with
+    ``across`` 0 where it has that.
     """
     assert one.ts.first[0].all()
     past = jax.tree.map(lambda x: x + np.ones_like(x), one.carry)
@@ -269,6 +270,13 @@ def test_an_episodes_first_step_forgets_the_past(name, one, kit):
     else:
         assert not differs(with_past, without)
     assert not differs(updated, as_updated)
+    if "across" in hparams.names(one.hp):
+        lived = programs.run(one).carry
+        alone = programs.changed(kit, one.hp, across=0.0)
+        for hp, knows in ((alone, False), (one.hp, True)):
+            x, y = (programs.act(one, carry=c, hp=hp) for c in (lived, one.carry))
+            # The first action and what is noted of it.
+            assert differs((x[0][0], x[2][0]), (y[0][0], y[2][0])) == knows
     # And the test can fail: elsewhere the past matters to who has any.
     if jax.tree.leaves(one.carry):
         later = one.ts._replace(first=np.zeros_like(one.ts.first))

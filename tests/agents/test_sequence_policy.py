@@ -200,10 +200,11 @@ def test_a_closed_gate_says_and_learns_nothing_of_returns():
         assert np.array_equal(before, after) != says
 
 
-def test_a_row_knows_its_return_and_nothing_that_comes_later():
+@pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
+def test_a_row_knows_its_return_and_nothing_that_comes_later(network):
     """a_t, r_t and all after them do not change what is said of a_t; R_t does, and does
-    not change what is said of itself."""
-    _, learner, read, *_ = made()
+    not change what is said of itself. Nor do r_t and a_t change what is said of R_t."""
+    _, learner, read, *_ = made(network)
     hp, rollout, t = hparams(across=1.0), windows_of([4, 5]), 3
 
     def said(changed):
@@ -221,6 +222,8 @@ def test_a_row_knows_its_return_and_nothing_that_comes_later():
     found = said(with_returns(later, plus(to_go, after, 9.0)))
     assert not moved(found.action, base.action)[: t + 1].any()
     assert moved(found.action, base.action)[t + 1]
+    assert not moved(found.returns, base.returns)[: t + 1].any()
+    assert moved(found.returns, base.returns)[t + 1]
     asked = said(with_returns(rollout, plus(to_go, t, 9.0)))
     assert moved(asked.action, base.action)[t]
     assert not moved(asked.returns, base.returns)[: t + 1].any()
@@ -245,6 +248,36 @@ def test_across_zero_nothing_is_known_of_earlier_episodes(network):
         x, y = (read(learner.params, r, hp)[0] for r in (rollout, other))
         assert moved(x.action, y.action)[4:].any() == bool(across)
         assert moved(x.action, y.action)[:4].all()
+
+
+@pytest.mark.parametrize(
+    ("network", "infers"),
+    [(STEP, False), (TRIPLE, False), (STEP, True)],
+    ids=["step", "triple", "inferred"],
+)
+def test_across_zero_an_episode_begins_with_the_same_bits_whatever_came_before(
+    network, infers
+):
+    """Nothing, four steps, or more than the context: episodes are of one distribution."""
+    agent, learner, _, act, _ = made(network, infers=infers)
+    rollout = windows_of([4, 14, 6])
+    steps = [jax.tree.map(lambda x, t=t: x[t], rollout.ts) for t in range(19)]
+    for across in (0.0, 1.0):
+        hp = hparams(across=across, target=16.0, inferred=float(infers))
+        carry, carries = agent.carry(2), [agent.carry(2)]
+        for t in range(18):
+            _, carry, _ = act(learner, carry, steps[t], jax.random.key(t), hp)
+            if t in (3, 17):
+                carries.append(carry)
+        for first in (steps[4], steps[18]):
+            assert first.first.all()
+            action, begun, log_prob = zip(
+                *jax.device_get([act(learner, x, first, KEY, hp) for x in carries])
+            )
+            assert (np.ptp(log_prob, axis=0) == 0).all() != bool(across)
+            if not across:
+                assert not np.ptp(action, axis=0).any()
+                assert not np.ptp([x.to_go for x in begun], axis=0).any()
 
 
 def test_a_prompt_is_seen_by_every_episode_or_is_as_if_absent():

@@ -21,6 +21,8 @@ def row(arm, goal="", last=3.0):
         "mean": 2.0,
         "low": 1.5,
         "high": 2.5,
+        "random_score": 0.0,
+        "optimal_score": 8.0,
     }
 
 
@@ -64,5 +66,8 @@ def test_every_arm_of_values_and_heads_has_a_label():
         rows = [row(arm.name, arm.goal) for arm in found.arms]
         made = tables._MADE[name]({"arms": rows})
         assert len(made) == 1 + len({arm.name for arm in found.arms})
-        assert len(made[0]) == 1 + len({arm.goal for arm in found.arms})
+        scored = name == "minatar"
+        assert len(made[0]) == 1 + scored + len({arm.goal for arm in found.arms})
+        assert {len(line) for line in made} == {len(made[0])}
         assert len({line[0] for line in made}) == len(made)
+        assert not scored or {line[-1] for line in made[1:]} == {"0.250"}
