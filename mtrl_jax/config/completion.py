@@ -55,11 +55,8 @@ def complete(config: Any) -> Any:
     _check_limits(config, module.INFO.limits(static), defaults)
     # What plays another's learners has none of their searches, and trains nothing.
     if stage_schema.links(config).of is None:
-        drawn = {*population.search, *config.agent.schedules}
-        fixed = {name: value for name, value in filled.items() if name not in drawn}
-        _check_ordered(config, module.INFO.ordered(static), fixed)
-        with errors.at("agent.hparams", filled):
-            module.INFO.check_hparams(static, fixed)
+        _check_starts(config, filled)
+        _check_together(config, module.INFO, static, filled)
     agent = config.agent.model_copy(
         update={"config": strict.plain(static), "hparams": filled}
     )
@@ -124,6 +121,43 @@ def _check_limits(
                 f"{path}.{name}{end}={number:g}: is counted from {low:g} to {high:g}, by "
                 f"agent.config.{of}; give a value between, or change these"
             )
+
+
+def _check_starts(config: Any, filled: dict[str, float]) -> None:
+    """Raises ValueError unless a search that begins at a default's value has it."""
+    for name, given in config.population.search.items():
+        if given.initial == "default" and not given.low <= filled[name] <= given.high:
+            raise ValueError(
+                f"population.search.{name}.initial=default: agent.hparams.{name}="
+                f"{filled[name]:g} is not between low={given.low:g} and high="
+                f"{given.high:g}; give it a value between, or a wider range"
+            )
+
+
+def _check_together(
+    config: Any, info: types.AgentInfo, static: Any, filled: dict[str, float]
+) -> None:
+    """Raises ValueError unless the values that every member has go together.
+
+    Without PBT a list of initial values is its members' to the end. Other values of a
+    search, and those of a schedule, are not known.
+    """
+    population = config.population
+    drawn = {*population.search, *config.agent.schedules}
+    fixed = {name: value for name, value in filled.items() if name not in drawn}
+    _check_ordered(config, info.ordered(static), fixed)
+    with errors.at("agent.hparams", filled):
+        info.check_hparams(static, fixed)
+    lists = {
+        name: given.initial
+        for name, given in population.search.items()
+        if population.pbt is None and not isinstance(given.initial, str)
+    }
+    alike = math.lcm(*map(len, lists.values()))
+    for member in range(min(population.size, alike)) if lists else ():
+        own = {name: values[member % len(values)] for name, values in lists.items()}
+        with errors.at(f"population.search: member {member}"):
+            info.check_hparams(static, fixed | own)
 
 
 def _check_ordered(

@@ -381,6 +381,20 @@ def test_what_is_ordered_is_so_at_every_value(change, message):
             "{name: decision_transformer, hparams: {action_cost: 0}}",
             r"hparams\.action_cost=0, agent\.hparams\.return_cost=0: all costs",
         ),
+        (
+            "{name: gato, config: {outlook: {values: true}}, hparams: {by_value: 0.5}}",
+            r"agent\.hparams\.by_value=0\.5 with agent\.hparams\.td_cost=0 and agent\."
+            r"hparams\.cql_cost=0: .* give agent\.hparams\.td_cost=1, or by_value=0",
+        ),
+        (
+            "{name: gato, config: {outlook: {values: true}},"
+            " hparams: {advantage_cost: 1, expectile_cost: 1}}",
+            r"agent\.hparams\.advantage_cost=1 with agent\.hparams\.td_cost=0",
+        ),
+        (
+            "{name: multi_game_decision_transformer, hparams: {return_cost: 0}}",
+            r"agent\.hparams\.inferred=1 with agent\.hparams\.return_cost=0",
+        ),
     ],
 )
 def test_hyperparameters_that_do_not_go_together_are_refused(agent, message):
@@ -422,6 +436,43 @@ def test_one_cost_that_is_not_0_is_enough(change):
     values = config.override(values, ["agent.hparams.kl_cost=0"])
     read = config.from_dict(config.override(values, [change]))
     assert read.agent.hparams.get("kl_cost", 0) == 0
+
+
+def test_values_that_are_dealt_go_together_member_by_member():
+    """A list is a population's to the end, but where PBT moves it; others are not known."""
+    given = PLAIN | {"agent": {"name": "multi_game_decision_transformer"}}
+
+    def read(population):
+        return config.from_dict(config.override(given, [f"population={population}"]))
+
+    gates = "return_gate: {low: 0, high: 1, initial: [1, 0]}"
+    costs = "return_cost: {low: 0, high: 1, initial: %s}"
+    read(f"{{size: 4, search: {{{gates}, {costs % [1, 0]}}}}}")
+    with pytest.raises(
+        errors.ConfigError,
+        match=r"population\.search: member 2: agent\.hparams\.inferred=1 with agent\."
+        r"hparams\.return_cost=0: ",
+    ):
+        read(f"{{size: 4, search: {{{gates}, {costs % [1, 0, 0]}}}}}")
+    read(f"{{size: 2, search: {{{gates}, {costs % [1, 0, 0]}}}}}")
+    read(f"{{size: 4, search: {{{gates}, return_cost: {{low: 0, high: 1}}}}}}")
+    moved = "pbt: {exploit: tournament}"
+    read(f"{{size: 4, search: {{{gates}, {costs % [1, 0, 0]}}}, {moved}}}")
+
+
+def test_a_search_that_begins_at_a_default_has_it_in_its_range():
+    """PPO's learning rate of 2.5e-4 was where a search from 1e-6 to 1e-5 began."""
+    given = PLAIN | {"agent": {"name": "ppo"}, "population": {"size": 2}}
+    field = "population.search.learning_rate={low: 1.0e-6, high: %s, initial: default}"
+    with pytest.raises(
+        errors.ConfigError,
+        match=r"population\.search\.learning_rate\.initial=default: agent\.hparams\."
+        r"learning_rate=0\.00025 is not between low=1e-06 and high=1e-05; give",
+    ):
+        config.from_dict(config.override(given, [field % "1.0e-5"]))
+    config.from_dict(config.override(given, [field % "1.0e-2"]))
+    own = [field % "1.0e-5", "agent.hparams.learning_rate=5.0e-6"]
+    config.from_dict(config.override(given, own))
 
 
 # Schedules.

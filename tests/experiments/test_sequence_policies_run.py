@@ -149,6 +149,12 @@ def test_a_shipped_config_killed_in_every_stage_arrives_at_the_same_bits(
             "stages.1.agent={name: gato, hparams: {advantage_cost: 1.0}}",
             "stages.1 agent.hparams.advantage_cost=1 agent.config.outlook.values=true 0",
         ),
+        # A head that is used and that nothing teaches.
+        (
+            "stages.1.agent={name: gato, config: {outlook: {values: true}}, "
+            "hparams: {td_cost: 1.0, advantage_cost: 1.0}}",
+            "stages.1 agent.hparams.advantage_cost=1 expectile_cost=0 never learned",
+        ),
         (
             "stages.1.agent={name: gato, hparams: {permuted: 1.0}}",
             "stages.1 agent.hparams.permuted=1 agent.config.permutes=true 0",

@@ -140,11 +140,30 @@ def limits(config: Config) -> dict[str, types.Extent]:
     return {"target": types.Extent(given.low, given.high, of)}
 
 
+# What a head is used by -> costs, of each group of which one teaches it.
+_TAUGHT_BY = {
+    "advantage_cost": (("expectile_cost",), ("td_cost", "cql_cost")),
+    "by_value": (("td_cost", "cql_cost"),),
+    "inferred": (("return_cost",),),
+}
+
+
 def check_hparams(config: Config, given: Mapping[str, float]) -> None:
-    """Raises ValueError unless a cost of the loss is above 0."""
-    own = hparams.names(Hparams)
+    """Raises ValueError unless a cost of the loss is above 0, and heads in use are taught."""
+    own, unread = hparams.names(Hparams), idle(config)
     costs = [name for name in own if name.endswith("_cost")]
-    hparams.check_costs(given, [name for name in costs if name not in idle(config)])
+    hparams.check_costs(given, [name for name in costs if name not in unread])
+    for name, groups in _TAUGHT_BY.items():
+        off = name == "inferred" and not given.get("return_gate")  # it reads none
+        if name in unread or off or not given.get(name):
+            continue
+        for group in groups:
+            if not any(given.get(cost, 1.0) for cost in group):
+                said = " and ".join(f"agent.hparams.{cost}=0" for cost in group)
+                raise ValueError(
+                    f"agent.hparams.{name}={given[name]:g} with {said}: what it reads is "
+                    f"never learned; give agent.hparams.{group[0]}=1, or {name}=0"
+                )
 
 
 # Read where there are values; their defaults are no choice that anybody made.
