@@ -105,11 +105,14 @@ def settings(
     if "components" in change:
         agent["config"]["components"] = change["components"]
     slots = sum(task["slots"] for task in given["tasks"])
-    updates = env_steps // (slots * _UNROLL)
-    agent["hparams"] |= {
-        "decay_updates": float(updates),
+    updates, several = env_steps // (slots * _UNROLL), "components" not in change
+    mixed = {
         "alpha": change.get("fixed", 0.0),
         "matching_cost": change.get("matching_cost", 1.0),
+    }
+    agent["hparams"] |= {
+        "decay_updates": float(updates),
+        **(mixed if several else {}),
         **change.get("hparams", {}),
     }
     given["population"] = {"size": seeds}
@@ -117,12 +120,14 @@ def settings(
     given["evaluation"] = {
         "every_updates": 0,
         "episodes": 64,
-        "hparams": {"alpha": 1.0},
+        "hparams": {"alpha": 1.0} if several else {},
     }
     if "alpha" in change:
         agent["schedules"] = {"alpha": change["alpha"]}
     if change.get("pbt"):
         given["population"] = _population(updates, given["tasks"])
+        if not several:  # weights are copied, and nothing is searched
+            given["population"]["search"] = {}
     if change.get("judged_alone"):
         given["population"]["fitness"] = {
             "metric": "normalised",

@@ -57,6 +57,9 @@ def idle(config: Config) -> dict[str, types.Idle]:
     found = policy_learner.idle(config)
     if config.control == "slot" and not config.fades:
         found["alpha"] = types.Idle(None, "control=mixture, or fades=true")
+    if len(config.components) == 1:
+        both = types.Idle(None, "components of two or more")
+        found |= {"alpha": both, "matching_cost": both}
     return found
 
 
@@ -224,7 +227,8 @@ def make_loss(
         possible = network.possible(rollout.ts.action_mask[:-1])
         matched = match(control.pairs(hp.alpha, task, possible))
         matching = base.combiner.mean(matched, live, task)
-        more = {"matching_loss": objective.Weighted(hp.matching_cost, matching)}
+        cost = hp.matching_cost if control.components > 1 else 0.0
+        more = {"matching_loss": objective.Weighted(cost, matching)}
         present = base.combiner.present(live, task)
         total, parts = objective.total(terms, hp.costs, more, present)
         share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -126,15 +127,22 @@ def check_starts(config: Any, updates: int, steps: int) -> None:
             )
 
 
-def check_rounds(config: Any) -> None:
+def kept_by_slot(config: Any, slots: int) -> int:
+    """Returns of how many episodes a slot keeps the returns; ``slots`` of a task, fewest."""
+    return math.ceil(config.population.fitness.window / slots)
+
+
+def check_rounds(config: Any, slots: int) -> None:
     """Raises ValueError unless members can have the episodes that PBT asks of them.
 
-    Judged by fewer than ``min_episodes``, none would ever be copied.
+    Judged by fewer than ``min_episodes``, none would ever be copied. ``slots`` are those
+    of the task with fewest.
     """
     settings, choice = config.population.pbt, config.population.fitness
     if settings is None or settings.exploit == "none":
         return
-    where, known = "population.fitness.window", choice.window
+    where = f"population.fitness.window={choice.window} in {slots} slots"
+    known = kept_by_slot(config, slots) * slots
     if choice.source == "evaluation":
         where, known = "evaluation.episodes", config.evaluation.episodes
     if settings.min_episodes > known:

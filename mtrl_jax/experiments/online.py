@@ -70,7 +70,7 @@ def make_program(
     with errors.at("population"):
         metric = fitness.make_metric(spec, choice.metric, choice.task)
         if trains:
-            checks.check_rounds(config)
+            checks.check_rounds(config, _fewest_slots(config))
     course = curricula.make(config, world)
     runner = make_runner(
         config, agent, world, place, course, judged=metric.measure, record=record
@@ -159,6 +159,10 @@ def run_length(config: schema.ExperimentConfig, slots: int) -> RunLength:
     )
 
 
+def _fewest_slots(config: schema.ExperimentConfig) -> int:
+    return min(task.slots for task in environments.tasks_of(config))
+
+
 def make_runner(
     config: schema.ExperimentConfig,
     agent: types.Agent,
@@ -170,11 +174,10 @@ def make_runner(
     record: Recording | None,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
-    fewest = min(task.slots for task in environments.tasks_of(config))
     options: dict[str, Any] = {
         "unroll_length": config.training.unroll_length,
         "updates_per_chunk": config.training.updates_per_chunk,
-        "window": math.ceil(config.population.fitness.window / fewest),
+        "window": checks.kept_by_slot(config, _fewest_slots(config)),
         "at_once": place.at_once,
         "judged": judged,
     }

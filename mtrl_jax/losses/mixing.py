@@ -31,6 +31,8 @@ def path_weights(alpha: Scalar, policies: int) -> Array:
     beyond that the way leads past every policy in order and mixes two neighbours at a
     time. ``alpha`` outside [0, 1] counts as the nearer end.
     """
+    if policies == 1:
+        return jnp.ones(1)
     place = jnp.clip(alpha, 0.0, 1.0) * (policies - 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(place - jnp.arange(policies)))
 

@@ -14,7 +14,14 @@ from jax.interpreters import partial_eval
 from mtrl_jax import agents, hparams
 from mtrl_jax.agents.common import kickstarting
 from mtrl_jax.experiments import checks
-from mtrl_jax.networks import latents, network_config, outlook, q_network, rssm
+from mtrl_jax.networks import (
+    components,
+    latents,
+    network_config,
+    outlook,
+    q_network,
+    rssm,
+)
 
 SOFT = network_config.NetworkConfig(hidden=(4,), sharing="soft")
 STUDENT = q_network.QNetworkConfig(hidden=(4,))
@@ -28,6 +35,7 @@ PROGRAMS = [
     ("mix_and_match", {"combiner": "cagrad", "value_scale": "popart"}),
     ("mix_and_match", {"control": "slot", "fades": False}),
     ("mix_and_match", {"control": "slot"}),
+    ("mix_and_match", {"components": (components.Component(),)}),
     ("distral", {"columns": "one"}),
     ("distral", {"columns": "added"}),
     ("distral", {"columns": "shared", "value_scale": "popart"}),

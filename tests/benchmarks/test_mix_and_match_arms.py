@@ -71,3 +71,17 @@ def test_no_arm_meets_an_untrained_value_at_a_switch():
     for experiment, arm in at_once:
         given = arms.settings(experiment, arm, 1_000_000, 3)
         assert "value" in given["agent"]["config"]["share"], arm
+
+
+def test_an_arm_of_one_component_has_nothing_of_the_mixture():
+    """Its population copies weights and searches nothing; PBT's rounds are the same."""
+    for name, arm, like in (
+        ("actions", "small_selected", "pbt"),
+        ("architecture", "lstm_selected", "pbt"),
+    ):
+        alone, mixed = (arms.settings(name, x, 1_000_000, 3) for x in (arm, like))
+        assert alone["population"].pop("search") == {}
+        assert set(mixed["population"].pop("search")) == {"alpha"}
+        assert alone["population"] == mixed["population"]
+        assert not {"alpha", "matching_cost"} & set(alone["agent"]["hparams"])
+        assert not alone["evaluation"]["hparams"]

@@ -190,3 +190,21 @@ def test_learners_of_a_mixture_may_play_a_task_each():
     stage = fresh.model_copy(update={"init_from": "other"})
     spec = environments.make_world(stage, "0").spec
     assert spec.own_tasks == 2 and build.make_agent(stage, spec)
+
+
+def test_a_round_may_ask_for_the_episodes_that_slots_keep_in_all():
+    """A window of 30 over 64 slots keeps one of each, 64; over 7 slots five, 35."""
+    for slots, most in ((64, 64), (7, 35), (1, 30)):
+        for asked in (30, most, most + 1):
+            population = {"size": 4, "pbt": {"min_episodes": asked}}
+            given = {"tasks": [{"env": "probe/action"}], "population": population}
+            settings = config.from_dict(given)
+            if asked <= most:
+                checks.check_rounds(settings, slots)
+                continue
+            with pytest.raises(
+                ValueError,
+                match=rf"min_episodes={most + 1}: .* {most} episodes of a task .*window=30 "
+                rf"in {slots} slots.* at most {most}",
+            ):
+                checks.check_rounds(settings, slots)
