@@ -248,7 +248,12 @@ def test_key_to_door_is_learned_from_position_and_key():
 
 @pytest.mark.slow
 def test_key_to_door_is_not_learned_from_position_alone():
-    """A source that cannot see the key stays at about 1: it has no memory."""
+    """A source that cannot see the key learns to fetch it, and no more: it has no memory.
+
+    From 0.3 it comes to stay between 0.8 and 1.2. The known curve, of another ε, is at
+    0.83 after 100 episodes, and 0.50 to 0.70 at its end.
+    """
     run = (150, 8000, 800)
     found = history("dark/key_to_door", KEYS, (9, 9, 1), *run, decay_updates=6000.0)
-    assert found["return"].max() < 1.2
+    np.testing.assert_allclose(found["return"][0], 0.30, atol=0.04)
+    assert found["return"].max() < 1.2 and found["return"][4:].min() > 0.8

@@ -11,9 +11,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+import optax
 
 from mtrl_jax import random
+from mtrl_jax.agents.common import optimiser
 from mtrl_jax.engine import pbt
 
 P = 8
@@ -219,23 +220,34 @@ def test_a_sharded_round_equals_an_unsharded_one():
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_learning_rate_in_the_state_equals_one_built_into_the_optimiser():
-    """Adam with rate 1 and the update times h_i is Adam(h_i): h may be an array [P]."""
-    optax = pytest.importorskip("optax")
-    rates, params = np.array([1e-3, 3e-4], np.float32), np.ones((2, 4), np.float32)
+def test_members_with_rates_of_their_own_learn_as_optimisers_built_with_these():
+    """Of traced rates h [P], vmapped, the kit's Adam is optax.adam(h_i), h_i a number."""
+    rates, params = (1e-2, 3e-4), np.zeros((2, 4), np.float32)
     grads = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
 
-    def member(params, grads, rate):
-        one, built = optax.adam(1.0), optax.adam(rate)
-        x, y, s, t = params, params, one.init(params), built.init(params)
+    def learned(kind, params, grads):
+        state = kind.init(params)
         for grad in grads:
-            u, s = one.update(grad, s)
-            v, t = built.update(grad, t)
-            x, y = x + rate * u, y + v
-        return x, y
+            change, state = kind.update(grad, state, params)
+            params = params + change
+        return params
 
-    x, y = jax.jit(jax.vmap(member, in_axes=(0, 1, 0)))(params, grads, rates)
-    np.testing.assert_allclose(x, y, rtol=1e-6)
+    def member(params, grads, rate):
+        hp = optimiser.Hparams(learning_rate=rate, max_grad_norm=np.inf)
+        return learned(optimiser.make("adam", hp), params, grads)
+
+    @jax.jit
+    def both(params, grads, h):
+        found = jax.vmap(member, in_axes=(0, 1, 0))(params, grads, h)
+        built = [
+            learned(optax.adam(rate), params[i], grads[:, i])
+            for i, rate in enumerate(rates)
+        ]
+        return found, jnp.stack(built)
+
+    found, expected = both(params, grads, np.float32(rates))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(found[0]).min() > np.abs(found[1]).max()
 
 
 def _toy():
