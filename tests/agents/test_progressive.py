@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from mtrl_jax.agents import progressive as agent
 from mtrl_jax.agents.common import learning
@@ -175,23 +176,57 @@ def test_columns_before_may_change_places_with_their_adapters(columns):
     np.testing.assert_allclose(found.policy, wanted.policy, rtol=1e-4, atol=1e-5)
 
 
+def closed_form(frozen, last):
+    """Returns F of two columns of one layer: E Σ_a π (J_a − Σ_b π_b J_b)² var(h), [2].
+
+    J of the column's own units is W; of those of the column before it is α V, past the
+    adapter's ReLU, U.
+    """
+    x = np.float64(X)
+
+    def layer(own):
+        return np.maximum(x @ own["layer_0"]["kernel"] + own["layer_0"]["bias"], 0.0)
+
+    before, own = layer(frozen), layer(last)
+    into = last["scale_1"][0] * last["adapter_1"]["kernel"]
+    out, read = last["lateral_policy"]["kernel"], before @ into
+    head = last["policy"]
+    logits = own @ head["kernel"] + head["bias"] + np.maximum(read, 0.0) @ out
+    pi = scipy.special.softmax(np.where(LEGAL, logits, -np.inf), axis=-1)
+    assert pi.max(-1).mean() > 0.6  # not uniform
+    slopes = (
+        np.einsum("um,nm,ma->nua", into, read > 0, out),
+        np.broadcast_to(head["kernel"], (len(x), *head["kernel"].shape)),
+    )
+    found = []
+    for h, slope in zip((before, own), slopes):
+        centred = slope - np.einsum("na,nua->nu", pi, slope)[..., None]
+        found.append(np.mean(np.einsum("na,nua,u->n", pi, centred**2, h.var(0))))
+    return np.array(found)
+
+
 def test_the_fisher_sensitivity_is_its_closed_form():
-    """Of a linear head on one layer: E Σ_a π (W_a − Σ_b π_b W_b)² var(h), per unit."""
+    """Of linear heads on one layer, loud ones; a column that is not read has no share."""
     module = networks.Columns((5,), 3, 1)
-    frozen, last = init(module, 2)
-    last["policy"]["kernel"] = 100 * last["policy"]["kernel"]
-    last["lateral_policy"]["kernel"] = 0 * last["lateral_policy"]["kernel"]
-    shares = sensitivities(module, frozen, last, X, LEGAL)
-    np.testing.assert_allclose(shares, [[0.0], [1.0]], atol=1e-6)
-    # Both columns matter, and a scale that V undoes changes nothing.
-    frozen, last = init(module, 2)
+    frozen, last = jax.device_get(init(module, 2))
+    for name in ("policy", "lateral_policy"):
+        last[name]["kernel"] = 300 * last[name]["kernel"]
+    last["scale_1"] = np.float32([0.5])
+    wanted = closed_form(frozen[0], last)
+    assert wanted.min() > 0.01 * wanted.sum()
     found = np.asarray(sensitivities(module, frozen, last, X, LEGAL))
-    np.testing.assert_allclose(found.sum(0), 1.0, rtol=1e-5)
-    assert found[0, 0] > 1e-6
+    np.testing.assert_allclose(found[:, 0], wanted / wanted.sum(), rtol=1e-4)
+    silent = {
+        **last,
+        "lateral_policy": {"kernel": 0 * last["lateral_policy"]["kernel"]},
+    }
+    shares = sensitivities(module, frozen, silent, X, LEGAL)
+    np.testing.assert_allclose(shares, [[0.0], [1.0]], atol=1e-6)
+    # A scale that α undoes changes nothing.
     loud = [
-        {**frozen[0], "layer_0": jax.tree.map(lambda x: 7.0 * x, frozen[0]["layer_0"])}
+        {"layer_0": jax.tree.map(lambda x: np.float32(7.0) * x, frozen[0]["layer_0"])}
     ]
-    quiet = {**last, "scale_1": last["scale_1"] / 7.0}
+    quiet = {**last, "scale_1": last["scale_1"] / np.float32(7.0)}
     again = sensitivities(module, loud, quiet, X, LEGAL)
     np.testing.assert_allclose(again, found, rtol=1e-3)
 
