@@ -168,8 +168,9 @@ def test_two_rooms_are_solved_as_the_sheet_says():
     np.testing.assert_allclose(
         [*got, row["return, memory"]], rooms.EXPECTED[50.0, 0.5], atol=0.03
     )
-    objective = knowing.objective
-    assert np.all(np.diff(objective) > -1e-3) and objective[-1] > objective[0] + 0.1
+    for objective in (plain.objective, knowing.objective):
+        # Float32 and sweeps that end at a limit: it falls by 6e-6 at most.
+        assert np.all(np.diff(objective) > -2e-5) and objective[-1] > objective[0] + 0.1
 
 
 @pytest.mark.parametrize("alpha", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])

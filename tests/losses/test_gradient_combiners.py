@@ -104,6 +104,23 @@ def test_pcgrad_is_the_algorithm_on_vectors():
     np.testing.assert_allclose(got, projected.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_pcgrad_does_not_know_which_task_is_which():
+    """Mean over 1,000 keys: relabelled tasks have the same, within 5 standard errors."""
+    g, order, count = _draw(4, seed=5), np.array([2, 0, 3, 1]), 1000
+
+    @jax.jit
+    def drawn(g):
+        of = combiners.get("pcgrad")
+        keys, own = jax.random.split(KEY, count), combiners.gram(g)
+        return jax.vmap(lambda key: combiners.weights(of, own, key))(keys) @ g
+
+    one, other = np.asarray(drawn(g)), np.asarray(drawn(g[order]))
+    error = np.sqrt((one.var(0) + other.var(0)) / count)
+    assert (np.abs(one.mean(0) - other.mean(0)) < 5 * error).all()
+    # The order is drawn and matters, and a thousand of them tell.
+    assert 0 < np.linalg.norm(error) < 0.03 * np.linalg.norm(one.mean(0))
+
+
 def _dual(weights, g, radius):
     """g_w · g_0 + radius ‖g_w‖, which CAGrad's weights minimise."""
     g_w = weights @ g

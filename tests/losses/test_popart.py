@@ -52,9 +52,9 @@ def test_the_golden_head_is_rewritten():
     np.testing.assert_allclose(found.bias, [-0.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("ratio", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("ratio", [1e-6, 1.0, 1e6])
 def test_rewriting_preserves_every_output_and_composes(ratio):
-    """|Δv| ≤ 1e-5 max(1, |v|); old to middle to new is old to new."""
+    """|Δv| ≤ 1e-5 max(1, |v|) for any σ; old to middle to new is old to new."""
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -63,7 +63,7 @@ def test_rewriting_preserves_every_output_and_composes(ratio):
     head, h, task = popart.Head(draw(8, 3), draw(3)), draw(50, 8), np.arange(50) % 3
     old = draw(3), np.exp(draw(3))
     middle = draw(3), np.exp(draw(3))
-    new = ratio * draw(3), ratio * np.exp(draw(3))
+    new = draw(3), np.float32(ratio) * np.exp(draw(3))
 
     def outputs(head, moments):
         n = h @ head.kernel + head.bias
@@ -71,11 +71,11 @@ def test_rewriting_preserves_every_output_and_composes(ratio):
 
     before = outputs(head, old)
     after = host(rewrite(head, *old, *new))
-    bound = 1e-5 * max(1.0, ratio) * np.maximum(1.0, np.abs(before))
+    bound = 1e-5 * np.maximum(1.0, np.abs(before))
     assert (np.abs(outputs(after, new) - before) <= bound).all()
     twice = rewrite(rewrite(head, *old, *middle), *middle, *new)
     for x, y in zip(twice, after):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 / min(ratio, 1.0))
 
 
 @pytest.mark.parametrize("mode", popart.MODES)
@@ -97,14 +97,15 @@ def test_statistics_converge_to_those_of_the_targets(mode):
     """Targets are normalised, once the start (1e4 away) is forgotten; μ ≫ σ costs nothing."""
     rng = np.random.default_rng(1)
     targets = 1e4 + 3.0 * rng.normal(size=(12000, 8))
+    # A smaller step where each of the 8 is one of its own: μ itself varies by σ √(β / 2).
+    size = 0.0025 if mode == "mean" else 0.0025 / 8
 
     def step(stats, batch):
-        return fold(stats, batch, step_size=0.0025, mode=mode), ()
+        return fold(stats, batch, step_size=size, mode=mode), ()
 
     stats, _ = jax.lax.scan(step, popart.init(1), jnp.asarray(targets, jnp.float32))
     mean, std = np.asarray(stats.mean), np.asarray(deviation(stats, 1e-4))
-    normal = (rng.normal(size=4000) * 3.0 + 1e4 - mean) / std
-    assert abs(normal.mean()) < 0.1 and abs(normal.std() - 1) < 0.1
+    assert abs(1e4 - mean[0]) / std[0] < 0.05 and abs(3.0 / std[0] - 1) < 0.05
 
 
 def test_a_constant_target_ends_at_the_lowest_deviation():
