@@ -7,8 +7,9 @@ It is the sequence policy that is given returns and sees its own episode alone: 
 at a wanted level and gets no better from episode to episode. All members and settings of
 ``sequence_policy`` are there.
 
-Deviation: of the step of the episode a token knows nothing, unless ``outlook.steps`` is the
-number of an episode's; the paper adds a vector of it to every token.
+Deviations: of the step of the episode a token knows nothing, unless ``outlook.steps`` is the
+number of an episode's; the paper adds a vector of it to every token. R_t stands after o_t,
+not before it, and r_{t-1} is read as well, unless ``reward_gate`` is 0.
 
 Ref: Chen et al. 2021, "Decision Transformer" (arXiv:2106.01345).
 """

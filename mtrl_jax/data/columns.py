@@ -117,13 +117,12 @@ def expert(data: Histories, share: float) -> list[np.ndarray]:
     return kept
 
 
-def expert_return(returns: np.ndarray, window: int | None = None) -> float:
-    """Returns the largest mean of ``window`` successive returns [E], E at least 1.
+def expert_return(returns: np.ndarray) -> float:
+    """Returns the largest mean of W successive returns [E], E at least 1.
 
-    By default of W = min(1000, 0.1 E), at least 1.
+    W = min(1000, 0.1 E), at least 1.
     """
-    count = len(returns)
-    window = window or max(1, min(_WINDOW, math.floor(_SHARE_OF_WINDOW * count)))
+    window = max(1, min(_WINDOW, math.floor(_SHARE_OF_WINDOW * len(returns))))
     sums = np.cumsum(np.concatenate([[0.0], returns]))
     return float(np.max(sums[window:] - sums[:-window]) / window)
 

@@ -13,7 +13,8 @@ here knows an agent or an environment. Random search and a fixed population are 
 code with ``exploit="none"``.
 
 Deviations from the paper: rounds are synchronous, all members at the same update; the
-copy is not evaluated again before the next step; ties are ordered at random.
+copy is not evaluated again before the next step; ties are ordered at random; the t-test
+is of all the returns that the fitness keeps, not of the last ten.
 
 Ref: Jaderberg et al. 2017 (arXiv:1711.09846).
 """

@@ -36,6 +36,9 @@ class PbtConfig:
     ``resample_probability``, else moved with ``perturb_probability`` (2/3 by default:
     up, down and unchanged are equally likely).
 
+    Deviation from our specification, a ``burn_in`` of two intervals and 30 episodes: the
+    first round copies members with ``min_episodes``, as many as the paper's t-test has.
+
     Raises:
         ValueError: naming the field, what was given and what would work.
     """
