@@ -187,11 +187,11 @@ def sensitivities(
 ) -> Array:
     """Returns the average Fisher sensitivity, ``[columns, layers]``; 1 over the columns.
 
-        F = E_x Σ_a π(a|x) (∂ log π(a|x) / ∂ ĥ)² of the normalised activations ĥ = h / std,
+    F = E_x Σ_a π(a|x) (∂ log π(a|x) / ∂ ĥ)² of the normalised activations ĥ = h / std,
     of each column's each layer, summed over its units. Leaves of ``x`` and ``legal`` are
-        [N, ...]; the policy is one categorical choice.
+    [N, ...]; the policy is one categorical choice.
 
-        Ref: Rusu et al. 2016, section 3, equation 4.
+    Ref: Rusu et al. 2016, section 3, equation 4.
     """
     _, hidden = run(module, frozen, params, x)
     deviation = jax.tree.map(lambda h: jnp.std(h, axis=0), hidden)
