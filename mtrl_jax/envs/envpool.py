@@ -12,6 +12,12 @@ while a program is stepping the pool.
 Standard protocol of Atari: sticky actions 0.25, all 18 actions, no life loss, 108,000
 frames (27,000 steps), 84 x 84 grey, 4 frames, no clipping; ``protocol: noop`` is the
 one of DQN. See ``envpool_families`` for every family's options.
+
+A ViZDoom environment is a process of its own. ``close`` and an orderly end stop it;
+after ``kill -9`` of a run it stays, as a ``vizdoom`` without a parent that ignores
+SIGTERM, and so do three files, ``/dev/shm/ViZDoom{MQCtr,MQDoom,SM}*``. Nothing sweeps
+them up, as they might be another run's: ``pkill -KILL -P 1 -x vizdoom``, and remove the
+files while no run uses ViZDoom.
 """
 
 from __future__ import annotations
