@@ -1,9 +1,7 @@
 """Who may import whom, and what importing the package costs."""
 
 import ast
-import collections
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -24,19 +22,6 @@ FLOORS = (
     {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-_DOTTED = re.compile(r"[\w.:]+")
-# A definition that calls itself more often is taken to have other callers.
-_RARE = 5
-# What the package itself does not read, and why it is there.
-PUBLIC = {
-    "config/loading.py: construct_mapping": "PyYAML calls it",
-    "envs/labyrinth/rays.py: BODY": "the names of an observation's last numbers",
-    "envs/reference_scores.py: measure_random": "CONTRIBUTING: a new environment's score",
-    "losses/gradient_combiners.py: grad_norm_weights": "configs: for agents of your own",
-    "metrics/estimates.py: improvement": "benchmarks: one of rliable's four measures",
-    "metrics/estimates.py: performance_profile": "benchmarks: another of them",
-    "metrics/transfer.py: forgetting": "configs: of a stage's policy after the next",
-}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
@@ -109,68 +94,6 @@ def test_no_two_modules_have_one_name():
         if name != "__init__":
             named.setdefault(name, []).append(module)
     assert {name: files for name, files in named.items() if len(files) > 1} == {}
-
-
-def defined(tree):
-    """Yields (name, node) of what a module, its classes and functions define."""
-    for node in [x for top in tree.body for x in (top, *getattr(top, "body", ()))]:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            registered = any(isinstance(x, ast.Call) for x in node.decorator_list)
-            yield from [] if registered else [(node.name, node)]
-        elif isinstance(node, ast.Assign | ast.AnnAssign) and node in tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from ((x.id, node) for x in targets if isinstance(x, ast.Name))
-
-
-def uses(tree):
-    """Returns how often each name is read: by itself, of something or as a string."""
-    found: collections.Counter[str] = collections.Counter()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            found[node.id] += 1
-        elif isinstance(node, ast.Attribute):
-            found[node.attr] += 1
-        elif isinstance(node, ast.keyword) and node.arg:
-            found[node.arg] += 1
-        elif isinstance(node, ast.Constant) and _DOTTED.fullmatch(str(node.value)):
-            found.update(re.split("[.:]", str(node.value)))
-    return found
-
-
-def waiting(trees, callers=()):
-    """Returns {"file: name"} of what only its own definition, or nothing, reads."""
-    counted: collections.Counter[str] = collections.Counter()
-    for tree in (*trees.values(), *callers):
-        counted.update(uses(tree))
-    return {
-        f"{path}: {name}"
-        for path, tree in trees.items()
-        for name, node in defined(tree)
-        if not name.startswith("__")
-        if counted[name] <= _RARE and counted[name] == uses(node)[name]
-    }
-
-
-def test_what_waits_for_a_caller_is_found():
-    """Words in docstrings and comments, and a function's own calls, are no callers."""
-    source = (
-        "def a(): 'Before b and C.d.'; return a()  # b\n"
-        "def b(x): ...\nclass C:\n    def d(self): ...\n    def e(self): ...\n"
-        "F = G = 1\ndef h(): return C().e, 'm.i', G\ndef i(): ...\n"
-    )
-    found = waiting({"m.py": ast.parse(source)}, [ast.parse("m.h(F=1)")])
-    assert found == {"m.py: a", "m.py: b", "m.py: d"}
-
-
-def test_nothing_waits_for_a_caller():
-    """What a file defines is read in the package or a benchmark, or is in PUBLIC."""
-    trees = {
-        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
-        for path in sorted(ROOT.rglob("*.py"))
-    }
-    scripts = (ROOT.parent / "benchmarks").rglob("*.py")
-    callers = [ast.parse(path.read_text()) for path in scripts]
-    assert waiting(trees, callers) == set(PUBLIC), "nothing but tests reaches these"
 
 
 def test_nothing_in_the_package_imports_tests_or_benchmarks():

@@ -40,7 +40,6 @@ __all__ = [
     "exploit",
     "explore",
     "init",
-    "is_due",
     "names",
     "round",
     "sample_initial",
@@ -67,14 +66,6 @@ def init(population: int) -> PbtState:
         copies=jnp.zeros(population, jnp.int32),
         ancestor=jnp.arange(population, dtype=jnp.int32),
     )
-
-
-def is_due(config: PbtConfig, update: int) -> bool:
-    """Returns whether a round follows ``update`` updates (a host-side question).
-
-    Rounds of the burn-in are due as well: they replace members that are not finite.
-    """
-    return update > 0 and update % config.interval == 0
 
 
 def round(

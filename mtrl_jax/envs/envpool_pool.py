@@ -44,9 +44,10 @@ def names() -> list[str]:
 def seeds(
     task: str, batch: tuple[int, int], seed: int, first_slot: int = 0
 ) -> list[int]:
-    """Returns P * B distinct 31-bit seeds, member-major, hashed from where they are used.
+    """Returns P * B 31-bit seeds, member-major, hashed from where they are used.
 
-    A collision is resolved by hashing again, in the order of the slots.
+    They are distinct within a member: a collision is resolved by hashing again, in the
+    order of the slots. Between members they are equal by chance alone.
     """
     members, slots = batch
     result = []

@@ -124,7 +124,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
 
     full_name = f"gymnax/{name}"
     limit, ends = int(params.max_steps_in_episode), _end(name, env, params)
-    random_score, reference_score = reference_scores.lookup(full_name)
+    random_score, reference_score = reference_scores.GYMNAX.get(name, (None, None))
     cut = ends is not None and ends > limit
     if cut or not set(options or {}) <= set(_SAME_SCORES.get(name, ())):
         random_score = reference_score = None

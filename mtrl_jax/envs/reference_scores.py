@@ -8,16 +8,12 @@ error below 4 % of the distance to the reference), except where the mean is know
 (bsuite's chains, DeepSea, SimpleBandit). Its references: PPO for MinAtar, the best
 possible return for CartPole and bsuite, Gymnasium's "solved" threshold for Acrobot,
 MountainCar and FrozenLake, and our own choice for Pendulum (near what SAC and TD3 are
-reported to reach). ``ATARI`` are the random and human scores of Mnih et al. 2015
-(doi:10.1038/nature14236), completed to 57 games as in dqn_zoo (30 minutes, no-op starts).
+reported to reach). envpool's scores are in ``envpool_scores``.
 """
 
 from __future__ import annotations
 
-import re
-
 from mtrl_jax import types
-from mtrl_jax.envs import envpool_scores
 
 Scores = tuple[float | None, float | None]  # (random, reference)
 
@@ -41,44 +37,6 @@ GYMNAX: dict[str, Scores] = {
     "FourRooms-misc": (0.41, 1.0),
     "FrozenLake-misc": (0.008, 0.7),
 }
-
-
-def atari_key(env_id: str) -> str:
-    """Returns the key of ATARI for an id: "BattleZone-v5" gives "battle_zone"."""
-    game = env_id.partition("-")[0]
-    return re.sub(r"(?<=[a-zA-Z0-9])(?=[A-Z])", "_", game).lower()
-
-
-# The suite's own table, under the keys that papers and dqn_zoo use.
-ATARI: dict[str, tuple[float, float]] = {
-    atari_key(game): scores for game, scores in envpool_scores.ATARI.items()
-}
-
-
-def lookup(name: str) -> Scores:
-    """Returns (random, reference) of an environment name, None where unknown.
-
-    ``gymnax/NAME`` is looked up in GYMNAX, ``envpool/Game-v5`` in ATARI.
-    """
-    family, _, rest = name.partition("/")
-    if family == "gymnax":
-        return GYMNAX.get(rest, (None, None))
-    if family == "envpool" and rest.endswith("-v5"):
-        return ATARI.get(atari_key(rest), (None, None))
-    return None, None
-
-
-def normalised(score: float, task: types.TaskSpec) -> float:
-    """Returns (score - random) / (reference - random); arrays work as well.
-
-    Raises ValueError if the task lacks one of the two scores.
-    """
-    if task.random_score is None or task.reference_score is None:
-        raise ValueError(
-            f"{task.name}: no random_score and reference_score to normalise by; "
-            "use the raw return"
-        )
-    return (score - task.random_score) / (task.reference_score - task.random_score)
 
 
 def measure_random(env: types.Env, seed: int = 0) -> float:

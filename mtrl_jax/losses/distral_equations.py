@@ -54,7 +54,8 @@ def regulariser(
     """Returns Σ_a π_i(a) [(α/β) log π_0(a) − (1/β) log π_i(a)], ``[...]``.
 
     The expectation of what ``shaped_reward`` adds at a step, with gradients by π_i and
-    π_0: the low-variance form of the step's own term.
+    π_0: the low-variance form of the step's own term. The agent has it from the entropy
+    and the KL that its heads give; this is the equation that tests hold it to.
     """
     probs = jnp.exp(log_policy)
     inside = jnp.where(probs > 0, alpha * prior_log_policy - log_policy, 0.0)

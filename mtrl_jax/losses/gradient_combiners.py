@@ -1,8 +1,8 @@
 """One direction from a gradient for each task: d = Σ_k w_k g_k.
 
 Every method here needs the tasks' inner products alone, so it is a function of the Gram
-matrix G = [g_i · g_j] to the weights w [K] (``Combiner``); ``combine`` does the rest on
-trees of any shape.
+matrix G = [g_i · g_j] to the weights w [K] (``Combiner``); ``gram`` and ``weighted`` are
+of trees of any shape.
 
     mean      w = 1/K
     sum       w = 1
@@ -57,11 +57,6 @@ def get(name: str) -> Combiner:
         ),
         "mgda": lambda gram, present, key, c: _stood_in(mgda, gram, present),
     }[name]
-
-
-def combine(combiner: Combiner, gradients: Tree, key: Key, c: Scalar = 0.5) -> Tree:
-    """Returns the tree of Σ_k w_k g_k for gradients whose leaves are ``[K, ...]``."""
-    return weighted(weights(combiner, gram(gradients), key, c), gradients)
 
 
 def weights(

@@ -27,17 +27,10 @@ def encode(kind: str, x: Array) -> Array:
     """Returns the bin of each number, int32 [...]."""
     x = jnp.asarray(x, jnp.float32)
     if kind == "mu_law":
-        x = jnp.sign(x) * jnp.log1p(jnp.abs(x) * _MU) / _log_most()
+        most = jnp.log1p(jnp.float32(_MOST * _MU))
+        x = jnp.sign(x) * jnp.log1p(jnp.abs(x) * _MU) / most
     place = jnp.floor((jnp.clip(x, -1.0, 1.0) + 1.0) * (BINS / 2))
     return jnp.minimum(place, BINS - 1).astype(jnp.int32)
-
-
-def decode(kind: str, index: Array) -> Array:
-    """Returns the number at the centre of each bin, float32 [...]."""
-    x = (2.0 * index.astype(jnp.float32) + 1.0) / BINS - 1.0
-    if kind == "mu_law":
-        x = jnp.sign(x) * jnp.expm1(jnp.abs(x) * _log_most()) / _MU
-    return x
 
 
 class Numbers(nn.Module):
@@ -56,10 +49,6 @@ class Numbers(nn.Module):
         table = self.param("table", scale, (BINS, self.size))
         found = jnp.take(table, index, axis=0)
         return found.reshape(*x.shape[:-1], -1)
-
-
-def _log_most() -> Array:
-    return jnp.log1p(jnp.float32(_MOST * _MU))
 
 
 def observation(kind: str, size: int, obs: dict[str, Array]) -> dict[str, Array]:

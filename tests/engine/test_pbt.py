@@ -190,12 +190,6 @@ def test_a_round_is_traced_once():
     assert len(traces) == 1
 
 
-def test_rounds_are_due_at_multiples_of_the_interval():
-    """Update 0 is no round; every interval-th update is."""
-    config = pbt.PbtConfig(interval=5)
-    assert [u for u in range(16) if pbt.is_due(config, u)] == [5, 10, 15]
-
-
 def test_a_sharded_round_equals_an_unsharded_one():
     """Placing members on eight devices changes no decision and no value."""
     mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))

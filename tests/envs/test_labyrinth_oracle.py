@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs
-from mtrl_jax.envs import core, labyrinth, reference_scores
+from mtrl_jax.envs import core, labyrinth
 from mtrl_jax.envs.labyrinth import controls, doors, levels, oracle, scores, world
 
 PUZZLE = "rooms_keys_doors_puzzle"
@@ -219,8 +219,9 @@ def test_every_level_has_scores_and_its_task_knows_them():
     assert set(scores.TABLE) == set(labyrinth.names())
     for level, stored in scores.TABLE.items():
         spec = labyrinth.task(level, {"actions": "small"}).spec
-        assert reference_scores.normalised(stored.random.mean, spec) == 0
-        assert reference_scores.normalised(stored.oracle.mean, spec) == 1
+        assert spec.random_score == stored.random.mean
+        assert spec.reference_score == stored.oracle.mean
+        assert stored.random.mean < stored.oracle.mean
         assert all(x.low <= x.mean <= x.high for x in stored)
     assert labyrinth.task(PUZZLE, {"length": 10}).spec.random_score is None
 

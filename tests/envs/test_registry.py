@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from mtrl_jax import envs
@@ -99,24 +98,6 @@ def test_importing_the_registry_imports_no_environment():
         "assert not {'gymnax', 'envpool', 'mtrl_jax.envs.gymnax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_scores_are_normalised_between_random_and_reference():
-    """0 is the random policy, 1 the reference."""
-    task = envs.make("gymnax/CartPole-v1", (1, 1)).spec.tasks[0]
-    low, high = reference_scores.GYMNAX["CartPole-v1"]
-    scores = np.array([low, high, 2 * high - low])
-    np.testing.assert_allclose(reference_scores.normalised(scores, task), [0, 1, 2])
-    with pytest.raises(ValueError, match="CartPole-v1: no random_score"):
-        reference_scores.normalised(1.0, task._replace(random_score=None))
-
-
-def test_atari_scores_are_found_by_the_names_of_envpool():
-    """Camel case, words run together and digits all find their row."""
-    assert reference_scores.lookup("envpool/UpNDown-v5") == (533.4, 11693.2)
-    assert reference_scores.lookup("envpool/Qbert-v5") == (163.9, 13455.0)
-    assert reference_scores.ATARI["battle_zone"] == (2360.0, 37187.5)
-    assert reference_scores.lookup("envpool/CartPole-v1") == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,16 @@ def _draw(tasks, seed=0, size=6):
     return rng.normal(size=(tasks, size)).astype(np.float32)
 
 
+def _combine(name, gradients, key, c=0.5):
+    """The tree of Σ_k w_k g_k of gradients whose leaves are [K, ...]."""
+    gram = combiners.gram(gradients)
+    weights = combiners.weights(combiners.get(name), gram, key, c)
+    return combiners.weighted(weights, gradients)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _combined(name, gradients, c):
-    return combiners.combine(combiners.get(name), gradients, KEY, c)
+    return _combine(name, gradients, KEY, c)
 
 
 def _direction(name, gradients, c=0.5):
@@ -302,13 +309,12 @@ def _end_of_toy(name):
     """Returns where Adam (1e-3, 1e5 steps) ends from each start: (x [3, 2], mean loss)."""
     starts = jnp.array([[-8.5, 7.5], [-8.5, -5.0], [9.0, 9.0]])
     optimiser = optax.adam(1e-3)
-    combiner = combiners.get(name)
 
     def end(start):
         def step(state, key):
             x, opt = state
             gradients = jax.jacrev(_toy)(x)
-            direction = combiners.combine(combiner, gradients, key)
+            direction = _combine(name, gradients, key)
             change, opt = optimiser.update(direction, opt)
             return (x + change, opt), None
 
@@ -338,6 +344,6 @@ def test_mgda_and_pcgrad_stop_on_the_pareto_set(name):
     assert np.all((mean > -15.0) & (mean < -10.0))
     for at in x:
         gradients = jax.jacrev(_toy)(at)
-        least = combiners.combine(combiners.get("mgda"), gradients, KEY)
+        least = _combine("mgda", gradients, KEY)
         largest = jnp.max(jnp.linalg.norm(gradients, axis=-1))
         assert jnp.linalg.norm(least) < 0.02 * largest

@@ -67,14 +67,6 @@ class Setting(NamedTuple):
     loss: Callable[[Array], Array] = value_learning.huber  # of LOSSES
 
 
-def values(
-    setting: Setting, params: Tree, ts: Any, noise: noisy.Noise, hp: Any
-) -> Array:
-    """Returns q ``[..., A]`` of time steps or rows ``[...]``."""
-    outputs = setting.network.apply(params, ts.obs, ts.task, ts.action_mask, noise)
-    return means(setting, outputs, hp)
-
-
 def means(setting: Setting, outputs: Array, hp: Any) -> Array:
     """Returns q ``[..., A]`` of a network's outputs ``[..., A, outputs]``."""
     if setting.parts.distribution == "categorical":
