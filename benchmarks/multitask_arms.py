@@ -6,7 +6,7 @@ Arms that differ by hyperparameters alone are members of one population, dealt i
               tells which room it is
     scales    four MinAtar games with rewards times 1, 10, 100 and 1000
     breakout  one MinAtar game
-    variants  Breakout mirrored and with other colours, and Asterix: a task a member
+    variants  Breakout mirrored, upside down and with other colours: a task a member
     catch     bsuite's Catch
     goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
     mt10      Meta-World's ten tasks of one robot arm, through envpool

@@ -108,6 +108,7 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Ar
     beyond which it has no gradient, so that an action that was next to impossible
     cannot make the loss infinite, or NaN where A is 0 or the step is masked.
     """
+    chex.assert_equal_shape([log_ratio, advantage])
     ratio = jnp.exp(jnp.minimum(log_ratio, 20.0))
     clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
     return -jnp.minimum(ratio * advantage, clipped * advantage)
@@ -119,6 +120,7 @@ def within_trust(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Array:
     False where the ratio has passed 1 + ε with A > 0, or 1 − ε with A < 0: what was to
     be learned from the step has been. ε = 0 trusts every step.
     """
+    chex.assert_equal_shape([log_ratio, advantage])
     left = jnp.where(
         advantage > 0,
         log_ratio > jnp.log1p(epsilon),
@@ -135,6 +137,7 @@ def clipped_value_error(
     PPO's companion to the clipped surrogate: the value may not move further than ε from
     where it was either. ε = 0 turns the clipping off: ½·(V − G)².
     """
+    chex.assert_equal_shape([value, old_value, target])
     bound = jnp.where(epsilon > 0, epsilon, jnp.inf)
     clipped = old_value + jnp.clip(value - old_value, -bound, bound)
     return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)

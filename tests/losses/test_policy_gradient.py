@@ -306,12 +306,13 @@ def test_the_clipped_surrogate_is_the_papers_figure():
     def surrogate(log_ratio, advantage):
         return policy_gradient.clipped_surrogate(log_ratio, advantage, 0.2)
 
+    losses = jax.jit(jax.vmap(surrogate, (0, None)))
     slopes = jax.jit(jax.vmap(jax.grad(surrogate), (0, None)))
     for advantage, loss, slope in (
         (3.0, [-1.5, -2.37, -3.0, -3.6, -3.6], [1, 1, 1, 0, 0]),
         (-3.0, [2.4, 2.4, 3.0, 3.63, 6.0], [0, 0, 1, 1, 1]),
     ):
-        out = jax.jit(surrogate)(np.log(ratio), advantage)
+        out = losses(np.log(ratio), advantage)
         np.testing.assert_allclose(out, loss, rtol=1e-5)
         grads = slopes(np.log(ratio), advantage)
         np.testing.assert_allclose(
@@ -324,7 +325,8 @@ def test_the_clipped_value_error_never_rewards_a_jump():
 
     @jax.jit
     def error(value, epsilon=0.2):
-        return policy_gradient.clipped_value_error(value, 1.0, 2.0, epsilon)
+        old, target = jnp.full_like(value, 1.0), jnp.full_like(value, 2.0)
+        return policy_gradient.clipped_value_error(value, old, target, epsilon)
 
     value = np.float32([0.5, 1.0, 1.1, 1.5])
     np.testing.assert_allclose(error(value), [1.125, 0.5, 0.405, 0.32], rtol=1e-6)
@@ -333,6 +335,20 @@ def test_the_clipped_value_error_never_rewards_a_jump():
     free = 0.5 * np.square(value - 2.0)
     np.testing.assert_allclose(error(value, np.inf), free, rtol=1e-6)
     assert (np.asarray(error(value)) >= free - 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "shapes"),
+    [
+        (policy_gradient.clipped_surrogate, [(3,), (1,)]),
+        (policy_gradient.within_trust, [(3,), ()]),
+        (policy_gradient.clipped_value_error, [(3,), (3,), (1,)]),
+    ],
+)
+def test_clipped_losses_refuse_what_would_be_broadcast(loss, shapes):
+    """One advantage for all steps is a mistake, not a shape."""
+    with pytest.raises(AssertionError, match="shape"):
+        jax.eval_shape(loss, *map(jnp.zeros, shapes), 0.2)
 
 
 def test_the_clipped_losses_are_finite_at_extreme_ratios():
