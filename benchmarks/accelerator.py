@@ -204,7 +204,7 @@ def serving(pipe: Any, tiny: bool) -> None:
     """Measure the cases whose names arrive until the other end closes."""
     from mtrl_jax import xla
 
-    xla.prepare()
+    xla.configure_process()
     import jax
 
     if jax.default_backend() == "cpu" and not tiny:

@@ -60,7 +60,7 @@ COLUMNS = {
 def main() -> None:
     """Run what is missing; print the table, write JSON and a PNG."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     which = args.experiment if args.seed is None else f"{args.experiment}_{args.seed}"
     folder = args.runs / f"{which}{'-quick' if args.quick else ''}"
     settings = algorithm_distillation_arms.settings(

@@ -24,7 +24,9 @@ from mtrl_jax import xla
 def main() -> None:
     """Serves until stdin ends."""
     asked = json.loads(sys.stdin.readline())
-    xla.prepare()
+    # Of earlier checkouts it is ``prepare``.
+    named = hasattr(xla, "configure_process")
+    getattr(xla, "configure_process" if named else "prepare")()
     kinds: dict[str, Callable[..., Any]] = {
         "throughput": training,
         "convolutions": convolution,

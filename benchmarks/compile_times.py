@@ -48,7 +48,7 @@ COLUMNS = {
 def main() -> None:
     """Measures, prints and writes after every row."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     rows: list[dict[str, Any]] = []
     print(common.header(COLUMNS), flush=True)
     for agent, env in cases(args):

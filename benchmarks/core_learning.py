@@ -52,7 +52,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/cores"))
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.cores, args.env_steps, args.seeds = ["lstm", "mingru"], 20_000, 2
         args.runs = args.runs / "quick"

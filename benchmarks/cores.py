@@ -46,7 +46,7 @@ COLUMNS = {
 def main() -> None:
     """Measures, prints and writes after every row."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     print(common.header(COLUMNS), flush=True)
     rows: list[dict] = []
     shapes = SHAPES[:1] if args.quick else SHAPES

@@ -66,7 +66,7 @@ def main() -> None:
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/distillation")
     )
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.env_steps, args.play_steps, args.updates = 10_240, 500, 20
         args.sizes, args.seeds, args.slots = ["1/60"], 1, 1

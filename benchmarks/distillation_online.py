@@ -50,7 +50,7 @@ def main() -> None:
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/distillation_online")
     )
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.env_steps, args.seeds, args.tests, args.episodes = 20_480, 1, 2, 1
         args.runs = args.runs / "quick"

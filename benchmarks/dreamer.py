@@ -56,7 +56,7 @@ FLOPS = {
 def main() -> None:
     """Measures the parts asked for; prints and writes."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     parts = {"flops": count, "speed": speeds}
     for name in args.part:
         result = {"machine": common.environment(), "rows": parts[name](args)}

@@ -72,7 +72,7 @@ COLUMNS = {
 def main() -> None:
     """Run what is missing; print the table, write JSON and PNG."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     print(common.header(COLUMNS))
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     walls: dict[str, float] = {}

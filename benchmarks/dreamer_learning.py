@@ -30,7 +30,7 @@ ROWS = 8  # of the table
 def main() -> None:
     """Train if asked to, then read the run's rows and draw its predictions."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     if not args.as_it_is:
         task = f"tasks=[{{env: gymnax/{args.game}-MinAtar, slots: 16}}]"
         common.trained(loading.load(CONFIG, [task]), args.run)

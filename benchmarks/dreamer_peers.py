@@ -61,7 +61,7 @@ def main() -> None:
     args = made.parse_args()
     if args.quick:
         args.turns, args.members = 2, [1]
-    xla.prepare()
+    xla.configure_process()
     with tempfile.TemporaryDirectory() as folder:
         rows, peer = measure(args.members, args.turns, install(args.venv), folder)
     print(common.header(COLUMNS))

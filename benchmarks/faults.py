@@ -156,7 +156,7 @@ def check_settings(start: int, stop: int, folder: str) -> None:
     from mtrl_jax.config import loading
     from mtrl_jax.experiments import kinds, stages
 
-    xla.prepare()
+    xla.configure_process()
     resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))
     path, none = pathlib.Path(folder) / "careless.yaml", pathlib.Path(folder) / "none"
     for seed in range(start, stop):

@@ -47,7 +47,7 @@ COLUMNS = {
 def main() -> None:
     """Run what is missing; print the table, write JSON and PNG."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []
     for arm in args.arms:

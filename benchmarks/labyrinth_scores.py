@@ -36,7 +36,7 @@ def main() -> None:
     made.add_argument("--write", action="store_true", help="write scores.py as well")
     made.add_argument("--check", action="store_true", help="compare with scores.py")
     args = _settle(made.parse_args())
-    xla.prepare()
+    xla.configure_process()
     print(common.header(COLUMNS))
     table, lengths, wrong = {}, {}, []
     for level in args.levels:

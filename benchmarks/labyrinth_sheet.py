@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=common.RESULTS)
     args = parser.parse_args()
-    xla.prepare()
+    xla.configure_process()
     tiles = [tile(name) for name in levels.LEVELS]
     path = args.out / "labyrinth" / "contact_sheet.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def main() -> None:
     parser = common.parser(__doc__, "a maze as pixels and rays, and ViZDoom")
     parser.add_argument("--turns", type=int, default=7, help="measurements of each row")
     args = parser.parse_args()
-    xla.prepare()
+    xla.configure_process()
     cases = QUICK if args.quick else CASES
     with contextlib.ExitStack() as stack:
         calls, shapes, work = zip(*(roll(case, stack) for case in cases))

@@ -46,7 +46,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/minatar"))
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.agents, args.games, args.env_steps = ["impala"], ["Breakout"], 20_000
         args.runs = args.runs / "quick"

@@ -46,7 +46,7 @@ COLUMNS = {
 def main() -> None:
     """Run what is missing; print the table, write JSON and PNGs."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     name = f"mix_and_match_{args.experiment}{'_pixels' if args.pixels else ''}"
     print(common.header(COLUMNS))
     rows = kept(args.out / f"{name}.json", args.arms)

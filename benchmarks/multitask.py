@@ -55,7 +55,7 @@ _SUCCESS = 0.8  # of the reference score
 def main() -> None:
     """Run what is missing; print the table, write JSON and the picture."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     name = f"multitask_{args.experiment}"
     print(common.header(COLUMNS))
     rows: list[dict[str, Any]] = []

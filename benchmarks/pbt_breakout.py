@@ -62,7 +62,7 @@ def main() -> None:
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/pbt-breakout")
     )
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.env_steps, args.repeats, args.members = 20_000, 1, 4
         args.runs = args.runs / "quick"

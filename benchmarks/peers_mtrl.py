@@ -23,7 +23,7 @@ from mtrl_jax.training import report
 def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
-    xla.prepare()
+    xla.configure_process()
     program = online.make_program(experiment(settings))
     state = program.init(program.hparams)
     assert program.evaluate is not None

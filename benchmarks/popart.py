@@ -76,7 +76,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5, help="of each arm")
     made.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/popart"))
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.arms, args.seeds = ["scaled", "unscaled"], 1
         args.env_steps, args.slots = 10_000, 8

@@ -154,7 +154,7 @@ def measured(
 def main() -> None:
     """Measure, print, write and draw."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     run = mtrl_jax.load(args.run)
     config: Any = agent_settings.config(run.config)
     tasks = environments.tasks_of(run.config)

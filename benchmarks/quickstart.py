@@ -46,7 +46,7 @@ def main() -> None:
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/quickstart-seeds")
     )
     args = made.parse_args()
-    xla.prepare()
+    xla.configure_process()
     changes: list[str] = []
     if args.quick:
         args.seeds, args.runs, changes = args.seeds[:1], args.runs / "quick", QUICK

@@ -47,7 +47,7 @@ class Hparams(NamedTuple):
 def main() -> None:
     """Measures all capacities in turn, prints and writes."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     made = {
         (mode, size): chunk(size, mode) for size in args.capacities for mode in MODES
     }

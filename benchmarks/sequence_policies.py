@@ -62,7 +62,7 @@ _PROMPTS, _NOISE = "sequence_policies_prompt.json", 0.4
 def main() -> None:
     """Run what is missing, print the table, write JSON and PNG."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     experiment = beyond.EXPERIMENTS[args.experiment]()
     experiment = arms.only(experiment, args.arms, args.goals)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"

@@ -41,7 +41,7 @@ def main() -> None:
     parser = common.parser(__doc__ or "", "64 units, two arms, 3 turns")
     parser.add_argument("--turns", type=int, default=15)
     args = parser.parse_args()
-    xla.prepare()
+    xla.configure_process()
     names = list(arms.EXPERIMENTS["sharing"])
     turns, widths = args.turns, WIDTHS
     if args.quick:

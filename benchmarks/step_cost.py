@@ -64,7 +64,7 @@ def main() -> None:
     args = made.parse_args()
     if args.quick:
         args.slots, args.turns = [4], 3
-    xla.prepare()
+    xla.configure_process()
     print(common.header(COLUMNS), flush=True)
     rows: list[dict[str, Any]] = []
     for name in ["cartpole"] if args.quick else CASES:

@@ -57,7 +57,7 @@ QUICK = ("breakout", "pong")  # most of a quick run is compiling
 def main() -> None:
     """Measures, prints and writes after every case."""
     args = _arguments()
-    xla.prepare()
+    xla.configure_process()
     rows: list[dict] = []
     print(common.header(COLUMNS), flush=True)
     for name, case in _cases(args).items():

@@ -27,7 +27,7 @@ from mtrl_jax.networks import transformer
 def main() -> None:
     """Serves until stdin ends."""
     settings = json.loads(sys.stdin.readline())
-    xla.prepare()
+    xla.configure_process()
     trainer = Trainer(settings)
     for line in sys.stdin:
         match line.strip():

@@ -208,7 +208,7 @@ def row_of(plain: Solution, knowing: Solution, beta: float, alpha: float) -> dic
 def main() -> None:
     """Solves, prints, writes and draws."""
     args = arguments()
-    xla.prepare()
+    xla.configure_process()
     goals = draw_goals(make_rooms(), args.seed)
     settings = [(50.0, 0.5)] if args.quick else list(EXPECTED)
     print(common.header(COLUMNS), flush=True)

@@ -68,7 +68,7 @@ def main() -> None:
     )
     args = made.parse_args()
     args.slots = dict(args.slots)
-    xla.prepare()
+    xla.configure_process()
     if args.quick:
         args.games, args.env_steps, args.seeds = ["Breakout"], 20_000, 2
         args.runs = args.runs / "quick"

@@ -223,7 +223,7 @@ def list_(
 
 def main() -> None:
     """Run the command; a known error is one line and exit code 2 or 1, no traceback."""
-    xla.prepare()
+    xla.configure_process()
     # In the locale "C" stdout is ASCII: a name that is not must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -26,11 +26,12 @@ def set_flags() -> None:
     os.environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
 
 
-def prepare() -> None:
+def configure_process() -> None:
     """Configure XLA's devices and allocator for a standalone program.
 
-    Cores as devices and kept memory: for the command line, a benchmark. A library must not do this to its host, so it does
-    not come with the import. It must run before the first computation.
+    Cores as devices and kept memory, for the command line or a benchmark. A library must
+    not do this to its host, so it does not come with the import. Call it before the first
+    JAX computation.
     """
     # XLA's alarm of a slow compilation looks like an error, and is logged as one. What
     # fails is raised all the same.

@@ -54,7 +54,7 @@ def test_every_core_is_a_device_unless_the_user_says_otherwise(given, expected):
         from mtrl_jax import xla
 
         before = os.environ["XLA_FLAGS"]
-        xla.prepare()
+        xla.configure_process()
         print("host_platform" in before, len(jax.devices()), xla.cores())
     """)
     out = subprocess.run(

@@ -22,19 +22,19 @@ def give(env: types.Env, optimal: Callable[[Tree], Array]) -> types.Env:
     Everything else, every draw included, stays as it was.
     """
 
-    def advised(state: Tree, ts: types.TimeStep) -> tuple[Tree, types.TimeStep]:
+    def labelled(state: Tree, ts: types.TimeStep) -> tuple[Tree, types.TimeStep]:
         best = optimal(state).astype(jnp.int32)
         return state, ts._replace(obs={**ts.obs, types.OPTIMAL: best})
 
     return env._replace(
         spec=_with(env.spec, {types.OPTIMAL: jax.ShapeDtypeStruct((), jnp.int32)}),
-        reset=lambda key, params: advised(*env.reset(key, params)),
-        step=lambda state, action, params: advised(*env.step(state, action, params)),
+        reset=lambda key, params: labelled(*env.reset(key, params)),
+        step=lambda state, action, params: labelled(*env.step(state, action, params)),
     )
 
 
 def without(spec: types.EnvSpec) -> types.EnvSpec:
-    """Returns the spec of the environments that advice was given to, if it was."""
+    """Returns the spec without the labels, whether it has them or not."""
     return _with(spec, {})
 
 

@@ -86,7 +86,7 @@ def make_program(
         run_length=run_length,
         reporter=_reporter(config, test_spec, before, compared),
         evaluate=None,
-        pbt_round=None,
+        pbt_step=None,
         metric=None,
         close=env.close if isinstance(env, types.HostEnv) else lambda: None,
         memory=lambda: device_memory.line(parts, members, place.mesh),

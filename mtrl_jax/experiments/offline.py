@@ -115,7 +115,7 @@ def make_program(
         run_length=_run_length(config),
         reporter=reporters.of_losses(config, score, held_out),
         evaluate=evaluate if held_out else None,
-        pbt_round=_make_round(config),
+        pbt_step=_make_pbt_step(config),
         metric=None,
         close=data.cache_clear,
         memory=memory,
@@ -270,16 +270,16 @@ def _run_length(config: stage_schema.OfflineStage) -> RunLength:
     )
 
 
-def _make_round(config: stage_schema.OfflineStage) -> Any:
+def _make_pbt_step(config: stage_schema.OfflineStage) -> Any:
     choice, members = config.population.fitness, config.population.size
     if config.population.pbt is None:
         return None
 
-    def judge(state: Any, evaluation: Any, finite: types.Array) -> pbt.Fitness:
+    def fitness_fn(state: Any, evaluation: Any, finite: types.Array) -> pbt.Fitness:
         by_test = choice.source == "evaluation"
         loss = evaluation[choice.metric] if by_test else state.recent
         # Not so many episodes, but as much as there is to know.
         enough = jnp.full(members, jnp.iinfo(jnp.int32).max)
         return pbt.Fitness(-loss, finite & jnp.isfinite(loss), enough)
 
-    return selection.round_of(config.population, judge, lambda state, *_: state)
+    return selection.pbt_step_of(config.population, fitness_fn, lambda state, *_: state)

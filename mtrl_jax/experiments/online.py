@@ -88,7 +88,7 @@ def make_program(
         run_length=length,
         reporter=reporters.of_returns(config, spec, metric, world.kind),
         evaluate=selection.make_evaluate(config, make(world.test.spec), world),
-        pbt_round=selection.make_round(config, agent, spec, batch, metric),
+        pbt_step=selection.make_pbt_step(config, agent, spec, batch, metric),
         metric=metric,
         close=world.close,
         memory=functools.partial(_memory, config, agent, spec, batch[1], place, sizes),

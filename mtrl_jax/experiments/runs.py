@@ -127,7 +127,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
     resuming.check_resumable(old, settings)
     check_logging(settings)
     run = kinds.run_of(settings, folder)
-    return go_on(
+    return resume_with(
         settings, folder, lambda restart: kinds.make_program(run, settings, restart)
     )
 
@@ -150,7 +150,7 @@ def begin(config: Any, folder: pathlib.Path, program: Program, label: str = "") 
         return loop.run(opening.begin(config, folder, program, manager, label=label))
 
 
-def go_on(
+def resume_with(
     config: Any,
     folder: pathlib.Path,
     make: Callable[[int], Program],
@@ -173,7 +173,7 @@ def go_on(
                     config, folder, program, manager, resume_after=-1, label=label
                 )
             else:
-                begun = opening.go_on(config, folder, program, manager, label=label)
+                begun = opening.resume(config, folder, program, manager, label=label)
             # Only now is it certain that the run goes on with it.
             with begun.bar.closed_on_error():
                 write()
@@ -238,7 +238,7 @@ def _train_stages(run: kinds.Run, write: Callable[[], None] = lambda: None) -> i
         if (own / run_folder.CONFIG).exists():
             make = functools.partial(kinds.make_program, run, stage, is_checked=True)
             with errors.within(f"stages.{i}"):
-                code = go_on(stage, own, make, label, write)
+                code = resume_with(stage, own, make, label, write)
         else:
             write()
             program = kinds.make_program(run, stage, is_checked=True)

@@ -97,16 +97,17 @@ def _at_one_level(course: Tree) -> bool:
     return bool((level == level[:1]).all())
 
 
-def make_round(
+def make_pbt_step(
     config: schema.ExperimentConfig,
     agent: types.Agent,
     spec: types.EnvSpec,
     batch: tuple[int, int],
     metric: fitness.Metric,
 ) -> Callable[..., tuple] | None:
-    """Returns ``round(state, hp, pbt_state, evaluation) -> (state, hp, pbt_state, record)``.
+    """Returns ``pbt_step``, a round of PBT; None where the config asks for none.
 
-    None where the config asks for no PBT. The record is a RoundRecord.
+    ``pbt_step(state, hp, pbt_state, evaluation) -> (state, hp, pbt_state, record)``, the
+    record being a RoundRecord.
     """
     population_config = config.population
     choice = population_config.fitness
@@ -119,37 +120,38 @@ def make_round(
         )
     agents = population.population(agent, batch[0])
 
-    def judge(state, evaluation, finite: Array) -> pbt.Fitness:
+    def fitness_fn(state, evaluation, finite: Array) -> pbt.Fitness:
         if choice.source == "evaluation":
             return fitness.of_evaluation(metric, evaluation, finite)
         return fitness.of_training(metric, state.stats, state.ts.task, finite)
 
-    def forget(state, replaced: Array, finite: Array):
+    def reset_fn(state, replaced: Array, finite: Array):
         # The memory of a member that was not finite may not be either.
         carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
         stats = statistics.forget(state.stats, replaced)
         return state._replace(carry=carry, stats=stats)
 
-    return round_of(population_config, judge, forget)
+    return pbt_step_of(population_config, fitness_fn, reset_fn)
 
 
-def round_of(
+def pbt_step_of(
     settings: schema.PopulationConfig,
-    judge: Callable[[Any, Any, Array], pbt.Fitness],
-    forget: Callable[[Any, Array, Array], Any],
+    fitness_fn: Callable[[Any, Any, Array], pbt.Fitness],
+    reset_fn: Callable[[Any, Array, Array], Any],
 ) -> Callable[..., tuple]:
-    """Returns a round as ``make_round`` does, of a population judged in any way.
+    """Returns a step as ``make_pbt_step`` does, of a population compared in any way.
 
-    ``judge(state, evaluation, finite)`` says what members are worth; ``forget(state,
-    replaced, finite)`` returns the state without what is known of replaced members. A
-    state has ``learner``, ``key`` and ``step``; a ``memory`` stays where it is.
+    ``fitness_fn(state, evaluation, finite)`` says what members are worth;
+    ``reset_fn(state, replaced, finite)`` returns the state without what is known of
+    replaced members. A state has ``learner``, ``key`` and ``step``; a ``memory`` stays
+    where it is.
     """
     assert settings.pbt is not None
     config = settings.pbt
 
-    def round_(state, hp, pbt_state, evaluation):
+    def pbt_step(state, hp, pbt_state, evaluation):
         finite = tree.all_finite(state.learner, axes=1)
-        judged = judge(state, evaluation, finite)
+        judged = fitness_fn(state, evaluation, finite)
         source, new_hp, pbt_state = pbt.round(
             random.at(state.key, state.step, random.PBT),
             state.step,
@@ -160,7 +162,7 @@ def round_of(
             config=config,
         )
         replaced = source != jnp.arange(settings.size)
-        state = forget(state, replaced, finite)
+        state = reset_fn(state, replaced, finite)
         state = state._replace(learner=pbt.apply(state.learner, source))
         record = RoundRecord(
             score=judged.score,
@@ -173,4 +175,4 @@ def round_of(
         )
         return state, new_hp, pbt_state, record
 
-    return round_
+    return pbt_step

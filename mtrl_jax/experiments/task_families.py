@@ -69,7 +69,7 @@ def collecting(
             "program; give auto or fused"
         )
     found, members = entries(config), config.population.size
-    advised = _advice(config)
+    labelled = _labeller(config)
     if all(spread.many is None for spread in found):
         return _mixture(config, found, restart)
     if len(found) > 1:
@@ -82,7 +82,7 @@ def collecting(
     for slots in (None, config.evaluation.episodes):
         environments.check_number(config, environments.tasks_of(config), slots)
     train, test = (
-        advised(core.spread(one.pure, one.many, (members, slots)))
+        labelled(core.spread(one.pure, one.many, (members, slots)))
         for slots in (one.task.slots, config.evaluation.episodes)
     )
     world = World("fused", train, test, train.spec, train.batch, True, lambda: None)
@@ -103,7 +103,7 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
     Raises:
       ConfigError: tasks that cannot be, or not be together.
     """
-    found, advised = entries(config), _advice(config)
+    found, labelled = entries(config), _labeller(config)
     largest = max(found, key=lambda x: x.number * x.task.slots)
     number = config.population.size * sum(x.number * x.task.slots for x in found)
     device_memory.check_slots(f"{largest.field}.slots={largest.task.slots}", number)
@@ -119,7 +119,7 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
     with errors.at("tasks"):
         if hosted:
             return mixture.make_host(parts) if len(parts) > 1 else parts[0]
-        return advised(mixture.make(parts) if len(parts) > 1 else parts[0])
+        return labelled(mixture.make(parts) if len(parts) > 1 else parts[0])
 
 
 def _spread(entry: Spread, batch: tuple[int, int]) -> types.Env:
@@ -160,7 +160,7 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
     return actions
 
 
-def _advice(config: Any) -> Callable[[types.Env], types.Env]:
+def _labeller(config: Any) -> Callable[[types.Env], types.Env]:
     """Returns what makes environments say what is best, if the stage's agent asks."""
     if not agent_settings.module(config).INFO.reads_expert_labels:
         return lambda env: env

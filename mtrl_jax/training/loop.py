@@ -132,8 +132,8 @@ def _test(session: Session) -> Any:
 
 
 def _round(session: Session, test: Any) -> RoundRecord:
-    assert session.programs.pbt_round is not None
-    session.state, session.hparams, session.pbt, record = session.programs.pbt_round(
+    assert session.programs.pbt_step is not None
+    session.state, session.hparams, session.pbt, record = session.programs.pbt_step(
         session.state, session.hparams, session.pbt, test
     )
     return record

@@ -57,7 +57,7 @@ def begin(
     return session
 
 
-def go_on(
+def resume(
     config: Any,
     folder: pathlib.Path,
     program: Program,
@@ -258,14 +258,14 @@ def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
 
 def _compiled(program, saved: saved_state.Saved, config) -> Programs:
     """Returns the run's functions; PBT's is compiled now, others when first called."""
-    if program.pbt_round is None:
+    if program.pbt_step is None:
         return Programs(program.chunk, program.evaluate, None)
     state, hparams, lineage = saved
     layout = jax.tree.map(lambda x: x.sharding, (state, hparams, lineage))
     test = None
     if config.population.fitness.source == "evaluation":
         test = program.evaluate(state, hparams)
-    jitted = jax.jit(program.pbt_round, donate_argnums=0, out_shardings=(*layout, None))
+    jitted = jax.jit(program.pbt_step, donate_argnums=0, out_shardings=(*layout, None))
     return Programs(
         program.chunk,
         program.evaluate,

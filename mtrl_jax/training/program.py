@@ -101,7 +101,7 @@ class Program(NamedTuple):
     shapes: Callable[[Tree], Any] | None
     chunk: Callable[[Any, Tree], tuple]
     evaluate: Callable[[Any, Tree], Any] | None
-    pbt_round: Callable[..., tuple] | None
+    pbt_step: Callable[..., tuple] | None
     metric: fitness.Metric | None
     close: Callable[[], None]
     memory: Callable[[], str]  # a line of the bytes that it takes

@@ -32,7 +32,7 @@ class Programs(NamedTuple):
 
     chunk: Callable
     evaluate: Callable | None
-    pbt_round: Callable | None
+    pbt_step: Callable | None
 
 
 @dataclasses.dataclass

@@ -206,19 +206,19 @@ def settings(size=P):
     )
 
 
-def make_round():
-    def judge(state, evaluation, finite):
+def make_pbt_step():
+    def fitness_fn(state, evaluation, finite):
         score = jnp.arange(P, dtype=jnp.float32)
         return pbt.Fitness(score, finite, jnp.full(P, 100, jnp.int32))
 
-    return selection.round_of(settings(), judge, lambda state, *_: state)
+    return selection.pbt_step_of(settings(), fitness_fn, lambda state, *_: state)
 
 
 def test_pbt_copies_learners_and_no_byte_of_a_memory(tiny, together):
     """Member 0 goes on with the learner of member 3, its own memory, key and slots."""
     run, states = together
     before = states[-1]
-    after, _, _, record = jax.jit(make_round())(before, run.hp, pbt.init(P), None)
+    after, _, _, record = jax.jit(make_pbt_step())(before, run.hp, pbt.init(P), None)
     np.testing.assert_array_equal(record.source, [3, 1, 2, 3])
     expected = tree.take(before.learner, record.source)
     assert not tiny.differs(after.learner, expected)
@@ -231,7 +231,7 @@ def test_a_round_of_pbt_moves_no_memory(tiny):
     """Donated, the four of 64 MB stay where they are."""
     run = make(tiny, ROWS, WIDTH)
     state = jax.eval_shape(run.runner.init, random.roots(0, P), run.hp)
-    jitted = jax.jit(make_round(), donate_argnums=0)
+    jitted = jax.jit(make_pbt_step(), donate_argnums=0)
     compiled = jitted.lower(state, run.hp, pbt.init(P), None).compile()
     analysis = compiled.memory_analysis()
     assert analysis.temp_size_in_bytes < LARGE / 8

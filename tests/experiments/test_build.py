@@ -315,7 +315,7 @@ def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
         learner=jax.tree.map(poison, state.learner),
         carry=jax.tree.map(jnp.ones_like, state.carry),
     )
-    after, hp, lineage, record = jax.jit(program.pbt_round)(
+    after, hp, lineage, record = jax.jit(program.pbt_step)(
         broken, program.hparams, program.lineage, None
     )
     assert record.finite.tolist() == [True, False, True, True]

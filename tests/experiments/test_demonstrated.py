@@ -36,7 +36,7 @@ def _demonstrated(tmp_path_factory):
 
 
 def test_demonstrations_are_histories_like_any_other(demonstrated):
-    """Same files, same split by task, from noise to the optimum, and no advice in them."""
+    """Same files, same split by task, from noise to the optimum, and no labels in them."""
     folder = staged_runs.stage_of(demonstrated, "source")
     data = histories.load(folder / "histories")
     assert data.reward.shape == (3, 60) and data.task.tolist() == [0, 1, 0]

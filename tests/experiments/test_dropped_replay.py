@@ -61,7 +61,7 @@ def test_what_is_saved_without_a_replay_is_restored_with_an_empty_one(tmp_path, 
         )
         begun.update = 12
         session.save(begun)
-        resumed = opening.go_on(settings, tmp_path, program, manager)
+        resumed = opening.resume(settings, tmp_path, program, manager)
     run_folder.write_config(tmp_path, settings)
     assert mtrl_jax.load(tmp_path).update == 12
     assert resumed.update == 12 and int(resumed.state.emptied) == 12

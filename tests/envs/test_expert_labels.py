@@ -8,7 +8,7 @@ from mtrl_jax import types
 from mtrl_jax.envs import core, dark, expert_labels
 
 
-def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
+def test_labels_are_one_leaf_of_the_observation_and_change_nothing_else():
     """Specs agree with what is seen; taking it away gives the environment's own spec."""
     options = {"size": 5, "length": 6, "tasks": "train"}
     goals = dark.tasks_of("room", options)
@@ -17,19 +17,19 @@ def test_advice_is_one_leaf_of_the_observation_and_changes_nothing_else():
     def best(state):
         return dark.optimal_action(state.params, state.inner)
 
-    informed = expert_labels.give(env, best)
-    plain, advised = (
-        played(one, 14, lambda key, state: best(state)) for one in (env, informed)
+    labelled = expert_labels.give(env, best)
+    plain, ours = (
+        played(one, 14, lambda key, state: best(state)) for one in (env, labelled)
     )
-    found = advised[0].obs.pop(types.OPTIMAL)
-    jax.tree.map(np.testing.assert_array_equal, plain, advised)
-    leaf = informed.spec.obs[types.OPTIMAL]
+    found = ours[0].obs.pop(types.OPTIMAL)
+    jax.tree.map(np.testing.assert_array_equal, plain, ours)
+    leaf = labelled.spec.obs[types.OPTIMAL]
     assert (found.shape[3:], found.dtype) == (leaf.shape, leaf.dtype)
-    assert informed.spec.tasks[0].obs == informed.spec.obs
+    assert labelled.spec.tasks[0].obs == labelled.spec.obs
     assert (
-        expert_labels.without(informed.spec)
+        expert_labels.without(labelled.spec)
         == env.spec
         == expert_labels.without(env.spec)
     )
     # At the goal there is nothing better than to stay: this step is paid as well.
-    np.testing.assert_array_equal((found == 0) & ~advised[0].first, plain[0].reward > 0)
+    np.testing.assert_array_equal((found == 0) & ~ours[0].first, plain[0].reward > 0)
