@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
@@ -57,7 +58,10 @@ def mtrl(*arguments: Any) -> Outcome:
         mock.patch.object(sys, "argv", argv),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
     ):
+        # The command prints these for the user, and tests read it.
+        warnings.simplefilter("always", UserWarning)
         try:
             cli.main()
         except SystemExit as left:
