@@ -8,9 +8,9 @@ as the data do. All members and settings of ``sequence_policy`` are there.
 
 Deviations: P(R_t | h) sees every return before it, so that after an episode's first step it
 is nearly R_{t-1} - r_{t-1}; the authors' program shows and predicts a window's first alone.
-An observation is one token, or a part of one, and not a token
-for each patch of an image. The cross-entropies of actions, returns and
-rewards are summed with their costs, 1 each, not averaged.
+An observation is one token, or a part of one, and not a token for each patch of an image.
+The cross-entropies of actions, returns and rewards are summed with their costs, 1 each,
+not averaged.
 
 Ref: Lee et al. 2022, "Multi-Game Decision Transformers" (arXiv:2205.15241), κ = 10.
 """

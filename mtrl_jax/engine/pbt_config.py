@@ -36,8 +36,8 @@ class PbtConfig:
     ``resample_probability``, else moved with ``perturb_probability`` (2/3 by default:
     up, down and unchanged are equally likely).
 
-    Deviation from our specification, a ``burn_in`` of two intervals and 30 episodes: the
-    first round copies members with ``min_episodes``, as many as the paper's t-test has.
+    By default there is no ``burn_in``: the first round copies members that have
+    ``min_episodes``, as many as the paper's t-test has.
 
     Raises:
         ValueError: naming the field, what was given and what would work.
