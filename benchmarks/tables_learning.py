@@ -217,7 +217,8 @@ def value_learning() -> Rows:
             _of_seeds(row),
             number(row["published"]),
         ]
-        for row in load("value_learning_games")["rows"]
+        for name in ("value_learning_games", "value_learning_pqn")
+        for row in load(name)["rows"]
     ]
 
 
