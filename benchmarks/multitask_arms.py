@@ -10,6 +10,7 @@ Arms that differ by hyperparameters alone are members of one population, dealt i
     catch     bsuite's Catch
     goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
     mt10      Meta-World's ten tasks of one robot arm, through envpool
+    mazes     Labyrinth's eight fixed mazes, as in configs/distral_labyrinth.yaml
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mtrl_jax.config import loading
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _CONFIGS = _FOLDER.parent / "configs"
+_MAZES = loading.read_yaml(_CONFIGS / "distral_labyrinth.yaml")
 _GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
 _VARIANTS = [
     f"minatar_variants/Breakout-{name}@{_FOLDER}"
@@ -61,6 +63,7 @@ TASKS: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "mt10": [{"suite": "mt10", "slots": 4}],
+    "mazes": _MAZES["tasks"],
 }
 AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
@@ -153,6 +156,19 @@ def _robot(value_scale: str, **network: Any) -> Arm:
 def _distral(columns: str, **dealt: Any) -> Arm:
     return Arm(
         "distral", {"network": _NETWORK, "columns": columns}, {"beta": 50.0}, **dealt
+    )
+
+
+def _mazes() -> Arm:
+    """Returns Distral as in configs/distral_labyrinth.yaml, with and without alpha."""
+    agent = _MAZES["agent"]
+    return Arm(
+        "distral",
+        agent["config"],
+        agent["hparams"] | {"beta": 200.0},
+        labels=("alpha 0", "alpha 0.5"),
+        dealt={"alpha": [0.0, 0.5]},
+        unroll_length=_MAZES["training"]["unroll_length"],
     )
 
 
@@ -258,6 +274,7 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "added": _distral("added"),
         "shared": _distral("shared"),
     },
+    "mazes": {"two": _mazes()},
     "unreal": {
         "goal": _GOAL,
         "goal, features": _of_features(_GOAL),
@@ -280,6 +297,7 @@ WHERE = {
     "sharing": ("rooms", ""),
     "metaworld": ("mt10", ""),
     "distral": ("rooms", ""),
+    "mazes": ("mazes", ""),
     "unreal": ("goal", ""),
     "progressive": ("variants", "breakout"),
     "vtrace_lag": ("catch", ""),
@@ -291,6 +309,7 @@ STEPS = {
     "sharing": 800_000,
     "metaworld": 1_000_000,
     "distral": 800_000,
+    "mazes": 2_000_000,
     "unreal": 200_000,
     "progressive": 1_000_000,
     "vtrace_lag": 200_000,

@@ -81,6 +81,31 @@ def rooms(rows: Found) -> Rows:
     return made
 
 
+def mazes(rows: Found) -> Rows:
+    """Returns normalised area and final score over all mazes and seeds, and each area."""
+    tasks = _tasks(rows)
+    numbers = [
+        _task(find(rows, task=task, label=rows[0]["label"]))[-2:] for task in tasks
+    ]
+    made: Rows = [
+        [
+            "arm",
+            "area, IQM [95 %]",
+            "final, IQM [95 %]",
+            f"area in {', '.join(numbers)}",
+        ]
+    ]
+    for arm, label in dict.fromkeys((row["arm"], row["label"]) for row in rows):
+        own = [find(rows, arm=arm, label=label, task=task) for task in tasks]
+        area, final = (
+            np.stack([_normalised(row, name) for row in own], axis=1)
+            for name in ("area_seeds", "seeds")
+        )
+        each = ", ".join(number(row["area"]) for row in own)
+        made.append([_name(own[0]), _pooled(area), _pooled(final), each])
+    return made
+
+
 def robots(rows: Found) -> Rows:
     """Returns the success, in percent, of each task and of the mean over tasks.
 
@@ -253,6 +278,7 @@ _MAKERS = {
     "sharing": rooms,
     "metaworld": robots,
     "distral": rooms,
+    "mazes": mazes,
     "unreal": rare,
     "progressive": columns,
     "vtrace_lag": lags,

@@ -50,7 +50,9 @@ def _speed() -> Rows:
             "PPO over rejax at 4, 64, 256 slots, one member; 16 members",
             page,
             "1.3 ×; 1.8 ×",
-            "; ".join(", ".join(f"{ratio(x)} ×" for x in each) for each in (alone, many)),
+            "; ".join(
+                ", ".join(f"{ratio(x)} ×" for x in each) for each in (alone, many)
+            ),
             min(alone) >= 1.3 and min(many) >= 1.8,
         ),
         _row(
