@@ -216,6 +216,21 @@ def updater(agent):
     return jax.jit(learn(agent))
 
 
+def quiet_and_loud(made, hp):
+    """Returns the params of an update, and of one with task 1's rewards times 1000.
+
+    Gradients of both are clipped, and the second's norm is far larger.
+    """
+    ts, hp = made.rollout.ts, changed(hp, max_grad_norm=1e-3)
+    loud = np.where(ts.task == 1, 1e3 * ts.reward, ts.reward)
+    other = made.rollout._replace(ts=ts._replace(reward=loud))
+    key = jax.random.key(0)
+    found = [made.update(made.learner, x, key, hp) for x in (made.rollout, other)]
+    before, after = (metrics["grad_norm"] for _, metrics in found)
+    assert 1e-2 < before < 0.1 * after
+    return [learner.params for learner, _ in found]
+
+
 def probe(*names, batch=(1, SLOTS), labels=False):
     """Returns a probe, or the mixture of several; with ``labels`` 1 is best."""
     parts = [envs.make(f"probe/{name}", batch) for name in names]
@@ -306,7 +321,7 @@ def member(x, index=0):
 
 
 FUNCTIONS = (
-    info, config, agent, network, small, table, quick, arrays, changed, memory, train, learn, updater, probe, setup, fresh, collect,
+    info, config, agent, network, small, table, quick, arrays, changed, memory, train, learn, updater, quiet_and_loud, probe, setup, fresh, collect,
     member,
 )  # fmt: skip
 KIT = {"T": T, "SLOTS": SLOTS, "TASKS": TASKS} | {f.__name__: f for f in FUNCTIONS}
