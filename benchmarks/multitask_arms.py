@@ -150,7 +150,7 @@ def _robot(value_scale: str, **network: Any) -> Arm:
         config.pop("value_debias")
         hp.pop("value_step_size")
     length = given["training"]["unroll_length"]
-    return Arm("ppo", config, hp, unroll_length=length, episodes=16)
+    return Arm("ppo", config, hp, unroll_length=length, episodes=4)
 
 
 def _distral(columns: str, **dealt: Any) -> Arm:
@@ -229,8 +229,8 @@ _BREAKOUT = _unreal(_FLAT, 2, "breakout")
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
         "student": _student(
-            labels=("alone", "cost 0.3", "cost 1"),
-            dealt={"teacher_cost": [0.0, 0.3, 1.0]},
+            labels=("alone", "cost 0.3", "cost 1", "cost 3", "cost 10"),
+            dealt={"teacher_cost": [0.0, 0.3, 1.0, 3.0, 10.0]},
         ),
         "falling": _student(labels=("cost 1 to 0",), schedules=_FALLING),
     },

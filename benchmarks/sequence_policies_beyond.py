@@ -12,7 +12,7 @@ import sequence_policies_arms as arms
 import sequence_policies_large as large
 
 GOALS = 16
-HISTORIES = (10, 3, 1)  # of each goal
+HISTORIES = (10, 5, 3, 1)  # of each goal
 # Kind -> what is dealt: costs of imitation, TD, CQL, the expectile and imitation by
 # advantage, m at an episode's end.
 _VALUES = {

@@ -94,6 +94,18 @@ def tasks_of(config: schema.ExperimentConfig) -> list[Task]:
     return tasks
 
 
+def emulators(config: schema.ExperimentConfig) -> tuple[int, int]:
+    """Returns how many environments outside the program are trained and tested in.
+
+    Of all members; of those with a task each, each in its own.
+    """
+    tasks, members = tasks_of(config), config.population.size
+    if config.population.axis == "population":
+        members //= len(tasks)
+    slots = [task.slots for task in tasks if envs.runs_on_host(task.env)]
+    return members * sum(slots), members * len(slots) * config.evaluation.episodes
+
+
 def runner_kind(config: schema.ExperimentConfig, tasks: list[Task]) -> str:
     """Returns "fused" or "host": where the environments are stepped.
 

@@ -124,11 +124,21 @@ def _memory(
     place: build.Placement,
     sizes: checks.Sizes | None,
 ) -> str:
-    """Returns a line of the bytes that members have, of ``sizes`` where they are known."""
+    """Returns a line of the bytes that members have, of ``sizes`` where they are known.
+
+    And of how many emulators, whose bytes are known to nobody before they run.
+    """
     length = config.training.unroll_length
     sizes = sizes or checks.sizes_of(agent, config, spec, slots, length)
     parts = device_memory.of_member(agent, sizes, slots)
-    return device_memory.line(parts, config.population.size, place.mesh)
+    said = device_memory.line(parts, config.population.size, place.mesh)
+    train, test = environments.emulators(config)
+    if not test:
+        return said
+    return (
+        f"{said}; beside it {train} emulators to train in and {test} to be tested in "
+        "(evaluation.episodes of each member and task), each with a memory of its own"
+    )
 
 
 def _check_tasks(config: Any, spec: types.EnvSpec) -> None:

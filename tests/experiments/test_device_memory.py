@@ -42,6 +42,22 @@ def test_a_replay_that_does_not_fit_names_the_largest_that_does():
         online.make_program(settings(most + most // 100, 64))
 
 
+@pytest.mark.parametrize("axis, train, test", [("slot", 32, 12), ("population", 16, 6)])
+def test_emulators_are_counted(axis, train, test):
+    """Their memory is outside the program's: too many end the process without a word."""
+    names = ("envpool/CartPole-v1", "envpool/Acrobot-v1")
+    given = {
+        "tasks": [{"env": name, "slots": 8} for name in names],
+        "agent": {"name": "impala", "config": {"network": {"hidden": [8]}}},
+        "population": {"size": 2, "axis": axis},
+        "evaluation": {"episodes": 3},
+    }
+    program = online.make_program(config.from_dict(given))
+    said = program.memory()
+    program.close()
+    assert f"; beside it {train} emulators to train in and {test} to be" in said
+
+
 def test_a_population_without_a_replay_is_measured_too(monkeypatch):
     """Learner and rollout, in one line with the largest population, which is accepted."""
     monkeypatch.setattr(device_memory, "_bytes", lambda device: 2_000_000)
