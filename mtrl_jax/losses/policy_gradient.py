@@ -118,13 +118,14 @@ def within_trust(log_ratio: Array, advantage: Array, epsilon: Scalar) -> Array:
     """Returns bool [...]: where the clipped surrogate of PPO has a gradient.
 
     False where the ratio has passed 1 + ε with A > 0, or 1 − ε with A < 0: what was to
-    be learned from the step has been. ε = 0 trusts every step.
+    be learned from the step has been. ε = 0 trusts every step; no ratio passes 1 − ε of
+    an ε from 1 on.
     """
     chex.assert_equal_shape([log_ratio, advantage])
     left = jnp.where(
         advantage > 0,
         log_ratio > jnp.log1p(epsilon),
-        log_ratio < jnp.log1p(-jnp.minimum(epsilon, 0.999)),
+        log_ratio < jnp.log1p(-jnp.minimum(epsilon, 1.0)),
     )
     return ~left | (epsilon <= 0)
 

@@ -150,3 +150,49 @@ def test_the_episode_in_progress_of_a_replaced_member_counts_for_nobody():
     stats = step(step(stats, 0.0, True, False), 7.0, False, True)
     np.testing.assert_array_equal(stats.recent_count, [[1] * B, [2] * B])
     np.testing.assert_array_equal(stats.recent[0, :, 0], [7.0] * B)
+
+
+def test_slots_that_all_begin_again_have_lost_their_episodes_alone():
+    """What was in progress counts for nobody, what has ended stays; whoever was replaced
+    is judged from the next episode on."""
+    stats = statistics.init(env(), jnp.zeros((P, B)), W)
+    full = lambda x: jnp.full((P, B), x)  # noqa: E731
+
+    def step(stats, reward, last):
+        flags = full(False), full(last)
+        ts = types.TimeStep((), full(reward), full(1.0), *flags, jnp.asarray(TASK), ())
+        return statistics.update(stats, ts, {"success": full(0.0)})
+
+    stats = step(step(stats, 5.0, True)._replace(partial_return=full(0.0)), 3.0, False)
+    stats = statistics.forget(stats, jnp.array([True, False]))
+    after = step(statistics.restart_episodes(stats), 7.0, True)
+    np.testing.assert_array_equal(after.recent_count, [[1] * B, [2] * B])
+    np.testing.assert_array_equal(after.recent[0, :, 0], [7.0] * B)
+    np.testing.assert_array_equal(after.recent[1], [[5.0, 7.0]] * B)
+    np.testing.assert_array_equal(after.chunk["return"], [[24.0, 12.0]] * P)
+    np.testing.assert_array_equal(after.chunk["length"], [[4.0, 2.0]] * P)
+
+
+def test_slots_take_their_statistics_to_where_their_task_is_now():
+    """The n-th of a task stays its n-th; of tasks with other numbers none is moved."""
+    was, now = [2, 0, 1, 0], [0, 0, 1, 2]
+    number = jnp.arange(4.0)[None]
+    stats = statistics.EpisodeStats(
+        number, number, number, number[..., None], number, {"return": number[:, :3]}
+    )
+    found = statistics.moved(stats, was, now)
+    for moved in jax.tree.leaves(found._replace(chunk={})):
+        assert moved.ravel().tolist() == [1.0, 3.0, 2.0, 0.0]
+    assert found.chunk is stats.chunk
+    assert statistics.moved(stats, was, [0, 0, 0, 1]) is stats
+
+
+def test_rewards_are_reported_as_each_task_pays_them():
+    """Divided by the scale of the step's own task, whoever plays it."""
+    tasks = tuple(
+        types.TaskSpec("x", {}, types.Discrete(2), reward_scale=x) for x in (0.5, 4.0)
+    )
+    spec = types.EnvSpec({}, types.Discrete(2), tasks)
+    ts = types.TimeStep((), jnp.ones((P, B)), (), (), (), jnp.asarray(TASK), ())
+    found = statistics.in_own_units(spec, ts)
+    np.testing.assert_array_equal(found.reward, [[2.0, 2.0, 0.25]] * P)

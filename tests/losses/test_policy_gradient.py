@@ -333,7 +333,8 @@ def test_the_clipped_value_error_never_rewards_a_jump():
     slopes = jax.jit(jax.vmap(jax.grad(error)))(value)
     np.testing.assert_allclose(slopes, [-1.5, -1.0, -0.9, 0.0], rtol=1e-6)
     free = 0.5 * np.square(value - 2.0)
-    np.testing.assert_allclose(error(value, np.inf), free, rtol=1e-6)
+    for off in (0.0, np.inf):
+        np.testing.assert_allclose(error(value, off), free, rtol=1e-6)
     assert (np.asarray(error(value)) >= free - 1e-6).all()
 
 
@@ -372,6 +373,9 @@ def test_masked_mean_ignores_what_is_not_live():
     assert float(value) == 2.0
     np.testing.assert_array_equal(gradient, [[0.5, 0.0], [0.5, 0.0]])
     assert float(mean(x, np.zeros_like(live))[0]) == 0.0
+    means = jax.jit(policy_gradient.masked_means)
+    assert means({"x": x}, live)["x"] == 2.0
+    assert means({"x": x}, np.zeros_like(live))["x"] == 0.0
 
 
 def random_stream(seed, steps=17):
@@ -496,7 +500,8 @@ def test_trusted_steps_are_those_with_a_gradient_in_the_clipped_surrogate():
     log_ratio, advantage = (
         x.ravel()
         for x in np.meshgrid(
-            np.linspace(-0.9, 0.9, 19), np.array([-2.0, -0.1, 0.1, 3.0])
+            np.append(np.linspace(-0.9, 0.9, 19), [-9.0, 1.5]),
+            np.array([-2.0, -0.1, 0.1, 3.0]),
         )
     )
     surrogate = policy_gradient.clipped_surrogate
@@ -506,7 +511,8 @@ def test_trusted_steps_are_those_with_a_gradient_in_the_clipped_surrogate():
     def found(epsilon):
         return policy_gradient.within_trust(log_ratio, advantage, epsilon)
 
-    for epsilon in (0.05, 0.2, 0.5):
+    # From 1 on there is no lower bound: no ratio is below 0.
+    for epsilon in (0.05, 0.2, 0.5, 1.0, 1.5):
         expected = np.asarray(slope(log_ratio, advantage, epsilon)) != 0
         assert expected.any() and not expected.all()
         np.testing.assert_array_equal(found(epsilon), expected)

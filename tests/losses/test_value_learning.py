@@ -124,6 +124,19 @@ def test_quantiles_settle_at_the_quantiles():
     assert (jnp.diff(x) > 0.3).all()
 
 
+def test_a_quantile_loss_is_its_sum_over_pairs():
+    """Σ_i mean_j |τ_i − 1{u < 0}| H(u), H Huber's; none of it flows into the target."""
+    theta, after = np.float32([0.1, 2.0, -1.0]), np.float32([3.0, 0.2, -0.5])
+    loss = jax.value_and_grad(value_learning.quantile_td, (0, 3))
+    found, (_, by_after) = jax.jit(loss)(theta, 0.5, 0.9, after)
+    u = 0.5 + 0.9 * np.float64(after)[None] - np.float64(theta)[:, None]
+    assert (np.abs(u) > 1).any() and (np.abs(u) < 1).any()
+    huber = np.where(np.abs(u) < 1, 0.5 * u**2, np.abs(u) - 0.5)
+    weight = np.abs(np.array([[1 / 6], [1 / 2], [5 / 6]]) - (u < 0))
+    np.testing.assert_allclose(found, (weight * huber).mean(1).sum(), rtol=1e-6)
+    np.testing.assert_array_equal(by_after, 0.0)
+
+
 def test_priorities_are_powers_of_errors():
     made = value_learning.priority(jnp.array([-4.0, 0.0, 9.0]), 0.5)
     np.testing.assert_allclose(made, [2.0, 1e-3, 3.0], rtol=1e-5)
