@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mtrl_jax.types import Array, Tree
 
 DISTANCES = ("l2", "trace")
-_TINY = 1e-6  # added to M Mᵀ, so that its root has a gradient at rank below K
+_TINY = 1e-6  # the least singular value, so that there is a gradient at rank below K
 # Eigenvalues below this share of the largest are rounding, which its root would magnify.
 _ROUNDING = 1e-6
 
@@ -46,8 +46,7 @@ def trace_norm(layer: Array) -> Array:
     equal: below a thousandth of the largest, singular values are as good as that.
     """
     rows = layer.reshape(len(layer), -1)
-    gram = rows @ rows.T + _TINY**2 * jnp.eye(len(rows))
-    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(rows @ rows.T))
     roots = jnp.sqrt(jnp.maximum(values, _TINY**2))
     floor = jnp.sqrt(_ROUNDING) * jnp.max(roots)
     inverse = (vectors / jnp.maximum(roots, floor)[None]) @ vectors.T

@@ -34,6 +34,12 @@ def test_one_pixel_changes_one_cell():
         np.testing.assert_allclose(found[cell], 0.48 / 48, rtol=1e-3)
 
 
+def test_cells_are_of_the_middle_of_an_image_that_they_do_not_divide():
+    """6 x 7 pixels have one cell of 4 x 4, with one row and column before it."""
+    other = jnp.zeros((6, 7, 1)).at[1:5, 1:5].set(0.5)
+    np.testing.assert_array_equal(changes([jnp.zeros((6, 7, 1)), other]), [0.5])
+
+
 def test_a_vector_has_cells_of_its_numbers():
     """The last cell may have fewer, and counts its own."""
     x = jnp.array([[0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 3.0, 0.0, 0.0, -5.0]])

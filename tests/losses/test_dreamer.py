@@ -184,6 +184,12 @@ def test_two_hot_targets_say_the_number(x):
     assert mean == pytest.approx(x, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize(("x", "place"), [(1e12, 254), (-1e12, 0)])
+def test_a_number_beyond_the_bins_is_the_last_of_them(x, place):
+    """The whole probability is on it."""
+    np.testing.assert_array_equal(_two_hot(x)[0], np.eye(255)[place])
+
+
 def test_equal_logits_are_exactly_0():
     mean = jax.jit(symlog.mean)
     assert mean(np.zeros((2, symlog.BINS))).tolist() == [0.0, 0.0]

@@ -219,12 +219,25 @@ def test_the_unit_of_the_loss_does_not_matter(name, unit):
     np.testing.assert_allclose(weights, _weights(name, g), rtol=1e-4)
 
 
-def test_a_task_that_is_said_to_be_absent_has_no_say():
-    """Also where something common to all gives it a gradient."""
-    g = np.array([[1.0, 0.5], [1.0, -0.2], [0.3, 0.3]])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("mean", [0.5, 0.5, 0.0]),
+        ("sum", [1.5, 1.5, 0.0]),
+        ("pcgrad", [0.5, 0.5, 0.0]),
+        (
+            "equal_norm",
+            [*(np.sqrt([1.25, 1.04]).mean() / 2 / np.sqrt([1.25, 1.04])), 0],
+        ),
+        ("mgda", [2 / 7, 5 / 7, 0.0]),
+    ],
+)
+def test_a_task_that_is_said_to_be_absent_has_no_say(name, wanted):
+    """Also where something common to all gives it a gradient, against the others'."""
+    g = np.array([[1.0, 0.5], [1.0, -0.2], [-0.5, 0.1]])
     absent = np.array([False, False, True])
-    weights = _of_gram("mean", gram(g), absent)
-    np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], rtol=1e-6)
+    weights = _of_gram(name, gram(g), absent)
+    np.testing.assert_allclose(weights, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_ends_of_cagrad():
@@ -279,6 +292,19 @@ def test_grad_norm_keeps_the_sum_and_rests_where_tasks_are_equal():
     # A loss that has changed its sign is the furthest ahead.
     ahead = np.asarray(stepped(one, one, np.array([-0.5, 1.0, 2.0]), 0.12, 1e-3))
     assert ahead[0] < 1 < ahead[2]
+
+
+def test_a_step_of_grad_norm_is_its_equation():
+    """|w n − G r^a| descended by w, G = mean(w n) a constant; then the sum is K."""
+    w, n, ratios = np.array([[1.5, 1.05, 0.45], [3.0, 1.0, 1.0], [1.0, 0.35, 0.15]])
+    target = np.mean(w * n) * (ratios / ratios.mean()) ** 1.5
+    np.testing.assert_array_equal(w * n < target, [True, True, False])
+    # Of a target by the norms alone, or by r, one of these would be another.
+    assert np.mean(n) * (ratios / ratios.mean())[1] ** 1.5 < (w * n)[1]
+    assert np.mean(w * n) * (ratios / ratios.mean())[0] < (w * n)[0]
+    moved = w - 0.1 * np.sign(w * n - target) * n
+    found = jax.jit(combiners.grad_norm_weights)(w, n, ratios, 1.5, 0.1)
+    np.testing.assert_allclose(found, 3 * moved / moved.sum(), rtol=1e-5)
 
 
 def test_an_unknown_combiner_is_named():

@@ -56,6 +56,10 @@ def test_task_weights_use_the_tasks_own_expert_only():
     weights = of_tasks(0.25, np.array([[2, 0]]), 3)
     expected = [[[0, 0, 0.75, 0.25], [0.75, 0, 0, 0.25]]]
     np.testing.assert_allclose(weights, expected)
+    # Beyond an end it is at the end, as on the path.
+    for alpha, own in ((-0.5, 1.0), (1.5, 0.0)):
+        weights = of_tasks(alpha, np.array([1]), 3)
+        np.testing.assert_array_equal(weights, [[0, own, 0, 1 - own]])
 
 
 @pytest.mark.parametrize("policies", [1, 2, 4])
@@ -119,6 +123,19 @@ def test_both_general_forms_are_the_papers_with_two_policies(form):
         weights = matching_weights(path_weights(alpha, 2), form)
         assert list(weights) == [(0, 1)]
         np.testing.assert_allclose(weights[0, 1], 1 - alpha, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("adjacent", {(0, 1): 0.2, (1, 2): 0.5}),
+        ("all", {(0, 1): 0.4, (0, 2): 0.2, (1, 2): 0.3}),
+    ],
+)
+def test_the_general_forms_of_three_policies(form, expected):
+    """What has not passed to j yet; the share of i in the mixture of all up to j."""
+    found = matching_weights(np.float32([0.2, 0.3, 0.5]), form)
+    assert {pair: pytest.approx(float(w)) for pair, w in found.items()} == expected
 
 
 @pytest.mark.parametrize("form", mixing.FORMS)
@@ -196,10 +213,21 @@ def test_matching_equal_policies_costs_nothing():
 def test_impossible_actions_leave_the_divergence_finite():
     """p = 0 contributes 0 and no gradient, whatever q says of it."""
     log_p = np.array([0.0, -np.inf, -1e30])
-    value_and_grad = jax.jit(jax.value_and_grad(mixing.kl, argnums=1))
+    value_and_grads = jax.jit(jax.value_and_grad(mixing.kl, argnums=(0, 1)))
     for log_q in ([-0.1, -2.5, -3.0], [-0.1, -np.inf, -1e30]):
-        value, grad = value_and_grad(log_p, np.array(log_q))
-        assert np.isclose(value, 0.1) and np.isfinite(grad).all()
+        value, grads = value_and_grads(log_p, np.array(log_q))
+        assert np.isclose(value, 0.1) and np.isfinite(grads).all()
+    # An action that q cannot do is a large number.
+    assert np.isfinite(value_and_grads(log_p, np.array([-np.inf, 0.0, 0.0]))[0])
+
+
+def test_a_restriction_to_what_cannot_be_done_is_finite():
+    """To nothing that is possible: all alike."""
+    restricted = jax.jit(jax.value_and_grad(lambda x: mixing.restricted(x)[1]))
+    for log_q, p in (([-np.inf, -1.0, -1.0], 0.5), ([-np.inf] * 3, 1 / 3)):
+        value, grad = restricted(np.array(log_q))
+        np.testing.assert_allclose(np.exp(value), p, rtol=1e-6)
+        assert np.isfinite(grad).all()
 
 
 def test_the_mixtures_entropy_is_that_of_all_its_actions():

@@ -135,6 +135,41 @@ def test_without_the_initial_values_statistics_scale_and_shift_with_targets(mode
     np.testing.assert_allclose(first.variance, [batches[0].var()], rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", popart.MODES)
+def test_without_the_initial_values_targets_count_as_in_adams_corrected_mean(mode):
+    """By (1 − s)^(batches since), over the sum of all: mean and deviation in float64."""
+    batches, size = np.random.default_rng(3).normal(size=(4, 6)), 0.1
+    stats = popart.init(1)
+    for batch in batches:
+        stats = fold(stats, batch, step_size=size, mode=mode, debias=True)
+    each = np.full(6, size / 6 if mode == "mean" else size)
+    if mode == "sequential":
+        each *= (1 - size) ** np.arange(5, -1, -1)
+    since = np.arange(3, -1, -1)[:, None]
+    weight = (1 - each.sum()) ** since * each
+    mean = np.average(batches, weights=weight)
+    variance = np.average((batches - mean) ** 2, weights=weight)
+    np.testing.assert_allclose(stats.mean, [mean], rtol=1e-5)
+    np.testing.assert_allclose(stats.variance, [variance], rtol=1e-5)
+    np.testing.assert_allclose(stats.weight, [weight.sum()], rtol=1e-5)
+
+
+def test_targets_are_taken_in_the_order_of_time():
+    """Of [T, B] the last step counts most, whatever its slot."""
+    targets = np.float32([[1.0, 2.0], [3.0, 40.0], [5.0, 6.0]])
+    found = fold(popart.init(1), targets, mode="sequential")
+    for x, y in zip(found, fold(popart.init(1), targets.ravel(), mode="sequential")):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_a_sum_of_steps_is_at_most_the_whole_way():
+    """β · count of 1.5: mean and variance of the batch itself."""
+    found = fold(popart.init(1), [10.0, 20.0, 30.0], step_size=0.5, mode="sum")
+    np.testing.assert_allclose(found.mean, [20.0], rtol=1e-6)
+    np.testing.assert_allclose(found.variance, [200 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(found.weight, [1.0])
+
+
 def test_a_step_size_of_zero_moves_nothing_and_no_gradient_flows():
     """Also without the initial values; statistics are constants of the loss."""
     stats = fold(popart.init(2), [3.0, 4.0])

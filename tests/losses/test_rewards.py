@@ -29,8 +29,14 @@ def test_the_two_asymmetric_clippings_have_these_values_at_one():
     )
 
 
-def test_clip_and_none_do_what_they_say():
+def test_the_plain_transforms_do_what_they_say():
     """Atari's convention is [-1, 1]; "none" hands the reward through."""
+    for name, expected in (
+        ("tanh", np.tanh(R)),
+        ("symlog", np.sign(R) * np.log1p(np.abs(R))),
+    ):
+        found = rewards.get(name)(jnp.asarray(R))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_array_equal(
         rewards.get("clip")(jnp.asarray(R)), np.clip(R, -1, 1)
     )
