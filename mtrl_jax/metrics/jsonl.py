@@ -63,8 +63,6 @@ def plain(x: Any) -> Any:
     """Returns what JSON can hold: arrays as lists, what is not finite as None."""
     if isinstance(x, Mapping):
         return {str(name): plain(value) for name, value in x.items()}
-    if isinstance(x, str | bool) or x is None:
-        return x
     if isinstance(x, list | tuple):
         return [plain(value) for value in x]
     if hasattr(x, "shape"):

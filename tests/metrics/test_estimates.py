@@ -132,6 +132,10 @@ def test_bootstrap_intervals_cover_the_mean():
     low, high = estimates.bootstrap_interval(x, statistic=np.median)
     assert low <= np.median(x) <= high
     assert estimates.mean_interval(x[:5]) == estimates.t_interval(x[:5])
+    assert estimates.mean_interval(x[:30]) == estimates.bootstrap_interval(x[:30])
+    # What is unknown is no sample.
+    known = np.append(x[:29], [np.nan] * 11)
+    assert estimates.mean_interval(known) == estimates.t_interval(x[:29])
 
 
 def test_intervals_of_few_or_equal_samples():
@@ -140,10 +144,14 @@ def test_intervals_of_few_or_equal_samples():
     assert estimates.bootstrap_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
     assert estimates.t_interval([2.0, 2.0, np.nan]) == (2.0, 2.0)
     one_run = estimates.stratified_interval(mean_scores, np.ones((1, 3)))
+    other = estimates.stratified_interval(
+        estimates.improvement, np.ones((2, 3)), np.ones((1, 3))
+    )
     for interval in (
         estimates.bootstrap_interval([np.nan]),
         estimates.t_interval([3.0]),
         estimates.mean_interval([]),
         one_run,
+        other,
     ):
         assert all(math.isnan(x) for x in interval)

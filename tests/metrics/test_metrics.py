@@ -81,6 +81,10 @@ def test_evaluations_are_read_where_there_were_any(tmp_path):
         writer.write(**_row(2, evaluation={"catch": np.array([1.0, 2.0, np.nan])}))
     found = metrics.read_metrics(tmp_path).evaluation
     np.testing.assert_array_equal(found["catch"], [[np.nan] * 3, [1, 2, np.nan]])
+    # A test that is made again is dropped from its own row alone.
+    for update, tests in ((3, ["catch"]), (2, [])):
+        metrics.truncate_after(tmp_path, update, test_due=False)
+        assert list(metrics.read_metrics(tmp_path).evaluation) == tests
     _write(tmp_path / "none", [1])
     assert metrics.read_metrics(tmp_path / "none").evaluation == {}
 
@@ -115,6 +119,10 @@ def test_resuming_leaves_neither_duplicates_nor_gaps(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
     assert [r["update"] for r in metrics.read_lineage(tmp_path)] == [10, 20, 30]
     assert not list(tmp_path.glob(".*tmp"))
+    # The row of an update is there before its round of PBT.
+    _write(tmp_path, [], resume_after=20, round_owed=True)
+    assert metrics.read_metrics(tmp_path).update.tolist() == [10, 20]
+    assert [r["update"] for r in metrics.read_lineage(tmp_path)] == [10]
 
 
 def test_resuming_at_zero_keeps_nothing(tmp_path):
@@ -216,6 +224,8 @@ def test_a_test_at_the_end_is_in_the_newest_row_once(tmp_path):
         np.testing.assert_array_equal(found[1], [1.0, np.nan, 1.0])
         assert np.isnan(found[[0, 2]]).all()
     np.testing.assert_array_equal(rows.metrics["loss"], np.full((3, P), 0.5))
+    # A member may be replaced: it is lost in the rows that say so alone.
+    assert [np.flatnonzero(x).tolist() for x in rows.lost] == [[], [1], []]
     metrics.truncate_after(tmp_path, 20)
     assert path.read_bytes().startswith(before[:-1].rpartition(b"\n")[0])
     assert len(metrics.read_metrics(tmp_path).evaluation["catch"]) == 2
@@ -272,7 +282,16 @@ def test_wandb_gets_the_same_scalars(tmp_path, wandb):
     assert step == 1000 and first["returns/catch/mean"] == 5.5
     assert second["evaluation/catch/mean"] == 2.5
     assert second["hparams/learning_rate/median"] == pytest.approx(1e-4)
+    writer.close(exit_code=1)  # It is closed.
     assert wandb.codes == [0]
+
+
+def test_what_is_unknown_of_all_members_is_not_shown(tmp_path, wandb):
+    """No episode has ended: a board has no number for it."""
+    with metrics.MetricsWriter(tmp_path, tensorboard=False, wandb={}) as writer:
+        writer.write(**_row(10, returns={"catch": np.full(P, np.nan)}))
+    ((_, row),) = wandb.rows
+    assert not [name for name in row if name.startswith("returns/")]
 
 
 def test_wandb_keeps_its_id_and_knows_failed_runs(tmp_path, wandb):
@@ -304,6 +323,10 @@ def test_constant_hyperparameters_are_given_once(tmp_path, wandb):
         assert "hparams/discount/max" not in row
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert path.read_bytes().count(b"discount") == 1
+    # Also where nothing moves.
+    _write(tmp_path / "still", [10], wandb={}, curves=set())
+    assert list(wandb.updates[1]["hparams"]) == ["learning_rate"]
+    assert not [name for name in wandb.rows[-1][1] if name.startswith("hparams/")]
 
 
 def _fail(*_, **__):
@@ -355,6 +378,16 @@ def test_a_summary_that_cannot_be_read_is_none(tmp_path, content):
     (tmp_path / "summary.json").write_bytes(content.encode().replace(b"\\x80", b"\x80"))
     with pytest.warns(UserWarning, match=r"summary.json is empty or damaged"):
         assert metrics.read_summary(tmp_path) == {}
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_a_summary_names_the_best_of_its_own_update(best):
+    """Of weights before or after it, nobody; without totals it is taken at its word."""
+    summary = {"best_member": best, "totals": {"updates": 20}}
+    found = [metrics.best_member(summary, update) for update in (10, 20, 30)]
+    assert found == [None, best, None]
+    assert metrics.best_member({"best_member": best}, 10) == best
+    assert metrics.best_member({"totals": {"updates": 20}}, 20) is None
 
 
 def test_a_summary_is_replaced_whole(tmp_path, monkeypatch):

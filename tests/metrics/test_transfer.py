@@ -27,14 +27,17 @@ def test_nothing_is_forgotten_where_the_score_stays():
     assert transfer.forgetting(3.0, 0.0) == 1.0
     # Pong's scores, whose ratio would have the other sign.
     assert transfer.forgetting(-1.0, -21.0, -21.0) == 1.0
-    with pytest.raises(ValueError, match="own: -1 is no better than random 0; there"):
-        transfer.forgetting(-1.0, -21.0)
+    for own in (-1.0, 0.0):
+        named = f"own: {own:g} is no better than random 0; there"
+        with pytest.raises(ValueError, match=named):
+            transfer.forgetting(own, -21.0)
 
 
 def test_the_precision_is_of_the_noise_that_halves_the_score():
     """Linear between two deviations; 0 where no noise harms."""
     found = transfer.precision_at_half([0.0, 1.0, 3.0], [10.0, 8.0, 2.0])
     np.testing.assert_allclose(found, 1 / 2.0**2)
+    assert transfer.precision_at_half([0.0, 2.0], [10.0, 5.0]) == 1 / 2.0**2
     assert transfer.precision_at_half([0.0, 1.0], [10.0, 9.0]) == 0.0
     for nothing in (0.0, -1.0):
         assert transfer.precision_at_half([0.0, 1.0], [nothing, -2.0]) == 0.0
