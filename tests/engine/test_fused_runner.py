@@ -202,8 +202,9 @@ def test_a_curriculum_changes_what_the_members_play(tiny):
 
 
 def test_without_a_curriculum_the_environments_own_params_hold(tiny):
-    """And a curriculum from there to there gives the same bits of learning."""
-    env, course = course_of({"length": 3}, {"length": 3}, (2, 2))
+    """And a curriculum from there to there gives the same bits of learning. It is given
+    every episode once."""
+    env, course = course_of({"length": 3}, {"length": 3}, (2, 2), min_episodes=1e6)
     ends = []
     for one in (None, course):
         runner, state, hp = tiny.start(2, env_=env, curriculum=one)
@@ -212,6 +213,8 @@ def test_without_a_curriculum_the_environments_own_params_hold(tiny):
     assert not tiny.differs(*ends)
     episodes = ends[0][2]
     np.testing.assert_array_equal(episodes["length"] / episodes["episodes"], 3.0)
+    np.testing.assert_array_equal(state.curriculum.episodes, episodes["episodes"])
+    assert int(state.step) > 1 and (episodes["episodes"] > 0).all()
 
 
 def test_append_joins_the_last_step_to_those_before():

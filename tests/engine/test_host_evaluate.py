@@ -7,7 +7,7 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import evaluate
-from mtrl_jax.envs import core, mixture, probes
+from mtrl_jax.envs import core, mixture, probes, wrappers
 
 P = 2
 STEPS = 40
@@ -31,11 +31,12 @@ def counting_agent(spec):
 
 
 def environment():
-    """Returns two tasks with episodes of different lengths; one reports a measure."""
+    """Returns two tasks with episodes of different lengths; one reports a measure, and
+    its rewards are scaled."""
     timed = probes.task("delayed", {"length": 7})
     timed = timed._replace(info=lambda state, params: {"time": state.time * 1.0})
     parts = [
-        core.vectorise(timed, (P, 2)),
+        core.vectorise(wrappers.apply(timed, {"reward_scale": 0.25}), (P, 2)),
         core.vectorise(probes.task("action"), (P, 3)),
     ]
     return mixture.make(parts)
@@ -66,6 +67,8 @@ def test_it_equals_the_evaluation_inside_the_program():
     assert_equal(hosted, expected)
     assert expected.complete.all()
     assert len(np.unique(expected.length)) > 1
+    # As the task pays it, not as agents see it.
+    np.testing.assert_array_equal(expected.returns[:, :2], 1.0)
     assert expected.info["time"][:, :2].all() and not expected.info["time"][:, 2:].any()
     # Every call resets the environment, so the same key gives the same episodes.
     assert_equal(again(), expected)

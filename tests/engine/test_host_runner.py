@@ -11,7 +11,7 @@ import pytest
 
 from mtrl_jax import envs, random, types
 from mtrl_jax.engine import fused_runner, host_runner
-from mtrl_jax.envs import core, mixture
+from mtrl_jax.envs import core, mixture, wrappers
 
 P, B, T, K = 2, 4, 5, 3
 TASK = "memory"
@@ -130,19 +130,26 @@ def test_with_two_halves_the_slots_lie_where_the_fused_runner_has_them():
 
 
 def test_measures_beside_the_return_are_counted_as_the_fused_runner_counts_them():
-    """Success of Meta-World is one: read where an episode ends, summed per task."""
+    """Success of Meta-World is one: read where an episode ends, summed per task. It may
+    be what members are judged by; returns are as the task pays them."""
     task = envs.ENVS["probe"].load().task(TASK, None)
     task = task._replace(info=lambda state, params: {"answer": jnp.float32(0.5)})
-    env = core.vectorise(task, (P, B))
+    env = core.vectorise(wrappers.apply(task, {"reward_scale": 0.3}), (P, B))
     agent, size = linear_agent(env.spec), {"unroll_length": T, "updates_per_chunk": K}
-    _, outputs = run(fused_runner.make(agent, env, **size), jit=True)
+    size["judged"] = "answer"
+    expected, outputs = run(fused_runner.make(agent, env, **size), jit=True)
     key = random.at(random.roots(3, P), 0, random.ENV)
     half = mixture.host_from_pure(env, key)
-    _, host_outputs = run(host_runner.make(agent, [half], **size))
+    state, host_outputs = run(host_runner.make(agent, [half], **size))
     assert_same(host_outputs, outputs)
+    assert_same(state.stats, expected.stats)
     sums = outputs[0].episodes
     assert_same(sums["answer"], 0.5 * sums["episodes"])
     assert sums["answer"].sum() > 0
+    recent = expected.stats.recent[expected.stats.recent_count > 0]
+    assert recent.size and (recent[:, 0] == 0.5).all()
+    assert_same(sums["return"], np.round(sums["return"]))
+    assert sums["return"].any()
 
 
 def test_two_halves_do_not_choose_the_same_actions():

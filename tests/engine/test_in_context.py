@@ -9,7 +9,7 @@ import pytest
 
 from mtrl_jax import random, types
 from mtrl_jax.engine import context_runner
-from mtrl_jax.envs import core, mixture, trials
+from mtrl_jax.envs import core, mixture, trials, wrappers
 
 MEMBERS, ARMS, EPISODES = 2, 4, 6
 LENGTH = 2  # steps of an episode, and one more to reset
@@ -39,8 +39,9 @@ def guessing():
 
 
 def env():
-    """Returns every member on all four tasks, a slot each."""
-    return core.spread(guessing(), jnp.arange(ARMS), (MEMBERS, ARMS), "slot")
+    """Returns every member on all four tasks, a slot each; rewards are shown doubled."""
+    shown = wrappers.apply(guessing(), {"reward_scale": 2.0})
+    return core.spread(shown, jnp.arange(ARMS), (MEMBERS, ARMS), "slot")
 
 
 def stubborn(*, forgets):
@@ -176,6 +177,50 @@ def test_an_agent_goes_on_from_the_episodes_that_it_watched():
         assert (returns[..., :2] == LENGTH).all()
         # An agent that watched every guess pay has learned to guess that.
         assert (returns[:, ARMS - 1, 2] == after).all()
+
+
+class Notes(NamedTuple):
+    actions: jax.Array  # [B, steps] what was done, or shown
+    steps: jax.Array  # [B] int32
+    kept: jax.Array  # [B] int32, the steps of a prompt
+
+
+def test_no_action_is_drawn_twice_and_a_prompt_is_kept_as_long_as_it_lasts():
+    """Agent and prompt draw with a key for each step and member, also over chunks."""
+    steps, episodes = 12, 2
+
+    def carry(batch):
+        nothing = jnp.zeros(batch, jnp.int32)
+        return Notes(jnp.zeros((batch, steps), jnp.int32), nothing, nothing)
+
+    def noted(notes, ts, action):
+        here = jnp.arange(steps)[None] == notes.steps[:, None] - 1
+        return notes._replace(actions=jnp.where(here, action[:, None], notes.actions))
+
+    def drawn(key, shape=(ARMS,)):
+        return jax.random.randint(key, shape, 0, 1 << 30)
+
+    def act(learner, notes, ts, key, hp):
+        action = drawn(key, ts.reward.shape)
+        return action, notes._replace(steps=notes.steps + 1), ()
+
+    prompt = context_runner.Prompt(
+        episodes,
+        lambda key, state, legal: jax.vmap(drawn)(key),
+        noted,
+        lambda notes, ts: notes._replace(kept=notes.kept + 1),
+    )
+    agent = stubborn(forgets=False)._replace(carry=carry, act=act)
+    runner = context_runner.make(
+        agent, env(), episodes=4, steps_per_chunk=steps // 2, prompt=prompt
+    )
+    state = jax.jit(runner.init)(random.roots(0, MEMBERS), jnp.zeros(MEMBERS))
+    chunk = jax.jit(runner.chunk)
+    for _ in range(2):
+        state, _ = chunk(state, ())
+    assert len(np.unique(state.carry.actions)) == MEMBERS * ARMS * steps
+    # Two steps of each shown episode and the reset between them.
+    assert (np.asarray(state.carry.kept) == episodes * (LENGTH + 1) - 1).all()
 
 
 def test_a_chunk_tells_of_its_own_episodes(played):

@@ -138,6 +138,15 @@ def test_adding_moves_by_the_step_and_leaves_zero():
     assert set(np.round(_explore(0.98, RANGES["alpha"]), 4)) == {np.float32(0.93), 1.0}
 
 
+def test_a_range_may_have_a_factor_and_a_step_of_its_own():
+    """In the place of the config's; of a complement, the step is of 1 - h."""
+    doubled = _explore(1e-3, pbt.SearchRange(1e-5, 1e-2, factor=2.0))
+    np.testing.assert_allclose(np.unique(doubled), [5e-4, 2e-3], rtol=1e-6)
+    apart = pbt.SearchRange(0.5, 0.99, rule="add", step=0.05, complement=True)
+    moved = _explore(0.9, apart)
+    np.testing.assert_allclose(np.unique(np.round(moved, 4)), [0.85, 0.95], rtol=1e-6)
+
+
 def test_normal_noise_has_the_step_as_its_deviation():
     """h + step · N(0, 1)."""
     noise = _explore(0.0, pbt.SearchRange(-9.0, 9.0, rule="normal", step=0.5))
@@ -214,6 +223,9 @@ def test_auto_multiplies_what_is_positive_and_adds_elsewhere():
     config = pbt.PbtConfig()
     assert pbt.SearchRange(0.1, 1.0).resolve(config).rule == "multiply"
     assert pbt.SearchRange(0.0, 1.0).resolve(config).rule == "add"
+    for low, high, rule in ((0.5, 1.0, "add"), (0.0, 0.5, "multiply")):
+        apart = pbt.SearchRange(low, high, complement=True)
+        assert apart.resolve(config).rule == rule
     assert (
         pbt.SearchRange(0.0, 1.0).resolve(pbt.PbtConfig(explore="multiply")).rule
         == "add"
