@@ -8,6 +8,7 @@ import pytest
 from mtrl_jax import agents
 from mtrl_jax.agents import impala
 from mtrl_jax.agents.common import unrolls, value_scale, vtrace
+from mtrl_jax.losses import popart
 from mtrl_jax.networks import actor_critic as networks
 
 KEY = jax.random.key(0)
@@ -159,6 +160,60 @@ def test_advantages_are_normalised_and_trusted_before_they_are_weighed():
     # It has moved that way already: not trusted. The others have not moved.
     trusted = -6 * np.asarray(slope(log_prob, 0.2))[:, 0]
     np.testing.assert_allclose(trusted, [*expected[:5], 0.0, 0.0], rtol=1e-4, atol=1e-7)
+
+
+def test_terms_are_in_the_unit_of_the_scale_after_the_batch():
+    """One-step episodes of two tasks, in float64; the third step of the first is none.
+
+    Statistics follow the live targets, and gradients go to log-probabilities and values
+    alone: neither weights nor targets have any.
+    """
+    v = np.array([[1.0, -1.0], [0.5, 4.0], [90.0, 2.0], [7.0, 7.0]])
+    r, ratio = (np.array(x) for x in (
+        [[3.0, 5.0], [-2.0, 1.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 0.25], [4.0, 1.0]]
+    ))  # fmt: skip
+    live = np.array([[True, True], [True, True], [False, True]])
+    task = np.broadcast_to(np.array([0, 1]), (3, 2))
+    log_mu = np.full((3, 2), -1.0)
+    old = popart.Statistics(*np.array([[0.5, -2.0], [4.0, 9.0], [0.3, 0.6]]))
+    arrived = unrolls.Arrivals(np.float32(r), jnp.zeros((3, 2)), ~live)
+    scale = value_scale.make(impala.Config(value_scale="popart"), 2)
+
+    def loss(log_prob, value):
+        found, metrics, new = vtrace.terms(
+            unrolls.Evaluated(log_prob, log_prob, value),
+            jnp.float32(log_mu),
+            arrived,
+            vtrace.Hparams(),
+            task=task,
+            scale=scale,
+            stats=jax.tree.map(jnp.float32, old),
+            of_scale=value_scale.Hparams(value_step_size=0.5),
+        )
+        return found.policy_loss + found.value_loss, (found, metrics, new)
+
+    log_prob = log_mu + np.log(ratio)
+    both = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (_, (found, metrics, new)), slopes = both(np.float32(log_prob), np.float32(v))
+
+    weight, advantage = np.minimum(ratio, 1.0), r - v[:-1]
+    target = v[:-1] + weight * advantage
+    sigma = np.zeros((3, 2))
+    for k in range(2):
+        own = target[live[:, k], k]
+        mean = (old.mean[k] + own.mean()) / 2
+        second = (old.variance[k] + old.mean[k] ** 2 + np.mean(own**2)) / 2
+        np.testing.assert_allclose(new.mean[k], mean, rtol=1e-5)
+        sigma[:, k] = np.sqrt(second - mean**2)
+    weighed, error = weight * advantage / sigma, (target - v[:-1]) / sigma
+    expected = (-weighed * log_prob)[live].mean(), (0.5 * error**2)[live].mean()
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["value_std"], sigma[live].mean(), rtol=1e-5)
+    by_log_prob, by_value = (
+        np.where(live, x, 0) / 5 for x in (-weighed, -error / sigma)
+    )
+    np.testing.assert_allclose(slopes[0], by_log_prob, rtol=1e-4)
+    np.testing.assert_allclose(slopes[1], [*by_value, [0, 0]], rtol=1e-4)
 
 
 def test_wrong_options_are_refused_when_the_agent_is_made(kit):

@@ -58,6 +58,17 @@ def test_rmsprop_decays_at_099_with_epsilon_inside_the_root():
     np.testing.assert_allclose(steps("rmsprop", hparams(), GRADS), expected, rtol=1e-5)
 
 
+def test_centred_rmsprop_is_dqns():
+    """x ← x − lr·g/√(n − m² + ε), both decay at 0.95, from 0; in float64."""
+    x, m, n, expected = np.zeros(2), np.zeros(2), np.zeros(2), []
+    for g in np.array(GRADS):
+        m, n = 0.95 * m + 0.05 * g, 0.95 * n + 0.05 * g**2
+        x = x - 0.1 * g / np.sqrt(n - m**2 + 1e-3)
+        expected.append(x)
+    found = steps("rmsprop_centred", hparams(), GRADS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_centred_rmsprop_is_finite_where_gradients_are_constant():
     """Their variance is 0: that rounding makes it negative, beyond eps, is no NaN."""
     optimise = optimiser.make("rmsprop_centred", hparams(rmsprop_eps=1e-10))
@@ -169,6 +180,29 @@ def test_adamw_is_optax_with_a_warm_up_and_half_a_cosine():
         change, theirs = oracle.update(grad, theirs, y)
         y = optax.apply_updates(y, change)
         np.testing.assert_allclose(x, y, rtol=1e-5)
+    # A gradient of norm 5 under a bound of 1 is a fifth of itself.
+    bounded = optimiser.adamw(hp._replace(max_grad_norm=1.0))
+    pairs = ((bounded, [3.0, 4.0]), (optimiser.adamw(hp), [0.6, 0.8]))
+    one, other = (kind.update(jnp.array(g), kind.init(y), y)[0] for kind, g in pairs)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
     constant = hp._replace(decay_updates=0.0, warmup_updates=0.0)
     change, _ = optimiser.adamw(constant).update(grad, mine, x)
     assert float(jnp.abs(change).max()) > 0.01
+
+
+def test_groups_of_parameters_have_an_optimiser_each():
+    """Its own norm, its own state and, for the decay of weights, its own weights."""
+    hp = optimiser.AdamwHparams(0.1, warmup_updates=0.0, weight_decay=0.3)
+    groups = {"a": optimiser.adamw(hp), "b": optimiser.make("rmsprop", hparams())}
+    params = {name: jnp.array([1.0, -2.0]) for name in groups}
+    grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5, 0.0])}
+    together = optimiser.grouped(groups)
+    state = together.init(params)
+    for _ in range(2):
+        changes, state = together.update(grads, state, params)
+    for name, one in groups.items():
+        own = one.init(params[name])
+        for _ in range(2):
+            change, own = one.update(grads[name], own, params[name])
+        np.testing.assert_array_equal(changes[name], change)
+        jax.tree.map(np.testing.assert_array_equal, state[name], own)

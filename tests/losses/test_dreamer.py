@@ -190,6 +190,11 @@ def test_a_number_beyond_the_bins_is_the_last_of_them(x, place):
     np.testing.assert_array_equal(_two_hot(x)[0], np.eye(255)[place])
 
 
+def test_nothing_flows_into_the_number_that_is_learned():
+    slope = jax.jit(jax.grad(symlog.cross_entropy, argnums=1))
+    assert slope(np.arange(255.0), 1.3) == 0.0
+
+
 def test_equal_logits_are_exactly_0():
     mean = jax.jit(symlog.mean)
     assert mean(np.zeros((2, symlog.BINS))).tolist() == [0.0, 0.0]
