@@ -148,8 +148,10 @@ def test_what_is_common_to_all_tasks_leaves_absent_ones_without_a_say(name):
     """Of two tasks one is in the batch: its gradient, and the common loss's, once each."""
     combiner = combining.Combining(name, 2)
     live, task = jnp.ones(3, bool), jnp.zeros(3, jnp.int32)
-    both = jax.jit(combiner.present)(live, np.array([0, 1, 1]))
-    np.testing.assert_array_equal(both, [True, True])
+    present = jax.jit(combiner.present)
+    for steps, wanted in (([1, 1, 1], [True, True]), ([1, 0, 0], [True, False])):
+        both = present(np.array(steps, bool), np.array([0, 1, 1]))
+        np.testing.assert_array_equal(both, wanted)
 
     def loss(params):
         own = combiner.mean(jnp.broadcast_to(params[0], (3,)), live, task)
@@ -167,6 +169,16 @@ def test_what_is_common_to_all_tasks_leaves_absent_ones_without_a_say(name):
     found = combined(np.ones(2))
     np.testing.assert_allclose(found, [1.0, 0.5], rtol=1e-5)
     assert combining.MEAN.present(live, task) is None
+
+
+def test_conflicts_are_those_of_tasks_in_the_batch():
+    """What is common to all may set an absent task against another."""
+    grads = np.float32([[1.0, 0.0], [-1.0, 0.5]])
+    combiner = combining.Combining("equal_norm", 2)
+    hp = types.SimpleNamespace(combining=combining.Hparams())
+    for present, share in ((None, 1.0), (np.array([True, False]), 0.0)):
+        _, metrics = combiner.combine(grads, KEY, hp, present)
+        assert metrics["conflicts"] == share
 
 
 def test_a_population_is_combined_member_by_member(kit):

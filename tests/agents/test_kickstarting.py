@@ -1,14 +1,16 @@
 """A frozen teacher beside the actor-critic learner."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from mtrl_jax.agents import impala, ppo
-from mtrl_jax.agents.common import kickstarting, unrolls
+from mtrl_jax.agents.common import kickstarting, observation_scale, unrolls
 from mtrl_jax.networks import actor_critic as networks
+from mtrl_jax.types import TimeStep
 
 KEY = jax.random.key(0)
 MODULES = {"impala": impala, "ppo": ppo}
@@ -112,6 +114,33 @@ def test_a_teacher_of_the_same_layers_may_be_larger(kit):
     rollout = kit.collect(one, learner=learner, tasks=TASKS)
     after, _ = one.update(learner, rollout, KEY, one.hp)
     jax.tree.map(np.testing.assert_array_equal, after.frozen, learner.frozen)
+
+
+def test_a_teacher_sees_what_it_saw_when_it_learned():
+    """In the units of its own observations, which nothing of the student's changes."""
+    network = types.SimpleNamespace(
+        unroll=lambda params, state, ts, action: (
+            types.SimpleNamespace(policy=ts.obs["vector"]), (state, action),
+        )
+    )  # fmt: skip
+    normaliser = observation_scale.Normaliser({"vector": np.ones((1, 2), bool)})
+    moments = [[5.0], [[1.0, -2.0]], [[4.0, 9.0]]]
+    known = observation_scale.Moments(*map(np.float32, moments))
+    ts = TimeStep({"vector": np.float32([[3.0, 4.0]])}, *[()] * 4, np.array([0]), ())
+    teacher = kickstarting.Kickstarting(network, normaliser)
+    frozen = {"params": (), "observations": {"vector": known}}
+    shown, (state, action) = teacher.shown(frozen, 7, ts, np.array([3]))
+    np.testing.assert_allclose(shown, [[1.0, 2.0]], rtol=1e-6)
+    assert state == 7 and action.tolist() == [[3]]
+
+
+@pytest.mark.parametrize(("kind", "values"), [("none", 1), ("popart", 2)])
+def test_a_teacher_under_a_scale_has_a_value_for_each_task(kind, values, kit):
+    """So that the weights of the agent that learned under it fit."""
+    spec = kit.probe(*TASKS).spec
+    made = kickstarting.make(kickstarting.Teacher(NETWORK, kind), spec)
+    head = jax.eval_shape(made.init, KEY)["params"]["value"]
+    assert head["kernel"].shape == (6, values)
 
 
 @pytest.mark.parametrize("name", list(MODULES))

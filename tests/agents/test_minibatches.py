@@ -50,3 +50,18 @@ def test_every_minibatch_is_drawn_from_all_over_the_rollout(rows):
         index = np.arange(rows // 4) * a % rows
         share = np.bincount(index * 8 // rows, minlength=8) / (rows / 32)
         assert np.abs(share - 1).max() < 1 / 3
+
+
+@pytest.mark.parametrize("groups", [(), (0, 1) * 8], ids=["rows", "groups"])
+def test_every_pass_takes_each_row_once_in_an_order_of_its_own(groups):
+    """So it does with each group's rows, whose share is the same in every minibatch."""
+    rows = minibatches.Rows((), 16, "slots", lambda index: index, groups)
+    order = np.asarray(rows.order(KEY, 2, 4))
+    assert order.shape == (8, 4)
+    passes = order.reshape(2, 16)
+    np.testing.assert_array_equal(np.sort(passes), [range(16)] * 2)
+    assert (passes[0] != passes[1]).any()
+    if groups:
+        np.testing.assert_array_equal(order % 2, [[0, 0, 1, 1]] * 8)
+        assert minibatches.grouped(groups, 4) == (0, 0, 1, 1)
+        assert (order[:, :2] // 2 != order[:, 2:] // 2).any()

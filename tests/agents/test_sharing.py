@@ -119,6 +119,10 @@ def test_value_heads_are_tied_where_they_have_one_unit(kind, kit):
         for x in (params["value"], heads)
     )
     assert (far > near) if kind == "none" else (far == near > 0)
+    # Heads of auxiliaries are nobody's but the tasks'.
+    more = {**params, "auxiliaries": {"own": heads}}
+    found = shared.losses(more, sharing.Hparams())["distance"].loss
+    assert float(found) == near
 
 
 @pytest.mark.parametrize("name", list(MODULES))

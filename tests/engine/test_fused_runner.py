@@ -238,6 +238,7 @@ def test_recording_gives_out_every_step_and_changes_none(tiny):
         parts.append(out.history)
         assert out.history.ts.first.shape == (11, 2, 8)  # 2 updates of 5 steps
         assert out.history.action.shape[:3] == (10, 2, 8)
+        assert out.history.extras == ()  # Nothing of them was asked for.
         assert not tiny.differs(jax.tree.map(lambda x: x[0], out.history.ts), before)
         assert not tiny.differs(jax.tree.map(lambda x: x[-1], out.history.ts), other.ts)
     assert not tiny.differs(state.learner, other.learner)

@@ -134,13 +134,15 @@ def test_measures_beside_the_return_are_counted_as_the_fused_runner_counts_them(
     be what members are judged by; returns are as the task pays them."""
     task = envs.ENVS["probe"].load().task(TASK, None)
     task = task._replace(info=lambda state, params: {"answer": jnp.float32(0.5)})
-    env = core.vectorise(wrappers.apply(task, {"reward_scale": 0.3}), (P, B))
-    agent, size = linear_agent(env.spec), {"unroll_length": T, "updates_per_chunk": K}
-    size["judged"] = "answer"
+    task = wrappers.apply(task, {"reward_scale": 0.3})
+    env = core.vectorise(task, (P, B))
+    agent = linear_agent(env.spec, sampled=False)
+    size = {"unroll_length": T, "updates_per_chunk": K, "judged": "answer"}
     expected, outputs = run(fused_runner.make(agent, env, **size), jit=True)
     key = random.at(random.roots(3, P), 0, random.ENV)
-    half = mixture.host_from_pure(env, key)
-    state, host_outputs = run(host_runner.make(agent, [half], **size))
+    parts = [core.vectorise(task, (P, 1), 0), core.vectorise(task, (P, 3), 1)]
+    halves = [mixture.host_from_pure(part, key) for part in parts]
+    state, host_outputs = run(host_runner.make(agent, halves, **size))
     assert_same(host_outputs, outputs)
     assert_same(state.stats, expected.stats)
     sums = outputs[0].episodes

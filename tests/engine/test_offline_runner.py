@@ -19,7 +19,8 @@ class Hparams(NamedTuple):
 
 
 def regression():
-    """Returns an agent that fits ``action`` linearly by observations; noise by its key."""
+    """Returns an agent that fits ``action`` linearly by observations; noise by its key,
+    the less the later."""
 
     def init(key, hp):
         w = jax.random.normal(key, (3,))
@@ -36,7 +37,7 @@ def regression():
             return jnp.mean(jnp.square(predicted - rollout.action))
 
         value, grad = jax.value_and_grad(loss)(learner["w"])
-        noise = 1e-3 * jax.random.normal(key, grad.shape)
+        noise = 1e-3 / (1.0 + step) * jax.random.normal(key, grad.shape)
         w = learner["w"] - hp.rate * (grad + noise)
         return {"w": w, "updates": learner["updates"] + 1}, {"loss": value}, ()
 
@@ -79,13 +80,19 @@ def start(members=MEMBERS, k=K, **options):
 def test_two_chunks_are_one_of_twice_the_length(tiny):
     """Nothing but the state goes from one update to the next."""
     runner, state, hp = start()
+    chunk, losses = jax.jit(runner.chunk), []
     for _ in range(2):
-        state, out = jax.jit(runner.chunk)(state, hp, data())
+        state, out = chunk(state, hp, data())
+        losses.append(out.metrics["loss"])
     longer, other, _ = start(k=2 * K)
-    other, _ = jax.jit(longer.chunk)(other, hp, data())
+    other, whole = jax.jit(longer.chunk)(other, hp, data())
     assert int(state.step) == 2 * K
+    np.testing.assert_allclose(whole.metrics["loss"], np.mean(losses, 0), rtol=1e-5)
     assert not tiny.differs(state.learner, other.learner)
     np.testing.assert_array_equal(state.recent, out.metrics["loss"])
+    broken = state.learner | {"w": state.learner["w"].at[1].set(jnp.nan)}
+    _, out = chunk(state._replace(learner=broken), hp, data())
+    np.testing.assert_array_equal(out.finite, [True, False])
 
 
 def test_a_replay_stays_out(tiny):
