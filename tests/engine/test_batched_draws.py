@@ -64,6 +64,11 @@ def test_large_draws_and_other_generators_stay_as_they_are():
     other = jax.random.key(0, impl="rbg")
     found = batch_draws(lambda key: jax.random.bits(key, (3,)))(other)
     np.testing.assert_array_equal(found, jax.random.bits(other, (3,)))
+    with jax.threefry_partitionable(False):  # Its words do not count.
+        found = batch_draws(lambda key: jax.random.bits(key, (3,)))(KEY)
+        expected = jax.random.bits(KEY, (3,))
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != jax.random.bits(KEY, (3,))).any()
 
 
 def test_it_is_differentiated_and_keeps_effects():
