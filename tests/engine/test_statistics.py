@@ -153,8 +153,8 @@ def test_the_episode_in_progress_of_a_replaced_member_counts_for_nobody():
 
 
 def test_slots_that_all_begin_again_have_lost_their_episodes_alone():
-    """What was in progress counts for nobody, what has ended stays; whoever was replaced
-    is judged from the next episode on."""
+    """What was in progress counts for nobody, what has ended stays; a member that was
+    replaced is judged from the next episode on."""
     stats = statistics.init(env(), jnp.zeros((P, B)), W)
     full = lambda x: jnp.full((P, B), x)  # noqa: E731
 
@@ -188,7 +188,7 @@ def test_slots_take_their_statistics_to_where_their_task_is_now():
 
 
 def test_rewards_are_reported_as_each_task_pays_them():
-    """Divided by the scale of the step's own task, whoever plays it."""
+    """Divided by the scale of the step's own task."""
     tasks = tuple(
         types.TaskSpec("x", {}, types.Discrete(2), reward_scale=x) for x in (0.5, 4.0)
     )
