@@ -201,9 +201,9 @@ def arrive(
     )
     # Out of range, and so nowhere, from the slot's E-th episode on.
     written = _is_at(state.episode, setting.episodes) & ended[..., None]
-    # The first step of an episode brings no reward, and is written nowhere.
+    # The first step of an episode, of length 0, brings no reward and is written nowhere.
     now = _is_at(stats.partial_length - 1, setting.longest)
-    now &= ((state.episode == 0) & ~ts.first)[..., None]
+    now &= (state.episode == 0)[..., None]
     return state._replace(
         carry=carry,
         env=env_state,

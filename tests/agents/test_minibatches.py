@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mtrl_jax import types
 from mtrl_jax.agents.common import minibatches
 
 KEY = jax.random.key(0)
@@ -65,3 +66,20 @@ def test_every_pass_takes_each_row_once_in_an_order_of_its_own(groups):
         np.testing.assert_array_equal(order % 2, [[0, 0, 1, 1]] * 8)
         assert minibatches.grouped(groups, 4) == (0, 0, 1, 1)
         assert (order[:, :2] // 2 != order[:, 2:] // 2).any()
+
+
+def test_a_slot_is_taken_with_all_that_is_its_own():
+    """Steps, actions, what acting noted down, and the memory that it began with."""
+    number = np.arange(4.0, dtype=np.float32)  # of each of four slots
+    steps, actions = (np.broadcast_to(number, (n, 4)) for n in (3, 2))
+    ts = types.TimeStep({"vector": steps[..., None]}, *[steps] * 6)
+    carry = {"core": number[:, None], "action": number}
+    rollout = types.Rollout(ts, actions, {"value": actions}, carry)
+    rows = minibatches.slots(rollout)
+    assert rows.number == 4
+    taken = rows.take(np.array([2, 0]))
+    for leaf in jax.tree.leaves((taken.ts, taken.action, taken.extras)):
+        own = np.reshape(leaf, (-1, 2))
+        np.testing.assert_array_equal(own, np.broadcast_to([2, 0], own.shape))
+    for leaf in jax.tree.leaves(taken.carry):
+        np.testing.assert_array_equal(np.ravel(leaf), [2, 0])

@@ -109,6 +109,10 @@ def test_a_categorical_error_is_a_divergence():
     np.testing.assert_allclose(kl, 0, atol=1e-5)
     np.testing.assert_allclose(loss, -jnp.sum(p * jnp.log(p)), rtol=1e-5)
     assert value_learning.categorical_td(jnp.zeros(51), 0.0, 1.0, logits, Z)[1] > 0.1
+    # None of it flows into the target.
+    both = jax.grad(lambda *x: sum(value_learning.categorical_td(*x)), 3)
+    slope = jax.jit(both)(jnp.zeros(51), 0.0, 1.0, logits, Z)
+    np.testing.assert_array_equal(slope, 0.0)
 
 
 def test_quantiles_settle_at_the_quantiles():
