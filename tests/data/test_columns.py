@@ -66,6 +66,19 @@ def test_return_to_go_and_steps_are_those_of_the_sheet():
     assert of(several, "episode_step") == [0, 1, 2, 0, 1, 2, 3, 0]
     assert of(several, "complete") == [True] * 7 + [False]
     assert of(several, "return_rank")[-1] == 0
+    # Nor of one whose beginning is not there: its history goes on elsewhere.
+    one.first[0, 0] = False
+    assert not any(of(one, "complete") + of(one, "return_to_go"))
+
+
+def test_ranks_are_among_all_episodes_of_a_task_in_whatever_history():
+    """Share of those that return no more; of another task's episodes nothing is known."""
+    for task, ranks in (
+        ([0, 0], [[0.25, 0.75], [0.5, 1.0]]),
+        ([0, 1], [[0.5, 1.0], [0.5, 1.0]]),
+    ):
+        found = columns.of(made([[[1], [3]], [[2], [4]]], task=task))
+        np.testing.assert_allclose(found.return_rank[:, ::2], ranks)
 
 
 @functools.cache
@@ -130,6 +143,10 @@ def test_the_best_share_is_of_whole_episodes_and_ties_are_not_broken_by_time():
     ] * 40
     kept = rows.keep(data, top_fraction=0.3)
     np.testing.assert_array_equal(kept.rows[0], [3, 4, 12, 13, 24, 25])
+    for number in (7, 10):
+        each = made([[[r] for r in range(number)]])
+        found = [columns.top(each, k / number)[0].sum() for k in range(1, number)]
+        assert found == list(range(2, 2 * number, 2))  # With their reset rows.
 
 
 def test_an_experts_episodes_are_those_of_the_sheet():
@@ -142,6 +159,14 @@ def test_an_experts_episodes_are_those_of_the_sheet():
     kept = rows.keep(data, expert_share=0.8)
     assert data.reward[0][kept.rows[0]].tolist() == [8, 9, 10]
     assert columns.expert_return(np.array([-4.0, -2.0])) == -2
+    assert columns.expert_return(np.arange(20_000) < 1000) == 1
+    below = made([[[r] for r in (-10, -4, -5, -8)]])
+    kept = rows.keep(below, expert_share=0.5)
+    assert below.reward[0][kept.rows[0]].tolist() == [-4, -5]
+    # An episode that is not over is no expert's.
+    open_end = made([[[1], [2], [9]]], over=False)
+    kept = rows.keep(open_end, expert_share=0.9)
+    assert open_end.reward[0][kept.rows[0]].tolist() == [2]
 
 
 def test_every_second_episode_is_of_those_that_the_filters_left():
@@ -149,6 +174,17 @@ def test_every_second_episode_is_of_those_that_the_filters_left():
     data = made([[[1], [5], [2], [6], [3], [7]]])
     kept = rows.keep(data, top_fraction=0.5, subsample=2)
     assert data.reward[0][kept.rows[0]].tolist() == [5, 7]
+
+
+def test_filters_by_return_hold_together_and_where_a_history_is_cut():
+    """The best of the task that are their history's expert's, too; of the last half."""
+    both = made([[[1], [2]], [[9], [10]]])
+    assert rows.keep(both, expert_share=0.9).history.tolist() == [0, 1]
+    kept = rows.keep(both, expert_share=0.9, top_fraction=0.5)
+    assert kept.history.tolist() == [1] and kept.counts.tolist() == [2]
+    one = made([[[5], [1], [2], [6]]])
+    kept = rows.keep(one, last_fraction=0.5, top_fraction=0.5)
+    assert one.reward[0][kept.rows[0]].tolist() == [6]
 
 
 def drawn(seed=0, batch=4096, length=5, piece=8):
@@ -180,6 +216,24 @@ def test_prompts_end_or_stand_anywhere_and_are_never_of_what_is_predicted():
     episode, begin = np.asarray(found.start) // 20, np.asarray(start)
     assert ((episode < begin // 20) | (episode > (begin + 4) // 20)).all()
     assert set(episode) == set(range(6))
+    # Also those that end right before the window, and that begin right after it.
+    ends, follows = begin % 20 == 0, (begin + 5) % 20 == 0
+    assert (episode == begin // 20 - 1)[ends].any()
+    assert (episode == (begin + 5) // 20)[follows].any()
+
+
+def test_an_episode_that_is_kept_in_part_is_no_prompt():
+    """Three of four steps, reset rows or not: places count the rows that are kept."""
+    data = made([[[0.0] * 4] * 3])
+    for options, places in (
+        ({}, [[0, 4], [4, 8], [8, 12]]),
+        ({"resets": True}, [[0, 4], [5, 9], [10, 14]]),
+        ({"first_fraction": 0.5}, [[0, 4]]),
+        ({"last_fraction": 0.6}, [[3, 7]]),
+    ):
+        known = prompts.whole(data, rows.keep(data, **options))
+        assert np.stack([known.start[0], known.stop[0]], -1).tolist() == places
+        assert known.counts.tolist() == [len(places)]
 
 
 def test_a_history_without_another_episode_has_no_prompt(data):

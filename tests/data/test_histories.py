@@ -263,6 +263,12 @@ def damage_newer(folder):
     (folder / files.META).write_text(json.dumps({**meta, "format": 3}))
 
 
+def damage_task(folder):
+    meta = json.loads((folder / files.META).read_text())
+    task = [*meta["task"][1:], len(meta["names"])]
+    (folder / files.META).write_text(json.dumps({**meta, "task": task}))
+
+
 def damage_format(folder):
     meta = json.loads((folder / files.META).read_text())
     (folder / files.META).write_text(json.dumps({**meta, "format": 2}))
@@ -277,6 +283,7 @@ def damage_format(folder):
         (damage_other_dtype, r"action.npy is int64\[4, 20\], .* says int32\[4, 20\]"),
         (damage_meta, "meta.json is damaged: JSONDecodeError"),
         (damage_progress, "meta.json is damaged: ValueError: its parts"),
+        (damage_task, "meta.json is damaged: ValueError: its tasks"),
         (damage_no_meta, "holds no dataset: there is no meta.json"),
         (damage_newer, "format 3, this version reads 1 and 2"),
         (damage_format, "meta.json is damaged: ValueError: its format"),
@@ -315,6 +322,16 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_complete(tmp_path, monkeypa
     writer.write(second)
     assert writer.complete_steps == 12
     writer.close()
+
+
+def test_a_write_that_comes_up_short_is_gone_on_with(tmp_path, monkeypatch):
+    """The system may take a part of what it is given, and says how much."""
+    write_all(tmp_path / "whole")
+    pwrite = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, x, at: pwrite(fd, x[:7], at))
+        write_all(tmp_path / "parts")
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
 
 
 def test_no_space_for_the_whole_is_found_out_at_once(tmp_path, monkeypatch):

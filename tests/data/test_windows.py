@@ -311,6 +311,8 @@ def test_the_spec_of_a_dataset_is_one_that_agents_can_be_made_for(data):
     assert isinstance(data.spec, types.EnvSpec)
     ro = sample(jax.random.key(0), windows.put(data), 64, 3)
     assert {data.spec.tasks[k].name for k in np.unique(ro.ts.task)} == set("abc")
+    some = windows.put(data, rows.keep(data, only=[3, 1]))
+    assert [data.spec.tasks[k].name for k in some.task] == ["c", "b"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "obs../../x", "a\\b"])
