@@ -55,8 +55,9 @@ def test_the_level_rises_with_success_only():
     # Member 0 succeeds, 1 fails, 2 has too few episodes to be judged.
     state = update(state, sums([10, 2, 9], [10, 10, 9]))
     np.testing.assert_array_equal(state.level[:, 0], [0.25, 0, 0])
-    # The third adds up to enough; the second is judged by fresh episodes.
-    state = update(state, sums([0, 10, 1], [0, 10, 1]))
+    # The third adds up to enough; the second is judged by fresh episodes, 7 of 10: with
+    # the failures before them it would be 9 of 20.
+    state = update(state, sums([0, 7, 1], [0, 10, 1]))
     np.testing.assert_array_equal(state.level[:, 0], [0.25, 0.25, 0.25])
     for _ in range(9):
         state = update(state, sums([10, 2, 9], [10, 10, 9]))
@@ -79,6 +80,10 @@ def test_the_last_level_is_the_task_itself():
         state = update(state, good)
     assert state.level[0, 0] == 1
     jax.tree.map(np.testing.assert_array_equal, cur.params(state), env.params)
+    # Where start + (own - start) is rounded; and a number that stays, at any level.
+    between = jax.jit(curriculum._between)
+    assert between(np.float32(0.1), np.float32(1e8), 1.0) == np.float32(0.1)
+    assert between(np.int32(2**24 + 1), np.int32(2**24 + 1), 0.5) == 2**24 + 1
 
 
 def test_any_measure_can_be_what_passes():
