@@ -13,6 +13,7 @@ from mtrl_jax.agents.common import q_learning, q_loss
 from mtrl_jax.data import replay, replay_ring
 from mtrl_jax.engine import fused_runner
 from mtrl_jax.engine.batched_draws import batch_draws
+from mtrl_jax.losses import value_learning
 from mtrl_jax.networks import noisy, q_network
 
 KEY = jax.random.key(2)
@@ -231,6 +232,94 @@ def test_double_takes_the_target_networks_value_of_the_online_choice():
         expected = np.abs(0.5 * np.array(value) - 1.0)
         np.testing.assert_allclose(metrics["priority"], expected)
         np.testing.assert_allclose(metrics["error"], expected.mean())
+
+
+@pytest.mark.parametrize("distribution", q_loss.DISTRIBUTIONS)
+def test_a_window_is_learned_from_up_to_its_episodes_last_step(distribution):
+    """n = 3, γ = 1/2, rewards 2, 4, 8: 6 and rows[3] / 8, cut off 4 and rows[2] / 4, at an
+    end 2. A draw that is not live is none, and of the target nothing is learned."""
+    number, atoms = np.float32([1.0, 2.0, 3.0, 4.0]), np.float32([-1.0, 0.0, 2.0])
+    atoms = atoms if distribution != "none" else atoms[2:]
+
+    def apply(params, obs, task, legal, noise):
+        """Returns outputs of which action 0 has the highest mean, in order of the rows."""
+        return obs["vector"][:, :1, None] * jnp.stack([params, 0.5 * params])[None]
+
+    rows = jax.tree.map(
+        lambda x: np.zeros((4, 4, *x.shape), x.dtype), q_learning_rows()
+    )
+    first, discount = np.zeros((4, 4), bool), np.ones((4, 4), np.float32)
+    first[3, 1] = first[2, 2] = True
+    discount[1, 2] = 0.0
+    rows = rows._replace(
+        obs={"vector": np.zeros_like(rows.obs["vector"]) + number[:, None, None]},
+        reward=np.float32([9, 2, 4, 8])[:, None] * np.float32([1, 1, 1, 100]),
+        discount=discount,
+        first=first,
+        action_mask=np.ones_like(rows.action_mask),
+    )
+    drawn = drawn_of(rows)._replace(live=np.arange(4) < 3)
+    setting = q_loss.Setting(
+        q_network.QNetwork(None, apply, None),
+        q_loss.Parts(n_step=3, distribution=distribution, atoms=len(atoms)),
+        lambda r: r,
+        q_loss.LOSSES["squared"],
+    )
+    hp = hparams.override(rainbow.Hparams(), {"discount": 0.5})
+
+    @jax.jit
+    def own(online, target, drawn):
+        given = setting, online, target, (drawn, 0), KEY, hp
+        return jax.value_and_grad(q_loss.loss_of, (1, 2), has_aux=True)(*given)
+
+    @jax.jit
+    def by_hand(online, target):
+        r_t, discount_t = np.float32([6, 4, 2]), np.float32([0.125, 0.25, 0])
+        q_tm1 = online[None] * np.ones((3, 1), np.float32)
+        q_t = target[None] * np.float32([[4], [3], [2]])
+        if distribution == "categorical":
+            z = value_learning.support(-10.0, 10.0, len(atoms))
+            each = jax.vmap(value_learning.categorical_td, (0, 0, 0, 0, None))
+            return each(q_tm1, r_t, discount_t, q_t, z)
+        if distribution == "quantile":
+            found = jax.vmap(value_learning.quantile_td)(q_tm1, r_t, discount_t, q_t)
+            return found, found
+        error = (r_t + discount_t * q_t[:, 0]) - q_tm1[:, 0]
+        return 0.5 * error**2, abs(error)
+
+    (loss, metrics), slopes = jax.device_get(own(atoms, 2 * atoms, drawn))
+    each, error = by_hand(atoms, 2 * atoms)
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(metrics["error"], np.mean(error), rtol=1e-5)
+    np.testing.assert_allclose(metrics["priority"][:3], error, rtol=1e-4, atol=1e-5)
+    assert np.abs(slopes[0]).max() > 0.1 and not slopes[1].any()
+
+
+def test_learning_has_the_whole_noise_and_of_each_network_its_own():
+    """``noise`` scales what acts alone; one draw for all would be one network."""
+
+    def noises(key):
+        found = []
+
+        def apply(params, obs, task, legal, noise):
+            found.append((jax.random.key_data(noise.key), jnp.float32(noise.scale)))
+            assert not noise.each
+            return jnp.zeros((*task.shape, 2, 1))
+
+        parts = q_loss.Parts(double=True, noisy=True)
+        setting = q_loss.Setting(
+            q_network.QNetwork(None, apply, None), parts, lambda r: r
+        )
+        hp = rainbow.Hparams(noise=0.25)
+        q_loss.loss_of(setting, (), (), (drawn_of(rows), np.int32(0)), key, hp)
+        return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+    rows = jax.tree.map(
+        lambda x: np.zeros((2, 3, *x.shape), x.dtype), q_learning_rows()
+    )
+    keys, scale = jax.device_get(jax.jit(noises)(KEY))
+    assert len({tuple(x) for x in keys}) == 3
+    np.testing.assert_array_equal(scale, 1.0)
 
 
 def q_learning_rows():
