@@ -33,7 +33,7 @@ TRIPLE = dataclasses.replace(
 RETURNS = outlook.Outlook(bins=9, low=0.0, high=40.0)
 COUNTED = dataclasses.replace(RETURNS, steps=6)
 FULL = outlook.Outlook(
-    bins=9, low=0.0, high=40.0, rewards=True, vectors=True, values=True
+    bins=9, low=0.0, high=40.0, steps=6, rewards=True, vectors=True, values=True
 )
 
 
@@ -312,6 +312,52 @@ def test_a_share_of_the_sequences_sees_its_prompt():
     sigma = np.sqrt(0.25 * 0.75 / slots)
     assert abs(sees[0].mean() - 0.25) < 3 * sigma
     assert not teaches[:3].any() and teaches[3:].all()
+    # The row before the window is not the prompt's.
+    assert not steps.has_prev[[0, 3]].any() and steps.has_prev[4:].all()
+
+
+def test_a_return_that_nobody_knows_is_not_shown():
+    """Of an episode without its end, whatever the gate."""
+    rollout = windows_of([2, 3])
+    complete = np.arange(5)[:, None] < np.array([[2, 5]])
+    found = rollout.extras.columns._replace(complete=complete)
+    rows_of = jax.jit(sequence_policy.rows_of)
+    steps, _ = rows_of(rollout, found, KEY, hparams(return_gate=0.5))
+    np.testing.assert_array_equal(steps.return_known, 0.5 * complete)
+
+
+@pytest.mark.parametrize(("across", "horizon"), [(0.0, 0.0), (1.0, 0.0), (1.0, 3.0)])
+def test_what_is_learned_is_what_is_read(across, horizon):
+    """The loss is of the rows as acting reads them, with gates half open."""
+    _, learner, read, _, update = made(given=FULL)
+    rollout = some_illegal(windows_of([4, 3]))
+    complete = np.arange(7)[:, None] < np.array([[4, 7]])
+    rollout = with_returns(rollout, rollout.extras.columns.return_to_go, complete)
+    gates = {"return_gate": 0.6, "reward_gate": 0.5, "step_gate": 0.3}
+    hp = hparams(across=across, horizon=horizon, **gates)
+    logits = read(learner.params, rollout, hp)[0].action
+    nats = -log_prob_of(logits, rollout.ts.action_mask[:-1], rollout.action)
+    found = update(learner, rollout, hp)[1]["loss"]
+    np.testing.assert_allclose(found, np.asarray(nats)[complete].mean(), rtol=1e-4)
+
+
+def test_targets_are_of_the_slow_values_which_follow_by_their_share():
+    """Q̄ moves the errors and no policy; it becomes (1 - τ) Q̄ + τ of the parameters."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = windows_of([4, 3])
+    values = jax.tree.map(lambda x: 100.0 * x, learner.params["values"])
+    other = learner._replace(stats=learner.stats | {"values": values})
+    hp = hparams(target_step=0.25)
+    (after, moved), (_, plain) = (update(x, rollout, hp) for x in (other, learner))
+    for name in ("td", "expectile", "advantage"):
+        assert not np.isclose(moved[f"{name}_loss"], plain[f"{name}_loss"], rtol=1e-3)
+    assert moved["loss"] == plain["loss"] and moved["cql_loss"] == plain["cql_loss"]
+    jax.tree.map(
+        lambda new, old, own: np.testing.assert_allclose(
+            new, 0.75 * old + 0.25 * own, rtol=1e-4, atol=1e-6
+        ),
+        *(after.stats, other.stats, other.params),
+    )
 
 
 @pytest.mark.parametrize(
@@ -559,6 +605,74 @@ def test_an_episode_that_was_cut_off_leads_to_nothing():
     assert done.tolist() == [t in (0, 4) for t in range(7)]
 
 
+@pytest.mark.parametrize("beyond", [0.0, 1.0])
+@pytest.mark.parametrize("expectile_cost", [0.0, 1.0])
+def test_costs_are_those_computed_by_hand(beyond, expectile_cost):
+    """Two episodes of two steps, an illegal action of a high value; in float64.
+
+    A window's last row is no target of values, but where an end is the end of all.
+    """
+    rollout, rng = windows_of([2, 2], slots=1), np.random.default_rng(3)
+    legal = np.broadcast_to([True, True, False], rollout.ts.action_mask.shape)
+    reward = np.float32([0, 2, 0, -1, 3])[:, None]
+    action = np.int32([[0], [1], [1], [0]])
+    ts = rollout.ts._replace(action_mask=legal, reward=reward)
+    rollout = rollout._replace(ts=ts, action=action)
+    known = rollout.extras.columns._replace(
+        return_to_go=np.float32([[0.5], [2.0], [3.9], [4.0]])
+    )
+    q, behind = rng.normal(size=(2, 4, 1, ACTIONS)).astype(np.float32)
+    q[..., 2], behind[..., 2] = 9.0, 99.0
+    of_return, of_reward = rng.normal(size=(2, 4, 1, 3)).astype(np.float32)
+    value = rng.normal(size=(4, 1)).astype(np.float32)
+    given = outlook.Outlook(bins=3, low=0.0, high=4.0, rewards=True, values=True)
+    costs = {"return": 2.0, "reward": 3.0, "td": 5.0, "cql": 7.0}
+    costs["expectile"] = expectile_cost
+    hp = hparams(
+        discount=0.5, beyond=beyond, expectile=0.7,
+        **{f"{name}_cost": x for name, x in costs.items()},
+    )  # fmt: skip
+
+    @jax.jit
+    def losses(q, value, hp):
+        out = outlook.Outputs(None, of_return, of_reward, None, q, value)
+        teaches = jnp.ones((4, 1), bool)
+        return future.losses(given, out, behind, rollout, teaches, known, hp)
+
+    total, found = losses(q, value, hp)
+
+    def nats(logits, index):
+        p = np.exp(np.float64(logits[:, 0]))
+        return -np.log(p / p.sum(-1, keepdims=True))[np.arange(4), index].mean()
+
+    row, of = np.arange(4), action[:, 0]
+    best = value[:, 0] if expectile_cost else behind[:, 0, :2].max(-1)
+    m = np.array([1, beyond, 1, beyond])
+    y = reward[1:, 0] + 0.5 * m * np.append(best[1:], 0.0)
+    error = (y - q[row, 0, of])[: 3 if beyond else 4]
+    u = behind[row, 0, of] - value[:, 0]
+    expected = {
+        "return": nats(of_return, [0, 1, 1, 2]),
+        "reward": nats(of_reward, [2, 1, 0, 2]),
+        "td": np.mean(0.5 * error**2),
+        "cql": np.mean(np.log(np.exp(q[:, 0, :2]).sum(-1)) - q[row, 0, of]),
+        "expectile": np.mean(np.where(u < 0, 0.3, 0.7) * u**2),
+    }
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[f"{name}_loss"], x, rtol=1e-5, err_msg=name)
+    expected = sum(costs[name] * x for name, x in expected.items())
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    # V is learned by its own cost alone, which moves no Q.
+    slope = jax.jit(jax.grad(lambda *args: losses(*args)[0], argnums=(0, 1)))
+    off = {f"{name}_cost": 0.0 for name in costs}
+    for name in ("td", "cql", "expectile"):
+        by_q, by_value = slope(
+            q, value, overrides.override(hp, off | {f"{name}_cost": 1.0})
+        )
+        assert bool(np.any(by_q)) == (name != "expectile")
+        assert bool(np.any(by_value)) == (name == "expectile")
+
+
 def test_q_targets_and_conservatism_are_those_of_the_sheet():
     """r = 1, γ = .9, max .5: 1.45; at an end only what is beyond counts."""
     args = np.float32(1), np.array([False, True, True]), np.float32(0.5), 0.9
@@ -794,6 +908,19 @@ def test_a_rollout_knows_the_returns_of_episodes_that_end_within_it():
     np.testing.assert_array_equal(own.complete[:, 0], [True] * 7 + [False])
     np.testing.assert_allclose(own.return_to_go[:7], known.return_to_go)
     np.testing.assert_array_equal(own.episode_step[:7], known.episode_step)
+    # A reset row is of the episode that it ends, and nothing is to come of it.
+    first, last = np.array([[1, 0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0, 0]], bool)
+    reward = np.float32([0, 1, 2, 0, 5, 0, 7])
+    stream = cut._replace(
+        **{
+            name: x[:, None]
+            for name, x in (("first", first), ("last", last), ("reward", reward))
+        }
+    )
+    own = jax.jit(future.columns_of)(types.Rollout(stream, None, (), ()))
+    assert own.return_to_go[:5, 0].tolist() == [3, 2, 0, 5, 0]
+    assert own.episode_step[:, 0].tolist() == [0, 1, 2, 0, 1, 0]
+    assert own.complete[[0, 1, 3, 5], 0].tolist() == [True, True, True, False]
 
 
 def test_two_returns_from_one_state_are_two_actions():
@@ -828,6 +955,53 @@ def test_an_inferred_return_is_the_tilted_ones():
     highest = said(target=40.0)
     np.testing.assert_allclose(said(inferred=1.0, kappa=1e5), highest, atol=1e-5)
     assert not np.allclose(said(target=0.0), highest, atol=1e-3)
+
+
+def test_a_share_of_the_steps_has_an_inferred_return():
+    """Each slot by itself: one or the other, and over a few keys both."""
+    agent, learner, _, act, _ = made(infers=True)
+    ts = jax.tree.map(lambda x: x[0], windows_of([4], slots=2).ts)
+    shares = []
+
+    def said(share, key):
+        hp = hparams(inferred=share, kappa=1e5)
+        return np.asarray(act(learner, agent.carry(2), ts, key, hp)[2])
+
+    for key in jax.random.split(KEY, 12):
+        asked, guessed, mixed = (said(share, key) for share in (0.0, 1.0, 0.5))
+        assert ((mixed == asked) | (mixed == guessed)).all()
+        shares.append((mixed == guessed)[asked != guessed])
+    assert 0 < np.concatenate(shares).mean() < 1
+
+
+@pytest.mark.parametrize("kind", [ad, sequence_policy])
+def test_rewards_are_read_as_they_are_transformed(kind):
+    """Clipped, 3 is read as 1 is, and not as -1: in an update and in acting."""
+    network = dataclasses.replace(STEP, layers=1)
+    if kind is ad:
+        agent = ad.make(spec_of(), ad.Config(network, rewards="clip"))
+        hp = jax.tree.map(jnp.float32, overrides.override(ad.Hparams(), {}))
+    else:
+        config = sequence_policy.Config(network, "clip", outlook.Outlook())
+        agent, hp = sequence_policy.make("it", spec_of(), config), hparams(**AD)
+    learner = jax.device_get(jax.jit(batch_draws(agent.init))(KEY, hp))
+    head = jax.tree.map(lambda x: 100.0 * x, learner.params["policy"])
+    learner = learner._replace(params=learner.params | {"policy": head})
+    rollout = windows_of([4, 3])
+    update, act = jax.jit(agent.update), jax.jit(agent.act)
+
+    def said(reward):
+        ts = rollout.ts._replace(reward=np.full_like(rollout.ts.reward, reward))
+        given, carry = rollout._replace(ts=ts), agent.carry(2)
+        learned = update(learner, given, KEY, hp, jnp.int32(0))[1]["loss"]
+        for t in (0, 1):
+            now = jax.tree.map(lambda x, t=t: x[t], ts)
+            _, carry, log_prob = act(learner, carry, now, KEY, hp)
+        return learned, *np.asarray(log_prob)
+
+    three, one, other = said(3.0), said(1.0), said(-1.0)
+    np.testing.assert_array_equal(three, one)
+    assert all(x != y for x, y in zip(one, other))
 
 
 @pytest.mark.parametrize(
