@@ -94,6 +94,10 @@ def run(student):
     for _ in range(CHUNKS):
         start, out = chunk(start, hp)
         found.append(jax.device_get(out.metrics))
+        if student is not None:
+            best, newest = start.learner.stats.best, start.learner.params
+            same = jax.tree.map(np.array_equal, best, newest)
+            found[-1]["is_newest"] = all(jax.tree.leaves(same))
     metrics = {name: np.stack([x[name] for x in found]) for name in found[0]}
     return env, agent, jax.device_get(start.learner), metrics
 
@@ -105,7 +109,8 @@ def test_the_student_learns_what_the_best_teacher_does():
     assert (follows.scores == CHUNKS).all()
     best = metrics["best_score"]
     assert (np.diff(best, axis=0)[1:] >= 0).all() and (best[-1] <= follows.score).all()
-    # The first score comes with the last update of the first chunk.
+    # The first score comes with the last update of the first chunk, of what played.
+    assert not metrics["is_newest"].any()
     kl = metrics["student_kl"]
     assert (kl[-3:].mean(0) < 0.5 * kl[1:3].mean(0)).all()
     assert metrics["student_accuracy"][-1].mean() > 0.9
@@ -114,6 +119,43 @@ def test_the_student_learns_what_the_best_teacher_does():
         for params in (follows.learner.params, learner.params, follows.best)
     )
     assert own < teacher == best
+
+
+def test_it_follows_the_best_teacher_from_the_first_score_on():
+    """KL(softmax(q* / τ) ‖ softmax(s)) at its own rate, whatever the newest teacher."""
+
+    def apply(params, obs, task, legal):
+        return jnp.broadcast_to(params[None], legal.shape)[..., None]
+
+    network = q_network.QNetwork(lambda key: jnp.array([0.0, 1.0, 5.0]), apply, None)
+    follower = online_student.Student(
+        network, lambda *args: apply(*args)[..., 0], 2, "adam"
+    )
+    given = {"student_tau": 0.5, "student_learning_rate": 0.25, "learning_rate": 9.0}
+    hp = hparams.override(pqn.Hparams(), given | {"adam_eps": 1e-8})
+    live = np.array([True, True, False])
+    legal = np.array([[True, True, False]] * 3)
+    rows = pqn.Batch((), np.zeros(3, int), legal, np.zeros(3, int), np.zeros(3), live)
+    none = np.zeros((1, 2))
+
+    @jax.jit
+    def followed(scores):
+        before = follower.init(jax.random.key(0), jnp.array([2.0, 0.0, 0.0]), hp)
+        after, metrics = follower.follow(
+            before._replace(scores=scores), jnp.array([-9.0, 9.0, 0.0]), jnp.int32(1),
+            rollout(none, none, none), none[..., None][0].T, rows,
+            jax.random.key(0), hp, epochs=1, minibatches=1,
+        )  # fmt: skip
+        return after.learner.params, metrics
+
+    params, metrics = followed(jnp.int32(0))
+    assert params.tolist() == [0, 1, 5] and metrics["student_kl"] == 0
+    params, metrics = followed(jnp.int32(1))
+    p, own = (np.exp(x) / np.exp(x).sum() for x in (np.array([4, 0]), np.array([0, 1])))
+    expected = np.sum(p * np.log(p / own))
+    np.testing.assert_allclose(metrics["student_kl"], expected, rtol=1e-5)
+    assert metrics["student_accuracy"] == 0
+    np.testing.assert_allclose(params, [0.25, 0.75, 5.0], rtol=1e-4)
 
 
 def test_in_a_test_the_student_may_act():

@@ -198,7 +198,7 @@ def test_a_reward_is_not_predicted_from_another_episode(two_units):
     reward[4] = 1.0, 1.0, -1.0
 
     @jax.jit
-    def loss(vector, first):
+    def loss(vector, first, reward=reward):
         batch = batch_of(vector, np.zeros((5, 3), np.int32), reward, 1 + reward)
         snippets = batch.snippets._replace(first=first)
         batch = batch._replace(
@@ -216,6 +216,57 @@ def test_a_reward_is_not_predicted_from_another_episode(two_units):
     assert abs(plain - changed) > 1e-6
     plain, changed = (loss(x, cut) for x in pair)
     assert plain == changed
+    # What is predicted came after the frames.
+    earlier, later = reward.copy(), reward.copy()
+    earlier[:4], later[4] = 1.0, -1.0
+    plain, same, other = (loss(pair[0], cut, x) for x in (reward, earlier, later))
+    assert plain == same and abs(plain - other) > 1e-6
+
+
+def test_snippets_end_with_a_reward_and_windows_follow_each_other():
+    """Rows of one slot, as they were written, none that was overwritten.
+
+    A snippet's frames may be of an episode before, its reward is of the one it shows.
+    """
+    obs, space = {"vector": jax.ShapeDtypeStruct((2,), jnp.float32)}, types.Discrete(2)
+    spec = types.EnvSpec(obs, space, (types.TaskSpec("x", obs, space),))
+    config = unreal.Config(capacity=24, windows=64, steps=3, snippets=256)
+    made = unreal.make_replay(spec, config)
+    observe = jax.jit(made.observe)
+    time, slot = np.indices((29, 2))
+    last = np.isin(time, [5, 11, 18])
+    first = np.roll(last, 1, axis=0)
+    first[0] = True
+    ts = types.TimeStep(
+        {"vector": np.stack([slot, time], -1).astype(np.float32)},
+        np.where(time % 4 == 3, 1.0 + time, 0.0).astype(np.float32) * ~first,
+        np.ones(first.shape, np.float32), first, last, np.zeros_like(slot, np.int32),
+        np.ones((*first.shape, 2), bool),
+    )  # fmt: skip
+    memory = made.init(2)
+    for step in range(7):
+        part = jax.tree.map(lambda x, t=4 * step: x[t : t + 5], ts)
+        action = np.int32(time[:-1] % 2)[4 * step : 4 * step + 4]
+        rollout = types.Rollout(part, action, (), ())
+        key = jax.random.fold_in(KEY, step)
+        memory, batch = observe(memory, rollout, key, (), jnp.int32(step))
+        batch = jax.device_get(batch)
+        for rows, live, size in (
+            (batch.windows, batch.is_window, 5),
+            (batch.snippets, batch.is_snippet, 5),
+        ):
+            assert live.any() == (step > 0)
+            seen = np.int32(rows.obs["vector"][:, live])
+            assert len(seen) == size and (np.diff(seen[..., 0], axis=0) == 0).all()
+            assert (np.diff(seen[..., 1], axis=0) == 1).all()
+            np.testing.assert_array_equal(rows.action[:, live], seen[..., 1] % 2)
+        now = np.int32(batch.snippets.obs["vector"][-1, batch.is_snippet, 1])
+        found = batch.snippets.reward[-1, batch.is_snippet]
+        np.testing.assert_array_equal(found, ts.reward[now, 0])
+        assert not first[now, 0].any()
+        if step:
+            assert abs((found > 0).mean() - 0.5) < 0.15
+    assert batch.snippets.first[1:4, batch.is_snippet].any()
 
 
 def test_of_a_stack_the_newest_frame_is_controlled():
