@@ -118,13 +118,14 @@ def test_a_slot_remembers_its_own_pulls_until_its_episode_ends(algorithm):
     state, carry, act = agent.init(KEY, hp), agent.carry(1), jax.jit(agent.act)
     pulls, total = np.zeros(ARMS), np.zeros(ARMS)
     arm = None
-    for t, first in enumerate([True, False, False, False, True, False]):
-        reward = 0.0 if first else 0.125 * t
+    for t, first in enumerate([True, False, False, False, True, False, False]):
+        reward = 0.0 if first else 0.125 * t if t < 6 else 7.0
         if first:
             pulls, total = np.zeros(ARMS), np.zeros(ARMS)
         else:
             pulls[arm] += 1
-            total[arm] += reward
+            # Thompson sampling counts no more than a success.
+            total[arm] += min(reward, 1.0) if algorithm == "thompson" else reward
         ts = step([reward], first)
         key = jax.random.fold_in(KEY, t)
         action, carry, extras = jax.device_get(act(state, carry, ts, key, hp))
@@ -132,6 +133,21 @@ def test_a_slot_remembers_its_own_pulls_until_its_episode_ends(algorithm):
         np.testing.assert_array_equal(carry.pulls[0], pulls)
         np.testing.assert_array_equal(carry.total[0], total)
         np.testing.assert_allclose(extras.estimate[0], total[arm] / max(pulls[arm], 1))
+
+
+def test_metrics_are_means_over_the_pulls_that_count():
+    """Reward, estimate and what the score has beyond it; no pull leads into a reset."""
+    score, estimate = np.float32([[[3], [5], [100]], [[1], [2], [100]]])
+    first = np.array([[True], [False], [False], [True]])
+    ts = step(np.zeros(1), True)._replace(
+        first=first, reward=np.float32([[9], [0.5], [1], [0]])
+    )
+    extras = bandit.Extras(score, estimate)
+    rollout = types.Rollout(ts, np.zeros((3, 1), np.int32), extras, ())
+    update = jax.jit(made().update)
+    learner, found, _ = update(bandit.Learner(np.int32(4)), rollout, KEY, (), 0)
+    assert learner.updates == 5
+    assert found == {"reward": 0.75, "estimate": 1.5, "optimism": 2.5}
 
 
 # Algorithm, arms, pulls, then the c of each member and the reward expected of it.

@@ -251,6 +251,13 @@ def test_a_single_batch_is_learned_by_heart(kit):
     assert after["kl"] > 0.1
 
 
+def test_updates_before_the_first_are_as_many_as_the_prefill_takes():
+    """Of 24 steps each: 24 are there after one, 25 after two."""
+    for prefill, updates in ((0, 0), (1, 1), (24, 1), (25, 2), (48, 2)):
+        config = sequences.SequenceConfig(train_every=12.0, prefill=prefill)
+        assert sequences.waits(config, 2) == updates
+
+
 def test_it_waits_until_enough_is_there(kit):
     """Before ``prefill`` steps nothing moves; the update after them learns."""
     replay = dataclasses.replace(dreaming.SMALL["replay"], prefill=30)

@@ -521,6 +521,24 @@ def test_a_batch_that_is_learned_from_has_one_noise():
         assert np.abs(out - jax.device_get(said(x, key, True)))[1:].min() > 1e-4
 
 
+@pytest.mark.parametrize(("stream", "layers"), [(0, 2), (5, 4)])
+def test_each_noisy_layer_of_a_network_has_noise_of_its_own(
+    stream, layers, monkeypatch
+):
+    """Two of one place would be moved by the same draw."""
+    places, layer = [], noisy.NoisyDense
+
+    def noted(size, place, name):
+        places.append(place)
+        return layer(size, place, name=name)
+
+    monkeypatch.setattr(noisy, "NoisyDense", noted)
+    config = q_network.QNetworkConfig(hidden=(8,), stream=stream)
+    head = q_network.Head(dueling=True, noisy=True)
+    jax.eval_shape(q_network.make(env().spec, config, 2, head).init, KEY)
+    assert len(places) == len(set(places)) == layers
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

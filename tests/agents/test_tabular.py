@@ -58,8 +58,8 @@ def experience(steps, slots, seed=0):
         action_mask=mask,
     )
     action = rng.integers(0, ACTIONS, (steps, slots)).astype(np.int32)
-    zeros = np.zeros((steps, slots), np.float32)
-    return types.Rollout(ts, action, tabular.Extras(zeros, zeros), ())
+    value = rng.normal(size=(steps, slots)).astype(np.float32)
+    return types.Rollout(ts, action, tabular.Extras(0 * value, value), ())
 
 
 def watkins(rollout, lr, gamma):
@@ -89,6 +89,8 @@ def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
     expected = watkins(rollout, 0.9, 0.8)
     np.testing.assert_allclose(learner.table, expected, rtol=1e-4, atol=1e-5)
     assert learner.updates == 1 and metrics["error"] > 0
+    value = rollout.extras.value[~happened.first[1:]].mean()
+    np.testing.assert_allclose(metrics["value"], value, rtol=1e-5)
 
 
 def test_one_long_update_is_many_short_ones(agent):

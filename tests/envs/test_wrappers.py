@@ -149,7 +149,7 @@ def constant_agent():
 
 def test_returns_are_reported_in_the_environments_own_unit():
     """Training and evaluation; the agent learns from what is scaled."""
-    task = wrappers.reward_scale(counting(), 0.1)
+    task = wrappers.reward_scale(wrappers.reward_scale(counting(), 0.2), 0.5)
     other = wrappers.reward_scale(counting("other", pay=4.0), 10.0)
     env = mixture.make(core.join([(task, (2, 3)), (other, (2, 3))]))
     assert [x.reward_scale for x in env.spec.tasks] == [0.1, 10.0]
