@@ -150,6 +150,9 @@ def test_matching_ends_with_the_control(kit):
     _, hp, learner, rollout, update = one
     _, metrics = update(learner, rollout, KEY, with_(hp, alpha=1.0))
     assert float(metrics["matching_loss"]) == 0.0 and float(metrics["kl"]) > 0.0
+    assert float(metrics["share"]) == 1.0
+    _, metrics = update(learner, rollout, KEY, with_(hp, alpha=0.0))
+    assert float(metrics["share"]) == 0.0
     lasting = made(kit, ("both",), fades=False)
     assert moved(kit, lasting, alpha=1.0, **ONLY_MATCHING)["policy_1"]
 
@@ -169,6 +172,33 @@ def test_of_three_components_every_pair_counts(matching, alpha):
     assert {k: float(w[0]) for k, w in ends.items()} == {(0, 2): 1.0}
     ends = control.ends(task, np.array([[True, True, False]]))
     assert float(ends[0, 2][0]) == 0.0
+
+
+def test_experts_teach_in_their_task_alone_and_to_the_end_where_nothing_fades():
+    """In task i it is expert i; a value is the mixture's, but of slots shared for good."""
+    task, possible = np.array([0, 1]), np.ones((2, 3), bool)
+    for alpha, fades, weight in ((0.0, True, 1), (1.0, True, 0), (1.0, False, 1)):
+        control = mixture_control.Control(3, experts=True, fades=fades)
+        found = control.pairs(alpha, task, possible)
+        assert {pair: w.tolist() for pair, w in found.items()} == {
+            (0, 2): [weight, 0],
+            (1, 2): [0, weight],
+        }
+    planned, choice = np.float32([[0.2, 0.8]] * 2), np.array([0, 1])
+    for kind in mixture_control.CONTROLS:
+        control = mixture_control.Control(2, kind)
+        wanted = np.eye(2) if kind == "slot" else planned
+        found = control.baseline(planned, choice, possible[:, :2])
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_entropy_of_what_was_done_is_that_of_live_steps():
+    """Two joint actions as often, ln 2; what was sent into a reset does not count."""
+    action = np.int32([[0, 1], [2, 0], [0, 1], [2, 0], [1, 1]])[:, None]
+    live = np.arange(5)[:, None] < 4
+    entropy = jax.jit(mix_and_match._taken_entropy, static_argnums=0)
+    found = entropy(types_factorised(), action, live)
+    np.testing.assert_allclose(found, np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])

@@ -213,6 +213,46 @@ def test_a_student_that_says_what_its_teacher_said_has_nothing_to_learn(two):
     assert metrics["accuracy"] == 1.0
 
 
+def test_a_share_of_its_actions_is_any_legal_one(two):
+    """Greedy else; what it remembers is what it did, what it notes down is what it says."""
+    agent, learner, _, hp = two
+    slots, epsilon = 4000, 0.6
+    ts = jax.tree.map(lambda x: x[0, :1], rollout_of(agent, 1).ts)
+    ts = jax.tree.map(lambda x: np.repeat(x, slots, axis=0), ts)
+    hp = hp._replace(temperature=jnp.float32(0), epsilon=jnp.float32(epsilon))
+    act = jax.jit(agent.act)
+    action, carry, notes = act(learner, agent.carry(slots), ts, KEY, hp)
+    share = np.bincount(action, minlength=3) / slots
+    best = int(notes["q"][0, :2].argmax())
+    assert share[2] == 0
+    np.testing.assert_allclose(share[best], 1 - epsilon / 2, atol=0.03)
+    np.testing.assert_array_equal(carry.action, action)
+
+
+def test_a_label_is_read_where_it_was_given_and_not_beside_dead_steps():
+    """The mask is that of the step; what is not live moves no error of features."""
+    extras = windows.Extras(np.arange(T)[:, None] < np.full((1, B), T - 1))
+    agent = student.make(spec_of(SIZES, (4, 4, 1), jnp.float32))
+    rollout = rollout_of(agent, 0)._replace(extras=extras)
+    labels, logits = normal(2, (T, B, 3)), normal(4, (T, B, 3))
+    space, hp = types.Discrete(3), student.Hparams(tau=1.0)
+    loss_of = jax.jit(lambda ro: student.loss_of(space, labels, logits, ro, hp)[1])
+    error = jax.jit(student.feature_error)
+    found = jax.device_get(loss_of(rollout))
+    for step, is_same in ((T, True), (T - 1, True), (0, False)):
+        mask = rollout.ts.action_mask.copy()
+        mask[step, :, 2] = False
+        ts = rollout.ts._replace(action_mask=mask)
+        other = jax.device_get(loss_of(rollout._replace(ts=ts)))
+        for name in ("kl", "nll", "mse", "entropy"):
+            assert (found[name] == other[name]) == is_same, name
+        if step < T:
+            moved = labels.copy()
+            moved[step] += 1.0
+            given = (error(x, logits, rollout) for x in (labels, moved))
+            assert np.equal(*given) == is_same
+
+
 def test_features_are_predicted_by_a_layer_of_each_head(two):
     """At β = 0 the rest learns as without; at β the error is weighed and moves the trunk."""
     plain, _, after, hp = two
@@ -272,6 +312,7 @@ def test_teachers_note_down_their_last_hidden_layer_where_asked(stream):
         last = jax.device_get(learner.params["advantage"])
         said = np.asarray(extras.features) @ last["kernel"] + np.asarray(last["bias"])
         assert extras.features.shape == (B, stream or 5)
+        assert (np.asarray(extras.features) >= 0).all()  # of a ReLU
         np.testing.assert_allclose(said, extras.q, rtol=1e-5, atol=1e-6)
 
 

@@ -521,6 +521,15 @@ def test_returns_that_the_range_leaves_out_are_refused():
     sequence_settings.check_columns(none, more, task)
 
 
+def test_a_prompt_and_an_episode_are_not_longer_than_the_context():
+    """So many steps as it has will do; who sees all that came before forgets anyway."""
+    config, check = sequence_policy.Config(STEP), sequence_settings.check_prompt
+    check(config, hparams(), STEP.context)
+    check(config, hparams(across=1.0), STEP.context + 1)
+    with pytest.raises(ValueError, match=r"context of 16 steps .* 17 together"):
+        check(config, hparams(), STEP.context + 1)
+
+
 def test_what_is_asked_for_falls_by_the_rewards_and_begins_anew():
     """Target 5, rewards 1, 0, 2: it asks for 5, 4, 4, 2. The next episode begins anew."""
     agent, learner, _, act, _ = made()
