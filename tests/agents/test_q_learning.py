@@ -367,6 +367,36 @@ def test_pqns_targets_are_the_recursion_of_its_paper():
             np.testing.assert_allclose(got[t, b], wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_pqns_loss_is_half_the_squared_error_of_what_was_done():
+    """Its mean over live steps, to targets of the values noted down and of the last."""
+    spec, draw = env().spec, np.random.default_rng(0)
+    agent = pqn.make(spec, pqn.Config(network=NETWORK, epochs=1, minibatches=1))
+    hp = jax.tree.map(np.float32, pqn.Hparams())
+    learner = jax.jit(batch_draws(agent.init))(KEY, hp)
+    rollout = some_rollout()
+    ts, shape = rollout.ts, rollout.ts.reward.shape
+    ts = ts._replace(
+        obs={k: draw.normal(size=x.shape).astype(x.dtype) for k, x in ts.obs.items()},
+        reward=draw.normal(size=shape).astype(np.float32),
+        discount=np.ones(shape, np.float32),
+        first=np.arange(shape[0])[:, None] == np.array([9, 2, 3, 9]),
+        action_mask=np.ones_like(ts.action_mask),
+    )
+    q = jax.jit(q_network.make(spec, NETWORK, 2).apply)
+    q = np.asarray(q(learner.params, ts.obs, ts.task, ts.action_mask))[..., 0]
+    action = draw.integers(0, 2, rollout.action.shape).astype(np.int32)
+    extras = q_learning.Extras(q[:-1], q[:-1].max(-1))
+    rollout = types.Rollout(ts, action, extras, ())
+    targets = jax.jit(pqn.targets, static_argnums=2)
+    wanted = np.asarray(targets(q.max(-1), rollout, lambda r: r, hp))
+    done = np.take_along_axis(q[:-1], action[..., None], -1)[..., 0]
+    live = ~ts.first[1:]
+    _, metrics, _ = jax.jit(agent.update)(learner, rollout, KEY, hp, jnp.int32(0))
+    np.testing.assert_allclose(metrics["value"], done[live].mean(), rtol=1e-5)
+    error = 0.5 * np.square(done - wanted)[live].mean()
+    np.testing.assert_allclose(metrics["loss"], error, rtol=1e-5)
+
+
 def test_importance_grows_to_one():
     hp = q_loss.Prioritising(0.5, 0.4, 10.0)
     importance_at = jax.jit(q_loss.importance_at)

@@ -158,6 +158,38 @@ def test_the_gru_is_the_papers():
     np.testing.assert_allclose(after.deter, u * c + (1 - u) * h, 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize("unimix", [0.0, 0.9])
+def test_what_is_drawn_is_of_the_new_h_and_of_the_observation_or_without(unimix):
+    """ẑ_t ~ p(z | h_t), z_t ~ q(z | h_t, x_t): by hand from the h that a step gives."""
+    config = small()
+    params, _, embed, action, first, found = sequence(config)
+    p, draw = (
+        jax.tree.map(np.asarray, params),
+        jax.jit(latents.sample, static_argnums=0),
+    )
+
+    def raw(name, x):
+        x = x @ p[name]["kernel"] + p[name]["bias"]
+        x = np.where(x > 0, x, np.expm1(x))
+        return x @ p[f"{name}_out"]["kernel"] + p[f"{name}_out"]["bias"]
+
+    deter = found.state.deter
+    np.testing.assert_allclose(found.prior, raw("prior", deter), 1e-4, 1e-5)
+    posterior = raw("posterior", np.concatenate([deter, embed], -1))
+    np.testing.assert_allclose(found.posterior, posterior, 1e-4, 1e-5)
+    before, now = (jax.tree.map(lambda x, t=t: x[t], found.state) for t in (0, 1))
+    for seed in range(8):
+        key = jax.random.key(seed)
+        guessed = imagine_step(params, config, before, action[1], key, unimix=unimix)
+        np.testing.assert_allclose(guessed.deter, now.deter, 1e-4, 1e-5)
+        expected = draw(config.latent, key, raw("prior", now.deter), unimix)
+        np.testing.assert_array_equal(guessed.stoch, expected)
+        given = before, embed[1], action[1], first[1], key
+        seen = observe_step(params, config, *given, unimix=unimix)
+        expected = draw(config.latent, key, posterior[1], unimix)
+        np.testing.assert_array_equal(seen.stoch, expected)
+
+
 @pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
 def test_observing_a_sequence_is_observing_its_steps(latent):
     config = small(latent)
