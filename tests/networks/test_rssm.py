@@ -83,8 +83,12 @@ def test_a_sample_is_what_jax_draws_of_the_mixed_categorical(unimix):
     assert found[:, 0, 1].any() == (unimix > 0)
 
 
-@pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=lambda x: x.kind)
-def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent):
+@pytest.mark.parametrize(
+    ("latent", "unimix"),
+    [(CATEGORICAL, 0.0), (CATEGORICAL, 0.3), (GAUSSIAN, 0.0)],
+    ids=["categorical", "mixed", "gaussian"],
+)
+def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent, unimix):
     """Against the product distribution of the joint, or distrax for the Gaussian."""
     import distrax
 
@@ -92,8 +96,8 @@ def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent):
 
     @jax.jit
     def said(q, p):
-        own, equal = latents.kl(latent, q, p, 0.0), latents.kl(latent, q, q, 0.0)
-        return own, equal, latents.entropy(latent, q, 0.0)
+        own, equal = (latents.kl(latent, q, x, unimix) for x in (p, q))
+        return own, equal, latents.entropy(latent, q, unimix)
 
     found, of_equals, entropy = said(q, p)
     assert float(of_equals) == pytest.approx(0.0, abs=1e-6)
@@ -111,7 +115,8 @@ def test_divergence_is_a_sum_over_variables_and_0_of_equals(latent):
     else:
 
         def joint(raw):
-            x = scipy.special.log_softmax(raw.reshape(3, 4), axis=-1)
+            p = scipy.special.softmax(raw.reshape(3, 4), axis=-1)
+            x = np.log((1 - unimix) * p + unimix / 4)
             return (
                 x[0][:, None, None] + x[1][None, :, None] + x[2][None, None]
             ).ravel()
