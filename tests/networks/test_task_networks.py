@@ -64,6 +64,19 @@ def test_each_slot_is_seen_by_the_network_of_its_task(given):
                 np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+def test_a_slot_that_changes_its_task_goes_on_with_the_other_network(given):
+    """Where an episode of another task begins: its memory is the other's, and fresh."""
+    params, memory, ts, action = given
+    unroll = jax.jit(task_networks.make(SPEC._replace(slot_tasks=()), CONFIG).unroll)
+    ts = ts._replace(task=ts.task.at[-1, 0].set(1), first=ts.first.at[-1, 0].set(True))
+    out, after = unroll(params, memory, ts, action)
+    newest = jax.tree.map(lambda x: x[-1:], (ts, action))
+    alone, wanted = unroll(params, memory, *newest)
+    np.testing.assert_allclose(out.policy[-1, 0], alone.policy[0, 0], rtol=1e-5)
+    for x, y in zip(*(jax.tree.leaves(x) for x in (after, wanted))):
+        np.testing.assert_allclose(x[0], y[0], rtol=1e-5, atol=1e-6)
+
+
 def _leaves(*trees):
     return jax.tree.leaves(trees)
 
