@@ -198,6 +198,11 @@ def test_a_closed_gate_says_and_learns_nothing_of_returns():
         after = update(learner, one, hp)[0].params["tokens"]["return"]["kernel"]
         before = learner.params["tokens"]["return"]["kernel"]
         assert np.array_equal(before, after) != says
+        # What stands for an unknown return is read as far as one is not known.
+        tokens = learner.params["tokens"]
+        tokens = tokens | {"unknown_return": tokens["unknown_return"][::-1]}
+        z = read(learner.params | {"tokens": tokens}, one, hp)[0]
+        assert moved(x.action, z.action).any() != says
 
 
 @pytest.mark.parametrize("network", [STEP, TRIPLE], ids=["step", "triple"])
