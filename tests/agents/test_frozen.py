@@ -30,7 +30,7 @@ def steps(legal):
 
 
 def remember(carry, ts, action):
-    return 100 + action
+    return carry + 100 + action
 
 
 def test_uniform_actions_of_a_box_are_numbers_in_it():
@@ -63,7 +63,7 @@ def test_a_share_of_the_actions_is_any_and_what_is_remembered_is_what_was_played
     action, after, notes = player.act((), carry, steps(legal), KEY, 0)
     share = np.bincount(action, minlength=4) / slots
     np.testing.assert_allclose(share, [0.2, 0.6, 0.2, 0.0], atol=0.03)
-    np.testing.assert_array_equal(after, 100 + action)
+    np.testing.assert_array_equal(after, carry - 1 + 100 + action)
     np.testing.assert_array_equal(notes[0], carry)
     unaware = frozen.make(own, types.Discrete(4), 0.6)
     np.testing.assert_array_equal(
@@ -81,11 +81,11 @@ def test_a_teacher_that_watches_says_what_it_would_and_remembers_what_was_done()
     learner, carry = made.init(KEY, 2), made.carry(3)
     assert learner.player == {"hp": 2} and learner.teacher == {"hp": 0.0}
     ts = steps(np.ones((3, 4), bool))
-    for said in (0, 103):
+    for said in (0, 102):
         action, carry, notes = made.act(learner, carry, ts, KEY, 2)
         assert action.tolist() == [3] * 3
         assert notes[0].tolist() == [said] * 3 and notes[1] == 0.0
-    assert carry.player.tolist() == [-2] * 3 and carry.teacher.tolist() == [103] * 3
+    assert carry.player.tolist() == [-2] * 3 and carry.teacher.tolist() == [204] * 3
     unaware = watched.make(agent(1), agent(5), 0.0, None)
     _, carry, _ = unaware.act(learner, unaware.carry(3), ts, KEY, 2)
     assert carry.teacher.tolist() == [-1] * 3
