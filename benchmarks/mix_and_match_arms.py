@@ -143,7 +143,9 @@ def _look_at_pixels(given: dict[str, Any]) -> None:
         task["options"]["observation"] = "pixels"
         task["slots"] *= 8
     network = given["agent"]["config"]["network"]
-    network |= {"torso": "impala_shallow", "core_size": 256}
+    network |= {"torso": "impala_shallow"}
+    if "core_size" in network:
+        network["core_size"] = 256
 
 
 def pictures(experiment: str, chosen: Iterable[str]) -> dict[str, list[str]]:
@@ -228,7 +230,6 @@ def _base(
     network = {
         "hidden": [128],
         "activation": "relu",
-        "core_size": 64,
         **config.pop("network", {}),
     }
     return {
@@ -260,6 +261,7 @@ _BASES = {
         [_labyrinth("explore_object_locations_small", 32, actions="small")],
         # With less, seeds settle on next to no action after a tenth of the run.
         entropy_cost=2e-2,
+        network={"core_size": 64},
         components=_LADDER,
         share=["torso", "policy", "value"],
     ),
@@ -280,6 +282,6 @@ _BASES = {
         share=["torso"],
         experts=True,
         normalise_advantages=False,
-        network={"core": "lstm"},
+        network={"core": "lstm", "core_size": 64},
     ),
 }

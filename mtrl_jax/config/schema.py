@@ -34,7 +34,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # JAX drops the bits above
 class Section(pydantic.BaseModel):
     """A mapping of the settings: unknown names are refused, nothing changes later."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="constants"
+    )
 
 
 class CurriculumConfig(Section):

@@ -53,8 +53,15 @@ def checked(module: Any) -> Callable[[str, Mapping[str, Any]], core.PureTask]:
         where = f"env: {module.__name__}/{name}"
         known = list(module.names())
         if name not in known:
+            family = f"{module.__name__.rpartition('.')[2]}/"
+            prefixed = [x for x in known if str(x).startswith(family)]
+            if prefixed:
+                raise ValueError(
+                    f"{where}: names() has {prefixed[0]}; give names without {family}"
+                )
             raise ValueError(
-                f"{where} is unknown; {module.__name__} has {', '.join(known)}"
+                f"{where} is unknown; {module.__name__} has "
+                f"{', '.join(map(str, known)) or 'none'}"
             )
         try:
             task = _tried(f"{where}: task", lambda: module.task(name, options))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from mtrl_jax import errors, types
+from mtrl_jax import errors, hparams, types
 from mtrl_jax.config import strict
 from mtrl_jax.experiments import checks
 
@@ -30,6 +30,7 @@ class Reads(NamedTuple):
 
     task: bool  # TimeStep.task, now or through the carry
     carry: bool  # what acting remembers
+    hparams: frozenset[str]  # now or through the carry
 
 
 def reads(agent: types.Agent, config: Any, spec: types.EnvSpec) -> Reads:
@@ -47,8 +48,37 @@ def reads(agent: types.Agent, config: Any, spec: types.EnvSpec) -> Reads:
         return jax.tree.unflatten(jax.tree.structure(given), inputs)
 
     _, carry, *_ = used([True] * of_action + [False] * of_carry)
-    _, _, ts, *_ = used([True] * (of_action + of_carry))
-    return Reads(task=ts.task, carry=any(jax.tree.leaves(carry)))
+    _, _, ts, _, hp = used([True] * (of_action + of_carry))
+    named = hparams.flatten(hp).items()
+    return Reads(
+        task=ts.task,
+        carry=any(jax.tree.leaves(carry)),
+        hparams=frozenset(name for name, is_read in named if is_read),
+    )
+
+
+def check_played(
+    field: str,
+    given: Mapping[str, float],
+    agent: types.Agent,
+    config: Any,
+    spec: types.EnvSpec,
+) -> None:
+    """Raises ConfigError unless what is changed where the agent only acts is read there.
+
+    ``given`` are the hyperparameters that the setting ``field`` changes; one that stays
+    what it is may be there.
+    """
+    own = config.agent.hparams
+    moved = {name: x for name, x in given.items() if x != own[name]}
+    known = reads(agent, config, spec).hparams if moved else frozenset()
+    for name, value in moved.items():
+        if name not in known:
+            raise errors.ConfigError(
+                f"{field}.{name}={value:g}: acting of {config.agent.name} does not read "
+                f"it, and nothing is learned there; leave it out (acting reads "
+                f"{', '.join(sorted(known)) or 'none'})"
+            )
 
 
 def notes(agent: types.Agent, config: Any, spec: types.EnvSpec) -> dict[str, Any]:

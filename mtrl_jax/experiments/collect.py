@@ -44,6 +44,9 @@ def make_program(
     """
     world, names, masks = task_families.collecting(config, restart)
     agent = make_agent(config, world.spec, teacher)
+    if check and restart == 0:
+        own, played = build.make_agent(config, world.spec), config.play.hparams
+        acting.check_played("play.hparams", played, own, config, world.spec)
     contents = layout.Contents(
         _written(config, world.spec), _recorded(config, agent, world.spec, teacher)
     )

@@ -58,6 +58,9 @@ def make_program(
     _check_trials(env.spec, settings.episodes)
     check_fits(env.spec, spec, config.of)
     acting.check_tasks(agent, config, spec, env.spec, config.of)
+    if is_new:
+        tested = config.evaluation.hparams
+        acting.check_played("evaluation.hparams", tested, agent, config, spec)
     test_spec = trials.per_episode(env.spec)
     longest = _longest(config, test_spec, is_new)
     run_length = _run_length(config, slots, longest)

@@ -21,6 +21,7 @@ from mtrl_jax.engine import (
 )
 from mtrl_jax.envs.curriculum import Curriculum
 from mtrl_jax.experiments import (
+    acting,
     build,
     checks,
     curricula,
@@ -63,6 +64,9 @@ def make_program(
     agent = make(spec)
     place = build.placement(config, batch[1], world.pure, meet=spec.one_each)
     sizes = _checked(config, agent, spec, batch[1], place) if check else None
+    if check and restart == 0:
+        tested = config.evaluation.hparams
+        acting.check_played("evaluation.hparams", tested, agent, config, spec)
     length, trains = run_length(config, batch[1]), restart >= 0
     if trains and stage_schema.links(config).of is None:
         checks.check_starts(config, length.updates, length.steps)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mtrl_jax import hparams, types
 from mtrl_jax.config import strict
-from mtrl_jax.training import progress
+from mtrl_jax.training import progress, unread
 from mtrl_jax.training.program import Program, RunLength
 
 # A run may be longer than asked for by whole chunks; by more than this it is said.
@@ -74,6 +74,8 @@ def of(
         yield from _of_interval(config, length, tasks)
     yield from _of_decay(config, length, before)
     yield from _of_dtype(config)
+    if getattr(config, "of", None) is None:  # It has another stage's settings.
+        yield from unread.lines(config)
 
 
 def _of_length(config: Any, length: RunLength) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 import running
 
 from mtrl_jax import agents, config, errors, hparams
-from mtrl_jax.config import agent_settings, resuming
+from mtrl_jax.config import agent_settings, loading, resuming
 
 CONFIGS = sorted((running.ROOT / "configs").glob("*.yaml"))
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -220,6 +220,31 @@ def test_infinity_is_a_value_that_is_read_back():
     given = {**PLAIN, "agent": {"hparams": {"max_grad_norm": math.inf}}}
     settings = config.from_dict(given)
     assert config.from_dict(_parsed(config.dump(settings))) == settings
+    # What is an environment's or an agent's own, too, of which no type is known here.
+    options = {"limit": math.inf, "several": [1.0, -math.inf]}
+    given = {"tasks": [{"env": "probe/action", "options": options}]}
+    settings = config.from_dict(given)
+    assert config.from_dict(_parsed(config.dump(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "tasks.0.options.limit",
+        "tasks.0.options.several.1",
+        "agent.config.outlook.low",
+        "agent.hparams.learning_rate",
+    ],
+)
+def test_what_is_not_a_number_is_refused_wherever_it_is(change):
+    """NaN in what is an environment's or an agent's own is named there, as it is given."""
+    options = {"limit": 1.0, "several": [1.0, 2.0]}
+    given = {
+        "tasks": [{"env": "probe/action", "options": options}],
+        "agent": {"name": "gato"},
+    }
+    with pytest.raises(errors.ConfigError, match=f": {change}=nan: must be a number$"):
+        config.from_dict(loading.override(given, [f"{change}=.nan"]))
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,29 @@ def _agent_in(values, *changes):
     return build.make_agent(own, spec)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temperature": 0.0}, None),
+        ({"learning_rate": 3e-4, "temperature": 0.5}, None),
+        ({"temperature": 0.5, "discount": 0.5}, r"x\.discount=0\.5: acting of ppo .*reads "
+         r"temperature\)"),
+    ],
+)  # fmt: skip
+def test_what_acting_does_not_read_is_not_changed_where_it_only_acts(given, message):
+    """A test at another discount is the same test; what stays as it is may be said."""
+    hparams = CONFIG.agent.hparams | {"learning_rate": 3e-4}
+    config_ = CONFIG.model_copy(
+        update={"agent": CONFIG.agent.model_copy(update={"hparams": hparams})}
+    )
+    agent = build.make_agent(config_, SPEC)
+    if message is None:
+        acting.check_played("x", given, agent, config_, SPEC)
+        return
+    with pytest.raises(errors.ConfigError, match=message):
+        acting.check_played("x", given, agent, config_, SPEC)
+
+
 @pytest.mark.parametrize(("name", "static", "words"), SHARED)
 def test_what_is_of_several_tasks_is_refused_where_a_member_has_one(
     name, static, words

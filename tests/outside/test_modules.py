@@ -242,6 +242,8 @@ def test_with_lazy_annotations_a_group_may_have_its_modules_name(tmp_path, write
          r"/one: step takes \(\), give it \(key, state, action, params\)$"),
         (14, [("def names", "tasks_of = lambda name: None\n    def names")],
          r"_14\.tasks_of takes \(name\), give it \(name, options\)$"),
+        (15, [('["one"]', '["own_bad_env_15/one"]')],
+         "/one: names.. has own_bad_env_15/one; give names without own_bad_env_15/$"),
     ],
 )  # fmt: skip
 def test_an_environments_file_that_cannot_be_is_refused_in_one_line(

@@ -10,7 +10,7 @@ import running
 from mtrl_jax import errors, types
 from mtrl_jax.config import loading
 from mtrl_jax.experiments import environments, online
-from mtrl_jax.training import notices, program
+from mtrl_jax.training import notices, program, unread
 
 
 def _said(*changes):
@@ -194,3 +194,51 @@ def test_merged_keys_may_be_overridden(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}")
     assert loading.read_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
+SWEEP = "population.search={entropy_cost: {low: 0, high: 1, initial: [0, 0.1, 0.2, 0.3, 1]}}"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("population.pbt.p_value=0.1", "pbt.p_value=0.1: .* exploit=t_test"),
+        ("population.pbt={exploit: t_test, fraction: 0.1}", "fraction=0.1: .*=truncation"),
+        ("population.pbt={exploit: t_test, p_value: 0.1}", None),
+        (SWEEP, r"entropy_cost\.initial: 5 values for population\.size=4, the last 1 are"),
+        ("agent.config.value_debias=true", "value_debias=True: .*value_scale=popart"),
+        ("agent.config={value_scale: popart, value_statistics: sum}", None),
+        ("agent.config.distance=trace", "config.distance=trace: .*network.sharing=soft"),
+        ("agent.config.network.core_size=9", "core_size=9: .* a network.core that is"),
+        ("agent.config.network={core: lstm, core_size: 9}", None),
+        ("agent.config.network.modules=9", "network.modules=9: .*network.sharing=modules"),
+        ("agent={name: mix_and_match, config: {network: {core_size: 9}, components: "
+         "[{core: lstm}, {}]}}", None),
+    ],
+)  # fmt: skip
+def test_what_another_setting_leaves_without_effect_is_said(change, words):
+    """A size of what is not there, a rule of members that are compared by another."""
+    found = [x for x in _said(change) if "nothing reads" in x or "initial" in x]
+    assert [bool(re.search(words or "", line)) for line in found] == [True] * bool(
+        words
+    )
+
+
+def test_a_search_that_nothing_moves_says_so():
+    """Without PBT values are drawn once."""
+    search = {"entropy_cost": {"low": 0.0, "high": 1.0, "rule": "add"}}
+    population = {"size": 4, "search": search}
+    config = loading.from_dict(running.TINY | {"population": population})
+    found = [x for x in unread.lines(config) if "entropy_cost.rule=add" in x]
+    assert len(found) == 1 and "without population.pbt" in found[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((running.ROOT / "configs").glob("*.yaml")), ids=lambda x: x.stem
+)
+def test_the_kits_configs_give_nothing_that_is_not_read(path):
+    """Of each of their stages."""
+    config = loading.load(path)
+    for stage in getattr(config, "stages", [config]):
+        if getattr(stage, "of", None) is None:
+            assert list(unread.lines(stage)) == []
