@@ -24,6 +24,7 @@ class Traced(NamedTuple):
 
     metrics: dict[str, Any]  # their shapes
     sizes: Sizes
+    drawn: int = 0  # bytes of what its replay draws for an update
 
 
 def check_agent(
@@ -49,21 +50,39 @@ def check_agent(
     def update(key, hp, step, ts, unroll):
         learner = agent.init(key, hp)
         fresh, batch = learner, _acted(agent, learner, key, hp, ts, unroll)
-        rollout = batch
+        rollout, drawn = batch, ()
         if extras is not None:
             batch = batch._replace(extras=extras)
         elif agent.replay is not None:
             memory = agent.replay.init(slots)
             memory, batch = agent.replay.observe(memory, batch, key, hp, step)
+            drawn = batch
         learner, metrics, feedback = agent.update(learner, batch, key, hp, step)
         if extras is None and agent.replay is not None:
             agent.replay.feedback(memory, feedback)
-        return metrics, fresh, rollout
+        return metrics, fresh, rollout, drawn
 
-    metrics, learner, rollout = jax.eval_shape(
-        update, *_arguments(config, spec, slots, length)
-    )
-    return Traced(metrics, Sizes(*map(checkpoint.bytes_of, (learner, rollout))))
+    metrics, *parts = jax.eval_shape(update, *_arguments(config, spec, slots, length))
+    learner, rollout, drawn = map(checkpoint.bytes_of, parts)
+    return Traced(metrics, Sizes(learner, rollout), drawn)
+
+
+def check_counts(config: Any, slots: int, updates: int) -> None:
+    """Raises ConfigError unless what is counted in int32 can be.
+
+    That are the steps of an update, ``slots`` in all, and a run's ``updates``.
+    """
+    most, length = 2**31 - 1, config.training.unroll_length
+    if slots * length > most:
+        raise errors.ConfigError(
+            f"training.unroll_length={length}: of {slots} slots these are "
+            f"{slots * length} steps an update; give at most {most // slots}"
+        )
+    if updates > most:
+        raise errors.ConfigError(
+            f"training.env_steps={config.training.env_steps}: {updates} updates; give at "
+            f"most {most * slots * length}, or longer unrolls"
+        )
 
 
 def sizes_of(

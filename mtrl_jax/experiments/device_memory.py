@@ -81,15 +81,16 @@ def check(
     sizes: checks.Sizes,
     slots: int,
     mesh: sharding.Mesh,
+    drawn: int = 0,
 ) -> None:
     """Raises ConfigError unless learners, replays and rollouts fit the devices.
 
-    The largest ``population.size`` that fits is named, and where there is a replay the
+    And the ``drawn`` bytes of what a replay draws for an update. The largest ``population.size`` that fits is named, and where there is a replay the
     largest capacity of the agent's config. Nothing is allocated or compiled.
     """
     members = config.population.size
     learner, memory, rollout = of_member(agent, sizes, slots).values()
-    each, have = learner + rollout + memory, room(mesh) * mesh.size
+    each, have = learner + rollout + memory + drawn, room(mesh) * mesh.size
     if each * members <= have:
         return
     size = progress.size
@@ -98,16 +99,20 @@ def check(
     field = f"population.size={members}"
     if memory and name is not None:
         capacity = operator.attrgetter(name)(agent_settings.config(config))
-        field = f"agent.config.{name}={capacity}"
-        left = have / members - learner - rollout
+        left = have / members - learner - rollout - drawn
         # Bytes are proportional to it, up to the sums of priorities.
         most = int(capacity * left / memory) // slots * slots
-        fits = ([f"a capacity of at most {most}"] if most > 0 else []) + fits
+        if most > 0:
+            field = f"agent.config.{name}={capacity}"
+            fits = [f"a capacity of at most {most}", *fits]
+    batch = f", batch {size(drawn)}" if drawn else ""
+    smaller = "a smaller network, fewer slots or shorter unrolls"
+    smaller += ", or a smaller batch" if drawn else ""
     raise errors.ConfigError(
         f"{field}: each of {members} members needs {size(each)} (learner {size(learner)}, "
-        f"replay {size(memory)}, rollout {size(rollout)}), {size(each * members)} together, "
-        f"and there is room for {size(have)}; give "
-        f"{' or '.join(fits) or 'a smaller network, fewer slots or shorter unrolls'}"
+        f"replay {size(memory)}, rollout {size(rollout)}{batch}), "
+        f"{size(each * members)} together, and there is room for {size(have)}; give "
+        f"{' or '.join(fits) or smaller}"
     )
 
 

@@ -62,12 +62,14 @@ def make_program(
     make = make_agent or functools.partial(build.make_agent, config)
     _check_tasks(config, spec)
     agent = make(spec)
+    length, trains = run_length(config, batch[1]), restart >= 0
+    if trains:
+        checks.check_counts(config, batch[1], length.updates)
     place = build.placement(config, batch[1], world.pure, meet=spec.one_each)
     sizes = _checked(config, agent, spec, batch[1], place) if check else None
     if check and restart == 0:
         tested = config.evaluation.hparams
         acting.check_played("evaluation.hparams", tested, agent, config, spec)
-    length, trains = run_length(config, batch[1]), restart >= 0
     if trains and stage_schema.links(config).of is None:
         checks.check_starts(config, length.updates, length.steps)
     choice = config.population.fitness
@@ -116,7 +118,7 @@ def _checked(
         traced = checks.check_agent(
             agent, config, spec, slots, config.training.unroll_length
         )
-    device_memory.check(agent, config, traced.sizes, slots, place.mesh)
+    device_memory.check(agent, config, traced.sizes, slots, place.mesh, traced.drawn)
     return traced.sizes
 
 

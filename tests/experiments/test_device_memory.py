@@ -58,6 +58,25 @@ def test_emulators_are_counted(axis, train, test):
     assert f"; beside it {train} emulators to train in and {test} to be" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("agent.config.batch=1000000000", r"population\.size=2: .*batch [\d.]+ GB\).* a "
+         "smaller batch"),
+        ("agent.config.network.hidden=[1000000000]", r"population\.size=2: .*learner"),
+        ("training.unroll_length=2147483647", "training.unroll_length=2147483647: of 8 "
+         "slots .*; give at most 268435455$"),
+        ("training.env_steps=9000000000000000000", r"training\.env_steps=9.*updates; give "
+         "at most 68719476704,"),
+    ],
+)  # fmt: skip
+def test_what_is_far_too_large_is_named_before_anything_is_written(change, message):
+    """A batch that no memory holds, counts beyond int32; not a capacity that is small."""
+    given = config.override(config.to_dict(settings(1000)), [change])
+    with pytest.raises(errors.ConfigError, match=f"^{message}"):
+        online.make_program(config.from_dict(given))
+
+
 def test_a_population_without_a_replay_is_measured_too(monkeypatch):
     """Learner and rollout, in one line with the largest population, which is accepted."""
     monkeypatch.setattr(device_memory, "_bytes", lambda device: 2_000_000)
