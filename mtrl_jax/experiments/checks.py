@@ -47,7 +47,7 @@ def check_agent(
       ValueError: whatever the agent has against them.
     """
 
-    def update(key, hp, step, ts, unroll):
+    def update(key, hp, step, ts, unroll, extras):
         learner = agent.init(key, hp)
         fresh, batch = learner, _acted(agent, learner, key, hp, ts, unroll)
         rollout, drawn = batch, ()
@@ -62,7 +62,8 @@ def check_agent(
             agent.replay.feedback(memory, feedback)
         return metrics, fresh, rollout, drawn
 
-    metrics, *parts = jax.eval_shape(update, *_arguments(config, spec, slots, length))
+    given = *_arguments(config, spec, slots, length), extras
+    metrics, *parts = jax.eval_shape(update, *given)
     learner, rollout, drawn = map(checkpoint.bytes_of, parts)
     return Traced(metrics, Sizes(learner, rollout), drawn)
 

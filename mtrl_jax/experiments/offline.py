@@ -159,17 +159,25 @@ def check_agent(
     label = contents.spec.obs.get(types.OPTIMAL)
     spec = expert_labels.without(contents.spec)
 
-    def zeros(one: jax.ShapeDtypeStruct) -> types.Array:
-        return jnp.zeros((*shape, *one.shape), one.dtype)
+    if length * training.batch > 2**31 - 1:  # Rows are counted in int32.
+        raise errors.ConfigError(
+            f"training.unroll_length={training.unroll_length}: {training.batch} windows "
+            f"of {length} rows, prompts among them, are {length * training.batch} steps "
+            f"an update; give at most {2**31 - 1} together"
+        )
+
+    def rows_of(dtype: Any, *own: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*shape, *own), dtype)
 
     with errors.at("agent.config", agent_settings.config(config)):
         checks.check_learns_from_rollouts(agent, config, spec, training.batch, length)
+        known = columns.zeros((1, 1)) if module.INFO.reads_columns else None
         extras = windows.Extras(
-            jnp.ones(shape, bool),
-            None if label is None else zeros(label),
-            {name: zeros(x) for name, x in contents.recorded.items()},
-            columns.zeros(shape) if module.INFO.reads_columns else None,
-            jnp.zeros(shape, bool) if training.prompt_length else None,
+            rows_of(jnp.bool_),
+            None if label is None else rows_of(label.dtype, *label.shape),
+            {name: rows_of(x.dtype, *x.shape) for name, x in contents.recorded.items()},
+            jax.tree.map(lambda x: rows_of(x.dtype), known),
+            rows_of(jnp.bool_) if training.prompt_length else None,
         )
         traced = checks.check_agent(agent, config, spec, training.batch, length, extras)
     # Data stand where a replay would: the learner never has one.
