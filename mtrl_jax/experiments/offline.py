@@ -166,7 +166,7 @@ def check_agent(
             f"an update; give at most {2**31 - 1} together"
         )
 
-    def rows_of(dtype: Any, *own: int) -> jax.ShapeDtypeStruct:
+    def rows_of(dtype: Any, *own: int) -> Any:
         return jax.ShapeDtypeStruct((*shape, *own), dtype)
 
     with errors.at("agent.config", agent_settings.config(config)):
