@@ -15,8 +15,11 @@ from PIL import Image
 
 import mtrl_jax
 from mtrl_jax import agents, cli, config, envs, hparams, metrics, types
+from mtrl_jax.agents.common import optimiser, value_scale
 from mtrl_jax.config import agent_fields, strict
 from mtrl_jax.experiments import listing
+from mtrl_jax.losses import gradient_combiners, popart, rewards, soft_sharing
+from mtrl_jax.networks import conv, cores, mlp, network_config
 from mtrl_jax.training import provenance, report
 
 
@@ -123,6 +126,32 @@ def test_a_setting_says_what_it_takes_and_means():
     assert rows["agent.hparams.discount"][:2] == ("0.99", "from 0 to 1")
     assert rows["agent.hparams.distance_cost"][2].endswith("network.sharing=soft")
     assert rows["agent.config.teacher.network.*"][2] == "as agent.config.network.*"
+
+
+CHOICES = {
+    "activation": mlp.ACTIVATIONS,
+    "combiner": gradient_combiners.COMBINERS,
+    "convolution": conv.IMPLEMENTATIONS,
+    "distance": soft_sharing.DISTANCES,
+    "network.core": cores.CORES,
+    "optimiser": optimiser.KINDS,
+    "rewards": rewards.TRANSFORMS,
+    "sharing": network_config.SHARING,
+    "value_scale": value_scale.SCALES,
+    "value_statistics": popart.MODES,
+}
+
+
+@pytest.mark.parametrize("name", ["ppo", "rainbow"])
+def test_a_setting_that_is_one_of_several_words_names_them_all(name):
+    """Nobody has to look for them in the code."""
+    checked = 0
+    for row in agent_fields.of(name):
+        for field, choices in CHOICES.items():
+            if row.path.endswith(f".{field}"):
+                assert set(choices) <= set(re.findall(r"\w+", row.meaning)), row
+                checked += 1
+    assert checked >= 4
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ class Config:
     transformer: transformer.TransformerConfig = dataclasses.field(
         default_factory=transformer.TransformerConfig
     )
-    rewards: str = "none"  # see losses/rewards.py
+    # none, clip, tanh, oac_paper, oac_code, symlog, signed_hyperbolic
+    rewards: str = "none"
     target: str = "taken"  # what is imitated: the actions "taken", or the "optimal"
 
 

@@ -35,7 +35,7 @@ INFO = types.AgentInfo(
 class Config(network_config.Config):
     """What makes another program: network and optimiser."""
 
-    optimiser: str = "adam"  # see agents/common/optimiser.py
+    optimiser: str = "adam"  # adam, rmsprop, rmsprop_centred
 
 
 class Hparams(NamedTuple):

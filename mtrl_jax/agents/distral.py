@@ -84,7 +84,7 @@ INFO = types.AgentInfo(
 class Config(learning.Config, policy_learner.Config, network_config.Config):
     """What makes another program; the network is that of π_0 and of each task."""
 
-    columns: str = "two"  # see agents/common/policy_columns.py
+    columns: str = "two"  # one, two, added, shared
 
 
 class Transfer(NamedTuple):

@@ -59,7 +59,8 @@ class Config:
     horizon: int = 15
     # reinforce, dynamics, or mix: both, by ``reinforce``; auto: dynamics for Box.
     actor_gradient: str = "auto"
-    rewards: str = "tanh"  # see losses/rewards.py
+    # none, clip, tanh, oac_paper, oac_code, symlog, signed_hyperbolic
+    rewards: str = "tanh"
     discount_head: bool = True  # False: the discount of imagined steps is constant
     slow_critic_period: int = 100  # gradient steps
     # bfloat16: of products on accelerators; CPUs, slower in it, stay float32.

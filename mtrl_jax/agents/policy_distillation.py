@@ -52,7 +52,7 @@ class Config:
     head_hidden: int = 0  # units of a hidden layer in each head; 0: none
     labels: str = "q"  # what is distilled of what teachers noted down
     feature_size: int = 0  # of the ``features`` teachers noted down; 0: not predicted
-    optimiser: str = "adam"  # see agents/common/optimiser.py
+    optimiser: str = "adam"  # adam, rmsprop, rmsprop_centred
 
 
 class Hparams(NamedTuple):
@@ -62,7 +62,7 @@ class Hparams(NamedTuple):
     kl_cost: Amount = 1.0
     nll_cost: Amount = 0.0
     mse_cost: Amount = 0.0
-    feature_cost: Amount = 0.01  # β; read with feature_size alone
+    feature_cost: Amount = 0.01  # β
     tau: Sharpness = 0.01  # of the teacher; 1 of one that is a policy
     temperature: Amount = 0.0  # of acting; 0 is greedy
     epsilon: Share = 0.05  # share of random actions in acting

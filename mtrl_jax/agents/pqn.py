@@ -53,8 +53,9 @@ class Config(learning.Config):
     network: q_network.QNetworkConfig = dataclasses.field(
         default_factory=lambda: q_network.QNetworkConfig(layer_norm=True)
     )
-    optimiser: str = "adam"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
+    optimiser: str = "adam"  # adam, rmsprop, rmsprop_centred
+    # none, clip, tanh, oac_paper, oac_code, symlog, signed_hyperbolic
+    rewards: str = "none"
     epochs: int = 2
     minibatches: int = 4
     student: q_network.QNetworkConfig | None = None  # None: without one

@@ -46,7 +46,7 @@ class Config(learning.Config, policy_learner.Config):
     columns: int = 1  # the last learns
     torso: str = "mlp"  # convolutions below, see networks/lateral_columns.py
     hidden: tuple[int, ...] = (64, 64)  # dense layers of each column
-    trains: str = "all"  # of the last column, of TRAINS
+    trains: str = "all"  # of the last column: all, heads
     task_embedding: bool = False  # one-hot task as input, of a stage of several
 
 

@@ -168,7 +168,12 @@ def observed(task: types.TaskSpec, obs: Tree, batch: int | None) -> dict[str, Ar
     Raises:
       ValueError: other shapes or dtypes than the task's.
     """
-    obs = jax.tree.map(jnp.asarray, obs)
+    try:
+        obs = jax.tree.map(jnp.asarray, obs)
+    except TypeError:  # Of text, or of what is no array.
+        obs = None
+    if not jax.tree.leaves(obs):
+        raise ValueError(f"obs: got no arrays; give {', '.join(sorted(task.obs))}")
     if batch is None:
         obs = jax.tree.map(lambda x: x[None], obs)
     sizes = {x.shape[:1] for x in jax.tree.leaves(obs)}

@@ -16,14 +16,14 @@ TRUNKS = ("cross_stitch", "experts", "modules")
 class NetworkConfig:
     """What a network is made of; every field is static."""
 
-    torso: str = "auto"  # see torsos.choose
+    torso: str = "auto"  # auto, mlp, minatar, impala_shallow, impala_deep, nature
     # Of a torso that reads images: filters of each layer, units of the last one; () and
     # 0: the paper's, see image_stacks.FILTERS.
     filters: tuple[int, ...] = ()
     features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
     sequence: tuple[int, ...] = ()  # at a vector's front, see sequence_conv
-    activation: str = "tanh"  # of that MLP, see mlp.ACTIVATIONS
+    activation: str = "tanh"  # of that MLP: tanh, relu, elu, gelu, silu
     core: str = "none"  # none, linear, lstm, gru, mingru
     core_size: int = 128
     core_memory: int = 0  # steps that a core's gates start out for, see cores; 0: few
@@ -31,11 +31,11 @@ class NetworkConfig:
     last_action_reward: bool = True  # as inputs; the reward clipped to [-1, 1]
     task_embedding: bool = False  # one-hot task as input
     separate_value: bool = False  # a torso and a core of its own for the value
-    sharing: str = "hard"  # what tasks have in common, see agents/common/sharing.py
+    sharing: str = "hard"  # hard, cross_stitch, experts, modules, soft
     experts: int = 4  # of sharing: experts
     modules: int = 4  # of each layer, of sharing: modules
     task_heads: bool = False  # policy and value heads of each task's own
-    convolution: str = "auto"  # see conv.conv2d
+    convolution: str = "auto"  # auto, matmul, lax; see conv.conv2d
     # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
     dtype: str = "float32"
 

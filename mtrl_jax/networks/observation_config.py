@@ -39,7 +39,7 @@ class ObservationConfig:
     activation: str = "elu"
     norm: str = "none"  # of the dense layers
     symlog: bool = False  # vectors are read and predicted as sign(x) log(1 + |x|)
-    convolution: str = "auto"  # see conv.conv2d
+    convolution: str = "auto"  # auto, matmul, lax; see conv.conv2d
 
 
 def choose(config: ObservationConfig, obs: Shapes) -> ObservationConfig:

@@ -38,20 +38,20 @@ from mtrl_jax.types import Array, Key, Tree
 class QNetworkConfig:
     """What a network is made of; every field is static."""
 
-    torso: str = "auto"  # see torsos.choose
+    torso: str = "auto"  # auto, mlp, minatar, impala_shallow, impala_deep, nature
     # Of a torso that reads images: filters of each layer, units of the last one; () and
     # 0: the paper's, see image_stacks.FILTERS.
     filters: tuple[int, ...] = ()
     features: int = 0
     hidden: tuple[int, ...] = (64, 64)  # of the MLP that reads vectors
-    activation: str = "relu"  # of that MLP, see mlp.ACTIVATIONS
+    activation: str = "relu"  # of that MLP: tanh, relu, elu, gelu, silu
     # Units of a hidden layer in each stream, in the place of an image torso's dense
     # layer; 0: the streams read the torso's features.
     stream: int = 0
     layer_norm: bool = False  # after every layer of the torso, before its activation
     task_embedding: bool = False  # one-hot task as input
     per_task: bool = False  # of the streams' last layer one for each task
-    convolution: str = "auto"  # see conv.conv2d
+    convolution: str = "auto"  # auto, matmul, lax; see conv.conv2d
     # bfloat16: of the torso's products on accelerators; CPUs, slower in it, stay float32.
     dtype: str = "float32"
     # Acting notes down the last hidden layer as ``features``, for students to predict.

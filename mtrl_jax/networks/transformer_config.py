@@ -28,10 +28,10 @@ class TransformerConfig:
     dropout: float = 0.0  # of what a layer adds
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
-    torso: str = "auto"  # see torsos.choose
+    torso: str = "auto"  # auto, mlp, minatar, impala_shallow, impala_deep, nature
     hidden: tuple[int, ...] = ()  # of the MLP that reads vectors before the embedding
-    activation: str = "gelu"  # of that MLP, see mlp.ACTIVATIONS
-    convolution: str = "auto"  # see conv.conv2d
+    activation: str = "gelu"  # of that MLP: tanh, relu, elu, gelu, silu
+    convolution: str = "auto"  # auto, matmul, lax; see conv.conv2d
     attention: str = "auto"  # see attention.attend
     # bfloat16: of products and cache on accelerators; CPUs, slower in it, stay float32.
     dtype: str = "float32"

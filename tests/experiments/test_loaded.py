@@ -209,6 +209,8 @@ def test_what_cannot_be_loaded_or_played_is_one_line(mixed, staged, tmp_path):
         (np.zeros(2), r"probe/memory shows vector float32\[2\]"),
         (np.zeros((3, 2)), "a batch of 2 has it in front"),
         (np.zeros((2, 2, 2, 2)), "got image"),
+        (None, "obs: got no arrays; give vector$"),
+        ("left", "obs: got no arrays; give vector$"),
     ):
         with pytest.raises(ValueError, match=said):
             policy(given)

@@ -28,7 +28,7 @@ from mtrl_jax.types import Array, Key, Tree
 class Config(policy_learner.WholeConfig):
     """What makes another program; agents differ in defaults."""
 
-    distance: str = "l2"  # between networks of the tasks, see losses/soft_sharing.py
+    distance: str = "l2"  # between networks of the tasks: l2, trace
     # Whom to be kickstarted by, see agents/common/kickstarting.py.
     teacher: kickstarting.Teacher | None = None
 

@@ -32,7 +32,7 @@ from mtrl_jax.types import Array, Key, Tree
 class Config:
     """Of the combiner; fields of an agent's Config, see ``policy_learner``."""
 
-    combiner: str = "mean"  # see losses/gradient_combiners.py
+    combiner: str = "mean"  # sum, mean, equal_norm, pcgrad, cagrad, mgda
 
 
 class Hparams(NamedTuple):

@@ -40,7 +40,8 @@ from mtrl_jax.types import Array, Key, Tree
 class Teacher(network_config.Config):
     """The settings of the teacher's agent that its network is made from."""
 
-    value_scale: str = "none"  # with one, its network has a value for each task
+    # none, popart, return_scale; with one, its network has a value for each task.
+    value_scale: str = "none"
     normalise_observations: bool = False  # it sees them as it did when it learned
 
 

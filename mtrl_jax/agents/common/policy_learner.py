@@ -43,8 +43,9 @@ RowsOf = Callable[[types.Rollout], minibatches.Rows]
 class Config(value_scale.Config):
     """What every actor-critic offers."""
 
-    optimiser: str = "rmsprop"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
+    optimiser: str = "rmsprop"  # adam, rmsprop, rmsprop_centred
+    # none, clip, tanh, oac_paper, oac_code, symlog, signed_hyperbolic
+    rewards: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)

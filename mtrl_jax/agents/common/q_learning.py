@@ -37,8 +37,9 @@ class Config:
     network: q_network.QNetworkConfig = dataclasses.field(
         default_factory=q_network.QNetworkConfig
     )
-    optimiser: str = "adam"  # see agents/common/optimiser.py
-    rewards: str = "none"  # see losses/rewards.py
+    optimiser: str = "adam"  # adam, rmsprop, rmsprop_centred
+    # none, clip, tanh, oac_paper, oac_code, symlog, signed_hyperbolic
+    rewards: str = "none"
     loss: str = "huber"  # of the error, where the mean is learned: huber, squared
     capacity: int = 100_000  # env steps a member's replay holds
     frames: int = 1  # an image is a stack of so many frames; each is stored once

@@ -36,8 +36,8 @@ SCALES = ("none", "popart", "return_scale")
 class Config:
     """Of the scale; fields of an agent's Config, see ``policy_learner``."""
 
-    value_scale: str = "none"  # of SCALES
-    value_statistics: str = "mean"  # see losses/popart.py, MODES
+    value_scale: str = "none"  # none, popart, return_scale
+    value_statistics: str = "mean"  # sequential, mean, sum; see losses/popart.py
     value_debias: bool = False  # of the initial statistics
 
 
