@@ -140,13 +140,14 @@ def searched(run: Run) -> list[str]:
 def scale_of(run: Run, name: str) -> str:
     """Returns the axis a hyperparameter wants by its range, or spread: linear, log.
 
-    Or complement, that is 1 - x on a logarithmic one, as a discount is drawn.
+    Or complement, that is 1 - x on a logarithmic one, as a discount is drawn. Values that
+    are dealt from a list are not drawn: their spread says it.
     """
     values = run.rows.hparams[name]
     low, high = np.nanmin(values), np.nanmax(values)
-    if run.search is None:
+    drawn = (run.search or {}).get(name) or {}
+    if run.search is None or isinstance(drawn.get("initial"), (list, tuple)):
         return "log" if low > 0 and high > 30 * low else "linear"
-    drawn = run.search.get(name) or {}
     if not drawn.get("log"):
         return "linear"
     if drawn.get("complement"):

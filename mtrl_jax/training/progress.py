@@ -54,10 +54,10 @@ class Progress:
         ``left`` are the seconds to the end; NaN of either is a dash. ``best`` is the
         member with the best ``returns``, those of one chunk; which is best in the end is
         another question, see ``report.summary``. ``tested`` are the returns of an
-        evaluation, shown until the next one.
+        evaluation, shown until the next one with the steps it was made after.
         """
         if tested:
-            self._tested = f"  evaluation: {_shown(tested)}"
+            self._tested = f"  evaluation at {si(steps)}: {_shown(tested)}"
         line = self._line(update, steps, rate, left, returns, best)
         self._bar.update(self._task, completed=update, description=line)
         now = time.monotonic()

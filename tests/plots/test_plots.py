@@ -275,6 +275,8 @@ def test_a_range_says_which_axis_its_hyperparameter_has(tmp_path):
     ):
         one = run._replace(search={"discount": drawn})
         assert run_series.scale_of(one, "discount") == scale
+    swept = run._replace(search={"learning_rate": {"initial": [1e-5, 1e-2]}})
+    assert run_series.scale_of(swept, "learning_rate") == "log"
     figure = hyperparameters.of_run(
         run._replace(search={"discount": {"log": True, "complement": True}})
     )

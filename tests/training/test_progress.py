@@ -22,10 +22,10 @@ def test_the_line_names_training_and_the_last_evaluation(capsys):
         "[1/2 a]  10% 100 steps  20k/s  ETA 1m05s  best now #2  action 2 (max 3)"
     )
     assert lines[1].endswith(
-        "best now #2  action 2 (max 3)  evaluation: action 5 (max 6)"
+        "best now #2  action 2 (max 3)  evaluation at 200: action 5 (max 6)"
     )
     assert " –/s  ETA –  " in lines[2]
-    assert lines[2].endswith("evaluation: action 5 (max 6)")
+    assert lines[2].endswith("evaluation at 200: action 5 (max 6)")
 
 
 def test_many_tasks_do_not_fill_the_screen(capsys):
