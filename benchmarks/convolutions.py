@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.networks import observation_config, observation_decoder, torsos
+from mtrl_jax.networks import torsos
+from mtrl_jax.networks.world_models import observation_config, observation_decoder
 
 IMAGES = {
     "nature": (84, 84, 4),

@@ -32,7 +32,7 @@ from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
 from mtrl_jax.config import agent_settings, loading
 from mtrl_jax.engine import fused_runner, sharding
-from mtrl_jax.networks import latents, observation_config, rssm
+from mtrl_jax.networks.world_models import latents, observation_config, rssm
 
 GAME, SLOTS, UNROLL, UPDATES, STEPS = "gymnax/Breakout-MinAtar", 16, 4, 4, 4
 NEVER = 2**30  # steps before the first gradient step: acting alone

@@ -31,7 +31,7 @@ from mtrl_jax import envs, random, types, xla
 from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
 from mtrl_jax.engine import population
-from mtrl_jax.networks import latents, observation_config, rssm
+from mtrl_jax.networks.world_models import latents, observation_config, rssm
 
 HERE = pathlib.Path(__file__).resolve().parent
 REQUIREMENTS = ("torch", "sheeprl[atari]==0.8.4")

@@ -21,7 +21,7 @@ from mtrl_jax.agents import algorithm_distillation
 from mtrl_jax.data import windows
 from mtrl_jax.engine import offline_runner, sharding
 from mtrl_jax.envs import dark
-from mtrl_jax.networks import transformer
+from mtrl_jax.networks.transformers import transformer
 
 
 def main() -> None:

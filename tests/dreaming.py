@@ -1,7 +1,7 @@
 """A DreamerV2 that is small enough to compile in a test."""
 
 from mtrl_jax.agents.common import sequences
-from mtrl_jax.networks import latents, observation_config, rssm
+from mtrl_jax.networks.world_models import latents, observation_config, rssm
 
 # Static settings; of the replay: 6 steps that an unroll has, of 12 slots or 4.
 SMALL = {

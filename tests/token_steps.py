@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import history_tokens
+from mtrl_jax.networks.transformers import history_tokens
 
 
 def of(obs, action, reward, done, live=None):

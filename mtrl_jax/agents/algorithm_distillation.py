@@ -15,7 +15,7 @@ either kind (see ``data/windows.py``). A window's first row knows nothing before
 the first step of all when acting.
 
 Windows of ``context`` rows train every length of history up to it. A cache reaches
-further back through its layers (see ``networks/transformer.py``): windows of 2 context
+further back through its layers (see ``networks/transformers/transformer.py``): windows of 2 context
 rows train that too. A member's ``horizon`` is a shorter context of its own: it trains on
 segments of windows, and acting with "recompute" sees no further. Rewards are the only sign
 of what to do: ``rewards`` transforms them.
@@ -45,7 +45,8 @@ from mtrl_jax import tree, types
 from mtrl_jax.agents.common import learning, optimiser
 from mtrl_jax.hparams import Amount, Limit, Share
 from mtrl_jax.losses import policy_gradient, rewards
-from mtrl_jax.networks import heads, history_tokens, transformer
+from mtrl_jax.networks import heads
+from mtrl_jax.networks.transformers import history_tokens, transformer
 from mtrl_jax.types import Array, Tree
 
 TARGETS = ("taken", "optimal")

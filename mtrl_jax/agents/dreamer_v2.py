@@ -38,8 +38,9 @@ from mtrl_jax.agents.common import (
 from mtrl_jax.agents.common.behaviour_learning import Critic, Parts
 from mtrl_jax.hparams import Amount
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import layers, observation_config, rssm
-from mtrl_jax.networks import world_model as networks
+from mtrl_jax.networks import layers
+from mtrl_jax.networks.world_models import observation_config, rssm
+from mtrl_jax.networks.world_models import world_model as networks
 from mtrl_jax.types import Array, Key
 
 

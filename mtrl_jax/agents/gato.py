@@ -16,7 +16,7 @@ import dataclasses
 
 from mtrl_jax import hparams, types
 from mtrl_jax.agents import sequence_policy
-from mtrl_jax.networks import outlook
+from mtrl_jax.networks.transformers import outlook
 
 Hparams = hparams.with_defaults(
     sequence_policy.Hparams, reward_gate=0.0, return_gate=0.0, prompt_share=0.25

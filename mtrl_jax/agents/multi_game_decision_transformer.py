@@ -21,7 +21,7 @@ import dataclasses
 
 from mtrl_jax import hparams, types
 from mtrl_jax.agents import sequence_policy
-from mtrl_jax.networks import outlook
+from mtrl_jax.networks.transformers import outlook
 
 Hparams = hparams.with_defaults(
     sequence_policy.Hparams, inferred=1.0, return_cost=1.0, reward_cost=1.0

@@ -58,9 +58,9 @@ from mtrl_jax.agents.common import (
 )
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.losses import rewards
-from mtrl_jax.networks import (
+from mtrl_jax.networks import heads
+from mtrl_jax.networks.transformers import (
     attention_windows,
-    heads,
     history_tokens,
     outlook,
     transformer,

@@ -28,7 +28,7 @@ from mtrl_jax.experiments import (
     reporters,
     selection,
 )
-from mtrl_jax.networks import observation_decoder
+from mtrl_jax.networks.world_models import observation_decoder
 from mtrl_jax.plots import prediction_film
 from mtrl_jax.training.program import Program
 

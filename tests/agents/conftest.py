@@ -18,7 +18,7 @@ import pytest
 from mtrl_jax import agents, envs, hparams, random, types
 from mtrl_jax.engine import batched_draws
 from mtrl_jax.envs import expert_labels, mixture
-from mtrl_jax.networks import outlook, transformer
+from mtrl_jax.networks.transformers import outlook, transformer
 
 TRANSFORMER = transformer.TransformerConfig(
     layers=2, width=8, heads=2, feedforward=16, context=8

@@ -17,7 +17,8 @@ from mtrl_jax.data import histories, windows
 from mtrl_jax.engine import context_runner, fused_runner, offline_runner
 from mtrl_jax.engine.batched_draws import batch_draws
 from mtrl_jax.envs import core, dark, expert_labels
-from mtrl_jax.networks import heads, transformer
+from mtrl_jax.networks import heads
+from mtrl_jax.networks.transformers import transformer
 
 KEY = jax.random.key(2)
 ACTIONS = 3

@@ -8,7 +8,7 @@ from mtrl_jax import random
 from mtrl_jax.agents import dreamer_v2
 from mtrl_jax.agents.common import sequences
 from mtrl_jax.engine import fused_runner
-from mtrl_jax.networks import latents, observation_config, rssm
+from mtrl_jax.networks.world_models import latents, observation_config, rssm
 
 MEMBERS, SLOTS, UNROLL, CHUNK = 2, 8, 4, 100  # updates
 CONFIG = dreamer_v2.Config(

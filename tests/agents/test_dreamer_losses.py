@@ -9,8 +9,8 @@ import pytest
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import behaviour_learning, imagination, model_learning
-from mtrl_jax.networks import latents, rssm
-from mtrl_jax.networks import world_model as networks
+from mtrl_jax.networks.world_models import latents, rssm
+from mtrl_jax.networks.world_models import world_model as networks
 
 KEY = jax.random.key(0)
 GAMMA = 0.9

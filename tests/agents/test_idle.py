@@ -14,14 +14,9 @@ from jax.interpreters import partial_eval
 from mtrl_jax import agents, hparams
 from mtrl_jax.agents.common import kickstarting
 from mtrl_jax.experiments import checks
-from mtrl_jax.networks import (
-    components,
-    latents,
-    network_config,
-    outlook,
-    q_network,
-    rssm,
-)
+from mtrl_jax.networks import components, network_config, q_network
+from mtrl_jax.networks.transformers import outlook
+from mtrl_jax.networks.world_models import latents, rssm
 
 SOFT = network_config.NetworkConfig(hidden=(4,), sharing="soft")
 STUDENT = q_network.QNetworkConfig(hidden=(4,))

@@ -20,7 +20,8 @@ from mtrl_jax.agents import (
 from mtrl_jax.agents.common import action_names, future, sequence_settings
 from mtrl_jax.data import columns, windows
 from mtrl_jax.engine.batched_draws import batch_draws
-from mtrl_jax.networks import heads, outlook, transformer
+from mtrl_jax.networks import heads
+from mtrl_jax.networks.transformers import outlook, transformer
 
 KEY = jax.random.key(2)
 ACTIONS = 3

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec
 from mtrl_jax import agents, envs, hparams, random
 from mtrl_jax.engine import fused_runner, sharding
 from mtrl_jax.envs import core, expert_labels
-from mtrl_jax.networks import actor_critic, product, transformer
+from mtrl_jax.networks import actor_critic, product
+from mtrl_jax.networks.transformers import transformer
 
 DEVICES = 8
 # What makes devices wait for each other, in a compiled program.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import attention
+from mtrl_jax.networks.transformers import attention
 
 
 def _inputs(length, size=4, seed=0):

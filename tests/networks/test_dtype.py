@@ -7,16 +7,9 @@ import pytest
 import token_steps
 
 from mtrl_jax import types
-from mtrl_jax.networks import (
-    actor_critic,
-    layers,
-    network_module,
-    observation_config,
-    q_network,
-    rssm,
-    transformer,
-    world_model,
-)
+from mtrl_jax.networks import actor_critic, layers, network_module, q_network
+from mtrl_jax.networks.transformers import transformer
+from mtrl_jax.networks.world_models import observation_config, rssm, world_model
 
 ACTIONS = 3
 SPACE = types.Discrete(ACTIONS)

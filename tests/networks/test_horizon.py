@@ -10,7 +10,7 @@ import token_steps
 
 from mtrl_jax import types
 from mtrl_jax.engine.batched_draws import batch_draws
-from mtrl_jax.networks import transformer
+from mtrl_jax.networks.transformers import transformer
 
 T, B, N, ACTIONS = 7, 2, 3, 4
 HORIZONS = (1, 2, 3, T, T + 3)

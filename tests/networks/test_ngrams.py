@@ -10,7 +10,7 @@ import token_steps
 
 from mtrl_jax import types
 from mtrl_jax.engine.batched_draws import batch_draws
-from mtrl_jax.networks import (
+from mtrl_jax.networks.transformers import (
     attention_windows,
     ngrams,
     outlook,

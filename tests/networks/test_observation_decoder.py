@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import (
+from mtrl_jax.networks.world_models import (
     observation_config,
     observation_decoder,
     observation_encoder,

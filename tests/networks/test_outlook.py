@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import types
-from mtrl_jax.networks import outlook, tokeniser, transformer
+from mtrl_jax.networks.transformers import outlook, tokeniser, transformer
 
 ATARI = outlook.Outlook(bins=121, low=-20.0, high=100.0)
 P = np.array([0.5, 0.3, 0.15, 0.04, 0.01], np.float32)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.networks import conv, conv_transpose, plane_conv
+from mtrl_jax.networks import conv, conv_transpose
+from mtrl_jax.networks.world_models import plane_conv
 
 # (height, width, cin, cout, kernel, stride): fewer features than planes, and more.
 FORWARD = [

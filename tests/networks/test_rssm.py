@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mtrl_jax.networks import (
-    conv_transpose,
+from mtrl_jax.networks import conv_transpose, layers
+from mtrl_jax.networks.world_models import (
     latents,
-    layers,
     observation_config,
     observation_decoder,
     observation_encoder,

@@ -12,7 +12,8 @@ import token_steps
 
 from mtrl_jax import tree, types
 from mtrl_jax.engine.batched_draws import batch_draws
-from mtrl_jax.networks import layers, transformer
+from mtrl_jax.networks import layers
+from mtrl_jax.networks.transformers import transformer
 
 T, B, N = 7, 2, 3
 CONFIG = transformer.TransformerConfig(

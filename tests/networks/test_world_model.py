@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.networks import rssm, world_model
+from mtrl_jax.networks.world_models import rssm, world_model
 
 
 def test_an_open_loop_goes_on_by_the_actions_after_what_was_seen():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mtrl_jax import envs, types
 from mtrl_jax.experiments import open_loop as predictions
-from mtrl_jax.networks import world_model
+from mtrl_jax.networks.world_models import world_model
 from mtrl_jax.plots import prediction_film
 
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from mtrl_jax.agents.common import imagination, model_learning
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import dreamer
-from mtrl_jax.networks import layers, rssm
-from mtrl_jax.networks import world_model as networks
+from mtrl_jax.networks import layers
+from mtrl_jax.networks.world_models import rssm
+from mtrl_jax.networks.world_models import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 RANGE_RATE = 0.01  # of the moving average of the returns' range (DreamerV3)

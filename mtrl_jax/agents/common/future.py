@@ -34,7 +34,7 @@ from mtrl_jax import types
 from mtrl_jax.agents.common import exploration
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.losses import policy_gradient
-from mtrl_jax.networks import outlook
+from mtrl_jax.networks.transformers import outlook
 from mtrl_jax.types import ILLEGAL, Array
 
 WEIGHT_LIMIT = 100.0  # of an action's imitation by its advantage

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import types
-from mtrl_jax.networks import heads, latents, layers, rssm
+from mtrl_jax.networks import heads, layers
+from mtrl_jax.networks.world_models import latents, rssm
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 GRADIENTS = ("auto", "reinforce", "dynamics", "mix")

@@ -19,8 +19,9 @@ from mtrl_jax import tree, types
 from mtrl_jax.data import replay_ring
 from mtrl_jax.hparams import Amount, Share
 from mtrl_jax.losses import dreamer
-from mtrl_jax.networks import heads, rssm
-from mtrl_jax.networks import world_model as networks
+from mtrl_jax.networks import heads
+from mtrl_jax.networks.world_models import rssm
+from mtrl_jax.networks.world_models import world_model as networks
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 

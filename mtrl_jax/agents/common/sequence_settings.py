@@ -13,7 +13,7 @@ from mtrl_jax import hparams, types
 from mtrl_jax.agents.common import optimiser
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.hparams import Amount, Limit, Real, Share
-from mtrl_jax.networks import outlook, transformer
+from mtrl_jax.networks.transformers import outlook, transformer
 from mtrl_jax.types import Array
 
 

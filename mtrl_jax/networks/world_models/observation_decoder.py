@@ -24,8 +24,9 @@ import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.losses import dreamer
-from mtrl_jax.networks import conv_transpose, layers, plane_conv
-from mtrl_jax.networks import observation_config as common
+from mtrl_jax.networks import conv_transpose, layers
+from mtrl_jax.networks.world_models import observation_config as common
+from mtrl_jax.networks.world_models import plane_conv
 from mtrl_jax.types import Array, Key, Tree
 
 KERNELS = (5, 5, 6, 6)  # stride 2

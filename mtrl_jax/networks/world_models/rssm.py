@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import errors
-from mtrl_jax.networks import deferred, gru, latents, layers
+from mtrl_jax.networks import layers
+from mtrl_jax.networks.world_models import deferred, gru, latents
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 

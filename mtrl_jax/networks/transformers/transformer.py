@@ -59,13 +59,12 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import tree, types
-from mtrl_jax.networks import (
+from mtrl_jax.networks import layers, torsos
+from mtrl_jax.networks.transformers import (
     attention_windows,
     history_tokens,
-    layers,
     ngrams,
     outlook,
-    torsos,
     transformer_config,
     transformer_layers,
 )

@@ -35,8 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import tree, types
-from mtrl_jax.networks import heads, product, tokeniser, torsos
-from mtrl_jax.networks.outlook import Outlook, features
+from mtrl_jax.networks import heads, product, torsos
+from mtrl_jax.networks.transformers import tokeniser
+from mtrl_jax.networks.transformers.outlook import Outlook, features
 from mtrl_jax.types import Array, Tree
 
 # Of a step, by encoding; the last one predicts.

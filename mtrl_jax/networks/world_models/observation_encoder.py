@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import conv, layers, plane_conv
-from mtrl_jax.networks import observation_config as common
+from mtrl_jax.networks import conv, layers
+from mtrl_jax.networks.world_models import observation_config as common
+from mtrl_jax.networks.world_models import plane_conv
 from mtrl_jax.types import Array, Key, Tree
 
 KERNELS = (4, 4, 4, 4)  # stride 2

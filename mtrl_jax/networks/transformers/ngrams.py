@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import history_tokens
-from mtrl_jax.networks.attention_windows import Sight
+from mtrl_jax.networks.transformers import history_tokens
+from mtrl_jax.networks.transformers.attention_windows import Sight
 from mtrl_jax.types import Array, Tree
 
 _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.networks import attention, history_tokens
+from mtrl_jax.networks.transformers import attention, history_tokens
 from mtrl_jax.types import Array, Tree
 
 

@@ -12,9 +12,9 @@ import jax
 
 from mtrl_jax import errors, tree, types
 from mtrl_jax.losses import dreamer, symlog
-from mtrl_jax.networks import (
+from mtrl_jax.networks import layers
+from mtrl_jax.networks.world_models import (
     latents,
-    layers,
     observation_config,
     observation_decoder,
     observation_encoder,

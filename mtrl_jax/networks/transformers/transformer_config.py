@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from mtrl_jax import types
-from mtrl_jax.networks import attention, conv, history_tokens, layers, mlp, tokeniser
+from mtrl_jax.networks import conv, layers, mlp
+from mtrl_jax.networks.transformers import attention, history_tokens, tokeniser
 
 POSITIONS = ("rotary", "learned", "none")
 ACTING = ("auto", "cache", "recompute")

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.networks import (
+from mtrl_jax.networks import product
+from mtrl_jax.networks.transformers import (
     attention,
     attention_windows,
-    product,
     transformer_config,
 )
 from mtrl_jax.types import Array

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
-from mtrl_jax.networks import (
+from mtrl_jax.networks import heads, initialisers
+from mtrl_jax.networks.transformers import (
     attention_windows,
-    heads,
     history_tokens,
-    initialisers,
     ngrams,
     outlook,
     transformer_blocks,

@@ -1,0 +1,1 @@
+"""A causal transformer over steps of histories: tokens, layers, attention, n-grams."""

@@ -1,0 +1,1 @@
+"""A world model: encoder, recurrent state-space model, latents, decoder."""
