@@ -92,7 +92,14 @@ def make_program(
 
     def memory() -> str:
         held = checkpoint.bytes_of(data())
-        return device_memory.line(sizes()._asdict(), members, place.mesh, held)
+        said = device_memory.line(sizes()._asdict(), members, place.mesh, held)
+        longest, length = data()[0].reward.shape[1], training.unroll_length
+        if length <= longest:
+            return said
+        return (
+            f"{said}; training.unroll_length={length}: no history has more than "
+            f"{longest} rows, and what is left of a window is padding"
+        )
 
     chunk, measure = sharding.keeping_layout(runner.chunk), jax.jit(runner.measure)
 

@@ -41,13 +41,18 @@ def of_run(run: run_series.Run) -> Any:
             ylim=(P - 0.4, -0.6),
             xlabel="update",
             yticks=[],
-            title=f"Lineage: all descend from {len(survivors)} of {P} first members "
-            "(bold); thicker = higher score",
+            title=f"Lineage: {_descent(len(survivors), P)}; thicker = higher score",
         )
         axes.set_ylabel("member", labelpad=22)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
     return figure
+
+
+def _descent(survivors: int, members: int) -> str:
+    if survivors == members:
+        return "every first member (bold) has descendants"
+    return f"all descend from {survivors} of {members} first members (bold)"
 
 
 def segments_of(run: run_series.Run) -> list[Segment]:

@@ -128,6 +128,24 @@ def test_data_and_learners_are_measured_together(staged, monkeypatch):
     assert re.search(r" and [0-9.]+ \w?B of data on each device; ", prepare(both))
 
 
+def test_windows_that_no_history_fills_are_said(staged):
+    """They are padding in part, which is learned from for nothing."""
+    run = kinds.run_of(reading.load_config(staged), staged)
+    stage = run.stage("model")
+
+    def said(length):
+        training = stage.training.model_copy(update={"unroll_length": length})
+        longer = stage.model_copy(update={"training": training})
+        with contextlib.closing(kinds.make_program(run, longer)) as program:
+            return program.memory()
+
+    found = re.search(
+        r"; training\.unroll_length=60: no history has more than (\d+) rows", said(60)
+    )
+    longest = int(found[1])
+    assert 0 < longest < 60 and "no history" not in said(longest)
+
+
 def test_slots_whose_rollouts_cannot_fit_are_refused_before_one_is_made(monkeypatch):
     """By their own number: of 100 million, laying them out would take minutes."""
     monkeypatch.setattr(device_memory, "_bytes", lambda device: 1_000_000)
