@@ -176,7 +176,7 @@ def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) 
 
 def arguments() -> argparse.Namespace:
     """Returns the command line's settings."""
-    made = common.parser(__doc__ or "", "the first arm, 8,000 steps, two seeds")
+    made = common.parser(__doc__ or "", "the first arm, 8,000 steps, three seeds")
     made.add_argument("--experiment", choices=arms.EXPERIMENTS, required=True)
     made.add_argument("--arms", nargs="+", help="by default all of the experiment's")
     made.add_argument("--env-steps", type=int, help="of a member, all tasks together")
@@ -188,7 +188,7 @@ def arguments() -> argparse.Namespace:
     known = arms.EXPERIMENTS[args.experiment]
     args.env_steps = args.env_steps or arms.STEPS[args.experiment]
     if args.quick:
-        args.arms, args.env_steps, args.seeds = [next(iter(known))], 8_000, 2
+        args.arms, args.env_steps, args.seeds = [next(iter(known))], 8_000, 3
         args.runs = args.runs / "quick"
     args.arms = args.arms or list(known)
     for arm in args.arms:

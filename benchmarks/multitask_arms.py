@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from typing import Any
 
@@ -229,8 +230,8 @@ _BREAKOUT = _unreal(_FLAT, 2, "breakout")
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
         "student": _student(
-            labels=("alone", "cost 0.3", "cost 1", "cost 3", "cost 10"),
-            dealt={"teacher_cost": [0.0, 0.3, 1.0, 3.0, 10.0]},
+            labels=("alone", "cost 0.3", "cost 1", "cost 3"),
+            dealt={"teacher_cost": [0.0, 0.3, 1.0, 3.0]},
         ),
         "falling": _student(labels=("cost 1 to 0",), schedules=_FALLING),
     },
@@ -317,8 +318,18 @@ STEPS = {
 
 
 def settings(experiment: str, arm: str, env_steps: int, seeds: int) -> dict[str, Any]:
-    """Returns the settings of an arm's run, of one stage or two."""
+    """Returns the settings of an arm's run, of one stage or two.
+
+    Members are dealt labels and those of the stage before in turn. Raises ValueError
+    where a label would always have the same of these.
+    """
     chosen = EXPERIMENTS[experiment][arm]
+    labels = len(chosen.labels)
+    if chosen.before is not None and math.gcd(labels, seeds) > 1:
+        raise ValueError(
+            f"--seeds: of {seeds} each of {labels} labels begins with some alone; give a "
+            "number that has no divisor in common"
+        )
     target, source = WHERE[experiment]
     last = _stage(chosen, chosen.tasks or target, env_steps, seeds)
     if chosen.before is None:

@@ -35,6 +35,12 @@ def test_every_arm_of_the_multitask_benchmark_is_valid(experiment, arm):
     assert set(arms.WHERE) == set(arms.EXPERIMENTS) == set(arms.STEPS)
 
 
+def test_no_label_has_one_teacher_alone():
+    """Members are dealt teachers and labels in turn: of 4 and 4 each has its own."""
+    with pytest.raises(ValueError, match=r"--seeds: of 4 each of 4 labels begins"):
+        arms.settings("kickstarting", "student", 100_000, 4)
+
+
 @pytest.mark.parametrize(
     "tasks", sorted(set(arms.TASKS) - {"mt10"})
 )  # a suite, read above
