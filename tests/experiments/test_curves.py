@@ -17,6 +17,7 @@ from mtrl_jax.experiments import (
     in_context,
     task_families,
 )
+from mtrl_jax.metrics import estimates
 from mtrl_jax.plots import context_curves, run_series
 
 P, N, E = 2, 3, 20
@@ -48,6 +49,50 @@ def test_the_score_is_of_episodes_that_the_agent_played():
     most = summary(returns, watched=19)
     assert most["score"] == pytest.approx([19] * P)
     assert most["tasks"]["a/x"]["in_context"]["prompt"] == 19
+
+
+def test_slots_have_the_tasks_of_an_entry_in_turn():
+    """Slot b plays task b mod N, and what is not certain is of the tasks, not the slots."""
+    of_slot = np.array([0.0, 10.0, 20.0, 2.0, 12.0, 22.0])
+    returns = np.stack([of_slot, of_slot + 6])[..., None]
+    family = summary(returns)["tasks"]["a/x"]["in_context"]
+    expected = [[1.0, 11.0, 21.0], [7.0, 17.0, 27.0]]
+    np.testing.assert_allclose(family["returns"][..., 0], expected)
+    interval = estimates.mean_interval([4.0, 14.0, 24.0])
+    np.testing.assert_allclose(family["interval"], [interval])
+    single = summary(returns, number=1)["tasks"]["a/x"]["in_context"]
+    interval = estimates.mean_interval(returns.ravel())
+    np.testing.assert_allclose(single["interval"], [interval])
+
+
+def test_a_score_is_the_mean_of_tasks_and_the_highest_is_best():
+    """However many slots an entry has; what did not end counts for nothing, and is said."""
+    returns = np.zeros((P, 2 * N, E))
+    returns[0, :N, -2:], returns[1, N:, -2:] = 1.0, 3.0
+    returns[1, 0, -1] = np.nan
+    found = summary(returns, names=("a/x", "a/y"))
+    assert found["score"] == pytest.approx([0.5, 1.5]) and found["best_member"] == 1
+    unfinished = [x["in_context"]["unfinished"] for x in found["tasks"].values()]
+    assert unfinished == [1, 0]
+
+
+def test_a_lost_member_has_no_part_in_an_evaluation():
+    """What weights that are not finite did is neither in a curve nor the best."""
+    stage = _prompted_stage(None)
+    spec = task_families.testing(stage).spec
+    learner = {"w": np.float32([[np.nan], [1.0]])}
+    returns = np.float32([[[9.0] * 3] * 3, [[1.0, 2.0, 3.0]] * 3])
+    ts = SimpleNamespace(task=np.zeros((P, 3), int))
+    state = SimpleNamespace(learner=learner, returns=returns, rewards=(), ts=ts)
+    before = in_context.fingerprint(learner)
+    reporter = in_context._reporter(stage, spec, before, dict)
+    found, _ = reporter.finish(state, None, {}, 0)
+    np.testing.assert_array_equal(found["score"], [np.nan, 3.0])
+    assert found["best_member"] == 1
+    (task,) = found["tasks"].values()
+    np.testing.assert_array_equal(task["in_context"]["mean"], [1.0, 2.0, 3.0])
+    rows = {"a": np.array([1.0, 2.0]), "b": np.array([5.0, 1.0])}
+    assert reporter.best({"returns": rows}) == 0
 
 
 def test_the_table_tells_the_demonstration_from_what_came_after():
@@ -129,8 +174,21 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     lines = dict(zip(labels, handles))
     assert ("watched" in lines) == bool(watched)
     assert {"in context", "other", "random", "optimal"} <= set(lines)
+    assert panel.get_xlim() == (0, episodes if episodes > 1 else 40)
+    if episodes > 1:
+        band = next(x for x in panel.collections if x.get_label() == "95 % interval")
+        places, ends = band.get_paths()[0].vertices.T
+        drawn = [ends[places == i + 1] for i in range(episodes)]
+        interval = [(x.min(), x.max()) for x in drawn]
+        np.testing.assert_allclose(interval, tasks["a/x"]["in_context"]["interval"])
+        (span,) = [x for x in panel.patches if x.get_label() == "watched"]
+        assert (span.get_x(), span.get_width()) == (0.5, watched)
     if episodes == 1:
         np.testing.assert_allclose(lines["in context"].get_ydata(), 1.0)
+        # Means of two throws, in their middle.
+        np.testing.assert_allclose(
+            lines["in context"].get_xdata()[[0, -1]], [1.5, 39.5]
+        )
         np.testing.assert_allclose(lines["other"].get_ydata(), 0.5)
         np.testing.assert_allclose(lines["optimal"].get_ydata(), 10 / 40)
     plt.close(figure)
