@@ -196,6 +196,19 @@ def test_probabilities_are_shares_of_members():
     moved = np.isclose(np.abs(np.log(new / 1e-3)), np.log(1.2), rtol=1e-3)
     assert abs(kept.mean() - 0.8 * 0.5) < 0.04
     assert abs(moved.mean() - 0.8 * 0.5) < 0.04
+    # Whether a value moves says nothing of where to: each choice has a key of its own.
+    assert abs((new[moved] > 1e-3).mean() - 0.5) < 0.06
+    drawn = np.log10(new[~kept & ~moved])
+    quartiles = np.quantile(drawn, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(quartiles, [-4.25, -3.5, -2.75], atol=0.2)
+
+
+def test_a_value_from_outside_the_range_comes_back_into_it():
+    """As one that was changed on resume; also where nothing moves it."""
+    still = pbt.PbtConfig(perturb_probability=0.0, resample_probability=0.0)
+    for value, end in ((5.0, 0.9), (0.0, 0.1)):
+        found = _explore(value, pbt.SearchRange(0.1, 0.9), still)
+        np.testing.assert_array_equal(found, np.float32(end))
 
 
 def test_only_copies_explore_unless_all_do():

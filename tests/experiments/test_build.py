@@ -308,12 +308,38 @@ def test_evaluations_draw_from_keys_of_their_own(program, state):
     )
 
 
+@pytest.mark.parametrize(
+    ("limits", "given", "steps"),
+    [([3, 9], None, 9), ([3, None], None, 10_000), ([3, 9], 4, 4)],
+)
+def test_an_evaluation_has_the_steps_of_its_longest_task(
+    limits, given, steps, monkeypatch
+):
+    """Of those that have one; others are cut, and all where a setting says so."""
+    made = []
+    monkeypatch.setattr(
+        selection.evaluate, "make", lambda agent, env, steps: made.append(steps)
+    )
+    tasks = [types.SimpleNamespace(max_steps=limit) for limit in limits]
+    spec = types.SimpleNamespace(tasks=tasks)
+    env = types.SimpleNamespace(spec=spec, pure=True, reset=lambda *_: None)
+    world = types.SimpleNamespace(kind="fused", test=env)
+    changes = [f"evaluation.max_steps={given}"] if given else []
+    selection.make_evaluate(_settings(*changes), None, world)
+    assert made == [steps]
+
+
 def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
     """Weights come from a finite member, the memory is fresh, keys and slots stay."""
     poison = lambda x: x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x  # noqa: E731
+    begun = state.stats._replace(
+        partial_return=jnp.ones_like(state.stats.partial_return),
+        recent_count=jnp.ones_like(state.stats.recent_count),
+    )
     broken = state._replace(
         learner=jax.tree.map(poison, state.learner),
         carry=jax.tree.map(jnp.ones_like, state.carry),
+        stats=begun,
     )
     after, hp, lineage, record = jax.jit(program.pbt_step)(
         broken, program.hparams, program.lineage, None
@@ -326,6 +352,11 @@ def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
         assert np.asarray(memory).reshape(4, -1).any(1).tolist() == [1, 0, 1, 1]
     for old, new in zip(jax.tree.leaves(state.learner), jax.tree.leaves(after.learner)):
         np.testing.assert_array_equal(new[1], old[source])
+    # Nor what is known of its episodes.
+    copied = np.asarray(record.source) != np.arange(4)
+    forgotten = statistics.forget(begun, jnp.asarray(copied))
+    jax.tree.map(np.testing.assert_array_equal, after.stats, forgotten)
+    assert np.asarray(after.stats.recent_count).any(1).tolist() == (~copied).tolist()
     kept = [(s.key, s.env, s.ts) for s in (state, after)]
     for old, new in zip(*map(jax.tree.leaves, kept)):
         assert bool(jnp.all(old == new))

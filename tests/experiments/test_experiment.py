@@ -11,6 +11,7 @@ import running
 from mtrl_jax import config, metrics, plots, types
 from mtrl_jax.engine import evaluate, fitness, fused_runner
 from mtrl_jax.experiments import reading
+from mtrl_jax.metrics import estimates
 from mtrl_jax.plots import run_series
 from mtrl_jax.training import chunk_rows, report
 
@@ -261,11 +262,45 @@ def test_an_evaluation_counts_an_episode_that_was_cut_with_what_it_had():
     table = report.evaluation_table(SPEC, _evaluation())
     first, second = table["b"]["members"]
     assert (first["mean"], first["episodes"], first["unfinished"]) == (3.0, 1, 1)
+    assert first["interval"] == estimates.mean_interval([5.0, 1.0])
     assert (second["mean"], second["episodes"], second["unfinished"]) == (2.0, 2, 0)
     assert [m["success"] for m in table["a"]["members"]] == [0.5, 1.0]
     assert table["a"]["mean"] == 5.5
     assert table["a"]["normalised"] == pytest.approx(0.55)
     assert "normalised" not in table["b"]
+
+
+def test_a_table_may_be_of_one_member_and_its_tasks_alone():
+    """The mean over members is its own then."""
+    alone = report.evaluation_table(SPEC, _evaluation(), member=1)
+    for name, mean in (("a", 8.0), ("b", 2.0)):
+        (found,) = alone[name]["members"]
+        assert (found["member"], found["mean"], alone[name]["mean"]) == (1, mean, mean)
+    apart = _evaluation()._replace(task=np.array([[0] * 4, [1] * 4]))
+    assert list(report.evaluation_table(SPEC, apart, member=1)) == ["b"]
+
+
+def test_scores_are_of_the_tasks_and_the_measure_that_count():
+    """Those of population.fitness: one task, or what else an episode has."""
+    means, lengths = (
+        np.array([[3.0, 1.0], [8.0, 0.0]]),
+        np.array([[1.0, 2.0], [5.0, 6.0]]),
+    )
+    of_b = fitness.make_metric(SPEC, "return", "b")
+    np.testing.assert_array_equal(report.scores(of_b, means), [1.0, 0.0])
+    row = {
+        "returns": dict(zip("ab", means.T)),
+        "metrics": {f"length/{name}": x for name, x in zip("ab", lengths.T)},
+    }
+    by_length = fitness.Metric((0.0,) * 2, (1.0,) * 2, np.inf, (1.0,) * 2, "length")
+    judged = report.judged(by_length, row)
+    assert {name: x.tolist() for name, x in judged.items()} == {
+        "a": [1, 5],
+        "b": [2, 6],
+    }
+    assert report.judged(of_b, row) is row["returns"]
+    best = [report.best_member(metric, SPEC, row) for metric in (of_b, by_length)]
+    assert best == [0, 1]
 
 
 def test_a_member_that_lives_long_is_not_judged_by_its_failures():

@@ -29,6 +29,38 @@ def test_the_learning_rate_is_logged_where_it_decays(change, is_logged):
     assert row["metrics"].keys() == logged
 
 
+@pytest.mark.parametrize(
+    ("held_out", "losses", "best"),
+    [(True, [0.0, 1.0, 3.0], 1), (False, [0.0, 4.0, 2.0], 2)],
+)
+def test_the_least_loss_is_best_and_what_is_held_out_decides(held_out, losses, best):
+    """Of rows and of the summary; a lost member has neither score nor part in a mean."""
+    reporter = reporters.of_losses(loading.from_dict(running.TINY), "loss", held_out)
+    trained, tested = np.array([9.0, 4.0, 2.0]), np.array([9.0, 1.0, 3.0])
+    output = fused_runner.ChunkOutput({"loss": trained}, {}, np.ones(3, bool))
+    row = reporter.row(output, {"loss": tested} if held_out else None)
+    assert reporter.best(row) == best
+    shown = {"loss": trained, "held-out loss": tested}
+    assert reporter.shown(row) == {x: shown[x] for x in list(shown)[: 1 + held_out]}
+    # Between two tests, by what there is.
+    assert reporter.best(reporter.row(output, None)) == 2
+    assert reporter.best(reporter.row(None, None)) == 0
+
+    learner = {"w": np.array([[np.nan], [1.0], [1.0]], np.float32)}
+    recent = np.array([0.0, 4.0, 2.0])
+    state = offline_runner.OfflineState(learner, recent, 4, None)
+    measured = {"loss": np.array(losses), "learning_rate": np.ones(3)}
+    given = measured if held_out else None
+    summary, text = reporter.finish(state, given, {"updates": 4}, 0)
+    assert (summary["best_member"], summary["lost"]) == (best, [0])
+    np.testing.assert_array_equal(summary["score"], [np.nan, *-np.array(losses[1:])])
+    name = "held_out/loss" if held_out else "loss"
+    assert summary["selected_by"] == summary["reported_on"] == name
+    assert list(summary["held_out"]) == ["loss"] * held_out
+    mean, least = np.mean(losses[1:]), min(losses[1:])
+    assert text.startswith(f"{name}: mean {mean:.4g}, least {least:.4g}; ")
+
+
 def test_the_best_of_an_offline_checkpoint_has_the_least_loss(tmp_path):
     """Among those that are finite; of frozen learners, which lose nothing, the first."""
     learner = {"w": np.array([[np.nan], [1.0], [1.0]], np.float32)}

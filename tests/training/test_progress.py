@@ -1,6 +1,7 @@
 """The line a person watches."""
 
 import numpy as np
+import pytest
 
 from mtrl_jax.training import progress
 
@@ -26,6 +27,31 @@ def test_the_line_names_training_and_the_last_evaluation(capsys):
     )
     assert " –/s  ETA –  " in lines[2]
     assert lines[2].endswith("evaluation at 200: action 5 (max 6)")
+
+
+def test_a_log_has_a_line_every_so_often_and_the_last(capsys):
+    """Where there is no terminal; a run that is over has said so."""
+    bar = progress.Progress(3, every_s=1e9)
+    for update in (1, 2, 3):
+        bar.update(update, update, 1.0, 1.0, {}, 0)
+    bar.close()
+    assert [line.split()[0] for line in _lines(capsys)] == ["33%", "100%"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0s"),
+        (59.6, "1m00s"),
+        (184.0, "3m04s"),
+        (3599.7, "1h00m"),
+        (3720.0, "1h02m"),
+        (90_000.0, "25h00m"),
+    ],
+)
+def test_a_duration_is_rounded_before_it_is_put_in_words(seconds, text):
+    """Never 60 of seconds or minutes."""
+    assert progress.duration(seconds) == text
 
 
 def test_many_tasks_do_not_fill_the_screen(capsys):
