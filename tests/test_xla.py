@@ -68,6 +68,23 @@ def test_every_core_is_a_device_unless_the_user_says_otherwise(given, expected):
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "{own}=false"),
+        ("--xla_one=1", "--xla_one=1 {own}=false"),
+        ("{own}=true --xla_one=1", "{own}=true --xla_one=1"),
+    ],
+)
+def test_a_flag_that_the_user_set_stays(given, expected, monkeypatch):
+    """The kit's are added to the others, once."""
+    own = "--xla_cpu_enable_concurrency_optimized_scheduler"
+    monkeypatch.setenv("XLA_FLAGS", given.format(own=own))
+    for _ in range(2):
+        xla.set_flags()
+        assert os.environ["XLA_FLAGS"] == expected.format(own=own)
+
+
+@pytest.mark.parametrize(
     ("groups", "files", "expected"),
     [
         ("0::/", {"cpu.max": "max 100000"}, 64),

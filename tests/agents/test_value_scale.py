@@ -152,6 +152,20 @@ def test_a_target_meets_the_output_that_the_head_will_have(kind):
     np.testing.assert_allclose(found, own, rtol=1e-5)
 
 
+def test_the_deviation_that_is_shown_is_of_live_steps():
+    """Of each step's own task; of no scale there is none to show."""
+    config = agents.get("ppo").Config(value_scale="return_scale")
+    scale, hp = value_scale.make(config, 2), value_scale.Hparams()
+    stats = popart.Statistics(*np.float32([[0.5, -2.0], [4.0, 9.0], [0.3, 0.6]]))
+    task, live = np.array([[1], [0], [1]]), np.array([[True], [False], [True]])
+    found = scale.metrics(stats, task, live, hp)["value_std"]
+    np.testing.assert_allclose(found, 3.0, rtol=1e-6)
+    assert (
+        value_scale.make(agents.get("ppo").Config(), 2).metrics((), task, live, hp)
+        == {}
+    )
+
+
 def test_unknown_scales_are_refused_by_name(kit):
     """When the agent is made."""
     spec = kit.probe("both").spec

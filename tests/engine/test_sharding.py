@@ -62,6 +62,17 @@ def test_as_many_cores_as_the_members_divide_into(members, expected):
     }
 
 
+def test_accelerators_are_all_used_and_update_their_members_together(monkeypatch):
+    """Members go one by one on a single CPU device alone, where the config is silent."""
+    one, many = (sharding.make_mesh(8, 4, jax.devices()[:n]) for n in (1, DEVICES))
+    assert [sharding.members_at_once(mesh) for mesh in (one, many)] == [1, None]
+    monkeypatch.setattr(sharding.jax, "default_backend", lambda: "gpu")
+    assert [sharding.members_at_once(mesh) for mesh in (one, many)] == [None, None]
+    for meet in (False, True):
+        assert len(sharding.devices(5, pure=True, meet=meet)) == DEVICES
+    assert len(sharding.devices(5, pure=False)) == 1
+
+
 def test_leaves_are_split_by_their_leading_axes():
     """P over pop, B over slot where it divides; everything else is everywhere."""
     mesh = sharding.make_mesh(2, 4)

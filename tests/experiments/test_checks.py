@@ -49,6 +49,10 @@ def test_an_agent_with_a_replay_is_traced_through_it():
     """observe, update and feedback: its metrics are those of batches from the memory."""
     traced = checks.check_agent(replaying(rewards), CONFIG, SPEC, B, T)
     assert set(traced.metrics) == {"loss"}
+    # Bytes: T + 1 steps of 20 of each slot, T actions; what is drawn are T rewards.
+    assert traced.sizes == checks.Sizes(4, 20 * (T + 1) * B + 4 * T * B)
+    assert traced.drawn == 4 * T * B
+    assert checks.sizes_of(replaying(rewards), CONFIG, SPEC, B, T) == traced.sizes
     with pytest.raises(ValueError, match="feedback: no such rows"):
         checks.check_agent(replaying(rewards, fits=False), CONFIG, SPEC, B, T)
 

@@ -78,6 +78,40 @@ def test_members_at_different_levels_are_not_compared_by_training(levels, known)
     np.testing.assert_array_equal(score, expected)
 
 
+@pytest.mark.parametrize(
+    ("axis", "easy"),
+    [("slot", [[8, 8, 1, 1]] * 6), ("population", [[8] * 2] * 2 + [[1] * 2] * 2)],
+)
+def test_a_later_task_gets_harder_by_its_own_episodes(axis, easy):
+    """And no other task's slots, or members."""
+    delayed = {"env": "probe/delayed", "slots": 2}
+    course = {"start": {"length": 1}, "threshold": 0.5, "steps": 2, "min_episodes": 9}
+    given = running.TINY | {
+        "tasks": [
+            {"env": "probe/memory", "slots": 2},
+            {**delayed, "options": {"length": 8}},
+            {**delayed, "options": {"length": 5}, "curriculum": course},
+        ],
+        "population": {"size": 6, "axis": axis},
+    }
+    settings = config.from_dict(given)
+    made = curricula.make(settings, environments.make_world(settings, "seed"))
+    state, harder = made.init(), np.where(np.array(easy) == 1, 3, easy)
+    for task, expected in ((1, easy), (2, harder)):
+        passed = np.zeros((6, 3), np.float32)
+        passed[:, task] = 9.0
+        state = made.update(state, {"episodes": passed, "return": passed})
+        lengths = [part.length for part in made.params(state)[1:]]
+        found = np.concatenate(lengths, int(axis == "slot"))
+        np.testing.assert_array_equal(found, expected)
+    shown = made.metrics(state)[f"{LEVEL}#2"]
+    plays = np.arange(6) >= (0 if axis == "slot" else 4)
+    np.testing.assert_array_equal(shown, np.where(plays, 0.5, np.nan))
+    # Levels of Labyrinth share a part: where in which one rows are.
+    assert curricula._place(slice(0, 2), [2, 5]) == (0, slice(0, 2))
+    assert curricula._place(slice(4, 6), [2, 5]) == (1, slice(2, 4))
+
+
 @pytest.mark.slow
 def test_a_resumed_run_has_the_levels_of_the_uninterrupted_one(
     tmp_path, harder, cached

@@ -1,9 +1,12 @@
 """What does not fit a machine is refused before anything is allocated."""
 
 import contextlib
+import os
 import re
 from unittest import mock
 
+import jax
+import numpy as np
 import pytest
 import running
 import staged_runs
@@ -11,7 +14,14 @@ import staged_runs
 from mtrl_jax import config, envs, errors
 from mtrl_jax.data import windows
 from mtrl_jax.engine import sharding
-from mtrl_jax.experiments import build, device_memory, kinds, online, reading
+from mtrl_jax.experiments import (
+    build,
+    checks,
+    device_memory,
+    kinds,
+    online,
+    reading,
+)
 from mtrl_jax.training import progress
 
 
@@ -183,6 +193,29 @@ def test_slots_of_families_are_counted_with_their_tasks(monkeypatch, tmp_path):
     ):
         line = running.refusal(file, change, tmp_path / "run")
         assert re.search(rf"{what}: \d+ slots of all members together", line), line
+
+
+def test_cpu_devices_share_one_memory_and_accelerators_have_their_own(monkeypatch):
+    """What there is room for, on each device, and what learners take of it."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 1000)
+    for number in (1, 8):
+        mesh = sharding.make_mesh(8, 1, jax.devices()[:number])
+        assert device_memory.room(mesh) == pytest.approx(700 / number)
+        assert device_memory.share(checks.Sizes(30, 10), 8, mesh) == 320 / number
+    chip = mock.Mock(platform="gpu")
+    chips = mock.Mock(devices=np.array([[chip], [chip]]), size=2)
+    assert device_memory.room(chips) == pytest.approx(700)
+
+
+def test_the_memory_of_a_device_is_what_this_process_may_have_of_it(monkeypatch):
+    """Its allocator's limit; of a CPU the machine's, or a container's that is less."""
+    accelerator = mock.Mock(memory_stats=lambda: {"bytes_limit": 7, "bytes_in_use": 3})
+    assert device_memory._bytes(accelerator) == 7
+    cpu = mock.Mock(memory_stats=lambda: None)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limits, expected in (([], machine), ([5, 9], 5), ([10 * machine], machine)):
+        monkeypatch.setattr(device_memory, "_limits", lambda found=limits: found)
+        assert device_memory._bytes(cpu) == expected
 
 
 def test_a_container_limits_the_memory(monkeypatch, tmp_path):

@@ -13,9 +13,9 @@ import staged_runs
 import yaml
 
 import mtrl_jax
-from mtrl_jax import errors, hparams, metrics, random, types
+from mtrl_jax import envs, errors, hparams, metrics, random, types
 from mtrl_jax.engine import population
-from mtrl_jax.experiments import environments, kinds, reading
+from mtrl_jax.experiments import environments, kinds, policies, reading
 from mtrl_jax.plots import run_series
 
 pytestmark = pytest.mark.usefixtures("cached")
@@ -105,6 +105,34 @@ def test_the_pure_form_is_scanned_and_gives_what_calls_give(mixed):
     for _ in range(2):
         np.testing.assert_array_equal([policy(obs) for obs in shown], scanned)
         policy.reset()
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_an_agent_is_shown_what_came_with_an_observation(batch):
+    """A limit of time is no end of all returns; a first step has no reward."""
+    spec = envs.make("probe/memory", (1, 1)).spec
+
+    def act(learner, carry, ts, key, hp):
+        del learner, carry, hp
+        return ts.task, (ts._replace(obs=()), jax.random.key_data(key)), ()
+
+    agent = types.Agent(None, lambda slots: (), act, None)
+    policy = policies.Policy(agent, spec, 0, (), (), batch=batch)
+    obs, keys = np.zeros((batch or 1, 2))[0 if batch is None else ...], []
+    ended = True  # Of nothing: the first observation is an episode's first.
+    for terminated, truncated in ((0, 0), (0, 1), (0, 0), (1, 0), (0, 0), (0, 0)):
+        policy(obs, 5.0, bool(terminated), bool(truncated))
+        ts, key = policy._carry
+        keys.append(tuple(np.ravel(key)))
+        for name, expected in (
+            ("first", ended),
+            ("reward", 0.0 if ended else 5.0),
+            ("discount", 1.0 - terminated),
+            ("last", bool(terminated or truncated)),
+        ):
+            np.testing.assert_array_equal(getattr(ts, name), [expected] * (batch or 1))
+        ended = bool(terminated or truncated)
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_run_gives_what_its_members_learned(finished):
