@@ -291,6 +291,19 @@ def test_differences_name_the_fields_that_differ():
     assert resuming.differences(old, old) == {}
 
 
+def test_what_is_only_kept_or_shown_moves_no_result():
+    """Checkpoints and logs; all else may, be its name much like theirs."""
+    for name in ("checkpoint.keep", "checkpoint.replay", "logging.plots"):
+        assert not resuming.moves_results(name)
+    for name in (
+        "evaluation.episodes",
+        "agent.hparams.discount",
+        "checkpointing",
+        "seed",
+    ):
+        assert resuming.moves_results(name)
+
+
 def test_settings_cannot_be_changed_by_accident():
     """They are frozen: a run's config.yaml is what it was made from."""
     settings = config.from_dict(PLAIN)

@@ -163,7 +163,8 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     rewards = () if episodes > 1 else np.ones((P, N, 40))
     watched = 3 if episodes > 1 else 0
     tasks = summary(returns, rewards, watched)["tasks"]
-    beside = {"episode": list(range(1, episodes + 1)), "mean": [1.0] * episodes}
+    longer = episodes + 2 * (episodes > 1)
+    beside = {"episode": list(range(1, longer + 1)), "mean": [1.0] * longer}
     if episodes == 1:
         beside["rewards"] = {"a/x": [0.5] * 40, "another": [0.1] * 40}
     run = run_series.Run("x", None, [], None, {}, tasks, 0, {"other": beside})
@@ -174,7 +175,7 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     lines = dict(zip(labels, handles))
     assert ("watched" in lines) == bool(watched)
     assert {"in context", "other", "random", "optimal"} <= set(lines)
-    assert panel.get_xlim() == (0, episodes if episodes > 1 else 40)
+    assert panel.get_xlim() == (0, longer if episodes > 1 else 40)
     if episodes > 1:
         band = next(x for x in panel.collections if x.get_label() == "95 % interval")
         places, ends = band.get_paths()[0].vertices.T

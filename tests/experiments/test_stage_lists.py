@@ -3,6 +3,9 @@
 import pathlib
 import re
 import shutil
+import types
+import zlib
+from unittest import mock
 
 import jax
 import numpy as np
@@ -111,6 +114,59 @@ def test_histories_that_do_not_fit_the_disk_are_refused(tmp_path, monkeypatch):
     assert outcome.code == 2
     assert "1 kB free" in outcome.error and "histories" in outcome.error
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "left"), [((), 2), (("one",), 1), (("one", "two"), 0)]
+)
+def test_histories_that_are_there_take_no_more_space(
+    tmp_path, monkeypatch, begun, left
+):
+    """Those of a stage that has begun: all of them are laid out when it does."""
+    made = [types.SimpleNamespace(name=name) for name in ("one", "two")]
+    run = kinds.Run(tmp_path, tuple(made), is_plain=False)
+    for name in begun:
+        run.folder_of(name).mkdir(parents=True)
+        (run.folder_of(name) / run_folder.CONFIG).touch()
+    program = mock.Mock(record=mock.Mock(size=1000))
+    monkeypatch.setattr(stages.kinds, "make_program", lambda *_, **__: program)
+    monkeypatch.setattr(stages, "notices", mock.MagicMock())
+    usage = shutil.disk_usage(tmp_path)
+    for free in (999, 1000, 1999, 2000):
+        own = usage._replace(free=free)
+        monkeypatch.setattr(stages.shutil, "disk_usage", lambda _, own=own: own)
+        if free >= 1000 * left:
+            stages.check(run)
+            continue
+        with pytest.raises(errors.ConfigError, match="stages: histories will take"):
+            stages.check(run)
+
+
+def test_every_stage_has_a_seed_of_its_own_by_its_name():
+    """Wherever it stands in the list; one that is given stays."""
+    seeds = {}
+    for seed in (0, 1):
+        given = config.override(staged_runs.TINY, [f"seed={seed}", "stages.1.seed=5"])
+        for stage in config.from_dict(given).stages:
+            seeds[seed, stage.name] = stage.seed
+    expected = {
+        (seed, name): 5 if name == "model" else zlib.crc32(f"{seed}/{name}".encode())
+        for seed in (0, 1)
+        for name in staged_runs.NAMES
+    }
+    assert seeds == expected and len(set(seeds.values())) == 5
+
+
+def test_learners_that_are_played_follow_no_schedule():
+    """What moved them in their stage is over; of their members some may be left out."""
+    schedule = "{max_grad_norm: {kind: linear, low: 0.5, high: 1.0}}"
+    changes = [f"stages.1.agent.schedules={schedule}"]
+    settings = config.from_dict(config.override(staged_runs.TINY, changes))
+    learned, played = settings.stages[1:]
+    assert learned.agent.schedules and learned.population.search
+    assert (played.agent.schedules, played.population.search) == ({}, {})
+    assert played.agent.hparams == learned.agent.hparams
+    assert played.population.size == learned.population.size
 
 
 @pytest.mark.parametrize(

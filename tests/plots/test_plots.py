@@ -121,7 +121,8 @@ def test_a_legend_is_inside_its_picture(count, words):
 def finished(run, population=8):
     """Returns the run with the members' final scores in its summary."""
     scores = {"random_score": 0.0, "reference_score": 10.0}
-    members = [{"member": p, "mean": 2.0 + p, "episodes": 4} for p in range(population)]
+    means = [2.0 + p for p in range(population - 1)] + [13.0]
+    members = [{"member": p, "mean": x, "episodes": 4} for p, x in enumerate(means)]
     tasks = {n: {**scores, "members": members} for n in ("Catch", "suite/Breakout")}
     metrics.write_summary(run, {"tasks": tasks, "best_member": 3})
     return run
@@ -222,7 +223,7 @@ def test_tasks_are_bars_of_the_final_scores(tmp_path):
     figure = tasks.of_run(run_series.load(finished(run)))
     (panel,) = figure.axes
     heights = [patch.get_height() for patch in panel.patches]
-    np.testing.assert_allclose(heights, [0.55, 0.55])
+    np.testing.assert_allclose(heights, [0.6, 0.6])
     assert [t.get_text() for t in panel.get_xticklabels()] == ["Catch", "Breakout"]
     best = next(x for x in panel.get_lines() if x.get_label() == "best member (3)")
     np.testing.assert_allclose(best.get_ydata(), [0.5])
