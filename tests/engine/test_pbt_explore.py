@@ -78,6 +78,12 @@ def test_whole_numbers_are_equally_likely_to_their_ends():
     np.testing.assert_allclose(share, 0.25, atol=0.04)
 
 
+def test_what_is_no_range_of_whole_numbers_is_drawn_between_them_too():
+    """Though the default is one: its type would cut the fraction off."""
+    hp = pbt.sample_initial(_keys(), Hparams(), {"lag": pbt.SearchRange(1, 4)})
+    assert hp.lag.dtype == jnp.float32 and len(np.unique(hp.lag)) > 0.9 * N
+
+
 def test_a_list_of_values_is_dealt_to_the_members_in_turn():
     """Member p begins with value p mod n, whatever its key; the type stays."""
     dealt = pbt.SearchRange(1, 9, integer=True, initial=(1, 4, 9))

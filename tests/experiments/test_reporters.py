@@ -17,6 +17,7 @@ from mtrl_jax.experiments import reporters
         ("seed=0", False),
         ("agent.hparams.decay_updates=40", True),
         ("population.search={decay_updates: {low: 20, high: 40}}", True),
+        ("agent.schedules={decay_updates: {kind: linear, low: 20, high: 40}}", True),
     ],
 )
 def test_the_learning_rate_is_logged_where_it_decays(change, is_logged):

@@ -15,7 +15,9 @@ import staged_runs
 import yaml
 
 from mtrl_jax import config, errors, metrics, random
+from mtrl_jax.engine import offline_runner, pbt
 from mtrl_jax.experiments import (
+    build,
     in_context,
     kinds,
     offline,
@@ -24,6 +26,7 @@ from mtrl_jax.experiments import (
     task_families,
 )
 from mtrl_jax.training import run_folder
+from mtrl_jax.types import TaskSpec
 
 # Mistakes.
 
@@ -312,6 +315,70 @@ def test_whole_tasks_are_held_out(task, share, number):
         assert not set(task[train]) & set(task[held_out])
     again = offline.split(task, share, seed=3)
     np.testing.assert_array_equal(again[1], held_out)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [("training", [0, 1, 0, 0]), ("evaluation", [1, 1, 2, 3])]
+)
+def test_the_highest_loss_is_replaced(source, expected):
+    """Of the last chunk, or of what is held out; and one that is no number."""
+    changes = [f"stages.1.population.fitness.source={source}"]
+    settings = config.from_dict(config.override(staged_runs.TINY, changes)).stages[1]
+    step, hp = (
+        offline._make_pbt_step(settings),
+        build.initial_hparams(settings, random.roots(0, 4)),
+    )
+    recent, tested = np.float32([1.0, 2.0, 3.0, np.nan]), np.float32([9, 1, 2, 3])
+    learner = {"w": np.arange(4.0, dtype=np.float32)[:, None]}
+    state = offline_runner.OfflineState(
+        learner, recent, np.int32(4), random.roots(0, 4)
+    )
+    after, _, _, record = jax.jit(step)(state, hp, pbt.init(4), {"loss": tested})
+    loss = recent if source == "training" else tested
+    np.testing.assert_array_equal(record.score, -loss)
+    assert record.source.tolist() == expected
+    assert after.learner["w"][:, 0].tolist() == expected
+
+
+def test_an_evaluation_is_as_long_as_its_longest_task():
+    """Each episode with the step that resets, in whole chunks."""
+    tasks = [_limited("a", 4), _limited("b", 9)]
+    settings = config.from_dict(staged_runs.TINY).stages[2]
+
+    def longest(limit, is_new=True, tasks=tasks):
+        evaluation = settings.evaluation.model_copy(update={"max_steps": limit})
+        own = settings.model_copy(update={"evaluation": evaluation})
+        return in_context._longest(own, types.SimpleNamespace(tasks=tasks), is_new)
+
+    assert (longest(None), longest(9), longest(12)) == (9, 9, 12)
+    with pytest.raises(errors.ConfigError, match="episodes of b may last 9 steps"):
+        longest(8)
+    assert longest(8, is_new=False) == 8
+    endless = [_limited("a", None)]
+    assert longest(7, tasks=endless) == 7
+    with pytest.raises(errors.ConfigError, match="episodes of a may be of any length"):
+        longest(None, tasks=endless)
+
+    evaluation = {"episodes": 5, "episodes_per_chunk": 2}
+    evaluation = settings.evaluation.model_copy(update=evaluation)
+    own = settings.model_copy(update={"evaluation": evaluation})
+    length = in_context._run_length(own, 3, 9)
+    assert (length.updates, length.per_chunk, length.steps) == (3 * 2 * 10, 2 * 10, 3)
+
+
+def test_no_trial_ends_within_an_evaluation():
+    """What was found out in it would be lost; of trials of one episode there is nothing."""
+    for trial, episodes, fits in ((1, 5, True), (5, 5, True), (4, 5, False)):
+        spec = types.SimpleNamespace(tasks=[_limited("a", 4)._replace(trial=trial)])
+        if fits:
+            in_context._check_trials(spec, episodes)
+            continue
+        with pytest.raises(errors.ConfigError, match="give at most 4"):
+            in_context._check_trials(spec, episodes)
+
+
+def _limited(name, steps):
+    return TaskSpec(name, {}, None, max_steps=steps)
 
 
 def test_nothing_left_to_train_on_is_an_error():

@@ -206,6 +206,38 @@ def test_a_cross_is_where_a_member_was_lost():
         assert median[row] == pytest.approx(np.median(loss[row, members]))
 
 
+@pytest.mark.parametrize(
+    ("drawn", "values", "scale"),
+    [
+        ({"log": True}, (0.0, 1.0), "linear"),
+        ({"log": True, "complement": True}, (0.9, 1.0), "linear"),
+        ({"log": True, "complement": True}, (0.9, 0.99), "complement"),
+        ({"initial": [1.0, 29.0]}, (1.0, 29.0), "linear"),
+        ({"initial": [1.0, 31.0]}, (1.0, 31.0), "log"),
+        ({"log": True, "initial": [0.0, 31.0]}, (0.0, 31.0), "linear"),
+    ],
+)
+def test_an_axis_has_a_place_for_every_value(drawn, values, scale):
+    """0 has none on a logarithmic one, 1 none on that of what it lacks to 1."""
+    run = make_run(search={"rate": drawn})
+    run.rows.hparams["rate"] = np.linspace(*values, N * P).reshape(N, P)
+    assert run_series.scale_of(run, "rate") == scale
+    hyperparameters.of_run(run).draw_without_rendering()
+
+
+def test_a_long_prediction_has_twelve_columns_from_its_first_step_to_its_last():
+    """Green of what was seen, red of the rest."""
+    steps = np.arange(30)[:, None, None, None, None] / 30
+    images = np.broadcast_to(steps, (30, 1, 8, 8, 1))
+    sheet = prediction_film.contact_sheet(images, images, 5)
+    assert sheet.shape == (3 * 132, 12 * 132, 3)
+    shown = sheet[66, 66::132, 0] / 255 * 30
+    expected = [0, 2, 5, 7, 10, 13, 15, 18, 21, 23, 26, 29]
+    np.testing.assert_allclose(shown, expected, atol=0.1)
+    seen = (sheet[0, ::132] == prediction_film.GREEN).all(axis=-1)
+    assert seen.tolist() == [step < 5 for step in expected]
+
+
 def test_an_error_is_bright_where_too_much_was_said():
     """Truth, prediction, error: from the left in a film, from above on a sheet."""
     shape = (3, 1, 128, 128, 1)

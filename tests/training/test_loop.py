@@ -86,6 +86,24 @@ def test_a_row_before_the_first_chunk_counts_nothing():
     assert one.writer.write.call_count == 1
 
 
+def test_a_round_says_who_was_replaced_because_it_was_lost():
+    """Not who is lost and stays, as where no member is finite, nor who was only worse."""
+    one, score = session(), np.arange(4.0)
+    source = np.array([0, 3, 2, 0])
+    record = program.RoundRecord(
+        score, score, np.array([True, False, False, True]), source, source,
+        Hparams(np.full(4, 0.1)), Hparams(np.full(4, 0.2)),
+    )  # fmt: skip
+    chunk_rows.write_round(one, 8, record)
+    (note,) = [call.args[0] for call in one.bar.note.call_args_list]
+    assert (
+        note == "member 1 is not finite at update 8; it goes on as a copy of member 3"
+    )
+    row = one.writer.write_lineage.call_args.kwargs
+    assert row["hparams_before"]["rate"][0] == 0.1
+    assert row["hparams_after"]["rate"][0] == 0.2
+
+
 @pytest.mark.parametrize(
     ("n", "update", "indivisible", "words"),
     [
