@@ -13,6 +13,7 @@ from mtrl_jax.plots import (
     prediction_film,
     returns,
     run_series,
+    tasks,
 )
 
 N, P = 40, 4
@@ -50,7 +51,8 @@ def edges(band):
 
 def test_bands_are_what_their_labels_say():
     """Of returns 10 to 90 % and all members, of measures all; the best is one's own."""
-    run = make_run()
+    known = {"random_score": 1.2, "reference_score": 1.8}
+    run = make_run(tasks={"a": known})
     for figure, values, prefix, shares in (
         (returns.of_run(run), run.rows.returns["a"], "training, ", (10, 90)),
         (measures.of_run(run), run.rows.metrics["loss"], "", None),
@@ -65,6 +67,36 @@ def test_bands_are_what_their_labels_say():
         best = lines_of(panel)[f"{prefix}best member (2)"]
         np.testing.assert_array_equal(best.get_ydata(), values[:, 2])
         assert panel.get_xlim() == (0, run.rows.env_steps[-1])
+    for figure in (returns.of_run(run), returns.of_runs([make_run("other"), run])):
+        lines = lines_of(figure.axes[0])
+        for name in ("random", "reference"):
+            assert lines[f"{name} score"].get_ydata()[0] == known[f"{name}_score"]
+    assert measures._title("length/probe/a") == "length\na"
+
+
+@pytest.mark.parametrize(
+    ("scores", "normalised"), [((0.0, 4.0), True), ((4.0, 4.0), False), (None, False)]
+)
+def test_bars_are_normalised_where_all_tasks_have_scores_for_it(scores, normalised):
+    """Else they are returns: of two units on one axis none could be read."""
+    members = [{"member": p, "mean": x} for p, x in ((1, 1.0), (2, 2.0), (3, 6.0))]
+    low, high = scores or (None, None)
+    found = {
+        "t/a": {"members": members, "random_score": 1.0, "reference_score": 2.0},
+        "t/b": {"members": members, "random_score": low, "reference_score": high},
+    }
+    figure = tasks.of_run(make_run(tasks=found))
+    (panel,) = figure.axes
+    bars = [bar.get_height() for bar in panel.patches]
+    np.testing.assert_allclose(bars, [2.0, 0.75] if normalised else [3.0, 3.0])
+    assert figure.get_supylabel() == ("normalised score" if normalised else "return")
+    dots = [x for x in panel.get_lines() if x.get_label() == "members"]
+    means = np.array([1.0, 2.0, 6.0])
+    expected = [means - 1, means / 4] if normalised else [means, means]
+    np.testing.assert_allclose([x.get_ydata() for x in dots], expected)
+    best = [x for x in panel.get_lines() if x.get_label() == "best member (2)"]
+    places = [x.get_xdata()[0] for x in best]
+    np.testing.assert_allclose(places, [0.0, 1.0], atol=1e-9)
 
 
 def test_compared_runs_are_medians_in_bands_of_their_colour():

@@ -2,6 +2,7 @@
 
 import collections
 import re
+import types as namespaces
 
 import numpy as np
 import pytest
@@ -16,6 +17,29 @@ from mtrl_jax.training import notices, program, unread
 def _said(*changes):
     config = loading.from_dict(loading.override(running.TINY, changes))
     return list(notices.of(config, online.run_length(config, 4)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks", "said"),
+    [
+        ("online", 2, "of 1 slot on 0, 1: 20 updates in chunks of 2, 320 env steps of a "
+         "member"),
+        ("offline", 4, "on data of 0, 1, 2, 3: 20 updates in chunks of 2, 1 window each"),
+        ("evaluate", 5, "of 1 slot on 5 tasks: 1 episode in each"),
+    ],
+)  # fmt: skip
+def test_what_a_stage_will_do_is_one_line(kind, tasks, said):
+    """Who, where and for how long; of many tasks their number."""
+    namespace = namespaces.SimpleNamespace
+    config = namespace(
+        kind=kind, agent=namespace(name="x"), evaluation=namespace(episodes=1)
+    )
+    made = namespace(
+        batch=(4, 1),
+        run_length=program.RunLength(20, 2, 16, 0, 0),
+        spec=namespace(tasks=[_task(f"probe/{i}", 3) for i in range(tasks)]),
+    )
+    assert notices.outline(config, made) == f"x, 4 members {said}"
 
 
 def test_settings_that_mean_what_they_say_are_silent():

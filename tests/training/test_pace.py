@@ -60,6 +60,21 @@ def test_what_is_left_is_smooth_and_right():
     assert left[200:] == pytest.approx([2.0] * 300, rel=0.06)
 
 
+def test_what_is_left_follows_a_change_that_lasts():
+    """Of the second half of the rows; past the end of a run nothing is left."""
+    p, now = pace.Pace(1000), 0.0
+    for update in range(1, 401):
+        now += 1.0 if update <= 200 else 3.0
+        p.row(now, update)
+    assert p.seconds_left() == pytest.approx(3.0 * 600, rel=0.01)
+    p.row(now + 3.0, 1002)
+    assert p.seconds_left() == 0.0
+    p = pace.Pace(10)
+    for now in (1.0, 2.0):  # Of one update, as after a test.
+        p.row(now, 4)
+    assert math.isnan(p.seconds_left())
+
+
 def test_the_rows_of_a_run_have_the_devices_rate(tmp_path, cached, monkeypatch):
     """Slow checkpoints and tests between chunks leave it where it is: a real run."""
     from mtrl_jax import checkpoint
