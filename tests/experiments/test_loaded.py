@@ -133,6 +133,12 @@ def test_an_agent_is_shown_what_came_with_an_observation(batch):
             np.testing.assert_array_equal(getattr(ts, name), [expected] * (batch or 1))
         ended = bool(terminated or truncated)
     assert len(set(keys)) == len(keys)
+    other = policies.Policy(agent, spec, 0, (), (), batch=batch, seed=1)
+    other(obs)
+    assert tuple(np.ravel(other._carry[1])) not in keys
+    other(obs, action_mask=[False, True])
+    mask = other._carry[0].action_mask
+    np.testing.assert_array_equal(mask, [[False, True]] * (batch or 1))
 
 
 def test_a_run_gives_what_its_members_learned(finished):

@@ -1,5 +1,6 @@
 """What the loop writes down of a chunk and says to a signal, of a session made by hand."""
 
+import contextlib
 import math
 import time
 from types import SimpleNamespace
@@ -48,6 +49,45 @@ def pending(update, began, finite=(True, True, False, True)):
     output = fused_runner.ChunkOutput({}, {}, np.array(finite))
     times = pace.Chunk(began, began + 2.0)
     return chunk_rows.Pending(update, output, Hparams(np.full(4, 0.5)), times)
+
+
+@pytest.mark.parametrize(
+    ("signal", "error", "had_ended", "code", "done"),
+    [
+        (None, None, False, 0, ["finish"]),
+        (None, None, True, 0, []),
+        (15, None, False, 143, ["save", "wait"]),
+        (2, None, True, 130, ["save", "wait"]),
+        (None, KeyError("x"), False, 1, []),
+    ],
+)
+def test_a_run_ends_with_the_code_of_how_it_ended(
+    monkeypatch, signal, error, had_ended, code, done
+):
+    """What is logged elsewhere has it too; files are closed whatever happened."""
+    calls = []
+    one = session(update=14, recorder=mock.Mock())
+    one.config.logging = SimpleNamespace(plots=False)
+
+    @contextlib.contextmanager
+    def caught(*_):
+        yield [] if signal is None else [signal]
+
+    monkeypatch.setattr(loop.signals, "caught", caught)
+    monkeypatch.setattr(loop, "_loop", mock.Mock(side_effect=error))
+    monkeypatch.setattr(loop, "_had_ended", lambda _: had_ended)
+    monkeypatch.setattr(loop, "_finish", lambda *_: calls.append("finish"))
+    monkeypatch.setattr(loop, "save", lambda _: calls.append("save"))
+    monkeypatch.setattr(loop.checkpoint, "wait", lambda _: calls.append("wait"))
+    if error is None:
+        assert loop.run(one) == code
+    else:
+        with pytest.raises(KeyError):
+            loop.run(one)
+    assert calls == done
+    one.writer.close.assert_called_once_with(code)
+    one.bar.close.assert_called_once_with()
+    one.recorder.close.assert_called_once_with()
 
 
 def test_a_row_counts_the_steps_of_members_that_are_not_lost():
