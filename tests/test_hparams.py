@@ -72,6 +72,10 @@ def test_bounds_stand_beside_the_field_also_in_a_group():
     assert found["norm"] == (1e-30, math.inf)
     assert found["reward_scale"] == found["own"] == (-LARGEST, LARGEST)
 
+    said = {name: hparams.in_words(allowed) for name, allowed in found.items()}
+    assert said["alpha"] == "from 0 to 1" and said["learning_rate"] == "at least 0"
+    assert said["norm"] == "at least 1e-30" and said["own"] == "any number"
+
     class Outside(NamedTuple):
         norm: float = math.inf
 

@@ -219,6 +219,26 @@ def test_learners_of_a_mixture_may_play_a_task_each():
     assert spec.own_tasks == 2 and build.make_agent(stage, spec)
 
 
+def test_what_acting_notes_down_has_names_and_keys_are_none_of_it():
+    """Dotted, by the fields that lead to it; a single array has none of its own."""
+    noted = {"q": jnp.zeros(3), "by": {"head": jnp.ones(2)}, "key": jax.random.key(0)}
+    found = acting.by_name(noted)
+    assert found["q"] is noted["q"] and found["by.head"] is noted["by"]["head"]
+    assert set(found) == {"q", "by.head"}
+    assert list(acting.by_name(jnp.zeros(2))) == ["extras"]
+    assert acting.by_name(()) == {}
+
+
+def test_of_a_learner_only_what_is_kept_frozen_is_taken():
+    """Fields whole, and of dicts the entries, however deep; other heads are left."""
+    learner = namespaces.SimpleNamespace(
+        params={"torso": {"w": 1, "b": 2}, "head": 3}, stats=(4, 5), opt=6
+    )
+    kept = {"params": {"torso": {"w": 0}}, "stats": ()}
+    expected = {"params": {"torso": {"w": 1}}, "stats": (4, 5)}
+    assert acting.named(kept, learner) == expected
+
+
 def test_a_round_may_ask_for_the_episodes_that_slots_keep_in_all():
     """A window of 30 over 64 slots keeps one of each, 64; over 7 slots five, 35."""
     for slots, most in ((64, 64), (7, 35), (1, 30)):

@@ -207,6 +207,29 @@ def test_cpu_devices_share_one_memory_and_accelerators_have_their_own(monkeypatc
     assert device_memory.room(chips) == pytest.approx(700)
 
 
+def test_what_members_have_is_said_in_one_line(monkeypatch):
+    """Of each part that there is, of all members, of data beside them on each device."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 20_000)
+    parts = {"learner": 1000, "replay": 0, "rollout": 500}
+    mesh = sharding.make_mesh(4, 1, jax.devices()[:4])
+    said = "memory: 1.5 kB a member (learner 1 kB, rollout 500 B), 6 kB of all 4"
+    room = "; there is room for 14 kB"
+    assert device_memory.line(parts, 4, mesh) == said + room
+    data = " and 10 B of data on each device"
+    assert device_memory.line(parts, 4, mesh, 10) == said + data + room
+
+
+def test_slots_count_with_their_rollouts_where_they_are_many(monkeypatch):
+    """32 bytes of each, and then 20 a step."""
+    monkeypatch.setattr(device_memory, "_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(device_memory, "_MANY", 1000)
+    device_memory.check_slots("x", 21_875)
+    device_memory.check_slots("x", 1000, length=100)
+    for number, length, most in ((21_876, 0, 21_875), (1001, 100, 344)):
+        with pytest.raises(errors.ConfigError, match=f"^x: .* room for {most}; give"):
+            device_memory.check_slots("x", number, length)
+
+
 def test_the_memory_of_a_device_is_what_this_process_may_have_of_it(monkeypatch):
     """Its allocator's limit; of a CPU the machine's, or a container's that is less."""
     accelerator = mock.Mock(memory_stats=lambda: {"bytes_limit": 7, "bytes_in_use": 3})
