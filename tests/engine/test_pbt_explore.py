@@ -144,13 +144,17 @@ def test_adding_moves_by_the_step_and_leaves_zero():
     assert set(np.round(_explore(0.98, RANGES["alpha"]), 4)) == {np.float32(0.93), 1.0}
 
 
-def test_a_range_may_have_a_factor_and_a_step_of_its_own():
+def test_a_range_may_have_a_factor_a_step_and_a_probability_of_its_own():
     """In the place of the config's; of a complement, the step is of 1 - h."""
     doubled = _explore(1e-3, pbt.SearchRange(1e-5, 1e-2, factor=2.0))
     np.testing.assert_allclose(np.unique(doubled), [5e-4, 2e-3], rtol=1e-6)
     apart = pbt.SearchRange(0.5, 0.99, rule="add", step=0.05, complement=True)
     moved = _explore(0.9, apart)
     np.testing.assert_allclose(np.unique(np.round(moved, 4)), [0.85, 0.95], rtol=1e-6)
+    # Also 0, which is one.
+    always = pbt.PbtConfig(perturb_probability=0.0, resample_probability=1.0)
+    still = _explore(0.25, pbt.SearchRange(0.1, 0.9, resample_probability=0.0), always)
+    np.testing.assert_array_equal(still, np.float32(0.25))
 
 
 def test_normal_noise_has_the_step_as_its_deviation():
@@ -286,6 +290,7 @@ def test_a_group_changes_neither_a_hyperparameters_name_nor_its_draws():
         (dict(low=0, high=1, rule="jump"), "rule='jump' is unknown"),
         (dict(low=0.5, high=2, integer=True), "whole number"),
         (dict(low=0, high=1, step=0), "step=0"),
+        (dict(low=1, high=2, integer=True, complement=True), "exclude each other"),
         (dict(low=1, high=2, factor=1.0), "factor=1.0"),
     ],
 )
