@@ -146,3 +146,5 @@ def test_all_finite_finds_the_member_and_ignores_integers():
     np.testing.assert_array_equal(tree.all_finite(x, axes=1), [True, False, False])
     assert not tree.all_finite(x)
     assert tree.all_finite({"w": jnp.ones(2)})
+    none = tree.all_finite({"n": x["n"], "key": x["key"]}, axes=1)
+    np.testing.assert_array_equal(none, [True] * 3)

@@ -34,6 +34,11 @@ def of_members() -> types.Env:
     return mixture.make(parts, axis="population")
 
 
+def of_members_alike() -> types.Env:
+    parts = [env("action", (1, B)), env("memory", (1, B))]
+    return mixture.make(parts, axis="population")
+
+
 def of_one_that_decides() -> types.Env:
     return mixture.make([env("action", (P, 1)), env("masked", (P, 3))])
 
@@ -44,6 +49,7 @@ def of_one_that_decides() -> types.Env:
         (functools.partial(env, "action"), 1, {"task", "action_mask"}),
         (of_slots, 2, {"task", "action_mask"}),
         (of_members, 2, set()),  # both are another's in every member
+        (of_members_alike, 2, {"action_mask"}),
         (of_one_that_decides, 0, {"task"}),
         (functools.partial(env, "masked"), 0, {"task"}),
     ],
