@@ -35,7 +35,7 @@ def _state(seed=0):
         "w": jax.random.normal(key, (8, 40, 5)),
         "half": jax.random.normal(key, (8, 3), jnp.bfloat16),
         "nan": jnp.array([jnp.nan, -0.0, jnp.inf]),
-        "empty": jnp.zeros((8, 0, 3)),
+        "empty": jnp.zeros((8, 0, 3), jnp.int32),
     }
     rest = (jnp.int32(seed), jnp.array([True, False]), np.arange(4) + seed, (), None)
     return State(params, jax.random.split(key, 8), rest)
