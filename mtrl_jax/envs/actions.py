@@ -146,16 +146,19 @@ def pad_mask(space: types.ActionSpace, own: types.ActionSpace, mask: Array) -> A
 
 def _rescale(space: types.Box, own: types.Box, action: Array) -> Array:
     n = len(own.low)
-    ends = [space.low[:n], space.high[:n], own.low, own.high]
-    low, high, to_low, to_high = (np.asarray(x, np.float32) for x in ends)
-    same = (low == to_low) & (high == to_high)
-    finite = np.isfinite(low + high + to_low + to_high) & (high > low)
-    if np.all(same | ~finite):
+    ends = np.asarray(
+        [space.low[:n], space.high[:n], own.low, own.high], dtype=np.float32
+    )
+    low, high, to_low, to_high = ends
+    differ = (low != to_low) | (high != to_high)
+    change = differ & np.isfinite(ends).all(axis=0) & (high > low)
+    if not change.any():
         return action
     # Dimensions that are not rescaled keep their action bit for bit.
-    change = finite & ~same
-    scale = np.where(change, (to_high - to_low) / np.where(change, high - low, 1), 1)
-    shift = np.where(change, to_low - low * scale, 0)
+    none = np.asarray([[0], [1], [0], [1]], np.float32)
+    low, high, to_low, to_high = np.where(change[None], ends, none)
+    scale = (to_high - to_low) / (high - low)
+    shift = to_low - low * scale
     moved = action * _like(scale, action) + _like(shift, action)
     return jnp.where(_like(change, action), moved, action)
 
