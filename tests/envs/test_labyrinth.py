@@ -1,6 +1,7 @@
 """Labyrinth: maps, bodies, rays and what earns a reward."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -136,8 +137,11 @@ def test_every_map_is_connected_and_without_loops_a_tree(rooms, pitch, loops):
     assert (count(open_) >= count(tree)).all() and (count(open_) <= edges).all()
     if loops == 0.0:
         np.testing.assert_array_equal(count(open_), count(tree))
-    elif rooms >= 3:
-        assert count(open_).mean() > count(tree).mean()
+    else:
+        # Of the walls that the tree leaves, such a share.
+        left = 20 * (edges - rooms * rooms + 1)
+        off = (count(open_) - count(tree)).sum() - loops * left
+        assert abs(off) <= 4 * np.sqrt(left * loops * (1 - loops))
     for free in ~np.asarray(build(open_, rooms, pitch, False)):
         start = tuple(np.argwhere(free)[0])
         assert (flood(free, start) == free).all()
@@ -203,6 +207,12 @@ def test_an_episode_begins_on_free_cells_that_differ(name):
         assert (states.things.there.sum(1) == params.counts.sum()).all()
 
 
+def looks_anywhere(yaws):
+    """Returns whether angles are of a whole turn, in every quarter of it some."""
+    quarters = np.floor(np.asarray(yaws) / (np.pi / 2))
+    return set(quarters) == {0, 1, 2, 3}
+
+
 def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
     """nav_maze_static: layout fixed, start and goal random; ``places`` fixes things."""
     states = jax.device_get(dealt("nav_maze_static_03"))
@@ -214,6 +224,7 @@ def test_a_fixed_maze_is_the_same_for_every_key_and_a_fixed_place_as_well():
     assert (other.walls.rows != states.walls.rows[0]).any()
     fresh = jax.device_get(dealt("explore_goal_locations_small"))
     assert len({tuple(w) for w in fresh.walls.rows}) > 20
+    assert looks_anywhere(fresh.body.yaw)
     states = dealt("rooms_watermaze", places=((3, 5), (-1, -1)))
     np.testing.assert_array_equal(
         states.things.position[:, 0], np.tile([5.5, 3.5], (32, 1))
@@ -338,6 +349,26 @@ def test_rays_tell_depth_kind_and_side():
     assert not np.asarray(run(state, hidden).rays)[:, 1 + rays.THING :].any()
 
 
+def test_rays_tell_doors_by_colour_and_bots_that_are_there():
+    """A closed door is no wall; a bot that is away is not to be seen."""
+    name = "rooms_keys_doors_puzzle"
+    state = empty_hall(first(name))
+    for colour in range(world.DOORS):
+        doors = put(np.full((world.DOORS, 2), -1, np.int32), colour, (7, 5))
+        shut = words(put(bits(state.walls.rows), (5, 7), True))
+        seen = observe(name, placed(state._replace(walls=shut, doors=doors), 5.5, 5.5))
+        what = seen[:, 1:].argmax(1)
+        is_door = what == rays.DOOR + colour
+        assert is_door[9:15].all() and (what[~is_door] < rays.DOOR).all()
+        np.testing.assert_allclose(1 / seen[11:13, 0] - 1, 1.5, atol=0.05)
+    name, state = duel()
+    for away, there in ((0, True), (3, False)):
+        rivals = state.bots._replace(away=put(state.bots.away, 0, away))
+        what = observe(name, state._replace(bots=rivals))[:, 1:].argmax(1)
+        assert (what[11:13] == rays.BOT).all() == there
+        assert (what[[0, -1]] < rays.DOOR).all()
+
+
 def test_rays_come_with_what_the_body_feels():
     """Pitch, height, velocity along and across its look, reload, stun and health."""
     name = "explore_object_locations_small"
@@ -436,6 +467,47 @@ def test_speeds_turns_and_jumps_are_what_they_are_said_to_be():
     assert heights[-1] == 0.0
 
 
+def one_decision(body, rotation, pitch, strafe, move, jump):
+    """Returns [x, y, vx, vy, yaw, pitch, height, climb] after four frames in the open."""
+    x, y, vx, vy, yaw, up, height, climb = body
+    ahead, right = (0, 1, -1)[move], (0, -1, 1)[strafe]
+    speed = 3.2 / max(np.hypot(ahead, right), 1)
+    for _ in range(4):
+        yaw += np.radians([0, -3, 3, -12, 12, -30, 30])[rotation] / 4
+        up = np.clip(up + np.radians([0, -4, 4])[pitch] / 4, -0.6, 0.6)
+        # A quarter to the right of (cos, sin), with y down, is (-sin, cos).
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        vx += 0.3 * (speed * (ahead * cos - right * sin) - vx)
+        vy += 0.3 * (speed * (ahead * sin + right * cos) - vy)
+        x, y = x + vx / 60, y + vy / 60
+        if jump and height <= 0:
+            climb = 2.6
+        height = max(height + climb / 60, 0)
+        climb = climb - 9 / 60 if height > 0 else 0.0
+    return x, y, vx, vy, yaw, up, height, climb
+
+
+def test_a_body_moves_as_one_does_by_hand():
+    """Frame by frame in the open: all choices, a look held at its ends, jumps in the air."""
+    name, rng = "explore_object_locations_small", np.random.default_rng(0)
+    state = placed(empty_hall(first(name), 21), 10.5, 10.5)
+    expected, ends = (10.5, 10.5, *[0.0] * 6), set()
+    for t in range(50):
+        rotation, strafe, move = rng.integers(0, (7, 3, 3))
+        # Up to the end, then down to the other; three jumps of four held on.
+        choices = dict(
+            rotation=rotation, pitch=2 if t < 12 else 1, strafe=strafe, move=move
+        )
+        jump = int(t % 16 < 12)
+        state, _ = decide(name, state, jump=jump, **choices)
+        expected = one_decision(expected, jump=jump, **choices)
+        b = state.body
+        found = [*b.position, *b.velocity, b.yaw, b.pitch, b.height, b.climb]
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+        ends.add(round(float(b.pitch), 5))
+    assert {0.6, -0.6} <= ends
+
+
 @pytest.mark.parametrize("name", PLAYED)
 def test_nobody_is_ever_inside_a_wall(name):
     """Over random play, agent and bots stand on floor with their whole width."""
@@ -453,14 +525,16 @@ def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
 def test_reward_comes_from_the_named_causes_alone(name):
     """Taken things by their kind and tagged bots; standing still earns nothing."""
     walk = _walk(name, 500, 200)
-    rewards = walk(jax.random.key(0), 1)[1]
+    _, rewards, ends = walk(jax.random.key(0), 1)
     assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0, 2.0, -2.0} and rewards.any()
     assert not walk(jax.random.key(0), 0)[1].any()
+    # Episodes of 200 steps, and one in which the next begins.
+    assert set(np.flatnonzero(ends.any((1, 2)))) == {199, 400}
 
 
 @functools.cache
 def _walk(name, steps, length=3600):
-    """Returns ``walk(key, moves)`` -> (who stands in a wall, rewards) [T, 1, 16].
+    """Returns ``walk(key, moves)`` -> (who is in a wall, rewards, ends) [T, 1, 16].
 
     Play is random where ``moves`` is 1, and nothing is done where it is 0.
     """
@@ -481,7 +555,7 @@ def _walk(name, steps, length=3600):
                 .set(u[..., 3] < 0.8)
             )
             state, ts = env.step(state, moves * action, env.params)
-            return state, (inside(state.inner), ts.reward)
+            return state, (inside(state.inner), ts.reward, ts.last)
 
         return jax.lax.scan(step, state, jnp.arange(steps))[1]
 
@@ -527,6 +601,61 @@ def test_walking_over_a_thing_takes_it_once_and_lemons_cost():
         assert bool(now.things.there[0]) == (reward == 0.0)
 
 
+def test_a_thing_is_taken_from_a_circle_around_it():
+    """Of 0.45 cells, in whatever direction."""
+    name = "seekavoid_arena_01"
+    state = placed(empty_hall(first(name)), 5.5, 5.5)
+    offsets = [
+        (0.44, 0),
+        (-0.46, 0),
+        (0, 0.46),
+        (0, -0.44),
+        (0.31, 0.31),
+        (0.33, -0.33),
+    ]
+    near = [True, False, False, True, True, False]
+    things = state.things
+    places = put(things.position, np.s_[: len(offsets)], np.add(offsets, 5.5))
+    there = np.arange(world.THINGS) < len(offsets)
+    kind = np.full(world.THINGS, world.LEMON, np.int32)
+    state = state._replace(things=world.Things(kind, places, there))
+    after, events = decide(name, state)
+    np.testing.assert_array_equal(events.taken[: len(near)], near)
+    np.testing.assert_array_equal(after.things.there, there & ~events.taken)
+
+
+def test_what_is_taken_and_tagged_pays_what_the_level_says():
+    """Each kind its reward, each tag its own; the goal ends where it is to."""
+    kinds = np.arange(world.THINGS) % world.KINDS
+    things = world.Things(kinds, None, None)
+    state = first("rooms_watermaze")._replace(things=things)
+    rewards = np.float32([3, -5, 7, 11, 13, 17, 19])
+    params = params_of("rooms_watermaze")._replace(rewards=rewards)
+    for taken in ([0, 1], [2, 3, 10], [4, 5, 6], []):
+        events = world.Events(np.isin(np.arange(world.THINGS), taken), 0, False)
+        for ends in (False, True):
+            now = params._replace(ends=np.bool_(ends))
+            reward, over = collect(state, events, now)
+            assert reward == sum(rewards[kinds[i]] for i in taken)
+            assert over == (ends and 3 in taken)
+    params = params._replace(tag_reward=np.float32(2.5))
+    for tagged in (0, 1, 2):
+        events = world.Events(None, np.int32(tagged), True)
+        reward, over = game.tag(state, events, params)
+        assert reward == 2.5 * tagged and not over
+
+
+def test_a_new_map_keeps_the_time_of_the_episode():
+    """All else is of the new one: the limit of an episode is for all its maps."""
+    task = labyrinth.task("seekavoid_arena_01")
+    old, fresh = first("seekavoid_arena_01"), first("seekavoid_arena_01", seed=1)
+    old = old._replace(time=np.int32(77), used_up=np.bool_(True))
+    assert task.wants_renewal(old) and not task.wants_renewal(fresh)
+    state, obs = task.renew(old, (fresh, "seen"), task.params)
+    assert obs == "seen" and state._replace(time=fresh.time) == fresh
+    assert state.time == 77
+
+
 def test_when_nothing_worth_taking_is_left_a_new_map_comes():
     """Lemons do not count; time goes on; the new map has all its apples."""
     name = "seekavoid_arena_01"
@@ -561,7 +690,10 @@ def test_the_goal_teleports_and_stays_where_it_is():
     np.testing.assert_array_equal(after.things.position, state.things.position)
     np.testing.assert_array_equal(after.walls.rows, state.walls.rows)
     assert np.abs(after.body.position - spot).max() > 0.5
-    places = {tuple(decide(name, state, seed=s)[0].body.position) for s in range(80)}
+    assert after.body.stunned == 0 and not after.used_up
+    bodies = [decide(name, state, seed=s)[0].body for s in range(80)]
+    places = {tuple(body.position) for body in bodies}
+    assert looks_anywhere([body.yaw for body in bodies])
     # Of some forty free cells; back on the goal it would be paid again.
     assert len(places) > 20 and tuple(spot) not in places
 
@@ -613,8 +745,10 @@ def test_a_shot_tags_the_bot_it_points_at_and_nothing_through_walls():
     for yaw, tagged in ((0.0, 1), (0.8 * angle, 1), (1.3 * angle, 0), (np.pi, 0)):
         _, events = decide(name, duel(yaw=yaw)[1], fire=1)
         assert events.tagged == tagged
-    up = state._replace(body=state.body._replace(pitch=np.float32(0.3)))
-    assert decide(name, up, fire=1)[1].tagged == 0
+    # From 0.5 up, over 3 cells, to above 0.8 and below the floor.
+    for pitch, tagged in ((0.09, 1), (0.11, 0), (-0.16, 1), (-0.18, 0)):
+        up = state._replace(body=state.body._replace(pitch=np.float32(pitch)))
+        assert decide(name, up, fire=1)[1].tagged == tagged
     assert decide(name, state)[1].tagged == 0
     cells = put(bits(state.walls.rows), np.s_[1:10, 4], True)
     walled = state._replace(walls=words(cells))
@@ -623,6 +757,102 @@ def test_a_shot_tags_the_bot_it_points_at_and_nothing_through_walls():
     assert after.flash and after.bots.away[0] == bots.AWAY
     again, events = decide(name, state._replace(body=after.body), fire=1)
     assert events.tagged == 0 and not again.flash
+    assert not after.used_up
+    flashes = []
+    for _ in range(15):
+        state, _ = decide(name, state, fire=1)
+        flashes.append(bool(state.flash))
+    assert np.flatnonzero(flashes).tolist() == [0, bots.RELOAD + 1, 2 * bots.RELOAD + 2]
+
+
+def test_of_two_bots_in_line_the_nearer_one_is_tagged():
+    """One shot, one bot, in whatever order they are listed."""
+    name, state = duel()
+    for near, far in ((0, 1), (1, 0)):
+        places = put(state.bots.position, near, (5.5, 5.5))
+        places = put(places, far, (6.5, 5.5))
+        away = np.int32([0, 0, world.NEVER])
+        rivals = state.bots._replace(position=places, away=away)
+        after, events = decide(name, state._replace(bots=rivals), fire=1)
+        assert events.tagged == 1
+        assert (after.bots.away[near], after.bots.away[far]) == (bots.AWAY, 0)
+
+
+def test_a_bot_sees_who_is_near_active_and_behind_no_wall():
+    """Who is seen is shot at once by one that has no reaction time, else forgotten."""
+    changes = {"bot_reaction": 1.0, "bot_aim_error": 1e-3}
+    name, state = duel()
+    hall = empty_hall(state, 21)
+    wall = words(put(bits(state.walls.rows), np.s_[1:10, 4], True))
+    stunned = state.body._replace(stunned=np.int32(3))
+    away = state.bots._replace(away=put(state.bots.away, 0, 5))
+
+    def apart(distance):
+        return hall._replace(bots=duel(distance)[1].bots)
+
+    for now, sees in (
+        (state, True),
+        (state._replace(walls=wall), False),
+        (state._replace(body=stunned), False),
+        (state._replace(bots=away), False),
+        (apart(bots.RANGE - 0.1), True),
+        (apart(bots.RANGE + 0.1), False),
+    ):
+        long_seen = put(now.bots.seen, 0, 4)
+        now = now._replace(bots=now.bots._replace(seen=long_seen))
+        after, _ = decide(name, now, changes=changes)
+        assert after.body.health == deal.HEALTH - sees
+        assert after.bots.seen[0] == 5 * sees
+
+
+def test_a_bot_chases_at_its_speed_and_keeps_off():
+    """In a line to the agent, not nearer than a cell and a half."""
+    for speed in (1.0, 3.0):
+        changes = {"bot_speed": speed, "bot_aim_error": 1e6}
+        name, state = duel(3.0)
+        after, _ = decide(name, state, changes=changes)
+        step = 3.0 * world.DECISION * speed / 3
+        np.testing.assert_allclose(after.bots.position[0], (5.5 - step, 5.5), atol=1e-4)
+        for _ in range(40):
+            state, _ = decide(name, state, changes=changes)
+        assert 1.5 - step - 1e-3 < state.bots.position[0, 0] - 2.5 <= 1.5
+
+
+def test_a_bot_that_sees_nobody_wanders_on_and_turns_at_the_end():
+    """Along a corridor to its end and all the way back, never to and fro."""
+    name, state = duel()
+    cells = np.ones((world.SIZE, world.SIZE), bool)
+    cells[5, 1:4] = cells[8, 1:8] = False
+    rivals = state.bots._replace(
+        position=put(state.bots.position, 0, (1.5, 8.5)),
+        target=put(state.bots.target, 0, (1, 8)),
+    )
+    state = state._replace(walls=words(cells), bots=rivals)
+    trail = []
+    for t in range(86):
+        state, _ = decide(name, state, seed=t)
+        trail.append(state.bots.position[0])
+    x, y = np.transpose(trail)
+    end = x.argmax()
+    assert x[end] > 7.2 and 40 < end < 60
+    assert (np.diff(x[:end]) > 0).all() and (np.diff(x[end:]) < 0).all()
+    np.testing.assert_allclose(y, 8.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("distance", [1.0, 3.0])
+def test_a_bot_hits_as_often_as_its_aim_says(distance):
+    """A normal angle of 0.1 radians, within the width of the agent."""
+    name, state = duel(distance)
+    changes = {"bot_reaction": 1.0, "bot_aim_error": 0.1}
+    uniform = np.random.default_rng(0).random((4000, bots.UNIFORMS), np.float32)
+    _, hits = shooting()(state, uniform, params_of(name, **changes))
+    sigma = np.arctan2(0.25, distance) / 0.1
+    assert abs(np.mean(hits) - math.erf(sigma / math.sqrt(2))) < 0.03
+
+
+@functools.cache
+def shooting():
+    return jax.jit(jax.vmap(bots.act, (None, 0, None)))
 
 
 def test_a_tagged_bot_is_away_and_comes_back_elsewhere():
@@ -640,10 +870,11 @@ def test_a_bot_shoots_after_its_reaction_time_and_three_hits_move_the_agent():
     """With perfect aim: no hit before ``bot_reaction``, then one after each reload."""
     changes = {"bot_reaction": 5.0, "bot_aim_error": 1e-3}
     name, state = duel()
-    health, tagged = [], []
+    health, tagged, stunned = [], [], []
     for t in range(8 + 3 * bots.RELOAD):
         state, events = decide(name, state, seed=t, changes=changes)
         health.append(int(state.body.health))
+        stunned.append(int(state.body.stunned))
         tagged.append(bool(events.was_tagged))
     assert health[:4] == [deal.HEALTH] * 4
     assert health[4] == deal.HEALTH - 1
@@ -651,7 +882,8 @@ def test_a_bot_shoots_after_its_reaction_time_and_three_hits_move_the_agent():
     hit = tagged.index(True)
     # A shot, RELOAD decisions of reloading, the next.
     assert hit == 4 + 2 * (bots.RELOAD + 1)
-    assert health[hit] == deal.HEALTH and state.body.stunned > 0
+    assert stunned[hit - 1 : hit + 3] == [0, 15, 14, 13]
+    assert health[hit:] == [deal.HEALTH] * len(health[hit:])
     # One that cannot aim does not hit.
     name, state = duel()
     for t in range(20):
@@ -686,6 +918,9 @@ def test_a_door_opens_to_its_own_key_and_the_key_is_used_up():
         assert bool(solid(after.walls, 6.5, 5.5)) != opens
         assert (after.doors[1, 0] < 0) == opens
         assert after.keys.any() == (held is not None and not opens)
+    # From a cell away it stays shut.
+    after, _ = decide(name, placed(state._replace(keys=keys), 5.5, 5.5))
+    assert solid(after.walls, 6.5, 5.5) and after.keys[1]
 
 
 def test_the_small_set_is_nine_of_the_756():
@@ -768,6 +1003,11 @@ def test_levels_of_one_kind_are_one_program():
         ("rooms_watermaze", {"loops": "many"}, "options.loops: got 'many'"),
         ("rooms_watermaze", {"counts": [1, 2]}, "options.counts"),
         ("rooms_watermaze", {"counts": [17, 0, 0, 0, 0, 0, 0]}, "options.counts"),
+        (
+            "nav_maze_static_01",
+            {"rooms": 1, "pitch": 3, "counts": [4, 0, 0, 0, 0, 0, 0]},
+            "options.counts: 5 of things, agent and bots on 4 free cells",
+        ),
         # A pool's corner, a wall between rooms, half of a place.
         ("rooms_watermaze", {"places": [[1, 1], [-1, -1]]}, r"places: \[1, 1\] may"),
         (
