@@ -82,7 +82,6 @@ CASES = {
     ],
     "agents/test_progressive.py": [
         "test_only_heads_are_trained_where_that_is_asked",
-        "test_the_fisher_sensitivity_is_its_closed_form",
     ],
     "agents/test_q_learning.py": [
         "test_some_subsets_run_and_stay_finite[quantile]",

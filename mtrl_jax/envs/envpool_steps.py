@@ -93,7 +93,7 @@ def arrive(
     if adapter.life_loss:
         lives = shaped("info:lives", xp.int32)
         # Some games show 0 lives for a moment: only a fall to a positive number counts.
-        terminal = terminal | (~first & (lives < memory.lives) & (lives > 0))
+        terminal = terminal | ((lives < memory.lives) & (lives > 0))
 
     info = memory.info
     if adapter.success:

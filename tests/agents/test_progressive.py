@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from mtrl_jax import types
 from mtrl_jax.agents import progressive as agent
 from mtrl_jax.agents.common import learning
 from mtrl_jax.engine.batched_draws import batch_draws
@@ -14,6 +15,7 @@ KEY = jax.random.key(0)
 MODULE = networks.Columns((5, 4), 3, 1)
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 LEGAL = np.ones((40, 3), bool)
+FEW = np.arange(3)[None] != np.arange(40)[:, None] % 4  # of some all
 run = jax.jit(networks.run, static_argnums=0)
 sensitivities = jax.jit(networks.sensitivities, static_argnums=0)
 
@@ -176,7 +178,7 @@ def test_columns_before_may_change_places_with_their_adapters(columns):
     np.testing.assert_allclose(found.policy, wanted.policy, rtol=1e-4, atol=1e-5)
 
 
-def closed_form(frozen, last):
+def closed_form(frozen, last, legal):
     """Returns F of two columns of one layer: E Σ_a π (J_a − Σ_b π_b J_b)² var(h), [2].
 
     J of the column's own units is W; of those of the column before it is α V, past the
@@ -192,7 +194,7 @@ def closed_form(frozen, last):
     out, read = last["lateral_policy"]["kernel"], before @ into
     head = last["policy"]
     logits = own @ head["kernel"] + head["bias"] + np.maximum(read, 0.0) @ out
-    pi = scipy.special.softmax(np.where(LEGAL, logits, -np.inf), axis=-1)
+    pi = scipy.special.softmax(np.where(legal, logits, -np.inf), axis=-1)
     assert pi.max(-1).mean() > 0.6  # not uniform
     slopes = (
         np.einsum("um,nm,ma->nua", into, read > 0, out),
@@ -212,10 +214,11 @@ def test_the_fisher_sensitivity_is_its_closed_form():
     for name in ("policy", "lateral_policy"):
         last[name]["kernel"] = 300 * last[name]["kernel"]
     last["scale_1"] = np.float32([0.5])
-    wanted = closed_form(frozen[0], last)
-    assert wanted.min() > 0.01 * wanted.sum()
-    found = np.asarray(sensitivities(module, frozen, last, X, LEGAL))
-    np.testing.assert_allclose(found[:, 0], wanted / wanted.sum(), rtol=1e-4)
+    for legal in (FEW, LEGAL):
+        wanted = closed_form(frozen[0], last, legal)
+        assert wanted.min() > 0.01 * wanted.sum()
+        found = np.asarray(sensitivities(module, frozen, last, X, legal))
+        np.testing.assert_allclose(found[:, 0], wanted / wanted.sum(), rtol=1e-4)
     silent = {
         **last,
         "lateral_policy": {"kernel": 0 * last["lateral_policy"]["kernel"]},
@@ -229,6 +232,25 @@ def test_the_fisher_sensitivity_is_its_closed_form():
     quiet = {**last, "scale_1": last["scale_1"] / np.float32(7.0)}
     again = sensitivities(module, loud, quiet, X, LEGAL)
     np.testing.assert_allclose(again, found, rtol=1e-3)
+
+
+def test_of_several_tasks_a_column_is_shown_which_it_is():
+    """One-hot behind the observation, where that is asked for."""
+    spec = types.EnvSpec({}, types.Discrete(2), ("a", "b", "c"))
+    obs = {
+        "vector": np.float32([[7, 8], [9, 5]]),
+        "image": np.full((2, 1, 1, 2), 255, np.uint8),
+    }
+    ts = types.TimeStep(obs, None, None, None, None, np.int32([2, 0]), None)
+    seen = [[1, 1, 7, 8], [1, 1, 9, 5]]
+    plain = agent.inputs(spec, agent.Config(), ts)
+    np.testing.assert_array_equal(plain, seen)
+    shown = agent.inputs(spec, agent.Config(task_embedding=True), ts)
+    np.testing.assert_array_equal(shown, np.hstack([seen, [[0, 0, 1], [1, 0, 0]]]))
+    config = agent.Config(task_embedding=True, torso="minatar")
+    image, flat = agent.inputs(spec, config, ts)
+    np.testing.assert_array_equal(image, np.ones((2, 1, 1, 2)))
+    np.testing.assert_array_equal(flat, [[7, 8, 0, 0, 1], [9, 5, 1, 0, 0]])
 
 
 @pytest.fixture(name="one", scope="module")

@@ -40,6 +40,17 @@ def test_oracle_and_random_scores_are_exact(name, best_score, random_score):
         assert abs(100 * got.mean() - exact) < 0.6
 
 
+@pytest.mark.parametrize("name", ["odd", "even"])
+def test_scores_are_exact_where_one_side_has_more_arms(name):
+    """Of five, two are odd; and where the other side is often the good one."""
+    options = {"arms": 5, "favoured": 0.8, "pulls": 10}
+    exact = bandits.task(name, options).spec
+    listed = bandits.task(name, {**options, "number": 20_000}).spec
+    # Of 20,000 bandits: the means are known to some 0.01.
+    assert abs(exact.random_score - listed.random_score) < 0.05
+    assert abs(exact.reference_score - listed.reference_score) < 0.05
+
+
 def test_the_best_arm_is_paid_what_the_reference_says():
     """Played and not only counted: 2,000 episodes, five standard errors."""
     env = envs.make("bandit/odd", (1, 2000))

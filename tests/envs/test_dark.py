@@ -107,6 +107,20 @@ def test_the_best_way_to_all_81_goals_returns_what_the_sheet_says():
     assert spec.reference_score == pytest.approx(got.mean(), abs=1e-5)
 
 
+def test_of_several_shortest_ways_one_is_the_best():
+    """Along x first; to what is sought next, and beyond the last to the last."""
+    goals = np.int32([[3, 1], [2, 4]])
+    cases = [
+        ((1, 3), 0, R), ((4, 3), 0, L), ((3, 3), 0, U), ((3, 0), 0, D), ((3, 1), 0, N),
+        ((3, 1), 1, L), ((0, 4), 1, R), ((2, 2), 1, D), ((2, 4), 1, N), ((2, 4), 2, N),
+        ((4, 0), 2, L),
+    ]  # fmt: skip
+    position, found, wanted = (np.int32(x) for x in zip(*cases))
+    params = dark.Params(jnp.asarray(np.broadcast_to(goals, (len(cases), 2, 2))))
+    state = dark.State(jnp.asarray(position), jnp.asarray(found), found)
+    np.testing.assert_array_equal(dark.optimal_action(params, state), wanted)
+
+
 def ways(starts, goals):
     """Returns the steps through all ``goals`` [N, G, 2], [N], mean over ``starts``.
 

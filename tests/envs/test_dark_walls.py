@@ -66,6 +66,29 @@ def test_a_goal_is_never_walled_off(length):
     np.testing.assert_array_equal(dark_walls.returns(room, ways)[1], best)
 
 
+def test_of_several_ways_around_walls_the_first_move_is_taken():
+    """Up, then right, down and left; at the goal a noop; never into a wall."""
+
+    def best(goal, position, walls=()):
+        steps = [
+            abs(x - goal[0]) + abs(y - goal[1]) for x in range(3) for y in range(3)
+        ]
+        ways = put_walls(np.int32(steps), walls)
+        state = dark.State(jnp.asarray(position), jnp.int32(0), jnp.int32(0))
+        return int(dark.optimal_action(dark.Params(None, jnp.asarray(ways)), state))
+
+    def put_walls(ways, walls):
+        for x, y in walls:
+            ways[3 * x + y] = dark_walls.WALL
+        return ways
+
+    assert best((2, 0), (1, 1)) == dark.UP and best((2, 2), (1, 1)) == dark.RIGHT
+    assert best((0, 2), (1, 1)) == dark.DOWN and best((0, 1), (1, 1)) == dark.LEFT
+    assert best((1, 1), (1, 1)) == dark.NOOP
+    assert best((2, 0), (1, 1), walls=[(1, 0)]) == dark.RIGHT
+    assert best((0, 0), (1, 1), walls=[(1, 0)]) == dark.LEFT
+
+
 def test_of_a_goal_that_is_walled_off_nothing_is_earned():
     """Whatever the length, as random actions do."""
     room = dark_rooms.room_of("room", SMALL | {"length": 20})

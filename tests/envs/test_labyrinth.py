@@ -18,6 +18,7 @@ from mtrl_jax.envs.labyrinth import (
     game,
     levels,
     mazes,
+    oracle,
     physics,
     raycast,
     rays,
@@ -1120,6 +1121,52 @@ def test_each_learner_has_a_platform_for_good_and_other_episodes_one_of_the_spli
             assert {tuple(p) for p in lie[0]} == {tuple(c) for c in centres}
         else:
             np.testing.assert_array_equal(lie, np.repeat(centres[:, None], 2, 1))
+
+
+def strewn(state, *things):
+    """Returns the state with things (kind, x, y) alone."""
+    kind, position = np.zeros(world.THINGS, np.int32), np.zeros((world.THINGS, 2))
+    for i, (what, *place) in enumerate(things):
+        kind[i], position[i] = what, place
+    there = np.arange(world.THINGS) < len(things)
+    return state._replace(things=world.Things(kind, np.float32(position), there))
+
+
+@functools.cache
+def straight():
+    return jax.jit(oracle.straight)
+
+
+def straight_ways(name, state, steps):
+    """Returns (places, [(decision, thing taken)]) of who does what is best."""
+    run, params = decider(levels.LEVELS[name].kind), params_of(name)
+    places, taken = [], []
+    for t in range(steps):
+        choices = controls.SMALL[int(straight()(state, params))]
+        state, events = jax.device_get(run(jax.random.key(t), state, choices, params))
+        places.append(state.body.position)
+        taken += [(t, int(i)) for i in np.flatnonzero(events.taken)]
+    return np.stack(places), taken
+
+
+def test_what_is_best_in_an_open_room_is_the_way_to_what_is_worth_taking():
+    """The nearest; no lemon and no melon, a key before its door; else to stay."""
+    name = "seekavoid_arena_01"
+    state = placed(empty_hall(first(name), 21), 10.5, 10.5, 0.0)
+    found = strewn(
+        state, (world.APPLE, 10.5, 14.5), (world.APPLE, 7.5, 10.5),
+        (world.LEMON, 12.0, 10.5), (world.MELON, 10.5, 9.0),
+    )  # fmt: skip
+    _, taken = straight_ways(name, found, 60)
+    assert [i for _, i in taken] == [1, 0]
+    # Of some 15 decisions for 3 cells, and a turn; then 5 cells.
+    assert taken[0][0] < 20 and taken[1][0] < 50
+    places, taken = straight_ways(name, strewn(state, (world.LEMON, 12.0, 10.5)), 20)
+    assert not taken and np.abs(places - 10.5).max() < 0.3
+    name = "dark_key_to_door_3d"
+    found = strewn(state, (world.GOAL, 12.0, 10.5), (world.KEY_RED, 8.0, 10.5))
+    _, taken = straight_ways(name, found, 60)
+    assert [i for _, i in taken] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import envs
+from mtrl_jax import envs, types
 from mtrl_jax.envs import core, labyrinth
-from mtrl_jax.envs.labyrinth import controls, doors, levels, oracle, scores, world
+from mtrl_jax.envs.labyrinth import (
+    controls,
+    deal,
+    doors,
+    levels,
+    oracle,
+    scores,
+    world,
+)
 
 PUZZLE = "rooms_keys_doors_puzzle"
 LASERTAG = ("lasertag_one_opponent_small", "lasertag_three_opponents_small")
 EPISODES = 8
+KEY = jax.random.key(0)
 
 
 @functools.cache
@@ -133,6 +142,87 @@ def test_the_way_is_the_shortest_there_is(seed):
     assert (found < oracle.FAR).any()
 
 
+def _walled():
+    """Returns (state, costs): a hall of 9 x 9 cells that a wall of 8 divides."""
+    cells = np.ones((world.SIZE, world.SIZE), bool)
+    cells[1:10, 1:10] = False
+    cells[1:9, 5] = True
+    state = jax.device_get(
+        jax.jit(deal.deal)(KEY, labyrinth.task("seekavoid_arena_01").params)
+    )
+    walls = jax.device_get(jax.jit(world.words)(cells))
+    return state._replace(walls=walls), np.where(cells, oracle.FAR, 0.0)
+
+
+def _crosses(place, way, costs):
+    """Returns whether a body that goes in a line touches a cell that costs something."""
+    line = place + np.linspace(0, 1, 400)[:, None] * (way - place)
+    corners = line[:, None] + 0.23 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    column, row = np.floor(corners).astype(int).reshape(-1, 2).T
+    return (costs[row, column] > 0).any()
+
+
+@pytest.mark.parametrize("lemon", [None, (9, 5), (6, 3)])
+def test_waypoints_lead_around_walls_and_what_is_costly(lemon):
+    """In lines that touch neither, no longer than the shortest way from cell to cell."""
+    state, costs = _walled()
+    if lemon:
+        costs[lemon] = 4.0
+    goals = np.full(costs.shape, oracle.FAR)
+    goals[2, 8] = 0.0
+    far = _dijkstra(goals, costs)
+    place, length = np.array([2.5, 2.5]), 0.0
+    for _ in range(8):
+        body = state.body._replace(position=np.float32(place))
+        way = np.asarray(_waypoint()(state._replace(body=body), goals, costs))
+        if lemon != (9, 5):  # The only gap: nobody goes around that.
+            assert not _crosses(place, way, costs)
+        length += np.linalg.norm(way - place)
+        place = way
+        if tuple(way) == (8.5, 2.5):
+            break
+    assert tuple(place) == (8.5, 2.5)
+    cost = 4.0 if lemon == (9, 5) else 0.0
+    assert length <= far[2, 2] - cost + 1e-3
+    # Where there is no way it stays.
+    shut = costs.copy()
+    shut[9, 5] = oracle.FAR
+    body = state.body._replace(position=np.float32([2.5, 2.5]))
+    way = _waypoint()(state._replace(body=body), goals, shut)
+    np.testing.assert_array_equal(way, [2.5, 2.5])
+
+
+@functools.cache
+def _waypoint():
+    return jax.jit(oracle.waypoint)
+
+
+def test_what_is_worth_a_way_is_what_can_be_taken_and_pays_or_opens():
+    """Keys that open something, a goal that is not locked, melons for who jumps."""
+    state, _ = _walled()
+    kinds = np.arange(world.THINGS) % world.KINDS
+    there = np.arange(world.THINGS) < world.KINDS
+    state = state._replace(things=state.things._replace(kind=kinds, there=there))
+    params = labyrinth.task("seekavoid_arena_01").params
+    run = jax.jit(oracle._worth, static_argnums=2)
+    doors = np.full((world.DOORS, 2), -1, np.int32)
+    green = doors.copy()
+    green[1] = (5, 5)
+    red_key = np.array([True, False, False])
+    plain = {world.APPLE, world.MELON, world.GOAL}
+    for changes, locked, jumps, wanted in (
+        ({}, False, True, plain),
+        ({}, False, False, plain - {world.MELON}),
+        ({"doors": green}, False, True, plain | {world.KEY_GREEN}),
+        ({}, True, True, plain - {world.GOAL} | {world.KEY_RED}),
+        ({"keys": red_key}, True, True, plain | {world.KEY_RED}),
+    ):
+        now = state._replace(**({"doors": doors} | changes))
+        found = run(now, params._replace(locked=np.bool_(locked)), jumps)
+        assert set(kinds[np.flatnonzero(found)]) == wanted
+        assert not np.asarray(found)[world.KINDS :].any()
+
+
 @pytest.mark.parametrize(
     "action_set", [pytest.param("native", marks=pytest.mark.slow), "small"]
 )
@@ -212,6 +302,41 @@ def test_it_finishes_the_puzzle():
     returns, lengths = _play(PUZZLE, "oracle")
     assert (returns >= 12).all()
     assert (lengths < 600).all()
+
+
+def test_a_player_counts_the_first_episode_of_each_slot_to_its_end():
+    """Of other lengths than others', whatever comes after; another seed plays others."""
+
+    def reset(key, params):
+        return (jax.random.randint(key, (), 1, 8), jnp.int32(0)), jnp.zeros(1)
+
+    def step(key, state, action, params):
+        length, time = state[0], state[1] + 1
+        reward = params * time + 100.0 * action
+        return (length, time), jnp.zeros(1), reward, time >= length, False
+
+    task = core.task("lengths", reset, step, types.Discrete(2), jnp.float32(1))
+    never = scores.player(task, lambda key, state, params: jnp.int32(0), 40)
+    returns, lengths = never(0, jnp.float32(2))
+    assert set(lengths) == set(range(1, 8))
+    np.testing.assert_array_equal(returns, lengths * (lengths + 1))
+    assert (never(1, jnp.float32(2))[1] != lengths).any()
+    # By chance every action is as likely, in every slot and step.
+    returns, lengths = scores.player(task, None, 40)(0, jnp.float32(0))
+    assert abs(returns.sum() / lengths.sum() - 50) < 200 / np.sqrt(lengths.sum())
+    assert len(set(returns[lengths == 7])) > 1
+
+
+def test_a_score_is_a_mean_and_its_interval_of_95_percent():
+    """As wide as the normal one of many episodes."""
+    returns = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    mean, low, high = scores.score(returns)
+    assert mean == pytest.approx(returns.mean())
+    error = returns.std() / 20
+    np.testing.assert_allclose(
+        [low - mean, high - mean], [-1.96 * error, 1.96 * error], rtol=0.1
+    )
+    assert scores.score(np.full(8, 2.5)) == (2.5, 2.5, 2.5)
 
 
 def test_every_level_has_scores_and_its_task_knows_them():

@@ -72,7 +72,10 @@ def test_constant_pays_one_for_anything(play):
     ts, *_ = play(envs.make("probe/constant", BATCH), 10)
     np.testing.assert_array_equal(ts.reward[1::2], 1.0)
     assert ts.last[1::2].all() and ts.first[::2].all()
-    paid, *_ = play(envs.make("probe/constant", BATCH, {"reward": -3}), 10)
+    env = envs.make("probe/constant", BATCH, {"reward": -3})
+    (task,) = env.spec.tasks
+    assert (task.random_score, task.reference_score) == (None, -3)
+    paid, *_ = play(env, 10)
     np.testing.assert_array_equal(paid.reward[1::2], -3.0)
 
 
@@ -88,6 +91,7 @@ def test_observation_pays_what_was_seen(play):
 def test_delayed_pays_at_the_end_only(length, play):
     """V(t) = γ^(length - 1 - t): the reward is on the last of `length` steps."""
     env = envs.make("probe/delayed", BATCH, {"length": length})
+    assert env.spec.tasks[0].max_steps == length
     ts, *_ = play(env, 3 * (length + 1))
     np.testing.assert_array_equal(ts.reward, ts.last.astype(np.float32))
     np.testing.assert_array_equal(ts.last.nonzero()[0] % (length + 1), length)
@@ -109,14 +113,17 @@ def test_masked_hides_the_illegal_action_from_the_observation(play):
         (True, False, True),
         (True, True, False),
     }
+    # Of what is legal any: half of it is best.
+    assert env.spec.tasks[0].random_score == 0.5
     wrong, *_ = play(env, 10, policy=lambda ts, t: jnp.argmin(ts.action_mask, axis=-1))
     np.testing.assert_array_equal(returns(wrong), -10.0)
 
 
-def test_memory_can_be_solved_by_remembering_and_not_otherwise(play):
+@pytest.mark.parametrize("length", [4, 2])
+def test_memory_can_be_solved_by_remembering_and_not_otherwise(length, play):
     """The cue is in the first observation alone; a constant answer is worth 0."""
-    length = 4
-    env = envs.make("probe/memory", BATCH)
+    options = {} if length == 4 else {"length": length}
+    env = envs.make("probe/memory", BATCH, options)
     ts, *_ = play(env, 50, policy=lambda ts, t: jnp.ones(env.batch, jnp.int32))
     shown, asked = ts.obs["vector"][..., 0], ts.obs["vector"][..., 1]
     np.testing.assert_array_equal(shown != 0, ts.first)
