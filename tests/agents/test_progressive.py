@@ -158,6 +158,28 @@ def test_the_papers_columns_have_its_numbers_of_parameters():
     assert [count(k) - count(1) for k in (2, 3, 4)] == [203_892, 269_864, 335_836]
 
 
+@pytest.mark.parametrize("heads_only", [False, True])
+def test_gradients_reach_the_last_column_alone_or_its_heads(columns, heads_only):
+    """Columns before get none; with heads alone, their adapters and scales do as well."""
+    frozen, last = columns
+    module = MODULE.clone(heads_only=heads_only)
+
+    @jax.jit
+    def slopes(frozen, last):
+        def total(frozen, last):
+            column, _ = networks.run(module, frozen, last, X)
+            return (column.policy**2).sum() + (column.value**2).sum()
+
+        return jax.grad(total, argnums=(0, 1))(frozen, last)
+
+    below, own = slopes(frozen, last)
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(below))
+    heads = {"policy", "value", "lateral_policy", "lateral_value"}
+    heads |= {"adapter_2", "scale_2"}
+    moved = {n for n, x in own.items() if any(y.any() for y in jax.tree.leaves(x))}
+    assert moved == (heads if heads_only else set(last))
+
+
 def test_columns_before_may_change_places_with_their_adapters(columns):
     """Permuted together with α and the rows of V, the output stays."""
     frozen, last = columns

@@ -1020,6 +1020,16 @@ def test_levels_of_one_kind_are_one_program():
         ("explore_goal_locations_small", {"locked": True}, "options.locked.*red key"),
         ("lasertag_one_opponent_small", {"renews": True}, "options.renews"),
         ("rooms_keys_doors_puzzle", {"locked": True}, "options.locked: got True"),
+        (
+            "explore_goal_locations_small",
+            {"teleports": False, "renews": True, "rewards": [1.0] * 3 + [-1.0] * 4},
+            "options.renews: .*nothing from the start",
+        ),
+        (
+            "lasertag_three_opponents_small",
+            {"rooms": 1, "pitch": 2},
+            "4 of things, agent and bots on 1 free cells",
+        ),
         ("rooms_keys_doors_puzzle", {"tag_reward": 1.0}, "has no bots"),
         ("seekavoid_arena_01", {"tag_reward": 1.0}, "options.tag_reward: got 1.0"),
         ("seekavoid_arena_01", {"bot_speed": 3.0}, "this level has no bots; leave"),
@@ -1037,6 +1047,12 @@ def test_what_cannot_be_is_refused_in_a_line(name, options, message):
     with pytest.raises(ValueError, match=message) as error:
         labyrinth.task(name, options)
     assert "\n" not in str(error.value)
+
+
+def test_a_full_map_is_a_map():
+    """As many as there are cells: three bots and the agent on four."""
+    task = labyrinth.task("lasertag_three_opponents_small", {"rooms": 1, "pitch": 3})
+    assert task.params.bots == 3
 
 
 def test_every_level_says_what_good_looks_like():

@@ -274,6 +274,8 @@ def _solve(walls, closed, items, start):
         new = found - held
         if not new:
             return None
+        # Behind so many doors lies the key of the next, and no other.
+        assert new == {world.KEY_RED + len(held)}
         for kind in new:
             x, y = closed[kind - world.KEY_RED]
             walls[y, x] = False

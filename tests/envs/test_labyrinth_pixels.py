@@ -348,6 +348,29 @@ def test_the_map_shows_what_there_is():
     assert (gone != drawn).any(-1).sum() < 200
 
 
+def test_the_map_shows_doors_bots_and_what_is_in_view():
+    """Doors in their colour, bots that are there, the floor ahead lighter."""
+    state = scene([(2, 3)])
+    doors = np.full((world.DOORS, 2), -1, np.int32)
+    doors[1] = 2, 3
+    places = np.float32([[8.5, 2.5], [2.5, 8.5], [2.5, 8.5]])
+    bots = state.bots._replace(position=places, away=np.int32([0, 4, world.NEVER]))
+    state = state._replace(doors=doors, bots=bots)
+
+    def colour(drawn, x, y):
+        return tuple(drawn[int(20 * y), int(20 * x)].tolist())
+
+    drawn = topdown.draw(state, PARAMS, 220)
+    green, bot = (0x30, 0xD8, 0x40), (0xE0, 0x30, 0xE0)
+    assert colour(drawn, 2.5, 3.5) == green
+    assert colour(drawn, 8.5, 2.5) == bot != colour(drawn, 2.5, 8.5)
+    seen, floor = topdown._SEEN, topdown._FLOOR
+    for yaw, x, y in ((0.0, 8.5, 5.5), (np.pi / 2, 5.5, 8.5), (np.pi, 2.5, 5.5)):
+        drawn = topdown.draw(moved(state, yaw=yaw), PARAMS, 220)
+        assert colour(drawn, x, y) == seen
+        assert colour(drawn, 11 - x, 11 - y) == floor
+
+
 def test_a_mixture_draws_the_slots_that_have_a_picture():
     """Each part draws its own slots, as it would alone; a part without pictures none."""
     probe = core.vectorise(probes.task(probes.names()[0]), (1, 1))
