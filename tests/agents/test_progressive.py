@@ -90,6 +90,9 @@ def test_a_column_has_the_parameters_that_its_layers_add_up_to(columns):
     wanted = [plain, plain + laterals(1)[0]]
     wanted.append(plain + (m + 1) * heads + sum(laterals(2)))
     found = [sum(x.size for x in jax.tree.leaves(own)) for own in (*frozen, last)]
+    # Each is drawn by itself.
+    drawn = [own["layer_0"]["kernel"] for own in (*frozen, last)]
+    assert len({x.tobytes() for x in drawn}) == 3
     assert found == wanted and (first, second) == (n, m)
 
 

@@ -524,9 +524,13 @@ def test_nobody_is_ever_inside_a_wall_over_100_000_steps(name):
 
 @pytest.mark.parametrize("name", PLAYED)
 def test_reward_comes_from_the_named_causes_alone(name):
-    """Taken things by their kind and tagged bots; standing still earns nothing."""
+    """Taken things by their kind and tagged bots; standing still earns nothing.
+
+    By default this is also the walk in which nobody is ever inside a wall.
+    """
     walk = _walk(name, 500, 200)
-    _, rewards, ends = walk(jax.random.key(0), 1)
+    stuck, rewards, ends = walk(jax.random.key(0), 1)
+    assert not stuck.any()
     assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0, 2.0, -2.0} and rewards.any()
     assert not walk(jax.random.key(0), 0)[1].any()
     # Episodes of 200 steps, and one in which the next begins.
@@ -934,6 +938,16 @@ def test_the_small_set_is_nine_of_the_756():
     assert set(small) <= everything
     native = jax.jit(controls.native, static_argnums=1)
     np.testing.assert_array_equal(native(np.int32(8), "small"), small[8])
+    # Turn, look, side, move, fire, jump; left and back are negative.
+    found = jax.jit(jax.vmap(controls.command))(controls.SMALL)
+    found = np.stack([np.float32(x) for x in found], 1)
+    turn = np.radians(12)
+    expected = [
+        [0, 0, 0, 1, 0, 0], [0, 0, 0, -1, 0, 0], [0, 0, -1, 0, 0, 0], [0, 0, 1, 0, 0, 0],
+        [-turn, 0, 0, 0, 0, 0], [turn, 0, 0, 0, 0, 0],
+        [-turn, 0, 0, 1, 0, 0], [turn, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0],
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(native(STILL, "native"), STILL)
 
 
