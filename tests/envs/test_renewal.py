@@ -63,6 +63,28 @@ def test_a_renewal_replaces_what_the_step_gave_and_goes_on(streams):
     assert len(np.unique(drawn[1:][renewed])) == renewed.sum()
 
 
+def test_a_renewal_keeps_what_the_episode_is_about(play):
+    """Params dealt to an episode stay, whatever is renewed, until the next begins."""
+
+    def reset(key, params):
+        return jnp.int32(0), jnp.ones(1) * params
+
+    def step(key, time, action, params):
+        return time + 1, jnp.ones(1) * params, 0.0, False, time + 1 >= 6
+
+    def renew(time, begun, params):
+        return time, jnp.ones(1) * params
+
+    pure = core.task(
+        "about", reset, step, types.Discrete(2), jnp.float32(0),
+        wants_renewal=lambda time: time % 2 == 0, renew=renew,
+        deal=lambda slot, episode, params: jax.random.uniform(episode),
+    )  # fmt: skip
+    ts, *_ = play(core.vectorise(pure, (1, 5)), 20)
+    about = ts.obs["vector"][..., 0]
+    np.testing.assert_array_equal(about[1:] != about[:-1], ts.first[1:])
+
+
 def test_a_renewal_does_not_use_the_key_of_its_step():
     """A step's draws and those of the renewal after it are independent."""
     env = core.vectorise(task(2), (1, 4))

@@ -84,6 +84,9 @@ def test_hashes_tell_observations_apart_and_0_from_nothing_else():
     image = np.zeros((1, 1, 4, 4, 1), np.uint8)
     both = np.asarray(hashes({"image": image, "vector": pair[:, :1]}))
     assert both[0, 0] not in (one, np.asarray(hashes({"image": image}))[0, 0])
+    # The same numbers at the same places of another leaf are something else.
+    a, b = pair[:, :1], pair[:, 2:]
+    assert hashes({"a": a, "b": b}) != hashes({"a": b, "b": a})
 
 
 @functools.cache
