@@ -1134,6 +1134,22 @@ def test_a_pool_is_as_many_tasks_as_it_has_cells_and_they_are_split():
     assert labyrinth.tasks_of("rooms_watermaze", {"length": 9}) is None
 
 
+@pytest.mark.parametrize("how", ["episode", "slot"])
+def test_a_place_is_drawn_by_the_key_of_an_episode_or_of_a_slot(how):
+    """The other key changes nothing; all places are of the split."""
+    options = {"tasks": "test", "task": how}
+    task = labyrinth.task("rooms_watermaze", options)
+    places = jax.jit(jax.vmap(lambda *keys: task.deal(*keys, task.params).places))
+    keys = jax.random.split(jax.random.key(0), 100)
+    same = jnp.stack([keys[0]] * 100)
+    found = {"slot": places(keys, same), "episode": places(same, keys)}
+    cells = {x: {tuple(p) for p in np.asarray(found[x])[:, 0]} for x in found}
+    among = np.asarray(labyrinth.tasks_of("rooms_watermaze", options).places)[:, 0]
+    assert cells.pop(how) == {tuple(p) for p in among}
+    (other,) = cells.values()
+    assert len(other) == 1
+
+
 def test_each_learner_has_a_platform_for_good_and_other_episodes_one_of_the_split():
     """Spread over members, and dealt by the reset where nothing is spread."""
     options = {"tasks": "test", "number": 3, "length": 2}
