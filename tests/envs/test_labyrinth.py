@@ -1233,3 +1233,16 @@ def test_places_that_cannot_be_dealt_are_refused(level, options, words):
     """One line that names what is in the way and what would work."""
     with pytest.raises(ValueError, match=words):
         labyrinth.task(level, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pitch", 6), ("round", True), ("counts", [1, 0, 0, 1, 1, 0, 0])],
+)
+def test_params_of_another_room_do_not_go_with_the_places_of_a_split(name, value):
+    """A curriculum may write others, but the cells dealt are of the room given."""
+    task = labyrinth.task("dark_key_to_door_3d", {"tasks": "train"})
+    params = jax.device_get(task.params)
+    task.check(params._replace(length=np.int32(9)))
+    with pytest.raises(ValueError, match=f"^options.{name}: got .* give the same"):
+        task.check(params._replace(**{name: np.asarray(value)}))
