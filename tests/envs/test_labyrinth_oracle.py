@@ -282,9 +282,30 @@ def _solve(walls, closed, items, start):
         held |= new
 
 
+def _rooms_away(walls, start, pitch):
+    """Returns {room: passages from the room ``start``}; a room is its (row, column)."""
+    rows, columns = np.nonzero(~walls)
+    through = []
+    for y, x in zip(rows.tolist(), columns.tolist()):
+        here = (y // pitch, x // pitch)
+        if x % pitch == 0:
+            through.append(((here[0], here[1] - 1), here))
+        if y % pitch == 0:
+            through.append(((here[0] - 1, here[1]), here))
+    far, ahead = {start: 0}, [start]
+    for room in ahead:
+        for pair in through:
+            for near, other in (pair, pair[::-1]):
+                if near == room and other not in far:
+                    far[other] = far[room] + 1
+                    ahead.append(other)
+    return far
+
+
 @pytest.mark.parametrize(("rooms", "pitch"), [(3, 4), (2, 4), (5, 4), (3, 6)])
 def test_every_puzzle_can_be_solved_and_takes_all_its_keys(rooms, pitch):
-    """No key lies behind its own door, and no door can be walked around."""
+    """No key lies behind its own door, no door can be walked around, and no room is
+    farther from the start than the goal's."""
     params = labyrinth.task(PUZZLE, {"rooms": rooms, "pitch": pitch}).params
     keys = jax.random.split(jax.random.key(3), 100)
     dealt = jax.device_get(_puzzles()(keys, params))
@@ -297,6 +318,13 @@ def test_every_puzzle_can_be_solved_and_takes_all_its_keys(rooms, pitch):
         opened = _solve(solid[n], dealt.doors[n], items, (y, x))
         assert opened == (dealt.doors[n][:, 0] >= 0).sum() == len(items) - 1
         assert opened >= 2
+        unlocked = solid[n].copy()
+        for column, row in dealt.doors[n][:opened]:
+            unlocked[row, column] = False
+        far = _rooms_away(unlocked, (y // pitch, x // pitch), pitch)
+        goal = next(cell for cell, kind in items.items() if kind == world.GOAL)
+        assert far[goal[0] // pitch, goal[1] // pitch] == max(far.values())
+        assert len(far) == rooms**2
 
 
 def test_it_finishes_the_puzzle():
