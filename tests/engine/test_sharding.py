@@ -1,5 +1,6 @@
 """Splitting a run over devices changes where it is computed, not what."""
 
+import dataclasses
 import re
 
 import dreaming
@@ -24,6 +25,28 @@ WAITS = r" (all-|collective-|reduce-scatter|send|recv)"
 _TRANSFORMER = transformer.TransformerConfig(
     layers=2, width=8, heads=2, feedforward=16, context=8, positions="learned"
 )
+
+
+_SMALL = {
+    "dreamer_v2": dreaming.SMALL,
+    "dqn": {"capacity": 1200, "batch": 16},
+    "rainbow": {"capacity": 1200, "batch": 16, "atoms": 5},
+    "unreal": {"cell": 1, "capacity": 240, "windows": 4, "steps": 3, "snippets": 4},
+}
+
+
+def _small(name, config):
+    """Returns the Config with a small network or transformer, recurrent where it may be."""
+    given = dict(_SMALL.get(name, {}))
+    if hasattr(config, "transformer"):
+        given["transformer"] = _TRANSFORMER
+    if hasattr(config, "network") and "network" not in given:
+        wanted = {"hidden": (8,), "core": "lstm", "core_size": 8}
+        known = {field.name for field in dataclasses.fields(config.network)}
+        given["network"] = dataclasses.replace(
+            config.network, **{x: wanted[x] for x in known & set(wanted)}
+        )
+    return dataclasses.replace(config, **given)
 
 
 @pytest.mark.parametrize(
@@ -245,16 +268,10 @@ def test_the_devices_of_a_member_share_its_minibatches(name, tiny, monkeypatch):
 def test_a_sharded_run_of_an_agent_is_the_unsharded_one(name, members, slots, tiny):
     """The same with a recurrent network and an optimiser, where an agent has them."""
     env = tiny.env(members, slots)
-    network = actor_critic.NetworkConfig(hidden=(8,), core="lstm", core_size=8)
     module = agents.get(name)
     if module.INFO.reads_expert_labels:
         env = expert_labels.give(env, lambda _: jnp.zeros(env.batch))
-    fields = module.Config.__dataclass_fields__
-    known = {"network": network, "transformer": _TRANSFORMER}
-    given = {name: x for name, x in known.items() if name in fields}
-    if name == "dreamer_v2":
-        given = dreaming.SMALL
-    agent = module.make(env.spec, module.Config(**given))
+    agent = module.make(env.spec, _small(name, module.Config()))
     mesh = sharding.make_mesh(members, 2 * slots)
     lengths = {"unroll_length": 6, "updates_per_chunk": 2}
     shared = fused_runner.make(agent, env, mesh=mesh, **lengths)
