@@ -102,8 +102,8 @@ def test_a_student_of_two_teachers_has_a_head_of_each_ones_actions(whole):
     biases = {
         k: len(x) for k, x in named.items() if ".params['task_" in k and "bias" in k
     }
-    # float32, of two members.
-    assert sorted(biases.values()) == [2 * 4 * 2, 2 * 4 * 3], biases
+    # float32, of the config's five members.
+    assert sorted(biases.values()) == [5 * 4 * 2, 5 * 4 * 3], biases
 
 
 def test_the_student_agrees_more_with_its_teachers_as_it_learns(whole):

@@ -178,7 +178,7 @@ def busy(*_):
     [
         ("loop", "_chunk"),
         pytest.param("loop", "_test", marks=pytest.mark.slow),
-        pytest.param("session", "_compiled", marks=pytest.mark.slow),
+        pytest.param("opening", "_compiled", marks=pytest.mark.slow),
     ],
 )
 def test_while_programs_compile_a_signal_ends_the_run_at_once(
