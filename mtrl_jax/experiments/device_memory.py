@@ -85,8 +85,9 @@ def check(
 ) -> None:
     """Raises ConfigError unless learners, replays and rollouts fit the devices.
 
-    And the ``drawn`` bytes of what a replay draws for an update. The largest ``population.size`` that fits is named, and where there is a replay the
-    largest capacity of the agent's config. Nothing is allocated or compiled.
+    And the ``drawn`` bytes of what a replay draws for an update. The largest
+    ``population.size`` that fits is named, and where there is a replay the largest
+    capacity of the agent's config. Nothing is allocated or compiled.
     """
     members = config.population.size
     learner, memory, rollout = of_member(agent, sizes, slots).values()

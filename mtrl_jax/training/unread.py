@@ -30,10 +30,12 @@ def lines(config: Any) -> Iterator[str]:
 
 
 def _of_pbt(pbt: PbtConfig | None) -> Iterator[str]:
+    if pbt is None:
+        return
     defaults = PbtConfig()
-    for name, rule in _OF_EXPLOIT.items() if pbt is not None else ():
+    for name, rule in _OF_EXPLOIT.items():
         value = getattr(pbt, name)
-        if value != getattr(defaults, name) and pbt.exploit != rule:  # type: ignore[union-attr]
+        if value != getattr(defaults, name) and pbt.exploit != rule:
             yield (
                 f"population.pbt.{name}={value}: nothing reads it, it is of "
                 f"exploit={rule}"
@@ -58,10 +60,8 @@ def _of_search(path: str, given: SearchRange, population: Any) -> Iterator[str]:
 
 
 def _of_agent(config: Any) -> Iterator[str]:
-    own, defaults = (
-        agent_settings.config(config),
-        agent_settings.module(config).Config(),
-    )
+    own = agent_settings.config(config)
+    defaults = agent_settings.module(config).Config()
     for path, needs in _unread(own).items():
         value, usual = _at(own, path), _at(defaults, path)
         if value != usual:
