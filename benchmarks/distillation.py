@@ -9,7 +9,8 @@ no better than random are left out, and named in the JSON.
 
 ``--joint``: beside them one value learner of all games (see distillation_arms.py), of
 the size --joint-size. ``--states``: students of every size that go on with the states
-that they came to themselves, and with their teachers' of before.
+that they came to themselves, and with their teachers' of before. ``--losses``: some of
+the losses alone.
 
 Everything is a run of its own under --runs and is gone on with if it exists. A run of the
 whole config in the folder of the teachers (``mtrl train CONFIG --run-dir
@@ -57,6 +58,9 @@ def main() -> None:
     made.add_argument("--updates", type=int, default=40_000, help="of a student")
     made.add_argument("--batch", type=int, default=256, help="of a student")
     made.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    made.add_argument(
+        "--losses", nargs="+", choices=arms.NAMES, default=list(arms.NAMES)
+    )
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--slots", type=int, default=32, help="episodes a game")
     made.add_argument("--joint", nargs="+", choices=arms.JOINT, default=[])
@@ -99,7 +103,7 @@ def main() -> None:
     for size in args.sizes:
         folder = students_folder(args, size, teachers)
         complete(folder, arms.student_settings(args, size, teachers))
-        add("rows", rows_of.students_in(size, folder, reference))
+        add("rows", rows_of.students_in(size, folder, reference, arms.chosen(args)))
         if args.states:
             add("states", rows_of.states_in(size, teachers, reference))
     for agent in args.joint:
@@ -131,6 +135,8 @@ def students_folder(
 ) -> pathlib.Path:
     """Returns the folder of the run of a size's students: another for other teachers."""
     length = f"{args.updates}x{args.batch}-{args.seeds}x{args.slots}"
+    if args.losses != list(arms.NAMES):
+        length += f"-{'-'.join(args.losses)}"
     return args.runs / f"size-{arms.slug_of(size)}-{length}-of-{teachers.name}"
 
 

@@ -32,6 +32,8 @@ ARMS = (
     ("nll", 0.01),
     ("mse", 0.01),
 )
+# Their names on the command line.
+NAMES = {f"{loss}-{tau:g}" if loss == "kl" else loss: (loss, tau) for loss, tau in ARMS}
 JOINT = ("pqn", "dqn")
 STATES = ("own", "more")
 STATES_TAU = 0.01  # the paper's, of both
@@ -59,29 +61,37 @@ def stages_of(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any
 def student_settings(
     args: argparse.Namespace, size: str, teachers: pathlib.Path
 ) -> dict[str, Any]:
-    """Returns the settings of a size: every arm as often as there are seeds."""
+    """Returns the settings of a size: every chosen arm as often as there are seeds."""
     given = stages_of(args, ("student", "students_play"))
     student = given["stages"][0]
     student["data"] = str((teachers / "stages/play/histories").absolute())
     student["agent"]["config"]["network"] |= torso(size)
     student["agent"]["hparams"] |= {"decay_updates": args.updates}
-    student["population"] = {"size": len(ARMS) * args.seeds, "search": search()}
+    arms = chosen(args)
+    student["population"] = {"size": len(arms) * args.seeds, "search": search(arms)}
     student["training"] |= {"updates": args.updates, "batch": args.batch}
     return given
 
 
-def search() -> dict[str, Any]:
+def chosen(args: argparse.Namespace) -> list[tuple[str, float]]:
+    """Returns the arms that ``args`` name."""
+    return [NAMES[name] for name in args.losses]
+
+
+def search(arms: list[tuple[str, float]]) -> dict[str, Any]:
     """Returns the ranges that deal the arms to the members in turn."""
     costs = {
         f"{loss}_cost": {
             "low": 0.0,
             "high": 1.0,
-            "initial": [float(arm == loss) for arm, _ in ARMS],
+            "initial": [float(arm == loss) for arm, _ in arms],
         }
         for loss in ("kl", "nll", "mse")
     }
-    taus = [tau for _, tau in ARMS]
-    return costs | {"tau": {"low": min(taus), "high": max(taus), "initial": taus}}
+    taus = [tau for _, tau in arms]
+    all_taus = [tau for _, tau in ARMS]
+    tau = {"low": min(all_taus), "high": max(all_taus), "initial": taus}
+    return costs | {"tau": tau}
 
 
 def torso(size: str) -> dict[str, Any]:

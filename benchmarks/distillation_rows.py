@@ -21,14 +21,17 @@ def task_score(task: dict[str, Any]) -> dict[str, float]:
 
 
 def students_in(
-    size: str, folder: pathlib.Path, reference: dict[str, Any]
+    size: str,
+    folder: pathlib.Path,
+    reference: dict[str, Any],
+    chosen: list[tuple[str, float]],
 ) -> list[dict[str, Any]]:
-    """Returns the rows of a size, one for each arm."""
+    """Returns the rows of a size, one for each of the ``chosen`` arms."""
     student = metrics.read_summary(folder / "stages/student")
     log = metrics.read_metrics(folder / "stages/student").metrics
     rows = []
-    for i, (loss, tau) in enumerate(arms.ARMS):
-        mine = slice(i, None, len(arms.ARMS))
+    for i, (loss, tau) in enumerate(chosen):
+        mine = slice(i, None, len(chosen))
         rows.append(
             {
                 "size": size,

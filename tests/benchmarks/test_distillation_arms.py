@@ -25,7 +25,7 @@ GAMES = 4
 
 def arguments(**changed):
     given = {"env_steps": 40_000, "play_steps": 500, "updates": 20, "batch": 8}
-    given |= {"seeds": 2, "slots": 1, "quick": False}
+    given |= {"seeds": 2, "slots": 1, "quick": False, "losses": list(arms.NAMES)}
     return argparse.Namespace(**given | changed)
 
 
@@ -79,6 +79,17 @@ def test_own_states_and_the_teachers_are_the_same_amount():
     assert {stage.agent.hparams["tau"] for stage in taught} == {0.01}
 
 
+def test_students_are_of_the_losses_that_are_asked_for():
+    """Dealt in turn, each as often as there are seeds; τ is each one's own."""
+    given = arguments(losses=["kl-0.1", "mse"], seeds=3)
+    student = arms.student_settings(given, "1/4", pathlib.Path("t"))["stages"][0]
+    assert student["population"]["size"] == 6
+    ranges = student["population"]["search"]
+    dealt = {name: ranges[name]["initial"] for name in ranges}
+    assert dealt["kl_cost"] == [1.0, 0.0] and dealt["mse_cost"] == [0.0, 1.0]
+    assert dealt["nll_cost"] == [0.0, 0.0] and dealt["tau"] == [0.1, 0.01]
+
+
 def test_a_score_is_the_geometric_mean_of_shares_of_the_teachers(tmp_path):
     """Half and twice of two games make 1; a game that its teacher cannot play is none."""
     reference = {
@@ -104,7 +115,7 @@ def test_students_of_other_teachers_or_lengths_are_other_runs():
     """A finished run is taken as it is, so its folder names what it learned from."""
     teachers = [pathlib.Path("runs/teachers-1-1"), pathlib.Path("runs/teachers-1-2")]
     given = [arguments(), arguments(updates=30), arguments(batch=9), arguments(seeds=3)]
-    given.append(arguments(slots=2))
+    given += [arguments(slots=2), arguments(losses=["nll"])]
     made = {
         distillation.students_folder(args, size, of)
         for args in (
