@@ -11,13 +11,15 @@ with if it exists. A return is the mean over the training episodes of the last q
 the steps; the interval is over seeds, and ``below`` is the probability that a seed of
 the arm is below one of the full agent.
 
-Writes dreamer_ablations_GAME.json and .png.
+Writes dreamer_ablations_GAME.json and .png; with ``--parts`` some of the runs alone, beside
+the rows that the JSON has of the others, and no picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import pathlib
 from typing import Any
 
@@ -76,7 +78,10 @@ def main() -> None:
     print(common.header(COLUMNS))
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     walls: dict[str, float] = {}
-    for run, arms in RUNS.items():
+    found = args.out / f"dreamer_ablations_{args.game}.json"
+    known = recorded(found, args.parts)
+    for run in args.parts:
+        arms = RUNS[run]
         folder = args.runs / f"{run.replace(' ', '-')}-{args.game}-{args.env_steps}"
         common.trained(loading.from_dict(settings(run, args), where=run), folder)
         log = metrics.read_metrics(folder)
@@ -89,12 +94,22 @@ def main() -> None:
             "game": args.game,
             "env_steps": args.env_steps,
             "wall_s": walls,
-            "rows": rows(curves),
+            "rows": rows(curves, known),
         }
-        common.write(args.out, f"dreamer_ablations_{args.game}", result)
-    for row in rows(curves):
+        common.write(args.out, found.stem, result)
+    for row in rows(curves, known):
         print(common.line(row, COLUMNS), flush=True)
-    draw(curves, args.out / f"dreamer_ablations_{args.game}.png", args.game)
+    if not known:
+        draw(curves, found.with_suffix(".png"), args.game)
+
+
+def recorded(path: pathlib.Path, parts: list[str]) -> dict[str, np.ndarray]:
+    """Returns what the arms of the runs beside ``parts`` have in a result: {arm: [seeds]}."""
+    others = [arm for run in RUNS if run not in parts for arm in RUNS[run]]
+    if not others or not path.exists():
+        return {}
+    rows = {row["arm"]: row["seeds"] for row in json.loads(path.read_text())["rows"]}
+    return {arm: np.asarray(rows[arm]) for arm in others if arm in rows}
 
 
 def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -158,19 +173,24 @@ def search(
     }
 
 
-def rows(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+def rows(
+    curves: dict[str, tuple[np.ndarray, np.ndarray]], known: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
     """Returns the return of each arm's seeds over the last part of the steps."""
-    late = {
+    late = known | {
         arm: np.nanmean(returns[steps > (1 - LAST) * steps[-1]], axis=0)
         for arm, (steps, returns) in curves.items()
     }
     made = []
-    for arm, own in late.items():
+    order = [arm for arms in RUNS.values() for arm in arms if arm in late]
+    for arm in order:
+        own = late[arm]
         low, high = estimates.t_interval(own)
         row = {"arm": arm, "return": float(own.mean()), "low": low, "high": high}
-        row["below"] = float(
-            np.mean(own[:, None] < late[FULL]) + np.mean(own[:, None] == late[FULL]) / 2
-        )
+        if FULL in late:
+            other = late[FULL]
+            ties = np.mean(own[:, None] == other) / 2
+            row["below"] = float(np.mean(own[:, None] < other) + ties)
         made.append(row | {"seeds": own.tolist()})
     return made
 
@@ -192,6 +212,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--game", default="Breakout")
     made.add_argument("--env-steps", type=int, default=24_000, help="of a member")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--parts", nargs="+", choices=RUNS, default=list(RUNS))
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/dreamer_ablations")
     )

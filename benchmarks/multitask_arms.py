@@ -1,16 +1,6 @@
 """The arms of the multi-task benchmark: what each run has otherwise than its rivals.
 
 Arms that differ by hyperparameters alone are members of one population, dealt in turn.
-
-    rooms     four 9 x 9 rooms, a goal in another place each; nothing in an observation
-              tells which room it is
-    scales    four MinAtar games with rewards times 1, 10, 100 and 1000
-    breakout  one MinAtar game
-    variants  Breakout mirrored, upside down and with other colours: a task a member
-    catch     bsuite's Catch
-    goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
-    mt10      Meta-World's ten tasks of one robot arm, through envpool
-    mazes     Labyrinth's eight fixed mazes, as in configs/distral_labyrinth.yaml
 """
 
 from __future__ import annotations
@@ -18,55 +8,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import lagged_vtrace
+import multitask_tasks as tasks_of
 
-from mtrl_jax import envs
 from mtrl_jax.config import loading
 
-_FOLDER = pathlib.Path(__file__).resolve().parent
-_CONFIGS = _FOLDER.parent / "configs"
-_MAZES = loading.read_yaml(_CONFIGS / "distral_labyrinth.yaml")
-_GOALS = ([1, 2], [7, 2], [2, 7], [7, 6])
-_VARIANTS = [
-    f"minatar_variants/Breakout-{name}@{_FOLDER}"
-    for name in ("mirrored", "inverted", "recoloured")
-]
-TASKS: dict[str, list[dict[str, Any]]] = {
-    "rooms": [
-        {"env": "dark/room", "slots": 16, "options": {"goal": goal}} for goal in _GOALS
-    ],
-    "scales": [
-        {
-            "env": f"gymnax/{game}-MinAtar",
-            "slots": 16,
-            "options": {"wrappers": {"reward_scale": scale}},
-        }
-        for game, scale in zip(envs.MINATAR, (1.0, 10.0, 100.0, 1000.0))
-    ],
-    "breakout": [{"env": "gymnax/Breakout-MinAtar", "slots": 32}],
-    # All have the source's actions, so that baselines 2 and 3 begin with its heads.
-    "variants": [{"env": name, "slots": 32} for name in _VARIANTS],
-    "catch": [{"env": "gymnax/Catch-bsuite", "slots": 16}],
-    "goal": [
-        {
-            "env": "dark/room_hard",
-            "slots": 32,
-            "options": {
-                "size": 11,
-                "start": [1, 1],
-                "goal": [9, 9],
-                "length": 60,
-                "one_hot": True,
-            },
-        }
-    ],
-    "mt10": [{"suite": "mt10", "slots": 4}],
-    "mazes": _MAZES["tasks"],
-}
-AXES = {"variants": "population"}  # of those whose tasks are the members'
 _COMMON = {"learning_rate": 2e-3, "max_grad_norm": 0.5, "adam_eps": 1e-5}
 _NETWORK = {"hidden": [64, 64], "last_action_reward": False}
 _FLAT = {"torso": "mlp", "activation": "relu"}
@@ -85,6 +34,7 @@ _COSTS = {
     "replay 1": (0.0, 0.0, 1.0),
     "all": (0.05, 0.05, 1.0),
 }
+_IN_MAZE = ("none", "control 0.01", "control 0.1", "all")
 # Of feature control, whose pseudo-rewards are larger than changes of cells, alone.
 _FEATURE_COSTS = (0.001, 0.01)
 _POPART: dict[str, Any] = {"value_scale": "popart", "value_debias": True}
@@ -143,7 +93,7 @@ def _combined(combiner: str, scaled: bool) -> Arm:
 
 def _robot(value_scale: str, **network: Any) -> Arm:
     """Returns PPO as in configs/metaworld_mt10.yaml, with another network."""
-    given = loading.read_yaml(_CONFIGS / "metaworld_mt10.yaml")
+    given = loading.read_yaml(tasks_of.CONFIGS / "metaworld_mt10.yaml")
     agent = given["agent"]
     config, hp = agent["config"], agent["hparams"]
     config |= {"network": config["network"] | network, "value_scale": value_scale}
@@ -162,14 +112,14 @@ def _distral(columns: str, **dealt: Any) -> Arm:
 
 def _mazes() -> Arm:
     """Returns Distral as in configs/distral_labyrinth.yaml, with and without alpha."""
-    agent = _MAZES["agent"]
+    agent = tasks_of.MAZES["agent"]
     return Arm(
         "distral",
         agent["config"],
         agent["hparams"] | {"beta": 200.0},
         labels=("alpha 0", "alpha 0.5"),
         dealt={"alpha": [0.0, 0.5]},
-        unroll_length=_MAZES["training"]["unroll_length"],
+        unroll_length=tasks_of.MAZES["training"]["unroll_length"],
     )
 
 
@@ -178,14 +128,22 @@ def _columns(number: int, before: Arm | None = None, trains: str = "all") -> Arm
     return Arm("progressive", config, before=before)
 
 
-def _unreal(network: dict[str, Any], cell: int, tasks: str) -> Arm:
+def _unreal(
+    network: dict[str, Any],
+    cell: int,
+    tasks: str,
+    labels: Iterable[str] = _COSTS,
+    **hparams: float,
+) -> Arm:
+    labels = tuple(labels)
     return Arm(
         "unreal",
         {"network": _NETWORK | network, "cell": cell, "capacity": 16_000},
+        hparams,
         tasks=tasks,
-        labels=tuple(_COSTS),
+        labels=labels,
         dealt={
-            name: [costs[i] for costs in _COSTS.values()]
+            name: [_COSTS[label][i] for label in labels]
             for i, name in enumerate(_OF_COSTS)
         },
     )
@@ -207,7 +165,7 @@ def _lagged(replayed: int) -> Arm:
     names = enumerate(lagged_vtrace.CORRECTIONS)
     made = list(itertools.product(_LAGS, names))
     return Arm(
-        f"lagged_vtrace@{_FOLDER}",
+        f"lagged_vtrace@{tasks_of.FOLDER}",
         {"network": _NETWORK, "lags": max(_LAGS), "replayed": replayed},
         {"lambda_": 1.0},
         labels=tuple(f"{name}, lag {lag}" for lag, (_, name) in made),
@@ -227,6 +185,11 @@ _ALPHAS = {
 _SOURCE = _columns(1)
 _GOAL = _unreal({}, 1, "goal")
 _BREAKOUT = _unreal(_FLAT, 2, "breakout")
+_PIXELS = {"torso": "impala_shallow", "filters": [16, 32], "features": 128}
+_MEMORY = {"core": "lstm", "core_size": 64}
+_MAZE = _unreal(
+    _PIXELS | _MEMORY, 4, "maze", _IN_MAZE, entropy_cost=3e-3, discount=0.98
+)
 EXPERIMENTS: dict[str, dict[str, Arm]] = {
     "kickstarting": {
         "student": _student(
@@ -281,6 +244,7 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         "goal, features": _of_features(_GOAL),
         "breakout": _BREAKOUT,
         "breakout, features": _of_features(_BREAKOUT),
+        "maze": _MAZE,
     },
     "progressive": {
         "1 scratch": _columns(1),
@@ -350,10 +314,10 @@ def _stage(arm: Arm, tasks: str, env_steps: int, seeds: int) -> dict[str, Any]:
     }
     hp = {**_COMMON, "lambda_": 0.95, **arm.hparams}
     hp = {name: x for name, x in hp.items() if name not in arm.schedules}
-    axis = AXES.get(tasks, "slot")
-    parts = len(TASKS[tasks]) if axis == "population" else 1
+    axis = tasks_of.AXES.get(tasks, "slot")
+    parts = len(tasks_of.TASKS[tasks]) if axis == "population" else 1
     return {
-        "tasks": TASKS[tasks],
+        "tasks": tasks_of.TASKS[tasks],
         "agent": {
             "name": arm.agent,
             "config": {"optimiser": "adam", **arm.config},

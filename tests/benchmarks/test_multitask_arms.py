@@ -15,6 +15,7 @@ try:
     import minatar_variants
     import multitask
     import multitask_arms as arms
+    import multitask_tasks as tasks_of
 finally:
     sys.path.pop(0)
 ALL = [(name, arm) for name, known in arms.EXPERIMENTS.items() for arm in known]
@@ -42,11 +43,11 @@ def test_no_label_has_one_teacher_alone():
 
 
 @pytest.mark.parametrize(
-    "tasks", sorted(set(arms.TASKS) - {"mt10"})
+    "tasks", sorted(set(tasks_of.TASKS) - {"mt10"})
 )  # a suite, read above
 def test_every_environment_of_an_arm_is_found(tasks):
     """By the name that is in its settings, be it of the kit or of a file beside them."""
-    for task in arms.TASKS[tasks]:
+    for task in tasks_of.TASKS[tasks]:
         made = envs.pure_task(task["env"], task.get("options"))
         assert made.spec.name == task["env"].partition("@")[0]
 
