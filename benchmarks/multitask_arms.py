@@ -34,7 +34,7 @@ _COSTS = {
     "replay 1": (0.0, 0.0, 1.0),
     "all": (0.05, 0.05, 1.0),
 }
-_IN_MAZE = ("none", "control 0.01", "control 0.1", "all")
+_IN_MAZE = ("none", "control 0.01", "all")
 # Of feature control, whose pseudo-rewards are larger than changes of cells, alone.
 _FEATURE_COSTS = (0.001, 0.01)
 _POPART: dict[str, Any] = {"value_scale": "popart", "value_debias": True}
