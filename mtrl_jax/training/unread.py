@@ -27,6 +27,8 @@ def lines(config: Any) -> Iterator[str]:
     for name, given in config.population.search.items():
         yield from _of_search(f"population.search.{name}", given, config.population)
     yield from _of_agent(config)
+    yield from _of_replay(config)
+    yield from _of_prompt(config)
 
 
 def _of_pbt(pbt: PbtConfig | None) -> Iterator[str]:
@@ -66,6 +68,26 @@ def _of_agent(config: Any) -> Iterator[str]:
         value, usual = _at(own, path), _at(defaults, path)
         if value != usual:
             yield f"agent.config.{path}={value}: nothing reads it, it is of {needs}"
+
+
+def _of_replay(config: Any) -> Iterator[str]:
+    has_replay = agent_settings.module(config).INFO.capacity
+    if config.checkpoint.replay != "keep" and not has_replay:
+        yield (
+            f"checkpoint.replay={config.checkpoint.replay}: nothing reads it, "
+            f"{config.agent.name} has no replay"
+        )
+
+
+def _of_prompt(config: Any) -> Iterator[str]:
+    length = getattr(config.training, "prompt_length", 0)
+    moves = {*config.population.search, *config.agent.schedules}
+    share = config.agent.hparams.get("prompt_share", 0.0)
+    if length and not share and "prompt_share" not in moves:
+        yield (
+            f"training.prompt_length={length}: nothing reads it, it is of an "
+            "agent.hparams.prompt_share above 0"
+        )
 
 
 def _unread(own: Any) -> dict[str, str]:

@@ -238,14 +238,33 @@ SWEEP = "population.search={entropy_cost: {low: 0, high: 1, initial: [0, 0.1, 0.
         ("agent.config.network.modules=9", "network.modules=9: .*network.sharing=modules"),
         ("agent={name: mix_and_match, config: {network: {core_size: 9}, components: "
          "[{core: lstm}, {}]}}", None),
+        ("checkpoint.replay=drop", "replay=drop: nothing reads it, impala has no replay$"),
+        ("agent={name: dqn} checkpoint.replay=drop", None),
     ],
 )  # fmt: skip
 def test_what_another_setting_leaves_without_effect_is_said(change, words):
     """A size of what is not there, a rule of members that are compared by another."""
-    found = [x for x in _said(change) if "nothing reads" in x or "initial" in x]
+    found = _said(*re.split(r" (?=checkpoint)", change))
+    found = [x for x in found if "nothing reads" in x or "initial" in x]
     assert [bool(re.search(words or "", line)) for line in found] == [True] * bool(
         words
     )
+
+
+def test_what_an_offline_stage_leaves_without_effect_is_said():
+    """Prompts that no sequence reads, by any member; a replay, which it has not."""
+    path = running.ROOT / "configs/gato_dark_room.yaml"
+    share = "stages.1.agent.hparams.prompt_share=0"
+    low = "stages.1.population.search={prompt_share: {low: 0, high: 1}}"
+    drop = "stages.1.checkpoint.replay=drop"
+
+    def said(*changes):
+        return list(unread.lines(loading.load(path, changes).stages[1]))
+
+    (prompt,), (replay,) = said(share), said(drop)
+    assert prompt.startswith("training.prompt_length=20: nothing reads it")
+    assert replay.endswith("gato has no replay")
+    assert said(share, low) == []
 
 
 def test_a_search_that_nothing_moves_says_so():
