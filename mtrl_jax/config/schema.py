@@ -123,12 +123,31 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When and how long members are tested. ``episodes`` is per member and task."""
+    """When and how long members are tested. ``episodes`` is per member and task.
+
+    They are played in as many slots, or in ``rounds``, a slot's one after the other.
+    """
 
     every_updates: Count = 500  # 0: only at the end
     episodes: Size = 64
+    rounds: Size = 1
     max_steps: Size | None = None  # per episode; the environment's own limit
     hparams: dict[str, float] = {}  # e.g. temperature: 0 for greedy
+
+    @property
+    def slots(self) -> int:
+        """The environments of a member and task that it is tested in."""
+        return self.episodes // self.rounds
+
+    @pydantic.model_validator(mode="after")
+    def _whole_rounds(self) -> EvaluationConfig:
+        if self.episodes % self.rounds:
+            slots = max(1, self.episodes // self.rounds)
+            raise ValueError(
+                f"rounds={self.rounds} do not divide episodes={self.episodes}; give "
+                f"episodes={self.rounds * slots}"
+            )
+        return self
 
 
 class CheckpointConfig(Section):

@@ -18,7 +18,7 @@ from mtrl_jax.types import Array, Key, Tree
 
 
 class Evaluation(NamedTuple):
-    """The first episode of every slot, ``[P, B]``."""
+    """The first R episodes of every slot, ``[P, R * B]``, all slots' first ones first."""
 
     returns: Array  # float32
     length: Array  # int32, environment steps
@@ -32,20 +32,21 @@ class _Loop(NamedTuple):
     carry: Tree
     env: Tree
     ts: types.TimeStep
-    result: Evaluation
+    result: Evaluation  # [P, R, B] while it is made
 
 
 def make(
-    agent: types.Agent, env: types.Env, max_steps: int
+    agent: types.Agent, env: types.Env, max_steps: int, rounds: int = 1
 ) -> Callable[[Tree, Tree, Key, Tree, types.TimeStep], Evaluation]:
     """Returns ``evaluate(learner[P], hp[P], key[P], env_state, ts) -> Evaluation``.
 
     It acts with ``hp`` (temperature 0 is greedy where an agent has one) from a fresh
-    reset ``(env_state, ts)`` until every slot has finished an episode, or for
-    ``max_steps`` environment steps; a slot that has not finished reports what it had.
+    reset ``(env_state, ts)`` until every slot has finished R = ``rounds`` episodes, or
+    for R times ``max_steps`` environment steps (with a reset between two episodes); an
+    episode that has not finished reports what it had, one that has not begun 0.
     """
     members, slots = env.batch
-    agents = population.population(agent, members)
+    agents, limit = population.population(agent, members), _limit(max_steps, rounds)
 
     def evaluate(learner, hp, key, env_state, ts):
         def body(loop: _Loop) -> _Loop:
@@ -59,19 +60,19 @@ def make(
             return _Loop(loop.step + 1, carry, env_state, ts, result)
 
         def unfinished(loop: _Loop) -> Array:
-            return (loop.step < max_steps) & ~jnp.all(loop.result.complete)
+            return (loop.step < limit) & ~jnp.all(loop.result.complete)
 
-        result = _empty(ts, env.info(env_state))
+        result = _empty(rounds, ts, env.info(env_state))
         start = _Loop(
             jnp.zeros((), jnp.int32), agents.carry(slots), env_state, ts, result
         )
-        return jax.lax.while_loop(unfinished, body, start).result
+        return _joined(jax.lax.while_loop(unfinished, body, start).result)
 
     return evaluate
 
 
 def make_host(
-    agent: types.Agent, env: types.HostEnv, max_steps: int
+    agent: types.Agent, env: types.HostEnv, max_steps: int, rounds: int = 1
 ) -> Callable[..., Evaluation]:
     """Returns ``evaluate(learner[P], hp[P], key[P], start[P]) -> Evaluation``, by Python.
 
@@ -95,40 +96,57 @@ def make_host(
     def evaluate(learner, hp, key, start=None):
         given = None if start is None else env.restart
         ts = jax.device_put(given(start) if given else env.reset())
-        result = jax.jit(_empty)(ts, env.info())
+        result = jax.jit(_empty, static_argnums=0)(rounds, ts, env.info())
         carry = agents.carry(slots)
-        for step in range(max_steps):
+        for step in range(_limit(max_steps, rounds)):
             action, carry = act(learner, carry, ts, step, key, hp)
             env.send(action)
             ts = jax.device_put(env.recv())
             result, finished = record(result, ts, env.info())
             if finished:
                 break
-        return result
+        return jax.jit(_joined)(result)
 
     return evaluate
 
 
-def _empty(ts: types.TimeStep, info: dict[str, Array]) -> Evaluation:
+def _limit(max_steps: int, rounds: int) -> int:
+    """Returns the steps of so many episodes, with a reset between two."""
+    return rounds * max_steps + rounds - 1
+
+
+def _empty(rounds: int, ts: types.TimeStep, info: dict[str, Array]) -> Evaluation:
+    """Returns what is known before the first step, ``[P, R, B]``."""
+    members, slots = ts.reward.shape
+    shape = (members, rounds, slots)
     return Evaluation(
-        returns=jnp.zeros(ts.reward.shape, jnp.float32),
-        length=jnp.zeros(ts.reward.shape, jnp.int32),
-        complete=jnp.zeros(ts.reward.shape, bool),
-        task=ts.task,
-        info=jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), info),
+        returns=jnp.zeros(shape, jnp.float32),
+        length=jnp.zeros(shape, jnp.int32),
+        complete=jnp.zeros(shape, bool),
+        task=jnp.broadcast_to(ts.task[:, None], shape),
+        info=jax.tree.map(lambda x: jnp.zeros(shape, jnp.float32), info),
     )
 
 
 def _record(
     result: Evaluation, ts: types.TimeStep, info: dict[str, Array]
 ) -> Evaluation:
-    open_ = ~result.complete
+    """Returns ``result`` [P, R, B] with what a step brought to each slot's open episode."""
+    before = jnp.roll(result.complete, 1, axis=1).at[:, 0].set(True)
+    # The step after an episode's end begins the next one, and is of neither.
+    open_ = before & ~result.complete & ~ts.first[:, None]
     return Evaluation(
-        returns=result.returns + jnp.where(open_, ts.reward, 0.0),
+        returns=result.returns + jnp.where(open_, ts.reward[:, None], 0.0),
         length=result.length + open_,
-        complete=result.complete | ts.last,
+        complete=result.complete | (open_ & ts.last[:, None]),
         task=result.task,
         info={
-            name: jnp.where(open_, info[name], old) for name, old in result.info.items()
+            name: jnp.where(open_, info[name][:, None], old)
+            for name, old in result.info.items()
         },
     )
+
+
+def _joined(result: Evaluation) -> Evaluation:
+    """Returns ``[P, R, B]`` as ``[P, R * B]``."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0], -1), result)

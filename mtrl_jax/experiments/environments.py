@@ -51,18 +51,17 @@ def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     Raises:
       ConfigError: an unknown task, an option, size or combination that cannot work.
     """
-    tasks, episodes = tasks_of(config), config.evaluation.episodes
+    tasks, slots = tasks_of(config), config.evaluation.slots
     if runner_kind(config, tasks) == "fused":
         parts = _joined(config, tasks, f"{seed}/train")
         env = _learned(config, _mixed(config, parts))
-        test = _learned(config, make_env(config, tasks, f"{seed}/test", episodes))
+        test = _learned(config, make_env(config, tasks, f"{seed}/test", slots))
         sizes = tuple(part.batch for part in parts)
         world = World("fused", env, test, env.spec, env.batch, env.pure, lambda: None)
         return world._replace(parts=sizes)
     halves = make_halves(config, tasks, f"{seed}/train")
-    hosted = _learned(config, make_host_env(config, tasks, f"{seed}/test", episodes))
-    slots = sum(half.batch[1] for half in halves)
-    batch = (config.population.size, slots)
+    hosted = _learned(config, make_host_env(config, tasks, f"{seed}/test", slots))
+    batch = (config.population.size, sum(half.batch[1] for half in halves))
     close = _closer([*halves, hosted])
     own = tuple(task for half in halves for task in half.spec.slot_tasks)
     spec = hosted.spec._replace(slot_tasks=own)
@@ -103,7 +102,7 @@ def emulators(config: schema.ExperimentConfig) -> tuple[int, int]:
     if config.population.axis == "population":
         members //= len(tasks)
     slots = [task.slots for task in tasks if envs.runs_on_host(task.env)]
-    return members * sum(slots), members * len(slots) * config.evaluation.episodes
+    return members * sum(slots), members * len(slots) * config.evaluation.slots
 
 
 def runner_kind(config: schema.ExperimentConfig, tasks: list[Task]) -> str:
@@ -263,8 +262,8 @@ def check_number(
     largest = max(tasks, key=lambda task: task.slots)
     name, most = f"{largest.field}.slots", largest.slots
     if slots is not None:
-        name, most = "evaluation.episodes", slots
-    if members > most:
+        name, most = "evaluation.episodes", config.evaluation.episodes
+    if members > (slots or most):
         name, most = "population.size", members
     number = members * sum(slots or task.slots for task in tasks)
     device_memory.check_slots(f"{name}={most}", number, length)

@@ -143,7 +143,8 @@ def _memory(
         return said
     return (
         f"{said}; beside it {train} emulators to train in and {test} to be tested in "
-        "(evaluation.episodes of each member and task), each with a memory of its own"
+        "(evaluation.episodes of each member and task, over evaluation.rounds), each "
+        "with a memory of its own"
     )
 
 

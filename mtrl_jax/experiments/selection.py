@@ -38,7 +38,7 @@ def make_evaluate(
         return hparams.override(hp, settings.hparams)
 
     if world.kind == "host":
-        hosted = evaluate.make_host(agent, env, steps)
+        hosted = evaluate.make_host(agent, env, steps, settings.rounds)
 
         def evaluate_hosted(state, hp):
             start, key = (random.fold(evaluation_key(state), i) for i in range(2))
@@ -46,7 +46,7 @@ def make_evaluate(
 
         return evaluate_hosted
 
-    run = evaluate.make(agent, env, steps)
+    run = evaluate.make(agent, env, steps, settings.rounds)
 
     @jax.jit
     def evaluate_from(learner, hp, key, start):

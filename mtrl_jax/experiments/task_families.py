@@ -79,11 +79,11 @@ def collecting(
         )
     (one,) = found
     assert one.pure is not None
-    for slots in (None, config.evaluation.episodes):
+    for slots in (None, config.evaluation.slots):
         environments.check_number(config, environments.tasks_of(config), slots)
     train, test = (
         labelled(core.spread(one.pure, one.many, (members, slots)))
-        for slots in (one.task.slots, config.evaluation.episodes)
+        for slots in (one.task.slots, config.evaluation.slots)
     )
     world = World("fused", train, test, train.spec, train.batch, True, lambda: None)
     names = [

@@ -32,9 +32,9 @@ def remember(ts, cue, w):
     return ((w * cue) > 0).astype(jnp.int32), cue
 
 
-def play(agent, env, learner, max_steps=20, seed=0):
+def play(agent, env, learner, max_steps=20, seed=0, rounds=1):
     members = env.batch[0]
-    evaluation = evaluate.make(agent, env, max_steps)
+    evaluation = evaluate.make(agent, env, max_steps, rounds)
 
     @jax.jit
     def run(learner):
@@ -114,3 +114,25 @@ def test_no_more_steps_are_taken_than_needed_or_allowed(limit):
     # One draw for the reset and one for each step.
     np.testing.assert_array_equal(result.info["draws"], 1.0 + limit)
     assert bool(result.complete.all()) is (limit == 4)
+
+
+def test_rounds_are_the_first_episodes_of_a_slot_in_turn():
+    """A slot's one after the other, counted without the resets between; slow ones last."""
+    parts = [envs.make("probe/constant", (2, 2)), envs.make("probe/memory", (2, 1))]
+    result = play(script(remember), mixture.make(parts), [1.0, -1.0], rounds=3)
+    assert result.complete.all()
+    np.testing.assert_array_equal(result.task, [[0, 0, 1] * 3] * 2)
+    np.testing.assert_array_equal(result.length, [[1, 1, 4] * 3] * 2)
+    np.testing.assert_array_equal(result.returns[0], 1.0)
+    np.testing.assert_array_equal(result.returns[1], [1.0, 1.0, -1.0] * 3)
+
+
+def test_rounds_have_the_steps_of_as_many_episodes_and_resets():
+    """What has not begun by then has nothing; one step less cuts the last episode."""
+    env = envs.make("probe/memory", (1, 1))
+    whole = play(script(remember), env, [1.0], max_steps=4, rounds=2)
+    np.testing.assert_array_equal(whole.length, [[4, 4]])
+    assert whole.complete.all()
+    cut = play(script(remember), env, [1.0], max_steps=2, rounds=2)
+    np.testing.assert_array_equal(cut.complete, [[True, False]])
+    np.testing.assert_array_equal(cut.length, [[4, 0]])

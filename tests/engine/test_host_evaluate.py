@@ -42,7 +42,7 @@ def environment():
     return mixture.make(parts)
 
 
-def both(max_steps):
+def both(max_steps, rounds=1):
     """Returns the evaluations of the same agents inside the program and from Python."""
     env = environment()
     agent = counting_agent(env.spec)
@@ -50,10 +50,10 @@ def both(max_steps):
     state = jax.vmap(agent.init)(roots, hp)
     start_key, key = random.fold(roots, 0), random.fold(roots, 1)
 
-    inside = jax.jit(evaluate.make(agent, env, max_steps))
+    inside = jax.jit(evaluate.make(agent, env, max_steps, rounds))
     expected = inside(state, hp, key, *env.reset(start_key, env.params))
     hosted = mixture.host_from_pure(env, start_key)
-    run = evaluate.make_host(agent, hosted, max_steps)
+    run = evaluate.make_host(agent, hosted, max_steps, rounds)
     return expected, run(state, hp, key), lambda: run(state, hp, key)
 
 
@@ -80,6 +80,15 @@ def test_a_slot_that_does_not_finish_reports_what_it_had():
     assert_equal(hosted, expected)
     assert not expected.complete.all()
     assert hosted.length.max() == 3
+
+
+def test_rounds_are_those_inside_the_program():
+    """A slot's second episode is another one, and as long as the task says."""
+    expected, hosted, _ = both(STEPS, rounds=2)
+    assert_equal(hosted, expected)
+    assert hosted.complete.all() and hosted.task.shape == (P, 2 * 5)
+    np.testing.assert_array_equal(hosted.task[:, :5], hosted.task[:, 5:])
+    assert expected.info["time"][:, [0, 1, 5, 6]].all()
 
 
 def test_it_stops_when_the_last_slot_has_finished():
