@@ -1,4 +1,4 @@
-"""Labyrinth: what agents learn in minutes on small machines, three seeds as a population.
+"""Labyrinth: what agents learn in minutes on small machines, seeds as a population.
 
     explore    explore_object_locations_small, with nine actions and with all 756
     avoid      seekavoid_arena_01
@@ -56,6 +56,7 @@ class Recipe(NamedTuple):
     unroll: int = 64
     memory: int = 0  # steps that an LSTM's gates start out for
     convolves: bool = False  # over the rays, before the MLP
+    core_size: int = 64
 
 
 # In small batches a minibatch is 8 slots. Where a goal is met once in thousands of steps
@@ -81,6 +82,9 @@ RECIPES = {
     "long unrolls, far goals": Recipe(
         64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
     ),
+    "long, convolved": Recipe(
+        64, 2, 4, 2.5e-3, 128, True, 1e-3, 0.986, 0.9, 256, 256, True, 128
+    ),
 }
 
 _EXPLORE, _GOAL = "explore_object_locations_small", "explore_goal_locations_small"
@@ -91,6 +95,9 @@ ROWS = {
     "explore-native": Row(_EXPLORE, "native", "lstm", "small batches", 2_000_000),
     "explore-native-searched": Row(
         _EXPLORE, "native", "lstm", "small, searched", 6_000_000
+    ),
+    "explore-native-long": Row(
+        _EXPLORE, "native", "mingru", "long, convolved", 6_000_000
     ),
     "avoid-small": Row(_AVOID, "small", "lstm", "small batches", 3_000_000),
     "goal-lstm": Row(_GOAL, "small", "lstm", "large batches", 12_000_000),
@@ -137,8 +144,8 @@ def main() -> None:
         rows.append(read(name, folder, curves))
         print(common.line(rows[-1], COLUMNS), flush=True)
         result = {"machine": common.environment(), "rows": rows}
-        common.write(args.out, "labyrinth_learning", result)
-    draw(curves, args.out / "labyrinth_learning.png")
+        common.write(args.out, args.name, result)
+    draw(curves, args.out / f"{args.name}.png")
 
 
 def settings(name: str, env_steps: int, seeds: int) -> schema.ExperimentConfig:
@@ -201,7 +208,7 @@ def network(core: str, recipe: Recipe) -> dict[str, Any]:
     return {
         "sequence": [24, rays.CHANNELS] if recipe.convolves else [],
         "core": core,
-        "core_size": 64,
+        "core_size": recipe.core_size,
         "core_memory": recipe.memory,
         "hidden": [recipe.hidden],
         "activation": "relu",
@@ -264,6 +271,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     made.add_argument("--env-steps", type=int, help="of a member; by default the row's")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--name", default="labyrinth_learning", help="of JSON and PNG")
     made.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/labyrinth")
     )
