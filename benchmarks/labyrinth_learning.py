@@ -83,7 +83,7 @@ RECIPES = {
         64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
     ),
     "long, convolved": Recipe(
-        64, 2, 4, 2.5e-3, 128, True, 1e-3, 0.986, 0.9, 256, 256, True, 128
+        16, 2, 4, 2.5e-3, 128, True, 1e-3, 0.986, 0.9, 256, 256, True, 128
     ),
 }
 
