@@ -102,6 +102,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_ablations": ablations,
     "dreamer_Breakout": functools.partial(learning, "Breakout"),
     "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
+    "dreamer_long": functools.partial(learning, "long_SpaceInvaders"),
     "dreamer_flops": operations,
     "dreamer_peers": peers,
     "dreamer_speed": speeds,
