@@ -35,6 +35,7 @@ _CURRICULA: dict[str, dict[str, Any]] = {
     "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
     "no_mixing": {"alpha": LINEAR, "config": {"control": "slot"}},
     "kl_stays": {"alpha": LINEAR, "config": {"fades": False}},
+    "own_values": {"alpha": LINEAR, "config": {"own_values": True}},
     "alpha_half": {"fixed": 0.5},
     "sampled_step": {"alpha": LINEAR, "config": {"control": "step"}},
     "sampled_episode": {"alpha": LINEAR, "config": {"control": "episode"}},
@@ -64,6 +65,9 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "feed_forward_selected": {"components": [{"core": "linear"}], "pbt": True},
         "lstm_selected": {"components": [{"core": "lstm"}], "pbt": True},
         "no_kl": {"alpha": LINEAR, "matching_cost": 0.0},
+        # Both have the same nine actions: elsewhere it is infinite.
+        "reversed_kl": {"alpha": LINEAR, "config": {"matching": "reversed"}},
+        "own_values": {"alpha": LINEAR, "config": {"own_values": True}},
         "control_feed_forward": {"components": [{"core": "linear"}], **_CONTROL},
         "control_lstm": {"components": [{"core": "lstm"}], **_CONTROL},
         "control_linear": {"alpha": LINEAR, **_CONTROL},

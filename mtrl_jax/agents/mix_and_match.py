@@ -78,10 +78,16 @@ class Config(policy_learner.WholeConfig):
     ``control``: who acts. "mixture" is the paper's. Ablations: "step" and "episode"
     draw one component for a step or an episode, which then acts and learns as if alone;
     "slot" gives every component an equal share of the slots for good ("no mixing").
-    ``matching``: "adjacent" and "all" (see ``mixing.matching_weights``), or
-    "within_support", adjacent and on the easier component's actions alone.
+    ``matching``: "adjacent" and "all" (see ``mixing.matching_weights``);
+    "within_support", adjacent and on the easier component's actions alone; or
+    "reversed", adjacent and KL(π_j ‖ π_i), of components with the same actions.
     ``fades``: whether matching ends as the control moves on, the paper's (1 − α); if not,
     the teachers of a component have 1 in all, to the end.
+    ``own_values``: there is no V_mm. Every V_i is learned towards the V-trace targets that
+    follow from itself, with the weight w_i that it has in V_mm, and is the baseline of
+    its own policy's part of the gradient; see ``policy_mixture.vtrace_terms``. So what
+    has no control learns nothing from reward, and at both ends of alpha it is the same.
+    What acting notes down is the mixture's value still.
     """
 
     components: tuple[Component, ...] = (
@@ -90,10 +96,11 @@ class Config(policy_learner.WholeConfig):
     )
     share: tuple[str, ...] = ("torso", "core")  # see components.MODULES
     experts: bool = False  # the first component is one for each task
-    control: str = "mixture"
-    matching: str = "adjacent"
-    fades: bool = True
+    control: str = "mixture"  # mixture, step, episode, slot
+    matching: str = "adjacent"  # adjacent, all, within_support, reversed
+    fades: bool = True  # matching, as the control moves on
     teacher_learns: bool = False  # from being matched
+    own_values: bool = False  # each component's, in the place of their mixture
 
 
 class Hparams(NamedTuple):
@@ -143,7 +150,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     network = components.make(
         spec, config.network, listed, config.share, num_values=base.scale.num_values
     )
-    mixture_checks.check_nested(network.parts)
+    mixture_checks.check_nested(network.parts, config.matching)
     control = mixture_control.Control(
         len(listed), config.control, config.experts, config.matching, config.fades
     )
@@ -211,44 +218,40 @@ def make_loss(
         def mean(x: Array) -> Array:
             return policy_gradient.masked_mean(x, live)
 
-        mixture, value = in_control(outputs, policies, stats, rollout, hp)
-        log_probs = mixture.log_probs(rollout.action)
-        log_prob = mixing.log_mixture(mixture.weights, log_probs)
-        terms, metrics, stats_after = vtrace.of_rollout(
-            unrolls.Evaluated(log_prob, mixture.entropy(), value),
-            rollout,
-            stats,
-            hp,
-            base,
+        mixture, baseline, values = in_control(outputs, policies, stats, rollout, hp)
+        terms, metrics, stats_after = policy_mixture.vtrace_terms(
+            mixture, baseline, values, rollout, stats, hp, base, config.own_values
         )
         taught = acting if config.teacher_learns else jax.lax.stop_gradient(acting)
         teachers = network.policies(*taught)
         match = functools.partial(matching_loss, teachers, policies, within=within)
         possible = network.possible(rollout.ts.action_mask[:-1])
-        matched = match(control.pairs(hp.alpha, task, possible))
+        weights = control.pairs(hp.alpha, task, possible)
+        matched = match(weights, reverse=config.matching == "reversed")
         matching = base.combiner.mean(matched, live, task)
         cost = hp.matching_cost if control.components > 1 else 0.0
         more = {"matching_loss": objective.Weighted(cost, matching)}
         present = base.combiner.present(live, task)
         total, parts = objective.total(terms, hp.costs, more, present)
-        share = mixing.responsibilities(mixture.weights, log_probs)[..., -1]
+        log_probs = mixture.log_probs(rollout.action)
+        share = mixing.responsibilities(mixture.weights, log_probs)
         beside = {
             "kl": mean(match(control.ends(task, possible))),
-            "share": mean(share),
+            "share": mean(share[..., -1]),
             "action_entropy": _taken_entropy(spec.action, rollout.action, live),
         }
         return total, learning.Aux(metrics | parts | beside, stats_after, present)
 
     def in_control(outputs, policies, stats, rollout, hp):
-        """Returns (the mixture that acts now [T, B], its value [T + 1, B])."""
+        """Returns (what acts now [T, B], the values' weights, values [T + 1, B, K])."""
         choice = rollout.extras.choice
         possible = network.possible(rollout.ts.action_mask)
         planned = control.planned(hp.alpha, rollout.ts.task, possible)
         weights = control.acting(planned[:-1], choice, possible[:-1])
         after = jnp.concatenate([choice, choice[-1:]])
         values = _values(outputs, base, stats, rollout.ts.task, hp)
-        value = mixing.mixed_value(control.baseline(planned, after, possible), values)
-        return Mixture(policies, weights, spec.action), value
+        baseline = control.baseline(planned, after, possible)
+        return Mixture(policies, weights, spec.action), baseline, values
 
     return loss
 

@@ -76,6 +76,17 @@ def responsibilities(weights: Array, log_probs: Array) -> Array:
     return jax.nn.softmax(_terms(weights, log_probs), axis=-1)
 
 
+def log_mixture_by_policy(weights: Array, log_probs: Array) -> Array:
+    """Returns log π_mm K times, [..., K]; the gradient of the i-th is ∇ log π_i.
+
+    For policies with an advantage A_i each: Σ_i r_i A_i of it has the gradient
+    Σ_i r_i A_i ∇ log π_i, ``log_mixture``'s where all advantages are the same.
+    """
+    log_mm = jax.lax.stop_gradient(log_mixture(weights, log_probs))
+    own = jnp.maximum(log_probs, IMPOSSIBLE)
+    return log_mm[..., None] + (own - jax.lax.stop_gradient(own))
+
+
 def mixed_value(weights: Array, values: Array) -> Array:
     """Returns V_mm = Σ_i w_i V_i, [...]: the baseline of the mixture."""
     chex.assert_equal_shape([weights, values])

@@ -30,6 +30,7 @@ PROGRAMS = [
     ("mix_and_match", {"combiner": "cagrad", "value_scale": "popart"}),
     ("mix_and_match", {"control": "slot", "fades": False}),
     ("mix_and_match", {"control": "slot"}),
+    ("mix_and_match", {"own_values": True, "matching": "reversed"}),
     ("mix_and_match", {"components": (components.Component(),)}),
     ("distral", {"columns": "one"}),
     ("distral", {"columns": "added"}),

@@ -55,6 +55,21 @@ def _made(kit, tasks, core, config):
     return agent, hp, learner, rollout, kit.updater(agent)
 
 
+def varied(kit, **config):
+    """Returns what ``made`` of one task does, updated by a program of other settings.
+
+    Learner and rollout are those of the default settings.
+    """
+    _, hp, learner, rollout, _ = made(kit, ("both",))
+    agent = mix_and_match.make(
+        kit.probe("both").spec,
+        mix_and_match.Config(
+            network=networks.NetworkConfig(hidden=(8,)), optimiser="adam", **config
+        ),
+    )
+    return agent, hp, learner, rollout, kit.updater(agent)
+
+
 def player(agent, env, hp):
     """Returns what ``kit.collect`` plays."""
     return types.SimpleNamespace(agent=agent, env=env, hp=hp, act=jax.jit(agent.act))
@@ -141,6 +156,38 @@ def test_only_the_student_learns_from_being_matched(kit):
     assert moved(
         kit, made(kit, ("both",), teacher_learns=True), alpha=0.5, **ONLY_MATCHING
     )["policy_0"]
+
+
+def test_a_reversed_matching_holds_the_same_policy_fixed(kit):
+    """The last component learns, to KL(π_2 ‖ π_1); ``kl`` stays KL(π_1 ‖ π_2)."""
+    one = varied(kit, matching="reversed")
+    found = moved(kit, one, alpha=0.5, **ONLY_MATCHING)
+    assert found["policy_1"] and found["torso"] and not found["policy_0"]
+    _, hp, learner, rollout, update = one
+    # Of policies that are next to the same both divergences are.
+    sharp = jax.tree.map(lambda x: x * 20, learner.params["policy_0"])
+    learner = learner._replace(params={**learner.params, "policy_0": sharp})
+    forward = made(kit, ("both",))[4](learner, rollout, KEY, hp)[1]
+    reverse = update(learner, rollout, KEY, hp)[1]
+    np.testing.assert_allclose(forward["matching_loss"], forward["kl"], rtol=1e-5)
+    np.testing.assert_allclose(reverse["kl"], forward["kl"], rtol=1e-5)
+    assert reverse["matching_loss"] > 1.1 * forward["kl"] > 0.01
+
+
+def test_values_that_are_not_mixed_are_the_mixtures_at_both_ends(kit):
+    """The whole update at alpha 0 and 1, as one value has all weight; not in between."""
+    _, hp, learner, rollout, own = varied(kit, own_values=True)
+    mixed = made(kit, ("both",))[4]
+    for alpha, same in ((0.0, True), (1.0, True), (0.5, False)):
+        given = learner, rollout, KEY, with_(hp, alpha=alpha)
+        (after, metrics), (expected, wanted) = own(*given), mixed(*given)
+        for name in wanted:
+            if same or name in ("rho", "value", "entropy", "matching_loss"):
+                np.testing.assert_allclose(metrics[name], wanted[name], 1e-5, 1e-6)
+        differs = abs(float(metrics["value_loss"] - wanted["value_loss"])) > 1e-4
+        assert differs != same
+        pairs = zip(jax.tree.leaves(after.params), jax.tree.leaves(expected.params))
+        assert same == all(np.allclose(x, y, atol=1e-6) for x, y in pairs)
 
 
 def test_matching_ends_with_the_control(kit):
@@ -539,6 +586,26 @@ def test_two_passes_in_groups_of_slots_learn_more_than_one(kit):
         (("both",), {"control": "x"}, "control: 'x' is not known"),
         (("both",), {"matching": "x"}, "matching: 'x' is not known"),
         (("both",), {"share": ("x",)}, "share: 'x' is not known"),
+        (
+            FACTORISED,
+            {"components": (NARROW, Component()), "matching": "reversed"},
+            r"matching: 'reversed' is infinite where components\.1 does what",
+        ),
+        (
+            ("both",),
+            {"own_values": True, "components": (Component(),)},
+            "own_values: there is nothing to mix",
+        ),
+        (
+            ("both",),
+            {"own_values": True, "control": "slot"},
+            "own_values: there is nothing to mix",
+        ),
+        (
+            ("both",),
+            {"own_values": True, "value_scale": "popart"},
+            "own_values: does not go with value_scale 'popart'",
+        ),
         (("both",), {"components": ()}, "components: none given"),
         (("both",), {"minibatches": 0}, "minibatches: 0 given"),
         (

@@ -1,5 +1,7 @@
 """Mix&Match's losses: the sheet's identities, in float64 where the claim is exact."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,29 @@ def test_the_gradient_is_shared_by_responsibility():
     np.testing.assert_allclose(share, p / p.sum(), rtol=1e-5)
     np.testing.assert_allclose(found, share, rtol=1e-5)
     assert np.isclose(share.sum(), 1.0)
+
+
+def test_advantages_of_each_policy_weigh_its_own_part_of_the_gradient():
+    """Σ r_i A_i of it: r_i A_i for policy i, its value log π_mm K times.
+
+    Finite, and without a part, for one that cannot have done it.
+    """
+    advantage, weights = np.float32([2.0, -1.0, 5.0]), simplex(3)
+    log_probs = np.array([-0.3, -2.0, -np.inf], np.float32)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def weighed(log_probs):
+        share = jax.lax.stop_gradient(mixing.responsibilities(weights, log_probs))
+        each = mixing.log_mixture_by_policy(weights, log_probs)
+        return jnp.sum(share * advantage * each), each
+
+    (value, each), slope = weighed(log_probs)
+    p = weights * np.exp(log_probs)
+    np.testing.assert_allclose(each, np.full(3, np.log(p.sum())), rtol=1e-5)
+    np.testing.assert_allclose(slope, p / p.sum() * advantage, rtol=1e-5)
+    share = np.sum(p / p.sum() * advantage)
+    np.testing.assert_allclose(value, share * np.log(p.sum()), rtol=1e-5)
 
 
 def test_a_policy_of_weight_zero_is_harmless_and_learns_nothing():

@@ -19,8 +19,9 @@ from mtrl_jax.types import Array, Scalar
 # "mixture": all of them, by their weights. "step", "episode": one, drawn by the weights
 # at every step or at an episode's first. "slot": each has its share of the slots.
 CONTROLS = ("mixture", "step", "episode", "slot")
-# "within_support" compares on the easier one's actions only; see mixture.matching_loss.
-MATCHINGS = (*mixing.FORMS, "within_support")
+# "within_support" compares on the easier one's actions only, "reversed" is the divergence
+# the other way round; see policy_mixture.matching_loss.
+MATCHINGS = (*mixing.FORMS, "within_support", "reversed")
 
 
 class Control(NamedTuple):

@@ -10,15 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import types
+from mtrl_jax.agents.common import (
+    combining,
+    objective,
+    policy_learner,
+    unrolls,
+    vtrace,
+)
 from mtrl_jax.losses import mixing
 from mtrl_jax.networks import heads, subsets
-from mtrl_jax.types import Array, Key, Scalar
+from mtrl_jax.types import Array, Key, Scalar, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,16 +130,72 @@ def sample_and_log_prob(
     return jnp.where(is_greedy, mode, action), jnp.where(is_greedy, 0.0, log_prob)
 
 
+def vtrace_terms(
+    mixture: Mixture,
+    baseline: Array,
+    values: Array,
+    rollout: types.Rollout,
+    stats: Tree,
+    hp: Any,
+    base: policy_learner.PolicyLearner,
+    own: bool = False,
+) -> tuple[objective.Terms, dict[str, Array], Tree]:
+    """Returns what ``vtrace.of_rollout`` does of a mixture in control.
+
+    The value is V_mm = Σ_i w_i V_i with the weights ``baseline`` [T + 1, B, K] of
+    ``values`` [T + 1, B, K]. With ``own`` there is none, and each V_i has V-trace's
+    targets v_i and advantages A_i by itself, of the same steps and ratios:
+
+        policy  −Σ_i r_i ρ A_i log π_i        value  Σ_i w_i ½ (v_i − V_i)²
+
+    with the responsibilities r. A baseline of each policy's own leaves the policy
+    gradient without bias. Where all weight is on one component it is the mixture's.
+    """
+    log_probs = mixture.log_probs(rollout.action)
+    entropy = mixture.entropy()
+    if not own:
+        log_prob = mixing.log_mixture(mixture.weights, log_probs)
+        value = mixing.mixed_value(baseline, values)
+        now = unrolls.Evaluated(log_prob, entropy, value)
+        return vtrace.of_rollout(now, rollout, stats, hp, base)
+
+    unweighed = dataclasses.replace(base, combiner=combining.BySteps())
+
+    def of_component(log_prob, value):
+        now = unrolls.Evaluated(log_prob, entropy, value)
+        return vtrace.of_rollout(now, rollout, stats, hp, unweighed)[:2]
+
+    of_all = jax.vmap(of_component, in_axes=-1, out_axes=-1)
+    log_prob = mixing.log_mixture_by_policy(mixture.weights, log_probs)
+    each, metrics = of_all(log_prob, values)
+    share = mixing.responsibilities(mixture.weights, jax.lax.stop_gradient(log_probs))
+    weights, task = baseline[:-1], rollout.ts.task[:-1]
+    terms = objective.Terms(
+        policy_loss=jnp.sum(share * each.policy_loss, axis=-1),
+        value_loss=jnp.sum(weights * each.value_loss, axis=-1),
+        entropy=entropy,
+    )
+    measured = {
+        "rho": metrics["rho"][..., -1],
+        "value": jnp.sum(weights * metrics["value"], axis=-1),
+    }
+    live = ~rollout.ts.first[1:]
+    return *base.combiner.means(terms, measured, live, task), stats
+
+
 def matching_loss(
     teachers: Sequence[heads.Policy],
     students: Sequence[heads.Policy],
     weights: dict[tuple[int, int], Array],
     within: bool = False,
+    reverse: bool = False,
 ) -> Array:
     """Returns L_mm = Σ_ij w_ij KL(π_i ‖ π_j), [...]; i teaches j.
 
     ``within`` compares on the teacher's actions only, π_j renormalised there:
     what the student does with other actions costs nothing ("Masked KL").
+    ``reverse`` is KL(π_j ‖ π_i), the student's to the same teacher: it seeks a mode, and
+    is for policies that can do the same actions alone.
     """
 
     def divergence(teacher, student):
@@ -139,7 +203,7 @@ def matching_loss(
             actions = teacher.actions
             log_q = mixing.restricted(student.log_prob_of(actions))
             return mixing.kl(teacher.log_prob_of(actions), log_q)
-        return teacher.kl(student)
+        return student.kl(teacher) if reverse else teacher.kl(student)
 
     terms = [w * divergence(teachers[i], students[j]) for (i, j), w in weights.items()]
     return functools.reduce(jnp.add, terms, jnp.zeros_like(students[-1].entropy()))
