@@ -51,6 +51,7 @@ _ABLATIONS = {
     "masked_kl": "Masked KL",
     "kl_stays": "KL without (1 − alpha)",
     "no_kl": "no KL",
+    "own_values": "values not mixed, each learned by itself",
 }
 _ARCHITECTURES = {
     "feed_forward": "feed-forward only",

@@ -87,7 +87,7 @@ class Config(policy_learner.WholeConfig):
     follow from itself, with the weight w_i that it has in V_mm, and is the baseline of
     its own policy's part of the gradient; see ``policy_mixture.vtrace_terms``. So what
     has no control learns nothing from reward, and at both ends of alpha it is the same.
-    What acting notes down is the mixture's value still.
+    One discount is that of all; what acting notes down is the mixture's value still.
     """
 
     components: tuple[Component, ...] = (
