@@ -61,6 +61,7 @@ _ARCHITECTURES = {
     "feed_forward_selected": "feed-forward, PBT copying weights, one population of 6",
     "lstm_selected": "LSTM, PBT copying weights, one population of 6",
     "no_kl": "no KL, alpha linear",
+    "reversed_kl": "reversed KL, alpha linear",
 }
 _CONTROLS = {
     "control_feed_forward": "feed-forward only",
