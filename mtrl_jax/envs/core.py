@@ -45,6 +45,9 @@ class PureTask(NamedTuple):
     # holds one reset for both.
     wants_renewal: Callable[[Tree], Array] | None = None
     renew: Callable[[Tree, tuple[Tree, Tree], Tree], tuple[Tree, Tree]] | None = None
+    # Says that what reset, step and renew return as obs is ``observe(state, params)``: a
+    # program then observes once, when the slots that begin or are renewed have done so.
+    observe: Callable[[Tree, Tree], Tree] | None = None
     # Slots of a member that are reset or renewed together; None: all of them, whether
     # or not they have to be. Changes the cost and nothing else.
     group: int | None = None
@@ -63,7 +66,7 @@ class PureTask(NamedTuple):
 # The fields in which tasks of the same code agree (render is not compiled with them).
 _CODE = (
     *("reset", "step", "action_mask", "info"),
-    *("wants_renewal", "renew", "group", "deal", "wrappers"),
+    *("wants_renewal", "renew", "observe", "group", "deal", "wrappers"),
 )
 
 

@@ -17,7 +17,8 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
     """Returns reset, step and renew of a PureTask whose outputs have the same types.
 
     A scan and a cond need it; environments often begin with a Python 0 where a step
-    returns float32. A state leaf gets the type that holds both.
+    returns float32. A state leaf gets the type that holds both. Observations are () of
+    a task with ``observe``.
     """
     key, params = jax.random.key(0), as_arrays(task.params)
     action = types.action_shape(task.spec.action)
@@ -30,15 +31,18 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
     def cast(state):
         return jax.tree.map(astype, state, dtypes)
 
+    def canonical(obs):
+        return observations.canonical(obs) if task.observe is None else ()
+
     def reset(key, params):
         state, obs = task.reset(key, params)
-        return cast(state), observations.canonical(obs)
+        return cast(state), canonical(obs)
 
     def step(key, state, action, params):
         state, obs, reward, terminated, truncated = task.step(
             key, state, action, params
         )
-        obs = observations.canonical(obs)
+        obs = canonical(obs)
         reward = astype(reward, jnp.float32)
         return (
             cast(state),
@@ -50,7 +54,7 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
 
     def renew(state, begun, params):
         state, obs = task.renew(state, begun, params)
-        return cast(state), observations.canonical(obs)
+        return cast(state), canonical(obs)
 
     return reset, step, renew
 

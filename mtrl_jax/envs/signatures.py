@@ -15,6 +15,7 @@ OF_A_TASK = {
     "render": ("state", "params"),
     "wants_renewal": ("state",),
     "renew": ("state", "begun", "params"),
+    "observe": ("state", "params"),
     "deal": ("slot_key", "episode_key", "params"),
     "check": ("params",),
 }

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import random, tree, types
-from mtrl_jax.envs import actions, dtypes
+from mtrl_jax.envs import actions, dtypes, observations
 from mtrl_jax.types import Array, Key, Tree
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def make(
         params = tree.copy(_dealt(task, keys, jnp.uint32(0), like(params, default)))
         # Copied as well: a task may return its params or state as something else.
         inner, obs = tree.copy(reset_slots(random.fold(keys, 0), params))
+        obs = _seen(task, inner, obs, params)
         state = EnvState(
             keys, jnp.ones(batch, jnp.uint32), jnp.zeros(batch, bool), params, inner
         )
@@ -69,27 +70,11 @@ def make(
         first = jnp.ones(batch, bool)
         return state, _timestep(task, task_id, state, obs, reward, discount, first)
 
-    # The keys of resetting slots are used twice, but their step is thrown away.
-    # Made here, they cost nothing in a step that resets no slot.
-    def restart(slot_keys: Key, draws: Array, params: Tree) -> tuple:
-        params = _dealt(task, slot_keys, draws, params)
-        return (*reset_slots(random.fold(slot_keys, draws), params), params)
-
     # One reset is compiled for both, which may be the largest part of a program.
-    def restart_or_renew(
-        first: Array,
-        inner: Tree,
-        current: Tree,
-        slot_keys: Key,
-        draws: Array,
-        params: Tree,
-    ) -> tuple:
-        params = tree.where(first, _dealt(task, slot_keys, draws, params), current)
-        keys = random.fold(slot_keys, draws)
+    def restart_or_renew(keys: Key, params: Tree, first: Array, inner: Tree) -> tuple:
         renewing = random.fold(keys, jnp.uint32(_RENEWING))
         begun = reset_slots(jnp.where(first, keys, renewing), params)
-        renewed = renew_slots(inner, begun, params)
-        return (*tree.where(first, begun, renewed), params)
+        return tree.where(first, begun, renew_slots(inner, begun, params))
 
     def step(
         state: EnvState, action: Array, params: Tree
@@ -101,14 +86,26 @@ def make(
         )
         first = state.last
         pending: Array = first
-        begin: Callable = restart
-        args: tuple = (state.key, state.draws, like(params, default))
         if task.wants_renewal is not None:
             pending = first | jax.vmap(jax.vmap(task.wants_renewal))(inner)
-            begin, args = restart_or_renew, (first, inner, state.params, *args)
-        inner, obs, current = _replace(
-            pending, begin, args, (inner, obs, state.params), task.group
+        given = (first, keys, state.key, state.draws, like(params, default))
+
+        # The keys of resetting slots are used twice, but their step is thrown away.
+        def begin(pending: Array, given: tuple, current: tuple) -> tuple:
+            first, keys, slot_keys, draws, params = given
+            inner, obs, own = current
+            own = tree.where(first, _dealt(task, slot_keys, draws, params), own)
+            make: Callable = reset_slots
+            args: tuple = (keys, own)
+            if task.wants_renewal is not None:
+                make, args = restart_or_renew, (*args, first, inner)
+            new = _replace(pending, make, args, (inner, obs), task.group)
+            return (*new, own)
+
+        inner, obs, current = _where_any(
+            pending, begin, given, (inner, obs, state.params)
         )
+        obs = _seen(task, inner, obs, current)
         last = (terminated | truncated) & ~first
         state = EnvState(state.key, state.draws + 1, last, current, inner)
         reward = jnp.where(first, 0.0, reward)
@@ -133,6 +130,18 @@ def _dealt(task: PureTask, slot_keys: Key, draws: Array, params: Tree) -> Tree:
     of_slot, of_episode = random.fold(root, dealing), random.fold(root, draws)
     drawn = jax.vmap(jax.vmap(task.deal))(of_slot, of_episode, params)
     return like(drawn, params)
+
+
+def _seen(task: PureTask, inner: Tree, obs: Tree, params: Tree) -> Tree:
+    """Returns the observations of states: ``obs``, unless the task has ``observe``."""
+    observe = task.observe
+    if observe is None:
+        return obs
+
+    def slot(state, params):
+        return observations.canonical(observe(state, params))
+
+    return jax.vmap(jax.vmap(slot))(inner, params)
 
 
 def _timestep(
@@ -179,36 +188,40 @@ def renderer(
     return render
 
 
+def _where_any(pending: Array, change: Callable, given: tuple, current: Tree) -> Tree:
+    """Returns ``change(pending, given, current)``, ``current`` where nothing is pending.
+
+    Steps in which nothing is do not pay for it: the predicate is unbatched, one for each
+    device of the members.
+    """
+
+    def one(pending: Array, given: tuple, current: Tree) -> Tree:
+        return jax.lax.cond(
+            jnp.any(pending),
+            lambda current: change(pending, given, current),
+            lambda current: current,
+            current,
+        )
+
+    return tree.apart(one, pending, given, current)
+
+
 def _replace(
     pending: Array, make: Callable, args: tuple, current: Tree, group: int | None
 ) -> Tree:
     """Returns ``current`` with ``make(*args)`` in the pending slots ``[P, B]``.
 
-    Steps in which nothing is pending do not pay for it: the predicate is unbatched, one
-    for each device of the members. With a group, only pending slots are made, that many
-    of every member at a time.
+    With a group, only pending slots are made, that many of every member at a time.
     """
-
-    def together(pending: Array, args: tuple, current: Tree) -> Tree:
-        return jax.lax.cond(
-            jnp.any(pending),
-            lambda current: tree.where(pending, make(*args), current),
-            lambda current: current,
-            current,
-        )
-
-    def in_groups(pending: Array, args: tuple, current: Tree) -> Tree:
-        return _in_groups(pending, make, args, current, group or 0)
-
-    fits = group is None or group >= pending.shape[1]
-    return tree.apart(together if fits else in_groups, pending, args, current)
+    if group is None or group >= pending.shape[1]:
+        return tree.where(pending, make(*args), current)
+    return _in_groups(pending, make, args, current, group)
 
 
 def _in_groups(
     pending: Array, make: Callable, args: tuple, current: Tree, group: int
 ) -> Tree:
     """Returns what ``_replace`` does, ``group`` slots of every member at a time."""
-    slots = pending.shape[1]
 
     @jax.vmap
     def place(x, index, y):
@@ -217,14 +230,20 @@ def _in_groups(
 
     def some(carry):
         pending, current = carry
-        index = jax.vmap(lambda p: jnp.nonzero(p, size=group, fill_value=slots)[0])(
-            pending
-        )
+        index = jax.vmap(lambda p: _first_true(p, group))(pending)
         picked = jax.tree.map(jax.vmap(lambda x, i: x[i]), args, _each(args, index))
         current = jax.tree.map(place, current, _each(current, index), make(*picked))
         return place(pending, index, jnp.zeros(index.shape, bool)), current
 
     return jax.lax.while_loop(lambda c: jnp.any(c[0]), some, (pending, current))[1]
+
+
+def _first_true(x: Array, number: int) -> Array:
+    """Returns the indices [number] of the first True of ``x``, its size beyond the last.
+
+    As ``jnp.nonzero``, without a histogram.
+    """
+    return jnp.sum(jnp.cumsum(x)[None] <= jnp.arange(number)[:, None], axis=1)
 
 
 def _each(tree_: Tree, x: Array) -> Tree:

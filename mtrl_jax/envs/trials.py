@@ -65,6 +65,7 @@ def of(task: PureTask, n: int) -> PureTask:
     return task._replace(
         spec=spec,
         **code._asdict(),
+        observe=None,  # What is seen is more than what the state of the task says.
         render=task.render and functools.partial(_render, task.render),
     )
 

@@ -63,6 +63,19 @@ def test_a_renewal_replaces_what_the_step_gave_and_goes_on(streams):
     assert len(np.unique(drawn[1:][renewed])) == renewed.sum()
 
 
+def test_observations_are_of_the_states_after_resets_and_renewals(streams, play):
+    """With ``observe`` they are what it says, of the first step of an episode, too."""
+
+    def twice(state, params):
+        del params
+        return 2 * jnp.stack([state["drawn"], state["time"].astype(jnp.float32)])
+
+    ts = play(core.vectorise(task(3)._replace(observe=twice), BATCH), STEPS)[0]
+    expected = {"vector": 2 * streams[3].obs["vector"]}
+    expected = streams[3]._replace(obs=expected)
+    jax.tree.map(np.testing.assert_array_equal, ts, expected)
+
+
 def test_a_renewal_keeps_what_the_episode_is_about(play):
     """Params dealt to an episode stay, whatever is renewed, until the next begins."""
 

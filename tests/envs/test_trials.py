@@ -153,6 +153,7 @@ def renewing():
         action_mask=lambda state, params: jnp.arange(2) <= state,
         wants_renewal=lambda state: state == 1,
         renew=lambda state, begun, params: (state + 10, observe(state + 10)),
+        observe=lambda state, params: observe(state),
         render=lambda state, params: state,
     )
 

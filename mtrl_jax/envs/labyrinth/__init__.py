@@ -71,6 +71,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         action_sets=controls.SETS[action_set],
         wants_renewal=code.wants_renewal,
         renew=code.renew,
+        observe=code.observe,
         group=_GROUP,
         render=topdown.renderer(_size(static), level.kind),
         deal=places.dealer(params, dealt) if dealt else None,

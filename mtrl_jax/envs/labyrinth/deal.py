@@ -55,7 +55,7 @@ def scatter(score: Array, cells: Array, params: world.Params) -> world.Things:
     Where no place is given they lie at the cells of the largest ``score`` [SIZE^2].
     """
     slot = jnp.arange(world.THINGS)
-    kind = jnp.sum(slot[:, None] >= jnp.cumsum(params.counts)[None], axis=1)
+    kind = jnp.sum(slot[:, None] >= world.running_sum(params.counts)[None], axis=1)
     row, column = jnp.where(params.places >= 0, params.places, world.SIZE).T
     cell = random_cells(
         score, ~cells.at[row, column].set(True, mode="drop"), world.THINGS
@@ -67,7 +67,7 @@ def scatter(score: Array, cells: Array, params: world.Params) -> world.Things:
     )
     # A place that is given takes no random cell: of a full map none is left over.
     is_given = given[:, 0] >= 0
-    cell = jnp.where(is_given[:, None], given, cell[jnp.cumsum(~is_given) - 1])
+    cell = jnp.where(is_given[:, None], given, cell[world.running_sum(~is_given) - 1])
     there = kind < world.KINDS
     return world.Things(
         jnp.minimum(kind, world.KINDS - 1).astype(jnp.int32), world.centre(cell), there

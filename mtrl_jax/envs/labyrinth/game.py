@@ -43,6 +43,7 @@ class Code(NamedTuple):
     step: Callable
     wants_renewal: Callable
     renew: Callable
+    observe: Observe
 
 
 def collect(
@@ -83,7 +84,7 @@ def code(kind: Kind, observe: Observe, action_set: str) -> Code:
         fresh, obs = begun  # Of a map and what is in it: the time is not seen.
         return fresh._replace(time=state.time), obs
 
-    return Code(reset, step, lambda state: state.used_up, renew)
+    return Code(reset, step, lambda state: state.used_up, renew, observe)
 
 
 def decide(

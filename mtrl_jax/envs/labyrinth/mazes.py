@@ -112,8 +112,7 @@ def _spanning_tree(order: Array, exists: Array) -> Array:
         parent = jnp.where(joins, other, me)
         # Two groups that chose each other: one of them stays, and all follow it.
         parent = jnp.where((parent[parent] == me) & (me < parent), me, parent)
-        for _ in range(_ROUNDS):
-            parent = parent[parent]
+        parent = jax.lax.fori_loop(0, _ROUNDS, lambda _, up: up[up], parent)
         return parent[group], tree
 
     start = jnp.arange(_ROOMS), jnp.zeros(EDGES, bool)

@@ -173,13 +173,19 @@ def free_rows(walls: Walls, things: Things) -> Array:
 
 def random_cell(free: Array, uniform: Array) -> Array:
     """Returns int32 (x, y) of a cell of ``free_rows``, alike likely, uniform in [0, 1)."""
-    total = jnp.cumsum(_popcount(free))
+    total = running_sum(_popcount(free))
     rank = jnp.minimum((uniform * total[-1]).astype(jnp.int32), total[-1] - 1)
     row = jnp.sum(total <= rank)
     before = jnp.where(row > 0, total[row - 1], 0)
-    along = jnp.cumsum((free[row] >> jnp.arange(SIZE, dtype=jnp.uint32)) & 1)
-    column = jnp.sum(along.astype(jnp.int32) <= rank - before)
+    up_to = (jnp.uint32(2) << jnp.arange(SIZE, dtype=jnp.uint32)) - 1
+    column = jnp.sum(_popcount(free[row] & up_to) <= rank - before)
     return jnp.stack([column, row]).astype(jnp.int32)
+
+
+def running_sum(x: Array) -> Array:
+    """Returns ``cumsum`` of a few whole numbers, which compiles as five programs."""
+    index = jnp.arange(len(x))
+    return jnp.sum(jnp.where(index[:, None] >= index[None], x[None], 0), axis=1)
 
 
 def _popcount(x: Array) -> Array:
