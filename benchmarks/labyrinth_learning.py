@@ -56,7 +56,6 @@ class Recipe(NamedTuple):
     unroll: int = 64
     memory: int = 0  # steps that an LSTM's gates start out for
     convolves: bool = False  # over the rays, before the MLP
-    core_size: int = 64
 
 
 # In small batches a minibatch is 8 slots. Where a goal is met once in thousands of steps
@@ -82,9 +81,6 @@ RECIPES = {
     "long unrolls, far goals": Recipe(
         64, 4, 4, 4e-3, 64, True, 1e-3, discount=0.995, unroll=256, memory=256
     ),
-    "long, convolved": Recipe(
-        16, 2, 4, 2.5e-3, 128, True, 1e-3, 0.986, 0.9, 256, 256, True, 128
-    ),
 }
 
 _EXPLORE, _GOAL = "explore_object_locations_small", "explore_goal_locations_small"
@@ -95,9 +91,6 @@ ROWS = {
     "explore-native": Row(_EXPLORE, "native", "lstm", "small batches", 2_000_000),
     "explore-native-searched": Row(
         _EXPLORE, "native", "lstm", "small, searched", 6_000_000
-    ),
-    "explore-native-long": Row(
-        _EXPLORE, "native", "mingru", "long, convolved", 6_000_000
     ),
     "avoid-small": Row(_AVOID, "small", "lstm", "small batches", 3_000_000),
     "goal-lstm": Row(_GOAL, "small", "lstm", "large batches", 12_000_000),
@@ -208,7 +201,7 @@ def network(core: str, recipe: Recipe) -> dict[str, Any]:
     return {
         "sequence": [24, rays.CHANNELS] if recipe.convolves else [],
         "core": core,
-        "core_size": recipe.core_size,
+        "core_size": 64,
         "core_memory": recipe.memory,
         "hidden": [recipe.hidden],
         "activation": "relu",
@@ -242,6 +235,8 @@ def read(name: str, folder: pathlib.Path, curves: dict[str, tuple]) -> dict[str,
 
 def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
     """Draw return against steps, a panel a level, a line a seed."""
+    from matplotlib import ticker
+
     panels = list(dict.fromkeys(ROWS[name].level for name in curves))
     with common.figure(path, panels) as axes:
         for ax, level in zip(axes, panels):
@@ -255,6 +250,7 @@ def draw(curves: dict[str, tuple], path: pathlib.Path) -> None:
             ax.axhline(random, color="grey", ls=":")
             ax.set(xlabel=f"env steps (random {random:.3g}, oracle {oracle:.3g})")
             ax.set(ylabel="return")
+            ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
             ax.legend()
 
 

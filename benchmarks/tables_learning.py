@@ -274,6 +274,19 @@ def labyrinth_learning() -> Rows:
     return made
 
 
+def labyrinth_rays() -> Rows:
+    """Returns the table of agents whose rays are convolved first, and of those without."""
+    made: Rows = [["rays", "steps", "mean [95 %]", "seeds", "normalised"]]
+    names = {"explore-small": "as they are", "explore-small-conv": "convolved first"}
+    for name, text in names.items():
+        row = find(load("labyrinth_rays")["rows"], row=name)
+        score = interval(row["mean"], row["low"], row["high"])
+        seeds = ", ".join(number(x) for x in row["seeds"])
+        steps = f"{row['steps'] / 1e6:.2f} M"
+        made.append([text, steps, score, seeds, ratio(row["normalised"])])
+    return made
+
+
 def labyrinth_explorer() -> Rows:
     """Returns the table of scores of a scripted explorer, by how long it remembers."""
     made: Rows = [
@@ -352,6 +365,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "minatar": minatar,
     "labyrinth_scores": labyrinth_scores,
     "labyrinth_learning": labyrinth_learning,
+    "labyrinth_rays": labyrinth_rays,
     "labyrinth_explorer": labyrinth_explorer,
     "labyrinth_mixture": labyrinth_mixture,
     "mix_and_match_actions": functools.partial(arms, "actions", _ACTIONS),
