@@ -52,6 +52,16 @@ def rare(rows: Found) -> Rows:
     return made
 
 
+def of_a_maze(rows: Found) -> Rows:
+    """Returns area and final return with their intervals, and areas over the first's."""
+    made: Rows = [["auxiliaries", "area [95 %]", "final [95 %]", "area over none's"]]
+    for row in rows:
+        area = interval(row["area"], *estimates.t_interval(row["area_seeds"]))
+        above = [x["area"] - x["random"] for x in (row, rows[0])]
+        made.append([row["label"], area, _final(row), f"{above[0] / above[1]:.2f} ×"])
+    return made
+
+
 def scales(rows: Found) -> Rows:
     """Returns the final score on each game, and of all the normalised scores."""
     tasks = _tasks(rows)
@@ -280,6 +290,7 @@ _MAKERS = {
     "distral": rooms,
     "mazes": mazes,
     "unreal": rare,
+    "unreal_maze": of_a_maze,
     "progressive": columns,
     "vtrace_lag": lags,
 }
