@@ -44,6 +44,15 @@ def students(name: str) -> Rows:
     return made
 
 
+def population() -> Rows:
+    """Returns the table of what a population of students costs beside one."""
+    made: Rows = [["size", "students", "ms an update", "processor ms", "over one"]]
+    for row in load("students")["rows"]:
+        cells = [str(row["students"]), number(row["ms"]), number(row["CPU ms"])]
+        made.append([row["size"], *cells, f"{row['CPU over one']:.1f} ×"])
+    return made
+
+
 def joint() -> Rows:
     """Returns the table of joint learners beside the best student of every size."""
     return joint_of(load("distillation_middle"))
@@ -122,4 +131,5 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_joint": joint,
     "distillation_states": states,
     "distillation_online": online,
+    "students": population,
 }
