@@ -132,16 +132,17 @@ def test_dreamers_ablations_are_members_of_one_population(script):
 
 
 def test_a_below_of_ablations_is_the_share_of_worse_seeds(script):
-    """Half of the pairs of seeds that are equal count."""
+    """Half of the pairs of seeds that are equal count; of recorded seeds as of run ones."""
     module = script("dreamer_ablations")
     steps = np.arange(1, 9)
-    curves = {
-        module.FULL: (steps, np.tile([1.0, 3.0], (8, 1))),
-        "other": (steps, np.tile([0.0, 3.0], (8, 1))),
-    }
-    full, other = module.rows(curves)
-    assert full["return"] == 2 and full["below"] == 0.5
-    assert other["seeds"] == [0, 3] and other["below"] == (2 + 0.5) / 4
+    full, other = (np.tile([x, 3.0], (8, 1)) for x in (1.0, 0.0))
+    own = {module.FULL: (steps, full)}
+    ran = module.rows({module.PPO: (steps, other)} | own, {})
+    recorded = module.rows(own, {module.PPO: np.array([0.0, 3.0])})
+    assert ran == recorded
+    first, second = ran
+    assert first["return"] == 2 and first["below"] == 0.5
+    assert second["seeds"] == [0, 3] and second["below"] == (2 + 0.5) / 4
 
 
 class Counting:

@@ -318,15 +318,16 @@ def test_an_evaluation_has_the_steps_of_its_longest_task(
     """Of those that have one; others are cut, and all where a setting says so."""
     made = []
     monkeypatch.setattr(
-        selection.evaluate, "make", lambda agent, env, steps: made.append(steps)
+        selection.evaluate, "make", lambda agent, env, *given: made.append(given)
     )
     tasks = [types.SimpleNamespace(max_steps=limit) for limit in limits]
     spec = types.SimpleNamespace(tasks=tasks)
     env = types.SimpleNamespace(spec=spec, pure=True, reset=lambda *_: None)
     world = types.SimpleNamespace(kind="fused", test=env)
     changes = [f"evaluation.max_steps={given}"] if given else []
+    changes += ["evaluation.episodes=4", "evaluation.rounds=2"]
     selection.make_evaluate(_settings(*changes), None, world)
-    assert made == [steps]
+    assert made == [(steps, 2)]
 
 
 def test_a_replaced_member_takes_nothing_broken_with_it(program, state):
