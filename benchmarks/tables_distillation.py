@@ -46,10 +46,19 @@ def students(name: str) -> Rows:
 
 def population() -> Rows:
     """Returns the table of what a population of students costs beside one."""
-    made: Rows = [["size", "students", "ms an update", "processor ms", "over one"]]
+    heads = ["ms an update", "over one", "processor ms", "over one"]
+    made: Rows = [["size", "students", *heads]]
     for row in load("students")["rows"]:
-        cells = [str(row["students"]), number(row["ms"]), number(row["CPU ms"])]
-        made.append([row["size"], *cells, f"{row['CPU over one']:.1f} ×"])
+        made.append(
+            [
+                row["size"],
+                str(row["students"]),
+                number(row["ms"]),
+                f"{row['over one']:.2f} ×",
+                number(row["CPU ms"]),
+                f"{row['CPU over one']:.2f} ×",
+            ]
+        )
     return made
 
 
