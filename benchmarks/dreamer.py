@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -169,16 +168,9 @@ def in_turn(
     calls: Mapping[Any, Callable[[], Any]], turns: int
 ) -> dict[Any, dict[str, float]]:
     """Returns {name: median wall and CPU seconds}; a first turn is not counted."""
-    taken: dict[Any, list] = {name: [] for name in calls}
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            before = time.process_time()
-            wall, _ = common.timed(call)
-            if turn:
-                taken[name].append((wall, time.process_time() - before))
     return {
         name: dict(zip(("wall", "cpu"), map(statistics.median, zip(*own))))
-        for name, own in taken.items()
+        for name, own in common.both_in_turn(calls, turns).items()
     }
 
 

@@ -77,9 +77,8 @@ def main() -> None:
     xla.configure_process()
     print(common.header(COLUMNS))
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    walls: dict[str, float] = {}
     found = args.out / f"dreamer_ablations_{args.game}.json"
-    known = recorded(found, args.parts)
+    known, walls = recorded(found, args)
     for run in args.parts:
         arms = RUNS[run]
         folder = args.runs / f"{run.replace(' ', '-')}-{args.game}-{args.env_steps}"
@@ -103,13 +102,26 @@ def main() -> None:
         draw(curves, found.with_suffix(".png"), args.game)
 
 
-def recorded(path: pathlib.Path, parts: list[str]) -> dict[str, np.ndarray]:
-    """Returns what the arms of the runs beside ``parts`` have in a result: {arm: [seeds]}."""
-    others = [arm for run in RUNS if run not in parts for arm in RUNS[run]]
+def recorded(
+    path: pathlib.Path, args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Returns ({arm: [seeds]}, {run: seconds}) that a result has of the runs not asked for.
+
+    Raises SystemExit if these are of another length.
+    """
+    others = {run: arms for run, arms in RUNS.items() if run not in args.parts}
     if not others or not path.exists():
-        return {}
-    rows = {row["arm"]: row["seeds"] for row in json.loads(path.read_text())["rows"]}
-    return {arm: np.asarray(rows[arm]) for arm in others if arm in rows}
+        return {}, {}
+    result = json.loads(path.read_text())
+    if result["env_steps"] != args.env_steps:
+        raise SystemExit(
+            f"--env-steps: {args.env_steps}, the other arms of {path} have "
+            f"{result['env_steps']}; give these, another --out, or all parts"
+        )
+    rows = {row["arm"]: np.asarray(row["seeds"]) for row in result["rows"]}
+    arms = [arm for own in others.values() for arm in own if arm in rows]
+    walls = {run: x for run, x in result["wall_s"].items() if run in others}
+    return {arm: rows[arm] for arm in arms}, walls
 
 
 def settings(run: str, args: argparse.Namespace) -> dict[str, Any]:

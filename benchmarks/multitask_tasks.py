@@ -1,15 +1,17 @@
 """The tasks of the multi-task benchmark's arms.
 
-rooms     four 9 x 9 rooms, a goal in another place each; nothing in an observation
-          tells which room it is
-scales    four MinAtar games with rewards times 1, 10, 100 and 1000
-breakout  one MinAtar game
-variants  Breakout mirrored, upside down and with other colours: a task a member
-catch     bsuite's Catch
-goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
-mt10      Meta-World's ten tasks of one robot arm, through envpool
-mazes     Labyrinth's eight fixed mazes, as in configs/distral_labyrinth.yaml
-maze      the first of them, seen as 24 x 32 pixels
+Each is a key of ``TASKS``.
+
+    rooms     four 9 x 9 rooms, a goal in another place each; nothing in an observation
+              tells which room it is
+    scales    four MinAtar games with rewards times 1, 10, 100 and 1000
+    breakout  one MinAtar game
+    variants  Breakout mirrored, upside down and with other colours: a task a member
+    catch     bsuite's Catch
+    goal      an 11 x 11 room of which a random walk finds the goal in 0.9 % of episodes
+    mt10      Meta-World's ten tasks of one robot arm, through envpool
+    mazes     Labyrinth's eight fixed mazes, as in configs/distral_labyrinth.yaml
+    maze      the first of them, seen as 24 x 32 pixels
 """
 
 from __future__ import annotations

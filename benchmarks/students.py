@@ -14,7 +14,6 @@ Prints a table; writes students.json.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +42,6 @@ COLUMNS = {
     "over one": ">8.2f",
     "CPU over one": ">12.2f",
 }
-Spent = tuple[float, float]  # wall, processor
 
 
 def main() -> None:
@@ -56,8 +54,8 @@ def main() -> None:
         for size in args.sizes
         for number in args.students
     }
-    taken = {key: np.asarray(x) for key, x in in_turn(cases, args.turns).items()}
-    rows = list(rows_of(taken))
+    taken = common.both_in_turn(cases, args.turns)
+    rows = rows_of({key: np.asarray(x) for key, x in taken.items()})
     print(common.header(COLUMNS))
     for row in rows:
         print(common.line(row, COLUMNS))
@@ -93,20 +91,6 @@ def rows_of(taken: dict[tuple[str, int], np.ndarray]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def in_turn(
-    calls: dict[tuple[str, int], Callable[[], Any]], turns: int
-) -> dict[tuple[str, int], list[Spent]]:
-    """Returns what each call takes in every turn; a first turn is not counted."""
-    taken: dict[tuple[str, int], list[Spent]] = {name: [] for name in calls}
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            before = time.process_time()
-            wall, _ = common.timed(call)
-            if turn:
-                taken[name].append((wall, time.process_time() - before))
-    return taken
 
 
 def games() -> tuple[types.EnvSpec, windows.Data]:

@@ -1,6 +1,7 @@
 """The benchmarks whose arms are populations: what they compare differs in nothing else."""
 
 import argparse
+import json
 
 import numpy as np
 import pytest
@@ -143,6 +144,23 @@ def test_a_below_of_ablations_is_the_share_of_worse_seeds(script):
     first, second = ran
     assert first["return"] == 2 and first["below"] == 0.5
     assert second["seeds"] == [0, 3] and second["below"] == (2 + 0.5) / 4
+
+
+def test_arms_beside_recorded_ones_are_of_one_length(script, tmp_path):
+    """What was recorded of the runs not asked for stays, their seconds, too."""
+    module = script("dreamer_ablations")
+    path = tmp_path / "x.json"
+    rows = [{"arm": arm, "seeds": [1.0, 2.0]} for arm in (module.FULL, module.PPO)]
+    result = {"env_steps": 8, "wall_s": {"traced": 3.0, module.PPO: 1.0}, "rows": rows}
+    path.write_text(json.dumps(result))
+    args = argparse.Namespace(parts=["actor", module.PPO], env_steps=8)
+    known, walls = module.recorded(path, args)
+    assert list(known) == [module.FULL] and walls == {"traced": 3.0}
+    args.parts = list(module.RUNS)
+    assert module.recorded(path, args) == ({}, {})
+    args = argparse.Namespace(parts=["actor"], env_steps=9)
+    with pytest.raises(SystemExit, match=r"--env-steps: 9, the other arms .* have 8"):
+        module.recorded(path, args)
 
 
 class Counting:
