@@ -8,7 +8,7 @@
     q_objective      imitation and values, of histories that get better and of poor ones
     permuted         AD of actions under numbers of each window's own, tested on such
     many_tasks       AD of 10,000 rooms with walls and of 64, on rooms never seen
-    minatar          MGDT, cloning and cloning of the best tenth, of PPO's histories
+    minatar          MGDT by κ, DT, cloning of all and of the best, of PPO's histories
 
 The arms are described in sequence_policies_arms.py, _beyond.py and _large.py. All are stages of one run under --runs,
 which is gone on with if it exists. A return is the mean over seeds, tasks and slots with its
@@ -182,8 +182,9 @@ def _games(rows: list[Row]) -> dict[str, float]:
     for game in dict.fromkeys(row["goal"] for row in rows):
         own = [row for row in rows if row["goal"] == game]
         above = {row["arm"]: row["mean"] - row["random_score"] for row in own}
-        for name in ("bc", "top_bc", "mgdt_0"):
-            found[f"{game}_mgdt_10_over_{name}"] = above["mgdt_10"] / above[name]
+        for name in above:
+            if name != "mgdt_10":
+                found[f"{game}_mgdt_10_over_{name}"] = above["mgdt_10"] / above[name]
     return found
 
 

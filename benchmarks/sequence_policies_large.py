@@ -3,7 +3,7 @@
 Of 10,000 walled rooms one demonstrator each leaves a history, and of 64 of them as many
 together: whether it is tasks or histories that teach Algorithm Distillation. Of MinAtar's
 games the learning histories of PPO, from which a Multi-Game DT, cloning and cloning of the
-best tenth learn as members of one population, a model a game.
+best tenth, quarter and half learn as members of one population, a model a game.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ TESTED = 64
 GAMES = {"Breakout": 40.0, "Asterix": 15.0, "Freeway": 64.0, "SpaceInvaders": 200.0}
 DEFAULT_GAMES = ("Breakout",)
 LEARNERS, STEPS = 2, 3_000_000  # of each game; steps of a learner
+KAPPAS = (0.0, 2.0, 5.0, 10.0, 20.0)
+# What clones -> the lowest rank of an episode that it learns from.
+CLONES = {"bc": 0.0, "top_bc": 0.9, "top_bc_25": 0.75, "top_bc_50": 0.5}
 _SLOTS, _LENGTH = 64, 128  # of minatar_ppo.yaml
 
 
@@ -65,7 +68,11 @@ def many_tasks() -> arms.Experiment:
 
 
 def minatar() -> arms.Experiment:
-    """Returns MGDT, cloning and cloning of the best tenth of PPO's histories, by game."""
+    """Returns MGDT, DT and cloning of all and of the best of PPO's histories, by game.
+
+    DT are the members that MGDT's are, asked for the highest return with a bin of its own.
+    """
+    ranks, kinds = [0.0, *CLONES.values()], 1 + len(CLONES)
     learner = loading.read_yaml(arms.CONFIGS / "minatar_ppo.yaml")["agent"]
     updates = -(-STEPS // (_SLOTS * _LENGTH))
     hparams = learner["hparams"] | {"decay_updates": updates}
@@ -87,19 +94,16 @@ def minatar() -> arms.Experiment:
             "checkpoint": {"every_updates": 100, "keep": 1},
             "logging": arms.QUIET,
         }
-        own = arms.with_returns(
-            _model(game, highest), {"rank_from": [0.0, 0.0, 0.9]}, kinds=3
-        )
+        own = arms.with_returns(_model(game, highest), {"rank_from": ranks}, kinds)
         stages += [source, own]
-        for kappa in (0.0, 10.0):
-            name, hp = f"{game}_{kappa:g}", {"inferred": 1.0, "kappa": kappa}
+        asked = {f"mgdt_{k:g}": {"inferred": 1.0, "kappa": k} for k in KAPPAS}
+        for arm, hp in {**asked, "dt": {"target": highest}}.items():
+            name = f"{game}_{arm}"
             stages.append(arms.evaluated(name, own, tasks, 2, 16, hp))
-            arm = f"mgdt_{kappa:g}"
-            found.append(arms.Arm(arm, name, arms.of_kind(0, 3), game))
-        kinds = ("bc", "top_bc")
+            found.append(arms.Arm(arm, name, arms.of_kind(0, kinds), game))
         found += [
-            arms.Arm(kind, name, arms.of_kind(i, 3), game)
-            for i, kind in enumerate(kinds, 1)
+            arms.Arm(kind, name, arms.of_kind(i, kinds), game)
+            for i, kind in enumerate(CLONES, 1)
         ]
     return arms.Experiment(stages, found)
 

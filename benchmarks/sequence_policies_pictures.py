@@ -24,9 +24,11 @@ NAMES = {
     "ed*": "expert distillation, five times the histories",
     "bc": "behaviour cloning",
     "top_bc": "cloning the best",
+    "top_bc_25": "cloning the best quarter",
+    "top_bc_50": "cloning the best half",
     "dt": "Decision Transformer",
     "mgdt": "Multi-Game DT, κ = 10",
-    **{f"mgdt_{kappa}": f"Multi-Game DT, κ = {kappa}" for kappa in (0, 5, 10)},
+    **{f"mgdt_{kappa}": f"Multi-Game DT, κ = {kappa}" for kappa in (0, 2, 5, 10, 20)},
     "gato": "Gato",
     "many": "10,000 tasks",
     "few": "64 tasks",
@@ -112,14 +114,16 @@ def _by_return(ax: Any, rows: list[Row]) -> None:
 def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     goals = list(dict.fromkeys(row["goal"] for row in rows))
+    width = 0.8 / max(len(goals), 3)
     for i, goal in enumerate(goals):
-        own = {row["arm"]: row for row in rows if row["goal"] == goal}
-        place = np.arange(len(names)) + (i - (len(goals) - 1) / 2) * 0.25
-        ax.bar(place, [own[name][what] for name in names], 0.22, label=in_words(goal))
+        own = [row for row in rows if row["goal"] == goal]
+        at = np.asarray([names.index(row["arm"]) for row in own])
+        place = at + (i - (len(goals) - 1) / 2) * width
+        heights = [row[what] for row in own]
+        ax.bar(place, heights, 0.9 * width, label=in_words(goal))
         if what == "mean":
-            for x, name in zip(place, names):
-                seeds = own[name]["seeds"]
-                ax.plot([x] * len(seeds), seeds, ".", color="black")
+            for x, row in zip(place, own):
+                ax.plot([x] * len(row["seeds"]), row["seeds"], ".", color="black")
     shown = [textwrap.fill(NAMES[name], 14) for name in names]
     ax.set_xticks(range(len(names)), shown)
 

@@ -14,11 +14,13 @@ from mtrl_jax.metrics import estimates
 
 Found = Mapping[str, Any]
 _TASKS = {"many": "10,000", "few": "64"}
-_GAMES = {
-    "mgdt_10": "MGDT, κ = 10",
-    "mgdt_0": "MGDT, κ = 0",
+GAMES = {
+    **{f"mgdt_{kappa}": f"MGDT, κ = {kappa}" for kappa in (0, 2, 5, 10, 20)},
+    "dt": "DT, asked for the highest",
     "bc": "cloning",
     "top_bc": "cloning the best tenth",
+    "top_bc_25": "cloning the best quarter",
+    "top_bc_50": "cloning the best half",
 }
 _FOUR = ("Breakout", "SpaceInvaders", "Freeway", "Asterix")
 _SCORE = "mean score"  # 0 random play, 1 the reference
@@ -78,18 +80,19 @@ def by_goal(
     goals = list(dict.fromkeys(row["goal"] for row in rows))
     made: Rows = [["", *map(head, goals)]]
     for arm in dict.fromkeys(row["arm"] for row in rows):
-        cells = [cell(find(rows, arm=arm, goal=goal)) for goal in goals]
-        made.append([labels[arm], *cells])
+        ran = {row["goal"]: cell(row) for row in rows if row["arm"] == arm}
+        made.append([labels[arm], *(ran.get(goal, NONE) for goal in goals)])
     return made
 
 
 def games(found: Found) -> Rows:
     """Returns the table of returns of a model a game, and its scores' mean."""
-    head, *made = by_goal(found, labels=_GAMES, cell=_spread, head=str)
-    names = {label: arm for arm, label in _GAMES.items()}
+    head, *made = by_goal(found, labels=GAMES, cell=_spread, head=str)
+    names = {label: arm for arm, label in GAMES.items()}
     for line in made:
         own = [row for row in found["arms"] if row["arm"] == names[line[0]]]
-        line.append(_score(own, [row["mean"] for row in own]))
+        of_all = NONE not in line
+        line.append(_score(own, [row["mean"] for row in own]) if of_all else NONE)
     return [[*head, _SCORE], *made]
 
 
@@ -110,7 +113,7 @@ def one_model() -> Rows:
             means.append(statistics.fmean(own))
             cells.append(interval(means[-1], low, high))
         scale = [tasks[f"gymnax/{game}-MinAtar"] for game in _FOUR]
-        made.append([_GAMES[arm], *cells, _score(scale, means)])
+        made.append([GAMES[arm], *cells, _score(scale, means)])
     return made
 
 

@@ -97,17 +97,21 @@ def test_ten_thousand_tasks_are_learned_from_and_others_are_played():
     assert not known & {np.asarray(way).tobytes() for way in np.asarray(tested)}
 
 
-def test_a_game_alone_has_three_stages_and_members_of_three_kinds():
-    """Which games are played is asked for by name."""
+def test_a_game_alone_is_learned_from_once_by_members_of_every_kind():
+    """Which games are played is asked for by name; DT are MGDT's members, told a return."""
     chosen = arms.only(large.minatar(), goals=["Freeway"])
     kinds = {arm.name: arm.members for arm in chosen.arms}
-    assert set(kinds) == {"mgdt_0", "mgdt_10", "bc", "top_bc"}
-    assert kinds["mgdt_0"] == kinds["mgdt_10"] and not set(kinds["bc"]) & set(
-        kinds["top_bc"]
-    )
-    assert [stage["kind"] for stage in chosen.stages] == [
-        "collect",
-        "offline",
-        "evaluate",
-        "evaluate",
-    ]
+    told = {f"mgdt_{kappa}" for kappa in (0, 2, 5, 10, 20)} | {"dt"}
+    assert set(kinds) == told | set(large.CLONES)
+    assert len({kinds[arm] for arm in told}) == 1
+    dealt = [m for arm in ("dt", *large.CLONES) for m in kinds[arm]]
+    assert sorted(dealt) == list(range(5 * arms.SEEDS))
+    of_kind = [stage["kind"] for stage in chosen.stages]
+    assert of_kind == ["collect", "offline", *["evaluate"] * 6]
+    asked = [x["evaluation"]["hparams"] for x in chosen.stages[2:]]
+    assert {"target": large.GAMES["Freeway"]} in asked and {
+        "inferred": 1.0,
+        "kappa": 20.0,
+    } in asked
+    ranks = chosen.stages[1]["population"]["search"]["rank_from"]["initial"]
+    assert [ranks[kinds[arm][0]] for arm in large.CLONES] == [0.0, 0.9, 0.75, 0.5]

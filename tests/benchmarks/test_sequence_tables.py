@@ -59,6 +59,17 @@ def test_many_tasks_say_what_they_took():
     ]  # fmt: skip
 
 
+def test_an_arm_that_did_not_play_a_game_has_no_score_of_all():
+    """Its cell and its mean are a dash, and those of the other arms are not."""
+    played = [("bc", "Breakout"), ("bc", "Asterix"), ("top_bc_25", "Breakout")]
+    made = tables.games({"arms": [row(*given) for given in played]})
+    cell = "2.00 [1.50, 2.50]"
+    assert made[1:] == [
+        ["cloning", cell, cell, "0.250"],
+        ["cloning the best quarter", cell, tables.NONE, tables.NONE],
+    ]
+
+
 def test_every_arm_of_values_and_heads_has_a_label():
     """A table of a run that took hours must not end in a KeyError."""
     for name in ("q_objective", "ngram", "minatar"):
