@@ -89,10 +89,12 @@ def rewrite(
 ) -> Head:
     """Returns the head whose un-normalised outputs under the new μ, σ are the old ones.
 
-    w' = w σ/σ', b' = (σ b + μ − μ')/σ'; all statistics ``[N]``.
+    w' = w σ/σ', b' = (σ b + μ − μ')/σ'; all statistics ``[N]``. Where they have not
+    moved the head keeps its bits: b is not added to μ, beside which it may be lost.
     """
-    bias = (std * head.bias + mean - new_mean) / new_std
-    return Head(head.kernel * (std / new_std)[None], bias)
+    ratio = std / new_std
+    bias = ratio * head.bias + (mean - new_mean) / new_std
+    return Head(head.kernel * ratio[None], bias)
 
 
 def unnormalised(n: Array, mean: Array, std: Array, task: Array) -> Array:

@@ -52,6 +52,23 @@ def test_the_golden_head_is_rewritten():
     np.testing.assert_allclose(found.bias, [-0.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(33.0, 0.01), (1e4, 1.0), (1e6, 1.0)])
+def test_a_head_whose_statistics_rest_keeps_its_bits_and_learns(mean, std):
+    """Steps of 1e-4 are not lost beside μ/σ; nor does a task that was not there change."""
+    mean, std = np.float32([mean, mean]), np.float32([std, std])
+    moved = mean + np.float32([0.0, 1.0]), std * np.float32([1.0, 1.1])
+    head = start = popart.Head(np.float32([[0.3, 0.3]]), np.float32([0.1, 0.1]))
+    for _ in range(100):
+        head = head._replace(bias=head.bias + np.float32(1e-4))
+        rested = rewrite(head, mean, std, mean, std)
+        jax.tree.map(np.testing.assert_array_equal, rested, head)
+        head = rested
+    np.testing.assert_allclose(head.bias, 0.11, rtol=1e-5)
+    found = rewrite(start, mean, std, *moved)
+    assert found.bias[0] == start.bias[0] and found.bias[1] != start.bias[1]
+    assert found.kernel[0, 0] == start.kernel[0, 0]
+
+
 @pytest.mark.parametrize("ratio", [1e-6, 1.0, 1e6])
 def test_rewriting_preserves_every_output_and_composes(ratio):
     """|Δv| ≤ 1e-5 max(1, |v|) for any σ; old to middle to new is old to new."""
