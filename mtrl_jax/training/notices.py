@@ -138,7 +138,8 @@ def _of_interval(
     assert longest.max_steps is not None
     enough = two_episodes(longest.max_steps, unroll, length.per_chunk)
     interval = config.population.pbt.interval
-    if interval >= two_episodes(longest.max_steps, unroll):
+    # Rounds come between chunks.
+    if max(interval, length.per_chunk) >= two_episodes(longest.max_steps, unroll):
         return
     yield (
         f"population.pbt.interval={interval}: {interval * unroll} steps of a slot are "
