@@ -105,7 +105,7 @@ def values_of(metric: Metric, result: Evaluation) -> Array:
 
 
 def of_evaluation(metric: Metric, result: Evaluation, finite: Array) -> pbt.Fitness:
-    """Returns the fitness by an evaluation's episodes, one of every slot.
+    """Returns the fitness by an evaluation's episodes, as many of every slot.
 
     An episode that ``evaluation.max_steps`` cuts counts with what it had by then: without
     those, a member that lives long would be judged by its failures alone.

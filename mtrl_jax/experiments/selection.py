@@ -7,7 +7,7 @@ recent training episodes, and copies what is learned from the better to the wors
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,8 +29,12 @@ _MAX_STEPS = 10_000
 def make_evaluate(
     config: schema.ExperimentConfig, agent: types.Agent, world: World
 ) -> Callable[[fused_runner.RunState, Tree], evaluate.Evaluation]:
-    """Returns ``evaluate(state, hp)`` on the world's test environments."""
+    """Returns ``evaluate(state, hp)`` on the world's test environments.
+
+    Raises ConfigError where a slot may not come to all of its ``rounds``.
+    """
     settings, env = config.evaluation, world.test
+    _check_rounds(settings, env.spec.tasks)
     limits = [task.max_steps or _MAX_STEPS for task in env.spec.tasks]
     steps = settings.max_steps or max(limits)
 
@@ -61,6 +65,30 @@ def make_evaluate(
         return evaluate_from(state.learner, hp, key, start)
 
     return evaluate_state
+
+
+def _check_rounds(
+    settings: schema.EvaluationConfig, tasks: Sequence[types.TaskSpec]
+) -> None:
+    """Raises ConfigError unless every slot comes to as many episodes as there are rounds.
+
+    An episode that is not over when its steps are leaves no time to the slot's next: the
+    ones that had not begun would count as 0, and without them the short ones would judge.
+    """
+    if settings.rounds == 1:
+        return
+    for task in tasks:
+        longest = task.max_steps
+        if longest and (settings.max_steps or longest) >= longest:
+            continue
+        lasts = f"{longest} steps" if longest else "any number of steps"
+        then = (
+            f"give evaluation.max_steps={longest} or more, or " if longest else "give "
+        )
+        raise errors.ConfigError(
+            f"evaluation.rounds={settings.rounds}: episodes of {task.name} may last "
+            f"{lasts}, and one that is cut leaves no time for the next; {then}rounds=1"
+        )
 
 
 def evaluation_key(state: fused_runner.RunState) -> types.Key:

@@ -107,7 +107,7 @@ def evaluation_table(
 ) -> dict[str, Any]:
     """Returns {task: {members: [...], mean, interval, ...}} of an evaluation.
 
-    Each member has its mean over the first episode of every slot, a 95 % interval of it
+    Each member has its mean over all episodes, as many of every slot, a 95 % interval of it
     (``estimates.mean_interval``), the number of ``episodes`` that ended and of those
     ``unfinished``, which count with what they had when ``evaluation.max_steps`` cut them
     (as in ``fitness.of_evaluation``); ``normalised`` where the task has reference scores.

@@ -320,14 +320,50 @@ def test_an_evaluation_has_the_steps_of_its_longest_task(
     monkeypatch.setattr(
         selection.evaluate, "make", lambda agent, env, *given: made.append(given)
     )
-    tasks = [types.SimpleNamespace(max_steps=limit) for limit in limits]
+    changes = [f"evaluation.max_steps={given}"] if given else []
+    selection.make_evaluate(_settings(*changes), None, _limited(limits))
+    assert made == [(steps, 1)]
+
+
+def _limited(limits):
+    """Returns a world of tasks with these limits that nobody plays in."""
+    tasks = [types.SimpleNamespace(name="x", max_steps=limit) for limit in limits]
     spec = types.SimpleNamespace(tasks=tasks)
     env = types.SimpleNamespace(spec=spec, pure=True, reset=lambda *_: None)
-    world = types.SimpleNamespace(kind="fused", test=env)
+    return types.SimpleNamespace(kind="fused", test=env)
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "said"),
+    [
+        ([3, 9], None, None),
+        ([3, 9], 9, None),
+        (
+            [3, 9],
+            8,
+            "x may last 9 steps, .*give evaluation.max_steps=9 or more, or rou",
+        ),
+        ([3, None], None, "x may last any number of steps, .*give rounds=1"),
+        ([3, None], 20, "x may last any number of steps, .*give rounds=1"),
+    ],
+)
+def test_rounds_are_refused_where_a_slot_may_not_come_to_all_of_them(
+    limits, given, said, monkeypatch
+):
+    """What has not begun has no return, and who was fast would have more than who was slow."""
+    made = []
+    monkeypatch.setattr(
+        selection.evaluate, "make", lambda agent, env, *given: made.append(given)
+    )
     changes = [f"evaluation.max_steps={given}"] if given else []
     changes += ["evaluation.episodes=4", "evaluation.rounds=2"]
-    selection.make_evaluate(_settings(*changes), None, world)
-    assert made == [(steps, 2)]
+    if said is None:
+        selection.make_evaluate(_settings(*changes), None, _limited(limits))
+        assert made == [(9, 2)]
+        return
+    with pytest.raises(errors.ConfigError, match=rf"evaluation\.rounds=2: .*{said}"):
+        selection.make_evaluate(_settings(*changes), None, _limited(limits))
+    assert not made
 
 
 def test_a_replaced_member_takes_nothing_broken_with_it(program, state):

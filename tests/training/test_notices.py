@@ -142,7 +142,11 @@ _CHUNK = ("training.unroll_length=32", "training.updates_per_chunk=60")
         (900, ("training.unroll_length=32", "population.pbt.interval=57"), None),
         # Rounds come between chunks: these are 60 updates apart.
         (900, (*_CHUNK, "population.pbt.interval=10"), None),
-        (900, (*_CHUNK, "population.pbt.interval=10", "training.unroll_length=29"), 120),
+        (
+            900,
+            (*_CHUNK, "population.pbt.interval=10", "training.unroll_length=29"),
+            120,
+        ),
         (900, ("population.pbt={exploit: none, interval: 8}",), None),
         (None, (), None),
     ],
@@ -190,7 +194,9 @@ def _with_pbt():
 _ENVPOOL = {"metaworld_mt10": 500}
 
 
-@pytest.mark.parametrize(("name", "config"), _with_pbt(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "config"), _with_pbt(), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_no_config_has_more_rounds_than_episodes(name, config):
     """Labyrinth's levels last 900 steps: 60 updates of 32."""
     if name in _ENVPOOL:
