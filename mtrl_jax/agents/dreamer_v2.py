@@ -112,7 +112,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             "actor": actor.init(actor_key),
             "critic": critic.init(critic_key),
         }
-        stats = behaviour_learning.init_stats(params["critic"])
+        stats = behaviour_learning.init_stats(params["critic"], len(spec.tasks))
         return learning.init(params, model_optimiser.make(hp.optimiser), stats)
 
     def carry(batch: int) -> Carry:

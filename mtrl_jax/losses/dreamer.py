@@ -137,13 +137,13 @@ def actor_loss(
     *,
     reinforce: Scalar,
     entropy_cost: Scalar,
-    scale: Scalar = 1.0,
+    scale: Array | float = 1.0,
 ) -> Array:
     """Returns −mean w (ρ log π(a) A + (1 − ρ) V + η H), [].
 
     ``log_prob, entropy`` [H − 1, N] are of the actions chosen at states 0 … H − 2, ρ is
     ``reinforce``; V carries gradients of the dynamics, A none. Both are divided by
-    ``scale``: 1 in DreamerV2.
+    ``scale``, a number or [1, N]: 1 in DreamerV2.
     """
     chex.assert_equal_shape([log_prob, entropy, found.advantage])
     gain = reinforce * log_prob * found.advantage + (1.0 - reinforce) * found.target[1:]
@@ -157,10 +157,12 @@ def critic_loss(error: Array, found: Behaviour) -> Array:
     return jnp.mean(found.weight * error)
 
 
-def return_range(target: Array) -> Array:
-    """Returns the 95th minus the 5th percentile of targets [H, N]; [].
+def return_range(target: Array, mine: Array) -> Array:
+    """Returns the 95th minus the 5th percentile of targets [H, N] that are ``mine`` [N].
 
-    Ref: Hafner et al. 2023 (arXiv:2301.04104), return normalisation.
+    [], NaN where none is. Ref: Hafner et al. 2023 (arXiv:2301.04104), return
+    normalisation.
     """
-    low, high = jnp.percentile(sg(target), jnp.array([5.0, 95.0]))
+    own = jnp.where(mine[None], sg(target), jnp.nan)
+    low, high = jnp.nanpercentile(own, jnp.array([5.0, 95.0]))
     return high - low

@@ -149,3 +149,29 @@ def test_behaviour_is_learned_from_the_true_discount_of_the_first_state():
         },
         rel=1e-5,
     )
+
+
+def test_returns_are_normalised_in_each_tasks_own_unit():
+    """Paid 100 times as much a task has 100 times the range; an absent one keeps its own."""
+    target = np.float32(np.random.default_rng(0).normal(size=(3, 40)))
+    task = np.arange(40) % 2
+    target[:, 1::2] = 100.0 * target[:, ::2]
+    parts = python.SimpleNamespace(normalise_returns=True)
+    found = python.SimpleNamespace(target=target)
+    old = np.float32([900.0, 90_000.0, 7.0])
+
+    @jax.jit
+    def scale(ranges, task):
+        stats = behaviour_learning.Stats((), ranges, 0)
+        return behaviour_learning._scale(parts, stats, found, task)
+
+    stats, divisor = scale(old, task)
+    low, high = np.percentile(target[:, ::2], [5.0, 95.0])
+    moved = 0.99 * 900.0 + 0.01 * (high - low)
+    np.testing.assert_allclose(stats.return_range, [moved, 100 * moved, 7.0], 1e-5)
+    np.testing.assert_allclose(divisor[0], np.where(task, 100 * moved, moved), 1e-5)
+    # Of one task the range is a number, as checkpoints of it have it.
+    one, same = scale(np.float32(900.0), 0 * task)
+    low, high = np.percentile(target, [5.0, 95.0])
+    assert float(one.return_range) == pytest.approx(891.0 + 0.01 * (high - low))
+    np.testing.assert_allclose(same, np.full((1, 40), one.return_range))

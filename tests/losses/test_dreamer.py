@@ -114,7 +114,13 @@ def test_reinforce_does_nothing_where_the_target_is_the_baseline():
 
 def test_the_range_of_returns_is_between_two_percentiles():
     target = np.float32(np.random.default_rng(0).permutation(41)).reshape(1, 41)
-    assert float(jax.jit(dreamer.return_range)(target)) == pytest.approx(38.0 - 2.0)
+    found = jax.jit(dreamer.return_range)
+    assert float(found(target, np.ones(41, bool))) == pytest.approx(38.0 - 2.0)
+    both = np.concatenate([target, 100.0 * target], axis=1)
+    mine = np.arange(82) < 41
+    assert float(found(both, mine)) == pytest.approx(36.0)
+    assert float(found(both, ~mine)) == pytest.approx(3600.0)
+    assert np.isnan(found(both, mine & ~mine))
 
 
 @pytest.mark.parametrize("free_each", [False, True])

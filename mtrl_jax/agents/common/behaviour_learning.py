@@ -39,7 +39,8 @@ class Stats(NamedTuple):
     """What no gradient trains."""
 
     slow_critic: Tree
-    return_range: Array  # [] moving average, read where returns are normalised
+    # Moving average of each task's, [K] ([] of one), read where returns are normalised.
+    return_range: Array
     steps: Array  # [] int32 gradient steps
 
 
@@ -80,10 +81,11 @@ class Parts(NamedTuple):
     normalise_returns: bool
 
 
-def init_stats(critic: Tree) -> Stats:
-    """Returns the statistics of a new critic."""
+def init_stats(critic: Tree, tasks: int) -> Stats:
+    """Returns the statistics of a new critic of so many tasks."""
     slow = jax.tree.map(jnp.copy, critic)
-    return Stats(slow, jnp.zeros(()), jnp.zeros((), jnp.int32))
+    ranges = jnp.zeros(() if tasks == 1 else tasks)
+    return Stats(slow, ranges, jnp.zeros((), jnp.int32))
 
 
 def loss(
@@ -101,8 +103,8 @@ def loss(
     ``params`` {model, actor, critic}; ``states`` [L, N] of the batch, from each of which
     the actor imagines. Only actor and critic get a gradient.
     """
-    starts, mask, ends = _flat(
-        dreamer.sg(states), batch.ts.action_mask, batch.ts.discount
+    starts, mask, ends, task = _flat(
+        dreamer.sg(states), batch.ts.action_mask, batch.ts.discount, batch.ts.task
     )
     model = dreamer.sg(params["model"])
 
@@ -116,7 +118,7 @@ def loss(
     x = dreamt.features
     imagined = _predicted(parts, model, stats.slow_critic, x, ends * hp.discount, hp)
     found = dreamer.behaviour(imagined, hp.lambda_)
-    stats, scale = _scale(parts, stats, found)
+    stats, scale = _scale(parts, stats, found, task)
     actor_loss, entropy = _actor_loss(
         parts, params["actor"], dreamt, mask, found, hp, scale
     )
@@ -170,14 +172,21 @@ def _predicted(
 
 
 def _scale(
-    parts: Parts, stats: Stats, found: dreamer.Behaviour
-) -> tuple[Stats, Scalar]:
-    """Returns (statistics after, what the actor's gain is divided by)."""
+    parts: Parts, stats: Stats, found: dreamer.Behaviour, task: Array
+) -> tuple[Stats, Array]:
+    """Returns (statistics after, what the actor's gain is divided by, [1, N]).
+
+    That is the range of the returns of each one's own ``task`` [N].
+    """
     if not parts.normalise_returns:
-        return stats, 1.0
-    spread = dreamer.return_range(found.target)
-    spread += (1.0 - RANGE_RATE) * (stats.return_range - spread)
-    return stats._replace(return_range=spread), jnp.maximum(spread, 1.0)
+        return stats, jnp.ones((1, 1))
+    old = jnp.atleast_1d(stats.return_range)
+    mine = task[None] == jnp.arange(len(old))[:, None]
+    found_now = jax.vmap(dreamer.return_range, (None, 0))(found.target, mine)
+    moved = found_now + (1.0 - RANGE_RATE) * (old - found_now)
+    spread = jnp.where(jnp.any(mine, axis=1), moved, old)
+    stats = stats._replace(return_range=spread.reshape(stats.return_range.shape))
+    return stats, jnp.maximum(spread, 1.0)[task][None]
 
 
 def _actor_loss(
@@ -187,7 +196,7 @@ def _actor_loss(
     mask: Array,
     found: dreamer.Behaviour,
     hp: Hparams,
-    scale: Scalar,
+    scale: Array,
 ) -> tuple[Array, Array]:
     """Returns (loss [], mean entropy []) of the actions that have a target."""
     chosen = dreamer.sg(jax.tree.map(lambda x: x[:-1], dreamt.action))
