@@ -45,7 +45,8 @@ class Hparams(NamedTuple):
     """Of the statistics; not read where ``value_scale`` is none."""
 
     value_step_size: Share = 3e-4  # β of a gradient step
-    value_std_min: Divisor = 1e-2  # the paper's is 1e-4
+    # The paper's is 1e-4. Where it binds, values move with it: no head is rewritten then.
+    value_std_min: Divisor = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
