@@ -31,6 +31,10 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
     def cast(state):
         return jax.tree.map(astype, state, dtypes)
 
+    if task.observe is not None:
+        seen = jax.eval_shape(lambda x, p: task.observe(cast(x), p), state, params)
+        _check_observation(task.spec, seen)
+
     def canonical(obs):
         return observations.canonical(obs) if task.observe is None else ()
 

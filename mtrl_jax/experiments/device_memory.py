@@ -20,6 +20,9 @@ from mtrl_jax.training import progress
 # How much of a device data or replays may take; a training step needs some too.
 SHARE = 0.7
 _SLOT = 32  # bytes: a key, counters and sums; what an environment adds is its own
+_RESULT = (
+    13  # bytes: of an episode that is tested the return, length, task, whether it ended
+)
 _STEP = 20  # bytes of a rollout's: a TimeStep and the action, both of the smallest
 _MANY = 1_000_000  # slots that are laid out in no time
 _CGROUPS = (
@@ -50,6 +53,17 @@ def check_slots(field: str, number: int, length: int = 0) -> None:
             f"{field}: {number} slots of all members together need "
             f"{progress.size(number * each)} at the least, and there is room for {most}; "
             "give fewer"
+        )
+
+
+def check_results(field: str, number: int) -> None:
+    """Raises ConfigError unless the results of ``number`` episodes could fit a device."""
+    most = int(SHARE * _bytes(jax.devices()[0]) / _RESULT)
+    if number > most:
+        raise errors.ConfigError(
+            f"{field}: the results of {number} episodes of all members together need "
+            f"{progress.size(number * _RESULT)} at the least, and there is room for "
+            f"{most}; give fewer"
         )
 
 

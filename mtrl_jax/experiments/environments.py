@@ -267,6 +267,11 @@ def check_number(
         name, most = "population.size", members
     number = members * sum(slots or task.slots for task in tasks)
     device_memory.check_slots(f"{name}={most}", number, length)
+    if slots is not None:
+        episodes = config.evaluation.episodes
+        device_memory.check_results(
+            f"evaluation.episodes={episodes}", members * len(tasks) * episodes
+        )
 
 
 def pool_seed(seed: str, part: int) -> int:

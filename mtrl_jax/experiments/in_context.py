@@ -103,8 +103,14 @@ def _run_length(
     settings = config.evaluation
     # With the step that resets.
     steps = settings.episodes_per_chunk * (longest + 1)
+    updates = math.ceil(settings.episodes / settings.episodes_per_chunk) * steps
+    if updates >= 2**31:
+        raise errors.ConfigError(
+            f"evaluation.episodes={settings.episodes}: of {longest} steps each these are "
+            f"{updates} of a slot; give shorter ones by evaluation.max_steps, or fewer"
+        )
     return RunLength(
-        updates=math.ceil(settings.episodes / settings.episodes_per_chunk) * steps,
+        updates=updates,
         per_chunk=steps,
         steps=slots,
         test_every=0,
@@ -181,7 +187,10 @@ def _longest(
         last, and what it did not come to is left out: the short ones would judge.
     """
     settings = config.evaluation
-    limits = [settings.max_steps or task.max_steps for task in spec.tasks]
+    known = [task.max_steps for task in spec.tasks]
+    limits = [
+        min((x for x in (settings.max_steps, y) if x), default=None) for y in known
+    ]
     for task, limit in zip(spec.tasks, limits):
         if is_new and limit and task.max_steps and limit < task.max_steps:
             raise errors.ConfigError(

@@ -35,8 +35,7 @@ def make_evaluate(
     """
     settings, env = config.evaluation, world.test
     _check_rounds(settings, env.spec.tasks)
-    limits = [task.max_steps or _MAX_STEPS for task in env.spec.tasks]
-    steps = settings.max_steps or max(limits)
+    steps = _steps(settings, env.spec.tasks)
 
     def tested(hp: Tree) -> Tree:
         return hparams.override(hp, settings.hparams)
@@ -65,6 +64,24 @@ def make_evaluate(
         return evaluate_from(state.learner, hp, key, start)
 
     return evaluate_state
+
+
+def _steps(settings: schema.EvaluationConfig, tasks: Sequence[types.TaskSpec]) -> int:
+    """Returns the steps of a test's longest episode.
+
+    Raises ConfigError where those of all rounds cannot be counted.
+    """
+    longest = max(task.max_steps or _MAX_STEPS for task in tasks)
+    given = settings.max_steps or longest
+    is_known = all(task.max_steps for task in tasks)
+    steps = min(given, longest) if is_known else given
+    most = 2**31 // (steps + 1)
+    if settings.rounds > most:
+        raise errors.ConfigError(
+            f"evaluation.rounds={settings.rounds}: of {steps} steps each these are too "
+            f"many to count; give at most {most}"
+        )
+    return steps
 
 
 def _check_rounds(

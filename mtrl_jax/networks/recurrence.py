@@ -2,7 +2,8 @@
 
 Neither a nor b depends on h, so that the recurrence is a scan over the associative
 (a, b) ∘ (a', b') = (a a', a' b + b'), and its gradient is the same recurrence run
-backwards. Where a_t = 0 nothing of what came before passes: episodes are exactly apart.
+backwards. Where a_t = 0 nothing of what came before passes, not even a number that is
+not finite: episodes are exactly apart.
 
 An associative scan has log T depth and does about twice the work of a loop over steps.
 ``benchmarks/cores.py`` measures both: on a CPU core it is the faster for one member, and
@@ -53,16 +54,21 @@ def _run(implementation: str, decay: Array, inputs: Array, state: Array) -> Arra
 
         def step(state, now):
             decay_t, inputs_t = now
-            state = decay_t * state + inputs_t
+            state = _passed(decay_t, state) + inputs_t
             return state, state
 
         return jax.lax.scan(step, state, (decay, inputs), unroll=_UNROLL)[1]
 
     def joined(before, after):
-        return before[0] * after[0], after[0] * before[1] + after[1]
+        return before[0] * after[0], _passed(after[0], before[1]) + after[1]
 
-    inputs = inputs.at[0].add(decay[0] * state)
+    inputs = inputs.at[0].add(_passed(decay[0], state))
     return jax.lax.associative_scan(joined, (decay, inputs))[1]
+
+
+def _passed(decay: Array, state: Array) -> Array:
+    """Returns decay · state, and 0 where decay is, whatever the state is."""
+    return jnp.where(decay == 0, 0.0, decay * state)
 
 
 def _forward(implementation, decay, inputs, state):

@@ -131,14 +131,19 @@ def test_networks_are_clipped_each_by_its_own_norm():
     """Two of norms 5 and 0.5, bound 2 / 2; what is for all tasks has norm 4, bound 2."""
     own = {"w": jnp.array([[3.0, 0.0], [0.3, 0.0]]), "b": jnp.array([4.0, 0.4])}
     grads = {"own": own, "prior": {"w": jnp.array([4.0])}}
-    clipped = jax.jit(optimiser.clip_networks, static_argnums=2)
-    found = clipped(grads, 2.0, ("prior",))
+    clipped = jax.jit(optimiser.clip_networks, static_argnums=(2, 3))
+    found = clipped(grads, 2.0, (0.5, 0.5), ("prior",))
     wanted = {"w": [[0.6, 0.0], [0.3, 0.0]], "b": [0.8, 0.4]}
     for name, x in wanted.items():
         np.testing.assert_allclose(found["own"][name], x, rtol=1e-6)
     np.testing.assert_allclose(found["prior"]["w"], [2.0], rtol=1e-6)
-    alone = clipped({"own": own}, 2.0, ("prior",))
+    alone = clipped({"own": own}, 2.0, (0.5, 0.5), ("prior",))
     jax.tree.map(np.testing.assert_array_equal, alone["own"], found["own"])
+    # Of a task with an eighth of the steps: an eighth of what it would be alone.
+    shares = np.array([0.125, 0.875])
+    unlike = {"own": {"w": 2.0 * np.eye(2) * shares[:, None]}}
+    found = clipped(unlike, 0.5, tuple(shares), ())
+    np.testing.assert_allclose(found["own"]["w"], 0.5 * np.eye(2) * shares[:, None])
 
 
 @pytest.mark.parametrize("kind", optimiser.KINDS)

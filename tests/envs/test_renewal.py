@@ -76,6 +76,15 @@ def test_observations_are_of_the_states_after_resets_and_renewals(streams, play)
     jax.tree.map(np.testing.assert_array_equal, ts, expected)
 
 
+@pytest.mark.parametrize(
+    "seen", [jnp.zeros(7), {"image": jnp.zeros((2, 2, 1), jnp.uint8)}]
+)
+def test_what_is_seen_of_a_state_is_what_the_spec_says(seen):
+    """Another shape or leaf than that of reset and step is refused."""
+    with pytest.raises(ValueError, match=r"renewed: observations are .*its spec says"):
+        core.vectorise(task(3)._replace(observe=lambda state, params: seen), BATCH)
+
+
 def test_a_renewal_keeps_what_the_episode_is_about(play):
     """Params dealt to an episode stay, whatever is renewed, until the next begins."""
 

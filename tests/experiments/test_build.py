@@ -310,7 +310,13 @@ def test_evaluations_draw_from_keys_of_their_own(program, state):
 
 @pytest.mark.parametrize(
     ("limits", "given", "steps"),
-    [([3, 9], None, 9), ([3, None], None, 10_000), ([3, 9], 4, 4)],
+    [
+        ([3, 9], None, 9),
+        ([3, None], None, 10_000),
+        ([3, 9], 4, 4),
+        ([3, 9], 2**31 - 1, 9),
+        ([3, None], 20_000, 20_000),
+    ],
 )
 def test_an_evaluation_has_the_steps_of_its_longest_task(
     limits, given, steps, monkeypatch
@@ -345,6 +351,11 @@ def _limited(limits):
         ),
         ([3, None], None, "x may last any number of steps, .*give rounds=1"),
         ([3, None], 20, "x may last any number of steps, .*give rounds=1"),
+        (
+            [3, 2**30],
+            None,
+            "of 1073741824 steps each .*too many to count; give at most 1",
+        ),
     ],
 )
 def test_rounds_are_refused_where_a_slot_may_not_come_to_all_of_them(

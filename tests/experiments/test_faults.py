@@ -88,6 +88,10 @@ BAD = [
     ("population.pbt.burn_in=2147483648", "population.pbt burn_in 2147483648 at most"),
     ("tasks.0.slots=2147483647", "tasks.0.slots=2147483647 room for fewer"),
     ("evaluation.episodes=2147483647", "evaluation.episodes=2147483647 room fewer"),
+    (
+        "evaluation.episodes=2147483647 evaluation.rounds=2147483647",
+        "evaluation.episodes=2147483647 results room fewer",
+    ),
     ("population.size=2147483647", "population.size=2147483647 room for fewer"),
     ("tasks.0.slots=100000000000000000000", "tasks.0.slots less than"),
     ("tasks.².slots=3", "tasks.².slots '²' no index below 2"),

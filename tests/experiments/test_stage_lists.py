@@ -350,7 +350,8 @@ def test_an_evaluation_is_as_long_as_its_longest_task():
         own = settings.model_copy(update={"evaluation": evaluation})
         return in_context._longest(own, types.SimpleNamespace(tasks=tasks), is_new)
 
-    assert (longest(None), longest(9), longest(12)) == (9, 9, 12)
+    # No episode is longer than its task's are.
+    assert (longest(None), longest(9), longest(2**31 - 1)) == (9, 9, 9)
     with pytest.raises(errors.ConfigError, match="episodes of b may last 9 steps"):
         longest(8)
     assert longest(8, is_new=False) == 8
@@ -364,6 +365,10 @@ def test_an_evaluation_is_as_long_as_its_longest_task():
     own = settings.model_copy(update={"evaluation": evaluation})
     length = in_context._run_length(own, 3, 9)
     assert (length.updates, length.per_chunk, length.steps) == (3 * 2 * 10, 2 * 10, 3)
+    with pytest.raises(
+        errors.ConfigError, match=r"episodes=5: .*evaluation\.max_steps"
+    ):
+        in_context._run_length(own, 3, 2**31 - 1)
 
 
 def test_no_trial_ends_within_an_evaluation():

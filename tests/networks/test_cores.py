@@ -148,6 +148,28 @@ def test_core_starts_anew_where_first_says_so(kind):
         np.testing.assert_array_equal(a[0], b[0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru", "mingru"])
+def test_a_slot_recovers_from_what_is_not_finite(kind):
+    """From its next first step on, as if nothing had been: outputs and state."""
+    x, _, rng = _inputs()
+    first = np.zeros((T, B), bool)
+    first[2, 0] = True
+    core = cores.Core(kind, H)
+    state = _random_state(kind, rng)
+    params = _init(core, x, state, first)
+    lost = x.copy()
+    lost[1, 0] = np.inf
+    nan = jax.tree.map(np.copy, state)
+    jax.tree.map(lambda s: s.__setitem__(0, np.nan), nan)
+    apply = jax.jit(core.apply)
+    wanted, wanted_final = jax.device_get(apply(params, x, state, first))
+    for given in ((lost, state), (x, nan)):
+        out, final = jax.device_get(apply(params, *given, first))
+        assert not np.isfinite(out[1, 0]).any()
+        np.testing.assert_array_equal(out[2:], wanted[2:])
+        jax.tree.map(np.testing.assert_array_equal, final, wanted_final)
+
+
 @pytest.mark.parametrize("kind", cores.CORES)
 def test_two_unrolls_equal_one(kind):
     """The state carries everything: splitting the time axis changes nothing."""

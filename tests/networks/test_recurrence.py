@@ -50,16 +50,20 @@ def test_values_and_gradients_are_those_of_the_loop(implementation):
 
 @pytest.mark.parametrize("implementation", recurrence.IMPLEMENTATIONS)
 def test_nothing_passes_a_decay_of_zero(implementation):
-    """Two episodes in one unroll are two unrolls, and huge values leave no trace."""
+    """Two episodes in one unroll are two unrolls; what is not finite leaves no trace."""
     decay, inputs, state = _draw()
     decay = decay.at[5].set(0.0)
-    whole = recurrence.linear_recurrence(
-        decay, inputs.at[:5].mul(1e30), state, implementation
-    )
+    before = inputs.at[1].set(jnp.inf).at[2].set(jnp.nan)
+    whole = recurrence.linear_recurrence(decay, before, state, implementation)
+    assert np.isnan(whole[2]).all()
     later = recurrence.linear_recurrence(
         decay[5:], inputs[5:], jnp.zeros((B, H)), implementation
     )
     np.testing.assert_allclose(whole[5:], later, rtol=1e-6, atol=1e-6)
+    lost = recurrence.linear_recurrence(
+        decay[5:], inputs[5:], jnp.full((B, H), jnp.nan), implementation
+    )
+    np.testing.assert_allclose(lost, later, rtol=1e-6, atol=1e-6)
 
 
 def test_an_unknown_implementation_is_named():

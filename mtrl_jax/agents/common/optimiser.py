@@ -88,25 +88,27 @@ def make(
     return _at(rate, clipping, scale)
 
 
-def clip_networks(grads: Tree, max_norm: Scalar, apart: Sequence[str] = ()) -> Tree:
+def clip_networks(
+    grads: Tree, max_norm: Scalar, shares: Sequence[float], apart: Sequence[str] = ()
+) -> Tree:
     """Returns gradients {part: tree} of K networks, each clipped to its own norm.
 
-    Leaves are ``[K, ...]``. A network's bound is max_norm / K: the loss is a mean over
-    tasks, a K-th of which is its own, so that it is clipped as it would be alone,
-    whatever the others' gradients are. The parts ``apart`` are of one network more, for
-    all tasks, bounded by max_norm.
+    Leaves are ``[K, ...]``. A network's bound is max_norm · share: the loss is a mean
+    over the steps of all tasks, of which this ``share`` is its own, so that it is clipped
+    as it would be alone, whatever the others' gradients are. The parts ``apart`` are of
+    one network more, for all tasks, bounded by max_norm.
     """
     parts = {
         is_apart: {x: grads[x] for x in grads if (x in apart) == is_apart}
         for is_apart in (False, True)
     }
-    networks = len(jax.tree.leaves(parts[False])[0])
 
     def clipped(tree: Tree, bound: Scalar) -> Tree:
         clip = optax.clip_by_global_norm(bound)
         return clip.update(tree, clip.init(tree))[0]
 
-    own = jax.vmap(clipped, (0, None))(parts[False], max_norm / networks)
+    bounds = max_norm / jnp.asarray([1.0 / share for share in shares])
+    own = jax.vmap(clipped)(parts[False], bounds)
     return own | clipped(parts[True], max_norm)
 
 

@@ -159,7 +159,8 @@ def make(
     learning.check(passes)
 
     def clip(grads: Tree, hp: Any) -> Tree:
-        return optimiser.clip_networks(grads, hp.optimiser.max_grad_norm, apart)
+        norm = hp.optimiser.max_grad_norm
+        return optimiser.clip_networks(grads, norm, _shares(spec), apart)
 
     optimiser.check(config.optimiser)
     return PolicyLearner(
@@ -176,6 +177,13 @@ def make(
         normalise=_group(objective.Config, config).normalise_advantages,
         clip=clip if stacked else None,
     )
+
+
+def _shares(spec: types.EnvSpec) -> tuple[float, ...]:
+    """Returns which part of the steps is each task's, alike where no slot has a task."""
+    slots = spec.slot_tasks or range(len(spec.tasks))
+    # Of a task without slots there is nothing to clip.
+    return tuple(max(slots.count(k), 1) / len(slots) for k in range(len(spec.tasks)))
 
 
 def idle(config: Any) -> dict[str, types.Idle]:
