@@ -1,10 +1,10 @@
 """Losses that distil a teacher's action values, or its policy, into a student.
 
 ``q`` are the teacher's values ``[A]``, ``logits`` the student's outputs ``[A]``, of one
-state; actions that are not ``legal`` count for neither. The student is not divided by τ:
-unlike classes, values lie close to each other, so the teacher is sharpened (τ = 0.01),
-and the student's logits are free to become as far apart as that needs. A teacher that is
-a policy is distilled from its logits at τ = 1.
+state; actions that are not ``legal`` count for neither, and without a legal one every
+loss is 0. The student is not divided by τ: unlike classes, values lie close to each other,
+so the teacher is sharpened (τ = 0.01), and the student's logits are free to become as far
+apart as that needs. A teacher that is a policy is distilled from its logits at τ = 1.
 
 Ref: Rusu et al. 2016, "Policy Distillation" (arXiv:1511.06295), section 3; the last is
 the feature regression of Parisotto et al. 2016, "Actor-Mimic" (arXiv:1511.06342), eq. 5.
@@ -37,7 +37,7 @@ def nll(q: Array, logits: Array, legal: Array) -> Array:
     """Returns −log softmax(logits)[argmax q], ``[]``: the limit of the KL for τ → 0."""
     chex.assert_rank([q, logits, legal], 1)
     best = jnp.argmax(jnp.where(legal, q, -jnp.inf))
-    return -_log_softmax(logits, legal)[best]
+    return jnp.where(jnp.any(legal), -_log_softmax(logits, legal)[best], 0.0)
 
 
 def mse(q: Array, logits: Array, legal: Array) -> Array:

@@ -12,6 +12,7 @@ from mtrl_jax.agents import policy_distillation as student
 from mtrl_jax.agents import pqn
 from mtrl_jax.data import layout, windows
 from mtrl_jax.engine.batched_draws import batch_draws
+from mtrl_jax.losses import distillation
 from mtrl_jax.networks import network_config, q_network
 
 KEY = jax.random.key(0)
@@ -316,25 +317,30 @@ def test_teachers_note_down_their_last_hidden_layer_where_asked(stream):
         np.testing.assert_allclose(said, extras.q, rtol=1e-5, atol=1e-6)
 
 
-def test_groups_of_a_factorised_action_are_added():
-    """Two categorical choices of a policy are two KLs."""
+@pytest.mark.parametrize("name", distillation.LOSSES)
+def test_groups_of_a_factorised_action_are_added(name):
+    """Two categorical choices of a policy are two losses; one that is masked is none."""
     space = types.Factorised((2, 3))
     labels, logits = (normal(seed, (T, B, 5)) for seed in (0, 1))
-    legal = np.ones((T, B, 5), bool)
     errors = jax.jit(student.errors, static_argnums=(0, 1))
-    found = errors("kl", space, labels, logits, legal, 1.0)
+
+    def added(legal):
+        legal = np.broadcast_to(np.array(legal, bool), (T, B, 5))
+        return errors(name, space, labels, logits, legal, 1.0)
+
     parts = [
         errors(
-            "kl",
+            name,
             types.Discrete(n),
             labels[..., at],
             logits[..., at],
-            legal[..., at],
+            np.ones((T, B, n), bool),
             1.0,
         )
         for n, at in ((2, slice(0, 2)), (3, slice(2, 5)))
     ]
-    np.testing.assert_allclose(found, sum(parts), rtol=1e-5)
+    np.testing.assert_allclose(added([1, 1, 1, 1, 1]), sum(parts), rtol=1e-5)
+    np.testing.assert_allclose(added([1, 1, 0, 0, 0]), parts[0], rtol=1e-5)
 
 
 def test_a_dataset_keeps_each_games_own_actions():

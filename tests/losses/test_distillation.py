@@ -91,6 +91,11 @@ def test_order_of_actions_does_not_matter_and_illegal_ones_do_not_count(name):
         expected = distillation.loss(name, Q[:3], S[:3], ALL[:3], 0.1)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         assert gradient[3] == 0
+    # Where a game has none of them: a group of choices that is not its own.
+    nothing = jax.value_and_grad(
+        lambda s: distillation.loss(name, Q, s, jnp.zeros(4, bool), 0.1)
+    )(S)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), nothing)
 
 
 def test_nothing_is_asked_of_the_teacher():
