@@ -121,7 +121,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             names = jnp.where(past.has_prev[:, None], names, drawn)
             before = action_names.renamed(spec.action, names, steps.prev_action)
             steps = steps._replace(prev_action=before)
-            mask = action_names.legal(names, mask)
+            mask = action_names.legal(spec.action, names, mask)
         begins = ts.first | past.done
         forgets = begins & (hp.across < 1)
         cache = network.forget(past.cache, forgets, carry.watched)

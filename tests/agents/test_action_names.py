@@ -9,6 +9,7 @@ import pytest
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import action_names
+from mtrl_jax.networks import heads
 
 KEY = jax.random.key(3)
 SINGLE, GROUPS = types.Discrete(3), types.Factorised((2, 3))
@@ -24,7 +25,7 @@ def test_choices_and_masks_are_renamed_together_and_come_back():
     np.testing.assert_array_equal(back, action)
     mask = jnp.asarray([[True, False, False]] * 2)
     legal = [[False, False, True], [True, False, False]]
-    np.testing.assert_array_equal(action_names.legal(names, mask), legal)
+    np.testing.assert_array_equal(action_names.legal(SINGLE, names, mask), legal)
 
 
 def test_each_group_of_a_factorised_action_is_renamed_by_itself():
@@ -38,6 +39,32 @@ def test_each_group_of_a_factorised_action_is_renamed_by_itself():
     drawn = np.asarray(action_names.draw(KEY, GROUPS, 500, 1.0))
     assert {tuple(sorted(x)) for x in drawn[:, :2]} == {(0, 1)}
     assert {tuple(sorted(x)) for x in drawn[:, 2:]} == {(2, 3, 4)}
+
+
+def test_a_group_that_a_task_does_not_have_costs_nothing_under_any_numbers():
+    """log 2 of the other group alone, no gradient, and its choice is 0 when acting."""
+    mask = jnp.broadcast_to(jnp.asarray([1, 1, 0, 0, 0], bool), (2, 60, 5))
+    action = jnp.broadcast_to(jnp.asarray([1, 0]), (1, 60, 2))
+    ts = types.TimeStep({}, None, None, None, None, None, mask)
+
+    @jax.jit
+    def permuted(logits):
+        names = action_names.draw(KEY, GROUPS, 60, 1.0)
+        rollout = action_names.of_rollout(
+            GROUPS, names, types.Rollout(ts, action, (), ())
+        )
+        policy = heads.policy(GROUPS, logits, rollout.ts.action_mask[:-1])
+        chosen, _ = policy.sample_and_log_prob(KEY)
+        own = action_names.restored(GROUPS, names, chosen)
+        return -policy.log_prob(rollout.action), own, rollout.action
+
+    nats, own, renamed = permuted(jnp.zeros((1, 60, 5)))
+    np.testing.assert_allclose(nats, np.log(2), rtol=1e-6)
+    assert set(np.unique(renamed[..., 1])) == {0, 1, 2}
+    np.testing.assert_array_equal(own[..., 1], 0)
+    slope = jax.jit(jax.grad(lambda x: permuted(x)[0].sum()))(jnp.zeros((1, 60, 5)))
+    np.testing.assert_array_equal(slope[..., 2:], 0)
+    np.testing.assert_allclose(np.abs(slope[..., :2]), 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

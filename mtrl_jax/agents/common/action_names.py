@@ -56,21 +56,33 @@ def restored(space: types.ActionSpace, names: Array, action: Array) -> Array:
     return renamed(space, _inverse(names), action)
 
 
-def legal(names: Array, action_mask: Array) -> Array:
-    """Returns the masks [..., B, M] under the new names."""
+def legal(space: types.ActionSpace, names: Array, action_mask: Array) -> Array:
+    """Returns the masks [..., B, M] under the new names.
+
+    A group that is masked altogether has its choice 0 (see ``heads.policy``), which the
+    mask allows under its new name.
+    """
+    ends = np.cumsum(_sizes(space))[:-1].tolist()
+    groups = [_chosen(group) for group in jnp.split(action_mask, ends, axis=-1)]
     index = jnp.broadcast_to(_inverse(names), action_mask.shape)
-    return _taken(action_mask, index)
+    return _taken(jnp.concatenate(groups, axis=-1), index)
 
 
 def of_rollout(
     space: types.ActionSpace, names: Array, rollout: types.Rollout
 ) -> types.Rollout:
     """Returns the rollout [T, B] in which actions and masks have their new names."""
-    mask = legal(names, rollout.ts.action_mask)
+    mask = legal(space, names, rollout.ts.action_mask)
     return rollout._replace(
         action=renamed(space, names, rollout.action),
         ts=rollout.ts._replace(action_mask=mask),
     )
+
+
+def _chosen(group: Array) -> Array:
+    """Returns the mask [..., n] of a group, its choice 0 where there is no other."""
+    zeroth = group[..., :1] | ~jnp.any(group, axis=-1, keepdims=True)
+    return jnp.concatenate([zeroth, group[..., 1:]], axis=-1)
 
 
 def _inverse(names: Array) -> Array:
