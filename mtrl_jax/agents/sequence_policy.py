@@ -209,7 +209,7 @@ def make_loss(
         imitated = teaches_actions(teaches, columns, hp)
         nats, metrics = distillation.loss(policy, uniform, rollout.action, imitated, hp)
         target = read(behind, None).values if given.values else None
-        cut = severed(steps, hp) if given.values else None
+        cut = severed(steps, config.transformer, hp) if given.values else None
         costs, more = future.losses(
             given, out, target, rollout, teaches, columns, hp, cut
         )
@@ -259,9 +259,12 @@ def counted(steps: history_tokens.Steps, place: Array, hp: Any) -> history_token
     return steps._replace(episode_step=place, step_known=known)
 
 
-def severed(steps: history_tokens.Steps, hp: Any) -> Array:
+def severed(
+    steps: history_tokens.Steps, config: transformer.TransformerConfig, hp: Any
+) -> Array:
     """Returns the steps [T, B] that the next does not know for its horizon is over."""
-    horizon, alone = distillation.horizon_of(hp), jnp.asarray(hp.across < 1)
+    horizon = transformer.within_context(config, distillation.horizon_of(hp))
+    alone = jnp.asarray(hp.across < 1)
     begins = attention_windows.cut(steps, horizon, alone).begins.T
     by_horizon = begins & ~(alone & jnp.asarray(steps.begins))
     return jnp.concatenate([by_horizon[1:], jnp.zeros_like(by_horizon[:1])])

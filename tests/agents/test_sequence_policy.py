@@ -451,9 +451,9 @@ def test_a_step_learns_from_no_value_that_knows_nothing_of_it():
     hp = hparams(across=1.0, horizon=2.0)
     rollout = windows_of([3, 5], slots=1)
     steps, _ = sequence_policy.rows_of(rollout, future.columns_of(rollout), KEY, hp)
-    cut = sequence_policy.severed(steps, hp)
+    cut = sequence_policy.severed(steps, STEP, hp)
     assert np.flatnonzero(np.asarray(cut)[:, 0]).tolist() == [1, 3, 5]
-    alone = sequence_policy.severed(steps, hparams(across=0.0, horizon=2.0))
+    alone = sequence_policy.severed(steps, STEP, hparams(across=0.0, horizon=2.0))
     assert np.flatnonzero(np.asarray(alone)[:, 0]).tolist() == [1, 4, 6]
     out = outlook.Outputs(
         None, values=jnp.zeros((8, 1, ACTIONS)), value=jnp.zeros((8, 1))
@@ -571,6 +571,21 @@ def test_costs_of_what_is_not_known_are_left_out():
     assert update(learner, unknown, hparams(return_gate=0.0))[1]["loss"] > 0
     # Nothing of the best is left where none is ranked so high.
     assert update(learner, rollout, hparams(rank_from=1.0))[1]["loss"] == 0
+
+
+def test_a_horizon_of_the_context_teaches_what_none_does():
+    """Of a window that is longer: no step is cut from the next, and no cost moves."""
+    _, learner, _, _, update = made(given=FULL)
+    rollout = windows_of([9, 11])
+
+    def metrics(horizon):
+        hp = hparams(across=1.0, beyond=1.0, td_cost=1.0, horizon=horizon)
+        return update(learner, rollout, hp)[1]
+
+    endless = metrics(0.0)
+    for horizon in (STEP.context, STEP.context + 1):
+        jax.tree.map(np.testing.assert_array_equal, metrics(horizon), endless)
+    assert metrics(STEP.context - 1)["td_loss"] != endless["td_loss"]
 
 
 def test_a_row_that_nothing_follows_foretells_nothing():

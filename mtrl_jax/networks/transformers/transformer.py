@@ -154,7 +154,7 @@ def make(
             steps,
             window,
             deterministic=key is None,
-            horizon=_horizon(config, horizon),
+            horizon=None if horizon is None else within_context(config, horizon),
             alone=alone,
             action=action,
             gate=gate,
@@ -195,6 +195,11 @@ def make(
     )
 
 
+def within_context(config: TransformerConfig, horizon: Array) -> Array:
+    """Returns the horizon, endless from ``context`` on: longer histories have a band."""
+    return jnp.where(horizon < config.context, horizon, jnp.iinfo(jnp.int32).max)
+
+
 def _module(
     spec: types.EnvSpec, config: TransformerConfig, given: outlook.Outlook
 ) -> transformer_layers.Layers:
@@ -228,13 +233,6 @@ def _window(config: TransformerConfig, window: int | None, length: int) -> int:
             f"{config.context}; cut the history into windows or use 'rotary'"
         )
     return window
-
-
-def _horizon(config: TransformerConfig, horizon: Array | None) -> Array | None:
-    """Returns the horizon, endless from ``context`` on: longer histories have a band."""
-    if horizon is None:
-        return None
-    return jnp.where(horizon < config.context, horizon, jnp.iinfo(jnp.int32).max)
 
 
 def _empty_cache(
