@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reset_rows import ACTIONS, stream, without_resets
 
 from mtrl_jax import hparams as overrides
 from mtrl_jax import random, types
@@ -21,7 +22,6 @@ from mtrl_jax.networks import heads
 from mtrl_jax.networks.transformers import transformer
 
 KEY = jax.random.key(2)
-ACTIONS = 3
 SMALL = transformer.TransformerConfig(
     layers=2, width=16, heads=2, feedforward=32, context=16
 )
@@ -56,41 +56,6 @@ def made(target="taken", **changes):
 def updated(agent, learner, rollout, key, hp):
     """Returns (learner, metrics) after the agent's update 0."""
     return agent.update(learner, rollout, key, hp, jnp.int32(0))[:2]
-
-
-def stream(lengths, slots=2, seed=0):
-    """Returns a Rollout of episodes of these lengths, with the steps that reset."""
-    rng = np.random.default_rng(seed)
-    rows = sum(lengths) + len(lengths)
-    last = np.zeros((rows + 1, slots), bool)
-    last[np.cumsum(np.asarray(lengths) + 1) - 1] = True
-    first = np.roll(last, 1, axis=0)
-    first[0] = True
-    reward = np.where(first, 0, rng.integers(1, 9, last.shape)).astype(np.float32)
-    ts = types.TimeStep(
-        obs={"vector": rng.normal(size=(*last.shape, 2)).astype(np.float32)},
-        reward=reward,
-        discount=np.ones(last.shape, np.float32),
-        first=first,
-        last=last,
-        task=np.zeros(last.shape, np.int32),
-        action_mask=np.ones((*last.shape, ACTIONS), bool),
-    )
-    action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
-    return types.Rollout(ts, action, (), ())
-
-
-def without_resets(rollout):
-    """Returns the same choices as windows have them: a row each, ends and firsts one."""
-    ts = rollout.ts
-    keep = np.flatnonzero(~ts.last[:-1, 0])
-    rows = [*keep, len(ts.last) - 1]
-    # What arrived: of a first step, with the row before it that was left out.
-    arrived = [r - 1 if r and ts.first[r, 0] else r for r in rows]
-    merged = jax.tree.map(lambda x: x[rows], ts)
-    merged = merged._replace(reward=ts.reward[arrived], last=ts.last[arrived])
-    live = np.ones((len(keep), merged.last.shape[1]), bool)
-    return types.Rollout(merged, rollout.action[keep], windows.Extras(live), ())
 
 
 def log_probs(learner, rollout, **changes):

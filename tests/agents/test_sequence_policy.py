@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reset_rows
 
 from mtrl_jax import hparams as overrides
 from mtrl_jax import types
@@ -701,6 +702,46 @@ def test_costs_are_those_computed_by_hand(beyond, expectile_cost):
         )
         assert bool(np.any(by_q)) == (name != "expectile")
         assert bool(np.any(by_value)) == (name == "expectile")
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1.0])
+def test_kept_reset_rows_leave_the_costs_of_values_as_they_are(beyond):
+    """An episode's last action is followed by the next one's first, beyond the reset.
+
+    Also where a horizon ends there, or after it; and its reward is learned.
+    """
+    whole = reset_rows.stream([2, 3, 1])
+    number, hp = 9, hparams(beyond=beyond, discount=0.5, expectile_cost=1.0)
+    rng = np.random.default_rng(0)
+    q, behind = rng.normal(size=(2, number, 2, ACTIONS)).astype(np.float32)
+    value = rng.normal(size=(number, 2)).astype(np.float32)
+    rows = np.flatnonzero(~whole.ts.last[:number, 0])
+
+    @jax.jit
+    def losses(rollout, out, behind, hp):
+        known = future.columns_of(rollout)
+        steps, teaches = sequence_policy.rows_of(rollout, known, KEY, hp)
+        cut = sequence_policy.severed(steps, STEP, hp)
+        given = outlook.Outlook(values=True)
+        return future.losses(given, out, behind, rollout, teaches, known, hp, cut)[1]
+
+    def found(rollout, own, hp):
+        out = outlook.Outputs(None, values=q[own], value=value[own])
+        return jax.device_get(losses(rollout, out, behind[own], hp))
+
+    every, paid = np.arange(number), whole.ts.reward.copy()
+    paid[2] += 100.0
+    richer = whole._replace(ts=whole.ts._replace(reward=paid))
+    for horizon, across in ((0.0, 0.0), (2.0, 1.0), (3.0, 1.0)):
+        own = hp._replace(horizon=jnp.float32(horizon), across=jnp.float32(across))
+        kept = found(whole, every, own)
+        left_out = found(reset_rows.without_resets(whole), rows, own)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), kept, left_out
+        )
+        # Of a horizon of two the first step beyond the reset knows nothing of it.
+        learned = found(richer, every, own)["td_loss"] > kept["td_loss"] + 100
+        assert learned == (horizon != 2 or not beyond)
 
 
 def test_q_targets_and_conservatism_are_those_of_the_sheet():

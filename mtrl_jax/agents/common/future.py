@@ -4,7 +4,8 @@
     reward    CE of the sign of r_t, given a_t
     next      squared error of the next vector, given a_t; summed over its numbers
     td        (y - Q(a_t))² / 2, y = r_t + γ m v_{t+1}, m = 1 within an episode and
-              ``beyond`` at its end; v = max_a Q̄ over legal a, or V where that is learned
+              ``beyond`` at its end; v = max_a Q̄ over legal a, or V where that is learned;
+              t + 1 is the next step: beyond a row that resets, where these are kept
     cql       logsumexp_a Q - Q(a_t) over legal a
     expectile |τ - 1[u < 0]| u², u = Q̄(a_t) - V_t: V is what the better of the actions
               in the data are worth, and none that is not there
@@ -152,16 +153,17 @@ def _values(
     legal = ts.action_mask[:-1]
     best = jnp.max(jnp.where(legal, behind, ILLEGAL), axis=-1)
     best = jnp.where(hp.expectile_cost > 0, value, best)
-    end = jnp.zeros_like(best[:1])
     last = ts.last[1:]
-    y = td_targets(
-        ts.reward[1:], last, jnp.concatenate([best[1:], end]), hp.discount, hp.beyond
-    )
-    there = jnp.concatenate([teaches[1:], jnp.zeros_like(teaches[:1])])
+    resets = last & ~ts.first[1:]  # The next row: nothing is chosen in it.
+
+    def following(x: Array) -> Array:
+        return jnp.where(resets, _later(_later(x)), _later(x))
+
+    y = td_targets(ts.reward[1:], last, following(best), hp.discount, hp.beyond)
     # An episode that was cut off has no end, and the row after it is another's.
-    there &= last | ~ts.first[1:]
+    there = following(teaches) & (last | ~ts.first[1:])
     if severed is not None:
-        there &= ~severed
+        there &= ~jnp.where(resets, _later(severed), severed)
     known = teaches & (there | (last & (hp.beyond <= 0)))
     error = jax.lax.stop_gradient(y) - exploration.entry(q_tm1, rollout.action)
     over = conservatism(jnp.where(legal, q_tm1, ILLEGAL), rollout.action)
@@ -193,6 +195,11 @@ def _own_columns(ts: types.TimeStep) -> Columns:
     reset = ts.last[:-1] & ~first
     to_go = jnp.where(reset, 0.0, to_go)
     return Columns(to_go, row - begin, complete.astype(jnp.float32), complete)
+
+
+def _later(x: Array) -> Array:
+    """Returns what is one row later; zeros after the last."""
+    return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
 
 
 def _mean(x: Array, live: Array) -> Array:
