@@ -146,12 +146,13 @@ def last_of_each_window(unroll, params, steps):
     """Returns what is said at each step by the whole of what it sees."""
     said = []
     for t in range(T):
-        # The newest CONTEXT live steps; those before are padding.
-        live = steps.live
+        # The newest CONTEXT live steps; those before are padding, and unread.
+        live, known = steps.live, steps.has_prev.copy()
         age = np.cumsum(live[: t + 1][::-1], axis=0)[::-1]
         seen = np.zeros_like(live)
         seen[: t + 1] = live[: t + 1] & (age <= CONTEXT)
-        cut = steps._replace(live=seen)
+        known[: t + 1] &= age < CONTEXT
+        cut = steps._replace(live=seen, has_prev=known)
         said.append(np.asarray(unroll(params, cut, None))[t])
     return np.stack(said)
 

@@ -14,8 +14,8 @@ ways:
                oldest step falls out. Through the layers a step is thereby touched by up
                to layers * (context - 1) steps before it.
     recompute  the last ``context`` steps themselves, read anew each time. It equals
-               ``unroll`` of those steps alone: what training on windows of ``context``
-               steps trains, exactly.
+               ``unroll`` of those steps alone, nothing being known before the first: what
+               training on windows of ``context`` steps trains, exactly.
 
 Learned positions count from the first step of the window, so that cached keys would be
 wrong once a step has fallen out: they recompute, and histories longer than ``context``
@@ -286,7 +286,10 @@ def _left(cache: Recent, kept: Array | None) -> Any:
 
 
 def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:
-    """Returns the cache with Steps [B] at the end, unchanged where they are padding."""
+    """Returns the cache with Steps [B] at the end, unchanged where they are padding.
+
+    Where one fell out, the first that is left knows nothing of it.
+    """
     live = steps.live
     if live is None:
         live = jnp.ones_like(steps.has_prev, bool)
@@ -296,4 +299,7 @@ def _append(cache: Recent, steps: history_tokens.Steps) -> Recent:
 
     longer = jax.tree.map(shifted, cache.steps, steps._replace(live=live))
     fell = live & jnp.asarray(cache.steps.live)[:, 0]
+    # As in a window that is trained on, what was before the first is unread.
+    is_first = jnp.arange(longer.has_prev.shape[1])[None] == 0
+    longer = longer._replace(has_prev=longer.has_prev & ~(is_first & fell[:, None]))
     return Recent(tree.where(live, longer, cache.steps), cache.gone + fell)
