@@ -42,8 +42,8 @@ class Section(pydantic.BaseModel):
 class CurriculumConfig(Section):
     """How a task gets harder: from the options ``start`` to those that it has.
 
-    A member goes one of ``steps`` further when its mean ``metric`` over at least
-    ``min_episodes`` episodes is at least ``threshold``.
+    A member goes one of ``steps`` further when its mean ``metric`` over
+    ``min_episodes`` episodes, as many of every slot, is at least ``threshold``.
     """
 
     start: dict[str, Any] = Field(min_length=1)

@@ -138,13 +138,11 @@ def train_step(
     setting: Setting, state: RunState, hp: Tree
 ) -> tuple[RunState, tuple[dict[str, Array], tuple]]:
     """Returns (state, (metrics [P], its steps if recorded)) after one update."""
-    before = state.stats
     state, rollout = unroll(setting, state, hp)
     learner, memory, metrics = learn(setting.agents, state, rollout, hp)
     state = state._replace(learner=learner, memory=memory, step=state.step + 1)
     if setting.curriculum is not None:
-        new = jax.tree.map(jnp.subtract, state.stats.chunk, before.chunk)
-        course = setting.curriculum.update(state.curriculum, new)
+        course = setting.curriculum.update(state.curriculum, state.ts)
         state = state._replace(curriculum=course)
     if setting.extras_of is None:
         return state, (metrics, ())
@@ -163,23 +161,27 @@ def unroll(
     keys = random.fold(key[None], jnp.arange(setting.unroll_length)[:, None])  # [T, P]
 
     def act_and_step(scanned, key):
-        carry, env_state, ts, stats = scanned
+        carry, env_state, ts, stats, course = scanned
         ts = unchanging.known(env.spec, ts)
         action, carry, extras = agents.act(state.learner, carry, ts, key, hp)
         with sharding.known(setting.mesh):
             env_state, next_ts = env.step(env_state, action, params)
         next_ts = unchanging.known(env.spec, next_ts)
         paid = statistics.in_own_units(env.spec, next_ts)
-        stats = statistics.update(stats, paid, env.info(env_state), setting.judged)
-        return (carry, env_state, next_ts, stats), (ts, action, extras)
+        info = env.info(env_state)
+        stats = statistics.update(stats, paid, info, setting.judged)
+        if setting.curriculum is not None:
+            values = {"return": stats.partial_return, **info}
+            course = setting.curriculum.observe(course, paid, values)
+        return (carry, env_state, next_ts, stats, course), (ts, action, extras)
 
-    scanned = (state.carry, state.env, state.ts, state.stats)
+    scanned = (state.carry, state.env, state.ts, state.stats, state.curriculum)
     scanned, (ts, action, extras) = jax.lax.scan(act_and_step, scanned, keys)
-    carry, env_state, last_ts, stats = scanned
+    carry, env_state, last_ts, stats, course = scanned
     seen = unchanging.known(env.spec, append(ts, last_ts))
     rollout = types.Rollout(seen, action, extras, state.carry)
     after = {"carry": carry, "env": env_state, "ts": last_ts, "stats": stats}
-    return state._replace(**after), rollout
+    return state._replace(**after, curriculum=course), rollout
 
 
 def params_of(setting: Setting, course: Tree) -> Tree:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtrl_jax.envs import dtypes
 from mtrl_jax.envs.core import PureTask
-from mtrl_jax.types import Array, Tree
+from mtrl_jax.types import Array, TimeStep, Tree
 
 # Levels that are checked at most; of more steps, so many evenly apart.
 _CHECKED = 10_000
@@ -25,15 +25,17 @@ _CHECKED = 10_000
 class Curriculum(NamedTuple):
     """``init() -> state``, leaves ``[P, ...]``;
     ``params(state)`` returns what ``Env.reset`` and ``step`` take, leaves ``[P, B, ...]``;
-    ``update(state, sums)`` returns the next state from the episodes that ended since the
-    last call: ``{"episodes": their number, "return": sum, MEASURE: sum}``, all ``[P, K]``
-    float32 for K tasks (0 where none ended);
+    ``observe(state, ts, values)`` returns the state after a step to ``ts``, given
+    ``{"return": so far, MEASURE: ...}`` of each slot's episode, all ``[P, B]``;
+    ``update(state, ts)`` returns the one that new params are from, at the end of an
+    unroll: what begins later begins with these;
     ``metrics(state)`` returns what is shown of it, ``[P]``.
     """
 
     init: Callable[[], Tree]
     params: Callable[[Tree], Tree]
-    update: Callable[[Tree, dict[str, Array]], Tree]
+    observe: Callable[[Tree, TimeStep, dict[str, Array]], Tree]
+    update: Callable[[Tree, TimeStep], Tree]
     metrics: Callable[[Tree], dict[str, Array]]
 
 
@@ -56,24 +58,28 @@ class Levels(NamedTuple):
     """How far members are on R courses, and the episodes they are judged by so far."""
 
     level: Array  # [P, R] float32 in [0, 1]
-    total: Array  # [P, R] sum of the measure since they were last judged
-    episodes: Array  # [P, R] their number
+    total: Array  # [P, B] float32, sum of the measure over the episodes that count
+    episodes: Array  # [P, B] int32, their number
+    stale: Array  # [P, B] bool, the episode began before the member was last judged
 
 
 def make(
-    params: tuple, members: int, axis: int, courses: Sequence[Course]
+    params: tuple, batch: tuple[int, int], axis: int, courses: Sequence[Course]
 ) -> Curriculum:
     """Returns the curriculum of a mixture in which tasks get harder by success.
 
-        level ← min(level + 1/steps, 1)          when the mean of ``measure`` over at least
-        params = start + level·(params - start)  ``min_episodes`` episodes is at least
-                                                 ``threshold``
+        level ← min(level + 1/steps, 1)          when the mean of ``measure`` over
+        params = start + level·(params - start)  n·slots episodes is at least ``threshold``
 
     ``params`` are those of the mixture, one item a part, leaves [P, B, ...]; integers get
-    the nearest. ``axis`` 0: parts lie along the population, 1: along the slots. Each member
-    has a level of its own. After ``min_episodes``, passed or not, episodes are counted
-    afresh, so early failures are forgotten. Episodes begun at the level before are counted
-    too: keep ``min_episodes`` well above the number of slots where that matters.
+    the nearest. ``batch`` is (P, B); ``axis`` 0: parts lie along the population, 1: along
+    the slots. Each member has a level of its own.
+
+    A member is judged once each slot of the task has finished n of the episodes that it
+    began since the last time, by these, the first n of every slot; n · slots is
+    ``min_episodes``, rounded up. So a short episode counts as much as a long one, an
+    episode of the level before not at all, and early failures are forgotten. The first
+    that end are the shortest: where success is short, they are the successes.
     """
     tasks = jnp.asarray([course.task for course in courses])
     threshold = jnp.asarray([course.threshold for course in courses], jnp.float32)
@@ -81,7 +87,9 @@ def make(
     enough = jnp.asarray([course.min_episodes for course in courses], jnp.float32)
 
     def init() -> Levels:
-        return Levels(*(jnp.zeros((members, len(courses))) for _ in range(3)))
+        level = jnp.zeros((batch[0], len(courses)))
+        none = jnp.zeros(batch, jnp.int32)
+        return Levels(level, jnp.zeros(batch), none, jnp.zeros(batch, bool))
 
     def params_at(state: Levels) -> tuple:
         parts = list(params)
@@ -90,21 +98,37 @@ def make(
             parts[course.part] = _moved(parts[course.part], course, level, axis)
         return tuple(parts)
 
-    def update(state: Levels, sums: dict[str, Array]) -> Levels:
-        measured = [sums[course.measure][:, course.task] for course in courses]
-        total = state.total + jnp.stack(measured, axis=1)
-        episodes = state.episodes + sums["episodes"][:, tasks]
-        judged = episodes >= enough[None]
-        passed = judged & (total >= threshold[None] * episodes)
+    def places(ts: TimeStep) -> tuple[Array, Array, Array]:
+        """Returns (who plays a course [P, B, R], its slots [P, R], n [P, R])."""
+        plays = ts.task[..., None] == tasks[None, None]
+        slots = jnp.sum(plays, axis=1)
+        return plays, slots, jnp.ceil(enough[None] / jnp.maximum(slots, 1))
+
+    def observe(state: Levels, ts: TimeStep, values: dict[str, Array]) -> Levels:
+        plays, _, n = places(ts)
+        measured = jnp.stack([values[course.measure] for course in courses], axis=-1)
+        value = jnp.sum(jnp.where(plays, measured, 0.0), axis=-1)
+        most = jnp.sum(jnp.where(plays, n[:, None], 0), axis=-1)
+        stale = state.stale & ~ts.first
+        counts = ts.last & ~stale & (state.episodes < most)
+        total = state.total + jnp.where(counts, value, 0.0)
+        return Levels(state.level, total, state.episodes + counts, stale)
+
+    def update(state: Levels, ts: TimeStep) -> Levels:
+        plays, slots, n = places(ts)
+        others = jnp.iinfo(jnp.int32).max
+        episodes = jnp.where(plays, state.episodes[..., None], others)
+        total = jnp.sum(jnp.where(plays, state.total[..., None], 0.0), axis=1)
+        judged = (slots > 0) & (jnp.min(episodes, axis=1) >= n)
+        passed = judged & (total >= threshold[None] * n * slots)
         # Rounded to whole steps, so that the last one ends at 1 exactly.
         done = jnp.round(state.level * steps[None]) + passed
         level = jnp.minimum(done / steps[None], 1.0)
-        return Levels(
-            level, jnp.where(judged, 0.0, total), jnp.where(judged, 0.0, episodes)
-        )
+        afresh = jnp.any(plays & judged[:, None], axis=-1)
+        return _afresh(state._replace(level=level), afresh)
 
     def metrics(state: Levels) -> dict[str, Array]:
-        everyone = jnp.full(members, jnp.nan)
+        everyone = jnp.full(batch[0], jnp.nan)
         return {
             f"level/{course.name}": everyone.at[course.members].set(
                 state.level[course.members, r]
@@ -112,7 +136,26 @@ def make(
             for r, course in enumerate(courses)
         }
 
-    return Curriculum(init, params_at, update, metrics)
+    return Curriculum(init, params_at, observe, update, metrics)
+
+
+def forget(state: Tree, members: Array) -> Tree:
+    """Returns a curriculum's state in which ``members`` ``[P]`` are judged afresh.
+
+    They keep their levels; what is no state of levels is as it was.
+    """
+    if not isinstance(state, Levels):
+        return state
+    return _afresh(state, jnp.broadcast_to(members[:, None], state.stale.shape))
+
+
+def _afresh(state: Levels, slots: Array) -> Levels:
+    """Returns the state without the episodes that ``slots`` [P, B] ended or are in."""
+    return state._replace(
+        total=jnp.where(slots, 0.0, state.total),
+        episodes=jnp.where(slots, 0, state.episodes),
+        stale=state.stale | slots,
+    )
 
 
 def start_of(task: PureTask, easy: PureTask, moved: Sequence[str]) -> Tree:

@@ -41,7 +41,7 @@ def make(
         part, own = _place(rows, sizes)
         members = rows if axis == 0 else slice(None)
         courses.append(found._replace(task=k, part=part, rows=own, members=members))
-    return curriculum.make(world.train.params, world.batch[0], axis, courses)
+    return curriculum.make(world.train.params, world.batch, axis, courses)
 
 
 def _course(

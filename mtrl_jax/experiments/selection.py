@@ -174,7 +174,8 @@ def make_pbt_step(
         # The memory of a member that was not finite may not be either.
         carry = tree.where(replaced & ~finite, agents.carry(batch[1]), state.carry)
         stats = statistics.forget(state.stats, replaced)
-        return state._replace(carry=carry, stats=stats)
+        course = curriculum.forget(state.curriculum, replaced)
+        return state._replace(carry=carry, stats=stats, curriculum=course)
 
     return pbt_step_of(population_config, fitness_fn, reset_fn)
 

@@ -9,6 +9,7 @@ import jax
 
 from mtrl_jax import checkpoint, hparams, types
 from mtrl_jax.engine import fused_runner, pbt, population, statistics
+from mtrl_jax.envs import curriculum
 from mtrl_jax.types import Tree
 
 # The subtrees of what is saved that acting does not see.
@@ -82,13 +83,13 @@ def with_world(
     """Returns the restored state; where the world was not saved, at fresh episodes.
 
     Slots that had the tasks ``was`` when it was saved have ``now``, see statistics.moved.
+    The fresh episodes are of a curriculum's first level, so its levels forget them.
     """
     if fresh is None:
         return saved
     stats = statistics.moved(saved.run.stats, was, now)
-    return saved._replace(
-        run=saved.run._replace(
-            **fresh._asdict(),
-            stats=statistics.restart_episodes(stats),
-        )
-    )
+    fields = {**fresh._asdict(), "stats": statistics.restart_episodes(stats)}
+    if hasattr(saved.run, "curriculum"):
+        everyone = jax.numpy.ones(stats.stale.shape[0], bool)
+        fields["curriculum"] = curriculum.forget(saved.run.curriculum, everyone)
+    return saved._replace(run=saved.run._replace(**fields))

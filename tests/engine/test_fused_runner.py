@@ -177,7 +177,7 @@ def course_of(options, start, batch, **changes):
         threshold=0.5, steps=2, min_episodes=8,
     )  # fmt: skip
     courses = [course._replace(**changes)]
-    return env, curriculum.make(env.params, batch[0], 1, courses)
+    return env, curriculum.make(env.params, batch, 1, courses)
 
 
 def test_a_curriculum_changes_what_the_members_play(tiny):
@@ -213,7 +213,9 @@ def test_without_a_curriculum_the_environments_own_params_hold(tiny):
     assert not tiny.differs(*ends)
     episodes = ends[0][2]
     np.testing.assert_array_equal(episodes["length"] / episodes["episodes"], 3.0)
-    np.testing.assert_array_equal(state.curriculum.episodes, episodes["episodes"])
+    counted = state.curriculum.episodes.sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(counted, episodes["episodes"])
+    np.testing.assert_array_equal(state.curriculum.total, state.curriculum.episodes)
     assert int(state.step) > 1 and (episodes["episodes"] > 0).all()
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import envs, random
+from mtrl_jax import envs, random, types
 from mtrl_jax.envs import core, curriculum, mixture
 
 
@@ -38,46 +38,110 @@ def delayed(batch, **changes):
     """A mixture of one task whose episodes grow from 1 to 5 steps, and its curriculum."""
     env = mixture.make([envs.make(*DELAYED[:1], batch, DELAYED[1])])
     way = course(DELAYED, {"length": 1}, **changes)
-    return env, made(env.params, batch[0], 1, [way])
+    return env, made(env.params, batch, 1, [way])
+
+
+def step(task, first=False, last=True):
+    """Returns a TimeStep of which only these matter, all [P, B] like ``task``."""
+    first, last = (np.broadcast_to(x, np.shape(task)) for x in (first, last))
+    nothing = np.zeros(np.shape(task))
+    return types.TimeStep({}, nothing, nothing, first, last, task, nothing)
+
+
+def played(cur, state, values, measure="return", task=0):
+    """Returns the state judged after episodes whose values are [N, P, B], all begun."""
+    for value in np.float32(values):
+        ts = step(np.full(value.shape, task), first=True)
+        state = cur.observe(state, ts, {"return": 0 * value, measure: value})
+    return cur.update(state, ts)
 
 
 def test_the_level_rises_with_success_only():
     """One step after enough good episodes; failures are forgotten, not averaged in."""
-    _, cur = delayed((3, 2))
-    state, update = cur.init(), cur.update
-
-    def sums(returns, episodes):
-        return {
-            name: np.float32(x)[:, None]
-            for name, x in (("return", returns), ("episodes", episodes))
-        }
-
-    # Member 0 succeeds, 1 fails, 2 has too few episodes to be judged.
-    state = update(state, sums([10, 2, 9], [10, 10, 9]))
-    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0, 0])
-    # The third adds up to enough; the second is judged by fresh episodes, 7 of 10: with
-    # the failures before them it would be 9 of 20.
-    state = update(state, sums([0, 7, 1], [0, 10, 1]))
-    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0.25, 0.25])
+    _, cur = delayed((2, 2))
+    good, bad, fair = [[1, 1]] * 5, [[1, 0], [0, 0]] + [[0, 0]] * 3, [[1, 1]] * 3
+    fair += [[1, 0], [0, 0]]  # 7 of 10
+    # Member 0 succeeds, 1 fails.
+    state = played(cur, cur.init(), np.stack([good, bad], axis=1))
+    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0])
+    # The second is judged by fresh episodes: with the failures before it would be 8 of 20.
+    state = played(cur, state, np.stack([bad, fair], axis=1))
+    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0.25])
     for _ in range(9):
-        state = update(state, sums([10, 2, 9], [10, 10, 9]))
-    np.testing.assert_array_equal(state.level[:, 0], [1, 0.25, 1])
+        state = played(cur, state, np.stack([good, bad], axis=1))
+    np.testing.assert_array_equal(state.level[:, 0], [1, 0.25])
     length = cur.params(state)[0].length
-    np.testing.assert_array_equal(length, [[5, 5], [2, 2], [5, 5]])
+    np.testing.assert_array_equal(length, [[5, 5], [2, 2]])
     assert length.dtype == np.int32
-    np.testing.assert_array_equal(
-        cur.metrics(state)["level/probe/delayed"], [1, 0.25, 1]
-    )
+    np.testing.assert_array_equal(cur.metrics(state)["level/probe/delayed"], [1, 0.25])
+
+
+def test_a_member_is_judged_by_as_many_episodes_of_every_slot():
+    """A fifth of 9 each, rounded up; not by more of the faster one, however many end."""
+    _, cur = delayed((1, 2), min_episodes=9)
+    state, task = cur.init(), np.zeros((1, 2), np.int32)
+    for _ in range(20):  # Nine more than count, and the other slot has ended none.
+        ts = step(task, first=True, last=[[True, False]])
+        state = cur.observe(state, ts, {"return": np.ones((1, 2), np.float32)})
+        state = cur.update(state, ts)
+    assert state.level[0, 0] == 0
+    np.testing.assert_array_equal(state.episodes, [[5, 0]])
+    for n in range(5):
+        assert state.level[0, 0] == 0
+        value = np.float32([[0.0, n == 0]])
+        state = cur.observe(state, step(task, first=True), {"return": value})
+        state = cur.update(state, ts)
+    assert state.level[0, 0] == 0.25  # 6 of 10; of all that ended, 21 of 30
+    np.testing.assert_array_equal(state.episodes, [[0, 0]])
+
+
+def test_episodes_begun_before_a_judgement_or_by_other_weights_count_for_nothing():
+    """What was under way then ends unseen; a member that is not replaced keeps its own."""
+    _, cur = delayed((2, 1), min_episodes=1)
+    task, one = np.zeros((2, 1), np.int32), {"return": np.ones((2, 1), np.float32)}
+    state = played(cur, cur.init(), np.ones((1, 2, 1)))
+    np.testing.assert_array_equal(state.level[:, 0], 0.25)
+    assert state.stale.all()
+    state = cur.update(cur.observe(state, step(task), one), step(task))
+    np.testing.assert_array_equal(state.level[:, 0], 0.25)  # It began before.
+    state = cur.observe(state, step(task, first=True, last=False), one)
+    state = jax.device_get(curriculum.forget(state, np.array([True, False])))
+    state = cur.update(cur.observe(state, step(task), one), step(task))
+    np.testing.assert_array_equal(state.level[:, 0], [0.25, 0.5])
+    assert curriculum.forget((), np.array([True])) == ()
+
+
+def test_a_level_does_not_rise_by_its_shortest_episodes():
+    """Success ends half of the episodes after 10 steps, the others fail after 100: .5 is
+    no .9. Of the first 32 that end more than nine tenths are successes.
+    """
+    members, slots, unroll, steps = 64, 32, 20, 240
+    _, cur = delayed((members, slots), threshold=0.9, min_episodes=32)
+    task, draw = np.zeros((members, slots), np.int32), np.random.default_rng(0)
+    for p, rises in ((0.5, False), (1.0, True)):
+        state, age, level_at = cur.init(), np.zeros(task.shape, int), {}
+        passes = draw.random(task.shape) < p
+        for t in range(1, steps + 1):
+            age += 1
+            last = age == np.where(passes, 10, 100)
+            ts = step(task, first=age == 0, last=last)
+            state = cur.observe(state, ts, {"return": np.float32(passes)})
+            passes = np.where(last, draw.random(task.shape) < p, passes)
+            age = np.where(last, -1, age)  # The next step is an episode's first.
+            if t % unroll == 0:
+                state = cur.update(state, ts)
+                level_at[t] = state.level[:, 0]
+        assert (level_at[120] > 0).all() == rises and (level_at[120] > 0).any() == rises
+        assert (level_at[steps] == (1.0 if rises else 0.0)).all()
 
 
 def test_the_last_level_is_the_task_itself():
     """After all steps, however many, nothing of the easy task is left."""
     env, cur = delayed((1, 2), steps=49)
-    state, update = cur.init(), cur.update
-    good = {name: np.full((1, 1), 10.0, np.float32) for name in ("return", "episodes")}
+    state = cur.init()
     for _ in range(49):
         assert state.level[0, 0] < 1
-        state = update(state, good)
+        state = played(cur, state, np.ones((5, 1, 2)))
     assert state.level[0, 0] == 1
     jax.tree.map(np.testing.assert_array_equal, cur.params(state), env.params)
     # Where start + (own - start) is rounded; and a number that stays, at any level.
@@ -87,11 +151,9 @@ def test_the_last_level_is_the_task_itself():
 
 
 def test_any_measure_can_be_what_passes():
-    """The sum of the measure in the place of the return."""
+    """The mean of the measure in the place of the return."""
     _, cur = delayed((1, 2), measure="success")
-    sums = {"return": 0.0, "episodes": 10.0, "success": 5.0}
-    sums = {k: np.full((1, 1), v, np.float32) for k, v in sums.items()}
-    state = cur.update(cur.init(), sums)
+    state = played(cur, cur.init(), np.full((5, 1, 2), 0.5), "success")
     assert state.level[0, 0] == 0.25
 
 
@@ -121,7 +183,7 @@ def test_one_task_of_a_mixture_can_be_driven():
     env = mixture.make(core.join(pure))
     assert len(env.params) == 1
     way = course(tasks[1], {"length": 300}, rows=slice(2, 4), task=1)
-    cur = made(env.params, 2, 1, [way])
+    cur = made(env.params, env.batch, 1, [way])
     state = cur.init()._replace(level=np.float32([[0.0], [0.5]]))
     (moved,) = cur.params(state)
     own = np.asarray(env.params[0].length)
@@ -139,20 +201,29 @@ def test_a_member_of_a_population_mixture_has_its_own_level():
     ]
     env = mixture.make(parts, axis="population")
     way = course(DELAYED, {"length": 1}, part=1, task=1, members=slice(2, 3))
-    cur = made(env.params, 3, 0, [way])
+    cur = made(env.params, env.batch, 0, [way])
     state = cur.init()._replace(level=np.float32([[0.0], [0.0], [0.5]]))
     memory, delayed = cur.params(state)
     np.testing.assert_array_equal(memory.length, env.params[0].length)
     np.testing.assert_array_equal(delayed.length, [[3, 3, 3]])
     shown = cur.metrics(state)["level/probe/delayed"]
     np.testing.assert_array_equal(shown, [np.nan, np.nan, 0.5])
+    # The others' episodes are not the task's: they are never judged.
+    task = np.array([[0] * 3, [0] * 3, [1] * 3])
+    state = cur.observe(cur.init(), step(task, True), {"return": np.ones((3, 3))})
+    np.testing.assert_array_equal(state.episodes, task)
+    for _ in range(3):
+        state = cur.observe(state, step(task, True), {"return": np.ones((3, 3))})
+    state = cur.update(state, step(task))
+    np.testing.assert_array_equal(state.level[:, 0], [0, 0, 0.25])
+    np.testing.assert_array_equal(state.stale, task > 0)
 
 
 def test_a_float_param_of_gymnax_can_be_driven():
     """Floats are not rounded; what does not move stays as it is."""
     cartpole = ("gymnax/CartPole-v1", {"gravity": 11.8})
     env = mixture.make([envs.make(cartpole[0], (2, 1), cartpole[1])])
-    cur = made(env.params, 2, 1, [course(cartpole, {"gravity": 9.8})])
+    cur = made(env.params, env.batch, 1, [course(cartpole, {"gravity": 9.8})])
     state = cur.init()._replace(level=np.float32([[0.0], [0.25]]))
     (moved,) = cur.params(state)
     np.testing.assert_allclose(moved.gravity, [[9.8], [10.3]], rtol=1e-6)

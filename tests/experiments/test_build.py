@@ -12,7 +12,7 @@ import running
 from mtrl_jax import checkpoint, config, envs, errors, hparams, metrics, random, tree
 from mtrl_jax.checkpoint import store
 from mtrl_jax.engine import fused_runner, statistics
-from mtrl_jax.envs import envpool_pool
+from mtrl_jax.envs import curriculum, envpool_pool
 from mtrl_jax.experiments import environments, online, selection
 from mtrl_jax.training import saved_state
 from mtrl_jax.types import Agent
@@ -84,13 +84,19 @@ def test_recent_returns_stay_with_their_tasks_under_another_runner():
     zeros = jnp.zeros((4, 4), jnp.int32)
     stats = statistics.EpisodeStats(zeros, zeros, zeros, recent, counts, {})
     run = fused_runner.RunState._make([()] * len(fused_runner.RunState._fields))
-    saved = saved_state.Saved(run._replace(stats=stats), (), ())
+    level = jnp.ones((4, 1))
+    levels = curriculum.Levels(level, zeros + 2.0, zeros + 3, zeros > 0)
+    saved = saved_state.Saved(run._replace(stats=stats, curriculum=levels), (), ())
     fresh = saved_state.World((), (), ())
     for was, now in ((host, fused), (host, host)):
-        found = saved_state.with_world(saved, fresh, was, now).run.stats
+        run = saved_state.with_world(saved, fresh, was, now).run
+        found = run.stats
         mean, number = statistics.recent_mean(found, jnp.asarray([now] * 4), 2)
         np.testing.assert_array_equal(mean, [[2.5, 8.5]] * 4)
         np.testing.assert_array_equal(number, [[4, 2]] * 4)
+    # The fresh episodes are of the first level: levels stay, and count from the next.
+    forgotten = curriculum.Levels(level, zeros, zeros, zeros == 0)
+    jax.tree.map(np.testing.assert_array_equal, run.curriculum, forgotten)
 
 
 def test_a_checkpoint_says_which_slot_has_which_task(finished):

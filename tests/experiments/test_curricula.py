@@ -8,7 +8,7 @@ import running
 import staged_runs
 
 from mtrl_jax import config, errors, metrics
-from mtrl_jax.engine import fitness, statistics
+from mtrl_jax.engine import fitness, fused_runner, statistics
 from mtrl_jax.envs.curriculum import Levels
 from mtrl_jax.experiments import (
     curricula,
@@ -17,6 +17,7 @@ from mtrl_jax.experiments import (
     selection,
     task_families,
 )
+from mtrl_jax.types import Agent, TimeStep
 
 # Reward 1 whatever is done, at the end of ever longer episodes: all pass at once.
 # 5 members live on one device of 8: programs of several are compiled for longer.
@@ -69,13 +70,42 @@ def test_members_at_different_levels_are_not_compared_by_training(levels, known)
     stats = statistics.EpisodeStats(
         zeros, zeros, zeros > 0, recent, np.ones((2, 1), np.int32), {}
     )
-    course = Levels(np.float32(levels)[:, None], zeros, zeros)
+    course = Levels(np.float32(levels)[:, None], zeros, zeros, zeros > 0)
     task = types.SimpleNamespace(task=np.zeros((2, 1), np.int32))
     state = types.SimpleNamespace(stats=stats, ts=task, curriculum=course)
     metric = fitness.Metric((0.0,), (1.0,), np.inf, (1.0,))
     score, _ = selection.recent_score(metric, state)
     expected = [9.0, 6.0] if known else [np.nan, np.nan]
     np.testing.assert_array_equal(score, expected)
+
+
+def _passed(course, state, played, task):
+    """Returns a state after five episodes of every slot, good ones of ``task`` alone."""
+    ends = np.ones(played.shape, bool)
+    ts = TimeStep({}, *[ends] * 4, played, ends)
+    for _ in range(5):
+        state = course.observe(state, ts, {"return": np.float32(played == task)})
+    return course.update(state, ts)
+
+
+def test_a_copy_is_judged_by_its_own_episodes(monkeypatch):
+    """A round of PBT leaves levels where they are, and forgets the weights it replaced."""
+    settings = config.from_dict(config.override(running.TINY, CHANGES))
+    monkeypatch.setattr(selection, "pbt_step_of", lambda *given: given[-1])
+    agent = Agent(print, lambda batch: np.zeros(batch), print, print)
+    spec = types.SimpleNamespace(tasks=())
+    reset = selection.make_pbt_step(settings, agent, spec, (2, 1), None)
+    ones, none = np.ones((2, 1), np.float32), np.zeros((2, 1), bool)
+    stats = statistics.EpisodeStats(ones, ones, none, ones[..., None], ones, {})
+    run = fused_runner.RunState._make([()] * len(fused_runner.RunState._fields))
+    run = run._replace(
+        carry=ones, stats=stats, curriculum=Levels(ones, ones, ones, none)
+    )
+    replaced = np.array([True, False])
+    found = reset(run, replaced, ~none[:, 0]).curriculum
+    np.testing.assert_array_equal(found.level, ones)
+    for left in (found.total, found.episodes, ~found.stale):
+        np.testing.assert_array_equal(left[:, 0], [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -97,10 +127,12 @@ def test_a_later_task_gets_harder_by_its_own_episodes(axis, easy):
     settings = config.from_dict(given)
     made = curricula.make(settings, environments.make_world(settings, "seed"))
     state, harder = made.init(), np.where(np.array(easy) == 1, 3, easy)
+    # The task of each slot [P, B].
+    played = np.array([[0, 0, 1, 1, 2, 2]] * 6)
+    if axis == "population":
+        played = np.repeat(np.array([0, 0, 1, 1, 2, 2])[:, None], 2, axis=1)
     for task, expected in ((1, easy), (2, harder)):
-        passed = np.zeros((6, 3), np.float32)
-        passed[:, task] = 9.0
-        state = made.update(state, {"episodes": passed, "return": passed})
+        state = _passed(made, state, played, task)
         lengths = [part.length for part in made.params(state)[1:]]
         found = np.concatenate(lengths, int(axis == "slot"))
         np.testing.assert_array_equal(found, expected)
