@@ -44,6 +44,10 @@ class ChunkOutput(NamedTuple):
     # With ``record``, all the chunk's steps as one Rollout [T K + 1, P, B, ...] (its last
     # ts is the next one's first); extras as asked for, carry is ().
     history: Any = ()
+    # [P, K] what members are judged by (statistics.recent_mean), NaN where a slot of the
+    # task has ended no episode, and who plays it; () without environments.
+    recent: Any = ()
+    plays: Any = ()
 
 
 class Runner(NamedTuple):
@@ -250,8 +254,13 @@ def one_rollout(ts: types.TimeStep, action: Array, extras: Tree) -> types.Rollou
 
 def summarise(state: RunState, metrics: dict[str, Array]) -> ChunkOutput:
     """Returns the chunk's output from its final state and metrics ``[K, P]``."""
+    tasks = state.stats.chunk["episodes"].shape[1]
+    recent, _ = statistics.recent_mean(state.stats, state.ts.task, tasks)
+    plays = state.ts.task[..., None] == jnp.arange(tasks)[None, None]
     return ChunkOutput(
         metrics=jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics),
         episodes=state.stats.chunk,
         finite=tree.all_finite(state.learner, axes=1),
+        recent=recent,
+        plays=jnp.any(plays, axis=1),
     )

@@ -39,9 +39,7 @@ def write(session: Session, pending: Pending | None) -> None:
     pending = jax.device_get(pending._replace(times=None))
     now = time.monotonic()
     row = reporter.row(pending.output, pending.evaluation)
-    metric = session.program.metric
-    judged = row["returns"] if metric is None else report.judged(metric, row)
-    session.scheduler.observe(pending.update, judged)
+    session.scheduler.observe(pending.update, pending.output)
     if session.recorder is not None and pending.output is not None:
         session.recorder.write(pending.output.history, pending.update)
     lost = report.lost(pending.output)

@@ -31,8 +31,9 @@ def row(
 
     Means are of the episodes that ended in the chunk. Until every slot has ended one,
     the shortest are too many among them. These rows are not held back: where episodes
-    may last 27,000 steps one slot would hide its task for that long. What decides
-    anything, PBT's fitness and the summary, has no such bias (``statistics.balanced``).
+    may last 27,000 steps one slot would hide its task for that long. Nothing is decided
+    by them: PBT's fitness, plateaus and the summary's choice wait for every slot
+    (``statistics.balanced``), as the levels of curricula do.
     """
     fields: dict[str, Any] = {"metrics": {}, "returns": {}}
     names = [task.name for task in spec.tasks]

@@ -1,8 +1,8 @@
 """The schedules of a run in progress: what they have observed, and their values.
 
-The loop asks before every chunk and gives every row. Rows come one chunk behind, and
-sooner where a checkpoint waits for them, so a plateau observes a chunk only
-two chunks later, however soon its row was there. Its memory is a few numbers that go
+The loop asks before every chunk and gives every chunk's output. That comes one chunk
+behind, and sooner where a checkpoint waits for it, so a plateau observes a chunk only
+two chunks later, however soon its output was there. Its memory is a few numbers that go
 with every checkpoint: a resumed run needs no rows to go on with the same values.
 """
 
@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 from mtrl_jax import hparams
-from mtrl_jax.engine import fitness, schedules
-from mtrl_jax.training import report
+from mtrl_jax.engine import fitness, fused_runner, schedules
 from mtrl_jax.training.program import Program
 from mtrl_jax.types import Tree
 
@@ -31,9 +30,8 @@ class Scheduler:
     updates: int  # of the run
     chunk: int  # updates of a chunk
     metric: fitness.Metric | None  # None where there are no returns, and no plateau
-    tasks: list[str]
-    latest: list[float]  # mean returns over members of the tasks, NaN before the first
-    waiting: list[tuple[int, float]]  # (update, mean return), not to be observed yet
+    latest: np.ndarray | None  # [P, K] what members had last, NaN before the first
+    waiting: list[tuple[int, float]]  # (update, mean score), not to be observed yet
     plateaus: dict[str, schedules.Plateau]
 
     def apply(self, hp: Tree, update: int) -> Tree:
@@ -48,15 +46,17 @@ class Scheduler:
         }
         return hparams.override(hp, new)
 
-    def observe(self, update: int, returns: Mapping[str, Any]) -> None:
-        """Take in a row: mean returns ``[P]`` per task, NaN where no episode ended."""
-        if self.plateaus:
-            self.waiting.append((update, self._mean_return(returns)))
+    def observe(self, update: int, output: fused_runner.ChunkOutput | None) -> None:
+        """Take in what a chunk brought; None is before the first."""
+        if self.plateaus and output is not None:
+            self.waiting.append((update, self._mean_score(output)))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what ``make`` needs to go on from here, as JSON can hold it."""
         return {
-            "latest": [_or_none(x) for x in self.latest],
+            "latest": None
+            if self.latest is None
+            else [[_or_none(x) for x in row] for row in self.latest.tolist()],
             "waiting": [[update, _or_none(x)] for update, x in self.waiting],
             "plateaus": {name: x._asdict() for name, x in self.plateaus.items()},
         }
@@ -68,30 +68,37 @@ class Scheduler:
         return schedules.value_at(schedule, update / self.updates)
 
     def _advance(self, until: int) -> None:
-        """Advance the plateaus by the rows up to the update ``until``."""
+        """Advance the plateaus by the chunks up to the update ``until``."""
         while self.waiting and self.waiting[0][0] <= until:
-            _, mean_return = self.waiting.pop(0)
+            _, mean_score = self.waiting.pop(0)
             for name, plateau in self.plateaus.items():
                 self.plateaus[name] = schedules.plateau_update(
-                    self.given[name], plateau, mean_return
+                    self.given[name], plateau, mean_score
                 )
 
-    def _mean_return(self, returns: Mapping[str, Any]) -> float:
-        """Returns the mean return over members and tasks, as population.fitness counts.
+    def _mean_score(self, output: fused_runner.ChunkOutput) -> float:
+        """Returns the mean over members, and tasks, of what population.fitness counts.
 
-        A task in which no episode ended counts with its latest mean, so that the number
-        does not jump with the tasks at hand. NaN where no task has news, and until every
-        task has had some.
+        By its means of recent episodes (``ChunkOutput.recent``): those that ended in the
+        chunk are too short, and lucky where success is. Scores are limited member by
+        member, so one above the cap hides no other's rise. Where no episode ended in the
+        chunk, or a copy has none yet, the latest mean stays, so that the number does not
+        jump with the episodes at hand. A member that is lost counts for nothing. NaN
+        where nothing is new, and until every member has each of its tasks.
         """
         assert self.metric is not None
-        counted = [weight > 0 for weight in self.metric.weight]
-        news = [_mean(returns.get(task, ())) for task in self.tasks]
-        pairs = zip(news, self.latest)
-        self.latest = [new if math.isfinite(new) else old for new, old in pairs]
-        known = np.isfinite([news, self.latest])[:, counted]
-        if not known[0].any() or not known[1].all():
+        counts = np.asarray(output.plays) & np.asarray(output.finite)[:, None]
+        counts &= np.asarray(self.metric.weight)[None] > 0
+        recent = np.asarray(output.recent, np.float64)
+        ended = np.asarray(output.episodes["episodes"]) > 0
+        new = counts & ended & np.isfinite(recent)
+        latest = np.full_like(recent, np.nan) if self.latest is None else self.latest
+        self.latest = latest = np.where(new, recent, np.where(counts, latest, np.nan))
+        if not new.any():
             return math.nan
-        return float(report.scores(self.metric, np.array([self.latest]))[0])
+        scores = np.where(counts, fitness.task_scores(self.metric, latest), 0.0)
+        members = counts.sum(axis=0)
+        return float((scores.sum(axis=0)[members > 0] / members[members > 0]).mean())
 
 
 def make(
@@ -100,15 +107,13 @@ def make(
     """Returns the schedules of a run, new or with a checkpoint's memory."""
     given = config.agent.schedules
     memory = memory or {}
-    tasks = [task.name for task in program.spec.tasks]
     plateaus = memory.get("plateaus", {})
     return Scheduler(
         given=given,
         updates=program.run_length.updates,
         chunk=program.run_length.per_chunk,
         metric=program.metric,
-        tasks=tasks,
-        latest=[_or_nan(x) for x in memory.get("latest", [None] * len(tasks))],
+        latest=_latest(memory.get("latest")),
         waiting=[(update, _or_nan(x)) for update, x in memory.get("waiting", [])],
         plateaus={
             name: schedules.Plateau(**plateaus.get(name, {}))
@@ -123,11 +128,11 @@ def _filled(like: jax.Array, value: float) -> jax.Array:
     return jax.device_put(np.full(like.shape, value, like.dtype), like.sharding)
 
 
-def _mean(values: Any) -> float:
-    """Returns the mean of what is finite, NaN where nothing is."""
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if known.size else math.nan
+def _latest(saved: Any) -> np.ndarray | None:
+    """Returns [P, K] from a checkpoint; None of one that has means over members, [K]."""
+    if not saved or not isinstance(saved[0], list):
+        return None
+    return np.array([[_or_nan(x) for x in row] for row in saved])
 
 
 def _or_none(x: float) -> float | None:

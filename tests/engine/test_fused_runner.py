@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.engine import evaluate, fused_runner
+from mtrl_jax.engine import evaluate, fused_runner, statistics
 from mtrl_jax.envs import curriculum, mixture
 
 K = 2  # updates per chunk; a scan of one step may be compiled to other bits
@@ -34,6 +34,10 @@ def test_one_long_chunk_is_two_short_ones_bit_for_bit(run, tiny):
             total, first.episodes[name] + second.episodes[name]
         )
     assert out.episodes["episodes"].min() > 0
+    recent, _ = statistics.recent_mean(whole.stats, whole.ts.task, 2)
+    np.testing.assert_allclose(out.recent, recent, rtol=1e-6)
+    np.testing.assert_array_equal(out.recent, second.recent)
+    assert np.isfinite(recent).all() and np.asarray(out.plays).all()
     # Metrics are means over the chunk's updates.
     mean = (first.metrics["loss"] + second.metrics["loss"]) / 2
     np.testing.assert_allclose(out.metrics["loss"], mean, rtol=1e-5, atol=1e-7)

@@ -3,6 +3,7 @@
 import json
 import math
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 import running
 
 from mtrl_jax import config, hparams, metrics
-from mtrl_jax.engine import fitness, schedules
+from mtrl_jax.engine import fitness, fused_runner, schedules
 from mtrl_jax.training import scheduler
 from mtrl_jax.types import EnvSpec, TaskSpec
 
@@ -27,12 +28,25 @@ SCHEDULES = {
 CHANGES = [f"agent.schedules.{name}={value}" for name, value in SCHEDULES.items()]
 
 
+@pytest.fixture(name="observed", scope="module")
+def _observed(tmp_path_factory):
+    """A run with both schedules from the first to the last update, and its chunks."""
+    folder, outputs = tmp_path_factory.mktemp("scheduled") / "run", []
+    observe = scheduler.Scheduler.observe
+
+    def noted(self, update, output):
+        outputs.append(output)
+        observe(self, update, output)
+
+    with mock.patch.object(scheduler.Scheduler, "observe", noted):
+        running.train(folder, *CHANGES)
+    return folder, outputs
+
+
 @pytest.fixture(name="scheduled", scope="module")
-def _scheduled(tmp_path_factory):
-    """A run with both schedules from the first to the last update; do not change it."""
-    folder = tmp_path_factory.mktemp("scheduled") / "run"
-    running.train(folder, *CHANGES)
-    return folder
+def _scheduled(observed):
+    """The run's folder; do not change it."""
+    return observed[0]
 
 
 @pytest.fixture
@@ -53,17 +67,16 @@ def _hparam(rows, name):
     return values[:, 0].tolist()
 
 
-def _mean_returns(rows):
-    """Returns the mean return of each chunk from its row, written out once more."""
+def _mean_scores(outputs):
+    """Returns the mean score after each chunk, written out once more."""
     latest, means = {}, []
-    for row in rows:
-        known = {
-            task: [x for x in values if x is not None]
-            for task, values in row["returns"].items()
-        }
-        news = {task: np.mean(values) for task, values in known.items() if values}
-        latest |= news
-        means.append(np.mean(list(latest.values())) if news else math.nan)
+    for output in outputs:
+        ended = output.episodes["episodes"] > 0
+        news = np.where(ended, output.recent, np.nan)
+        known = [at for at, x in np.ndenumerate(news) if np.isfinite(x)]
+        latest |= {at: float(news[at]) for at in known}
+        whole = known and len(latest) == news.size
+        means.append(np.mean(list(latest.values())) if whole else math.nan)
     return means
 
 
@@ -80,14 +93,15 @@ def test_rows_hold_the_value_of_the_update_their_chunk_starts_at(scheduled):
     assert len(set(expected)) == 16  # It moves, and ends before the run does.
 
 
-def test_a_plateau_follows_the_returns_of_two_chunks_before(scheduled):
-    """The fold over the logged returns, without the newest that may not be known yet."""
+def test_a_plateau_follows_the_scores_of_two_chunks_before(scheduled, observed):
+    """The fold over what members are judged by, without the newest, not known yet."""
     first, *rows = running.rows(scheduled)
-    assert set(rows[0]["returns"]) == {"probe/action", "probe/memory"}
+    before, *outputs = observed[1]
+    assert before is None and len(outputs) == len(rows)
     schedule = schedules.Schedule(**SCHEDULES["value_cost"])
     plateau, expected = schedules.Plateau(), [schedule.low, schedule.low]
-    for mean_return in _mean_returns(rows)[:-2]:
-        plateau = schedules.plateau_update(schedule, plateau, mean_return)
+    for mean_score in _mean_scores(outputs)[:-2]:
+        plateau = schedules.plateau_update(schedule, plateau, mean_score)
         expected.append(schedules.value_after(schedule, plateau))
     assert _hparam(rows, "value_cost") == np.float32(expected).tolist()
     assert _hparam([first], "value_cost") == [schedule.low]
@@ -171,13 +185,14 @@ HISTORY = [
 MOVES = [0, 0, 0, 0, 0, 0, 1, 2, 2]  # before each chunk, two chunks later
 
 
-def _scheduler(memory=None, metric="return"):
-    tasks = (TaskSpec("a", {}, None, 0.0, 1.0), TaskSpec("b", {}, None, 0.0, 1000.0))
+def _scheduler(memory=None, metric="return", best=1.0, patience=1):
+    tasks = (TaskSpec("a", {}, None, 0.0, best), TaskSpec("b", {}, None, 0.0, 1000.0))
+    schedule = ALONE["value_cost"] | {"patience": patience}
     spec = EnvSpec({}, None, tasks)
     settings = config.from_dict(
         {
             "tasks": [{"env": "probe/action"}],
-            "agent": {"schedules": ALONE},
+            "agent": {"schedules": {"value_cost": schedule}},
             "training": {"updates_per_chunk": CHUNK},
         }
     )
@@ -187,6 +202,15 @@ def _scheduler(memory=None, metric="return"):
         run_length=types.SimpleNamespace(updates=100, per_chunk=CHUNK),
     )
     return scheduler.make(settings, program, memory)
+
+
+def _output(a, b, lost=(), plays=True):
+    """Returns a chunk's output of members with these recent means of a and b."""
+    recent = np.float32([a, b]).T
+    finite = np.array([member not in lost for member in range(len(a))])
+    plays = np.broadcast_to(plays, recent.shape)
+    ended = {"episodes": np.isfinite(recent).astype(np.float32)}
+    return fused_runner.ChunkOutput({}, ended, finite, (), recent, plays)
 
 
 def _hparams():
@@ -206,7 +230,7 @@ def test_a_task_without_news_counts_as_before():
     scheduler, moves = _scheduler(), []
     for i, returns in enumerate(HISTORY):
         moves.append(_moves(scheduler, CHUNK * i))
-        scheduler.observe(CHUNK * (i + 1), returns)
+        scheduler.observe(CHUNK * (i + 1), _output(**returns))
     moves.append(_moves(scheduler, CHUNK * len(HISTORY)))
     assert moves == MOVES
 
@@ -219,7 +243,7 @@ def test_a_checkpoints_memory_is_all_a_plateau_needs(saved):
         if i == saved:
             scheduler = _scheduler(json.loads(json.dumps(scheduler.state_dict())))
         moves.append(_moves(scheduler, CHUNK * i))
-        scheduler.observe(CHUNK * (i + 1), returns)
+        scheduler.observe(CHUNK * (i + 1), _output(**returns))
     assert moves == MOVES[:-1]
 
 
@@ -229,7 +253,7 @@ def test_rows_that_come_one_chunk_behind_give_the_same_values():
     for i in range(len(HISTORY) + 1):
         moves.append(_moves(scheduler, CHUNK * i))
         if i > 0:
-            scheduler.observe(CHUNK * i, HISTORY[i - 1])
+            scheduler.observe(CHUNK * i, _output(**HISTORY[i - 1]))
     assert moves == MOVES
 
 
@@ -237,9 +261,93 @@ def test_tasks_count_as_the_populations_fitness_says():
     """Normalised returns of tasks of other scales: b's hundred is a's tenth."""
     for metric, expected in (("return", 0), ("normalised", 1)):
         scheduler = _scheduler(metric=metric)
-        scheduler.observe(2, {"a": [0.0], "b": [100.0]})
-        scheduler.observe(4, {"a": [-0.2], "b": [200.0]})
+        scheduler.observe(2, _output([0.0], [100.0]))
+        scheduler.observe(4, _output([-0.2], [200.0]))
         assert _moves(scheduler, 6) == expected
+
+
+def test_a_members_rise_is_seen_beside_one_above_the_cap():
+    """Limited are the scores of members, (0 + 1)/2, not their mean, min(10/10, 1)."""
+    for rise, expected in ((10.0, 0), (0.0, 1)):
+        scheduler = _scheduler(metric="capped", best=10.0)
+        for update, of_first in ((2, 0.0), (4, rise)):
+            scheduler.observe(update, _output([of_first, 20.0], [500.0] * 2))
+        assert _moves(scheduler, 6) == expected
+        assert scheduler.plateaus["value_cost"].top == (0.75 if rise else 0.5)
+
+
+def test_who_is_lost_or_has_no_slot_of_a_task_counts_for_nothing():
+    """Nobody waits for them; for a member that has ended nothing of its own all do."""
+    none = np.nan
+    one_each = [[True, False], [False, True]]
+    for given, expected in (
+        (_output([1.0, none], [3.0, none]), none),
+        (_output([1.0, none], [3.0, none], lost=[1]), 2.0),
+        (_output([1.0, 7.0], [3.0, 7.0], lost=[1]), 2.0),
+        (_output([1.0, none], [none, 7.0], plays=one_each), 4.0),
+        (_output([1.0, none], [none, 7.0], lost=[1], plays=one_each), 1.0),
+        (_output([1.0, 1.0], [3.0, 3.0], lost=[0, 1]), none),
+    ):
+        scheduler = _scheduler()
+        scheduler.observe(2, given)
+        np.testing.assert_array_equal(scheduler.waiting[0][1], expected)
+    # What was known of a member before it was lost is not of its successor.
+    scheduler = _scheduler()
+    for update, output in enumerate(
+        [
+            _output([1.0, 9.0], [3.0, 9.0]),
+            _output([1.0, none], [3.0, none], lost=[1]),
+            _output([1.0, none], [3.0, none]),
+            _output([none, 5.0], [none, 5.0]),
+        ]
+    ):
+        scheduler.observe(update, output)
+    found = [score for _, score in scheduler.waiting]
+    np.testing.assert_array_equal(found, [5.5, 2.0, none, 3.5])
+
+
+def test_a_checkpoint_with_means_over_members_is_read_without_them():
+    """As it was before members counted each: what was observed stays."""
+    memory = {
+        "latest": [1.0, None],
+        "waiting": [[2, 5.0]],
+        "plateaus": {
+            "value_cost": {"moves": 3, "best": 9.0, "bottom": 0.0, "top": 9.0}
+        },
+    }
+    scheduler = _scheduler(memory)
+    assert _moves(scheduler, 4) == 4  # 5 is no rise.
+    scheduler.observe(4, _output([1.0], [5.0]))
+    assert scheduler.waiting == [(4, 3.0)]
+
+
+def test_a_start_of_short_episodes_moves_no_plateau():
+    """Success ends an episode after 10 steps, failure after 100: of the first that end
+    nearly all succeed, and no rise from .5 to .9 would be one over that.
+    """
+    slots, chunk, draw = 64, 20, np.random.default_rng(0)
+    judged, by_rows = (_scheduler(patience=5) for _ in range(2))
+    age, passes = np.zeros(slots, int), draw.random(slots) < 0.5
+    newest, score = np.full(slots, np.nan), []
+    for n in range(15):
+        ended: list = []
+        for t in range(n * chunk, (n + 1) * chunk):
+            age += 1
+            last = age == np.where(passes, 10, 100)
+            ended += passes[last].tolist()
+            newest[last] = passes[last]
+            chance = min(0.9, 0.5 + 0.4 * t / 200)
+            passes = np.where(last, draw.random(slots) < chance, passes)
+            age[last] = 0
+        # A ring of one episode of each slot: NaN until all have ended one.
+        score.append([newest.mean(), np.mean(ended)])
+        for one, mean in zip((judged, by_rows), score[-1]):
+            one.observe(CHUNK * (n + 1), _output([mean], [0.0]))
+            _moves(one, CHUNK * (n + 2))
+    assert [score[n][1] for n in range(4)] == [1.0] * 4
+    assert np.isnan([score[n][0] for n in range(4)]).all()
+    assert by_rows.plateaus["value_cost"].moves > 0
+    assert judged.plateaus["value_cost"].moves == 0
 
 
 def test_scheduled_leaves_keep_dtype_and_place():

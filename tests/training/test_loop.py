@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from mtrl_jax.engine import fitness, fused_runner
+from mtrl_jax.engine import fused_runner
 from mtrl_jax.training import chunk_rows, loop, pace, program
 
 
@@ -24,7 +24,7 @@ def session(folder="x", update=0, **changes):
     """Returns a session of 20 updates, two a chunk, of 4 members and 16 steps each."""
     reporter = mock.Mock()
     reporter.row.side_effect = lambda output, test: {
-        "metrics": {"length/a": np.arange(4.0)},
+        "metrics": {},
         "returns": {"a": np.ones(4)},
     }
     settings = SimpleNamespace(population=SimpleNamespace(pbt=None))
@@ -32,7 +32,6 @@ def session(folder="x", update=0, **changes):
         reporter=reporter,
         run_length=program.RunLength(20, 2, 16, 0, 0),
         batch=(4, 4),
-        metric=None,
         indivisible=False,
         spec=SimpleNamespace(tasks=()),
     )
@@ -93,7 +92,6 @@ def test_a_run_ends_with_the_code_of_how_it_ended(
 def test_a_row_counts_the_steps_of_members_that_are_not_lost():
     """By the seconds that the device worked; steps of a member are as if none was."""
     one = session()
-    one.program.metric = fitness.Metric((0.0,), (1.0,), np.inf, (1.0,), "length")
     for update, began in ((2, 0.0), (4, 7.0)):
         chunk_rows.write(one, pending(update, began))
     row = one.writer.write.call_args.kwargs
@@ -102,10 +100,10 @@ def test_a_row_counts_the_steps_of_members_that_are_not_lost():
     assert 100.0 <= row["wall_s"] < 160.0
     np.testing.assert_array_equal(row["hparams"]["rate"], 0.5)
     assert one.counted == 2 * (2 * 16 * 3)
-    # What a plateau follows is what members are judged by.
-    update, judged = one.scheduler.observe.call_args.args
+    # A plateau follows what members are judged by, no row.
+    update, output = one.scheduler.observe.call_args.args
     assert update == 4
-    np.testing.assert_array_equal(judged["a"], np.arange(4.0))
+    np.testing.assert_array_equal(output.finite, [True, True, False, True])
     shown = one.bar.update.call_args.args
     assert shown[:3] == (4, one.counted, 48.0)
     # A loss is said once.
