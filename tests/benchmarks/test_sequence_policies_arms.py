@@ -98,12 +98,12 @@ def test_ten_thousand_tasks_are_learned_from_and_others_are_played():
 
 
 def test_a_game_alone_is_learned_from_once_by_members_of_every_kind():
-    """Which games are played is asked for by name; DT are MGDT's members, told a return."""
+    """Which games are played is asked for by name; DT are MGDT's members, asked for a return."""
     chosen = arms.only(large.minatar(), goals=["Freeway"])
     kinds = {arm.name: arm.members for arm in chosen.arms}
-    told = {f"mgdt_{kappa}" for kappa in (0, 2, 5, 10, 20)} | {"dt"}
-    assert set(kinds) == told | set(large.CLONES)
-    assert len({kinds[arm] for arm in told}) == 1
+    of_returns = {f"mgdt_{kappa}" for kappa in (0, 2, 5, 10, 20)} | {"dt"}
+    assert set(kinds) == of_returns | set(large.CLONES)
+    assert len({kinds[arm] for arm in of_returns}) == 1
     dealt = [m for arm in ("dt", *large.CLONES) for m in kinds[arm]]
     assert sorted(dealt) == list(range(5 * arms.SEEDS))
     of_kind = [stage["kind"] for stage in chosen.stages]
