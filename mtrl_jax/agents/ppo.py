@@ -141,7 +141,8 @@ def make(
         )
         present = base.combiner.present(batch.live, batch.ts.task)
         total, parts = objective.total(terms, hp.costs, more, present)
-        return total, learning.Aux(metrics | parts, after, present)
+        metrics |= parts
+        return total, learning.Aux(metrics, after, present, jnp.any(batch.live))
 
     def update(learner, rollout, key, hp, step):
         del step

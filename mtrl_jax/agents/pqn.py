@@ -144,7 +144,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             "loss": error,
             "value": policy_gradient.masked_mean(value, batch.live),
         }
-        return error, learning.Aux(metrics, stats)
+        return error, learning.Aux(metrics, stats, live=jnp.any(batch.live))
 
     def update(learner, rollout, key, hp, step):
         del step

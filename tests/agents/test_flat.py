@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax.agents.common import flat, learning, minibatches, optimiser
+from mtrl_jax.losses import policy_gradient
 
 PARAMS = {
     "a": jnp.arange(6.0).reshape(2, 3),
@@ -102,3 +103,22 @@ def test_passes_on_a_vector_are_the_steps_on_trees(kind, preserve):
     for name, value in means.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     assert int(packed.updates) == 1
+
+
+@pytest.mark.parametrize(("live", "wanted"), [((1, 0, 1, 0), 2.0), ((0, 0, 0, 0), 0.0)])
+def test_a_minibatch_without_a_live_step_is_in_no_mean(live, wanted):
+    """Its metrics are 0 for want of steps; the entropy of all that there are is 2."""
+
+    def masked(params, stats, batch, key, hp):
+        del key, hp
+        entropy = policy_gradient.masked_mean(jnp.full(batch.shape, 2.0), batch)
+        error = jnp.sum(params["a"]) * entropy
+        return error, learning.Aux({"entropy": entropy}, stats, live=jnp.any(batch))
+
+    optimise = optimiser.make("adam", optimiser.Hparams())
+    rows = minibatches.leading(jnp.array(live, bool), "rows")
+    learner = learning.init(PARAMS, optimise, jnp.zeros(()))
+    _, metrics = learning.passes(
+        masked, optimise, learner, rows, jax.random.key(0), (), epochs=1, minibatches=4
+    )
+    assert float(metrics["entropy"]) == wanted

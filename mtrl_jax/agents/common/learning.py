@@ -48,6 +48,9 @@ class Aux(NamedTuple):
     metrics: Metrics  # float32 scalars
     stats: Tree = ()  # after the batch
     present: Array | None = None  # bool [K] tasks of the batch, for a combiner
+    live: Array | None = (
+        None  # bool [], whether there was a step to learn from; None: yes
+    )
 
 
 # (params, gradients, statistics before, after, hp) -> (params, gradients): what has to
@@ -89,6 +92,13 @@ def gradient_step(
     The loss's metrics, the combiner's, ``grad_norm``: the gradient's norm before it is
     clipped, and, where the optimiser says it, the ``learning_rate`` of the step.
     """
+    return _step(loss, optimise, learner, batch, key, hp, preserve, combiner, clip)[:2]
+
+
+def _step(
+    loss, optimise, learner, batch, key, hp, preserve, combiner, clip
+) -> tuple[Learner, Metrics, Array]:
+    """Returns what ``gradient_step`` does, and whether there was a step to learn from."""
     params, stats = learner.params, learner.stats
     grads, aux = combiner.gradients(
         lambda params: loss(params, stats, batch, key, hp), params
@@ -109,7 +119,8 @@ def gradient_step(
         grads = clip(grads, hp)
     changes, opt = optimise.update(grads, learner.opt, params)
     params = optax.apply_updates(params, changes)
-    return learner._replace(params=params, opt=opt, stats=aux.stats), metrics
+    live = jnp.bool_(True) if aux.live is None else aux.live
+    return learner._replace(params=params, opt=opt, stats=aux.stats), metrics, live
 
 
 def update(
@@ -147,7 +158,7 @@ def passes(
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
     Every pass takes each row once, in ``minibatches`` random groups; metrics are means
-    over the steps. A single step takes the rows as they are. In between, parameters and
+    over the steps that had something to learn from. A single step takes the rows as they are. In between, parameters and
     moments are one vector each (see flat.py).
     """
     if epochs * minibatches == 1:
@@ -165,18 +176,20 @@ def passes(
     def step(now: Learner, drawn: tuple[Array, Key]) -> tuple[Learner, Array]:
         index, key = drawn
         batch = rows.take(index)
-        now, metrics = gradient_step(
+        now, metrics, live = _step(
             loss, optimise, now, batch, key, hp, preserve, combiner, clip
         )
         names[:] = sorted(metrics)
-        return now, jnp.stack([metrics[name] for name in names])
+        return now, (jnp.stack([metrics[name] for name in names]), live)
 
-    packed, metrics = jax.lax.scan(
+    packed, (metrics, live) = jax.lax.scan(
         step, layout.pack(learner), (tree.shard(index, axis=1), keys)
     )
     learner = layout.unpack(packed, learner)
     learner = learner._replace(updates=learner.updates + 1)
-    return learner, dict(zip(names, jnp.mean(metrics, axis=0)))
+    means = jnp.mean(metrics, axis=0, where=live[:, None])
+    means = jnp.where(jnp.any(live), means, 0.0)
+    return learner, dict(zip(names, means))
 
 
 def _of_vectors(

@@ -123,7 +123,8 @@ class Student:
             same = jnp.equal(*best).astype(jnp.float32)
             kl = policy_gradient.masked_mean(each, rows.live)
             accuracy = policy_gradient.masked_mean(same, rows.live)
-            return kl, learning.Aux({"kl": kl, "accuracy": accuracy}, stats)
+            metrics = {"kl": kl, "accuracy": accuracy}
+            return kl, learning.Aux(metrics, stats, live=jnp.any(rows.live))
 
         learner, metrics = learning.passes(
             loss,
