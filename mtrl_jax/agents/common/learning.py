@@ -173,7 +173,9 @@ def passes(
 
     names: list[str] = []
 
-    def step(now: Learner, drawn: tuple[Array, Key]) -> tuple[Learner, Array]:
+    def step(
+        now: Learner, drawn: tuple[Array, Key]
+    ) -> tuple[Learner, tuple[Array, Array]]:
         index, key = drawn
         batch = rows.take(index)
         now, metrics, live = _step(
