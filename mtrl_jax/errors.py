@@ -19,6 +19,8 @@ from typing import Any
 
 # What a folder that is only tried begins with; a kill may leave it.
 PROBE = ".mtrl-probe-"
+# What a run knows of episodes without being given it, and what it judges by.
+_COUNTED = ("episodes", "return", "length", "normalised", "capped")
 
 
 class MtrlError(Exception):
@@ -141,6 +143,16 @@ def check(field: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise ValueError(f"{field}: no {name!r}{suggest(name, known)}")
+
+
+def check_measures(names: Iterable[str]) -> None:
+    """Raises ValueError unless measures of episodes have names of their own."""
+    for name in names:
+        if name in _COUNTED:
+            raise ValueError(
+                f"info: no measure can be called {name!r}, which every run has of its "
+                "episodes; give it another name"
+            )
 
 
 def check_choices(config: Any, known: Mapping[str, Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import types
+from mtrl_jax import errors, types
 from mtrl_jax.types import Array
 
 
@@ -31,10 +31,14 @@ class EpisodeStats(NamedTuple):
 
 
 def init(env: types.Env, env_state: types.Tree, window: int) -> EpisodeStats:
-    """Returns empty statistics; ``window`` is W, the returns kept per slot."""
+    """Returns empty statistics; ``window`` is W, the returns kept per slot.
+
+    Raises ValueError for a measure with the name of what is counted here.
+    """
     members, slots = env.batch
-    tasks = len(env.spec.tasks)
-    names = ("episodes", "return", "length", *env.info(env_state))
+    tasks, measures = len(env.spec.tasks), env.info(env_state)
+    errors.check_measures(measures)
+    names = ("episodes", "return", "length", *measures)
     return EpisodeStats(
         partial_return=jnp.zeros((members, slots), jnp.float32),
         partial_length=jnp.zeros((members, slots), jnp.int32),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import tree, types
+from mtrl_jax import errors, tree, types
 from mtrl_jax.envs import actions, dtypes, observations, signatures, slots
 from mtrl_jax.types import Array, Key, Tree
 
@@ -88,7 +88,8 @@ def task(
     Once for all tasks that share it and have parameters of the same shapes.
 
     ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
-    Raises ValueError for a function that does not take what it will be given.
+    Raises ValueError for a function that does not take what it will be given, and for a
+    measure with the name of what every run counts.
     """
     signatures.check_task({"reset": reset, "step": step, **optional})
     info: Callable = optional.get("info") or (lambda state, params: {})
@@ -96,6 +97,7 @@ def task(
     state, obs = jax.eval_shape(reset, jax.random.key(0), traced)
     obs = jax.eval_shape(observations.canonical, obs)
     measures = jax.eval_shape(info, state, traced)
+    errors.check_measures(measures)
     spec = types.TaskSpec(
         name,
         obs,

@@ -131,7 +131,8 @@ def check_task(where: str, task: core.PureTask) -> None:
     _tried(where, lambda: dtypes.fixed(task))
     info = task.info
     if info is not None:
-        _tried(f"{where}: info", lambda: jax.eval_shape(info, state, params))
+        measures = _tried(f"{where}: info", lambda: jax.eval_shape(info, state, params))
+        _tried(where, lambda: errors.check_measures(measures))
 
 
 def _tried(what: str, call: Callable[[], Any]) -> Any:

@@ -36,7 +36,8 @@ class Wrapper(NamedTuple):
 
     ``init(ts)`` returns what is remembered before the first step ``ts`` of an episode,
     ``step(memory, ts)`` returns (memory, the time step as the agent sees it). Where
-    ``ts.first``, memory is as ``init`` made it.
+    ``ts.first``, memory is as ``init`` made it. It may change which actions are legal:
+    ``EnvSpec.masks``, legal actions for good, stays where it hands ``action_mask`` on.
     """
 
     spec: types.EnvSpec  # what agents see
@@ -96,6 +97,8 @@ def observing(spec: types.EnvSpec, more: Callable[[dict], dict]) -> types.EnvSpe
 
 def _around(env: Any, make: Callable[[types.EnvSpec], Wrapper]) -> Any:
     wrapper = make(env.spec)
+    if not _hands_masks_on(wrapper, env.spec):
+        wrapper = wrapper._replace(spec=wrapper.spec._replace(masks=()))
     arrive = jax.jit(functools.partial(_arrive, wrapper))
     if isinstance(env, types.HostEnv):
         return _around_host(env, wrapper.spec, arrive)
@@ -122,6 +125,20 @@ def _around(env: Any, make: Callable[[types.EnvSpec], Wrapper]) -> Any:
         info=lambda state: env.info(state.env),
         render=lambda state, member, slot: env.render(state.env, member, slot),
     )
+
+
+def _hands_masks_on(wrapper: Wrapper, spec: types.EnvSpec) -> bool:
+    """Returns whether legal actions are those of the environment, found out by tracing."""
+
+    number, flag = jnp.zeros(()), jnp.bool_(False)
+    mask = jnp.ones(types.action_mask_size(spec.action), bool)
+    ts = types.TimeStep(spec.obs, number, number, flag, flag, jnp.int32(0), mask)
+
+    def seen(ts: types.TimeStep) -> Array:
+        return wrapper.step(wrapper.init(ts), ts)[1].action_mask
+
+    program = jax.make_jaxpr(seen)(ts).jaxpr
+    return program.outvars[0] is program.invars[-1]
 
 
 def _around_host(env: types.HostEnv, spec: types.EnvSpec, arrive: Callable) -> Any:

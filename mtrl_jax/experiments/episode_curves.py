@@ -11,6 +11,7 @@ import numpy as np
 from mtrl_jax import metrics, types
 from mtrl_jax.experiments import environments, reporters
 from mtrl_jax.metrics import estimates
+from mtrl_jax.training import report
 
 
 def summarise(
@@ -110,8 +111,8 @@ def table(summary: Mapping[str, Any]) -> str:
         if watched:
             played += f", {watched} of them watched ({mean[:watched].mean():.3f})"
         lines.append(
-            f"{name:32s} {mean[watched]:8.3f} {mean[-1]:8.3f}  [{low:.3f}, {high:.3f}] "
-            f"{played}"
+            f"{name:32s} {mean[watched]:8.3f} {mean[-1]:8.3f}  "
+            f"{report.interval((low, high))} {played}"
         )
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import pathlib
+import shlex
 from typing import Any
 
 import pydantic
@@ -88,13 +89,19 @@ def check_member(said: str, member: Any, members: int) -> None:
 def parts(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders of the stages with rows, of any other run its own.
 
-    Its settings are not checked: a run of another version can be drawn.
+    Its settings are not checked: a run of another version can be drawn. Raises
+    ConfigError where no stage has begun.
     """
     names = _stages_in(folder)
     if names is None:
         return [folder]
     found = [folder / run_folder.STAGES / name for name in names]
     begun = [path for path in found if (path / run_folder.CONFIG).exists()]
+    if not begun:
+        raise errors.ConfigError(
+            f"{folder}: none of its stages has begun ({', '.join(names)}), so there is "
+            f"nothing to draw; go on with `mtrl resume {shlex.quote(str(folder))}`"
+        )
     # One that has only just begun has nothing to show; if all have, that is the error.
     return [path for path in begun if metrics.has_rows(path)] or begun
 

@@ -185,8 +185,7 @@ def _mixture(
     names = [task.name for task, x in named for _ in range(each * x.task.slots)]
     names = names if by_member else names * members
     # Padded to each other, some actions are illegal in some tasks.
-    own = found[0].pure
-    masks = len(found) > 1 or (own is not None and own.action_mask is not None)
+    masks = len(found) > 1 or (found[0].pure is not None and not world.spec.masks)
     return world, names, masks
 
 

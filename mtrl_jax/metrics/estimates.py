@@ -69,6 +69,10 @@ def mean_interval(x: Any, *, confidence: float = 0.95) -> tuple[float, float]:
     return interval(x, confidence=confidence)
 
 
+# Numbers of resamples that are held at once; the interval is the same whatever it is.
+_AT_ONCE = 2_000_000
+
+
 def bootstrap_interval(
     x: Any,
     *,
@@ -96,6 +100,7 @@ def bootstrap_interval(
         statistic,
         confidence_level=confidence,
         n_resamples=resamples,
+        batch=max(1, _AT_ONCE // x.size),
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

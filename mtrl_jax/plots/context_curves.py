@@ -76,7 +76,8 @@ def _steps(
             panel.plot(*values, color=colour, ls="--", label=other)
     _scores(panel, run.tasks[name], len(rewards))
     (mean,), ((low, high),) = _floats(curve["mean"]), _floats(curve["interval"])
-    panel.set_title(f"{name}\nreturn {mean:.3g} [{low:.3g}, {high:.3g}]")
+    spread = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
+    panel.set_title(f"{name}\nreturn {mean:.3g}{spread}")
     return len(rewards)
 
 

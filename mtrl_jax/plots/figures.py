@@ -68,7 +68,7 @@ def label(figure: Any, panels: list[Any], limit: float, x: str, y: str) -> None:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         # Steps, updates, episodes: 1.25 of them is no place.
         panel.locator_params("x", integer=True)
-        panel.set_xlim(0, limit)
+        panel.set_xlim(0, limit or 1)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
 

@@ -37,7 +37,7 @@ def of_run(run: run_series.Run) -> Any:
         _number(axes, survivors, colours)
         _mark_lost(axes, lost, run.rows.update)
         axes.set(
-            xlim=(0, run.rows.update[-1]),
+            xlim=(0, run.rows.update[-1] or 1),
             ylim=(P - 0.4, -0.6),
             xlabel="update",
             yticks=[],

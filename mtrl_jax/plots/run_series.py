@@ -106,14 +106,20 @@ def tasks_of(rows: metrics.Metrics) -> list[str]:
     return list(dict.fromkeys([*rows.returns, *rows.evaluation]))
 
 
+_BLOCK = 1_000  # rows that are smoothed at once
+
+
 def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (steps [n], values [n, P]): means over 1 % of the run, without empty rows."""
     window = max(1, len(values) // 100)
-    smooth = np.stack(
-        [
-            _nan(np.nanmean, values[max(0, i + 1 - window) : i + 1], axis=0)
-            for i in range(len(values))
-        ]
+    before = np.full((window - 1, *values.shape[1:]), np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.concatenate([before, values]), window, axis=0
+    )
+    # Blocks, as a window of each row would be a hundredth of the run's square.
+    blocks = range(0, len(values), _BLOCK)
+    smooth = np.concatenate(
+        [_nan(np.nanmean, windows[i : i + _BLOCK], axis=-1) for i in blocks]
     )
     some = ~np.isnan(smooth).all(axis=1)
     return steps[some], smooth[some]

@@ -27,7 +27,7 @@ def row(
 
     Values are ``[P]``; NaN where a member finished no episode of a task, or is lost:
     what weights that are not finite do counts for nothing. Episode measures beside the
-    return are metrics called "measure/task".
+    return are metrics called "measure/task", NaN of a task that has no such measure.
 
     Means are of the episodes that ended in the chunk. Until every slot has ended one,
     the shortest are too many among them. These rows are not held back: where episodes
@@ -37,6 +37,7 @@ def row(
     """
     fields: dict[str, Any] = {"metrics": {}, "returns": {}}
     names = [task.name for task in spec.tasks]
+    of_some = {name for task in spec.tasks for name in task.measures}
     if output is not None:
         fields["metrics"] = dict(output.metrics)
         gone = lost(output)
@@ -47,11 +48,13 @@ def row(
                 continue
             with np.errstate(invalid="ignore", divide="ignore"):
                 means = np.asarray(sums) / episodes
-            for k, task in enumerate(names):
+            for k, task in enumerate(spec.tasks):
                 if name == "return":
-                    fields["returns"][task] = means[:, k]
+                    fields["returns"][task.name] = means[:, k]
                 else:
-                    fields["metrics"][f"{name}/{task}"] = means[:, k]
+                    known = name not in of_some or name in task.measures
+                    column = means[:, k] if known else np.full(len(means), np.nan)
+                    fields["metrics"][f"{name}/{task.name}"] = column
     if evaluation is not None:
         means = _nan_mean_per_task(evaluation, evaluation.returns, len(names))
         means[lost(output)] = np.nan
@@ -270,7 +273,7 @@ def _task_table(
     means = np.asarray([m["mean"] for m in members], float)
     out = {"mean": _nan_mean(means), "members": members, **_reference(task)}
     low, high = task.random_score, task.reference_score
-    if low is not None and high is not None:
+    if low is not None and high is not None and high > low:
         out["normalised"] = (out["mean"] - low) / (high - low)
     return out
 

@@ -660,3 +660,10 @@ def test_what_is_of_no_use_has_its_whole_path(agent, change, message):
     line = str(refused.value)
     assert line.startswith(f"config: {message}") and "\n" not in line, line
     assert not line.endswith("more)"), line
+
+
+@pytest.mark.parametrize("name", ["1e5", "1e-4", "12e3", "1_0e1", "7", "no"])
+def test_a_name_that_looks_like_a_number_is_still_a_name_when_read_again(name):
+    """A run is gone on with from what it wrote down."""
+    settings = config.from_dict({"name": name, "tasks": [{"env": "probe/action"}]})
+    assert config.from_dict(_parsed(config.dump(settings))) == settings

@@ -1,8 +1,11 @@
 """Names that do not exist are answered with names that do."""
 
+import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import errors
+from mtrl_jax import errors, types
+from mtrl_jax.engine import statistics
+from mtrl_jax.envs import core, foreign
 
 
 def test_a_suggestion_is_the_nearest_names_whatever_their_case():
@@ -24,3 +27,27 @@ def test_an_unknown_option_is_named_with_all_that_are_allowed():
     errors.check_options("probe", ["length"], ["length"])
     with pytest.raises(ValueError, match=r"probe has no option 'x'.*\(allowed: none\)"):
         errors.check_options("probe", ["x"], [])
+
+
+@pytest.mark.parametrize(
+    "name", ["episodes", "return", "length", "normalised", "capped"]
+)
+def test_a_measure_has_no_name_of_what_every_run_counts(name):
+    """It would take the place of it; wherever an environment comes from it is refused."""
+
+    def reset(key, params):
+        return (), {"vector": jnp.zeros(1)}
+
+    def step(key, state, action, params):
+        return state, {"vector": jnp.zeros(1)}, 1.0, False, False
+
+    info = lambda state, params: {name: 1.0}  # noqa: E731
+    said = f"info: no measure can be called '{name}'.*another name"
+    with pytest.raises(ValueError, match=said):
+        core.task("x", reset, step, types.Discrete(2), info=info)
+    task = core.task("x", reset, step, types.Discrete(2))
+    with pytest.raises(ValueError, match=f"a file: .*{said}"):
+        foreign.check_task("a file", task._replace(info=info))
+    env = core.vectorise(task, (1, 1))._replace(info=lambda state: {name: 1.0})
+    with pytest.raises(ValueError, match=said):
+        statistics.init(env, (), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import envs, random, types
-from mtrl_jax.engine import evaluate, fused_runner, statistics
+from mtrl_jax.engine import evaluate, fused_runner, statistics, unchanging
 from mtrl_jax.envs import core, mixture, wrappers, wrapping
 
 BATCH = (2, 3)
@@ -206,6 +206,27 @@ def test_a_wrapper_of_ones_own_is_a_function_of_a_spec(play):
     for t in range(STEPS + 1):
         highest = np.where(plain.first[t], 0.0, np.maximum(highest, plain.reward[t]))
         np.testing.assert_array_equal(ts.reward[t], highest)
+
+
+def test_a_wrapper_may_say_which_actions_are_legal(play):
+    """Nothing calls them legal for good then, neither the loop nor a test; others may."""
+
+    def hide(spec):
+        def step(memory, ts):
+            mask = ts.action_mask & (jnp.arange(3) != 1)
+            return memory, ts._replace(action_mask=mask)
+
+        return wrapping.Wrapper(spec, lambda ts: (), step)
+
+    env = envs.make("gymnax/Catch-bsuite", BATCH)
+    assert env.spec.masks == ((True, True, True),)
+    assert wrappers.reward_scale(env, 0.5).spec.masks == env.spec.masks
+    hidden = wrapping.wrap(env, hide)
+    assert hidden.spec.masks == ()
+    ts, *_ = play(hidden, STEPS)
+    known = unchanging.known(hidden.spec, ts)
+    np.testing.assert_array_equal(known.action_mask, ts.action_mask)
+    assert not known.action_mask[..., 1].any() and known.action_mask[..., 2].all()
 
 
 def test_the_best_action_and_measures_are_those_beneath(play):

@@ -411,6 +411,14 @@ def test_a_best_member_without_the_task_has_no_score_in_the_table():
         plt.close(figure)
 
 
+@pytest.mark.parametrize("scores", [(50.0, 50.0), (1.0, 0.0)])
+def test_scores_that_are_no_scale_normalise_nothing(scores):
+    """A bandit of equal arms ended its run in a division by zero, trained as it was."""
+    task = SPEC.tasks[0]._replace(random_score=scores[0], reference_score=scores[1])
+    table = report.evaluation_table(SPEC._replace(tasks=(task,)), _evaluation())
+    assert "normalised" not in table["a"] and np.isfinite(table["a"]["mean"])
+
+
 def test_a_row_has_means_over_the_chunks_episodes():
     """Sums are divided by episodes; NaN says that there was none."""
     output = fused_runner.ChunkOutput(
@@ -427,6 +435,13 @@ def test_a_row_has_means_over_the_chunks_episodes():
     np.testing.assert_array_equal(row["returns"]["b"], [5.0, np.nan])
     np.testing.assert_array_equal(row["metrics"]["length/a"], [5.0, 2.0])
     assert "evaluation" not in row
+    # A measure that one task has; a mixture's sums of the other are 0.
+    measured = SPEC.tasks[0]._replace(measures=("success",))
+    spec = SPEC._replace(tasks=(measured, SPEC.tasks[1]))
+    sums = output.episodes | {"success": np.array([[1.0, 0.0], [4.0, 0.0]])}
+    found = report.row(spec, output._replace(episodes=sums), None)["metrics"]
+    np.testing.assert_array_equal(found["success/a"], [0.5, 1.0])
+    np.testing.assert_array_equal(found["success/b"], [np.nan, np.nan])
     half = report.row(
         SPEC, output._replace(finite=np.array([False, True])), _evaluation()
     )

@@ -325,6 +325,10 @@ def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached
 def test_a_stage_that_has_only_begun_is_not_drawn(staged, tmp_path):
     """While it compiles, plot draws those before it; alone, it is the one to complain of."""
     run, names = tmp_path / "run", staged_runs.NAMES[:2]
+    run.mkdir()
+    shutil.copy(staged / "config.yaml", run)
+    with pytest.raises(errors.ConfigError, match=r"none of its stages .*mtrl resume"):
+        reading.parts(run)
     for folder in (pathlib.Path(), *(pathlib.Path("stages", name) for name in names)):
         (run / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(staged / folder / "config.yaml", run / folder)

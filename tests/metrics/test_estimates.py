@@ -14,6 +14,23 @@ def _coverage(interval, samples, truth=0.0):
     return np.mean([low <= truth <= high for low, high in bounds])
 
 
+def test_resamples_are_held_a_few_at_a_time_and_say_the_same(monkeypatch):
+    """A test of a million episodes must not fill the memory after the training."""
+    x = np.random.default_rng(0).normal(size=100)
+    most = []
+
+    def mean(x, axis=None):
+        most.append(x.size)
+        return np.mean(x, axis=axis)
+
+    whole = estimates.bootstrap_interval(x, statistic=mean)
+    assert max(most) == 100 * 2000
+    most.clear()
+    monkeypatch.setattr(estimates, "_AT_ONCE", 1_000)
+    assert estimates.bootstrap_interval(x, statistic=mean) == whole
+    assert max(most) <= 1_000
+
+
 def mean_scores(x):
     """Returns [S], the means of scores [S, R, K]."""
     return x.mean(axis=(1, 2))
