@@ -135,6 +135,7 @@ def _cell(row: dict) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     "distillation_pipeline": pipeline,
     "distillation_students": functools.partial(students, "distillation"),
+    "distillation_whole": functools.partial(students, "distillation_whole"),
     "distillation_middle": functools.partial(students, "distillation_middle"),
     "distillation_short": functools.partial(students, "distillation_short"),
     "distillation_joint": joint,

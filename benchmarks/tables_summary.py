@@ -113,13 +113,15 @@ def _labyrinth() -> list[str]:
 
 
 def _dreamer() -> list[str]:
-    games = ("Breakout", "SpaceInvaders")
-    last = [load(f"dreamer_{game}")["rows"][-1] for game in games]
+    names = ("Breakout", "SpaceInvaders", "long_SpaceInvaders")
+    last = [load(f"dreamer_{name}")["rows"][-1] for name in names]
+    short, long = (quantity(row["to"]) for row in last[1:])
     own, others = (
         [sum(row[name]) / len(row[name]) for row in last] for name in ("returns", "ppo")
     )
     return _row(
-        f"MinAtar {', '.join(games)}: DreamerV2 after {quantity(last[0]['to'])} steps",
+        f"MinAtar Breakout, SpaceInvaders: DreamerV2 after {short} steps; the last after "
+        f"{long}, of few gradient steps",
         "benchmarks/results/dreamer_v2.md",
         f"{', '.join(map(number, others))} (PPO after as many)",
         ", ".join(map(number, own)),
