@@ -125,7 +125,8 @@ def _by_arm(ax: Any, rows: list[Row], what: str) -> None:
             for x, row in zip(place, own):
                 ax.plot([x] * len(row["seeds"]), row["seeds"], ".", color="black")
     shown = [textwrap.fill(NAMES[name], 14) for name in names]
-    ax.set_xticks(range(len(names)), shown)
+    slanted = {"rotation": 45, "ha": "right"} if len(names) > FEW else {}
+    ax.set_xticks(range(len(names)), shown, fontsize="small", **slanted)
 
 
 def _by_episode(ax: Any, rows: list[Row]) -> None:
