@@ -48,9 +48,7 @@ class Aux(NamedTuple):
     metrics: Metrics  # float32 scalars
     stats: Tree = ()  # after the batch
     present: Array | None = None  # bool [K] tasks of the batch, for a combiner
-    live: Array | None = (
-        None  # bool [], whether there was a step to learn from; None: yes
-    )
+    live: Array | None = None  # bool [], the batch has a live step; None: it has
 
 
 # (params, gradients, statistics before, after, hp) -> (params, gradients): what has to
@@ -158,8 +156,8 @@ def passes(
     """Returns (learner, metrics) after an update of ``epochs`` passes over the rows.
 
     Every pass takes each row once, in ``minibatches`` random groups; metrics are means
-    over the steps that had something to learn from. A single step takes the rows as they are. In between, parameters and
-    moments are one vector each (see flat.py).
+    over the steps that had something to learn from. A single step takes the rows as they
+    are. In between, parameters and moments are one vector each (see flat.py).
     """
     if epochs * minibatches == 1:
         return update(
