@@ -18,6 +18,11 @@ def stream(lengths, slots=2, seed=0):
     first = np.roll(last, 1, axis=0)
     first[0] = True
     reward = np.where(first, 0, rng.integers(1, 9, last.shape)).astype(np.float32)
+    return types.Rollout(*drawn(rng, reward, first, last), (), ())
+
+
+def drawn(rng, reward, first, last):
+    """Returns (time steps [T + 1, B] of these, actions [T, B]), the rest at random."""
     ts = types.TimeStep(
         obs={"vector": rng.normal(size=(*last.shape, 2)).astype(np.float32)},
         reward=reward,
@@ -27,8 +32,8 @@ def stream(lengths, slots=2, seed=0):
         task=np.zeros(last.shape, np.int32),
         action_mask=np.ones((*last.shape, ACTIONS), bool),
     )
-    action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
-    return types.Rollout(ts, action, (), ())
+    action = rng.integers(0, ACTIONS, (len(last) - 1, last.shape[1]))
+    return ts, action.astype(np.int32)
 
 
 def without_resets(rollout):

@@ -25,7 +25,7 @@ from mtrl_jax.networks import heads
 from mtrl_jax.networks.transformers import outlook, transformer
 
 KEY = jax.random.key(2)
-ACTIONS = 3
+ACTIONS = reset_rows.ACTIONS
 STEP = transformer.TransformerConfig(
     layers=2, width=16, heads=2, feedforward=32, context=16
 )
@@ -102,16 +102,7 @@ def windows_of(lengths, seed=0, slots=2, complete=True, prompt=0):
     last[np.cumsum(lengths)] = True
     reward = rng.integers(0, 4, last.shape).astype(np.float32)
     reward[0] = 0
-    ts = types.TimeStep(
-        obs={"vector": rng.normal(size=(*last.shape, 2)).astype(np.float32)},
-        reward=reward,
-        discount=np.ones(last.shape, np.float32),
-        first=first,
-        last=last,
-        task=np.zeros(last.shape, np.int32),
-        action_mask=np.ones((*last.shape, ACTIONS), bool),
-    )
-    action = rng.integers(0, ACTIONS, (rows, slots)).astype(np.int32)
+    ts, action = reset_rows.drawn(rng, reward, first, last)
     number = np.repeat(np.arange(len(lengths)), lengths)
     to_go = np.zeros((rows, slots), np.float32)
     for e, begin in enumerate(begins):
