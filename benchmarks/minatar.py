@@ -76,6 +76,7 @@ def settings(
     if game == MIXTURE:
         games = len(GAMES)
         given["tasks"] = [{"suite": "minatar", "slots": 64}]
+        given["agent"]["config"]["network"]["task_embedding"] = True
     else:
         given["tasks"] = [{"env": f"gymnax/{game}-MinAtar", "slots": 64}]
     updates = -(-args.env_steps // per_update)
