@@ -18,12 +18,16 @@ training return over the whole run, ``final`` the mean of the final evaluation, 
 in env steps of each seed, null where it never was: 0.8 of the reference where rewards are
 rare, the seed's own teacher's final score with a teacher.
 
+With ``--arms`` the rows that the JSON under --out has of other arms stay, and the picture
+of the arms alone has their names.
+
     python benchmarks/multitask.py --experiment combiners [--arms mean pcgrad] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -58,20 +62,41 @@ def main() -> None:
     xla.configure_process()
     name = f"multitask_{args.experiment}"
     print(common.header(COLUMNS))
-    rows: list[dict[str, Any]] = []
+    rows = recorded(args, name)
     folders: dict[str, pathlib.Path] = {}
     for arm in args.arms:
-        slug = arm.replace(" ", "_").replace(",", "")
-        folder = args.runs / f"{args.experiment}-{slug}-{args.env_steps}"
+        folder = args.runs / f"{args.experiment}-{slug(arm)}-{args.env_steps}"
         given = arms.settings(args.experiment, arm, args.env_steps, args.seeds)
         common.trained(loading.from_dict(given, where=arm), folder)
         folders[arm] = folder
-        for row in read(args.experiment, arm, folder):
-            rows.append(row)
+        rows[arm] = list(read(args.experiment, arm, folder))
+        for row in rows[arm]:
             print(common.line(row, COLUMNS), flush=True)
-        result = {"machine": common.environment(), "rows": rows}
+        ordered = [
+            row
+            for arm in arms.EXPERIMENTS[args.experiment]
+            for row in rows.get(arm, ())
+        ]
+        result = {"machine": common.environment(), "rows": ordered}
         common.write(args.out, name, result)
-    draw(args.experiment, folders, args.out / f"{name}.png")
+    alone = "" if set(rows) == set(folders) else "_" + "_".join(map(slug, folders))
+    draw(args.experiment, folders, args.out / f"{name}{alone}.png")
+
+
+def slug(arm: str) -> str:
+    """Returns an arm's name as files have it."""
+    return arm.replace(" ", "_").replace(",", "")
+
+
+def recorded(args: argparse.Namespace, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows in the JSON of this name of the arms that are not run now."""
+    path = args.out / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["arm"] not in args.arms:
+            found.setdefault(row["arm"], []).append(row)
+    return found
 
 
 def read(experiment: str, arm: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The multi-task benchmark's arms are settings that can be trained."""
 
+import argparse
+import json
 import pathlib
 import sys
 
@@ -59,6 +61,17 @@ def test_a_return_is_reached_where_the_last_three_are_on_average():
     assert multitask.reached(steps, returns, 3.0) == 10 * 4
     assert multitask.reached(steps, returns, 5.0) == 10 * 7
     assert multitask.reached(steps, returns, 7.0) is None
+
+
+def test_rows_of_arms_that_are_not_run_stay(tmp_path):
+    """Those of the arms asked for are left out: they come anew."""
+    asked = argparse.Namespace(out=tmp_path, arms=["soft"])
+    assert multitask.recorded(asked, "multitask_rooms") == {}
+    rows = [{"arm": arm, "task": n} for n in range(2) for arm in ("hard", "soft")]
+    path = tmp_path / "multitask_rooms.json"
+    path.write_text(json.dumps({"rows": rows}))
+    found = multitask.recorded(asked, "multitask_rooms")
+    assert found == {"hard": [{"arm": "hard", "task": n} for n in range(2)]}
 
 
 @pytest.mark.parametrize("variant", minatar_variants.VARIANTS)
