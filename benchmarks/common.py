@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -160,18 +161,38 @@ def _width(spec: str) -> str:
 def trained(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """Returns the summary of the run in ``folder``, begun or gone on with if need be.
 
-    Raises SystemExit if a signal stops it.
+    Raises SystemExit if a signal stops it, or if it is a run of other settings.
     """
     from mtrl_jax import metrics
     from mtrl_jax.experiments import runs
     from mtrl_jax.training import run_folder
 
+    begun = (folder / run_folder.CONFIG).exists()
+    if begun:
+        check_settings(config, folder)
     if not metrics.read_summary(folder).get("totals"):
-        begun = (folder / run_folder.CONFIG).exists()
         code = runs.resume(folder) if begun else runs.train(config, folder)
         if code:
             raise SystemExit(code)
     return metrics.read_summary(folder)
+
+
+def check_settings(config: Any, folder: pathlib.Path) -> None:
+    """Raises SystemExit unless the run in ``folder`` is one of these settings."""
+    from mtrl_jax.config import loading
+    from mtrl_jax.experiments import reading
+
+    had, asked = (
+        loading.dump(settings).splitlines()
+        for settings in (reading.load_config(folder), config)
+    )
+    if had != asked:
+        pairs = itertools.zip_longest(had, asked, fillvalue="")
+        old, new = next((a, b) for a, b in pairs if a != b)
+        raise SystemExit(
+            f"{folder}: a run of other settings ('{old.strip()}', asked for "
+            f"'{new.strip()}'); give another folder, or take it away"
+        )
 
 
 def curve(ax: Any, steps: Any, returns: Any, label: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from mtrl_jax.config import loading
 from mtrl_jax.envs import LABYRINTH_12
 from mtrl_jax.experiments import environments, online
-from mtrl_jax.training import notices
+from mtrl_jax.training import notices, run_folder
 
 
 def _without(settings, *names):
@@ -200,3 +201,15 @@ def test_a_row_of_peers_has_the_interquartile_mean_at_the_last_test(script):
     row = peers.row("rejax", 100, turns, {10: [1.0], 20: [9.0, 5.0, 7.0, 0.0]})
     assert (row["after"], row["IQM return"], row["steps/s"]) == (20, 6.0, 50.0)
     assert row["curve"][10]["iqm"] == 1.0
+
+
+def test_a_folder_of_other_settings_is_not_read_for_those_asked(script, tmp_path):
+    """A run of five seeds is not that of two; its own settings are found again."""
+    common = script("common")
+    config = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    asked = loading.load(config)
+    run_folder.write_config(tmp_path, asked)
+    common.check_settings(asked, tmp_path)
+    other = loading.load(config, ["seed=1"])
+    with pytest.raises(SystemExit, match="'seed: 0', asked for 'seed: 1'"):
+        common.check_settings(other, tmp_path)
