@@ -10,10 +10,11 @@ Deviations: model, actor and critic take their steps together, from the paramete
 the step (the authors' program imagines with the model just updated). Weight decay is
 multiplied by the learning rate. No gradient steps are made at once after the prefill (100
 in continuous control). Sequences begin at any step, also across ends of episodes, without
-a bias towards them, and from a state of zeros. Legal actions of imagined states are those
-of the state imagined from. Images may be Bernoulli instead of Gaussian
-(``observation.likelihood``). A Box policy is a Gaussian of mean tanh(m) and deviation
-2 σ(s / 2) + 0.1, in units of half the range, clipped by the environment.
+a bias towards them, and from a state of zeros and the action that led to the first step.
+Legal actions of imagined states are those of the state imagined from. Images may be
+Bernoulli instead of Gaussian (``observation.likelihood``). A Box policy is a Gaussian of
+mean tanh(m) and deviation 2 σ(s / 2) + 0.1, in units of half the range, clipped by the
+environment.
 """
 
 from __future__ import annotations
@@ -92,9 +93,12 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the DreamerV2 agent for environments of ``spec``.
 
     Metrics: ``loss, model_loss, image_loss`` (of all observations), ``reward_loss,
-    discount_loss, kl, prior_entropy, posterior_entropy, actor_loss, critic_loss, entropy,
-    imagined_return, imagined_reward, grad_norm``, means over the gradient steps; 0 while
-    it waits for its first.
+    discount_loss, kl`` (as it is), ``kl_loss`` (balanced, above the free nats),
+    ``prior_entropy, posterior_entropy, actor_loss, critic_loss, entropy,
+    imagined_return, imagined_reward`` (of imagined states, as likely as they are
+    reached), ``seen_reward`` (of the states imagined from; far above ``imagined_reward``
+    where the model does not foresee rewards), ``grad_norm``, means over the gradient
+    steps; 0 while it waits for its first.
 
     Raises:
       ValueError: an unknown option, sizes below 1, an image that the encoder cannot take,

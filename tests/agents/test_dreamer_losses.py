@@ -34,12 +34,14 @@ def steps(reward, discount):
     )  # fmt: skip
 
 
-def test_the_models_loss_is_the_papers_sum():
+@pytest.mark.parametrize("free", [0.0, 3.0])
+def test_the_models_loss_is_the_papers_sum(free):
     """−log p(x) − log p(tanh r) − 5 log p(γ d) + β KL, and its gradient in numbers.
 
     Image and reward pass the state their shares of it, the discount all, the divergence
     none; of that the prior gets α, the posterior the rest. The state s is drawn as 3 s,
-    its reward said to be 4 s and its discount σ(s).
+    its reward said to be 4 s and its discount σ(s). A divergence of 2 below the free nats
+    counts as those, teaches nothing and is still said to be 2.
     """
 
     def observe(params, state, obs, action_tm1, first, key, unimix):
@@ -58,7 +60,9 @@ def test_the_models_loss_is_the_papers_sum():
     )
     reward, discount = np.array([[1.0], [-2.0], [3.0]]), np.array([[1.0], [1.0], [0.0]])
     batch = model_learning.Sequences(steps(reward, discount), np.zeros((3, 1, 2)))
-    hp = model_learning.Hparams(image_gradient=0.25, reward_gradient=0.5)
+    hp = model_learning.Hparams(
+        image_gradient=0.25, reward_gradient=0.5, free_nats=free
+    )
 
     def loss(params):
         total, metrics, _ = model_learning.loss(
@@ -77,6 +81,7 @@ def test_the_models_loss_is_the_papers_sum():
         "reward_loss": np.mean(far**2 / 2),
         "discount_loss": np.mean(-label * np.log(p) - (1 - label) * np.log(1 - p)),
         "kl": 2.0,
+        "kl_loss": max(2.0, free),
         "posterior_entropy": 7.0,
         "prior_entropy": 5.0,
     }
@@ -84,14 +89,14 @@ def test_the_models_loss_is_the_papers_sum():
         expected["image_loss"]
         + expected["reward_loss"]
         + 5.0 * expected["discount_loss"]
-        + 0.1 * expected["kl"]
+        + 0.1 * expected["kl_loss"]
     )
     assert jax.device_get(found) == pytest.approx(expected, rel=1e-5)
     assert jax.device_get(slopes) == pytest.approx(
         {
             "state": 0.25 * 3 + 0.5 * np.mean(4 * far) + 5 * np.mean(p - label),
-            "posterior": 0.1 * (1 - 0.8),
-            "prior": -0.1 * 0.8,
+            "posterior": 0.1 * (1 - 0.8) * (free < 2.0),
+            "prior": -0.1 * 0.8 * (free < 2.0),
         },
         rel=1e-5,
     )
@@ -101,7 +106,8 @@ def test_behaviour_is_learned_from_the_true_discount_of_the_first_state():
     """d γ instead of what is predicted; of what follows the prediction, here 0.75.
 
     Two steps are imagined from one state that goes on and one that is an end: the reward
-    is always said to be 0.5, the slow critic's value 1 and the critic's 2.
+    of what is imagined is said to be 0.5, of the first states 0.7, the slow critic's value
+    1 and the critic's 2. What is behind an end is not reached and counts for nothing.
     """
     space, sizes = (
         types.Discrete(2),
@@ -110,7 +116,9 @@ def test_behaviour_is_learned_from_the_true_discount_of_the_first_state():
     parts = behaviour_learning.Parts(
         model_of(
             imagine_step=lambda params, state, action, key, unimix: state,
-            reward=lambda params, x: jnp.full((*x.shape[:-1], 1), 0.5),
+            reward=lambda params, x: (
+                jnp.full((*x.shape[:-1], 1), 0.5).at[0].set(0.7)
+            ),
             discount=lambda params, x: jnp.full(x.shape[:-1], np.log(3.0)),
         ),
         imagination.actor(space, sizes, (), "float32"),
@@ -136,12 +144,13 @@ def test_behaviour_is_learned_from_the_true_discount_of_the_first_state():
         )[1]
 
     later = 0.5 + 0.75 * 1.0
-    begun = 0.5 + ends[0] * GAMMA * (0.5 * 1.0 + 0.5 * later)
+    begun = 0.7 + ends[0] * GAMMA * (0.5 * 1.0 + 0.5 * later)
     error = (2 - begun) ** 2 / 2 + ends[0] * GAMMA * (2 - later) ** 2 / 2
     assert jax.device_get(metrics()) == pytest.approx(
         {
             "imagined_reward": 0.5,
-            "imagined_return": np.mean([later, later, *begun]),
+            "seen_reward": 0.7,
+            "imagined_return": (begun.sum() + GAMMA * later) / (2 + GAMMA),
             "critic_loss": np.mean(error) / 2,
             "entropy": np.log(2.0),
             # Of two choices that are as likely: A = V_1 − v_0.

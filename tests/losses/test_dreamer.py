@@ -176,18 +176,30 @@ def test_a_bernoullis_error_is_its_two_logarithms(x):
 def _two_hot(x):
     """Returns the target of x, symlog(x), x there and back, and the target's mean."""
     p, small = symlog.two_hot(x), symlog.symlog(x)
-    return p, small, symlog.symexp(small), symlog.mean(jnp.log(p + 1e-12))
+    return p, small, symlog.symexp(small), symlog.mean(jnp.log(p))
 
 
 @pytest.mark.parametrize("x", [0.0, 0.3, -7.0, 1e4, -1e6])
 def test_two_hot_targets_say_the_number(x):
-    """The mean of the target in symlog is symlog(x); two neighbours, sum 1."""
+    """The mean of the target is x; two neighbours, sum 1."""
     p, small, back, mean = map(np.asarray, _two_hot(x))
-    bins = np.linspace(-20, 20, 255)
-    assert (p > 0).sum() <= 2 and p.sum() == pytest.approx(1.0, abs=1e-4)
-    np.testing.assert_allclose((p * bins).sum(), small, 1e-3, 1e-4)
+    grid = np.linspace(-20, 20, 255)
+    bins = np.sign(grid) * np.expm1(np.abs(grid))
+    assert (p > 0).sum() <= 2 and p.sum() == pytest.approx(1.0, abs=1e-6)
+    assert np.ptp(np.nonzero(p)[0]) <= 1
+    np.testing.assert_allclose((p * bins).sum(), x, 1e-5, 1e-6)
+    np.testing.assert_allclose(small, np.sign(x) * np.log1p(np.abs(x)), 1e-6)
     np.testing.assert_allclose(back, x, 1e-4)
-    assert mean == pytest.approx(x, rel=2e-3, abs=1e-4)
+    assert mean == pytest.approx(x, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
+def test_a_mixture_of_two_hot_targets_has_the_mixtures_mean(size, share):
+    """What chance pays now and then is worth that share of it, however large it is."""
+    mixed = (1 - share) * _two_hot(0.0)[0] + share * _two_hot(size)[0]
+    found = jax.jit(symlog.mean)(jnp.log(mixed))
+    assert found == pytest.approx(share * size, rel=1e-5)
 
 
 @pytest.mark.parametrize(("x", "place"), [(1e12, 254), (-1e12, 0)])

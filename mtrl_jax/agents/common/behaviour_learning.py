@@ -126,12 +126,15 @@ def loss(
         parts.critic.raw(params["critic"], dreamer.sg(x[:-1])), found.target
     )
     critic_loss = dreamer.critic_loss(error, found)
+    reached = jnp.maximum(jnp.sum(found.weight[1:]), 1e-6)
     metrics = {
         "actor_loss": actor_loss,
         "critic_loss": critic_loss,
         "entropy": entropy,
-        "imagined_return": jnp.mean(found.target),
-        "imagined_reward": jnp.mean(imagined.reward),
+        # Of steps that may be reached; a state that was seen is not imagined.
+        "imagined_return": jnp.average(found.target, weights=found.weight),
+        "imagined_reward": jnp.sum(found.weight[1:] * imagined.reward[1:-1]) / reached,
+        "seen_reward": jnp.mean(imagined.reward[0]),
     }
     return actor_loss + critic_loss, metrics, stats
 

@@ -86,13 +86,14 @@ def loss(
     terms |= {
         "posterior_entropy": model.entropy(found.posterior, hp.unimix),
         "prior_entropy": model.entropy(found.prior, hp.unimix),
+        "kl": model.kl(found.posterior, found.prior, hp.unimix),
     }
     metrics = {name: jnp.mean(x) for name, x in terms.items()}
-    metrics["kl"] = _kl(model, found, hp, free_nats_each)
+    metrics["kl_loss"] = _kl_loss(model, found, hp, free_nats_each)
     total = metrics["image_loss"] + metrics["reward_loss"]
     if discount_head:
         total += hp.discount_loss_scale * metrics["discount_loss"]
-    total += hp.kl_scale * metrics["kl"]
+    total += hp.kl_scale * metrics["kl_loss"]
     return total, metrics | {"model_loss": total}, found.state
 
 
@@ -144,10 +145,10 @@ def _prediction_errors(
     }
 
 
-def _kl(
+def _kl_loss(
     model: networks.WorldModel, found: rssm.Observed, hp: Hparams, free_nats_each: bool
 ) -> Array:
-    """Returns the balanced KL of posterior and prior, []."""
+    """Returns the balanced KL of posterior and prior, free nats taken off, []."""
     posterior, prior = found.posterior, found.prior
     return dreamer.balanced_kl(
         model.kl(dreamer.sg(posterior), prior, hp.unimix),
