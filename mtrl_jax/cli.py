@@ -193,6 +193,10 @@ def render(
             "--open-loop", help="what a world model predicts, beside what came"
         ),
     ] = False,
+    context: Annotated[
+        int | None,
+        typer.Option(help="steps that a world model sees first  [default: 5]", min=1),
+    ] = None,
 ) -> None:
     """Play one episode of every task of a run, or of an environment, as an animation."""
     from mtrl_jax.experiments import open_loop as predictions
@@ -200,9 +204,14 @@ def render(
 
     machine.check()
     if open_loop:
-        for line in predictions.draw(run, out, member, steps):
+        seen = predictions.CONTEXT if context is None else context
+        for line in predictions.draw(run, out, member, steps, seen):
             typer.echo(line)
         return
+    if context is not None:
+        raise errors.ConfigError(
+            "--context: of what a world model sees; add --open-loop"
+        )
     typer.echo(render.render(run, out, member, steps, seed))
 
 

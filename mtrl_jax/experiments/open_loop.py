@@ -1,7 +1,7 @@
 """What a trained world model predicts of its tasks, beside what came: pictures and errors.
 
-A member plays; of an episode its model sees the first ``CONTEXT`` steps, then the actions
-alone. Of each task the longest episodes count. Errors are squared, the mean over pixels
+A member plays; of an episode its model sees the first steps, ``CONTEXT`` or as many as are
+asked for, then the actions alone. Of each task the longest episodes count. Errors are squared, the mean over pixels
 and the episodes that go on, and stand beside those of the last step seen, copied
 (``plots/prediction_film``).
 
@@ -32,7 +32,7 @@ from mtrl_jax.networks.world_models import observation_decoder
 from mtrl_jax.plots import prediction_film
 from mtrl_jax.training.program import Program
 
-CONTEXT = 5  # steps seen
+CONTEXT = 5  # steps seen, and of more the last that are drawn
 AHEAD = 45  # steps predicted, at most
 SLOTS = 16  # of a task
 PLAYED = 200  # steps of each slot
@@ -42,20 +42,25 @@ REPORTED = 15  # steps ahead that the line tells the error of
 
 
 def draw(
-    folder: pathlib.Path, out: pathlib.Path, member: int | None, steps: int
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    member: int | None,
+    steps: int,
+    context: int = CONTEXT,
 ) -> list[str]:
     """Draw a film to ``out`` and a contact sheet beside it; return lines to print.
 
-    ``member`` is the best by default, see ``reporters.best_saved``; ``steps`` as many at most, of which
-    ``CONTEXT`` are seen.
+    ``member`` is the best by default, see ``reporters.best_saved``; ``steps`` as many at
+    most, of which ``context`` are seen: what follows an episode's opening may be harder to
+    foresee than the opening.
 
     Raises:
-      ConfigError: no run of an agent with a world model, no images, too few steps, no
-        such member, or a path that is no .gif.
+      ConfigError: no run of an agent with a world model, no images, too few steps, more
+        context than is played, no such member, or a path that is no .gif.
       CheckpointError: there is no sound checkpoint.
     """
     run, config = reading.with_environments(folder, ("online",))
-    predicting = _check(config, steps)
+    predicting = _check(config, steps, context)
     render.check(config, out, member)
     with kinds.restored(run, config) as (update, program, saved):
         if member is None:
@@ -66,19 +71,23 @@ def draw(
             )
         played = play(config, program, saved, member)
         ts, action, live = longest(
-            *played, min(steps, CONTEXT + AHEAD), len(program.spec.tasks)
+            *played, min(steps, context + AHEAD), len(program.spec.tasks)
         )
         predict = predicting(program.spec, agent_settings.config(config))
         keys = selection.evaluation_key(saved.run)
         learner, hp, key = jax.tree.map(
             lambda x: x[member], (saved.run.learner, saved.hparams, keys)
         )
-        said = jax.jit(predict, static_argnums=5)(learner, ts, action, key, hp, CONTEXT)
+        said = jax.jit(predict, static_argnums=5)(learner, ts, action, key, hp, context)
     truth, said = images(program.spec, ts, np.asarray(said["image"]))
     task = np.asarray(ts.task[0])
     own = shown(program.spec, task)
-    film, sheet = prediction_film.write(out, truth[:, own], said[:, own], CONTEXT)
-    return [str(film), str(sheet), *_lines(program.spec, task, truth, said, live)]
+    begin = max(0, context - CONTEXT)
+    film, sheet = prediction_film.write(
+        out, truth[begin:, own], said[begin:, own], context - begin
+    )
+    lines = _lines(program.spec, task, truth, said, live, context)
+    return [str(film), str(sheet), *lines]
 
 
 def play(
@@ -156,15 +165,16 @@ def _lines(
     truth: np.ndarray,
     said: np.ndarray,
     live: np.ndarray,
+    context: int,
 ) -> list[str]:
     """Returns a line for each task: the errors some steps ahead."""
     lines = []
     for k, own in enumerate(spec.tasks):
         of = task == k
-        found = prediction_film.score(truth[:, of], said[:, of], CONTEXT, live[:, of])
+        found = prediction_film.score(truth[:, of], said[:, of], context, live[:, of])
         ahead = min(REPORTED, int((found.sequences > 0).sum()))
         if ahead == 0:
-            lines.append(f"{own.name}: no episode of more than {CONTEXT} steps")
+            lines.append(f"{own.name}: no episode of more than {context} steps")
             continue
         model, copied = found.model[ahead - 1], found.last_frame[ahead - 1]
         lines.append(
@@ -174,7 +184,7 @@ def _lines(
     return lines
 
 
-def _check(config: Any, steps: int) -> Any:
+def _check(config: Any, steps: int, context: int) -> Any:
     """Returns the agent's ``open_loop``; raises ConfigError if it has none, or no steps."""
     predicting = agent_settings.module(config).INFO.open_loop
     if predicting is None:
@@ -183,8 +193,12 @@ def _check(config: Any, steps: int) -> Any:
             f"--open-loop: agent {config.agent.name!r} has no world model; one of "
             f"{', '.join(can)} has"
         )
-    if steps <= CONTEXT:
+    if context >= PLAYED:
         raise errors.ConfigError(
-            f"--steps {steps}: the model sees {CONTEXT} steps, give more than that"
+            f"--context {context}: {PLAYED} steps are played, give less than that"
+        )
+    if steps <= context:
+        raise errors.ConfigError(
+            f"--steps {steps}: the model sees {context} steps, give more than that"
         )
     return predicting

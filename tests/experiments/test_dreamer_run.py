@@ -28,8 +28,11 @@ def _dreamt(tmp_path_factory):
 
 
 def test_a_runs_predictions_are_drawn(dreamt, tmp_path):
-    """The film, the sheet and a line with both errors, which are numbers."""
-    film, sheet, line = predictions.draw(dreamt, tmp_path / "x.gif", 1, 8)
+    """The film, the sheet and a line with both errors, which are numbers.
+
+    Of seven steps seen the last five are drawn.
+    """
+    film, sheet, line = predictions.draw(dreamt, tmp_path / "x.gif", 1, 10, context=7)
     with Image.open(film) as picture:
         assert picture.n_frames == 8
     assert pathlib.Path(sheet).exists()
@@ -41,19 +44,28 @@ def test_a_runs_predictions_are_drawn(dreamt, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "member", "steps", "words"),
+    ("out", "options", "words"),
     [
-        ("x.gif", None, 5, "--steps 5: the model sees 5 steps"),
-        ("x.gif", 2, 9, "members 0 to 1"),
-        ("x.png", None, 9, "ends in .gif"),
+        ("x.gif", ("--steps", 5), "--steps 5: the model sees 5 steps"),
+        ("x.gif", ("--steps", 9, "--context", 9), "--steps 9: the model sees 9 steps"),
+        ("x.gif", ("--context", 200), "--context 200: 200 steps are played"),
+        ("x.gif", ("--member", 2), "members 0 to 1"),
+        ("x.png", (), "ends in .gif"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(
-    dreamt, tmp_path, out, member, steps, words
-):
-    with pytest.raises(errors.ConfigError, match=words):
-        predictions.draw(dreamt, tmp_path / out, member, steps)
-    assert not (tmp_path / out).exists()
+def test_what_cannot_be_predicted_is_refused(dreamt, tmp_path, out, options, words):
+    picture = tmp_path / out
+    outcome = running.mtrl("render", dreamt, "--open-loop", "--out", picture, *options)
+    assert outcome.code == 2 and words in outcome.error, outcome.err
+    assert not picture.exists()
+
+
+def test_steps_seen_are_those_of_an_open_loop(dreamt, tmp_path):
+    """Without it nothing is foreseen, and nothing drawn."""
+    picture = tmp_path / "x.gif"
+    outcome = running.mtrl("render", dreamt, "--out", picture, "--context", 9)
+    assert outcome.code == 2 and "add --open-loop" in outcome.error
+    assert not picture.exists()
 
 
 def test_an_agent_without_a_world_model_is_refused(finished, tmp_path):
