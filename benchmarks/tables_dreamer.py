@@ -98,11 +98,37 @@ def ablations() -> Rows:
     return rows
 
 
+def foresight() -> Rows:
+    """Returns what is said of steps seen and not seen, by the step of the episode."""
+    rows: Rows = [
+        [
+            "step of the episode",
+            "steps",
+            "divergence, nats",
+            "picture seen, nats",
+            "foreseen",
+            "reward",
+            "said, seen",
+            "said, foreseen",
+            "of a reward, seen",
+            "foreseen",
+        ]
+    ]
+    (run,) = load("dreamer_foresight")["runs"]
+    names = ["kl", "seen", "foreseen", "reward", "reward seen", "reward foreseen"]
+    for row in run["rows"]:
+        cells = [f"{row['from']} to {row['to']}", quantity(row["steps"])]
+        cells += [number(row[x]) for x in (*names, "paid seen", "paid foreseen")]
+        rows.append(cells)
+    return rows
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_ablations": ablations,
     "dreamer_Breakout": functools.partial(learning, "Breakout"),
     "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
     "dreamer_long": functools.partial(learning, "long_SpaceInvaders"),
+    "dreamer_foresight": foresight,
     "dreamer_flops": operations,
     "dreamer_peers": peers,
     "dreamer_speed": speeds,
