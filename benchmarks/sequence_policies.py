@@ -63,28 +63,60 @@ def main() -> None:
     """Run what is missing, print the table, write JSON and PNG."""
     args = arguments()
     xla.configure_process()
-    experiment = beyond.EXPERIMENTS[args.experiment]()
-    experiment = arms.only(experiment, args.arms, args.goals)
+    every = beyond.EXPERIMENTS[args.experiment]()
+    experiment = arms.only(every, args.arms, args.goals)
     folder = args.runs / f"{args.experiment}{'-quick' if args.quick else ''}"
     algorithm_distillation.run(folder, arms.settings(experiment, args.quick))
     rows = [read(folder, arm) for arm in experiment.arms]
     if args.experiment == "unseen":
         rows += recorded()
+    name = f"sequence_policies_{args.experiment}"
+    data = large.data_of(folder, experiment.stages)
+    is_part = len(experiment.arms) < len(every.arms)
+    if is_part:
+        rows, data = beside(args.out / f"{name}.json", every, rows, data)
     print(common.header(COLUMNS))
     for row in rows:
         print(common.line(row, COLUMNS))
-    claims = {} if args.arms else summary(args.experiment, rows)
+    is_whole = len(rows) >= len(every.arms)
+    claims = summary(args.experiment, rows) if is_whole or not args.arms else {}
     for name, value in claims.items():
         print(f"{name}: {value:.3g}")
-    name = f"sequence_policies_{args.experiment}"
-    data = large.data_of(folder, experiment.stages)
     result = {"machine": common.environment(), "arms": rows, "claims": claims}
     common.write(args.out, name, result | {"data": data})
     pictures.draw(args.experiment, rows, args.out / f"{name}.png")
 
 
+def beside(
+    path: pathlib.Path, every: arms.Experiment, rows: list[Row], data: list[Row]
+) -> tuple[list[Row], list[Row]]:
+    """Returns (rows, what stages made), with those in the JSON that are not run now.
+
+    In the order of the experiment's arms and stages.
+    """
+    old = json.loads(path.read_text()) if path.exists() else {"arms": [], "data": []}
+
+    def merged(new: list[Row], known: list[Row], keys: tuple[str, ...], order: list):
+        def key(row: Row) -> tuple:
+            return tuple(row.get(x) for x in keys)
+
+        now = {key(row) for row in new}
+        both = new + [row for row in known if key(row) not in now]
+        places = {place: n for n, place in reversed(list(enumerate(order)))}
+        return sorted(both, key=lambda row: places.get(key(row), len(order)))
+
+    arms_of = [(arm.name, arm.goal, arm.asked) for arm in every.arms]
+    stages = [(stage["name"],) for stage in every.stages]
+    return (
+        merged(rows, old["arms"], ("arm", "goal", "asked"), arms_of),
+        merged(data, old["data"], ("stage",), stages),
+    )
+
+
 def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
     """Returns the numbers and the curve of one arm."""
+    if not arm.members:
+        return collected(folder, arm)
     found = metrics.read_summary(folder / run_folder.STAGES / arm.stage)
     ((task, own),) = found["tasks"].items()
     curve = own["in_context"]
@@ -113,6 +145,21 @@ def read(folder: pathlib.Path, arm: arms.Arm) -> Row:
         "prompt": watched,
         "random_score": own["random_score"],
         "optimal_score": own["reference_score"],
+    }
+
+
+def collected(folder: pathlib.Path, arm: arms.Arm) -> Row:
+    """Returns the mean return of the data that a stage collected, in episodes as long."""
+    log = metrics.read_metrics(folder / run_folder.STAGES / arm.stage)
+    ((_, returns),) = log.returns.items()  # [chunks, histories]
+    of_all = np.nanmean(returns, axis=0)
+    row = dict.fromkeys((*COLUMNS, "prompt", "random_score", "optimal_score"))
+    return row | {
+        "arm": arm.name,
+        "goal": arm.goal,
+        "mean": float(of_all.mean()),
+        "seeds": [],
+        "curve": np.nanmean(returns, axis=1).tolist(),
     }
 
 
@@ -225,6 +272,8 @@ def _control(rows: list[Row]) -> dict[str, float]:
         note("error", np.abs(asked - got).mean())
         note("share_of_optimum", returns[best] / best)
         note("over_bc", returns[best] / by["bc"])
+        note("bc_over_data", by["bc"] / by["data"])
+        note("over_best_clone", returns[best] / max(by[x] for x in arms.BEST))
         note("unreachable_over_optimum", returns[20.0] / returns[best])
         note("mgdt_10_over_dt", by["mgdt_10"] / returns[best])
         note("mgdt_10_over_0", by["mgdt_10"] / by["mgdt_0"])

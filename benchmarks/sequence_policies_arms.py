@@ -22,6 +22,7 @@ TARGETS = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0)
 NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
 # The first of cells drawn by numpy's default_rng(0): random play gets to 1 to 4 % of them.
 DOORS = (([7, 5], [4, 2]), ([2, 0], [0, 0]), ([1, 7], [5, 8]))
+BEST = {"top_bc": 0.1, "top_bc_25": 0.25, "top_bc_50": 0.5}  # shares of the episodes
 SEEDS = 3  # of the transformers; all of an experiment read the same histories
 _NETWORK = {"layers": 2, "width": 64, "heads": 4, "feedforward": 128}
 QUIET = {"tensorboard": False}
@@ -67,6 +68,11 @@ def return_control() -> Experiment:
             name, hp = f"mgdt_{tag}_{kappa:g}", {"inferred": 1.0, "kappa": kappa}
             stages.append(evaluated(name, own, tasks, 20, 16, hp))
             arms.append(Arm(f"mgdt_{kappa:g}", name, of_kind(0, 2), tag))
+        clones = cloning({**model, "name": f"clones_{tag}", "data": f"source_{tag}"})
+        stages += [clones, evaluated(f"cloned_{tag}", clones, tasks, 20, 16, {})]
+        for kind, name in enumerate(BEST):
+            arms.append(Arm(name, f"cloned_{tag}", of_kind(kind, len(BEST)), tag))
+        arms.append(Arm("data", f"source_{tag}", (), tag))
     return Experiment(stages, arms)
 
 
@@ -221,6 +227,20 @@ def with_returns(model: Stage, more: Stage | None = None, kinds: int = 2) -> Sta
         given["reward_cost"] = first
     population = dealt(kinds, given | (more or {}))
     return model | {"agent": agent, "population": population, "logging": QUIET}
+
+
+def cloning(model: Stage) -> Stage:
+    """Returns an offline stage of members that clone the best of the episodes alone."""
+    agent = model["agent"]
+    hparams = agent["hparams"] | {"return_gate": 0.0, "return_cost": 0.0}
+    population = dealt(
+        len(BEST), {"rank_from": [1.0 - share for share in BEST.values()]}
+    )
+    return model | {
+        "agent": agent | {"hparams": hparams},
+        "population": population,
+        "logging": QUIET,
+    }
 
 
 def _distilled() -> list[Stage]:

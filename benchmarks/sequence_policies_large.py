@@ -31,7 +31,7 @@ DEFAULT_GAMES = ("Breakout",)
 LEARNERS, STEPS = 2, 3_000_000  # of each game; steps of a learner
 KAPPAS = (0.0, 2.0, 5.0, 10.0, 20.0)
 # What clones -> the lowest rank of an episode that it learns from.
-CLONES = {"bc": 0.0, "top_bc": 0.9, "top_bc_25": 0.75, "top_bc_50": 0.5}
+CLONES = {"bc": 0.0} | {name: 1.0 - share for name, share in arms.BEST.items()}
 _SLOTS, _LENGTH = 64, 128  # of minatar_ppo.yaml
 
 

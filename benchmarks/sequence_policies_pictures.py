@@ -23,6 +23,7 @@ NAMES = {
     "ad": "Algorithm Distillation",
     "ed*": "expert distillation, five times the histories",
     "bc": "behaviour cloning",
+    "data": "the data",
     "top_bc": "cloning the best",
     "top_bc_25": "cloning the best quarter",
     "top_bc_50": "cloning the best half",

@@ -202,12 +202,17 @@ def return_control() -> Rows:
         made.append([label if asked is None else f"DT, asked for {label}", *cells])
     for arm, label in (
         ("bc", "cloning"),
+        ("top_bc", "cloning the best tenth"),
+        ("top_bc_25", "cloning the best quarter"),
+        ("top_bc_50", "cloning the best half"),
         ("mgdt_0", "MGDT, κ = 0"),
         ("mgdt_5", "MGDT, κ = 5"),
         ("mgdt_10", "MGDT, κ = 10"),
     ):
         cells = [_spread(find(rows, arm=arm, goal=goal)) for goal in goals]
         made.append([label, *cells])
+    data = [find(rows, arm="data", goal=goal)["mean"] for goal in goals]
+    made.append(["the data", *map(number, data)])
     return made
 
 

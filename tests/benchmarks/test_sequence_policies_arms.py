@@ -1,5 +1,6 @@
 """The benchmark of sequence policies is stages that can be trained, and arms of them."""
 
+import json
 import pathlib
 import sys
 
@@ -10,6 +11,7 @@ from mtrl_jax import config, envs
 from mtrl_jax.envs import dark
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+import sequence_policies
 import sequence_policies_arms as arms
 import sequence_policies_beyond as beyond
 import sequence_policies_large as large
@@ -26,6 +28,9 @@ def test_every_experiment_is_valid_and_an_arm_has_a_member_a_seed(name, quick):
     used = set()
     for arm in experiment.arms:
         own = stages[arm.stage]
+        if not arm.members:  # The data themselves.
+            assert own.kind == "collect"
+            continue
         used.add(arm.stage)
         assert len(arm.members) == arms.SEEDS
         assert max(arm.members) < own.population.size
@@ -68,6 +73,42 @@ def test_who_gets_no_returns_pays_nothing_for_them(name):
             dealt = search[cost]["initial"] if cost in costs else None
             # Where it is not dealt nobody pays it.
             assert (dealt is None and not own.get(cost, 0.0)) or dealt == gates
+
+
+def test_clones_of_the_best_read_no_returns_and_are_tested_once_a_goal():
+    """A stage of their own on the same histories, a share a kind; the data are beside."""
+    chosen = arms.only(arms.return_control(), names=[*arms.BEST, "data"], goals=["0_0"])
+    source, model, tested = chosen.stages
+    assert (source["name"], model["data"]) == ("source_0_0", "source_0_0")
+    assert tested["of"] == model["name"]
+    own = model["agent"]["hparams"]
+    assert own["return_gate"] == own["return_cost"] == 0.0
+    dealt = model["population"]["search"]
+    assert list(dealt) == ["rank_from"]
+    assert dealt["rank_from"]["initial"] == pytest.approx([0.9, 0.75, 0.5])
+    members = {arm.name: arm.members for arm in chosen.arms}
+    assert members.pop("data") == ()
+    assert sorted(m for x in members.values() for m in x) == list(range(3 * arms.SEEDS))
+
+
+def test_arms_that_are_not_run_keep_their_rows(tmp_path):
+    """In the order of the experiment; a row that is made anew is there once."""
+    every = arms.return_control()
+    path = tmp_path / "x.json"
+    dt = {"arm": "dt", "goal": "0_0", "asked": 4.0, "mean": 1.0}
+    old = [{"arm": "top_bc", "goal": "0_0", "asked": None, "mean": 1.0}, dt]
+    path.write_text(json.dumps({"arms": old, "data": [{"stage": "model_0_0"}]}))
+    new = {"arm": "top_bc", "goal": "0_0", "asked": None, "mean": 2.0}
+    made = [{"stage": "clones_0_0"}, {"stage": "source_0_0"}]
+    rows, data = sequence_policies.beside(path, every, [new], made)
+    assert rows == [dt, new]
+    names = ["source_0_0", "model_0_0", "clones_0_0"]
+    assert [x["stage"] for x in data] == names
+    missing = tmp_path / "none.json"
+    assert sequence_policies.beside(missing, every, [new], made[:1]) == (
+        [new],
+        made[:1],
+    )
 
 
 def test_arms_of_some_goals_need_the_stages_of_these_alone():
