@@ -65,6 +65,8 @@ def draw(experiment: str, rows: list[Row], path: pathlib.Path) -> None:
     with common.figure(path, list(panels), (7, 5)) as axes:
         for ax, own in zip(axes, panels.values()):
             plot(ax, own)
+            if not ax.get_legend_handles_labels()[0]:
+                continue  # Of these arms there is nothing to draw.
             if len(ax.lines) <= FEW:
                 ax.legend(fontsize="small")
             elif ax is axes[-1]:  # more than a corner has room for, once
