@@ -70,6 +70,7 @@ def main() -> None:
             {
                 "level": name,
                 "memory": memory,
+                "episodes": args.episodes,
                 "mean": float(found.mean()),
                 "low": low,
                 "high": high,

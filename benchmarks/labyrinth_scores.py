@@ -2,7 +2,7 @@
 
 Means over whole episodes with 95 % bootstrap intervals. ``--write`` puts the numbers into
 the table that normalised scores are computed with; ``--check`` plays other episodes and
-fails where the table does not hold.
+fails where the table does not hold. Of levels that are not played the results stay.
 
     python benchmarks/labyrinth_scores.py --write    # 128 episodes a level: half an hour
     python benchmarks/labyrinth_scores.py --check    # 16 episodes a level: ten minutes
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import pathlib
 import sys
 from typing import Any
@@ -29,13 +30,7 @@ _START = "TABLE: "
 
 def main() -> None:
     """Prints the table; writes JSON and, if asked to, the module; checks if asked to."""
-    made = common.parser(__doc__ or "", f"{QUICK} episodes of two levels")
-    made.add_argument("--levels", nargs="+", default=labyrinth.names())
-    made.add_argument("--episodes", type=int, help="of each player on a level")
-    made.add_argument("--seed", type=int, help="of the episodes")
-    made.add_argument("--write", action="store_true", help="write scores.py as well")
-    made.add_argument("--check", action="store_true", help="compare with scores.py")
-    args = _settle(made.parse_args())
+    args = arguments()
     xla.configure_process()
     print(common.header(COLUMNS))
     table, lengths, wrong = {}, {}, []
@@ -46,15 +41,32 @@ def main() -> None:
         wrong += off
     if args.check:
         sys.exit("\n".join(["scores.TABLE does not hold:", *wrong]) if wrong else 0)
+    machine = common.environment()
+    rows = kept(args) | {
+        level: _row(level, table[level], lengths[level])
+        | {"measured": machine["date"][:10]}
+        for level in table
+    }
     result = {
-        "machine": common.environment(),
+        "machine": machine,
         "episodes": args.episodes,
         "seed": args.seed,
-        "rows": [_row(level, table[level], lengths[level]) for level in table],
+        "rows": [rows[level] for level in labyrinth.names() if level in rows],
     }
     print(common.write(args.out, "labyrinth_scores", result))
     if args.write:
         write(pathlib.Path(scores.__file__), {**scores.TABLE, **table})
+
+
+def kept(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Returns the rows of a result of as many episodes by the same seed, by level."""
+    path = args.out / "labyrinth_scores.json"
+    before = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    if any(before.get(name) != getattr(args, name) for name in ("episodes", "seed")):
+        return {}
+    day = before["machine"]["date"][:10]
+    rows = before["rows"]
+    return {row["level"]: row | {"measured": row.get("measured", day)} for row in rows}
 
 
 def measure(level: str, args: argparse.Namespace) -> tuple:
@@ -91,13 +103,27 @@ def write(path: pathlib.Path, table: dict[str, scores.Scores]) -> None:
     path.write_text(before + "\n".join([*lines, "}", ""]))
 
 
-def _settle(args: argparse.Namespace) -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
+    """Returns the command line's settings."""
+    made = common.parser(__doc__ or "", f"{QUICK} episodes of two levels")
+    names = labyrinth.names()
+    made.add_argument("--levels", nargs="+", default=names, choices=names)
+    made.add_argument("--episodes", type=int, help="of each player on a level")
+    made.add_argument("--seed", type=int, help="of the episodes")
+    made.add_argument("--write", action="store_true", help="write scores.py as well")
+    made.add_argument("--check", action="store_true", help="compare with scores.py")
+    args = made.parse_args()
     if args.quick:
         args.levels = ["explore_object_locations_small", "nav_maze_static_01"]
     few = args.quick or args.check
     args.episodes = args.episodes or (QUICK if few else scores.EPISODES)
     # Other episodes than those of the table, or a check would repeat them.
     args.seed = int(args.check) if args.seed is None else args.seed
+    if args.write and args.episodes != scores.EPISODES:
+        made.error(
+            f"--write: the table's scores are of {scores.EPISODES} episodes, these would "
+            f"be of {args.episodes}; leave out --quick, --check and --episodes"
+        )
     return args
 
 

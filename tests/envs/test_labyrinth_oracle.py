@@ -327,6 +327,29 @@ def test_every_puzzle_can_be_solved_and_takes_all_its_keys(rooms, pitch):
         assert len(far) == rooms**2
 
 
+def test_in_a_puzzle_no_place_follows_from_another():
+    """The goal is in every corner alike often, and things lie anywhere in their rooms."""
+    params = labyrinth.task(PUZZLE).params
+    keys = jax.random.split(jax.random.key(4), (10, 100))
+    dealt = [jax.device_get(_puzzles()(some, params)) for some in keys]
+    goal, red, start = (
+        np.floor(np.concatenate(x)).astype(int)
+        for x in (
+            [d.things.position[:, 0] for d in dealt],
+            [d.things.position[:, 1] for d in dealt],
+            [d.body.position for d in dealt],
+        )
+    )
+    column, row = (goal // 4).T
+    corners = np.bincount(3 * row + column, minlength=9)[[0, 2, 6, 8]]
+    assert np.ptp(corners) < 4 * np.sqrt(2 * corners.mean())
+    inside = [x % 4 - 1 for x in (goal, red, start)]
+    for a, b in itertools.combinations(inside, 2):
+        _, often = np.unique(a - b, axis=0, return_counts=True)
+        # All offsets of a 3 x 3 room but none, with the chances of two cells of nine.
+        assert len(often) == 24 and often.max() < 0.12 * len(goal)
+
+
 def test_it_finishes_the_puzzle():
     """Keys are fetched in turn, doors opened, and the goal ends the episode in time."""
     returns, lengths = _play(PUZZLE, "oracle")

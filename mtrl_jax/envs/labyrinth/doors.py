@@ -10,10 +10,11 @@ from mtrl_jax.envs.labyrinth import draws, mazes, world
 from mtrl_jax.types import Array, Key
 
 _N = world.ROOMS
-# Of the maze (2), texture, yaw, room to begin in, room of each colour's key.
+# Of the maze (2), texture, yaw, room to begin in, goal's room, cells within the rooms,
+# room of each colour's key.
 _PATHS = (
     *((0, *path) for path in mazes.PATHS),
-    *((4, 1), (4, 3, 1), (1,)),
+    *((4, 1), (4, 3, 1), (1,), (5,), (3,)),
     *((2, colour) for colour in range(world.DOORS)),
 )
 
@@ -21,23 +22,26 @@ _PATHS = (
 def deal(key: Key, params: world.Params) -> world.State:
     """Returns the first state of a puzzle; things are goal, red, green, blue key.
 
-    The rooms are a tree. The agent starts in one; the goal is in the farthest. The
-    first DOORS passages of the way to it (as many as it has) are doors, red first. A
-    key lies in a room with as many doors before it as there are doors before its own.
+    The rooms are a tree. The agent starts in one; the goal is in one of the farthest.
+    The first DOORS passages of the way to it (as many as it has) are doors, red first.
+    A key lies in a room with as many doors before it as there are doors before its own.
     """
-    words = draws.words(jnp.stack([key] * len(_PATHS)), _PATHS, mazes.EDGES)
-    of_maze, of_texture, of_yaw, of_start, of_keys = jnp.split(words, (2, 3, 4, 5))
+    words = draws.words(jnp.stack([key] * len(_PATHS)), _PATHS, world.SIZE**2)
+    of_maze, (of_texture, of_yaw, of_start, of_goal, of_cells), of_keys = jnp.split(
+        words, (2, 7)
+    )
     tree_, _ = mazes.passages(of_maze, params.rooms, jnp.float32(0))
     cells = mazes.build(tree_, params.rooms, params.pitch, params.round)
 
     line = jnp.arange(_N) < params.rooms
-    start = _pick(of_start[0], line[:, None] & line[None])
+    start = _pick(of_start, line[:, None] & line[None])
     far = mazes.distances(tree_, start)
     inside = far < _N * _N
-    goal = jnp.argmax(jnp.where(inside, far, -1))
+    farthest = jnp.max(jnp.where(inside, far, -1))
+    goal = _pick(of_goal, inside & (far == farthest))
     # On the way to the goal are the rooms for which both distances add up to it.
     to_goal = mazes.distances(tree_, goal)
-    way = inside & (far + to_goal == far.ravel()[goal])
+    way = inside & (far + to_goal == farthest)
     doors, doors_before = _doors(tree_, way, far, params.pitch)
 
     count = jnp.sum(doors[:, 0] >= 0)
@@ -45,21 +49,12 @@ def deal(key: Key, params: world.Params) -> world.State:
         _pick(of_key, inside & (doors_before == colour))
         for colour, of_key in enumerate(of_keys)
     ]
-    # Places count on, so that two in one room are not on one cell.
-    place = jax.random.randint(
-        jax.random.fold_in(key, 3), (), 0, (params.pitch - 1) ** 2
-    )
-    cell = jnp.stack(
-        [
-            _cell_in(room, params.pitch, place + i)
-            for i, room in enumerate([goal, *rooms, start])
-        ]
-    )
+    cell = _cells_in(jnp.stack([goal, *rooms, start]), params.pitch, of_cells)
     column, row = jnp.where(doors >= 0, doors, world.SIZE).T
     closed = cells.at[row, column].set(True, mode="drop")
-    body = dealing.new_body(cell[-1], draws.uniform(of_yaw[0, 0]) * (2 * jnp.pi))
+    body = dealing.new_body(cell[-1], draws.uniform(of_yaw[0]) * (2 * jnp.pi))
     things = _things(cell[:-1], 1 + count)
-    state = dealing.first(world.words(closed), of_texture[0, 0], body, things)
+    state = dealing.first(world.words(closed), of_texture[0], body, things)
     return state._replace(doors=doors)
 
 
@@ -125,8 +120,9 @@ def _pick(words: Array, among: Array) -> Array:
     return jnp.argmax(jnp.where(among.ravel(), score, -1.0))
 
 
-def _cell_in(room: Array, pitch: Array, place: Array) -> Array:
-    """Returns cell (x, y) number ``place`` of a room, counted around."""
-    wide = pitch - 1
-    within = jnp.stack([place % wide, place // wide % wide])
-    return jnp.stack([room % _N, room // _N]) * pitch + 1 + within
+def _cells_in(rooms: Array, pitch: Array, words: Array) -> Array:
+    """Returns a cell (x, y) in each of ``rooms`` [N], [N, 2], no two at the same place."""
+    line = jnp.arange(world.SIZE) < pitch - 1
+    score = draws.uniform(words)
+    within = dealing.random_cells(score, line[:, None] & line[None], len(rooms))
+    return jnp.stack([rooms % _N, rooms // _N], 1) * pitch + 1 + within
