@@ -120,6 +120,24 @@ def test_in_one_open_room_a_line_is_what_the_oracle_walks(level):
             envs.optimal_action(f"labyrinth/{level}", wrong)
 
 
+@pytest.mark.parametrize(
+    ("level", "options", "what"),
+    [
+        ("rooms_watermaze", {"counts": [0, 1, 0, 1, 0, 0, 0]}, "a negative reward"),
+        ("rooms_watermaze", {"counts": [0, 0, 1, 1, 0, 0, 0]}, "a melon"),
+        ("rooms_watermaze", {"counts": [1, 0, 0, 1, 0, 0, 0]}, "a goal that teleports"),
+        ("dark_key_to_door_3d", {"locked": False}, "a goal that ends"),
+    ],
+)
+def test_what_is_best_is_not_said_where_a_line_is_not(level, options, what):
+    """The oracle goes around lemons and weighs things against a goal that comes back."""
+    options = options | {"actions": "small", "tasks": "test"}
+    with pytest.raises(ValueError, match=rf"^options.counts: got \[.*{what}.*leave it"):
+        envs.optimal_action(f"labyrinth/{level}", options)
+    lone = {"counts": [1, 0, 0, 0, 0, 0, 0], "teleports": True, "ends": True}
+    envs.optimal_action(f"labyrinth/{level}", options | lone | {"locked": False})
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_way_is_the_shortest_there_is(seed):
     """distances agrees with Dijkstra on random maps, costly cells and several goals."""

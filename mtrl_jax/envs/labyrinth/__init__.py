@@ -101,14 +101,17 @@ def optimal_action_in(
 
     That is in one open room (the tasks of ``places``): a line to the platform, or to the
     key and then the door. Of a body that turns in steps and slides, it is the best within
-    the next decision. Raises ValueError for other tasks and actions.
+    the next decision. Raises ValueError for other tasks and actions, and where there is
+    something to avoid or to weigh: a lemon, a melon, a goal that teleports (or ends the
+    episode, not locked) beside other things.
     """
-    _, _, static, _, dealt = _described(name, options)
+    _, params, static, _, dealt = _described(name, options)
     if not dealt or static.get("actions") != "small":
         raise ValueError(
             f"options: what is best is known of {name} with actions=small and tasks=all, "
             "train or test, places in one open room; give both"
         )
+    oracle.check_straight(params)
     each = jax.vmap(jax.vmap(oracle.straight))
     return lambda params, state: each(state, params)
 
