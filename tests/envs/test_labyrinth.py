@@ -861,14 +861,22 @@ def shooting():
 
 
 def test_a_tagged_bot_is_away_and_comes_back_elsewhere():
-    """For AWAY decisions nobody is there; then the same bot on a free cell."""
+    """For AWAY decisions nobody is there; then the same bot on a free cell, by chance."""
     name, state = duel()
-    state, _ = decide(name, state, fire=1)
-    for t in range(bots.AWAY):
-        assert state.bots.away[0] > 0, t
-        state, _ = decide(name, state, seed=t)
-    assert state.bots.away[0] == 0
-    assert not solid(state.walls, *state.bots.position[0])
+    shot, _ = decide(name, state, fire=1)
+    came, jumped = [], []
+    for seed in range(4):
+        state = shot
+        for t in range(bots.AWAY):
+            assert state.bots.away[0] > 0, t
+            before = state.bots.position[0]
+            state, _ = decide(name, state, seed=100 * seed + t)
+        assert state.bots.away[0] == 0
+        assert not solid(state.walls, *state.bots.position[0])
+        came.append(tuple(state.bots.position[0]))
+        jumped.append(np.abs(state.bots.position[0] - before).max())
+    # Of 81 cells one or two may be alike or near by chance.
+    assert len(set(came)) >= 3 and sum(np.array(jumped) > 1) >= 3
 
 
 def test_a_bot_shoots_after_its_reaction_time_and_three_hits_move_the_agent():
@@ -1039,6 +1047,30 @@ def test_levels_of_one_kind_are_one_program():
             {"teleports": False, "renews": True, "rewards": [1.0] * 3 + [-1.0] * 4},
             "options.renews: .*nothing from the start",
         ),
+        ("explore_goal_locations_small", {"counts": [0] * 7}, "nothing is worth"),
+        (
+            "explore_goal_locations_small",
+            {"renews": True},
+            "options.renews: .*a goal that teleports stays",
+        ),
+        ("explore_goal_locations_small", {"round": True}, "round: .*; give rooms=1"),
+        ("rooms_keys_doors_puzzle", {"rooms": 1}, "options.rooms: got 1.*2 or more"),
+        ("lasertag_three_opponents_small", {"bots": 0}, "nobody to tag; give 1"),
+        (
+            "dark_key_to_door_3d",
+            {"places": [[3, 3], [3, 3]]},
+            "options.places: .*two things on one cell",
+        ),
+        (
+            "rooms_watermaze",
+            {"places": [[-1, -1], [3, 3]]},
+            r"options.places: \[3, 3\] is of thing 2, and counts has 1",
+        ),
+        (
+            "rooms_watermaze",
+            {"observation": "pixels", "rays": 24},
+            "options.rays: got 24, pixels have none",
+        ),
         (
             "lasertag_three_opponents_small",
             {"rooms": 1, "pitch": 2},
@@ -1065,8 +1097,10 @@ def test_what_cannot_be_is_refused_in_a_line(name, options, message):
 
 def test_a_full_map_is_a_map():
     """As many as there are cells: three bots and the agent on four."""
-    task = labyrinth.task("lasertag_three_opponents_small", {"rooms": 1, "pitch": 3})
-    assert task.params.bots == 3
+    states = jax.device_get(dealt("lasertag_three_opponents_small", rooms=1, pitch=3))
+    stand = np.concatenate([states.body.position[:, None], states.bots.position], 1)
+    for cells in stand.tolist():
+        assert sorted(cells) == [[1.5, 1.5], [1.5, 2.5], [2.5, 1.5], [2.5, 2.5]]
 
 
 def test_every_level_says_what_good_looks_like():

@@ -292,7 +292,11 @@ def test_pictures_keep_shape_and_dtype_in_a_scan_and_equal_those_alone():
 
 
 @pytest.mark.parametrize(
-    "size", [[15, 96], [72, 0], [72], [72, 96, 3], 72, ["a", 96], [72.0, 96.0], None]
+    "size",
+    [
+        *([15, 96], [72, 0], [72], [72, 96, 3], 72, ["a", 96], [72.0, 96.0], None),
+        [16, 2**40],
+    ],
 )
 def test_sizes_that_cannot_be_are_refused(size):
     """The error says what was given and what would work."""

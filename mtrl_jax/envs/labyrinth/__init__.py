@@ -148,6 +148,10 @@ def _observer(kind: game.Kind, static: dict[str, Any]) -> game.Observe:
         return rays.observer(
             errors.integer("options.rays", static.get("rays", 24), 1, 512), kind
         )
+    if "rays" in static:
+        raise ValueError(
+            f"options.rays: got {static['rays']!r}, pixels have none; leave it out"
+        )
     return pixels.observer(_size(static), kind)
 
 

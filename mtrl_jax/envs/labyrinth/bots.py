@@ -1,7 +1,8 @@
 """Opponents: they wander, chase what they see, and shoot after a moment.
 
 Scripted, with their speed, reaction time and aim as level parameters. A bot that was
-tagged is away for a while and comes back somewhere else.
+tagged is away for a while and comes back on any free cell, as the agent does that was
+tagged. Somebody may stand there: at distance 0 a bot is neither seen nor hit.
 """
 
 from __future__ import annotations

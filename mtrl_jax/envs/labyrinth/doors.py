@@ -121,7 +121,7 @@ def _pick(words: Array, among: Array) -> Array:
 
 
 def _cells_in(rooms: Array, pitch: Array, words: Array) -> Array:
-    """Returns a cell (x, y) in each of ``rooms`` [N], [N, 2], no two at the same place."""
+    """Returns a cell (x, y) in each of ``rooms`` [N], no two at one place: [N, 2]."""
     line = jnp.arange(world.SIZE) < pitch - 1
     score = draws.uniform(words)
     within = dealing.random_cells(score, line[:, None] & line[None], len(rooms))

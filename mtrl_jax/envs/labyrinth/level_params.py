@@ -40,9 +40,10 @@ def params(level: levels.Level, given: dict[str, Any]) -> world.Params:
 
     Raises:
       ValueError: a value of another kind or out of range, a map that is too large or
-        too small for what is to lie in it, a place in a wall, a goal that nothing
-        unlocks, a map that would be new at every step, bots in a level without, an
-        option that levels of its kind do not read.
+        too small for what is to lie in it, a pool of several rooms, a place in a wall,
+        of two things or of none, a goal that nothing unlocks, nothing worth taking or
+        nobody to tag, a map that is never used up, bots in a level without, doors in
+        one room, an option that levels of its kind do not read.
     """
     for name, why in _unread(level.kind).items():
         if name in given:
@@ -109,15 +110,9 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
             f"options.rooms={new['rooms']} with pitch={new['pitch']}: a map of {size} "
             f"cells, give rooms x pitch of at most {world.SIZE - 1}"
         )
-    if new["bots"] and not level.kind.bots:
-        raise ValueError(
-            f"options.bots: got {new['bots']}, this level has none; give 0 or a "
-            "lasertag level"
-        )
-    if level.kind.doors and new["pitch"] < 4:
-        raise ValueError(
-            f"options.pitch: got {new['pitch']}, rooms with keys in them take 4 or more"
-        )
+    if new["round"] and new["rooms"] > 1:
+        raise ValueError("options.round: a pool is one room; give rooms=1")
+    _check_kind(level.kind, new)
     wanted = int(new["counts"].sum()) + 1 + int(new["bots"])
     if new["counts"].sum() > world.THINGS:
         raise ValueError(
@@ -127,11 +122,7 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
         raise ValueError(
             "options.locked: the goal takes a red key and there is none; give counts one"
         )
-    if new["renews"] and not (new["counts"] * new["rewards"] > 0).any():
-        raise ValueError(
-            "options.renews: a new map when nothing worth taking is left, and there is "
-            "nothing from the start; give counts some, or leave it out"
-        )
+    _check_worth(level.kind, new)
     _check_places(new)
     floor = _floor(int(new["rooms"]), int(new["pitch"]), bool(new["round"]))
     if floor < wanted:
@@ -142,15 +133,65 @@ def _check_together(level: levels.Level, new: dict[str, Any]) -> None:
         )
 
 
+def _check_kind(kind: game.Kind, new: dict[str, Any]) -> None:
+    """Raises ValueError unless a level of a kind has what it is played for."""
+    if new["bots"] and not kind.bots:
+        raise ValueError(
+            f"options.bots: got {new['bots']}, this level has none; give 0 or a "
+            "lasertag level"
+        )
+    if kind.rules is game.tag and not new["bots"]:
+        raise ValueError("options.bots: got 0, there is nobody to tag; give 1 or more")
+    if kind.doors and (new["rooms"] < 2 or new["pitch"] < 4):
+        name, least = ("pitch", 4) if new["rooms"] > 1 else ("rooms", 2)
+        raise ValueError(
+            f"options.{name}: got {new[name]}, doors between rooms with keys in them "
+            f"take {least} or more"
+        )
+
+
+def _check_worth(kind: game.Kind, new: dict[str, Any]) -> None:
+    """Raises ValueError unless there is something to take, and where maps renew an end."""
+    worth = new["counts"] * new["rewards"] > 0
+    stays = new["teleports"] and worth[world.GOAL]
+    if new["renews"] and (stays or not worth.any()):
+        why = (
+            "a goal that teleports stays"
+            if stays
+            else "there is nothing from the start"
+        )
+        raise ValueError(
+            f"options.renews: a new map when nothing worth taking is left, and {why}; "
+            "give other counts, or leave it out"
+        )
+    if kind.rules is game.collect and not worth.any():
+        raise ValueError(
+            f"options.counts: got {new['counts'].tolist()} with rewards="
+            f"{new['rewards'].tolist()}, nothing is worth taking; give some of what is"
+        )
+
+
 def _check_places(new: dict[str, Any]) -> None:
-    """Raises ValueError unless every place is free in every maze, or none."""
+    """Raises ValueError unless every place is free in every maze and one thing's."""
     rooms, pitch = int(new["rooms"]), int(new["pitch"])
     inside = [i for i in range(rooms * pitch) if i % pitch]
     free = {(i, j) for i in inside for j in inside}
     if rooms == 1:
         free = {tuple(cell) for cell in open_cells(pitch, bool(new["round"])).tolist()}
-    for place in map(tuple, new["places"].tolist()):
-        if place not in free and place != (-1, -1):
+    given = [(i, tuple(x)) for i, x in enumerate(new["places"].tolist()) if max(x) >= 0]
+    things = int(new["counts"].sum())
+    if len({place for _, place in given}) < len(given):
+        raise ValueError(
+            f"options.places: got {new['places'].tolist()}, two things on one cell; give "
+            "each its own, or [-1, -1] for any"
+        )
+    for number, place in given:
+        if number >= things:
+            raise ValueError(
+                f"options.places: {list(place)} is of thing {number + 1}, and counts has "
+                f"{things}; give [-1, -1]"
+            )
+        if place not in free:
             raise ValueError(
                 f"options.places: {list(place)} may be a wall; give a cell (row, column) "
                 f"inside of a room, such as {list(min(free))}, or [-1, -1] for any"
@@ -158,7 +199,7 @@ def _check_places(new: dict[str, Any]) -> None:
 
 
 def _floor(rooms: int, pitch: int, round_: bool) -> int:
-    """Returns the free cells of the smallest map of that size: a tree of rooms."""
+    """Returns the free cells of the smallest map of that size: a tree of rooms, or a pool."""
     if not round_:
         return rooms**2 * (pitch - 1) ** 2 + rooms**2 - 1
-    return len(open_cells(pitch, True)) if rooms == 1 else 0
+    return len(open_cells(pitch, True))

@@ -28,6 +28,7 @@ from mtrl_jax.types import Array, Tree
 
 SIZE = (72, 96)  # height, width
 SMALLEST = 16  # of either: a thing three cells away is three elements wide
+LARGEST = 4096  # of either: a picture of 48 MiB
 
 _DIM, _FADE = 0.35, 0.11  # light that is left far away; what a cell takes of it
 _SIDE = 0.8  # light on faces between rows: the sun stands to one side
@@ -75,9 +76,9 @@ def checked(size: Sequence[int]) -> tuple[int, int]:
         height, width = (operator.index(n) for n in size)
     except (TypeError, ValueError):
         height = width = 0
-    if min(height, width) < SMALLEST:
+    if min(height, width) < SMALLEST or max(height, width) > LARGEST:
         raise ValueError(
-            f"options.size: got {size!r}, give [height, width] of at least {SMALLEST} "
+            f"options.size: got {size!r}, give [height, width] of {SMALLEST} to {LARGEST} "
             f"each, such as {list(SIZE)}"
         )
     return height, width

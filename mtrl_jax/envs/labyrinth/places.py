@@ -24,8 +24,9 @@ _MOST = len(world.Params().places)
 def among(params: world.Params, options: Mapping[str, Any]) -> np.ndarray:
     """Returns ``Params.places`` of every task of a split, int32 [N, 2, 2].
 
-    A task is a cell (row, column) for each thing, in the order of ``counts``; the split
-    is as ``task_splits.split_of`` says. Raises ValueError for a level in which that is not all
+    A task is a cell (row, column) for each thing, in the order of ``counts``; both may
+    have the same one (key and door in 49 tasks of 2401). The split is as
+    ``task_splits.split_of`` says. Raises ValueError for a level in which that is not all
     there is to know: several rooms, another map each episode, bots, many things, or
     places that are given.
     """

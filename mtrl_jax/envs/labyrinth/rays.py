@@ -62,7 +62,8 @@ def observer(rays: int, kind: game.Kind) -> game.Observe:
 def felt(body: world.Body) -> Array:
     """Returns the numbers BODY, float32 [7], each in units of its largest.
 
-    The velocity is along and across (right) where the body looks.
+    Heights go to 1.05, as a jump of frames does. The velocity is along and across
+    (right) where the body looks.
     """
     cos, sin = jnp.cos(body.yaw), jnp.sin(body.yaw)
     vx, vy = body.velocity
