@@ -18,7 +18,8 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
 
     A scan and a cond need it; environments often begin with a Python 0 where a step
     returns float32. A state leaf gets the type that holds both. Observations are () of
-    a task with ``observe``.
+    a task with ``observe``. Raises ValueError where observations or legal actions are
+    not those of the spec.
     """
     key, params = jax.random.key(0), as_arrays(task.params)
     action = types.action_shape(task.spec.action)
@@ -34,6 +35,9 @@ def fixed(task: Any) -> tuple[Callable, Callable, Callable]:
     if task.observe is not None:
         seen = jax.eval_shape(lambda x, p: task.observe(cast(x), p), state, params)
         _check_observation(task.spec, seen)
+    if task.action_mask is not None:
+        mask = jax.eval_shape(lambda x, p: task.action_mask(cast(x), p), state, params)
+        _check_mask(task.spec, mask)
 
     def canonical(obs):
         return observations.canonical(obs) if task.observe is None else ()
@@ -95,3 +99,12 @@ def _check_observation(spec: types.TaskSpec, obs: Tree) -> None:
         raise ValueError(
             f"{spec.name}: observations are {got}, its spec says {spec.obs}"
         )
+
+
+def _check_mask(spec: types.TaskSpec, mask: Any) -> None:
+    want = f"bool[{types.action_mask_size(spec.action)}]"
+    got = f"a {type(mask).__name__}"
+    if hasattr(mask, "shape"):
+        got = f"{mask.dtype}[{', '.join(map(str, mask.shape))}]"
+    if got != want:
+        raise ValueError(f"action_mask is {got}, give {want}")

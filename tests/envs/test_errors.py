@@ -51,3 +51,30 @@ def test_a_measure_has_no_name_of_what_every_run_counts(name):
     env = core.vectorise(task, (1, 1))._replace(info=lambda state: {name: 1.0})
     with pytest.raises(ValueError, match=said):
         statistics.init(env, (), 1)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (jnp.ones(1, bool), r"action_mask is bool\[1\], give bool\[3\]"),
+        (jnp.ones((), bool), r"action_mask is bool\[\], give bool\[3\]"),
+        (jnp.ones(3, jnp.int32), r"action_mask is int32\[3\], give bool\[3\]"),
+        (jnp.ones(3), r"action_mask is float32\[3\], give bool\[3\]"),
+        ([True, True, True], r"action_mask is a list, give bool\[3\]"),
+    ],
+)
+def test_legal_actions_are_a_bool_for_each_action(mask, said):
+    """One mask for all would be broadcast, and be taken for legal actions."""
+
+    def reset(key, params):
+        return (), {"vector": jnp.zeros(1)}
+
+    def step(key, state, action, params):
+        return state, {"vector": jnp.zeros(1)}, 1.0, False, False
+
+    own = {"action_mask": lambda state, params: mask}
+    task = core.task("x", reset, step, types.Discrete(3), **own)
+    with pytest.raises(ValueError, match=f"^a file: .*{said}"):
+        foreign.check_task("a file", task)
+    with pytest.raises(ValueError, match=said):
+        core.vectorise(task, (1, 1))
