@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -34,10 +35,11 @@ _SAME_SCORES = {
 # Whole numbers count something (a size, an interval) and are from 1 to this, as far as
 # BOUNDS has no others.
 _MOST = 10_000
+# What steps are counted to: whole numbers, though some games have a default of 100.0.
+_LIMITS = ("max_steps_in_episode", "t_max")
+# By the kind of a state's ``time``, one less than it counts to: int32 or float32.
+_MOST_STEPS = {"i": 2**31 - 2, "f": 2**24 - 1}
 BOUNDS: dict[str, tuple[float, float]] = {
-    # Counters are int32, and one more than the limit is counted.
-    "max_steps_in_episode": (1, 2**31 - 2),
-    "t_max": (1, 2**31 - 2),
     "mapping_seed": (0, 2**31 - 1),
     "n_distractor": (0, _MOST),
     "rows": (2, 500),
@@ -86,10 +88,13 @@ def numbers(name: str) -> dict[str, tuple[float, float]]:
     """Returns the bounds of every option of ``name`` that is a single number."""
     import gymnax
 
-    arguments, fields = _options(*gymnax.make(name))
+    env, params = gymnax.make(name)
+    arguments, fields = _options(env, params)
     kinds = {k: np.asarray(x) for k, x in {**fields, **arguments}.items()}
     single = {k: x.dtype.kind for k, x in kinds.items() if x.ndim == 0}
-    return {k: _bounds(k, kind) for k, kind in single.items() if kind in "if"}
+    return {
+        k: _bounds(env, params, k, kind) for k, kind in single.items() if kind in "if"
+    }
 
 
 def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
@@ -184,8 +189,9 @@ def _configure(gymnax: Any, name: str, options: dict[str, Any]) -> tuple[Any, An
     env, params = gymnax.make(name)
     arguments, fields = _options(env, params)
     errors.check_options(f"gymnax/{name}", options, [*fields, *arguments])
+    like = functools.partial(_like, env, params)
     static = {
-        key: _like(key, options[key], arguments[key])
+        key: like(key, options[key], arguments[key])
         for key in arguments
         if key in options
     }
@@ -194,7 +200,7 @@ def _configure(gymnax: Any, name: str, options: dict[str, Any]) -> tuple[Any, An
             env, params = gymnax.make(name, **static)
         fields = {key: getattr(params, key) for key in fields}
     traced = {
-        key: _like(key, options[key], fields[key]) for key in fields if key in options
+        key: like(key, options[key], fields[key]) for key in fields if key in options
     }
     params = params.replace(**traced)
     _check_pairs(params)
@@ -213,8 +219,17 @@ def _options(env: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return arguments, fields
 
 
-def _bounds(key: str, kind: str) -> tuple[float, float]:
+def _bounds(env: Any, params: Any, key: str, kind: str) -> tuple[float, float]:
+    if key in _LIMITS:
+        return 1, _most_steps(env, params)
     return BOUNDS.get(key, (1, _MOST) if kind == "i" else _FLOAT)
+
+
+def _most_steps(env: Any, params: Any) -> int:
+    """Returns the longest time limit whose every step the game's state counts."""
+    with jax.numpy_rank_promotion("allow"):
+        _, state = jax.eval_shape(env.reset_env, jax.random.key(0), params)
+    return _MOST_STEPS[state.time.dtype.kind]
 
 
 def _check_pairs(params: Any) -> None:
@@ -226,18 +241,18 @@ def _check_pairs(params: Any) -> None:
             )
 
 
-def _check_bounds(key: str, value: Any, kind: str) -> None:
+def _check_bounds(key: str, value: Any, kind: str, bounds: tuple[float, float]) -> None:
     """Raises ValueError unless each number means something to the environment."""
-    low, high = _bounds(key, kind)
+    low, high = bounds
     for x in np.asarray(value, np.float64).ravel():
-        if not low <= x <= high:
+        if not low <= x <= high or (kind == "i" and x % 1):
             what = f"a number from {low:g} to {high:g}"
             if kind == "i":
                 what = f"an integer from {int(low)} to {int(high)}"
             raise ValueError(f"options.{key}: got {value!r}, give {what}")
 
 
-def _like(key: str, value: Any, default: Any) -> Any:
+def _like(env: Any, params: Any, key: str, value: Any, default: Any) -> Any:
     """Returns an option's value as the kind of its default, or raises ValueError."""
     like = np.asarray(default)
     try:
@@ -250,7 +265,8 @@ def _like(key: str, value: Any, default: Any) -> Any:
             f"options.{key}: got {value!r}, give a value like {np.asarray(default).tolist()!r}"
         )
     if like.dtype.kind in "if":
-        _check_bounds(key, value, like.dtype.kind)
+        kind = "i" if key in _LIMITS else like.dtype.kind
+        _check_bounds(key, value, kind, _bounds(env, params, key, kind))
     if like.ndim == 0 and not isinstance(default, jax.Array):
         return type(default)(value)
     return jnp.asarray(array.astype(like.dtype))

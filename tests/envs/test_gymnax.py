@@ -152,6 +152,12 @@ def test_minatar_planes_stay_binary_and_small():
     [
         ("CartPole-v1", {"max_steps_in_episode": -5}, "from 1 to 2147483646"),
         ("CartPole-v1", {"max_steps_in_episode": 2**31}, "got 2147483648"),
+        (
+            *("BernoulliBandit-misc", {"max_steps_in_episode": 2.5}),
+            "got 2.5, give an integer from 1 to 16777215",
+        ),
+        ("Reacher-misc", {"max_steps_in_episode": 2**24}, "from 1 to 16777215"),
+        ("BernoulliBandit-misc", {"t_max": 2**24}, "from 1 to 16777215"),
         ("CartPole-v1", {"masspole": 0}, "got 0, give a number from 1e-06"),
         ("CartPole-v1", {"gravity": float("nan")}, "got nan, give a number"),
         ("DeepSea-bsuite", {"size": 0}, "got 0, give an integer from 1 to 100"),
@@ -174,6 +180,12 @@ def test_values_that_mean_nothing_are_refused(name, options, words):
         adapter.task(name, options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_limit_may_be_a_whole_number_that_is_written_as_a_fraction():
+    """BernoulliBandit's own default is 100.0."""
+    task = adapter.task("BernoulliBandit-misc", {"max_steps_in_episode": 3.0})
+    assert task.spec.max_steps == 3
 
 
 NUMBERS = [
