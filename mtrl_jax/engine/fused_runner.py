@@ -68,6 +68,7 @@ class Setting(NamedTuple):
     judged: str
     extras_of: Callable[[Tree], Tree] | None  # None: steps are not recorded
     mesh: Mesh | None
+    restart: int = 0
 
 
 def make(
@@ -83,6 +84,7 @@ def make(
     record: bool = False,
     extras_of: Callable[[Tree], Tree] = lambda extras: (),
     judged: str = "return",
+    restart: int = 0,
 ) -> Runner:
     """Returns the Runner of ``agent`` on ``env``; neither function is jitted yet.
 
@@ -91,14 +93,16 @@ def make(
     ``judged`` (a measure of ``env.info``). ``curriculum`` is a Curriculum (see
     ``envs/curriculum.py``) or None for the environment's own parameters. ``record``
     gives every step out with the chunk's output, with ``extras_of`` what acting noted
-    down.
+    down. ``init`` draws the first episodes for ``restart``, the update of a run that goes
+    on without its environments: they are not those that it began with.
     """
     agents = population.population(agent, env.batch[0], at_once, mesh)
     recorded = extras_of if record else None
     # Members with tasks of their own lie in parts that the devices do not share evenly.
     apart = mesh if env.spec.slot_tasks else None
     setting = Setting(
-        agents, env, curriculum, unroll_length, window, judged, recorded, apart
+        *(agents, env, curriculum, unroll_length, window, judged, recorded, apart),
+        restart=restart,
     )
 
     def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:
@@ -123,7 +127,8 @@ def begin(setting: Setting, key: Key, hp: Tree) -> RunState:
     agents, env, curriculum = setting.agents, setting.env, setting.curriculum
     slots = env.batch[1]
     course = () if curriculum is None else curriculum.init()
-    env_state, ts = env.reset(random.at(key, 0, random.ENV), params_of(setting, course))
+    reset_key = random.at(key, setting.restart, random.ENV)
+    env_state, ts = env.reset(reset_key, params_of(setting, course))
     return RunState(
         learner=jax.jit(agents.init)(random.at(key, 0, random.INIT), hp),
         memory=init_memory(agents, slots),

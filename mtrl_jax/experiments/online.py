@@ -45,9 +45,9 @@ def make_program(
     """Returns everything a run needs.
 
     ``restart`` is the update a run is resumed at: environments that cannot be restored
-    (envpool) get other seeds, so that they do not repeat the episodes already seen. It
-    is -1 of what will not train (an evaluation, a film), which may be too short for it.
-    ``world`` and ``make_agent`` replace what the config describes; with ``record``
+    (envpool, and all that are mixed with it) get other seeds, so that they do not repeat
+    the episodes already seen. It is -1 of what will not train (an evaluation, a film),
+    which may be too short for it. ``world`` and ``make_agent`` replace what the config describes; with ``record``
     every step is given out and goes there. An agent may rely on which slots have which
     task: the one that trains knows those it trains on, the one that is tested those of
     the tests, and the program's, which plays elsewhere, none. Settings that were checked
@@ -79,7 +79,10 @@ def make_program(
             checks.check_rounds(config, _fewest_slots(config))
     course = curricula.make(config, world)
     runner = make_runner(
-        config, agent, world, place, course, judged=metric.measure, record=record
+        *(config, agent, world, place, course),
+        judged=metric.measure,
+        record=record,
+        restart=max(restart, 0),
     )
     return build.assemble(
         config,
@@ -189,6 +192,7 @@ def make_runner(
     *,
     judged: str,
     record: Recording | None,
+    restart: int,
 ) -> fused_runner.Runner:
     """Returns the runner of ``agent`` on the world's training environments."""
     options: dict[str, Any] = {
@@ -203,5 +207,9 @@ def make_runner(
     if record is not None:
         options |= {"record": True, "extras_of": record.extras}
     return fused_runner.make(
-        agent, world.train, mesh=place.mesh, curriculum=course, **options
+        *(agent, world.train),
+        mesh=place.mesh,
+        curriculum=course,
+        restart=restart,
+        **options,
     )

@@ -224,6 +224,21 @@ def test_training_and_testing_have_seeds_of_their_own(monkeypatch):
     assert len(set(seeds)) == len(seeds) == 16
 
 
+def test_pure_tasks_that_are_mixed_with_envpool_do_not_begin_again_either():
+    """They are not restored: a run that goes on plays others, one that begins the same."""
+    tasks = [
+        {"env": f"{family}/CartPole-v1", "slots": 4} for family in ("gymnax", "envpool")
+    ]
+    settings = _settings(base=CARTPOLE | {"tasks": tasks})
+    seen = {}
+    for restart in (0, 2, -1):
+        program = online.make_program(settings, restart, make_agent=_idle, check=False)
+        ts = program.init(program.hparams).ts
+        seen[restart] = np.asarray(ts.obs["vector"])[:, :4]
+    assert (seen[0] != seen[2]).any(axis=-1).all()
+    np.testing.assert_array_equal(seen[0], seen[-1])
+
+
 def test_cpus_step_everything_inside_the_program():
     """auto is fused on a CPU; on an accelerator envpool is stepped by the host."""
     settings = _settings(base=CARTPOLE)
