@@ -88,6 +88,9 @@ class TaskSpec(NamedTuple):
     measures: tuple[str, ...] = ()
     # What rewards were multiplied by (envs/wrappers.py); returns are reported without it.
     reward_scale: float = 1.0
+    # How many observations its image is a stack of, the oldest first; None where nobody
+    # says. A replay may store the newest of them alone (data/frame_stacks.py).
+    frames: int | None = None
 
 
 class EnvSpec(NamedTuple):

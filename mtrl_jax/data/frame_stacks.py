@@ -41,6 +41,8 @@ def stack(frames: Array, first: Array, depth: int) -> Array:
 def check(spec: types.EnvSpec, depth: int) -> None:
     """Raises ValueError unless every image of ``spec`` can be a stack of ``depth`` frames.
 
+    Where a task says of how many its image is, of those: stacks of fewer or more are not
+    put together again from the newest of them.
     Tasks' images have to have the same channels: a padded one's newest are not its last.
     """
     image = spec.obs.get("image")
@@ -48,6 +50,18 @@ def check(spec: types.EnvSpec, depth: int) -> None:
         raise ValueError(
             f"frames: {depth} given, but there is no image that is a stack; give 1"
         )
+    frames = {
+        task.name: task.frames
+        for task in spec.tasks
+        if "image" in task.obs and task.frames is not None
+    }
+    for name, number in frames.items():
+        if number != depth:
+            what = f"stacks {number}" if number > 1 else "is no stack"
+            works = number if len(set(frames.values())) == 1 else 1
+            raise ValueError(
+                f"frames: {depth}, but the image of {name} {what}; give {works}"
+            )
     if image.shape[-1] % depth:
         raise ValueError(
             f"frames: {depth} does not divide the {image.shape[-1]} channels of the "

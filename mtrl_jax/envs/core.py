@@ -81,6 +81,7 @@ def task(
     reference_score: float | None = None,
     max_steps: int | None = None,
     action_sets: Mapping[str, types.ActionSet] | None = None,
+    frames: int | None = None,
     **optional: Any,
 ) -> PureTask:
     """Returns a PureTask whose spec is filled in by tracing ``reset``.
@@ -107,6 +108,7 @@ def task(
         max_steps,
         action_sets or {},
         measures=tuple(measures),
+        frames=frames,
     )
     return PureTask(spec, reset, step, params, **optional)
 

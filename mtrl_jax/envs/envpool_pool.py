@@ -158,6 +158,11 @@ def max_steps(pool: Pool) -> int | None:
     return limit if 0 < limit < 2**31 - 1 else None
 
 
+def frames(pool: Pool) -> int:
+    """Returns how many frames an image of the pool is a stack of."""
+    return int(pool.engine.config.get("stack_num", 1))
+
+
 def action_space(pool: Pool) -> types.ActionSpace:
     """Returns the kit's action space of the pool."""
     import numpy as np

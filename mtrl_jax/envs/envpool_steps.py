@@ -162,6 +162,7 @@ def _env_spec(
         reference_score=reference_score,
         max_steps=limit,
         measures=measures,
+        frames=envpool_pool.frames(pool),
     )
     return types.EnvSpec(
         obs,

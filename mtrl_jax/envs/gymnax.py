@@ -142,6 +142,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         random_score=random_score,
         reference_score=reference_score,
         max_steps=limit if ends is None else min(limit, ends),
+        frames=1,
     )
 
 

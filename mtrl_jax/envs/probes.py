@@ -235,7 +235,8 @@ def _task(
         random_score = _random_score(space)
     return core.task(
         f"probe/{name}", reset, step, space, params,
-        random_score=random_score, reference_score=best, max_steps=max_steps, **optional,
+        random_score=random_score, reference_score=best, max_steps=max_steps, frames=1,
+        **optional,
     )  # fmt: skip
 
 

@@ -160,7 +160,12 @@ def _stacking(frames: int) -> Callable[[types.EnvSpec], wrapping.Wrapper]:
             memory = jax.tree.map(lambda x, new: x[..., new.shape[-1] :], obs, ts.obs)
             return memory, ts._replace(obs=obs)
 
-        return wrapping.Wrapper(wrapping.observing(spec, more), init, step)
+        seen = wrapping.observing(spec, more)
+        if frames > 1:
+            # Of what was one observation, a stack in itself or not.
+            tasks = tuple(task._replace(frames=frames) for task in seen.tasks)
+            seen = seen._replace(tasks=tasks)
+        return wrapping.Wrapper(seen, init, step)
 
     return make
 

@@ -86,13 +86,20 @@ def wrap(env: Wrapped, make: Callable[[types.EnvSpec], Wrapper]) -> Wrapped:
 def observing(spec: types.EnvSpec, more: Callable[[dict], dict]) -> types.EnvSpec:
     """Returns the spec with ``more(obs)`` of its own and of each task.
 
+    Of how many frames another image is a stack (``TaskSpec.frames``) nobody says then.
+
     >>> spec = types.EnvSpec({"a": 1}, None, (types.TaskSpec("x", {"a": 2}, None),))
     >>> wider = observing(spec, lambda obs: {**obs, "b": 0})
     >>> wider.obs, wider.tasks[0].obs
     ({'a': 1, 'b': 0}, {'a': 2, 'b': 0})
     """
-    tasks = tuple(task._replace(obs=more(task.obs)) for task in spec.tasks)
-    return spec._replace(obs=more(spec.obs), tasks=tasks)
+
+    def seen(task: types.TaskSpec) -> types.TaskSpec:
+        obs = more(task.obs)
+        is_same = obs.get("image") == task.obs.get("image")
+        return task._replace(obs=obs, frames=task.frames if is_same else None)
+
+    return spec._replace(obs=more(spec.obs), tasks=tuple(map(seen, spec.tasks)))
 
 
 def _around(env: Any, make: Callable[[types.EnvSpec], Wrapper]) -> Any:

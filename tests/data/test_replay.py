@@ -301,6 +301,33 @@ def test_frames_need_an_image():
         frame_stacks.check(spec, 4)
 
 
+@pytest.mark.parametrize(
+    ("stacks", "depth", "said"),
+    [
+        ((4, 4), 2, "frames: 2, but the image of a stacks 4; give 4"),
+        ((1, 1), 4, "frames: 4, but the image of a is no stack; give 1"),
+        ((4, 2), 4, "frames: 4, but the image of b stacks 2; give 1"),
+        ((None, 1), 4, "frames: 4, but the image of b is no stack; give 1"),
+        ((4, 4), 4, None),
+        ((None, None), 2, None),
+        ((None, 4), 4, None),
+    ],
+)
+def test_frames_are_as_many_as_the_environment_stacks(stacks, depth, said):
+    """Others are put together as what was never seen; who says nothing is believed."""
+    image = {"image": jax.ShapeDtypeStruct((2, 2, 4), np.uint8)}
+    tasks = tuple(
+        types.TaskSpec(name, image, streams.SPEC.action, frames=frames)
+        for name, frames in zip("ab", stacks)
+    )
+    spec, settings = spec_of(4)._replace(tasks=tasks), replay.Config(frames=depth)
+    if said is None:
+        replay.make(spec, settings)
+        return
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        replay.make(spec, settings)
+
+
 def test_stacks_of_unlike_channels_are_refused():
     """Padded to the larger one, the newest channels of the smaller are not its last."""
 

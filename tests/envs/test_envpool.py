@@ -218,14 +218,17 @@ def test_life_loss_is_terminal_for_the_learner_and_not_the_end_of_the_game():
 
 def test_atari_observations_are_the_stack_in_channels_last_order():
     """[H, W, C] with the newest frame last: channel c now was channel c+1 before."""
-    _, ts, _ = both("Pong-v5")
+    spec, ts, _ = both("Pong-v5")
+    assert spec.tasks[0].frames == 4
     image = ts.obs["image"]
     assert image.shape[3:] == (84, 84, 4)
     for t in range(1, 8):
         if not ts.first[t].any():
             np.testing.assert_array_equal(image[t][..., :3], image[t - 1][..., 1:])
-    spec = envpool.make("Pong-v5", (1, 1), {"colour": "rgb", "size": 64}).spec
-    assert spec.obs["image"].shape == (64, 64, 12)
+    options = {"colour": "rgb", "size": 64, "stack": 3}
+    spec = envpool.make("Pong-v5", (1, 1), options).spec
+    assert spec.obs["image"].shape == (64, 64, 9)
+    assert spec.tasks[0].frames == 3
     assert spec.action == types.Discrete(18)
 
 
@@ -233,6 +236,7 @@ def test_minigrid_is_planes_of_kind_colour_and_state_and_a_direction():
     """Every cell has one kind and one colour; the mission's letters can be read back."""
     spec, ts, _ = both("MiniGrid-GoToDoor-5x5-v0")
     assert spec.obs["image"].shape == (7, 7, 20)
+    assert spec.tasks[0].frames == 1
     assert (ts.obs["image"][..., :11].sum(-1) == 1).all()
     assert (ts.obs["image"][..., 11:17].sum(-1) == 1).all()
     # Leaves in sorted order: direction (4), then 96 characters of 5 bits.

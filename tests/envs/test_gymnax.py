@@ -144,6 +144,7 @@ def test_minatar_planes_stay_binary_and_small():
     """Bool planes take a quarter of the memory of what gymnax returns."""
     spec = adapter.task("Breakout-MinAtar").spec
     assert spec.obs["image"].dtype == jnp.bool_
+    assert spec.frames == 1, "planes of objects, though there are four"
     assert (spec.random_score, spec.reference_score) == (0.38, 28.0)
 
 

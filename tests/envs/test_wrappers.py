@@ -84,6 +84,34 @@ def test_stacked_frames_are_the_newest_of_the_episode(name, streams):
                 np.testing.assert_array_equal(block, expected)
 
 
+def test_the_spec_says_how_many_observations_an_image_stacks():
+    """Of a stack of stacks the outer number; of another image nobody says."""
+
+    def halved(spec):
+        def seen(obs):
+            height, *rest = obs["image"].shape
+            image = jax.ShapeDtypeStruct((height // 2, *rest), obs["image"].dtype)
+            return {**obs, "image": image}
+
+        def step(memory, ts):
+            return memory, ts._replace(obs={**ts.obs, "image": ts.obs["image"][::2]})
+
+        return wrapping.Wrapper(wrapping.observing(spec, seen), lambda ts: (), step)
+
+    def frames(*wrapped):
+        env = core.vectorise(counting(), (1, 1))
+        for wrapper in wrapped:
+            env = wrapper(env)
+        return env.spec.tasks[0].frames
+
+    three, two, one = (lambda x, n=n: wrappers.frame_stack(x, n) for n in (3, 2, 1))
+    assert frames() is None
+    assert frames(one) is None
+    assert frames(three, one, lambda x: wrappers.time_in_episode(x, 5)) == 3
+    assert frames(three, two) == 2
+    assert frames(three, lambda x: wrapping.wrap(x, halved)) is None
+
+
 @pytest.mark.parametrize("name", ENVS)
 def test_time_in_the_episode_is_the_last_number_shown(name, streams):
     """0 at its first step, and from there on one part of the given steps each."""

@@ -69,6 +69,7 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> core.PureTask:
         reference_score=stored and stored.oracle.mean,
         max_steps=int(params.length),
         action_sets=controls.SETS[action_set],
+        frames=1,
         wants_renewal=code.wants_renewal,
         renew=code.renew,
         observe=code.observe,
