@@ -1,13 +1,14 @@
 """DreamerV2 on a MinAtar game: returns, PPO's at equal steps, and what is predicted.
 
-    python benchmarks/dreamer_learning.py RUN [--game Breakout] [--as-it-is] [--long]
+    python benchmarks/dreamer_learning.py RUN [--game Breakout] [--as-it-is] [--long [--wide]]
 
 RUN is begun or gone on with (configs/dreamer_v2_minatar.yaml on the game), or with
 ``--as-it-is`` only read, however far it has come. PPO (configs/minatar_ppo.yaml) runs for as
 many steps and seeds in the folder RUN-ppo. Writes dreamer_GAME.json and .png (returns, the
 mean over seeds and their range) and the open-loop pictures dreamer_open_loop_GAME.gif
 and .png. ``--long``: 1 M steps and a gradient step every 32 of them in place of 4, three seeds,
-every step kept; dreamer_long_GAME.json and .png, no other pictures.
+every step kept; dreamer_long_GAME.json and .png, no other pictures. ``--wide``: that of a
+model twice as wide, dreamer_wide_GAME.json and .png; ``--seeds`` and ``--env-steps`` of either.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ LONG = [
     "checkpoint.every_updates=2400",
     "checkpoint.keep=1",
 ]
+WIDE = [
+    "agent.config.rssm={latent: {latents: 32, classes: 16}, deter: 256, hidden: 256}",
+    "agent.config.observation.depth=32",
+    "agent.config.observation.units=256",
+    "agent.hparams.kl_scale=0.3",
+]
+FEWEST = 3  # seeds of PPO
 ROWS = 8  # of the table
 
 
@@ -43,14 +51,17 @@ def main() -> None:
     xla.configure_process()
     if not args.as_it_is:
         task = f"tasks=[{{env: gymnax/{args.game}-MinAtar, slots: 16}}]"
-        changes = LONG if args.long else []
+        changes = [*LONG, *(WIDE if args.wide else [])] if args.long else []
+        changes += [f"population.size={args.seeds}"] if args.seeds else []
+        changes += [f"training.env_steps={args.env_steps}"] if args.env_steps else []
         common.trained(loading.load(CONFIG, [task, *changes]), args.run)
     log = metrics.read_metrics(args.run)
     (task,) = reading.load_config(args.run).tasks
     game = task.env.removeprefix("gymnax/").removesuffix("-MinAtar")
     said = "" if args.long else draw_film(args, game)
     ((_, returns),) = log.returns.items()
-    other = ppo(args.run, game, int(log.env_steps[-1]), returns.shape[1])
+    seeds = max(returns.shape[1], FEWEST)
+    other = ppo(args.run, game, int(log.env_steps[-1]), seeds)
     ((_, others),) = other.returns.items()
     result = {
         "machine": common.environment(),
@@ -59,7 +70,8 @@ def main() -> None:
         "rows": means(log.env_steps, returns, other.env_steps, others),
         "open_loop": said,
     }
-    name = f"dreamer_long_{game}" if args.long else f"dreamer_{game}"
+    kind = ("wide_" if args.wide else "long_") if args.long else ""
+    name = f"dreamer_{kind}{game}"
     print(f"written: {common.write(args.out, name, result)}")
     with common.figure(args.out / f"{name}.png", [game]) as (ax,):
         common.curve(ax, log.env_steps, returns, "DreamerV2")
@@ -108,8 +120,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--game", default="Breakout", help="of a run that is begun")
     parser.add_argument("--as-it-is", action="store_true", help="train nothing")
     parser.add_argument("--long", action="store_true", help="1 M steps, fewer updates")
+    parser.add_argument("--wide", action="store_true", help="of --long: a wider model")
+    parser.add_argument("--seeds", type=int, help="in place of the config's")
+    parser.add_argument("--env-steps", type=int, help="in place of the config's")
     parser.add_argument("--out", type=pathlib.Path, default=common.RESULTS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.wide and not args.long:
+        parser.error("--wide: of --long, add it")
+    return args
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def main() -> None:
         print(common.line(row, COLUMNS))
     is_whole = len(rows) >= len(every.arms)
     claims = summary(args.experiment, rows) if is_whole or not args.arms else {}
-    for name, value in claims.items():
-        print(f"{name}: {value:.3g}")
+    for claim, value in claims.items():
+        print(f"{claim}: {value:.3g}")
     result = {"machine": common.environment(), "arms": rows, "claims": claims}
     common.write(args.out, name, result | {"data": data})
     pictures.draw(args.experiment, rows, args.out / f"{name}.png")

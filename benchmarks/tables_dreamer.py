@@ -102,6 +102,7 @@ def foresight() -> Rows:
     """Returns what is said of steps seen and not seen, by the step of the episode."""
     rows: Rows = [
         [
+            "model",
             "step of the episode",
             "steps",
             "divergence, nats",
@@ -114,12 +115,13 @@ def foresight() -> Rows:
             "foreseen",
         ]
     ]
-    (run,) = load("dreamer_foresight")["runs"]
     names = ["kl", "seen", "foreseen", "reward", "reward seen", "reward foreseen"]
-    for row in run["rows"]:
-        cells = [f"{row['from']} to {row['to']}", quantity(row["steps"])]
-        cells += [number(row[x]) for x in (*names, "paid seen", "paid foreseen")]
-        rows.append(cells)
+    for run in load("dreamer_foresight")["runs"]:
+        model = "wide" if run["run"].endswith("-wide") else "the config's"
+        for row in run["rows"]:
+            cells = [model, f"{row['from']} to {row['to']}", quantity(row["steps"])]
+            cells += [number(row[x]) for x in (*names, "paid seen", "paid foreseen")]
+            rows.append(cells)
     return rows
 
 
@@ -128,6 +130,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "dreamer_Breakout": functools.partial(learning, "Breakout"),
     "dreamer_SpaceInvaders": functools.partial(learning, "SpaceInvaders"),
     "dreamer_long": functools.partial(learning, "long_SpaceInvaders"),
+    "dreamer_wide": functools.partial(learning, "wide_SpaceInvaders"),
     "dreamer_foresight": foresight,
     "dreamer_flops": operations,
     "dreamer_peers": peers,

@@ -31,11 +31,6 @@ def symlog(x: Array) -> Array:
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
-def symexp(x: Array) -> Array:
-    """Returns sign(x) (exp |x| − 1)."""
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
-
-
 def two_hot(x: Array) -> Array:
     """Returns the probabilities [..., BINS] whose mean is x, two of them not 0.
 
