@@ -71,7 +71,8 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     if types.OPTIMAL not in spec.obs:
         raise ValueError(
             f"obs: demonstrator reads the best action as {types.OPTIMAL!r}, the "
-            f"environment gives {sorted(spec.obs)}; use it in a stage of kind collect"
+            f"environment gives {sorted(spec.obs)}; use it in a stage of kind collect, "
+            "on one entry of tasks that the compiled program steps"
         )
 
     def init(key, hp):
@@ -82,9 +83,10 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         best = ts.obs[types.OPTIMAL]
         epsilon = exploration.epsilon_at(learner.updates, hp.exploration)
         # A label that is illegal is no best action.
-        epsilon = jnp.where(exploration.entry(ts.action_mask, best), epsilon, 1.0)
-        action = noisy(key, best, epsilon, ts.action_mask)
-        other = epsilon / jnp.sum(ts.action_mask, axis=-1)
+        legal = exploration.choosable(ts.action_mask)
+        epsilon = jnp.where(exploration.entry(legal, best), epsilon, 1.0)
+        action = noisy(key, best, epsilon, legal)
+        other = epsilon / jnp.sum(legal, axis=-1)
         likely = jnp.where(action == best, 1.0 - epsilon + other, other)
         return action, carry, Extras(jnp.log(likely))
 

@@ -160,7 +160,7 @@ def probability(action: Array, greedy: Array, legal: Array, epsilon: Array) -> A
 
     ε/|legal|, and (1 - ε)/|greedy| more where it is one of the greedy ones ``[B, A]``.
     """
-    explore = epsilon / jnp.sum(legal, axis=-1)
+    explore = epsilon / jnp.sum(exploration.choosable(legal), axis=-1)
     exploit = (1.0 - epsilon) / jnp.sum(greedy, axis=-1)
     return explore + jnp.where(exploration.entry(greedy, action), exploit, 0.0)
 

@@ -91,6 +91,9 @@ def test_illegal_actions_are_never_explored_and_never_best():
         np.testing.assert_allclose(found, [*shares, 0, 0, 0], atol=0.04)
         probability = np.exp(np.asarray(extras.log_prob))
         np.testing.assert_allclose(probability, np.take(shares, action), rtol=1e-5)
+    none = informed._replace(action_mask=jnp.zeros_like(legal))
+    action, _, extras = agent.act(state, (), none, jax.random.key(2), hp)
+    assert not action.any() and not extras.log_prob.any()
 
 
 def test_the_uninformed_cannot_demonstrate():

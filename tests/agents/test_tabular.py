@@ -48,6 +48,7 @@ def experience(steps, slots, seed=0):
     first = np.concatenate([np.ones((1, slots), bool), (terminal | last)[:-1]])
     mask = rng.random((*shape, ACTIONS)) < 0.6
     mask[..., 0] |= ~mask.any(-1)
+    mask[(terminal | last) & (rng.random(shape) < 0.5)] = False
     ts = types.TimeStep(
         obs={"vector": np.float32(rng.integers(0, STATES, (*shape, 1)) / (STATES - 1))},
         reward=np.where(first, 0, rng.normal(size=shape)).astype(np.float32),
@@ -70,7 +71,8 @@ def watkins(rollout, lr, gamma):
     for t, slot in np.ndindex(*rollout.action.shape):
         if ts.first[t + 1, slot]:
             continue
-        after = table[rows[t + 1, slot]][ts.action_mask[t + 1, slot]].max()
+        known = table[rows[t + 1, slot]][ts.action_mask[t + 1, slot]]
+        after = known.max() if known.size else 0.0
         target = ts.reward[t + 1, slot] + gamma * ts.discount[t + 1, slot] * after
         cell = rows[t, slot], int(rollout.action[t, slot])
         table[cell] += lr * (target - table[cell])
@@ -79,11 +81,13 @@ def watkins(rollout, lr, gamma):
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_a_rollout_is_learned_from_in_time_order_and_slot_by_slot(slots, agent):
-    """Masked maxima, terminals, truncations and resets as in a plain loop."""
+    """Masked maxima, terminals, truncations and resets as in a plain loop; an episode
+    may end where nothing is legal."""
     rollout, hp = experience(60, slots), hparams(learning_rate=0.9, discount=0.8)
     happened = rollout.ts
     assert happened.first[1:].any() and (happened.discount == 0).any()
     assert (happened.last & (happened.discount == 1)).any()
+    assert not happened.action_mask.any(-1).all()
     update = updater(agent)
     learner, metrics = jax.device_get(update(agent.init(KEY, hp), rollout, KEY, hp))
     expected = watkins(rollout, 0.9, 0.8)
@@ -145,6 +149,16 @@ def test_a_choice_from_a_set_is_a_member_and_any_of_them():
     u = np.float32([0.0, 0.34, 0.67, 1.0])
     found = jax.jit(exploration.uniform_from)(among, u)
     np.testing.assert_array_equal(found, [1, 3, 4, 4])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0])
+def test_where_nothing_is_legal_choice_0_is_taken_and_nothing_is_to_gain(epsilon):
+    """As at an episode's end: 0 times minus infinity is no number."""
+    q, legal = jnp.array([[1.0, 9.0], [1.0, 9.0]]), jnp.array([[False] * 2, [True] * 2])
+    action, best, value = exploration.epsilon_greedy(KEY, q, legal, epsilon)
+    assert action[0] == 0 and value.tolist() == [0.0, 9.0]
+    assert best.tolist() == [[True, False], [False, True]]
+    assert tabular.probability(action, best, legal, epsilon)[0] == 1.0
 
 
 def test_epsilon_falls_linearly_in_updates():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.hparams import Amount, Share
-from mtrl_jax.types import Array, Key, Scalar
+from mtrl_jax.types import ILLEGAL, Array, Key, Scalar
 
 
 class Hparams(NamedTuple):
@@ -42,7 +42,7 @@ def epsilon_greedy(
     """Returns (action int32 [...], mask of the best [..., A], their value [...]).
 
     Each entry for itself: with probability ε uniform over the legal actions, else over
-    those of the highest value. ``q`` and bool ``legal`` are ``[..., A]``.
+    those of the highest value; see ``greedy``, which takes the same ``q`` and ``legal``.
 
     >>> q, legal = jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])
     >>> [x.tolist() for x in epsilon_greedy(jax.random.key(0), q, legal, 0.0)]
@@ -50,17 +50,25 @@ def epsilon_greedy(
     """
     maximising, value = greedy(q, legal)
     u = jax.random.uniform(key, (2, *value.shape))
-    among = jnp.where((u[0] < epsilon)[..., None], legal, maximising)
+    among = jnp.where((u[0] < epsilon)[..., None], choosable(legal), maximising)
     return uniform_from(among, u[1]), maximising, value
 
 
 def greedy(q: Array, legal: Array) -> tuple[Array, Array]:
     """Returns (mask of maximising legal actions [..., A], their value [...]).
 
-    ``q`` and bool ``legal`` are ``[..., A]``.
+    ``q`` and bool ``legal`` are ``[..., A]``. Where none is legal, as an episode's last
+    step may have it, that is choice 0 and there is nothing to gain: 0.
     """
-    value = jnp.max(jnp.where(legal, q, -jnp.inf), axis=-1)
-    return legal & (q == value[..., None]), value
+    highest = jnp.max(jnp.where(legal, q, ILLEGAL), axis=-1)
+    maximising = choosable(legal & (q == highest[..., None]))
+    return maximising, jnp.where(jnp.any(legal, axis=-1), highest, 0.0)
+
+
+def choosable(among: Array) -> Array:
+    """Returns bool ``among`` ``[..., A]``, with choice 0 in it where there is none."""
+    zeroth = among[..., 0] | ~jnp.any(among, axis=-1)
+    return jnp.asarray(among).at[..., 0].set(zeroth)
 
 
 def entry(x: Array, action: Array) -> Array:
