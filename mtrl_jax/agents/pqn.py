@@ -126,11 +126,13 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
             learner.params, ts.obs, ts.task, ts.action_mask
         )
         q = outputs[..., 0]
+        # The teacher learns from it, even where a student acts.
+        _, value = exploration.greedy(q, ts.action_mask)
         if student is not None:
             carry = online_student.returned(carry, ts)
             q = student.acting(learner.stats, q, ts, hp)
         epsilon = q_learning.epsilon_at(learner.updates, hp.exploration)
-        action, _, value = exploration.epsilon_greedy(key, q, ts.action_mask, epsilon)
+        action, _, _ = exploration.epsilon_greedy(key, q, ts.action_mask, epsilon)
         return action, carry, q_learning.Extras(q, value, features, carry)
 
     def loss(params, stats, batch, key, hp):

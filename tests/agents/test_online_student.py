@@ -159,12 +159,13 @@ def test_it_follows_the_best_teacher_from_the_first_score_on():
 
 
 def test_in_a_test_the_student_may_act():
-    """From 0.5 on; what is noted down is what the one that acts says."""
+    """From 0.5 on; what is noted down is what the one that acts says, but for the value,
+    which the teacher learns from."""
     env, agent, learner, _ = run(KIND)
     one = jax.tree.map(lambda x: jnp.asarray(x[0]), learner)
     _, ts = env.reset(random.roots(0, 2), env.params)
     ts = jax.tree.map(lambda x: x[0], ts)
-    key, carry = jax.random.key(0), agent.carry(SLOTS)
+    key, carry, values = jax.random.key(0), agent.carry(SLOTS), []
     for acts, (params, kind) in {
         0.4: (one.params, q_network.QNetworkConfig(hidden=(16,))),
         0.5: (one.stats.learner.params, KIND),
@@ -174,6 +175,8 @@ def test_in_a_test_the_student_may_act():
         made = q_network.make(env.spec, kind, env.spec.action.n)
         q = made.apply(params, ts.obs, ts.task, ts.action_mask)[..., 0]
         np.testing.assert_allclose(noted.q, q, rtol=1e-5, atol=1e-6)
+        values.append(noted.value)
+    np.testing.assert_array_equal(*values)
 
 
 @pytest.mark.slow

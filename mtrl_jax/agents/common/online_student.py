@@ -40,7 +40,8 @@ _NEEDED = "student={} (its network's settings)"
 class Hparams(NamedTuple):
     """Of the student; not read without one."""
 
-    student: Share = 0.0  # from 0.5 on it acts in its teacher's place, for tests
+    # From 0.5 on it acts in its teacher's place, for tests: scores are of what acts.
+    student: Share = 0.0
     student_learning_rate: Amount = 1e-3
     student_tau: Sharpness = 0.01  # of the teacher's values
     score_period: Amount = 50.0  # updates from score to score
