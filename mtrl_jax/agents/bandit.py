@@ -33,7 +33,7 @@ import jax.numpy as jnp
 
 from mtrl_jax import types
 from mtrl_jax.agents.common import exploration
-from mtrl_jax.hparams import Amount
+from mtrl_jax.hparams import Amount, Divisor
 from mtrl_jax.losses import policy_gradient
 from mtrl_jax.types import Array, Key, Scalar
 
@@ -51,8 +51,10 @@ class Hparams(NamedTuple):
     """What PBT may perturb; every field is traced."""
 
     exploration: Amount = 1.0  # c; 0 is greedy
-    prior_a: Amount = 1.0  # of the Beta, Thompson only: successes before the first pull
-    prior_b: Amount = 1.0  # and failures
+    prior_a: Divisor = (
+        1.0  # of the Beta, Thompson only: successes before the first pull
+    )
+    prior_b: Divisor = 1.0  # and failures
 
 
 class Carry(NamedTuple):

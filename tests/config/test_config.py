@@ -380,6 +380,10 @@ def test_what_is_ordered_is_so_at_every_value(change, message):
     [
         ("{name: distral, hparams: {beta: 0}}", r"agent\.hparams\.beta=0: must be at"),
         ("{name: ppo, hparams: {adam_eps: 0}}", r"agent\.hparams\.adam_eps=0: must be"),
+        (
+            "{name: bandit, config: {algorithm: thompson}, hparams: {prior_b: 0}}",
+            r"agent\.hparams\.prior_b=0: must be at least",
+        ),
         # Without noise and ε it would do the same for ever.
         (
             "{name: rainbow, config: {noisy: false}}",
