@@ -70,11 +70,14 @@ def collecting(
         )
     found, members = entries(config), config.population.size
     labelled = _labeller(config)
-    if all(spread.many is None for spread in found):
+    asks = _asks(config) and found[0].pure is not None
+    if not asks and all(spread.many is None for spread in found):
         return _mixture(config, found, restart)
     if len(found) > 1:
+        shown = f"{config.agent.name} sees what is best in one alone"
         raise errors.ConfigError(
-            f"tasks: {len(found)} given, and among them a family of tasks; a collect "
+            f"tasks: {len(found)} given, and "
+            f"{shown if asks else 'among them a family of tasks'}; a collect "
             "stage spreads one family over its members, give it a stage of its own"
         )
     (one,) = found
@@ -82,7 +85,7 @@ def collecting(
     for slots in (None, config.evaluation.slots):
         environments.check_number(config, environments.tasks_of(config), slots)
     train, test = (
-        labelled(core.spread(one.pure, one.many, (members, slots)))
+        labelled(_spread(one, (members, slots), "population"))
         for slots in (one.task.slots, config.evaluation.slots)
     )
     world = World("fused", train, test, train.spec, train.batch, True, lambda: None)
@@ -122,11 +125,11 @@ def testing(config: stage_schema.EvaluateStage) -> types.Env | types.HostEnv:
         return labelled(mixture.make(parts) if len(parts) > 1 else parts[0])
 
 
-def _spread(entry: Spread, batch: tuple[int, int]) -> types.Env:
+def _spread(entry: Spread, batch: tuple[int, int], axis: str = "slot") -> types.Env:
     assert entry.pure is not None
     if entry.many is None:
         return core.vectorise(entry.pure, batch)
-    return core.spread(entry.pure, entry.many, batch, "slot")
+    return core.spread(entry.pure, entry.many, batch, axis)
 
 
 def _hosted(entry: Spread, batch: tuple[int, int], seed: int) -> types.HostEnv:
@@ -162,10 +165,15 @@ def optimal(config: Any) -> Callable[[types.Tree], types.Array]:
 
 def _labeller(config: Any) -> Callable[[types.Env], types.Env]:
     """Returns what makes environments say what is best, if the stage's agent asks."""
-    if not agent_settings.module(config).INFO.reads_expert_labels:
+    if not _asks(config):
         return lambda env: env
     best = optimal(config)
     return lambda env: expert_labels.give(env, best)
+
+
+def _asks(config: Any) -> bool:
+    """Returns whether the stage's agent sees what is best."""
+    return agent_settings.module(config).INFO.reads_expert_labels
 
 
 def _mixture(

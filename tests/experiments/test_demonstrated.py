@@ -1,13 +1,15 @@
 """Histories without reinforcement learning: a collect stage whose agent sees what is best."""
 
+import jax
 import numpy as np
 import pytest
 import running
 import staged_runs
 
-from mtrl_jax import config, metrics
+from mtrl_jax import config, errors, metrics, random
 from mtrl_jax.config import stage_schema
 from mtrl_jax.data import histories
+from mtrl_jax.envs import dark
 from mtrl_jax.experiments import kinds, offline, task_families
 
 # 12 episodes of 4 steps and a reset, an update each.
@@ -164,3 +166,24 @@ def test_a_demonstrator_can_be_watched_on_other_tasks():
         for name in ("demonstrator", "tabular")
     }
     assert seen["demonstrator"] - seen["tabular"] == {"optimal"}
+
+
+def test_a_task_that_stands_for_itself_alone_is_demonstrated(monkeypatch):
+    """A family may know what is best and have no tasks to spread; of one entry."""
+    monkeypatch.setattr(dark, "tasks_of", lambda name, options: None)
+    room = {"env": "dark/room", "slots": 2, "options": {"size": 3, "goal": [2, 1]}}
+
+    def collecting(*tasks):
+        given = {"name": "x", "kind": "collect", "agent": {"name": "demonstrator"}}
+        stage = stage_schema.CollectStage(**given, tasks=tasks)
+        return task_families.collecting(stage)
+
+    world, names, _ = collecting(room)
+    key = jax.eval_shape(lambda: random.roots(0, 1))
+    _, ts = jax.eval_shape(world.train.reset, key, world.train.params)
+    assert ts.obs["optimal"].shape == world.batch == (1, 2)
+    assert len(names) == 2 and "optimal" in world.test.spec.obs
+    with pytest.raises(
+        errors.ConfigError, match="tasks: 2 given, and demonstrator sees"
+    ):
+        collecting(room, room)
