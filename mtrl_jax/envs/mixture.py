@@ -9,6 +9,7 @@ differ in numbers alone belong in ``core.stack``, which compiles them once.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,23 +85,24 @@ def make_host(envs: Sequence[types.HostEnv], axis: str = "slot") -> types.HostEn
         k, own = layouts.owner(layout, member, slot)
         return envs[k].render(*own)
 
-    def close() -> None:
-        # An ExitStack closes the others even if one of them raises.
-        with contextlib.ExitStack() as stack:
-            for env in envs:
-                stack.callback(env.close)
-
     return types.HostEnv(
         spec=layout.spec,
         batch=layout.batch,
         reset=lambda: join(tuple(env.reset() for env in envs)),
         send=send,
         recv=lambda: join(tuple(env.recv() for env in envs)),
-        close=close,
+        close=functools.partial(close, envs),
         info=lambda: join_measures(tuple(env.info() for env in envs)),
         render=render,
         restart=restart if any(env.restart for env in envs) else None,
     )
+
+
+def close(envs: Sequence[types.HostEnv]) -> None:
+    """Close all of ``envs``, even if closing one of them raises."""
+    with contextlib.ExitStack() as stack:
+        for env in envs:
+            stack.callback(env.close)
 
 
 def host_from_pure(env: types.Env, key: Key, params: Tree = None) -> types.HostEnv:

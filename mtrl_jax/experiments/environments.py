@@ -8,6 +8,7 @@ stepped from Python, as two halves that take turns (engine/host_runner.py).
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def make_world(config: schema.ExperimentConfig, seed: str) -> World:
     halves = make_halves(config, tasks, f"{seed}/train")
     hosted = _learned(config, make_host_env(config, tasks, f"{seed}/test", slots))
     batch = (config.population.size, sum(half.batch[1] for half in halves))
-    close = _closer([*halves, hosted])
+    close = functools.partial(mixture.close, [*halves, hosted])
     own = tuple(task for half in halves for task in half.spec.slot_tasks)
     spec = hosted.spec._replace(slot_tasks=own)
     return World("host", halves, hosted, spec, batch, False, close)
@@ -277,11 +278,3 @@ def check_number(
 def pool_seed(seed: str, part: int) -> int:
     """Returns the seed of part ``part`` of the environments that ``seed`` names."""
     return zlib.crc32(f"{seed}/{part}".encode())
-
-
-def _closer(parts: list[types.HostEnv]) -> Callable[[], None]:
-    def close() -> None:
-        for part in parts:
-            part.close()
-
-    return close

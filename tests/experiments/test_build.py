@@ -51,6 +51,25 @@ def test_the_halves_of_a_host_run_have_the_seeds_that_are_recorded(monkeypatch):
     assert np.concatenate(halves, axis=1).ravel().tolist() == record["seeds"]
 
 
+def test_environments_are_closed_even_if_others_cannot_be(monkeypatch):
+    """Both halves and the test's: a pool that stays open holds its threads and memory."""
+    closed, real = [], envs.make_host
+
+    def make_host(*given):
+        def close():
+            closed.append(given[1])
+            raise OSError("it does not close")
+
+        return real(*given)._replace(close=close)
+
+    monkeypatch.setattr(envs, "make_host", make_host)
+    settings = _settings("training.runner=host")
+    world = environments.make_world(settings, "0/0")
+    with pytest.raises(OSError, match="does not close"):
+        world.close()
+    assert len(closed) == 3 * len(settings.tasks)
+
+
 def test_every_test_of_a_host_run_has_episodes_of_its_own():
     """By the update it is after; a resumed run's, whose pools have others, has the same."""
     settings = _settings("training.runner=host")
