@@ -4,7 +4,9 @@ Ref: Mnih et al. 2015, "Human-level control through deep reinforcement learning"
 ``double`` is van Hasselt et al. 2016 (arXiv:1509.06461).
 
 Deviations: lengths are counted in updates of ``unroll_length · slots`` env steps each, in
-which the policy stays as it is; of actions with the same value a random one is taken.
+which the policy stays as it is; of actions with the same value a random one is taken; ε
+falls from the first update on, those before ``learning_starts`` included (Mnih's program
+holds it at 1 until learning starts).
 Defaults are of small tasks: Adam at 1e-3, ε to 0.05, a replay of 1e5 steps that is learned
 from at once; the paper's centred RMSProp at 2.5e-4, ε to 0.1 and a replay of 1e6 that
 first fills to 5 % are those of configs/dqn_atari.yaml.

@@ -10,7 +10,8 @@ Deviations: as DQN's; each slot acts by noise of its own (see networks/noisy.py)
 of the advantages is over legal actions; priorities of a categorical learner are the KL of
 the paper, raised to the exponent when they are stored, and no thousandth of the draws is
 uniform. ``importance_updates``, how long the weights' exponent takes to be 1, is the length
-of the run in the paper; by default it stays at 0.4, as a run's length is not known.
+of the run in the paper; by default it stays at 0.4, as a run's length is not known. Like
+ε it counts the updates before ``learning_starts``, too.
 Other defaults are of small tasks, too: Adam at 1e-3 with an epsilon of 1e-8, a replay of
 1e5 steps that is learned from at once, a target network for 200 updates; in the paper
 6.25e-5 with 1.5e-4, 1e6 steps that first fill to 2 %, 8,000 steps.

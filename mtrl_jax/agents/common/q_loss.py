@@ -1,10 +1,11 @@
 """The loss of deep Q-learning, whatever it learns of the return.
 
-    y = Σ_j γ^{j−1} r_j + γ^m v(s_m),     L = mean_i w_i · loss(y, q(s, a)),     |loss| → priority
+    y = Σ_j γ^{j−1} r_j + γ^m v(s_m),     L = mean_i w_i · loss(y, q(s, a)),     error → priority
 
 v is the target network's value of its best action (``double``: of the online network's),
 ``distribution`` says what is learned of the return: its mean, atoms on a support, or
-quantiles.
+quantiles. The error of a mean is |y − q| (not its loss), that of atoms the KL (their loss
+is the cross-entropy, larger by the target's entropy), that of quantiles their loss.
 """
 
 from __future__ import annotations

@@ -76,7 +76,11 @@ def gradient_steps(config: SequenceConfig, steps: int) -> int:
 
 
 def waits(config: SequenceConfig, batches: int) -> int:
-    """Returns the updates before ``prefill`` steps are there, K = ``batches`` each."""
+    """Returns the updates that begin before ``prefill`` steps are there.
+
+    Of K = ``batches`` each. The first that learns begins with as many steps, or more,
+    and adds its own before it draws.
+    """
     return int(-(-config.prefill // (batches * config.train_every)))
 
 
