@@ -67,6 +67,7 @@ INFO = types.AgentInfo(
     "agent curricula on V-trace (Czarnecki et al. 2018)",
     needs_extras=True,
     idle=idle,
+    observe_action=unrolls.observe_action,
     learns=unrolls.LEARNS,
 )
 

@@ -1,5 +1,6 @@
 """What the tasks' networks share, as an option of the actor-critic learner."""
 
+import dataclasses
 import functools
 
 import jax
@@ -130,3 +131,12 @@ def test_an_unknown_distance_is_refused(name, kit):
     """When the agent is made."""
     with pytest.raises(ValueError, match="distance: unknown 'far'; one of l2, trace"):
         kit.small(name, kit.probe(*TASKS).spec, distance="far")
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_heads_of_all_tasks_in_each_tasks_network_are_refused(name, kit):
+    """A network of one task would train one of them and be tied by the others."""
+    network = dataclasses.replace(SOFT, task_heads=True)
+    config = MODULES[name].Config(network=network)
+    with pytest.raises(ValueError, match=r"^network\.task_heads: .*'soft'.*use false"):
+        MODULES[name].make(kit.probe(*TASKS).spec, config)

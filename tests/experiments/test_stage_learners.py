@@ -12,10 +12,10 @@ import staged_runs
 import tiny_settings
 import yaml
 
-from mtrl_jax import config, metrics
+from mtrl_jax import config, envs, metrics
 from mtrl_jax.agents import impala
 from mtrl_jax.data import histories, windows
-from mtrl_jax.experiments import build, kinds, reading
+from mtrl_jax.experiments import build, collect, kinds, reading
 
 TASKS = [{"env": "probe/action", "slots": 2}]
 TRAINING = {"env_steps": 48, "unroll_length": 4, "updates_per_chunk": 2}
@@ -277,9 +277,6 @@ BAD = [
     ("stages.1.tasks.0.env=probe/memory", "stages.1 tasks observe 'first'"),
     ("stages.1.population.search={learning_rate: {low: 1e-3, high: 1e-2}}",
      "stages.1 population.search 'first'"),
-    ("stages.0.agent={name: mix_and_match, config: {components: [{}, {}]}}"
-     " stages.3.agent={name: mix_and_match, config: {components: [{}, {}]}}",
-     "stages.1 play.epsilon=0.5 remembers temperature"),
     ("stages.0.agent.config.network.task_embedding=true"
      " stages.0.tasks=[{env: probe/action},{env: probe/constant}]"
      " stages.1.tasks=[{env: probe/constant},{env: probe/action}]",
@@ -297,6 +294,8 @@ BAD_PAIRS = [
     ("second", "stages.0.agent={name: progressive}"
      " stages.1.agent={name: progressive, config: {columns: 3}}",
      "stages.1 init_from='first' columns 3 1 2 add"),
+    ("teacher", "stages.0.agent={name: dreamer_v2} stages.0.population={size: 2}",
+     "stages.1 play.epsilon=0.5 remembers temperature"),
 ]  # fmt: skip
 
 
@@ -308,9 +307,19 @@ def test_a_bad_list_is_one_line_and_nothing_is_written(tmp_path, overrides, word
 
 @pytest.mark.parametrize(("name", "overrides", "words"), BAD_PAIRS)
 def test_what_does_not_fit_the_first_stage_is_refused(tmp_path, name, overrides, words):
-    """A leaf of another shape, other observations, other columns: one line each."""
+    """Leaves of another shape, observations, columns, actions of others: a line each."""
     stages = [x for x in LEARNERS["stages"] if x["name"] in ("first", name)]
     _refused(tmp_path, {"stages": stages}, overrides, words)
+
+
+def test_a_mixture_that_remembers_its_actions_may_play_others():
+    """It observes which they were, as impala does."""
+    mixture = {"name": "mix_and_match", "config": {"components": [{}, {}]}}
+    stages = copy.deepcopy(LEARNERS["stages"][:2])
+    stages[0]["agent"] = mixture
+    stage = config.from_dict({"stages": stages}).stages[1]
+    assert stage.play.epsilon > 0
+    collect.make_agent(stage, envs.make("probe/action", (1, 2)).spec)
 
 
 def _refused(tmp_path, settings, overrides, words):

@@ -78,6 +78,11 @@ def make(
         return Sharing(single, lambda columns: single, lambda rows: (), lambda *_: {})
     what = "network.sharing: 'soft' is between tasks"
     types.check_several_tasks(spec, what, "sharing 'hard'")
+    if config.task_heads:
+        raise ValueError(
+            "network.task_heads: under sharing 'soft' every task has a network, and so "
+            "heads, of its own; use false"
+        )
     own = dataclasses.replace(config, sharing="hard")
     slots = spec.slot_tasks
 
