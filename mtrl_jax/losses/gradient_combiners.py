@@ -8,7 +8,8 @@ of trees of any shape.
     sum       w = 1
     pcgrad    g_i loses its part along every g_j it conflicts with, in random order; mean
     cagrad    the best for the worst task within c ‖g_0‖ of the mean g_0
-    mgda      the least norm in the convex hull: a common descent direction
+    mgda      the least norm in the convex hull: a common descent direction, to the
+              precision of its steps (of nearly opposing gradients not always one)
     equal_norm  the mean of gradients brought to the same norm, their mean norm
 
 Ref: Yu et al. 2020 (arXiv:2001.06782), algorithm 1; Liu et al. 2021 (arXiv:2110.14048),
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 COMBINERS = ("sum", "mean", "equal_norm", "pcgrad", "cagrad", "mgda")
-_STEPS = 200  # of MGDA's program
+_STEPS = 1000  # of MGDA's program
 _ROUNDS, _ROUND = 12, 50  # of CAGrad's: worst gains that are tried, steps for each
 _TINY = 1e-12
 _LEAST = float(jnp.finfo(jnp.float32).tiny)

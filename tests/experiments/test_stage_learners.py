@@ -294,8 +294,8 @@ BAD_PAIRS = [
     ("second", "stages.0.agent={name: progressive}"
      " stages.1.agent={name: progressive, config: {columns: 3}}",
      "stages.1 init_from='first' columns 3 1 2 add"),
-    ("teacher", "stages.0.agent={name: dreamer_v2} stages.0.population={size: 2}",
-     "stages.1 play.epsilon=0.5 remembers temperature"),
+    ("teacher", "stages.0.agent={name: dreamer_v2, config: {replay: {prefill: 8}}}"
+     " stages.0.population={size: 2}", "stages.1 play.epsilon=0.5 remembers temperature"),
 ]  # fmt: skip
 
 

@@ -210,6 +210,16 @@ def test_mgda_descends_every_task_at_any_scale(norms):
         assert (g @ d).min() >= 0.95 * (d @ d)
 
 
+def test_mgda_descends_tasks_that_nearly_oppose_each_other():
+    """Ten along one direction, to both sides, but for a tenth of noise."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        g = rng.normal(size=(10, 1)) * rng.normal(size=200)
+        g += 0.1 * rng.normal(size=(10, 200))
+        d = _weights("mgda", g) @ g
+        assert (g @ d).min() >= 0.9 * (d @ d)
+
+
 @pytest.mark.parametrize("name", combiners.COMBINERS)
 @pytest.mark.parametrize("unit", [1e-7, 1e5])
 def test_the_unit_of_the_loss_does_not_matter(name, unit):
