@@ -70,8 +70,8 @@ def play(
 ) -> Played:
     """Returns the steps of members with noise of deviations ``noise`` in their layers.
 
-    ``noise`` is of each column one of each layer, ``[P, n]``; the learners are ``[P]``,
-    the keys, too.
+    ``noise`` is of each column one of each layer, ``[P, n]`` or ``[P, H, W, n]`` of maps;
+    the learners are ``[P]``, the keys, too.
     """
 
     def act(learner: Any, noise: Tree, ts: types.TimeStep, key: Key) -> Array:
@@ -79,7 +79,7 @@ def play(
         own, chosen = jax.random.split(key)
         leaves, shape = jax.tree.flatten(noise)
         drawn = [
-            x[None] * jax.random.normal(k, (len(ts.first), len(x)))
+            x[None] * jax.random.normal(k, (len(ts.first), *x.shape))
             for x, k in zip(leaves, jax.random.split(own, len(leaves)))
         ]
         drawn = jax.tree.unflatten(shape, drawn)
@@ -102,12 +102,29 @@ def play(
 def deviations(
     spec: types.EnvSpec, config: progressive.Config, learner: Any, ts: types.TimeStep
 ) -> list[tuple[Array, ...]]:
-    """Returns of each column of one member the deviation of each layer's units, ``[n]``."""
+    """Returns of each column of one member the deviation of each layer's units.
+
+    ``[n]``, or ``[H, W, n]`` of maps.
+    """
     x = progressive.inputs(spec, config, ts)
     _, hidden = lateral_columns.run(
         _module(spec, config), _frozen(config, learner), learner.params, x
     )
     return [tuple(jnp.std(h, axis=0) for h in layers) for layers in hidden]
+
+
+def noiseless(
+    env: types.Env, config: progressive.Config, learner: Any
+) -> list[tuple[Array, ...]]:
+    """Returns ``play``'s noise of deviation 0."""
+
+    def of(learner: Any) -> list[tuple[Array, ...]]:
+        fresh = env.reset(random.roots(0, env.batch[0]), env.params)
+        each = jax.vmap(lambda own, ts: deviations(env.spec, config, own, ts))
+        return each(learner, fresh[1])
+
+    shapes = jax.eval_shape(of, learner)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def measured(
@@ -119,10 +136,10 @@ def measured(
     sigmas: tuple[float, ...] = SIGMAS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (AFS, precision at half the score) ``[P, columns, layers]``."""
-    members, shape = env.batch[0], (config.columns, len(config.hidden))
+    members, still = env.batch[0], noiseless(env, config, learner)
+    shape = (config.columns, len(still[0]))
     run = jax.jit(lambda noise: play(env, config, learner, noise, key, steps))
-    layers = tuple(jnp.zeros((members, n)) for n in config.hidden)
-    clean = run([layers] * config.columns)
+    clean = run(still)
 
     def last_of(x: Array) -> Array:
         return jnp.moveaxis(x, 1, 0).reshape(members, -1, *x.shape[3:])[:, -_SEEN:]

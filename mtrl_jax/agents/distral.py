@@ -15,7 +15,8 @@ the paper are these and a choice of columns (agents/common/policy_columns.py), h
 
 A task's network runs on its own slots alone where these are static, minibatches have the
 same share of every task, and gradients are clipped network by network: at α = 0 tasks are
-independent.
+independent, but for the number of live steps, which is common: where another task has more
+resets in a batch, one's own steps count for more.
 
 The step's own part of the sum, Σ_a π_i [(α/β) log π_0 − (1/β) log π_i], is differentiated
 as it stands, by π_i and by π_0 (which is the distillation); what follows it is in the

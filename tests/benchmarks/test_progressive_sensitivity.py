@@ -53,7 +53,7 @@ def _found(made):
 def test_a_score_is_the_return_of_an_episode(made):
     """The best policy's is 1, and not the reward of a step, which is half of it here."""
     env, learner, key = made
-    none = [tuple(jnp.zeros((MEMBERS, n)) for n in CONFIG.hidden)] * CONFIG.columns
+    none = script.noiseless(env, CONFIG, learner)
     played = jax.jit(lambda x: script.play(env, CONFIG, learner, x, key, STEPS))(none)
     np.testing.assert_allclose(played.score, 1.0, atol=0.06)
     assert (np.asarray(played.ts.reward).mean((0, 2)) < 0.8).all()
@@ -67,3 +67,18 @@ def test_a_column_that_nothing_reads_has_no_sensitivity(found):
     np.testing.assert_allclose(fisher[:, 1], 1.0, rtol=1e-5)
     np.testing.assert_array_equal(precision[:, 0], 0.0)
     assert (precision[:, 1] > 1 / 8.0**2).all()
+
+
+def test_noise_of_convolutions_is_of_their_maps():
+    """A deviation of each pixel's units, which the columns that act can read."""
+    env = envs.make("probe/both_image", batch=(MEMBERS, 3))
+    config = progressive.Config(columns=2, torso="minatar", hidden=(5,))
+    agent, key = progressive.make(env.spec, config), random.roots(0, MEMBERS)
+    init = jax.vmap(agent.init, (0, None))
+    learner = jax.eval_shape(init, key, progressive.Hparams())
+    none = script.noiseless(env, config, learner)
+    shapes = [(MEMBERS, 8, 8, 16), (MEMBERS, 5)]
+    assert [[x.shape for x in layers] for layers in none] == [shapes] * 2
+    play = lambda own: script.play(env, config, own, none, key, 2)  # noqa: E731
+    played = jax.eval_shape(play, learner)
+    assert played.score.shape == (MEMBERS,)

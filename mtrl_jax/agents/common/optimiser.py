@@ -95,8 +95,10 @@ def clip_networks(
 
     Leaves are ``[K, ...]``. A network's bound is max_norm · share: the loss is a mean
     over the steps of all tasks, of which this ``share`` is its own, so that it is clipped
-    as it would be alone, whatever the others' gradients are. The parts ``apart`` are of
-    one network more, for all tasks, bounded by max_norm.
+    as it would be alone, whatever the others' gradients are, but for the common number of
+    live steps: a task with more resets than others has a smaller part than its share, and
+    they a larger one. The parts ``apart`` are of one network more, for all tasks, bounded
+    by max_norm.
     """
     parts = {
         is_apart: {x: grads[x] for x in grads if (x in apart) == is_apart}

@@ -8,8 +8,9 @@
                   + distance_cost · distance to each other (losses/soft_sharing.py)
 
 The cost of the distance is traced: at 0 the networks are independent, each clipped to
-its own norm, without bound they are one. With a scale of values their heads are left out of it: each is in its task's own
-units, and of the values of all tasks a network learns one.
+its own norm, but for the number of live steps that the loss is a mean over, which is
+common; without bound they are one. With a scale of values their heads are left out of it:
+each is in its task's own units, and of the values of all tasks a network learns one.
 """
 
 from __future__ import annotations
