@@ -32,7 +32,8 @@ import jax.numpy as jnp
 from mtrl_jax.types import Array, Key, Scalar, Tree
 
 COMBINERS = ("sum", "mean", "equal_norm", "pcgrad", "cagrad", "mgda")
-_STEPS = 1000  # of MGDA's program
+_STEPS, _RESTARTS = 200, 10  # of MGDA's program, at most
+_SHORT = 0.01  # of ‖d‖², what a task may miss where MGDA's program ends
 _ROUNDS, _ROUND = 12, 50  # of CAGrad's: worst gains that are tried, steps for each
 _TINY = 1e-12
 _LEAST = float(jnp.finfo(jnp.float32).tiny)
@@ -181,11 +182,22 @@ def cagrad(gram: Array, c: Scalar) -> Array:
 def mgda(gram: Array) -> Array:
     """Returns weights [K] on the simplex of the least ‖Σ_k w_k g_k‖.
 
-    w ∝ u, the least of ½ u'Gu − Σ u over u >= 0.
+    w ∝ u, the least of ½ u'Gu − Σ u over u >= 0. It is sought until g_k · d >= 0.99 ‖d‖²
+    of every task, for so many steps at most.
     """
     _, norms, cosines = _in_units(gram)
     wanted = jnp.min(norms) / norms
-    u = _nonnegative(cosines, wanted, wanted, _STEPS) / norms
+
+    def is_short(state):
+        u, rounds = state
+        return jnp.any(cosines @ u < (1.0 - _SHORT) * wanted) & (rounds < _RESTARTS)
+
+    def go_on(state):
+        u, rounds = state
+        return _nonnegative(cosines, wanted, u, _STEPS), rounds + 1
+
+    u, _ = jax.lax.while_loop(is_short, go_on, go_on((wanted, 0)))
+    u = u / norms
     return u / jnp.maximum(jnp.sum(u), _LEAST)
 
 
