@@ -51,10 +51,9 @@ class Hparams(NamedTuple):
     """What PBT may perturb; every field is traced."""
 
     exploration: Amount = 1.0  # c; 0 is greedy
-    prior_a: Divisor = (
-        1.0  # of the Beta, Thompson only: successes before the first pull
-    )
-    prior_b: Divisor = 1.0  # and failures
+    # Of the Beta, Thompson only: successes and failures before the first pull.
+    prior_a: Divisor = 1.0
+    prior_b: Divisor = 1.0
 
 
 class Carry(NamedTuple):

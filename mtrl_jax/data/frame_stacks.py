@@ -42,8 +42,8 @@ def check(spec: types.EnvSpec, depth: int) -> None:
     """Raises ValueError unless every image of ``spec`` can be a stack of ``depth`` frames.
 
     Where a task says of how many its image is, of those: stacks of fewer or more are not
-    put together again from the newest of them.
-    Tasks' images have to have the same channels: a padded one's newest are not its last.
+    put together again from the newest of them. Tasks' images have to have the same
+    channels: a padded one's newest are not its last.
     """
     image = spec.obs.get("image")
     if image is None:

@@ -47,11 +47,11 @@ def make_program(
     ``restart`` is the update a run is resumed at: environments that cannot be restored
     (envpool, and all that are mixed with it) get other seeds, so that they do not repeat
     the episodes already seen. It is -1 of what will not train (an evaluation, a film),
-    which may be too short for it. ``world`` and ``make_agent`` replace what the config describes; with ``record``
-    every step is given out and goes there. An agent may rely on which slots have which
-    task: the one that trains knows those it trains on, the one that is tested those of
-    the tests, and the program's, which plays elsewhere, none. Settings that were checked
-    before are not traced again without ``check``.
+    which may be too short for it. ``world`` and ``make_agent`` replace what the config
+    describes; with ``record`` every step is given out and goes there. An agent may rely on
+    which slots have which task: the one that trains knows those it trains on, the one that
+    is tested those of the tests, and the program's, which plays elsewhere, none. Settings
+    that were checked before are not traced again without ``check``.
 
     Raises:
       ConfigError: a setting that does not fit the environments, agent or machine.

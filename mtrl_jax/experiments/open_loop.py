@@ -1,9 +1,9 @@
 """What a trained world model predicts of its tasks, beside what came: pictures and errors.
 
 A member plays; of an episode its model sees the first steps, ``CONTEXT`` or as many as are
-asked for, then the actions alone. Of each task the longest episodes count. Errors are squared, the mean over pixels
-and the episodes that go on, and stand beside those of the last step seen, copied
-(``plots/prediction_film``).
+asked for, then the actions alone. Of each task the longest episodes count. Errors are
+squared, the mean over pixels and the episodes that go on, and stand beside those of the
+last step seen, copied (``plots/prediction_film``).
 
 Ref: Hafner et al. 2021 (arXiv:2010.02193), open-loop predictions after 5 steps.
 """
