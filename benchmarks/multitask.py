@@ -62,7 +62,7 @@ def main() -> None:
     xla.configure_process()
     name = f"multitask_{args.experiment}"
     print(common.header(COLUMNS))
-    rows = recorded(args, name)
+    rows = {} if args.quick else recorded(args, name)
     folders: dict[str, pathlib.Path] = {}
     for arm in args.arms:
         folder = args.runs / f"{args.experiment}-{slug(arm)}-{args.env_steps}"

@@ -72,8 +72,7 @@ def main() -> None:
         rows += recorded()
     name = f"sequence_policies_{args.experiment}"
     data = large.data_of(folder, experiment.stages)
-    is_part = len(experiment.arms) < len(every.arms)
-    if is_part:
+    if len(experiment.arms) < len(every.arms) and not args.quick:
         rows, data = beside(args.out / f"{name}.json", every, rows, data)
     print(common.header(COLUMNS))
     for row in rows:

@@ -93,7 +93,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
     """Returns the DreamerV2 agent for environments of ``spec``.
 
     Metrics: ``loss, model_loss, image_loss`` (of all observations), ``reward_loss,
-    discount_loss, kl`` (as it is), ``kl_loss`` (balanced, above the free nats),
+    discount_loss, kl`` (as it is), ``kl_loss`` (balanced, no less than the free nats),
     ``prior_entropy, posterior_entropy, actor_loss, critic_loss, entropy,
     imagined_return, imagined_reward`` (of imagined states, as likely as they are
     reached), ``seen_reward`` (of the states imagined from; far above ``imagined_reward``

@@ -101,8 +101,7 @@ def make(
     # Members with tasks of their own lie in parts that the devices do not share evenly.
     apart = mesh if env.spec.slot_tasks else None
     setting = Setting(
-        *(agents, env, curriculum, unroll_length, window, judged, recorded, apart),
-        restart=restart,
+        agents, env, curriculum, unroll_length, window, judged, recorded, apart, restart
     )
 
     def chunk(state: RunState, hp: Tree) -> tuple[RunState, ChunkOutput]:

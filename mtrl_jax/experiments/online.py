@@ -79,11 +79,9 @@ def make_program(
             checks.check_rounds(config, _fewest_slots(config))
     course = curricula.make(config, world)
     runner = make_runner(
-        *(config, agent, world, place, course),
-        judged=metric.measure,
-        record=record,
-        restart=max(restart, 0),
-    )
+        config, agent, world, place, course,
+        judged=metric.measure, record=record, restart=max(restart, 0),
+    )  # fmt: skip
     return build.assemble(
         config,
         place,
@@ -207,9 +205,6 @@ def make_runner(
     if record is not None:
         options |= {"record": True, "extras_of": record.extras}
     return fused_runner.make(
-        *(agent, world.train),
-        mesh=place.mesh,
-        curriculum=course,
-        restart=restart,
-        **options,
-    )
+        agent, world.train,
+        mesh=place.mesh, curriculum=course, restart=restart, **options,
+    )  # fmt: skip

@@ -86,10 +86,15 @@ def loss(
     terms |= {
         "posterior_entropy": model.entropy(found.posterior, hp.unimix),
         "prior_entropy": model.entropy(found.prior, hp.unimix),
-        "kl": model.kl(found.posterior, found.prior, hp.unimix),
+        # As far as the prior is to learn from it.
+        "kl": model.kl(dreamer.sg(found.posterior), found.prior, hp.unimix),
     }
     metrics = {name: jnp.mean(x) for name, x in terms.items()}
-    metrics["kl_loss"] = _kl_loss(model, found, hp, free_nats_each)
+    to_posterior = model.kl(found.posterior, dreamer.sg(found.prior), hp.unimix)
+    metrics["kl_loss"] = dreamer.balanced_kl(
+        terms["kl"], to_posterior, hp.kl_balance, hp.free_nats,
+        free_each=free_nats_each,
+    )  # fmt: skip
     total = metrics["image_loss"] + metrics["reward_loss"]
     if discount_head:
         total += hp.discount_loss_scale * metrics["discount_loss"]
@@ -143,15 +148,3 @@ def _prediction_errors(
         "reward_loss": model.scalar.error(reward, transform(ts.reward)),
         "discount_loss": ends,
     }
-
-
-def _kl_loss(
-    model: networks.WorldModel, found: rssm.Observed, hp: Hparams, free_nats_each: bool
-) -> Array:
-    """Returns the balanced KL of posterior and prior, free nats taken off, []."""
-    posterior, prior = found.posterior, found.prior
-    return dreamer.balanced_kl(
-        model.kl(dreamer.sg(posterior), prior, hp.unimix),
-        model.kl(posterior, dreamer.sg(prior), hp.unimix),
-        hp.kl_balance, hp.free_nats, free_each=free_nats_each,
-    )  # fmt: skip
