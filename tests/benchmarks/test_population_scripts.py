@@ -130,7 +130,7 @@ def test_dreamers_ablations_are_members_of_one_population(script):
     assert actor.population.size == 5 * len(module.ACTOR)
     assert actor.population.search["reinforce"].initial == (0.0, 0.5)
     latent = made[module.GAUSSIAN].agent.config["rssm"]["latent"]
-    assert (latent["kind"], latent["latents"]) == ("gaussian", 64)
+    assert (latent["kind"], latent["latents"]) == ("gaussian", 256)
 
 
 def test_a_below_of_ablations_is_the_share_of_worse_seeds(script):
