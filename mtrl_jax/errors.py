@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-# What a folder that is only tried begins with; a kill may leave it.
+# What a file or folder that only tries a place begins with; a kill may leave it.
 PROBE = ".mtrl-probe-"
 # What a run knows of episodes without being given it, and what it judges by.
 _COUNTED = ("episodes", "return", "length", "normalised", "capped")

@@ -1,5 +1,6 @@
 """The command line: what each command prints, writes and leaves alone."""
 
+import builtins
 import importlib
 import inspect
 import json
@@ -14,13 +15,28 @@ import staged_runs
 from PIL import Image
 
 import mtrl_jax
-from mtrl_jax import agents, cli, config, envs, hparams, metrics, types
+from mtrl_jax import __main__, agents, cli, config, envs, hparams, metrics, types
 from mtrl_jax.agents.common import optimiser, value_scale
 from mtrl_jax.config import agent_fields, strict
 from mtrl_jax.experiments import listing
 from mtrl_jax.losses import gradient_combiners, popart, rewards, soft_sharing
 from mtrl_jax.networks import conv, cores, mlp, network_config
 from mtrl_jax.training import provenance, report
+
+
+def test_a_signal_while_the_command_is_imported_is_no_traceback(monkeypatch):
+    """Ctrl-C right after the start ends it with 130, as later on."""
+    importing = builtins.__import__
+
+    def interrupted(name, globals=None, locals=None, fromlist=(), level=0):
+        if name == "mtrl_jax" and "cli" in (fromlist or ()):
+            raise KeyboardInterrupt
+        return importing(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 130
 
 
 def test_help_and_import_do_not_load_jax():

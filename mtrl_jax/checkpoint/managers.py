@@ -77,8 +77,14 @@ def latest_step(manager: Manager) -> int | None:
 
 
 def newest_whole(manager: Manager) -> int | None:
-    """Returns the newest step that is on disk now; safe beside a save under way."""
-    names = (path.name for path in manager.directory.iterdir())
+    """Returns the newest step that is on disk now; safe beside a save under way.
+
+    None where there is none, nor a folder any more.
+    """
+    try:
+        names = os.listdir(manager.directory)
+    except OSError:
+        return None
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
@@ -101,7 +107,7 @@ class failed_save(failures.one_line):
 
 
 def _prepare(directory: pathlib.Path) -> None:
-    probe = directory / f".writable-{os.getpid()}"
+    probe = directory / f"{errors.PROBE}{os.getpid()}"
     with failures.one_line(f"cannot write to {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,6 +115,8 @@ def _prepare(directory: pathlib.Path) -> None:
             probe.write_bytes(bytes(1 << 16))
         finally:
             probe.unlink(missing_ok=True)
+    for left in directory.glob(f"{errors.PROBE}*"):
+        left.unlink(missing_ok=True)
     _remove_temporary(directory)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from mtrl_jax import errors
@@ -20,6 +21,7 @@ def restore(
     step: int | None = None,
     *,
     skip: tuple[str, ...] = (),
+    check: Callable[[int, dict[str, Any]], None] = lambda step, meta: None,
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns (step, state, meta) of ``step``, else of the newest step that is sound.
 
@@ -37,6 +39,8 @@ def restore(
         step: a certain step; then there is no falling back.
         skip: subtrees, called as for ``save``, whose large leaves are not read: they
             are missing, as dropped ones are.
+        check: called with (step, meta) before the arrays of a step are looked at; an
+            MtrlError that it raises is raised.
 
     Raises:
         CheckpointError: there is no (sound) checkpoint, or the saved tree has another
@@ -50,11 +54,11 @@ def restore(
             raise errors.CheckpointError(
                 f"no checkpoint of step {step} in {manager.directory}"
             )
-        return _restore_newest(manager, [step], like, skip)
+        return _restore_newest(manager, [step], like, skip, check)
     for _ in range(_LOOKS):
         steps = sorted(steps_of(manager), reverse=True)
         try:
-            return _restore_newest(manager, steps, like, skip)
+            return _restore_newest(manager, steps, like, skip, check)
         except _MovedOnError:
             continue
     raise errors.CheckpointError(
@@ -68,15 +72,19 @@ class _MovedOnError(Exception):
 
 
 def _restore_newest(
-    manager: Manager, steps: list[int], like: Tree, skip: tuple[str, ...]
+    manager: Manager,
+    steps: list[int],
+    like: Tree,
+    skip: tuple[str, ...],
+    check: Callable,
 ) -> tuple[int, Tree, dict[str, Any]]:
     """Returns the first sound one of ``steps``, which go from the newest down."""
     if not steps:
         raise errors.CheckpointError(f"no checkpoint in {manager.directory}")
     for index, candidate in enumerate(steps):
         try:
-            state, meta = _restore_step(manager, candidate, like, skip)
-        except errors.CheckpointError:
+            state, meta = _restore_step(manager, candidate, like, skip, check)
+        except errors.MtrlError:
             raise
         except Exception as error:
             _check_machine(candidate, error)
@@ -116,11 +124,12 @@ def _check_machine(step: int, error: Exception) -> None:
 
 
 def _restore_step(
-    manager: Manager, step: int, like: Tree, skip: tuple[str, ...]
+    manager: Manager, step: int, like: Tree, skip: tuple[str, ...], check: Callable
 ) -> tuple[Tree, dict]:
     from mtrl_jax.checkpoint import store
 
     record = records.parse(store.read_meta(manager.orbax, step), step)
+    check(step, record.meta)
     targets = records.targets(record, like, step)
     small = {n: x for n, x in targets.items() if n not in record.large}
     arrays = store.read_small(manager.orbax, step, small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mtrl_jax import errors
@@ -17,6 +18,7 @@ RESUMABLE = (
 # And in a stage that is not online, by its kind.
 _OF_KIND = {
     "offline": (
+        "data",  # To another place, see ``check_sources``.
         "agent.hparams",
         "training.updates",
         "evaluation.every_updates",
@@ -32,7 +34,7 @@ _OF_KIND = {
 
 def moves_results(name: str) -> bool:
     """Returns whether a run's results may be others with another value of a setting."""
-    return not name.startswith(("checkpoint.", "logging."))
+    return name != "data" and not name.startswith(("checkpoint.", "logging."))
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple]:
@@ -63,3 +65,16 @@ def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
                 f"keeps it (changeable: {', '.join(may_change)})"
             )
     return changed
+
+
+def check_sources(was: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises ConfigError unless the data are what a run has learned from so far.
+
+    Both are {name: SHA-256}; a checkpoint of an earlier version has none.
+    """
+    for name in now:
+        if was.get(name, now[name]) != now[name]:
+            raise errors.ConfigError(
+                f"{name}: not what the run has learned from so far; give the same data, "
+                "wherever they are"
+            )

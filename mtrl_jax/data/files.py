@@ -7,6 +7,7 @@ the process by a signal instead of an error.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -126,6 +127,15 @@ def write_meta(folder: pathlib.Path, meta: dict[str, Any]) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, folder / META)
     sync_folder(folder)
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+    """Returns the SHA-256 of the folder's description, which has its files' checksums.
+
+    Raises DatasetError as ``read_meta``.
+    """
+    described = json.dumps(read_meta(folder), sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def make_program(
         metric=None,
         close=data.cache_clear,
         memory=memory,
-    )._replace(prepare=prepare)
+    )._replace(prepare=prepare, sources=lambda: {"data": files.fingerprint(folder)})
 
 
 def check_agent(

@@ -22,6 +22,7 @@ from typing import Any
 from mtrl_jax import checkpoint, errors, metrics
 from mtrl_jax.config import loading, resuming, stage_schema
 from mtrl_jax.experiments import kinds, reading, stages
+from mtrl_jax.metrics import jsonl
 from mtrl_jax.training import lock, loop, notices, opening, report, run_folder
 from mtrl_jax.training.program import Program
 
@@ -213,6 +214,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 def _opened(folder: pathlib.Path, config: Any) -> Iterator[checkpoint.Manager]:
     """Returns the checkpoint manager of a held run folder, closed on leaving."""
     with held(folder):
+        jsonl.clear(folder)
         manager = checkpoint.open_manager(
             folder / run_folder.CHECKPOINTS, config.checkpoint.keep
         )

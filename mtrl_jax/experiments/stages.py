@@ -16,8 +16,8 @@ import pathlib
 import shutil
 
 from mtrl_jax import errors, metrics
-from mtrl_jax.config import loading, resuming, stage_schema
-from mtrl_jax.experiments import kinds
+from mtrl_jax.config import loading, modules, resuming, stage_schema
+from mtrl_jax.experiments import kinds, reading
 from mtrl_jax.training import notices, progress, run_folder
 
 
@@ -100,13 +100,16 @@ def changed(
     run = kinds.run_of(old, folder)
     for i, (was, now) in enumerate(zip(old.stages, new.stages)):
         own = run.folder_of(was)
-        if was == now or not (own / run_folder.CONFIG).exists():
+        if not (own / run_folder.CONFIG).exists():
             continue
+        # As the stage has it: the whole run's file may have been edited.
+        kept = reading.load_config(own)
         if run_folder.is_done(own):
-            name = next(iter(resuming.differences(was, now)))
-            raise errors.ConfigError(
-                f"stages.{i}.{name}: stage {was.name!r} is done and keeps it"
-            )
+            for name, pair in resuming.differences(kept, now).items():
+                if not modules.has_moved(name, *pair):
+                    raise errors.ConfigError(
+                        f"stages.{i}.{name}: stage {was.name!r} is done and keeps it"
+                    )
         with errors.within(f"stages.{i}", now):
-            resuming.check_resumable(was, now)
+            resuming.check_resumable(kept, now)
     return new

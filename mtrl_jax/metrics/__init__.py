@@ -45,6 +45,7 @@ __all__ = [
     "MetricsWriter",
     "best_member",
     "has_rows",
+    "is_tested",
     "read_lineage",
     "read_metrics",
     "read_summary",
@@ -111,6 +112,15 @@ def has_rows(run: str | os.PathLike) -> bool:
     """Returns whether anything was logged of a run, so that it can be read."""
     path = pathlib.Path(run) / METRICS
     return path.exists() and bool(jsonl.read(path))
+
+
+def is_tested(run: str | os.PathLike) -> bool:
+    """Returns whether the last row of a run's metrics.jsonl has a test in it."""
+    rows = jsonl.read(pathlib.Path(run) / METRICS) if has_rows(run) else []
+    return any(
+        "evaluation" in row or any(name.startswith(HELD_OUT) for name in row["metrics"])
+        for row in rows[-1:]
+    )
 
 
 def read_lineage(run: str | os.PathLike) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping
 from typing import IO, Any
@@ -30,6 +31,13 @@ def replace(path: pathlib.Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Remove what killed processes left of files they were replacing; hold the folder."""
+    for left in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", left.name):
+            left.unlink(missing_ok=True)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -149,13 +149,16 @@ def _owed_round(session: Session, source: str) -> None:
 
 
 def _had_ended(session: Session) -> bool:
-    """Returns whether the summary is of this very state, with nothing changed since.
+    """Returns whether summary and last test are of this very state, unchanged since.
 
-    Environments that cannot be restored would play other episodes for it now.
+    Environments that cannot be restored would play other episodes for it now. The test is
+    gone if the run was to be longer and did not come to it.
     """
     totals = metrics.read_summary(session.folder).get("totals", {})
     measured_at = totals.get("updates")
-    return session.is_unchanged and session.restart == session.update == measured_at
+    is_of_this = session.is_unchanged and session.restart == session.update
+    is_tested = session.programs.evaluate is None or metrics.is_tested(session.folder)
+    return is_of_this and session.update == measured_at and is_tested
 
 
 def _finish(session: Session, test: Any) -> None:

@@ -7,7 +7,7 @@ It begins at update 0 or at a checkpoint, and every checkpoint is enough to go o
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -71,16 +71,22 @@ def resume(
       ConfigError: ``config`` needs another program or state than the checkpoint's own.
       CheckpointError: there is no sound checkpoint.
     """
-    update, saved, meta = read(program, manager)
+
+    def changes(update: int, meta: dict[str, Any]) -> tuple[Any, dict[str, tuple]]:
+        # Against the checkpoint's own settings: a process that was killed may have
+        # written down a change that no checkpoint has seen.
+        where = f"checkpoint {update}"
+        own = modules.as_named_by(meta["config"], config, where)
+        was = loading.from_dict(own, where=where)
+        changed = resuming.check_resumable(was, config)
+        resuming.check_sources(meta.get("sources", {}), program.sources())
+        return was, changed
+
+    update, saved, meta = read(program, manager, check=changes)
+    was, changed = changes(update, meta)
     is_refilled = saved_state.lacks_memory(saved)
     if is_refilled:
         saved = saved_state.with_memory(saved, program.agent, program.batch)
-    # Against the checkpoint's own settings: a process that was killed may have written
-    # down a change that no checkpoint has seen.
-    where = f"checkpoint {update}"
-    own = modules.as_named_by(meta["config"], config, where)
-    was = loading.from_dict(own, where=where)
-    changed = resuming.check_resumable(was, config)
     _check_length(program, update, changed)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
     session = _open(
@@ -119,13 +125,19 @@ def resume(
 
 
 def read(
-    program: Program, manager: checkpoint.Manager, *, goes_on: bool = True
+    program: Program,
+    manager: checkpoint.Manager,
+    *,
+    goes_on: bool = True,
+    check: Callable[[int, dict[str, Any]], Any] = lambda update, meta: None,
 ) -> tuple[int, saved_state.Saved, dict[str, Any]]:
     """Returns (update, saved, meta) of the newest sound checkpoint.
 
     A world that is outside the program was not saved: it is at fresh episodes. Memories
     that were not saved are jax.ShapeDtypeStructs, see ``saved_state.with_memory``; of a
-    run that does not go on, their large leaves, too: they stay unread.
+    run that does not go on, their large leaves, too: they stay unread. ``check`` may
+    refuse a checkpoint by its (update, meta), before its arrays are held against the
+    program's.
 
     Raises:
       CheckpointError: there is none, or it does not fit the program.
@@ -144,7 +156,7 @@ def read(
     # Its memory is for what is restored.
     del run
     skip = () if goes_on else saved_state.MEMORY
-    update, saved, meta = checkpoint.restore(manager, like, skip=skip)
+    update, saved, meta = checkpoint.restore(manager, like, skip=skip, check=check)
     # Earlier versions do not say in which order slots were.
     now = program.spec.slot_tasks
     was = meta.get("slot_tasks", now)
@@ -208,7 +220,7 @@ def _open(
             counted=meta.get("env_steps", update * length.steps * program.batch[0]),
             round_owed=round_owed,
             wall_s=meta["wall_s"],
-            sources=modules.sources(config),
+            sources=modules.sources(config) | program.sources(),
         )
     return session
 

@@ -81,13 +81,18 @@ def _check_empty(folder: pathlib.Path) -> None:
     # perhaps half of its settings.
     ours = {lock.LOCK, CHECKPOINTS}
     left = {x.name for x in folder.glob(f".{CONFIG}*.tmp")}
-    left |= {x.name for x in folder.glob(f"{errors.PROBE}*")}
-    found = {path.name for path in folder.iterdir()} - ours - left
+    found = _names(folder) - ours - left
     saves = folder / CHECKPOINTS
-    if found or (saves.exists() and any(saves.iterdir())):
+    if found or (saves.exists() and _names(saves)):
         raise errors.ConfigError(
             f"--run-dir {folder}: not empty and no run; give a new or empty folder"
         )
+
+
+def _names(folder: pathlib.Path) -> set[str]:
+    """Returns what is in a folder but for files that tried whether it can be written to."""
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if not name.startswith(errors.PROBE)}
 
 
 def write_config(folder: pathlib.Path, config: Any) -> None:

@@ -27,6 +27,13 @@ def test_the_last_test_is_in_the_last_row_and_a_longer_run_never_had_it(
     (run / "summary.json").unlink()
     assert running.mtrl("resume", run).code == 0
     assert running.rows(run) == rows
+    # One that was to be longer and came to nothing before it is as long as it was.
+    left = run / ".metrics.jsonl.7.tmp"
+    left.touch()  # By a process that was killed while it dropped rows.
+    running.mtrl_ending_at(22, "resume", run, LONG)
+    assert not left.exists()
+    assert running.mtrl("resume", run, SHORT).code == 0
+    assert running.rows(run) == rows
 
     assert running.mtrl("resume", run, LONG).code == 0
     running.train(tmp_path / "whole", LONG)

@@ -229,9 +229,10 @@ def test_wandb_that_is_not_installed_is_found_before_the_run(tmp_path, monkeypat
 
 
 def test_what_a_killed_start_leaves_does_not_block_the_folder(tmp_path):
-    """Its lock, an empty folder for checkpoints, half of its settings."""
+    """Its lock, a folder of no checkpoints, half of its settings, what tried the place."""
     (tmp_path / "checkpoints").mkdir()
-    for name in (lock.LOCK, ".config.yaml.tmp", f"{errors.PROBE}x"):
+    probe = f"{errors.PROBE}7"
+    for name in (lock.LOCK, ".config.yaml.tmp", probe, f"checkpoints/{probe}"):
         (tmp_path / name).write_text("")
     run_folder.check_new(tmp_path)
     (tmp_path / "config.yaml").write_text("")

@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import running
+import yaml
 
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.config import resuming
@@ -223,12 +224,24 @@ def test_a_static_setting_cannot_be_changed(copy, override):
 
 
 def test_an_edited_config_is_held_against_the_checkpoint(copy, cached):
-    """A static setting that was changed in config.yaml itself is refused by name."""
+    """A static setting that was changed in config.yaml itself is refused by name.
+
+    Also where arrays of the checkpoint would no longer fit.
+    """
     path = copy / "config.yaml"
-    path.write_text(path.read_text().replace("unroll_length: 4", "unroll_length: 8"))
+    text = path.read_text()
+    path.write_text(text.replace("unroll_length: 4", "unroll_length: 8"))
     outcome = running.mtrl("resume", copy)
     assert outcome.code == 2
     assert "training.unroll_length: the run has 4, 8 given" in outcome.error
+    edited = yaml.safe_load(text)
+    (hidden,) = edited["agent"]["config"]["network"]["hidden"]
+    edited["agent"]["config"]["network"]["hidden"] = [16]
+    path.write_text(yaml.safe_dump(edited))
+    outcome = running.mtrl("resume", copy)
+    assert outcome.code == 2
+    name = "agent.config.network.hidden.0"
+    assert f"{name}: the run has {hidden}, 16 given" in outcome.error
 
 
 def test_a_changed_hyperparameter_is_logged_and_survives_a_kill(copy, interrupt):

@@ -1,5 +1,6 @@
 """Experiments in stages: what each leaves, and how it goes on after a kill."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -239,6 +240,18 @@ def test_a_finished_run_is_left_as_it_is(staged_copy):
     )
 
 
+def test_what_is_edited_of_a_stage_that_is_done_is_refused_by_name(staged_copy):
+    """By hand as by an override: what was trained had the other value."""
+    path = staged_copy / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["stages"][0]["agent"]["hparams"]["decay_updates"] = 7.0
+    path.write_text(yaml.safe_dump(settings))
+    outcome = running.mtrl("resume", staged_copy)
+    assert outcome.code == 2
+    field = "stages.0.agent.hparams.decay_updates"
+    assert f"{field}: stage 'source' is done and keeps it" in outcome.error
+
+
 def test_histories_that_end_before_the_checkpoint_say_what_to_do(staged_copy):
     """At once, before a chunk is played: an older checkpoint, or the stage once more."""
     folder = staged_runs.stage_of(staged_copy, "source")
@@ -265,19 +278,53 @@ def test_histories_that_end_before_the_checkpoint_say_what_to_do(staged_copy):
 # Other lists.
 
 
+def _clone(data):
+    """Returns an offline stage on the histories in a folder."""
+    model = staged_runs.TINY["stages"][1]
+    return {
+        "name": "clone",
+        "kind": "offline",
+        "data": str(data),
+        "agent": model["agent"],
+        "training": {**model["training"], "updates": 2},
+        "keep": {"subsample": 2, "last_fraction": 0.5},
+        "logging": tiny_settings.QUIET,
+    }
+
+
+def test_data_may_move_while_a_stage_learns_from_them_and_be_no_others(
+    tmp_path, staged, cached
+):
+    """Until it ends; as it was then, the run's results are those of one never stopped."""
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    shutil.copytree(staged_runs.stage_of(staged, "source") / "histories", data)
+    file = staged_runs.write(tmp_path / "x.yaml", settings={"stages": [_clone(data)]})
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert running.mtrl("train", file, "--run-dir", whole).code == 0
+    running.mtrl_ending_at(2, "train", file, "--run-dir", run)
+    data.rename(moved)
+    refused = running.mtrl("resume", run)
+    assert refused.code == 2 and f"{data} holds no dataset" in refused.error
+    there = f"stages.0.data={moved}"
+    meta = json.loads((moved / "meta.json").read_text())
+    other = meta | {"parts": [[end, {x: 0 for x in y}] for end, y in meta["parts"]]}
+    (moved / "meta.json").write_text(json.dumps(other))
+    refused = running.mtrl("resume", run, there)
+    assert refused.code == 2 and "data: not what the run has learned" in refused.error
+    (moved / "meta.json").write_text(json.dumps(meta))
+    assert running.mtrl("resume", run, there).code == 0
+    names = [staged_runs.stage_of(x, "clone") for x in (run, whole)]
+    assert running.rows(names[0]) == running.rows(names[1])
+    # It is done, so it does not matter where the data are now.
+    refused = running.mtrl("resume", run, f"stages.0.data={data}")
+    assert refused.code == 2 and "stages.0.data: stage 'clone' is done" in refused.error
+
+
 def test_data_may_be_a_folder_and_a_stage_may_be_online(tmp_path, staged, cached):
     """Histories of another run; an ordinary run as a stage, and its weights tested."""
     settings = {
         "stages": [
-            {
-                "name": "clone",
-                "kind": "offline",
-                "data": str(staged_runs.stage_of(staged, "source") / "histories"),
-                "agent": staged_runs.TINY["stages"][1]["agent"],
-                "training": {**staged_runs.TINY["stages"][1]["training"], "updates": 2},
-                "keep": {"subsample": 2, "last_fraction": 0.5},
-                "logging": tiny_settings.QUIET,
-            },
+            _clone(staged_runs.stage_of(staged, "source") / "histories"),
             {
                 "name": "usual",
                 "kind": "online",
