@@ -56,7 +56,7 @@ def ngram() -> arms.Experiment:
 
 
 def q_objective() -> arms.Experiment:
-    """Returns imitation and values on histories that get better, and on poor ones."""
+    """Returns imitation and values on histories that get better, and on ones that do not."""
     source, model, *_ = arms.config_stages("algorithm_distillation_dark_room")
     source = source | {"population": {"size": 650}}
     noisy = source | {
@@ -73,6 +73,7 @@ def q_objective() -> arms.Experiment:
         ("whole", "source", {"subsample": 8}),
         ("first_30", "source", {"subsample": 2, "first_fraction": 0.3}),
         ("half_noise", "half_noise", {"subsample": 8}),
+        ("shuffled", "source", {"subsample": 8, "shuffled": True}),
     ):
         heads = {"outlook": {"values": True}}
         own = _across(model, tag, data, {}, heads)

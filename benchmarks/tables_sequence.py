@@ -41,7 +41,12 @@ VALUES |= {
 }
 PERMUTED = {"ad": "AD", "permuted": "AD of permuted actions"}
 NUMBERS = {"own": "actions as they are", "permuted": "actions permuted"}
-DATA = {"whole": "whole", "first_30": "the first 30 %", "half_noise": "50 % noise"}
+DATA = {
+    "whole": "whole",
+    "first_30": "the first 30 %",
+    "half_noise": "50 % noise",
+    "shuffled": "episodes shuffled",
+}
 
 
 def of(experiment: str, make: Callable[[Found], Rows]) -> Rows:

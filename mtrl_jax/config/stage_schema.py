@@ -89,6 +89,7 @@ class Keep(schema.Section):
     last_fraction: Share = 1.0  # the end alone
     top_fraction: Share = 1.0  # the best episodes of each task alone
     expert_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of an expert's return
+    shuffled: bool = False  # episodes in random order: histories that do not get better
     resets: bool = False  # with the steps that reset: what bootstrapping asks for
 
 

@@ -93,4 +93,5 @@ def _spans(data: Histories, history: int, rows: np.ndarray) -> np.ndarray:
     episodes, start = np.unique(number, return_index=True)
     chosen = is_whole[episodes]
     spans = np.stack([start, start + size[episodes]], axis=1)
-    return spans[chosen].astype(np.int32)
+    # In the order of their rows, which is not that of time where episodes are shuffled.
+    return spans[chosen][np.argsort(start[chosen])].astype(np.int32)

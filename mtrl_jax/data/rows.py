@@ -6,6 +6,7 @@
     top_fraction    the best share of the complete episodes of each task
     expert_share    complete episodes of at least this share of their expert's return
     subsample       every k-th episode, so that what is learned improves k times as fast
+    shuffled        whole episodes in random order: histories that do not get better
 
 in this order; the rows that stay follow each other as if nothing had been between. How
 good an episode is was found out in whole histories, see ``columns``.
@@ -40,6 +41,7 @@ def keep(
     top_fraction: float = 1.0,
     expert_share: float = 0.0,
     subsample: int = 1,
+    shuffled: bool = False,
     resets: bool = False,
 ) -> Kept:
     """Returns the rows to learn from; a history of which none is left is left out.
@@ -52,6 +54,8 @@ def keep(
       top_fraction: in (0, 1]; below 1, see ``columns.top``.
       expert_share: in [0, 1]; above 0, see ``columns.expert``.
       subsample: k >= 1, episodes 0, k, 2k, ... of what these left.
+      shuffled: the complete episodes of each history in an order of their own, the
+        same at every call; what is cut or not over stays at its end of the history.
       resets: keep reset rows: windows are then the very rollouts of the source.
 
     Raises ValueError for a value that cannot be and where nothing is left.
@@ -89,6 +93,8 @@ def keep(
         )
         for n in history
     ]
+    if shuffled:
+        found = [_shuffled(data, n, rows) for n, rows in zip(history, found)]
     return _packed(history, found)
 
 
@@ -124,6 +130,22 @@ def _kept_of(
     kept = is_there.copy()
     kept[is_there] = number % subsample == 0
     return np.flatnonzero(kept if resets else kept & ~reset)
+
+
+def _shuffled(data: Histories, history: int, rows: np.ndarray) -> np.ndarray:
+    """Returns ``rows`` [M] of a history with its complete episodes in random order."""
+    if not rows.size:
+        return rows
+    number = columns.episodes(data, history).number[rows]
+    parts = np.split(rows, np.flatnonzero(np.diff(number)) + 1)
+    # A value must not be looked up beyond the end of what was cut.
+    is_whole = [
+        bool(data.first[history, x[0]] & data.last[history, x].any()) for x in parts
+    ]
+    places = np.flatnonzero(is_whole)
+    order = np.arange(len(parts))
+    order[places] = np.random.default_rng(int(history)).permutation(places)
+    return np.concatenate([parts[i] for i in order])
 
 
 def _packed(history: np.ndarray, found: list[np.ndarray]) -> Kept:

@@ -187,10 +187,10 @@ def test_filters_by_return_hold_together_and_where_a_history_is_cut():
     assert one.reward[0][kept.rows[0]].tolist() == [6]
 
 
-def drawn(seed=0, batch=4096, length=5, piece=8):
+def drawn(seed=0, batch=4096, length=5, piece=8, **options):
     """Returns (whole, history, start, Drawn) of windows on episodes of 20 steps."""
     data = made([[[0.0] * 20] * 6, [[0.0] * 20] * 6])
-    kept = rows.keep(data)
+    kept = rows.keep(data, **options)
     known, key = prompts.whole(data, kept), jax.random.key(seed)
     places = jax.jit(windows.draw, static_argnums=(2, 3))
     history, start = places(key, kept.counts, batch, length)
@@ -203,9 +203,10 @@ def drawn(seed=0, batch=4096, length=5, piece=8):
     )
 
 
-def test_prompts_end_or_stand_anywhere_and_are_never_of_what_is_predicted():
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_prompts_end_or_stand_anywhere_and_are_never_of_what_is_predicted(shuffled):
     """8 of 20 rows: 12 to 19 for half of them, else any start of 0 to 12."""
-    known, _, start, found = drawn()
+    known, _, start, found = drawn(shuffled=shuffled)
     assert known.start[0].tolist() == [0, 20, 40, 60, 80, 100]
     place = np.asarray(found.start) % 20
     assert (np.asarray(found.rows) == 8).all() and place.max() == 12

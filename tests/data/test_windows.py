@@ -10,7 +10,7 @@ import pytest
 import streams
 
 from mtrl_jax import errors, types
-from mtrl_jax.data import files, histories, layout, rows, windows
+from mtrl_jax.data import columns, files, histories, layout, rows, windows
 
 STEPS = 60
 TASKS = ["a", "b", "a", "c"]
@@ -116,6 +116,27 @@ def test_fractions_keep_the_beginning_or_the_end(data, share):
             times = [int(step["vector"][1]) for step in expected]
             assert kept.rows[i, : kept.counts[i]].tolist() == times
     assert kept.rows[0, 0] >= STEPS - steps
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_shuffled_episodes_are_the_same_ones_in_another_order(data, resets):
+    """Each as a whole; what is cut at an end of its history stays there."""
+    options = {"first_fraction": 0.8, "subsample": 2, "resets": resets}
+    kept = rows.keep(data, **options)
+    mixed = rows.keep(data, shuffled=True, **options)
+    np.testing.assert_array_equal(kept.counts, mixed.counts)
+    for n, count in zip(kept.history, kept.counts):
+        number = columns.episodes(data, n).number
+        before, after = (x.rows[n, :count] for x in (kept, mixed))
+        assert sorted(after) == before.tolist() != after.tolist()
+        assert (np.diff(after)[np.diff(number[after]) == 0] == 1).all()
+        is_over = data.last[n, before][number[before] == number[before[-1]]].any()
+        assert is_over or number[after[-1]] == number[before[-1]]
+        at_edges = np.flatnonzero(np.diff(number[after])) + 1
+        assert data.first[n, after[at_edges]].all()
+        assert len(at_edges) + 1 == len(np.unique(number[after]))
+    again = rows.keep(data, shuffled=True, **options)
+    np.testing.assert_array_equal(again.rows, mixed.rows)
 
 
 def test_windows_are_of_one_history_and_one_task_and_contiguous(data):
