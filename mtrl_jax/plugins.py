@@ -72,7 +72,16 @@ def load(field: str, name: str, group: str, known: Collection[str]) -> types.Mod
     """
     module, at, folder = name.partition("@")
     where = f"{field}={name!r}"
-    if not all(part.isidentifier() for part in module.split(".")):
+    is_module = _is_dotted(module)
+    if is_module and module.endswith(".py") and not at:
+        is_module = _origin(where, module) is not None
+    if not is_module:
+        own = module.partition(":")[0].rpartition("/")[2].removesuffix(".py")
+        if own != module and _is_dotted(own):
+            raise ValueError(
+                f"{where} is unknown; a module is given by its name: {own}, with {own}.py "
+                "beside the config or where Python finds it"
+            )
         raise ValueError(f"{where} is unknown{errors.suggest(module, known)}")
     if at:
         return _of_folder(where, module, pathlib.Path(folder))
@@ -122,6 +131,10 @@ def reason(error: BaseException) -> str:
     return (
         f"{line} ({pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno})"
     )
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _of_folder(where: str, module: str, folder: pathlib.Path) -> types.ModuleType:

@@ -40,6 +40,9 @@ INFO = types.AgentInfo(
 )
 
 
+_MOST = 2**31 - 1  # rows are looked up by int32
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What makes another program: how an observation vector becomes a row."""
@@ -96,7 +99,7 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
 
     Raises:
       ValueError: actions that are not discrete, observations that are not a vector,
-        sizes that do not fit it, an empty range.
+        sizes that do not fit it or are too many, an empty range.
     """
     actions = exploration.number_of_actions(spec.action, "tabular")
     if config.per_task:
@@ -104,6 +107,11 @@ def make(spec: types.EnvSpec, config: Config = Config()) -> types.Agent:
         types.check_several_tasks(spec, what, "per_task false")
     tasks = len(spec.tasks) if config.per_task else 1
     states = _number_of_states(spec, config)
+    if tasks * states > _MOST:
+        raise ValueError(
+            f"sizes: {config.sizes} are {tasks * states} states of {tasks} tables, which "
+            f"are counted in int32; give at most {_MOST} in all"
+        )
 
     def rows(ts: types.TimeStep) -> Array:
         row = row_of(ts.obs["vector"], config)

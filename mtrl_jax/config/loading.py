@@ -10,7 +10,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 import yaml
@@ -53,6 +53,7 @@ def from_dict(values: dict, where: str = "config") -> Any:
             f"{where}: {strict.explain(error, schema.ExperimentConfig)}"
         ) from None
     try:
+        completion.check_numbers(values, config)
         config = completion.complete(config)
         completion.check_numbers(values, config)
     except ValueError as error:
@@ -149,10 +150,13 @@ def _copied(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-3 is a float, as everyone who writes it expects.
+    """YAML 1.2's scalars, and 1_000: 1e-3 is a float, 010 is ten, 1:30, no and 2001-1-1
+    are text. PyYAML's are those of 1.1.
 
     A key given twice is an error: PyYAML would drop the first without a word.
     """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Returns the mapping; raises ConstructorError for a key that is there twice."""
@@ -166,14 +170,32 @@ class _Loader(yaml.SafeLoader):
             seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Returns the integer; in 0o17 and 0x1f the base is named, in 017 it is ten."""
+        text = node.value.replace("_", "")
+        return int(text, 0 if re.match("[-+]?0[ox]", text) else 10)
+
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that ``_Loader`` takes for a number, such as a run's name 1e-4."""
+    """Quotes text that YAML 1.1 or ``_Loader`` takes for a number, such as a name 1e-4."""
 
 
-for _each in (_Loader, _Dumper):
-    _each.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
-        list("-+0123456789."),
-    )
+_NUMBER = list("-+.0123456789")
+_SCALARS = [
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(\d[\d_]*|0o[0-7_]+|0x[\da-fA-F_]+)", _NUMBER),
+    (
+        "float",
+        r"[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
+        r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+        _NUMBER,
+    ),
+    ("merge", "<<", ["<"]),
+]
+for _tag, _pattern, _begins in _SCALARS:
+    for _each in (_Loader, _Dumper):
+        _each.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _begins
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

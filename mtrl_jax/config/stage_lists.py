@@ -76,6 +76,7 @@ def _stage(
         values = _resolved(values, at, earlier, all_)
     config: Any = _validated(stage_schema.KINDS[kind], values, at)
     try:
+        completion.check_numbers(values, config)
         _check(config)
         _check_learners(config, earlier)
         config = completion.complete(config)

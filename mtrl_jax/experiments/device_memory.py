@@ -101,7 +101,8 @@ def check(
 
     And the ``drawn`` bytes of what a replay draws for an update. The largest
     ``population.size`` that fits is named, and where there is a replay the largest
-    capacity of the agent's config. Nothing is allocated or compiled.
+    capacity of the agent's config; where one member is too much, what it has most of.
+    Nothing is allocated or compiled.
     """
     members = config.population.size
     learner, memory, rollout = of_member(agent, sizes, slots).values()
@@ -120,6 +121,10 @@ def check(
         if most > 0:
             field = f"agent.config.{name}={capacity}"
             fits = [f"a capacity of at most {most}", *fits]
+    if not fits:  # Of one member alone is too much, whatever their number.
+        length = config.training.unroll_length
+        is_rollout = rollout > max(learner, memory, drawn)
+        field = f"training.unroll_length={length}" if is_rollout else "agent.config"
     batch = f", batch {size(drawn)}" if drawn else ""
     smaller = "a smaller network, fewer slots or shorter unrolls"
     smaller += ", or a smaller batch" if drawn else ""

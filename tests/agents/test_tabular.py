@@ -211,6 +211,16 @@ def test_tasks_share_a_table_unless_each_has_its_own(per_task):
         (spec_of(name="image"), {}, r"obs: tabular reads a vector .*\['image'\]"),
         (spec_of(2), {"sizes": (3,)}, r"sizes: \(3,\) given for a vector of 2; give 2"),
         (spec_of(), {"sizes": (0,)}, r"sizes: \(0,\) given for a vector of 1"),
+        (
+            spec_of(),
+            {"sizes": (2**31,)},
+            r"sizes: .* are 2147483648 states of 1 tables",
+        ),
+        (
+            spec_of(tasks=2),
+            {"sizes": (2**30,), "per_task": True},
+            r"are 2147483648 states of 2 tables.*; give at most 2147483647",
+        ),
         (spec_of(), {"sizes": (3,), "low": 1.0}, "low: 1.0 is not below high: 1.0"),
     ],
 )

@@ -558,7 +558,7 @@ def test_a_schedule_says_where_its_hyperparameter_starts(schedule):
             "agent.schedules.entropy_cost.high='x' number",
         ),
         (
-            "agent.schedules.entropy_cost.high=yes",
+            "agent.schedules.entropy_cost.high=true",
             "agent.schedules.entropy_cost.high=True number",
         ),
         (
@@ -666,7 +666,28 @@ def test_what_is_of_no_use_has_its_whole_path(agent, change, message):
     assert not line.endswith("more)"), line
 
 
-@pytest.mark.parametrize("name", ["1e5", "1e-4", "12e3", "1_0e1", "7", "no"])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1e-3", 1e-3), ("1_000", 1000), ("017", 17), ("0o17", 15), ("0x1f", 31)],
+        *[("-.5", -0.5), ("true", True), ("no", "no"), ("1:30", "1:30"), ("~", None)],
+        *[("2001-01-01", "2001-01-01"), ("'1e3'", "1e3"), ("0b11", "0b11")],
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    """And thousands may have a _ between them."""
+    found = config.override({}, [f"x={text}"])["x"]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("field", ["population.size", "training.env_steps"])
+def test_true_is_no_number_before_anything_else_is_said_of_it(field):
+    """Nor is it 1, of which the members of a population were said to be too few."""
+    with pytest.raises(errors.ConfigError, match=f"{field}=True: must be a number"):
+        config.from_dict(config.override(PLAIN, [f"{field}=true"]))
+
+
+@pytest.mark.parametrize("name", ["1e5", "1e-4", "12e3", "1_0e1", "0o7", "7", "no"])
 def test_a_name_that_looks_like_a_number_is_still_a_name_when_read_again(name):
     """A run is gone on with from what it wrote down."""
     settings = config.from_dict({"name": name, "tasks": [{"env": "probe/action"}]})

@@ -52,6 +52,22 @@ def test_a_replay_that_does_not_fit_names_the_largest_that_does():
         online.make_program(settings(most + most // 100, 64))
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"agent": {"name": "ppo", "config": {"network": {"hidden": [200_000] * 2}}}},
+         "agent.config"),
+        ({"training": {"unroll_length": 2**31 - 1}}, "training.unroll_length=2147483647"),
+    ],
+)  # fmt: skip
+def test_where_one_member_is_too_much_its_largest_part_is_named(given, field):
+    """No smaller population would help."""
+    plain = {"tasks": [{"env": "probe/action", "slots": 1}], "population": {"size": 1}}
+    with pytest.raises(errors.ConfigError) as error:
+        online.make_program(config.from_dict(plain | given))
+    assert str(error.value).startswith(f"{field}: each of 1 members needs")
+
+
 @pytest.mark.parametrize("axis, train, test", [("slot", 32, 12), ("population", 16, 6)])
 def test_emulators_are_counted(axis, train, test):
     """Their memory is outside the program's: too many end the process without a word."""
@@ -71,9 +87,9 @@ def test_emulators_are_counted(axis, train, test):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("agent.config.batch=1000000000", r"population\.size=2: .*batch [\d.]+ GB\).* a "
+        ("agent.config.batch=1000000000", r"agent\.config: .*batch [\d.]+ GB\).* a "
          "smaller batch"),
-        ("agent.config.network.hidden=[1000000000]", r"population\.size=2: .*learner"),
+        ("agent.config.network.hidden=[1000000000]", r"agent\.config: .*learner"),
         ("training.unroll_length=2147483647", "training.unroll_length=2147483647: of 8 "
          "slots .*; give at most 268435455$"),
         ("training.env_steps=9000000000000000000", r"training\.env_steps=9.*updates; give "

@@ -395,6 +395,15 @@ def test_a_file_hides_nothing_and_is_not_hidden_in_silence(tmp_path, write):
     assert sys.path[-1] == str(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["./mine.py", "mine.py", "mine:Agent", "lab/mine"])
+def test_a_path_or_a_class_is_answered_with_the_name_of_the_module(name):
+    """What other libraries are given in its place."""
+    with pytest.raises(
+        ValueError, match="unknown; a module is given by its name: mine,"
+    ):
+        agents.get(name)
+
+
 @pytest.mark.parametrize("name", ["../evil", "a b", "", ".x", "os;", "impalla"])
 def test_what_is_no_name_is_unknown(name):
     """No path and no code: a name is identifiers with dots."""
