@@ -156,7 +156,7 @@ class _Loader(yaml.SafeLoader):
     A key given twice is an error: PyYAML would drop the first without a word.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # type: ignore[misc]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Returns the mapping; raises ConstructorError for a key that is there twice."""

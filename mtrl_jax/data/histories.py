@@ -63,7 +63,7 @@ def load(
             raise errors.DatasetError(message + advice)
         warnings.warn(f"{message}; using the first {sound}", stacklevel=2)
     cut = {name: array[:, :sound] for name, array in maps.items()}
-    spec, recorded = layout.contents_of(meta)
+    spec, recorded, _ = layout.contents_of(meta)
     return Histories(
         recorded={name: cut.pop(f"recorded.{name}") for name in recorded},
         obs={name: cut.pop(f"obs.{name}") for name in spec.obs},

@@ -51,6 +51,7 @@ class Contents(NamedTuple):
 
     spec: types.EnvSpec  # observations, labels among them, actions, a task a name
     recorded: Mapping[str, jax.ShapeDtypeStruct]  # of one row, by name
+    task: tuple[int, ...] = ()  # of each history, index into spec.tasks; (): not known
 
 
 def fields(
@@ -137,13 +138,14 @@ def describe(
 
 def contents_of(meta: Mapping[str, Any]) -> Contents:
     """Returns what the rows of a described dataset hold."""
-    return Contents(spec_of(meta), _from_json(meta.get("recorded", {})))
+    recorded = _from_json(meta.get("recorded", {}))
+    return Contents(spec_of(meta), recorded, tuple(meta["task"]))
 
 
 def fields_of(meta: Mapping[str, Any]) -> tuple[Field, ...]:
     """Returns the fields of a described dataset."""
-    spec, recorded = contents_of(meta)
-    return fields(spec, meta["masks"], recorded)
+    known = contents_of(meta)
+    return fields(known.spec, meta["masks"], known.recorded)
 
 
 def spec_of(meta: Mapping[str, Any]) -> types.EnvSpec:

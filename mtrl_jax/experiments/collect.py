@@ -160,7 +160,7 @@ def _record(
 ) -> Recording:
     length = config.training.unroll_length
     steps = online.run_length(config, slots).updates * length
-    spec, recorded = contents
+    spec, recorded, _ = contents
     size = histories.plan(spec, len(names), steps, masks=masks, recorded=recorded)
     announcement = (
         f"{len(names)} histories of {steps} steps on {len(set(names))} tasks: "

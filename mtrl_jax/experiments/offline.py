@@ -138,9 +138,14 @@ def check_agent(
     """Raises ConfigError unless the stage's agent can learn from such a dataset.
 
     Not if it refuses the sizes, needs what no dataset has, has no such metric as
-    members are judged by, or all learners do not fit the devices of ``mesh``. One update
-    on windows is traced.
+    members are judged by, all histories would be held out, or all learners do not fit
+    the devices of ``mesh``. One update on windows is traced.
     """
+    if contents.task:
+        try:
+            split(np.asarray(contents.task), config.evaluation.held_out, config.seed)
+        except ValueError as error:
+            raise errors.ConfigError(str(error)) from None
     module, training = agent_settings.module(config), config.training
     length = training.prompt_length + training.unroll_length
     shape = (length, training.batch)

@@ -104,8 +104,9 @@ def resume(
     )
     session.saved = update
     session.is_unchanged = not any(map(resuming.moves_results, changed))
-    for name, (old, new) in changed.items():
-        session.bar.note(f"{name}: {old!r} is now {new!r}")
+    for name, change in changed.items():
+        old, new = ("not given" if x is None else repr(x) for x in change)
+        session.bar.note(f"{name}: {old} is now {new}")
     for line in notices.of_found(config, changed, saved.hparams):
         session.bar.note(line)
     for line in notices.of_longer(config, changed):

@@ -78,6 +78,8 @@ BAD = [
     ("stages.1.population.pbt.exploit=t_test", "stages.1 exploit='t_test' truncation"),
     ("stages.1.evaluation.held_out=1.0", "stages.1.evaluation.held_out 1.0 less than"),
     ("stages.1.keep={first_fraction: 0.5, last_fraction: 0.5}", "stages.1 keep one"),
+    ("stages.1.evaluation.held_out=0.99",
+     "stages.1 evaluation.held_out=0.99 histories or tasks none left to train on"),
     ("stages.1.training.updates=0", "stages.1.training.updates 0 greater"),
     ("stages.1.population.size=100000000",
      "stages.1 population.size=100000000 room for population.size of at most"),
@@ -276,7 +278,7 @@ def test_a_stage_that_cannot_use_its_data_can_still_be_changed(staged_copy, cach
     staged_runs.without(staged_copy, "model", "in_context")
     model = staged_runs.stage_of(staged_copy, "model")
     outcome = running.mtrl("resume", staged_copy, "stages.1.evaluation.held_out=0.99")
-    assert outcome.code == 1 and "none is left to train on" in outcome.error
+    assert outcome.code == 2 and "none is left to train on" in outcome.error
     assert not model.exists()
     changes = ("stages.1.evaluation.held_out=0.5", "stages.1.keep.top_fraction=1.0e-9")
     outcome = running.mtrl("resume", staged_copy, *changes)
