@@ -67,7 +67,11 @@ def train(
         typer.Option("--check", help="say what it would be, or what is wrong, and end"),
     ] = False,
 ) -> None:
-    """Train a population from a config; give settings to change as dotted.name=value."""
+    """Train a population from a config.
+
+    Settings change as dotted.name=value: mtrl train configs/quickstart.yaml
+    population.size=8 tasks.0.slots=64
+    """
     from mtrl_jax.config import loading
     from mtrl_jax.experiments import runs
     from mtrl_jax.training import run_folder
@@ -91,7 +95,11 @@ def train(
 
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Go on with a run from its newest checkpoint, at the stage it was in."""
+    """Go on with a run from its newest checkpoint.
+
+    At the stage it was in. Settings may change: mtrl resume RUN
+    training.env_steps=2_000_000 makes a finished run longer.
+    """
     from mtrl_jax.experiments import runs
 
     machine.check()
@@ -105,7 +113,10 @@ def resume(run: Run, overrides: Overrides = None) -> None:
 def evaluate(
     run: Run,
     episodes: Annotated[
-        int | None, typer.Option(help="per member and task", min=1)
+        int | None,
+        typer.Option(
+            help="per member and task  [default: the run's evaluation.episodes]", min=1
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -123,7 +134,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Test the members of a run's newest checkpoint on fresh episodes."""
+    """Test a run's members on fresh episodes.
+
+    Those of its newest checkpoint, with frozen weights.
+    """
     from mtrl_jax import metrics
     from mtrl_jax.experiments import evaluation
     from mtrl_jax.training import report
@@ -157,7 +171,10 @@ def plot(
         typer.Option(help="one picture of them  [default: comparison.png of several]"),
     ] = None,
 ) -> None:
-    """Draw a run's pictures; with several runs, or --out, one that compares them."""
+    """Draw a run's pictures, or compare runs.
+
+    With several runs, or --out, it is one picture that compares them.
+    """
     from mtrl_jax import plots
     from mtrl_jax.experiments import reading
 
@@ -198,7 +215,11 @@ def render(
         typer.Option(help="steps that a world model sees first  [default: 5]", min=1),
     ] = None,
 ) -> None:
-    """Play one episode of every task of a run, or of an environment, as an animation."""
+    """Play an episode of every task into a GIF.
+
+    Of a run by a member's newest checkpoint; of an environment by a scripted
+    player where there is one (Labyrinth), else at random.
+    """
     from mtrl_jax.experiments import open_loop as predictions
     from mtrl_jax.experiments import render
 
@@ -222,7 +243,7 @@ def list_(
     ],
     match: Annotated[str, typer.Option(help="only names that contain this")] = "",
 ) -> None:
-    """List what there is: agents, envs or configs; or the settings of an agent."""
+    """List agents, envs or configs, or an agent's settings."""
     from mtrl_jax.experiments import listing
 
     for line in listing.lines(what):
