@@ -2,8 +2,9 @@
 
 Of task i the cells but the start are shuffled, by a hash that no version of a library
 changes. The first W of them are walls, and the goal is the first of the others that an
-episode is long enough to reach; the start, where there is none. What an agent has to know
-of a task is one number a cell, and so are exact scores of it:
+episode is long enough to reach; the start, where there is none. Of a small room several
+tasks have the same walls and goal: they are all for training or all for tests. What an
+agent has to know of a task is one number a cell, and so are exact scores of it:
 
     ways   steps to the goal by a shortest way; -1 of a wall
     V_n    = mean over actions of (is goal + V_{n-1}) at the cell they lead to, V_0 = 0:
@@ -30,7 +31,25 @@ def among(
 
     Raises ValueError where the split is empty or has not ``number`` tasks.
     """
-    chosen = task_splits.indices(split, room.layouts)
+    same = None if split.tasks == "all" else _same(room)
+    return _layouts(room, task_splits.indices(split, room.layouts, same))
+
+
+@functools.cache
+def _same(room: dark_rooms.Room) -> tuple[int, ...]:
+    """Returns for each task a number that those with its walls and goal have, too.
+
+    What is walled off is as a wall: nobody gets to see the difference.
+    """
+    ways = _layouts(room, np.arange(room.layouts))[1]
+    ways = np.where(ways == room.size**2, WALL, ways)
+    return tuple(np.unique(ways, axis=0, return_inverse=True)[1].ravel().tolist())
+
+
+def _layouts(
+    room: dark_rooms.Room, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (goals int32 [N, 1, 2], ways int32 [N, size²]) of the tasks ``chosen``."""
     start = _cell_of(room)
     order = np.stack([_shuffled(room, int(i)) for i in chosen])
     order = order[order != start].reshape(len(chosen), -1)  # [N, S - 1]

@@ -52,16 +52,25 @@ def split_of(options: Mapping[str, Any]) -> Split:
 
 
 @functools.cache
-def indices(split: Split, n: int) -> np.ndarray:
+def indices(split: Split, n: int, same: tuple[int, ...] | None = None) -> np.ndarray:
     """Returns the split's tasks, int32 [M], among 0 to n-1: shuffled, none twice.
 
     Train tasks are the first round(train_fraction n) of the shuffled list, test tasks
     the others. ``number`` takes the first of those, so a smaller number is a subset of
     a larger one. Raises ValueError where the split has none or not so many.
+
+    Where tasks may be equal, ``same`` [n] has one number for those that are: they count
+    as one, where the first of them stands, and fall on one side.
     """
     order = sorted(range(n), key=lambda i: _hash(split.split_seed, i))
-    cut = round(split.train_fraction * n)
-    chosen = {"all": order, "train": order[:cut], "test": order[cut:]}[split.tasks]
+    what = range(n) if same is None else same
+    different = list(dict.fromkeys(what[i] for i in order))
+    trained = set(different[: round(split.train_fraction * len(different))])
+    chosen = [
+        i
+        for i in order
+        if split.tasks == "all" or (what[i] in trained) == (split.tasks == "train")
+    ]
     if not chosen:
         raise ValueError(
             f"options.train_fraction={split.train_fraction}: of {n} tasks none is left "

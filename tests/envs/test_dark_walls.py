@@ -51,6 +51,20 @@ def test_each_task_has_its_walls_and_a_goal_that_an_episode_can_reach():
     assert len({way.tobytes() for way in ways}) == len(ways)
 
 
+@pytest.mark.parametrize("walls", [1, 3])
+def test_no_room_of_the_tests_is_one_to_train_in(walls):
+    """A 3x3 room has few layouts: of a thousand tasks nearly all are equal to others."""
+    room = dark_rooms.room_of("room", {"size": 3, "walls": walls, "layouts": 1000})
+    train, test = (
+        {
+            (tuple(goal.ravel()), tuple(np.where(way == 9, -1, way)))
+            for goal, way in zip(*dark_walls.among(room, task_splits.Split(name)))
+        }
+        for name in ("train", "test")
+    )
+    assert test and len(train) > len(test) and not train & test
+
+
 @pytest.mark.parametrize("length", [8, 16, 20])
 def test_a_goal_is_never_walled_off(length):
     """Also in an episode with as many steps as the room has cells, or more."""
@@ -98,16 +112,19 @@ def test_of_a_goal_that_is_walled_off_nothing_is_earned():
 
 
 def test_a_family_has_more_than_ten_thousand_tasks_and_a_split_none_twice():
-    """As many layouts as are asked for by default, most of them alone of their kind."""
+    """As many layouts as are asked for by default, four of them like another.
+
+    All of a kind but for what is walled off in them.
+    """
     options = {"walls": 12}
     train, test = (
         dark.tasks_of("room", {**options, "tasks": tasks})
         for tasks in ("train", "test")
     )
-    assert (len(train.goals), len(test.goals)) == (10_000, 2_500)
+    assert (len(train.goals), len(test.goals)) == (10_001, 2_499)
     seen = {np.asarray(way).tobytes() for way in np.asarray(train.ways)}
     new = {np.asarray(way).tobytes() for way in np.asarray(test.ways)}
-    assert len(seen) == 10_000 and not seen & new
+    assert len(seen) == 10_001 and not seen & new
     # Drawn by a hash: these, whatever the library.
     assert np.asarray(train.goals)[:3, 0].tolist() == [[1, 3], [5, 0], [3, 5]]
 

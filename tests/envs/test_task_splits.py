@@ -145,6 +145,25 @@ def test_a_split_is_shuffled_by_its_seed_and_never_changes():
     assert set(train) != set(other)
 
 
+def test_equal_tasks_fall_on_one_side():
+    """They count as one; where none are equal, the split is as it was."""
+    n = 60
+    same = tuple(i % 7 for i in range(n))
+    split = task_splits.Split(train_fraction=0.6, split_seed=3)
+    train, test = (
+        task_splits.indices(split._replace(tasks=name), n, same).tolist()
+        for name in ("train", "test")
+    )
+    assert sorted(train + test) == list(range(n))
+    assert not {same[i] for i in train} & {same[i] for i in test}
+    assert len({same[i] for i in train}) == round(0.6 * 7)
+    for name in task_splits.SPLITS:
+        own = split._replace(tasks=name)
+        np.testing.assert_array_equal(
+            task_splits.indices(own, n, tuple(range(n))), task_splits.indices(own, n)
+        )
+
+
 def test_fewer_tasks_are_a_part_of_more():
     """A sweep over the number of tasks adds to them."""
     few, many = (
