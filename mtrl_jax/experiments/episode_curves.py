@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtrl_jax import metrics, types
+from mtrl_jax.engine import fitness
 from mtrl_jax.experiments import environments, reporters
 from mtrl_jax.metrics import estimates
 from mtrl_jax.training import report
@@ -27,9 +28,10 @@ def summarise(
     ``returns`` [P, B, E] with NaN of episodes that did not end, ``task`` [P, B];
     ``numbers`` [K] are the tasks N that an entry of the spec stands for. ``mean`` [E] is
     over members and slots; ``interval`` [E, 2] is its 95 % interval over the N
-    tasks, or over members and slots where N = 1. ``returns`` is [P, N, E]. ``prompt`` are
-    the episodes ``watched``, if any; of a single episode ``rewards``, [P, B, L] or (), give
-    the mean ``rewards`` [L] of its steps.
+    tasks; where N = 1 over members, and of a single member over its slots. ``returns`` is
+    [P, N, E]. ``prompt`` are the episodes ``watched``, if any; of a single episode
+    ``rewards``, [P, B, L] or (), give the mean ``rewards`` [L] of its steps, see
+    ``_of_steps``. ``score`` is of the last tenth of the episodes, see ``scores``.
     """
     tasks, of_members = {}, []
     last = min(max(1, returns.shape[-1] // 10), returns.shape[-1] - watched)
@@ -37,9 +39,10 @@ def summarise(
         mine = returns[:, task[0] == k]  # The same slots in every member.
         # Slot b plays task b mod N.
         by_task = mine.reshape(len(mine), -1, number, mine.shape[-1])
-        samples = (
-            _mean(by_task, (0, 1)) if number > 1 else mine.reshape(-1, mine.shape[-1])
-        )
+        # Slots of one member, with the same weights, are no more than one sample of it.
+        over = (0, 1) if number > 1 else 1
+        samples = mine[0] if len(mine) == number == 1 else _mean(mine, 1)
+        samples = _mean(by_task, over) if number > 1 else samples
         tasks[one.name] = {
             "random_score": one.random_score,
             "reference_score": one.reference_score,
@@ -49,11 +52,11 @@ def summarise(
                 "returns": _mean(by_task, 1),
                 "unfinished": int(np.isnan(mine).sum()),
                 **({"prompt": watched} if watched else {}),
-                **_of_steps(rewards, task[0] == k),
+                **_of_steps(rewards, returns, task[0] == k),
             },
         }
         of_members.append(_mean(mine[..., -last:], (1, 2)))
-    score = np.mean(of_members, axis=0)
+    score = scores(spec, np.stack(of_members, axis=1))
     return {
         "best_member": reporters.lowest(-score),
         "selected_by": "evaluation",
@@ -61,6 +64,19 @@ def summarise(
         "score": score,
         "tasks": tasks,
     }
+
+
+def scores(spec: types.EnvSpec, means: np.ndarray) -> np.ndarray:
+    """Returns a score [P] of mean returns [P, K] of tasks.
+
+    Their mean; of several tasks that all have reference scores of what is ``normalised``
+    by them, else the task of the largest returns would decide.
+    """
+    names = {"return"}
+    if len(spec.tasks) > 1:
+        names = {"normalised" if _has_scores(task) else "return" for task in spec.tasks}
+    metric = fitness.make_metric(spec, names.pop() if len(names) == 1 else "return")
+    return np.mean(fitness.task_scores(metric, means), axis=1)
 
 
 def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
@@ -117,13 +133,25 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _of_steps(rewards: Any, mine: np.ndarray) -> dict[str, Any]:
-    """Returns ``rewards`` [L] over members and the slots ``mine`` [B]; {} of ()."""
+def _of_steps(rewards: Any, returns: np.ndarray, mine: np.ndarray) -> dict[str, Any]:
+    """Returns ``rewards`` [L] over members and the slots ``mine`` [B]; {} of ().
+
+    An episode that is over earns 0 from there on, so that they add up to the mean return.
+    ``steps`` are the fewest and the most of an episode.
+    """
     if isinstance(rewards, tuple):
         return {}
-    found = _mean(rewards[:, mine], (0, 1))
-    # As far as any episode of the task went.
-    return {"rewards": found[np.isfinite(found)]}
+    own, is_over = rewards[:, mine], np.isfinite(returns[:, mine])  # [P, B, L or 1]
+    known = np.isfinite(own)
+    length = known.sum(axis=-1)
+    most = length.max(initial=0)
+    found = _mean(np.where(is_over & ~known, 0.0, own)[..., :most], (0, 1))
+    return {"rewards": found, "steps": [int(length.min(initial=most)), int(most)]}
+
+
+def _has_scores(task: types.TaskSpec) -> bool:
+    low, high = task.random_score, task.reference_score
+    return low is not None and high is not None and low < high
 
 
 def _mean(x: np.ndarray, axis: Any) -> np.ndarray:

@@ -282,7 +282,7 @@ def _reporter(
         row=lambda output, evaluation: report.row(spec, output, evaluation),
         shown=lambda row: row["returns"],
         best=lambda row: reporters.lowest(
-            -np.mean(list(row["returns"].values()), axis=0)
+            -episode_curves.scores(spec, np.stack(list(row["returns"].values()), 1))
         ),
         begin=lambda: report.tasks(spec, {}),
         finish=finish,

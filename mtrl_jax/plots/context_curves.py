@@ -13,10 +13,10 @@ from mtrl_jax.plots import figures, run_series
 def of_run(run: run_series.Run) -> Any:
     """Returns the figure of a finished evaluate stage, one panel a task; else None.
 
-    The mean over slots with its 95 % interval, the scores of a random and of the best
-    policy, and the curves of the stages it is compared with, by episodes played; those
-    that the agent only watched are shaded. Where there is but one episode, the reward of
-    its steps takes the place of the return.
+    The mean over slots with its 95 % interval, a random policy's and the reference score,
+    and the curves of the stages it is compared with, by episodes played; those that the
+    agent only watched are shaded. Where there is but one episode, the reward of its steps
+    takes the place of the return; scores are shared out to steps if all have as many.
     """
     tested = {k: t["in_context"] for k, t in run.tasks.items() if "in_context" in t}
     if not tested:
@@ -74,7 +74,9 @@ def _steps(
         if name in beside.get("rewards", {}):
             values = _smooth(_floats(beside["rewards"][name]))
             panel.plot(*values, color=colour, ls="--", label=other)
-    _scores(panel, run.tasks[name], len(rewards))
+    fewest, most = curve.get("steps", (len(rewards),) * 2)
+    if fewest == most:
+        _scores(panel, run.tasks[name], most)
     (mean,), ((low, high),) = _floats(curve["mean"]), _floats(curve["interval"])
     spread = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
     panel.set_title(f"{name}\nreturn {mean:.3g}{spread}")
@@ -90,10 +92,10 @@ def _compared(run: run_series.Run) -> list[tuple[str, Mapping[str, Any], Any]]:
 
 
 def _scores(panel: Any, task: Mapping[str, Any], steps: int) -> None:
-    """Draw the scores of a random and of the best policy, each shared out to steps."""
+    """Draw a random policy's and the reference score, each shared out to steps."""
     for name, key, dashes in (
         ("random", "random_score", (2, 2)),
-        ("optimal", "reference_score", (6, 2)),
+        ("reference", "reference_score", (6, 2)),
     ):
         if task.get(key) is not None:
             value, colour = task[key] / steps, figures.REFERENCE

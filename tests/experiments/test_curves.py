@@ -52,7 +52,10 @@ def test_the_score_is_of_episodes_that_the_agent_played():
 
 
 def test_slots_have_the_tasks_of_an_entry_in_turn():
-    """Slot b plays task b mod N, and what is not certain is of the tasks, not the slots."""
+    """Slot b plays task b mod N, and what is not certain is of the tasks, not the slots.
+
+    Of one task it is of the members, whose slots have the same weights.
+    """
     of_slot = np.array([0.0, 10.0, 20.0, 2.0, 12.0, 22.0])
     returns = np.stack([of_slot, of_slot + 6])[..., None]
     family = summary(returns)["tasks"]["a/x"]["in_context"]
@@ -61,8 +64,11 @@ def test_slots_have_the_tasks_of_an_entry_in_turn():
     interval = estimates.mean_interval([4.0, 14.0, 24.0])
     np.testing.assert_allclose(family["interval"], [interval])
     single = summary(returns, number=1)["tasks"]["a/x"]["in_context"]
-    interval = estimates.mean_interval(returns.ravel())
+    interval = estimates.mean_interval(returns.mean((1, 2)))
     np.testing.assert_allclose(single["interval"], [interval])
+    alone = summary(returns[:1], number=1)["tasks"]["a/x"]["in_context"]
+    interval = estimates.mean_interval(of_slot)
+    np.testing.assert_allclose(alone["interval"], [interval])
 
 
 def test_a_score_is_the_mean_of_tasks_and_the_highest_is_best():
@@ -71,9 +77,22 @@ def test_a_score_is_the_mean_of_tasks_and_the_highest_is_best():
     returns[0, :N, -2:], returns[1, N:, -2:] = 1.0, 3.0
     returns[1, 0, -1] = np.nan
     found = summary(returns, names=("a/x", "a/y"))
-    assert found["score"] == pytest.approx([0.5, 1.5]) and found["best_member"] == 1
+    assert found["score"] == pytest.approx([0.05, 0.15]) and found["best_member"] == 1
     unfinished = [x["in_context"]["unfinished"] for x in found["tasks"].values()]
     assert unfinished == [1, 0]
+
+
+def test_no_task_decides_a_score_by_the_size_of_its_returns():
+    """Normalised where all tasks have scores; of one task, or without, as it is."""
+    spec = spec_of(("a/x", "a/y"))
+    large = spec.tasks[1]._replace(reference_score=1000.0)
+    means = np.array([[10.0, 0.0], [0.0, 900.0]])
+    both = spec._replace(tasks=(spec.tasks[0], large))
+    np.testing.assert_allclose(episode_curves.scores(both, means), [0.5, 0.45])
+    unknown = both._replace(tasks=(both.tasks[0], large._replace(random_score=None)))
+    np.testing.assert_allclose(episode_curves.scores(unknown, means), [5.0, 450.0])
+    one = spec_of(("a/x",))
+    np.testing.assert_allclose(episode_curves.scores(one, means[:, :1]), [10.0, 0.0])
 
 
 def test_a_lost_member_has_no_part_in_an_evaluation():
@@ -106,13 +125,19 @@ def test_the_table_tells_the_demonstration_from_what_came_after():
 
 
 def test_rewards_of_one_episode_are_means_over_slots_as_far_as_any_went():
-    """By task; a slot whose episode is over does not count any more."""
+    """By task; an episode that is over earns nothing, one that is not yet is not known."""
     rewards = np.full((1, 4, 5), np.nan)
     rewards[0, 0, :3], rewards[0, 1, :2], rewards[0, 2:, :4] = 1.0, 0.0, 3.0
     names = ("a/x", "a/y")
     tasks = summary(rewards[..., :1], rewards, names=names, number=2)["tasks"]
     found = [tasks[name]["in_context"]["rewards"].tolist() for name in names]
-    assert found == [[0.5, 0.5, 1.0], [3.0] * 4]
+    assert found == [[0.5, 0.5, 0.5], [3.0] * 4]
+    steps = [tasks[name]["in_context"]["steps"] for name in names]
+    assert steps == [[2, 3], [4, 4]]
+    cut = rewards[..., :1].copy()
+    cut[0, 1] = np.nan
+    going = summary(cut, rewards, names=names, number=2)["tasks"]["a/x"]["in_context"]
+    assert going["rewards"].tolist() == [0.5, 0.5, 1.0]
 
 
 def test_an_episode_that_did_not_end_leaves_a_gap_in_the_curve(tmp_path):
@@ -174,7 +199,7 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     handles, labels = panel.get_legend_handles_labels()
     lines = dict(zip(labels, handles))
     assert ("watched" in lines) == bool(watched)
-    assert {"in context", "other", "random", "optimal"} <= set(lines)
+    assert {"in context", "other", "random", "reference"} <= set(lines)
     assert panel.get_xlim() == (0, longer if episodes > 1 else 40)
     if episodes > 1:
         band = next(x for x in panel.collections if x.get_label() == "95 % interval")
@@ -191,7 +216,12 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
             lines["in context"].get_xdata()[[0, -1]], [1.5, 39.5]
         )
         np.testing.assert_allclose(lines["other"].get_ydata(), 0.5)
-        np.testing.assert_allclose(lines["optimal"].get_ydata(), 10 / 40)
+        np.testing.assert_allclose(lines["reference"].get_ydata(), 10 / 40)
+        tasks["a/x"]["in_context"]["steps"] = [30, 40]
+        (other,) = context_curves.of_run(run).axes
+        drawn = other.get_legend_handles_labels()[1]
+        assert "in context" in drawn and "reference" not in drawn
+        plt.close(other.figure)
     plt.close(figure)
 
 
