@@ -248,6 +248,9 @@ class AgentInfo(NamedTuple):
     reads_recorded: bool = False
     # Of a dataset it wants the columns of whole histories, too (data/columns.py).
     reads_columns: bool = False
+    # {hyperparameter: value} with which held-out data are measured, whatever members are
+    # trained with: of those that choose what is learned from.
+    measured_with: Mapping[str, float] = {}
     # It observes the environment's optimal action, ``types.OPTIMAL``.
     reads_expert_labels: bool = False
     # Its carry outlives episodes: what it learns in one it knows in the next, unless its

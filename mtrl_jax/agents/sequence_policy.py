@@ -32,7 +32,8 @@ slots, each for good (``action_names``).
 Deviations: the multi-game transformer's returns, rewards and actions are tokens of their
 own only with ``encoding: triple``, and there reward and next vector are predicted from the
 action's token and the action; Gato's tokens of one step are one token here; its prompts'
-actions are not predicted; Decision Transformers read returns in bins and as a number.
+actions are not predicted, and of a prompt's last action and reward the window after it
+does not know; Decision Transformers read returns in bins and as a number.
 
 Refs: Chen et al. 2021 (arXiv:2106.01345); Lee et al. 2022 (arXiv:2205.15241); Reed et al.
 2022 (arXiv:2205.06175); Laskin et al. 2023 (arXiv:2210.14215). In-context Q: Tarasov et
@@ -302,6 +303,8 @@ def info(summary: str) -> types.AgentInfo:
         summary,
         learns_across_episodes=True,
         reads_columns=True,
+        # Else each share of the best would have a measure of its own.
+        measured_with={"rank_from": 0.0},
         observe_action=observe_action,
         keep_prompt=keep_prompt,
         check_prompt=sequence_settings.check_prompt,

@@ -107,7 +107,8 @@ def make_program(
         data()
 
     def evaluate(state, hp: Tree) -> dict[str, types.Array]:
-        changed = build.with_evaluation_hparams(config, hp)
+        one = hparams.override(hp, agent_settings.module(config).INFO.measured_with)
+        changed = build.with_evaluation_hparams(config, one)
         return measure(state, changed, data()[1])
 
     return build.assemble(

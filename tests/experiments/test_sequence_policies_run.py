@@ -9,7 +9,8 @@ import running
 import staged_runs
 import yaml
 
-from mtrl_jax import config, metrics
+from mtrl_jax import config, hparams, metrics
+from mtrl_jax.experiments import collect, offline
 
 CONFIGS = pathlib.Path(running.ROOT) / "configs"
 GATO = """{
@@ -63,6 +64,28 @@ def test_what_is_demonstrated_is_watched_and_then_it_plays(staged_copy, cached):
     shown = task["in_context"]["mean"][0]
     np.testing.assert_allclose(shown, task["reference_score"], rtol=1e-6)
     assert tested["parameters"]["before"] == tested["parameters"]["after"]
+
+
+def test_held_out_losses_are_of_one_measure(staged):
+    """A share of the best is trained on alone, and measured on all like the others."""
+    folder = staged_runs.stage_of(staged, "source") / collect.FOLDER
+    given = {
+        "kind": "offline",
+        "name": "model",
+        "data": str(folder),
+        "agent": yaml.safe_load(GATO),
+        "population": {"size": 2},
+        "training": {"updates": 2, "batch": 4, "unroll_length": 8},
+        "evaluation": {"held_out": 0.5},
+    }
+    given["agent"]["hparams"]["prompt_share"] = 0.0
+    stage = config.from_dict(given)
+    program = offline.make_program(stage, offline.contents_in(folder), folder)
+    state = program.init(program.hparams)
+    best = hparams.override(program.hparams, {"rank_from": np.array([0.0, 0.95])})
+    losses = [program.evaluate(state, hp)["loss"] for hp in (program.hparams, best)]
+    np.testing.assert_array_equal(*losses)
+    program.close()
 
 
 @pytest.mark.slow
