@@ -6,7 +6,7 @@
 
 Every arm is a run of its own under --runs (a population of seeds) and is gone on with if
 it exists. The final score is that of the wanted policy alone (alpha = 1) in the final
-evaluation, IQM over seeds with its 95 % t interval (Tukey and McLaughlin; none of members
+evaluation (of ``no_mixing`` of a component a slot, whatever alpha is), IQM over seeds with its 95 % t interval (Tukey and McLaughlin; none of members
 of one PBT population, which are one sample); the early one is the mean
 training return over the first fifth of the run. Rows of arms that are left out (--arms)
 stay in the JSON as they were, each with its date.

@@ -54,6 +54,10 @@ class Course(NamedTuple):
     min_episodes: int
 
 
+# Sums of float32 are known to such a share: a mean of the threshold itself passes.
+_ROUNDED = 1e-6
+
+
 class Levels(NamedTuple):
     """How far members are on R courses, and the episodes they are judged by so far."""
 
@@ -120,7 +124,8 @@ def make(
         episodes = jnp.where(plays, state.episodes[..., None], others)
         total = jnp.sum(jnp.where(plays, state.total[..., None], 0.0), axis=1)
         judged = (slots > 0) & (jnp.min(episodes, axis=1) >= n)
-        passed = judged & (total >= threshold[None] * n * slots)
+        needed = threshold[None] * n * slots
+        passed = judged & (total >= needed - _ROUNDED * jnp.abs(needed))
         # Rounded to whole steps, so that the last one ends at 1 exactly.
         done = jnp.round(state.level * steps[None]) + passed
         level = jnp.minimum(done / steps[None], 1.0)

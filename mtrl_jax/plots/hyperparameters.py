@@ -28,7 +28,10 @@ def of_run(run: run_series.Run) -> Any:
             else:
                 _members(panel, run, name)
             _in_effect(panel, run, name)
-            figures.scale(panel, run_series.scale_of(run, name))
+            scale = run_series.scale_of(run, name)
+            figures.scale(panel, scale)
+            if scale == "log":
+                _of_members(panel, run.rows.hparams[name])
             panel.set_title(name)
         what = run_series.steps_name(run.rows)
         figures.label(figure, panels, run.rows.env_steps[-1], what, "value")
@@ -86,6 +89,17 @@ def _in_effect(panel: Any, run: run_series.Run, name: str) -> None:
         several = run.rows.hparams[name].shape[1] > 1
         label = f"in effect, best member ({run.best})" if several else "in effect"
         panel.plot(run.rows.env_steps, values, label=label, **style)
+
+
+def _of_members(panel: Any, values: np.ndarray) -> None:
+    """Limit a logarithmic axis to the members' values.
+
+    A rate in effect decays beneath them, to nothing at last, and would take all the room.
+    """
+    known = values[np.isfinite(values) & (values > 0)]
+    low, high = known.min(), known.max()
+    margin = max((high / low) ** 0.08, 1.2)
+    panel.set_ylim(low / margin, high * margin)
 
 
 def _steps(

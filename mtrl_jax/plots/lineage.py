@@ -15,7 +15,7 @@ class Segment(NamedTuple):
 
     points: np.ndarray  # [n, 2], (update, member)
     ancestor: int
-    rank: float  # 0 for the lowest score of its round, 1 for the highest
+    rank: float  # 0 for the lowest score of its round, 1 for the highest; NaN: unknown
     copied: bool  # the line from a source to its copy, or the member's own life
 
 
@@ -41,7 +41,8 @@ def of_run(run: run_series.Run) -> Any:
             ylim=(P - 0.4, -0.6),
             xlabel="update",
             yticks=[],
-            title=f"Lineage: {_descent(len(survivors), P)}; thicker = higher score",
+            title=f"Lineage: {_descent(len(survivors), P)}; thicker = higher score"
+            + ", dashed: unknown" * any(np.isnan(s.rank) for s in segments),
         )
         axes.set_ylabel("member", labelpad=22)
         axes.grid(axis="y", visible=False)
@@ -68,7 +69,7 @@ def segments_of(run: run_series.Run) -> list[Segment]:
     segments, ancestor, start, rank = [], np.arange(P), 0.0, np.zeros(P)
     for row in run.rounds:
         end, source = float(row["update"]), row["source"].astype(int)
-        rank = run_series.ranks(row["score"])
+        rank = _ranks(row["score"])
         for i in range(P):
             until = min(end, ends.get(i, end))
             if until > start:
@@ -90,21 +91,37 @@ def segments_of(run: run_series.Run) -> list[Segment]:
 
 
 def _draw(axes: Any, segments: list[Segment], colours: list[Any]) -> None:
-    """Draw the copies, and over them the lives, thicker and darker with their rank."""
+    """Draw the copies, and over them the lives, thicker and darker with their rank.
+
+    One without a score, not judged in its round, is in the middle, dashed.
+    """
     from matplotlib.collections import LineCollection
 
     for copied in (True, False):
         chosen = [s for s in segments if s.copied == copied]
         if not chosen:  # matplotlib reduces over the empty list of alphas
             continue
+        ranks = [0.5 if np.isnan(s.rank) else s.rank for s in chosen]
         lines = LineCollection(
             [s.points for s in chosen],
             colors=[colours[s.ancestor] for s in chosen],
-            linewidths=[0.9 if copied else 1.0 + 4.0 * s.rank for s in chosen],
-            alpha=[0.55 if copied else 0.35 + 0.65 * s.rank for s in chosen],
+            linewidths=[0.9 if copied else 1.0 + 4.0 * rank for rank in ranks],
+            alpha=[0.55 if copied else 0.35 + 0.65 * rank for rank in ranks],
+            linestyles=[
+                "--" if np.isnan(s.rank) and not copied else "-" for s in chosen
+            ],
             capstyle="round",
         )
         axes.add_collection(lines)
+
+
+def _ranks(score: np.ndarray) -> np.ndarray:
+    """Returns ranks [P] of the scores that are known; NaN of others."""
+    known = ~np.isnan(score)
+    found = np.full(len(score), np.nan)
+    if known.any():
+        found[known] = run_series.ranks(score[known])
+    return found
 
 
 def _number(axes: Any, survivors: np.ndarray, colours: list[Any]) -> None:

@@ -68,14 +68,13 @@ def _training(panel, run: run_series.Run, task: str) -> None:
     steps, returns = run_series.curve(run.rows, task)
     if not len(steps):
         return
-    P = returns.shape[1]
+    P, shown = returns.shape[1], figures.line_of(len(steps))
     if P > 1:
         _band(panel, steps, returns, figures.MEDIAN, 0.18, f"{run.by}, 10–90 %")
         _extremes(panel, steps, returns, f"{run.by}, min–max")
-        median = np.nanmedian(returns, axis=1)
-        panel.plot(steps, median, color=figures.MEDIAN, label=f"{run.by}, median")
+        median, label = np.nanmedian(returns, axis=1), f"{run.by}, median"
+        panel.plot(steps, median, color=figures.MEDIAN, label=label, **shown)
     name = f"{run.by}, best member ({run.best})" if P > 1 else run.by
-    shown = figures.line_of(len(steps))
     panel.plot(steps, returns[:, run.best], color=figures.BEST, label=name, **shown)
 
 

@@ -213,7 +213,8 @@ def episodes(member: Mapping[str, Any]) -> str:
     if member.get("lost"):
         return "lost: its weights are not finite"
     cut = member.get("unfinished", 0)
-    counted = f"over {member['episodes'] + cut} episodes"
+    number = member["episodes"] + cut
+    counted = f"over {number} episode{'' if number == 1 else 's'}"
     if not cut:
         return counted
     if not member["episodes"]:

@@ -95,6 +95,21 @@ def test_a_member_is_judged_by_as_many_episodes_of_every_slot():
     np.testing.assert_array_equal(state.episodes, [[0, 0]])
 
 
+@pytest.mark.parametrize(
+    ("threshold", "number", "good"),
+    [(0.002, 1500, 3), (0.008, 375, 3), (-0.002, 1500, -3), (0.7, 10, 7)],
+)
+def test_a_mean_of_the_threshold_itself_passes(threshold, number, good):
+    """In float32 0.002 · 1500 is more than 3; one success less is too few."""
+    _, cur = delayed((1, 1), threshold=threshold, min_episodes=number)
+    ts = step(np.zeros((1, 1), np.int32))
+    for total, level in ((good, 0.25), (good - 1, 0.0)):
+        state = cur.init()._replace(
+            total=np.full((1, 1), total, np.float32), episodes=np.full((1, 1), number)
+        )
+        assert cur.update(state, ts).level[0, 0] == level
+
+
 def test_episodes_begun_before_a_judgement_or_by_other_weights_count_for_nothing():
     """What was under way then ends unseen; a member that is not replaced keeps its own."""
     _, cur = delayed((2, 1), min_episodes=1)

@@ -175,8 +175,8 @@ def test_a_life_is_as_thick_as_its_score_in_the_round_that_ends_it():
     third = 1 / 3
     spans = (
         (0, 5, [0, 1, 2, 3], [third, 2 * third, 1, 0]),
-        (5, 15, [0, 1, 2, 2], [1, 2 * third, third, 0]),
-        (15, N, [0, 0, 2, 2], [1, 1, third, 0]),
+        (5, 15, [0, 1, 2, 2], [1, 0.5, 0, np.nan]),
+        (15, N, [0, 0, 2, 2], [1, 1, 0, np.nan]),
     )
     expected = [
         (start, end, i, i, ancestor[i], rank[i])
@@ -188,6 +188,55 @@ def test_a_life_is_as_thick_as_its_score_in_the_round_that_ends_it():
         (*x.points[[0, -1]].ravel(), x.ancestor, x.rank) for x in segments if x.copied
     ]
     np.testing.assert_allclose(copies, [(3.25, 2, 5, 3, 2, 1), (11.5, 0, 15, 1, 0, 1)])
+
+
+def test_a_life_without_a_score_is_dashed_and_of_middle_thickness():
+    """Not judged is not worst, and takes no rank from those that were."""
+    score = np.array([1.0, np.nan, 3.0, 2.0])
+    figure = lineage.of_run(make_run(rounds=[{**ROUNDS[0], "score": score}]))
+    (axes,) = figure.axes
+    assert axes.get_title().endswith("thicker = higher score, dashed: unknown")
+    lives = [x for x in axes.collections if len(x.get_paths()[0].vertices) == 2]
+    widths, styles = lives[0].get_linewidths(), lives[0].get_linestyles()
+    np.testing.assert_allclose(widths[:P], [1.0, 3.0, 5.0, 3.0])
+    assert [dashes is not None for _, dashes in styles[:P]] == [False, True] + [
+        False
+    ] * 2
+    known = lineage.of_run(make_run(rounds=ROUNDS[:1])).axes[0]
+    assert known.get_title().endswith("thicker = higher score")
+
+
+def test_a_median_of_one_row_is_a_dot_like_the_best():
+    """A line of one point is invisible."""
+    run = make_run()
+    rows = run.rows._replace(
+        **{
+            name: getattr(run.rows, name)[:1]
+            for name in (
+                "update",
+                "env_steps",
+                "wall_s",
+                "steps_per_s",
+                "compiles",
+                "lost",
+            )
+        },
+        returns={"a": run.rows.returns["a"][:1]},
+        metrics={},
+    )
+    (panel,) = returns.of_run(run._replace(rows=rows)).axes
+    assert {line.get_marker() for line in panel.get_lines()} == {"."}
+
+
+def test_a_logarithmic_axis_is_limited_by_what_members_have():
+    """A rate in effect that decays to nothing is cut off by it."""
+    run = make_run(search={"rate": {"low": 0.5, "high": 3.0, "log": True}})
+    run.rows.metrics["rate"] = run.rows.hparams["rate"] * 10.0 ** -np.arange(N)[:, None]
+    (panel,) = hyperparameters.of_run(run).axes
+    low, high = panel.get_ylim()
+    values = run.rows.hparams["rate"]
+    assert panel.get_yscale() == "log"
+    assert 0.5 * values.min() < low < values.min() and values.max() < high < 4.0
 
 
 def test_of_many_ancestors_those_with_most_lives_have_colours():
