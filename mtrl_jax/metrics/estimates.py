@@ -22,10 +22,17 @@ MANY = 30
 
 
 def iqm(x: Any) -> float:
-    """Returns the interquartile mean: of what is left without a quarter on each side."""
+    """Returns the interquartile mean: of what is left without a quarter on each side.
+
+    NaN of nothing, and with an entry that is NaN: it has no place in the order.
+    """
     import scipy.stats
 
-    return float(scipy.stats.trim_mean(np.asarray(x, np.float64), QUARTER, axis=None))
+    x = np.asarray(x, np.float64)
+    if x.size == 0 or np.isnan(x).any():
+        return math.nan
+    with np.errstate(invalid="ignore"):  # inf - inf is no number
+        return float(scipy.stats.trim_mean(x, QUARTER, axis=None))
 
 
 def t_interval(
@@ -43,7 +50,8 @@ def t_interval(
     closer to normal (``(np.log, np.exp)``): the interval is then of what the inverse
     makes of the mean there.
 
-    NaN entries are left out. A single sample, like none, says nothing: (NaN, NaN).
+    NaN entries are left out. A single sample, like none, says nothing: (NaN, NaN); nor
+    do samples that are infinite, or have no place on the scale (log of 0).
     """
     import scipy.special  # scipy.stats is slow to import
 
@@ -52,7 +60,10 @@ def t_interval(
     if x.size < 2:
         return math.nan, math.nan
     forward, inverse = scale or (np.asarray, np.asarray)
-    x = np.sort(forward(x))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = np.sort(forward(x))
+    if not np.isfinite(x).all():
+        return math.nan, math.nan
     n, g = x.size, int(trim * x.size)
     kept = x[g : n - g]
     deviation = np.clip(x, kept[0], kept[-1]).std(ddof=1)
@@ -84,14 +95,14 @@ def bootstrap_interval(
     """Returns (low, high), the percentile bootstrap interval of a statistic of ``x``.
 
     For samples of ``MANY`` and more. NaN entries are left out. A single or constant
-    sample gives itself twice, an empty one (NaN, NaN). The same ``seed`` gives the same
-    interval.
+    sample gives itself twice; an empty one, or one with an infinite entry, (NaN, NaN). The
+    same ``seed`` gives the same interval.
     """
     import scipy.stats
 
     x = np.asarray(x, np.float64).ravel()
     x = x[~np.isnan(x)]
-    if x.size == 0:
+    if x.size == 0 or not np.isfinite(x).all():
         return math.nan, math.nan
     if np.all(x == x[0]):
         return float(statistic(x)), float(statistic(x))

@@ -155,6 +155,23 @@ def test_bootstrap_intervals_cover_the_mean():
     assert estimates.mean_interval(known) == estimates.t_interval(x[:29])
 
 
+def test_what_is_infinite_or_has_no_place_on_a_scale_has_no_interval():
+    """Without a warning; a mean without a quarter on each side may still be finite."""
+    logs = (np.log, np.exp)
+    for interval in (
+        estimates.t_interval([1.0, 2.0, np.inf]),
+        estimates.mean_interval([np.inf] * 3),
+        estimates.bootstrap_interval([1.0, -np.inf, np.inf]),
+        estimates.t_interval([1.0, 2.0, 0.0], scale=logs),
+        estimates.t_interval([1.0, 2.0, -1.0], scale=logs),
+    ):
+        assert all(math.isnan(x) for x in interval)
+    assert estimates.t_interval([1.0, 2.0, 4.0], scale=logs)[0] > 0
+    assert estimates.iqm([1.0, 2.0, 3.0, np.inf]) == 2.5
+    for x in ([], [1.0, np.nan], [np.inf, -np.inf]):
+        assert math.isnan(estimates.iqm(x))
+
+
 def test_intervals_of_few_or_equal_samples():
     """Equal samples have a point; one sample, or one run, says nothing of others."""
     assert estimates.bootstrap_interval([3.0]) == (3.0, 3.0)

@@ -174,9 +174,9 @@ def test_a_life_is_as_thick_as_its_score_in_the_round_that_ends_it():
     ]
     third = 1 / 3
     spans = (
-        (0, 5, [0, 1, 2, 3], [third, 2 * third, 1, 0]),
-        (5, 15, [0, 1, 2, 2], [1, 0.5, 0, np.nan]),
-        (15, N, [0, 0, 2, 2], [1, 1, 0, np.nan]),
+        (0, 5, [0, 1, 2, 3], [0, 0.5, 1, np.nan]),
+        (5, 15, [0, 1, 2, 2], [1, 2 * third, third, 0]),
+        (15, N, [0, 0, 2, 2], [1, 1, third, 0]),
     )
     expected = [
         (start, end, i, i, ancestor[i], rank[i])
@@ -202,7 +202,7 @@ def test_a_life_without_a_score_is_dashed_and_of_middle_thickness():
     assert [dashes is not None for _, dashes in styles[:P]] == [False, True] + [
         False
     ] * 2
-    known = lineage.of_run(make_run(rounds=ROUNDS[:1])).axes[0]
+    known = lineage.of_run(make_run(rounds=ROUNDS[1:])).axes[0]
     assert known.get_title().endswith("thicker = higher score")
 
 
