@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -25,6 +25,16 @@ from mtrl_jax.training import (
 )
 from mtrl_jax.training.program import Program, RunLength
 from mtrl_jax.training.session import Programs, Session, save
+
+
+class _Start(NamedTuple):
+    """Where a session begins, and what there is of the run before it."""
+
+    update: int = 0
+    # The update of the rows to keep: None in a new folder, -1 if none.
+    keep_rows: int | None = None
+    test_due: bool = True
+    meta: Mapping[str, Any] = {"wall_s": 0.0}  # noted in its checkpoint
 
 
 def begin(
@@ -46,9 +56,8 @@ def begin(
         if program.inherit is not None:
             state, hp = program.inherit(state, hp)
     fresh = saved_state.Saved(state, hp, program.lineage)
-    session = _open(
-        config, folder, program, manager, fresh, resume_after=resume_after, label=label
-    )
+    start = _Start(keep_rows=resume_after)
+    session = _open(config, folder, program, manager, fresh, start, label)
     # Complete before the first row: rows without a checkpoint are of no run.
     with session.bar.closed_on_error():
         session.bar.note(program.memory())
@@ -89,19 +98,14 @@ def resume(
         saved = saved_state.with_memory(saved, program.agent, program.batch)
     _check_length(program, update, changed)
     hparams = saved_state.with_changes(saved.hparams, changed, program.hparams)
-    session = _open(
-        config,
-        folder,
-        program,
-        manager,
-        saved._replace(hparams=hparams),
-        # The row of update 0 is written again.
-        resume_after=update or -1,
-        test_due=_is_tested(was, program.run_length, update),
+    start = _Start(
         update=update,
+        keep_rows=update or -1,  # The row of update 0 is written again.
+        test_due=_is_tested(was, program.run_length, update),
         meta=meta,
-        label=label,
     )
+    begun_with = saved._replace(hparams=hparams)
+    session = _open(config, folder, program, manager, begun_with, start, label)
     session.saved = update
     session.is_unchanged = not any(map(resuming.moves_results, changed))
     for name, change in changed.items():
@@ -177,28 +181,23 @@ def _check_length(program: Program, update: int, changed: Mapping[str, Any]) -> 
 
 
 def _open(
-    config,
-    folder,
-    program,
-    manager,
-    saved,
-    *,
-    resume_after,
-    label,
-    test_due=True,
-    update=0,
-    meta=None,
+    config: Any,
+    folder: pathlib.Path,
+    program: Program,
+    manager: checkpoint.Manager,
+    saved: saved_state.Saved,
+    start: _Start,
+    label: str,
 ) -> Session:
     """Returns the session that begins with ``saved``, its programs compiled."""
-    meta = meta or {"wall_s": 0.0}
+    update, meta, length = start.update, start.meta, program.run_length
     round_owed = meta.get("round_owed", False)
-    length = program.run_length
     bar = progress.Progress(length.updates, label=label)
     with bar.closed_on_error():
         before = notices.made_before(getattr(saved.run, "learner", None), update)
         for line in notices.at_start(config, program, before):
             bar.note(line)
-        is_new = resume_after is None
+        is_new = start.keep_rows is None
         with starting.interruptible(folder, is_new=is_new, say=bar.last_words):
             programs = _compiled(program, saved, config)
         session = Session(
@@ -208,7 +207,7 @@ def _open(
             programs=programs,
             manager=manager,
             recorder=program.record and program.record.open(folder, update),
-            writer=_writer(config, folder, resume_after, round_owed, test_due),
+            writer=_writer(config, folder, start, round_owed),
             bar=bar,
             state=saved.run,
             hparams=saved.hparams,
@@ -221,7 +220,7 @@ def _open(
             counted=meta.get("env_steps", update * length.steps * program.batch[0]),
             round_owed=round_owed,
             wall_s=meta["wall_s"],
-            sources=modules.sources(config) | program.sources(),
+            sources={**modules.sources(config), **program.sources()},
         )
     return session
 
@@ -242,21 +241,21 @@ def _is_tested(was: Any, length: RunLength, update: int) -> bool:
 
 
 def _writer(
-    config, folder, resume_after, round_owed, test_due
+    config: Any, folder: pathlib.Path, start: _Start, round_owed: bool
 ) -> metrics.MetricsWriter:
     moved = config.population.search if config.population.pbt is not None else ()
     return metrics.MetricsWriter(
         folder,
-        resume_after=resume_after,
+        resume_after=start.keep_rows,
         round_owed=round_owed,
-        test_due=test_due,
+        test_due=start.test_due,
         tensorboard=config.logging.tensorboard,
         wandb=_wandb(config, folder) if config.logging.wandb else None,
         curves={*moved, *config.agent.schedules},
     )
 
 
-def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
+def _wandb(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """Returns the arguments of ``wandb.init``: runs of a config are a group, or stages."""
     folder = folder.resolve()
     whole = run_folder.whole(folder)
@@ -269,14 +268,15 @@ def _wandb(config, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _compiled(program, saved: saved_state.Saved, config) -> Programs:
+def _compiled(program: Program, saved: saved_state.Saved, config: Any) -> Programs:
     """Returns the run's functions; PBT's is compiled now, others when first called."""
     if program.pbt_step is None:
         return Programs(program.chunk, program.evaluate, None)
     state, hparams, lineage = saved
     layout = jax.tree.map(lambda x: x.sharding, (state, hparams, lineage))
+    by_test = config.population.fitness.source == "evaluation"
     test = None
-    if config.population.fitness.source == "evaluation":
+    if by_test and program.evaluate is not None:
         test = program.evaluate(state, hparams)
     jitted = jax.jit(program.pbt_step, donate_argnums=0, out_shardings=(*layout, None))
     return Programs(
