@@ -88,7 +88,7 @@ def read_yaml(path: pathlib.Path) -> dict:
         line = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or "unreadable"
         raise errors.ConfigError(f"{path}: not valid YAML{line}: {what}") from None
-    except (RecursionError, ValueError) as error:  # Too deep; a date that is none.
+    except (RecursionError, ValueError) as error:  # Too deep; too many digits.
         what = str(error).splitlines()[0] if isinstance(error, ValueError) else "nested"
         raise errors.ConfigError(f"{path}: not valid YAML: {what}") from None
     if not isinstance(values, dict):
@@ -184,7 +184,7 @@ _NUMBER = list("-+.0123456789")
 _SCALARS = [
     ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?(\d[\d_]*|0o[0-7_]+|0x[\da-fA-F_]+)", _NUMBER),
+    ("int", r"[-+]?(\d[\d_]*|0o[0-7][0-7_]*|0x[\da-fA-F][\da-fA-F_]*)", _NUMBER),
     (
         "float",
         r"[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
