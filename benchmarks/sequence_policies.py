@@ -6,6 +6,7 @@
     prompt           Gato and AD shown demonstrations of several levels
     ngram            AD with and without an n-gram head, by histories of a goal
     q_objective      imitation and values, of histories that get better and of poor ones
+    planning         AD that searches ahead by its own predictions, on goals never trained on
     permuted         AD of actions under numbers of each window's own, tested on such
     many_tasks       AD of 10,000 rooms with walls and of 64, on rooms never seen
     minatar          MGDT by κ, DT, cloning of all and of the best, of PPO's histories

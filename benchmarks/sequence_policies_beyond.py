@@ -1,4 +1,4 @@
-"""What goes beyond Algorithm Distillation: n-gram heads, values, actions by other numbers.
+"""What goes beyond Algorithm Distillation: n-gram heads, values, plans, other numbers.
 
 As in sequence_policies_arms.py the kinds of an experiment are members of one population on
 the same histories, of each kind one a seed.
@@ -123,6 +123,30 @@ def permuted() -> arms.Experiment:
     return arms.Experiment(stages, found)
 
 
+def planning() -> arms.Experiment:
+    """Returns AD, AD that also predicts what actions lead to, and the same with plans."""
+    source, model, *_ = arms.config_stages("algorithm_distillation_dark_room")
+    source = source | {"population": {"size": 650}}
+    heads = {
+        "outlook": {"rewards": True, "vectors": True},
+        "planning": {"beam": 5, "depth": 5},
+    }
+    own = _across(model, "planning", source["name"], {}, heads)
+    costs = {name: [0.0, 1.0] for name in ("reward_cost", "next_cost")}
+    own["population"] = arms.dealt(2, costs)
+    stages, found = [source, own], []
+    for kind, member, planned in (
+        ("ad", 0, 0.0),
+        ("outcomes", 1, 0.0),
+        ("dicp", 1, 1.0),
+    ):
+        name = f"room_{'planned' if planned else 'drawn'}"
+        tested = arms.evaluated(name, own, _TASKS, 100, 1, {"planned": planned})
+        stages += [tested] if tested not in stages else []
+        found.append(arms.Arm(kind, name, arms.of_kind(member, 2)))
+    return arms.Experiment(stages, found)
+
+
 def _columns() -> list[list[float]]:
     return [list(column) for column in zip(*_VALUES.values())]
 
@@ -150,6 +174,7 @@ EXPERIMENTS = {
     "ngram": ngram,
     "q_objective": q_objective,
     "permuted": permuted,
+    "planning": planning,
     "many_tasks": large.many_tasks,
     "minatar": large.minatar,
 }

@@ -20,6 +20,7 @@ NAMES = {
     **tables_sequence.VALUES,
     **tables_sequence.NGRAM,
     **tables_sequence.PERMUTED,
+    **tables_sequence.PLANNING,
     "ad": "Algorithm Distillation",
     "ed*": "expert distillation, five times the histories",
     "bc": "behaviour cloning",

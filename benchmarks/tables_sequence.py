@@ -41,6 +41,12 @@ VALUES |= {
 }
 PERMUTED = {"ad": "AD", "permuted": "AD of permuted actions"}
 NUMBERS = {"own": "actions as they are", "permuted": "actions permuted"}
+PLANNING = {
+    "ad": "AD",
+    "outcomes": "AD that predicts what actions lead to",
+    "dicp": "the same, planning",
+}
+ENOUGH = 12.0  # return of an episode
 DATA = {
     "whole": "whole",
     "first_30": "the first 30 %",
@@ -88,6 +94,26 @@ def by_goal(
         ran = {row["goal"]: cell(row) for row in rows if row["arm"] == arm}
         made.append([labels[arm], *(ran.get(goal, NONE) for goal in goals)])
     return made
+
+
+def planning(found: Found) -> Rows:
+    """Returns the table of who plans and who does not, and how soon they are there."""
+    made: Rows = [
+        ["", "first ten", "last ten", "all [95 %]", f"episodes to {ENOUGH:.0f}"]
+    ]
+    for row in found["arms"]:
+        ends = [number(row["first"]), number(row["last"])]
+        soon = episodes_to(row["curve"])
+        cells = [*ends, _spread(row), NONE if soon is None else str(soon)]
+        made.append([PLANNING[row["arm"]], *cells])
+    return made
+
+
+def episodes_to(curve: Sequence[float], enough: float = ENOUGH) -> int | None:
+    """Returns the first episode whose return, the mean with its neighbours', is enough."""
+    mean = np.convolve(curve, np.ones(3) / 3, "valid")
+    reached = np.flatnonzero(mean >= enough)
+    return int(reached[0]) + 2 if len(reached) else None
 
 
 def games(found: Found) -> Rows:
@@ -154,6 +180,7 @@ _MADE: dict[str, Callable[[Found], Rows]] = {
     "q_objective": functools.partial(
         by_goal, labels=VALUES, cell=_ends, head=DATA.__getitem__
     ),
+    "planning": planning,
     "permuted": functools.partial(
         by_goal, labels=PERMUTED, cell=_ends, head=NUMBERS.__getitem__
     ),

@@ -25,6 +25,9 @@ columns they are summed where the episode ends within it. A prompt (training.pro
 is read by a ``prompt_share`` of the sequences and never predicted. Without a token of
 returns, other heads or a prompt the program is Algorithm Distillation's.
 
+With ``planning`` a ``planned`` share of the steps has the first action of the best plan by
+the model's own predictions (``planning``), as in-context model-based planning does.
+
 With ``permutes`` a ``permuted`` share of the sequences has its actions under numbers of
 its own, in what is read, imitated, valued and legal alike; of acting, a share of the
 slots, each for good (``action_names``).
@@ -55,6 +58,7 @@ from mtrl_jax.agents.common import (
     future,
     learning,
     optimiser,
+    planning,
     sequence_settings,
 )
 from mtrl_jax.data.columns import Columns
@@ -147,16 +151,35 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             chance = jax.random.uniform(jax.random.fold_in(draw, 1), to_go.shape)
             guessed = jnp.where(chance < hp.inferred, guess, asked)
             steps = steps._replace(return_to_go=guessed)
-        out, cache = network.step(learner.params, cache, steps, *limits)
+        plans = config.planning.beam > 0
+        out, cache = network.step(learner.params, cache, steps, *limits, outcomes=plans)
         logits = out.action
         if given.values:
             logits = logits + hp.by_value * (out.values - logits)
         policy = heads.policy(spec.action, logits, mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(own)
+        if plans:
+            best = plan(learner.params, cache, steps, carry.watched, out, mask, key, hp)
+            chance = jax.random.uniform(jax.random.fold_in(draw, 3), best.shape)
+            action = jnp.where(chance < hp.planned, best, action)
+            log_prob = policy.log_prob(action)
         if config.permutes:
             action = action_names.restored(spec.action, names, action)
         past = distillation.remember(past, cache, ts, action)
         return action, Carry(past, to_go, carry.watched, names, age), log_prob
+
+    def plan(params, cache, steps, watched, out, legal, key, hp):
+        kept = jnp.repeat(watched, config.planning.beam)
+
+        def read(memory, steps):
+            reward = hp.reward_gate * transform(steps.prev_reward)
+            steps = steps._replace(prev_reward=reward)
+            limits = distillation.horizon_of(hp), gate_of(config, hp), kept
+            return network.step(params, memory, steps, *limits, outcomes=True)
+
+        return planning.first_actions(
+            jax.random.fold_in(key, 4), read, out, cache, steps, legal, config.planning
+        )
 
     total = make_loss(spec, config, network)
 

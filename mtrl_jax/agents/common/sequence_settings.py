@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import hparams, types
-from mtrl_jax.agents.common import optimiser
+from mtrl_jax.agents.common import optimiser, planning
 from mtrl_jax.data.columns import Columns
 from mtrl_jax.hparams import Amount, Limit, Real, Share
 from mtrl_jax.networks.transformers import outlook, transformer
@@ -32,6 +32,7 @@ class Config:
     )
     infers: bool = False  # returns may be inferred: acting reads every step twice
     permutes: bool = False  # actions may be permuted
+    planning: planning.Planning = dataclasses.field(default_factory=planning.Planning)
 
 
 class Hparams(NamedTuple):
@@ -66,6 +67,7 @@ class Hparams(NamedTuple):
     ngram_gate: Share = 1.0  # of the n-gram head, where there is one
     step_gate: Share = 1.0  # of the step of the episode, where it is read
     permuted: Share = 0.0  # of the sequences, or slots: actions by other numbers
+    planned: Share = 0.0  # of the steps: the first action of the best plan
 
 
 def check(name: str, spec: types.EnvSpec, config: Config) -> None:
@@ -86,6 +88,12 @@ def check(name: str, spec: types.EnvSpec, config: Config) -> None:
             f"outlook.ranges: {len(ranges)} for {len(tasks)} tasks "
             f"({', '.join(task.name for task in tasks)}); give [low, high] of each, in this "
             "order, or none"
+        )
+    planning.check(config.planning, spec, config.outlook)
+    if config.planning.beam and config.permutes:
+        raise ValueError(
+            f"planning.beam: {config.planning.beam} with permutes: True: plans are of "
+            "actions by their own numbers; leave one of them out"
         )
     if config.outlook.values and not isinstance(spec.action, types.Discrete):
         raise ValueError(
@@ -145,6 +153,7 @@ _TAUGHT_BY = {
     "advantage_cost": (("expectile_cost",), ("td_cost", "cql_cost")),
     "by_value": (("td_cost", "cql_cost"),),
     "inferred": (("return_cost",),),
+    "planned": (("reward_cost",), ("next_cost",)),
 }
 
 
@@ -187,6 +196,7 @@ def idle(config: Config) -> dict[str, types.Idle]:
         "inferred": (config.infers, "infers=true"),
         "kappa": (config.infers, "infers=true"),
         "permuted": (config.permutes, "permutes=true"),
+        "planned": (config.planning.beam, "planning.beam of 1 or more"),
         "ngram_gate": (config.transformer.ngram, "transformer.ngram of 1 or more"),
         "step_gate": (given.steps, "outlook.steps of 1 or more"),
     }

@@ -91,9 +91,11 @@ class Transformer(NamedTuple):
     ``context``. Of a transformer with an outlook it returns Outputs; with the
     ``action`` of each step also what that leads to.
     ``initial_cache(batch)`` returns the memory of fresh slots, every leaf [B, ...].
-    ``step(params, cache, steps, horizon=None, gate=None, kept=None)`` returns (logits
-    [B, M], cache) of Steps [B]; a slot that is not live keeps its cache. No dropout. Its
-    first ``kept`` [B] steps, a prompt, are seen beyond the horizon, as ``unroll`` does.
+    ``step(params, cache, steps, horizon=None, gate=None, kept=None, outcomes=False)``
+    returns (logits [B, M], cache) of Steps [B]; a slot that is not live keeps its cache. No
+    dropout. Its first ``kept`` [B] steps, a prompt, are seen beyond the horizon, as
+    ``unroll`` does. With ``outcomes`` Outputs also say what each of the M actions would lead
+    to, [B, M, ...].
     ``forget(cache, forgets, kept)`` returns the cache of which the slots that forget,
     bool [B], have nothing but their first ``kept`` [B] steps.
     A ``horizon`` is an int32 scalar of at least 1, ``alone`` a bool scalar; ``gate``, from
@@ -162,21 +164,49 @@ def make(
         )
         return of(out)
 
-    def cached(params, cache, steps, horizon=None, gate=None, kept=None):
+    size = types.action_mask_size(spec.action)
+
+    def every_action(steps, outcomes):
+        if not outcomes:
+            return None
+        return jnp.repeat(jnp.arange(size), len(steps.has_prev))[None]
+
+    def now(out, outcomes):
+        out = jax.tree.map(lambda x: x[0], of(out))
+        if not outcomes:
+            return out
+
+        def by_slot(x):
+            return jnp.swapaxes(x.reshape(size, -1, x.shape[-1]), 0, 1)
+
+        return out._replace(
+            reward=jax.tree.map(by_slot, out.reward),
+            next_vector=jax.tree.map(by_slot, out.next_vector),
+        )
+
+    def cached(
+        params, cache, steps, horizon=None, gate=None, kept=None, outcomes=False
+    ):
         one = jax.tree.map(lambda x: x[None], _moment(steps, encoding))
         variables, window = {"params": params}, config.context
         seen = {"horizon": horizon, "gate": gate, "kept": kept}
-        out, cache = module.apply(variables, one, window, cache, **seen)
-        return jax.tree.map(lambda x: x[0], of(out)), cache
+        action = every_action(steps, outcomes)
+        out, cache = module.apply(variables, one, window, cache, action=action, **seen)
+        return now(out, outcomes), cache
 
-    def recomputed(params, cache, steps, horizon=None, gate=None, kept=None):
+    def recomputed(
+        params, cache, steps, horizon=None, gate=None, kept=None, outcomes=False
+    ):
+        action = every_action(steps, outcomes)
         cache = _append(cache, _moment(steps, encoding))
         read = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cache.steps)
         if horizon is not None:
             read = attention_windows.last(read, horizon, _left(cache, kept))
         variables = {"params": params}
-        out, _ = module.apply(variables, read, config.context, newest=True, gate=gate)
-        return jax.tree.map(lambda x: x[0], of(out)), cache
+        out, _ = module.apply(
+            variables, read, config.context, newest=True, gate=gate, action=action
+        )
+        return now(out, outcomes), cache
 
     if transformer_config.acting(config) == "cache":
         return Transformer(

@@ -26,7 +26,8 @@ class Layers(nn.Module):
     (see ``attention_windows.cut``), and a ring no further than the horizon, but for its
     first ``kept`` [B] steps. ``newest``:
     outputs [1, B] of the last step alone. Given the ``action`` of each step, also
-    what it leads to. ``gate`` is the n-gram head's share. The ``encoding`` is the config's,
+    what it leads to, [T, B]; given N of each, [T, N B], all of the first before all of the
+    second. ``gate`` is the n-gram head's share. The ``encoding`` is the config's,
     or that with returns.
     """
 
@@ -148,6 +149,8 @@ class Layers(nn.Module):
         if action is None or not (config.rewards or config.vectors):
             return out
         taken = jnp.swapaxes(heads.encode(self.space, action), 0, 1)
+        several = len(taken) // len(after)
+        after = jnp.tile(after, (several, 1, 1)) if several > 1 else after
         y = jnp.concatenate([after, taken], axis=-1)
         y = nn.gelu(
             transformer_blocks.dense(
