@@ -84,36 +84,39 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
 
     Of a stage that trains, the mean return of the episodes of each chunk, over members
     and tasks; a slot has played as many as its steps, resets included, have room for.
-    A trial counts as the episodes that it is made of.
-    Of an evaluation of one episode also {"rewards": {task: the mean of its steps}}.
+    A trial counts as the episodes that it is made of. Of several tasks also {"tasks":
+    {task: mean}}, of an evaluation of one episode {"rewards": {task: mean of its steps}}.
     """
     if config.kind == "evaluate":
         found = metrics.read_summary(folder)["tasks"]
         own = {name: task["in_context"] for name, task in found.items()}
         # JSON has null for the episodes that did not end.
-        mean = np.mean([np.array(x["mean"], float) for x in own.values()], axis=0)
+        means = {name: np.array(x["mean"], float) for name, x in own.items()}
+        mean = np.mean(list(means.values()), axis=0)
         steps = {name: x["rewards"] for name, x in own.items() if "rewards" in x}
         return {
             "episode": list(range(1, len(mean) + 1)),
             "mean": list(mean),
+            **_by_task(means),
             **({"rewards": steps} if steps else {}),
         }
     rows = metrics.read_metrics(folder)
     parts = environments.tasks_of(config)
     trials = [part.options.get("trial", 1) for part in parts]
-    pairs = zip(rows.returns.values(), trials)
-    returns = np.concatenate([x / trial for x, trial in pairs], axis=1)
+    own = {k: x / trial for (k, x), trial in zip(rows.returns.items(), trials)}
+    returns = np.concatenate(list(own.values()), axis=1)
     lengths = [rows.metrics[f"length/{task}"] for task in rows.returns]
     with np.errstate(invalid="ignore"):
         trained = np.isfinite(returns).any(axis=1)
         length = np.nanmean(np.concatenate(lengths, axis=1)[trained], axis=1)
         mean = np.nanmean(returns[trained], axis=1)
+        means = {name: _mean(x[trained], 1) for name, x in own.items()}
     slots = sum(part.slots for part in parts)
     if config.population.axis == "population":
         slots = parts[0].slots  # Of its one task; all have as many.
     steps = np.diff(rows.env_steps[trained], prepend=0.0) / slots
     episode = np.cumsum(steps / (length + 1)) * np.mean(trials)
-    return {"episode": list(episode), "mean": list(mean)}
+    return {"episode": list(episode), "mean": list(mean), **_by_task(means)}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -147,6 +150,13 @@ def _of_steps(rewards: Any, returns: np.ndarray, mine: np.ndarray) -> dict[str, 
     most = length.max(initial=0)
     found = _mean(np.where(is_over & ~known, 0.0, own)[..., :most], (0, 1))
     return {"rewards": found, "steps": [int(length.min(initial=most)), int(most)]}
+
+
+def _by_task(means: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns {"tasks": means} of several; one says no more than their mean."""
+    if len(means) == 1:
+        return {}
+    return {"tasks": {name: list(mean) for name, mean in means.items()}}
 
 
 def _has_scores(task: types.TaskSpec) -> bool:

@@ -14,7 +14,8 @@ def of_run(run: run_series.Run) -> Any:
     """Returns the figure of a finished evaluate stage, one panel a task; else None.
 
     The mean over slots with its 95 % interval, a random policy's and the reference score,
-    and the curves of the stages it is compared with, by episodes played; those that the
+    and the curves of the stages it is compared with, of the same task where they have it, by
+    episodes played; those that the
     agent only watched are shaded. Where there is but one episode, the reward of its steps
     takes the place of the return; scores are shared out to steps if all have as many.
     """
@@ -57,7 +58,8 @@ def _episodes(
     for other, beside, colour in _compared(run):
         if len(beside["episode"]) > 1:
             ends.append(beside["episode"][-1])
-            values = _floats(beside["mean"])
+            own = beside.get("tasks", {}).get(name, beside["mean"])
+            values = _floats(own)
             panel.plot(beside["episode"], values, color=colour, ls="--", label=other)
     _scores(panel, run.tasks[name], 1)
     panel.set_title(name)

@@ -147,6 +147,7 @@ def test_an_episode_that_did_not_end_leaves_a_gap_in_the_curve(tmp_path):
     metrics.write_summary(tmp_path, summary(returns, names=("a/x", "a/y")))
     curve = episode_curves.curve_of(tmp_path, SimpleNamespace(kind="evaluate"))
     assert curve["mean"][:3] == [1.0] * 3 and np.isnan(curve["mean"][3])
+    assert curve["tasks"]["a/y"] == [1.0] * 4 and np.isnan(curve["tasks"]["a/x"][3])
 
 
 @pytest.mark.parametrize("axis", ["slot", "population"])
@@ -163,7 +164,7 @@ def test_a_training_curve_counts_the_episodes_of_a_slot(tmp_path, axis):
             writer.write(
                 update=update,
                 env_steps=update * 22 * slots,
-                returns={name: np.ones(2) for name in ("a", "b")},
+                returns={"a": np.ones(2), "b": np.full(2, 3.0)},
                 metrics={f"length/{name}": np.full(2, 10.0) for name in ("a", "b")},
                 **row,
             )
@@ -178,7 +179,8 @@ def test_a_training_curve_counts_the_episodes_of_a_slot(tmp_path, axis):
     )
     curve = episode_curves.curve_of(tmp_path, stage)
     np.testing.assert_allclose(curve["episode"], [2.0, 4.0, 6.0])
-    np.testing.assert_allclose(curve["mean"], 1.0)
+    np.testing.assert_allclose(curve["mean"], 2.0)
+    assert curve["tasks"] == {"a": [1.0] * 3, "b": [3.0] * 3}
 
 
 @pytest.mark.parametrize(("episodes", "axis"), [(20, "episode"), (1, "step")])
@@ -202,6 +204,10 @@ def test_one_episode_is_drawn_by_its_steps_and_several_by_themselves(episodes, a
     assert {"in context", "other", "random", "reference"} <= set(lines)
     assert panel.get_xlim() == (0, longer if episodes > 1 else 40)
     if episodes > 1:
+        several = beside | {"tasks": {"a/x": [7.0] * longer, "a/y": [0.0] * longer}}
+        own = context_curves.of_run(run._replace(compared={"other": several}))
+        (drawn,) = [x for x in own.axes[0].lines if x.get_label() == "other"]
+        np.testing.assert_array_equal(drawn.get_ydata(), 7.0)
         band = next(x for x in panel.collections if x.get_label() == "95 % interval")
         places, ends = band.get_paths()[0].vertices.T
         drawn = [ends[places == i + 1] for i in range(episodes)]
