@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -162,7 +162,22 @@ def _evaluate(run: Run, stage, restart: int, for_check: bool, check: bool) -> Pr
     of = run.stage(stage.of)
     source = None if for_check else weights_of(run, of, stage.population.size)
     is_new = not (run.folder_of(stage) / run_folder.CONFIG).exists()
-    return in_context.make_program(stage, spec_of(run, of), source, compared, is_new)
+    made = in_context.make_program(stage, spec_of(run, of), source, compared, is_new)
+    return made._replace(remarks=tuple(_of_known_tasks(run, stage)))
+
+
+def _of_known_tasks(run: Run, stage: stage_schema.EvaluateStage) -> Iterator[str]:
+    """Yields a line for what is tested as new and was in the data of training."""
+    of = run.stage(stage.of)
+    data = getattr(of, "data", None)
+    trained = run.stage(data) if data and stage_schema.is_name(data) else of
+    if isinstance(trained, stage_schema.CollectStage):
+        for spread, number in task_families.shared(stage, trained):
+            yield (
+                f"{spread.field}.options.tasks='test': {number} of its {spread.number} "
+                f"tasks are among those of {trained.name}; the same split_seed and "
+                "train_fraction keep them apart"
+            )
 
 
 KINDS: dict[str, Callable[..., Program]] = {

@@ -24,6 +24,7 @@ def at_start(config: Any, program: Program, before: int = 0) -> Iterator[str]:
     yield from of(config, program.run_length, judged(config, program), before)
     if program.record is not None:
         yield program.record.announcement
+    yield from program.remarks
 
 
 def outline(config: Any, program: Program) -> str:

@@ -115,5 +115,6 @@ class Program(NamedTuple):
     # Reads what the first chunk needs. Raises RunError where that cannot be: before
     # anything of the run is written, so that it may still be changed.
     prepare: Callable[[], None] = lambda: None
+    remarks: tuple[str, ...] = ()  # lines to begin with
     # {name: SHA-256} of the data that it learns from; they may move, not change.
     sources: Callable[[], Mapping[str, str]] = dict
