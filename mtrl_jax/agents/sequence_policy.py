@@ -159,7 +159,11 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         policy = heads.policy(spec.action, logits, mask, hp.temperature)
         action, log_prob = policy.sample_and_log_prob(own)
         if plans:
-            best = plan(learner.params, cache, steps, carry.watched, out, mask, key, hp)
+            each = jnp.broadcast_to(jnp.arange(mask.shape[1])[:, None], mask.T.shape)
+            likely = jnp.where(mask, jax.vmap(policy.log_prob)(each).T, -jnp.inf)
+            best = plan(
+                learner.params, cache, steps, carry.watched, out, likely, key, hp
+            )
             chance = jax.random.uniform(jax.random.fold_in(draw, 3), best.shape)
             action = jnp.where(chance < hp.planned, best, action)
             log_prob = policy.log_prob(action)
@@ -168,7 +172,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
         past = distillation.remember(past, cache, ts, action)
         return action, Carry(past, to_go, carry.watched, names, age), log_prob
 
-    def plan(params, cache, steps, watched, out, legal, key, hp):
+    def plan(params, cache, steps, watched, out, log_prob, key, hp):
         kept = jnp.repeat(watched, config.planning.beam)
 
         def read(memory, steps):
@@ -178,7 +182,13 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             return network.step(params, memory, steps, *limits, outcomes=True)
 
         return planning.first_actions(
-            jax.random.fold_in(key, 4), read, out, cache, steps, legal, config.planning
+            jax.random.fold_in(key, 4),
+            read,
+            out,
+            cache,
+            steps,
+            log_prob,
+            config.planning,
         )
 
     total = make_loss(spec, config, network)

@@ -67,7 +67,8 @@ def first_actions(tables, state, key, legal, config):
         has_prev=jnp.zeros(state.shape, bool),
     )
     out, memory = said(tables, state), jnp.zeros(state.shape)
-    return planning.first_actions(key, read, out, memory, now, legal, config)
+    log_prob = jnp.where(legal, out.action, -jnp.inf)
+    return planning.first_actions(key, read, out, memory, now, log_prob, config)
 
 
 def best_first(tables, state, depth, legal):

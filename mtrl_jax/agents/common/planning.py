@@ -87,7 +87,7 @@ def first_actions(
     out: outlook.Outputs,
     memory: Tree,
     now: history_tokens.Steps,
-    legal: Array,
+    log_prob: Array,
     config: Planning,
 ) -> Array:
     """Returns the first action [B] of each slot's best plan.
@@ -96,12 +96,13 @@ def first_actions(
       key: of the noise.
       read: what the model says after one more step, see ``Read``.
       out, memory: after the step at hand, ``now``, with outcomes [B, A, ...].
-      legal: [B, A] bool, of the first action; later ones may be any.
+      log_prob: [B, A] of the first action, as acting draws it; -inf of what is illegal.
+        Later ones may be any.
       config: with a beam of at least 1.
     """
     batch, actions = out.action.shape
-    masked = jnp.where(legal, jax.nn.log_softmax(out.action), -jnp.inf)
-    noisy = masked + jax.random.gumbel(key, masked.shape)
+    legal = log_prob > -jnp.inf
+    noisy = log_prob + jax.random.gumbel(key, log_prob.shape)
 
     def of_beam(x: Tree) -> Tree:
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, config.beam, axis=0), x)
