@@ -197,7 +197,7 @@ def chunk(size: str, members: int, prefill: int) -> Callable[[], Any]:
 
 
 def config_of(size: str, prefill: int) -> dreamer_v2.Config:
-    """Returns the settings of "tiny", of "small" (dreamer_ablations) or of CONFIG."""
+    """Returns the settings of "tiny", of "small" (an earlier config) or of CONFIG."""
     steps = UNROLL * SLOTS / STEPS
     if size == "config":
         config = agent_settings.config(loading.load(CONFIG))

@@ -204,11 +204,11 @@ def draw(
     curves: dict[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path, title: str
 ) -> None:
     """Write the curves of all arms, the mean over seeds and their range."""
-    with common.figure(path, [title]) as (ax,):
+    with common.figure(path, [title], (7, 4)) as (ax,):
         for arm, (steps, returns) in curves.items():
             common.curve(ax, steps, returns, arm)
         ax.set(xlabel="environment steps of a member", ylabel="return")
-        ax.legend()
+        ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def arguments() -> argparse.Namespace:
