@@ -162,7 +162,7 @@ def make(name: str, spec: types.EnvSpec, config: Config) -> types.Agent:
             each = jnp.broadcast_to(jnp.arange(mask.shape[1])[:, None], mask.T.shape)
             likely = jnp.where(mask, jax.vmap(policy.log_prob)(each).T, -jnp.inf)
             best = plan(
-                learner.params, cache, steps, carry.watched, out, likely, key, hp
+                learner.params, cache, steps, carry.watched, out, likely, draw, hp
             )
             chance = jax.random.uniform(jax.random.fold_in(draw, 3), best.shape)
             action = jnp.where(chance < hp.planned, best, action)
