@@ -91,7 +91,7 @@ def _combined(combiner: str, scaled: bool) -> Arm:
     return dataclasses.replace(arm, config=arm.config | _POPART, hparams=_OF_POPART)
 
 
-def _robot(value_scale: str, **network: Any) -> Arm:
+def _robot(value_scale: str, unroll_length: int = 0, **network: Any) -> Arm:
     """Returns PPO as in configs/metaworld_mt10.yaml, with another network."""
     given = loading.read_yaml(tasks_of.CONFIGS / "metaworld_mt10.yaml")
     agent = given["agent"]
@@ -100,7 +100,7 @@ def _robot(value_scale: str, **network: Any) -> Arm:
     if value_scale != "popart":
         config.pop("value_debias")
         hp.pop("value_step_size")
-    length = given["training"]["unroll_length"]
+    length = unroll_length or given["training"]["unroll_length"]
     return Arm("ppo", config, hp, unroll_length=length, episodes=4)
 
 
@@ -222,12 +222,13 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
         ),
     },
     # Every network has the task as an input but modules, which are routed by it.
+    # Minibatches of networks of their own are of each task: 8 do not divide 4 * 125.
     "metaworld": {
         "task input": _robot("popart"),
         "task heads": _robot("popart", task_heads=True),
         "experts": _robot("popart", sharing="experts"),
         "modules": _robot("popart", sharing="modules", task_embedding=False),
-        "soft": _robot("popart", sharing="soft"),
+        "soft": _robot("popart", unroll_length=128, sharing="soft"),
         "task input, none": _robot("none"),
         "task heads, none": _robot("none", task_heads=True),
         "experts, none": _robot("none", sharing="experts"),

@@ -68,6 +68,22 @@ def test_every_pass_takes_each_row_once_in_an_order_of_its_own(groups):
         assert (order[:, :2] // 2 != order[:, 2:] // 2).any()
 
 
+@pytest.mark.parametrize(
+    ("groups", "given", "words"),
+    [
+        ((), 7, "minibatches: 7 does not divide the 16 steps of a rollout; use 4 or 8"),
+        ((), 32, "32 does not divide the 16 steps of a rollout; use 16"),
+        ((0,) * 4 + (1,) * 12, 8, "8 does not divide the 4 steps of task 0, .*; use 4"),
+        ((0,) * 6 + (1,) * 10, 4, "4 does not divide the 6 steps of task 0, .*; use 2"),
+    ],
+)
+def test_what_does_not_divide_is_refused_with_what_does(groups, given, words):
+    """In rows of their own name; of groups what divides each."""
+    rows = minibatches.Rows((), 16, "steps", lambda index: index, groups)
+    with pytest.raises(ValueError, match=f"{words}$"):
+        rows.order(KEY, 2, given)
+
+
 def test_a_slot_is_taken_with_all_that_is_its_own():
     """Steps, actions, what acting noted down, and the memory that it began with."""
     number = np.arange(4.0, dtype=np.float32)  # of each of four slots

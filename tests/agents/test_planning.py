@@ -56,11 +56,16 @@ def first_actions(tables, state, key, legal, config):
     """Returns the first actions of the best plans from ``state`` [B]."""
 
     def read(memory, steps):
+        # As a "set" reads it, and as all others do.
+        before = steps.prev_obs["vector"][:, 0].astype(jnp.int32)
         now = steps.obs["vector"][:, 0].astype(jnp.int32)
-        return said(tables, now), memory + steps.prev_reward
+        led = jnp.asarray(tables[0])[before, steps.prev_action]
+        return said(tables, jnp.where(led == now, now, -1)), memory + steps.prev_reward
 
+    obs = {"vector": state[:, None].astype(jnp.float32)}
     now = history_tokens.Steps(
-        obs={"vector": state[:, None].astype(jnp.float32)},
+        obs=obs,
+        prev_obs=jax.tree.map(jnp.zeros_like, obs),
         prev_action=jnp.zeros_like(state),
         prev_reward=jnp.zeros(state.shape),
         prev_done=jnp.zeros(state.shape, bool),

@@ -8,6 +8,7 @@ small network; an affine bijection of the index costs a multiplication.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -46,11 +47,11 @@ class Rows:
         if self.number % minibatches:
             raise ValueError(
                 f"minibatches: {minibatches} does not divide the {self.number} "
-                f"{self.unit} of a rollout"
+                f"{self.unit} of a rollout; {_instead(minibatches, self.number)}"
             )
         keys = jax.random.split(key, epochs)
         if self.groups:
-            grouped(self.groups, minibatches)
+            grouped(self.groups, minibatches, self.unit)
             order = jax.vmap(lambda k: self._by_group(k, minibatches))(keys)
         else:
             order = jax.vmap(lambda k: shuffled(k, self.number))(keys)
@@ -66,22 +67,33 @@ class Rows:
         return jnp.concatenate(parts, axis=1)
 
 
-def grouped(groups: Sequence[int], minibatches: int) -> tuple[int, ...]:
+def grouped(
+    groups: Sequence[int], minibatches: int, unit: str = "slots"
+) -> tuple[int, ...]:
     """Returns the group of each row of every minibatch, one group after the other.
 
     Raises:
       ValueError: a group whose rows do not divide into the minibatches.
     """
     found: list[int] = []
-    for k in sorted(set(groups)):
-        number = list(groups).count(k)
+    every = collections.Counter(groups)
+    for k, number in sorted(every.items()):
         if number % minibatches:
+            instead = _instead(minibatches, math.gcd(*every.values()))
             raise ValueError(
-                f"minibatches: {minibatches} does not divide the {number} slots of task "
-                f"{k}, whose share is to be the same in each"
+                f"minibatches: {minibatches} does not divide the {number} {unit} of task "
+                f"{k}, whose share is to be the same in each; {instead}"
             )
         found += [k] * (number // minibatches)
     return tuple(found)
+
+
+def _instead(minibatches: int, number: int) -> str:
+    """Returns what to use in place of a number of minibatches that does not divide."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    below = max(n for n in divisors if n <= minibatches)
+    above = [n for n in divisors if n > minibatches][:1]
+    return "use " + " or ".join(str(n) for n in (below, *above))
 
 
 def leading(batch: Tree, unit: str, groups: tuple[int, ...] = ()) -> Rows:

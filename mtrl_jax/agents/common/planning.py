@@ -53,7 +53,8 @@ class Planning:
 class _Plans(NamedTuple):
     """K plans of each of B slots; leaves [B K, ...] where nothing else is said."""
 
-    out: outlook.Outputs  # at the end of each
+    last: history_tokens.Steps  # the step each has come to
+    out: outlook.Outputs  # what is said there
     memory: Tree
     total: Array  # [B, K] sum of rewards
     tie: Array  # [B, K]
@@ -111,8 +112,7 @@ def first_actions(
     # At first there is one plan, of no action.
     alone = jnp.where(jnp.arange(config.beam) == 0, none, -jnp.inf)
     first = none.astype(jnp.int32)
-    plans = _Plans(of_beam(out), of_beam(memory), alone, none, first)
-    now = of_beam(now)
+    plans = _Plans(of_beam(now), of_beam(out), of_beam(memory), alone, none, first)
 
     def extended(plans: _Plans, depth: Array) -> tuple[_Plans, Array, Array]:
         """Returns (plans but for what they lead to, parents [B, K], actions [B, K])."""
@@ -135,10 +135,11 @@ def first_actions(
     def deeper(plans: _Plans, depth: Array) -> tuple[_Plans, None]:
         plans, parent, action = extended(plans, depth)
         rows = (parent + config.beam * jnp.arange(batch)[:, None]).reshape(-1)
-        out, memory = jax.tree.map(lambda x: x[rows], (plans.out, plans.memory))
-        steps = _next(now, out, action.reshape(-1), depth)
-        out, memory = read(memory, steps)
-        return plans._replace(out=out, memory=memory), None
+        come = (plans.last, plans.out, plans.memory)
+        last, out, memory = jax.tree.map(lambda x: x[rows], come)
+        last = _next(last, out, action.reshape(-1))
+        out, memory = read(memory, last)
+        return plans._replace(last=last, out=out, memory=memory), None
 
     depths = jnp.arange(config.depth)
     plans, _ = jax.lax.scan(deeper, plans, depths[:-1])
@@ -153,20 +154,21 @@ def _reward(out: outlook.Outputs) -> Array:
 
 
 def _next(
-    now: history_tokens.Steps, out: outlook.Outputs, action: Array, depth: Array
+    last: history_tokens.Steps, out: outlook.Outputs, action: Array
 ) -> history_tokens.Steps:
-    """Returns the steps [N] that ``action`` [N] is said to lead to, ``depth`` after now."""
+    """Returns the steps [N] that ``action`` [N] is said to lead to after the last ones."""
 
     def of_action(x: Any) -> Array:
         return jnp.take_along_axis(x, action[:, None, None], axis=1)[:, 0]
 
     reward = of_action(_reward(out)[..., None])[:, 0]
-    place = now.episode_step
-    return now._replace(
-        obs={"vector": of_action(out.next_vector).astype(now.obs["vector"].dtype)},
-        prev_action=action.astype(now.prev_action.dtype),
+    place = last.episode_step
+    return last._replace(
+        obs={"vector": of_action(out.next_vector).astype(last.obs["vector"].dtype)},
+        prev_obs=None if last.prev_obs is None else last.obs,
+        prev_action=action.astype(last.prev_action.dtype),
         prev_reward=reward,
-        prev_done=jnp.zeros_like(now.prev_done),
-        has_prev=jnp.ones_like(now.has_prev),
-        episode_step=None if place is None else place + depth + 1,
+        prev_done=jnp.zeros_like(last.prev_done),
+        has_prev=jnp.ones_like(last.has_prev),
+        episode_step=None if place is None else place + 1,
     )
