@@ -290,6 +290,8 @@ class AgentInfo(NamedTuple):
     # The field of its config, "replay.capacity" or such, that says how many steps a
     # member's replay holds, the bytes of which are in proportion to it.
     capacity: str | None = None
+    # (config) -> plans of a slot in acting, each of which has a carry of its own.
+    plans: Callable[[Any], int] = lambda config: 0
     # (config) -> {field of its config: Wait} of those that let it wait.
     waits: Callable[[Any], dict[str, Wait]] = lambda config: {}
     # The action spaces it acts in.

@@ -342,6 +342,7 @@ def info(summary: str) -> types.AgentInfo:
         keep_prompt=keep_prompt,
         check_prompt=sequence_settings.check_prompt,
         check_columns=sequence_settings.check_columns,
+        plans=lambda config: config.planning.beam,
         idle=sequence_settings.idle,
         limits=sequence_settings.limits,
         check_hparams=sequence_settings.check_hparams,

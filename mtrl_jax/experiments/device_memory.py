@@ -149,8 +149,9 @@ def check_acting(
 ) -> dict[str, int]:
     """Returns the bytes of a member's frozen learner and of what its slots remember.
 
-    A learner is there twice: as it was saved, and in the state that chunks donate. Of
-    environments nothing is known here. Nothing is allocated or compiled.
+    A learner is there twice: as it was saved, and in the state that chunks donate. A plan
+    has a memory of its own. Of environments nothing is known here. Nothing is allocated
+    or compiled.
 
     Raises:
       ConfigError: those of all members do not fit the devices.
@@ -158,20 +159,23 @@ def check_acting(
     key, hp = checks.key_and_hparams(config)
     members, size = config.population.size, progress.size
     learner = 2 * checkpoint.bytes_of(jax.eval_shape(agent.init, key, hp))
-    memory = checkpoint.bytes_of(jax.eval_shape(lambda: agent.carry(slots)))
-    have = room(mesh) * mesh.size
+    carry = checkpoint.bytes_of(jax.eval_shape(lambda: agent.carry(slots)))
+    number = agent_settings.module(config).INFO.plans(agent_settings.config(config))
+    memory, have = (1 + number) * carry, room(mesh) * mesh.size
     if (learner + memory) * members <= have:
-        return {"learner, twice": learner, "carry": memory}
+        return {"learner, twice": learner, "carry": carry, "plans": number * carry}
     fits = [f"members: {int(have / (learner + memory))}"]
     fits = fits if have >= learner + memory else []
     most = int((have / members - learner) * slots / memory) if memory else 0
     fits += [f"at most {most} slots of all tasks together"] if most > 0 else []
+    plans = f" and {number} plans of each" if number else ""
     raise errors.ConfigError(
         f"members={members}: each needs {size(learner + memory)} (twice its learner "
-        f"{size(learner)}, what {slots} slots remember {size(memory)}), "
+        f"{size(learner)}, what {slots} slots{plans} remember {size(memory)}), "
         f"{size((learner + memory) * members)} together, and there is room for "
         f"{size(have)}; give "
         f"{' or '.join(fits) or 'a smaller network, or fewer slots'}"
+        f"{', or a smaller planning.beam' if number else ''}"
     )
 
 

@@ -303,3 +303,34 @@ def test_the_most_slots_and_members_are_accepted(monkeypatch):
         check(*most)
         with pytest.raises(errors.ConfigError, match="there is room for"):
             check(*more)
+
+
+def test_each_plan_has_a_memory_of_its_own(monkeypatch):
+    """As large as the slot's; who makes too many is asked for fewer."""
+    spec, mesh = envs.make("dark/room", (1, 1)).spec, sharding.make_mesh(1, 1)
+
+    def parts(beam):
+        planning = {"planning": {"beam": beam}} if beam else {}
+        outlook = {"rewards": True, "vectors": True}
+        small = {"layers": 1, "width": 8, "heads": 1, "feedforward": 8, "context": 40}
+        given = config.to_dict(settings(100)) | {
+            "tasks": [{"env": "dark/room", "slots": 8}],
+            "agent": {
+                "name": "gato",
+                "config": {"transformer": small, "outlook": outlook, **planning},
+            },
+        }
+        own = config.from_dict(given)
+        agent = build.make_agent(own, spec)
+        return device_memory.check_acting(agent, own, 8, mesh)
+
+    none, three = parts(0), parts(3)
+    assert none["carry"] > 0 and none["plans"] == 0
+    assert three == none | {"plans": 3 * none["carry"]}
+    # Room for the learners and the slots of both members, and for five plans of each.
+    room = 2 * (none["learner, twice"] + 6 * none["carry"])
+    monkeypatch.setattr(device_memory, "room", lambda mesh: float(room))
+    assert parts(5)["plans"] == 5 * none["carry"]
+    with pytest.raises(errors.ConfigError, match=r"8 slots and 6 plans of each .*, or a "
+                       r"smaller planning\.beam$"):  # fmt: skip
+        parts(6)
