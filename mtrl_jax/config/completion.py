@@ -43,7 +43,9 @@ def complete(config: Any) -> Any:
             "members are judged by evaluations, give their interval"
         )
     _check_fitness_of_levels(config)
-    unnamed = stage_schema.links(config).teacher is None
+    links = stage_schema.links(config)
+    # Who plays a student has its teacher with its weights.
+    unnamed = links.teacher is None and links.of is None
     if unnamed and config.agent.config.get("teacher") is not None:
         raise ValueError(
             "agent.config.teacher: there is nobody of that network; give the stage that "
@@ -54,7 +56,7 @@ def complete(config: Any) -> Any:
     _check_read(config, module.INFO.idle(static), filled, defaults)
     _check_limits(config, module.INFO.limits(static), defaults)
     # What plays another's learners has none of their searches, and trains nothing.
-    if stage_schema.links(config).of is None:
+    if links.of is None:
         _check_starts(config, filled)
         _check_together(config, module.INFO, static, filled)
     agent = config.agent.model_copy(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ from mtrl_jax.experiments import (
     environments,
     episode_curves,
     in_context,
+    known_tasks,
     offline,
     online,
     task_families,
@@ -163,21 +164,7 @@ def _evaluate(run: Run, stage, restart: int, for_check: bool, check: bool) -> Pr
     source = None if for_check else weights_of(run, of, stage.population.size)
     is_new = not (run.folder_of(stage) / run_folder.CONFIG).exists()
     made = in_context.make_program(stage, spec_of(run, of), source, compared, is_new)
-    return made._replace(remarks=tuple(_of_known_tasks(run, stage)))
-
-
-def _of_known_tasks(run: Run, stage: stage_schema.EvaluateStage) -> Iterator[str]:
-    """Yields a line for what is tested as new and was in the data of training."""
-    of = run.stage(stage.of)
-    data = getattr(of, "data", None)
-    trained = run.stage(data) if data and stage_schema.is_name(data) else of
-    if isinstance(trained, stage_schema.CollectStage):
-        for spread, number in task_families.shared(stage, trained):
-            yield (
-                f"{spread.field}.options.tasks='test': {number} of its {spread.number} "
-                f"tasks are among those of {trained.name}; the same split_seed and "
-                "train_fraction keep them apart"
-            )
+    return made._replace(remarks=tuple(known_tasks.remarks(run, stage)))
 
 
 KINDS: dict[str, Callable[..., Program]] = {

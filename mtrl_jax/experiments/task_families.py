@@ -7,15 +7,14 @@ one task is as in any run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from mtrl_jax import envs, errors, random, tree, types
 from mtrl_jax.config import agent_settings, stage_schema
-from mtrl_jax.envs import core, expert_labels, mixture, task_splits
+from mtrl_jax.envs import core, expert_labels, mixture
 from mtrl_jax.experiments import device_memory, environments
 from mtrl_jax.experiments.environments import World
 
@@ -51,38 +50,6 @@ def entries(config: Any) -> list[Spread]:
                 )
             found += [_entry(f"tasks.{i}", entry, name) for name in _names(entry)]
     return found
-
-
-def shared(tested: Any, trained: Any) -> Iterator[tuple[Spread, int]]:
-    """Yields (entry of ``tested``, tasks of it that ``trained`` has, too).
-
-    Of entries for tests alone (``tasks: test``) that have some: families of one name and
-    of options that differ in the split at most.
-    """
-    for entry in entries(tested):
-        if entry.many is None or entry.task.options.get("tasks") != "test":
-            continue
-        known = {
-            task
-            for other in entries(trained)
-            if (other.name, _unsplit(other)) == (entry.name, _unsplit(entry))
-            for task in _each(other.many)
-        }
-        if number := sum(task in known for task in _each(entry.many)):
-            yield entry, number
-
-
-def _unsplit(entry: Spread) -> dict[str, Any]:
-    """Returns the options of an entry that are not of its split."""
-    of_split = task_splits.Split._fields
-    return {k: x for k, x in entry.task.options.items() if k not in of_split}
-
-
-def _each(many: types.Tree) -> list[bytes]:
-    """Returns each of the tasks ``many`` [N, ...] as bytes; none of None."""
-    leaves = [np.asarray(x) for x in jax.tree.leaves(many)]
-    number = len(leaves[0]) if leaves else 0
-    return [b"".join(x[i].tobytes() for x in leaves) for i in range(number)]
 
 
 def collecting(

@@ -303,24 +303,6 @@ def test_the_list_that_is_shown_can_be_run():
     assert [stage.name for stage in settings.stages] == staged_runs.NAMES
 
 
-def test_tests_on_tasks_of_the_training_are_said_to_be():
-    """By their number; not where the same split keeps them apart, or they are meant."""
-    apart = "stages.2.tasks.0.options"
-    for changes, words in (
-        ([], None),
-        ([f"{apart}.split_seed=1"], "of its 2 tasks are among those of source"),
-        ([f"{apart}.split_seed=1", f"{apart}.tasks=train"], None),
-        ([f"{apart}.split_seed=1", f"{apart}.length=7"], None),
-    ):
-        source = "stages.0.tasks.0.options.number=7"
-        settings = config.from_dict(
-            config.override(staged_runs.TINY, [source, *changes])
-        )
-        lines = stages.check(kinds.run_of(settings, pathlib.Path("nowhere")))
-        found = [line for line in lines if "among those of" in line]
-        assert bool(found) == bool(words) and all(words in line for line in found)
-
-
 @pytest.mark.parametrize(
     ("task", "share", "number"),
     [([0, 1, 2, 0, 1, 2], 0.3, 2), ([0, 0, 0, 0], 0.5, 2), ([0, 1, 2], 0.0, 0)],
