@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, errors, hparams, tree, types
-from mtrl_jax.agents.common import watched
+from mtrl_jax.agents.common import learning, watched
 from mtrl_jax.config import agent_settings, stage_schema
 from mtrl_jax.data import layout
 from mtrl_jax.envs import expert_labels
@@ -279,8 +279,18 @@ def _watcher_of(run: Run, stage: Any) -> Any:
 
 
 def _joined(stage: Any) -> Callable[[Tree, Tree], Tree]:
-    """Returns what an agent makes of its own fresh learner and another's."""
-    return agent_settings.module(stage).INFO.inherit
+    """Returns what an agent makes of its own fresh learner and another's.
+
+    Who teaches is a stage's own matter: a student may go on alone, or be taught from now.
+    """
+    inherit = agent_settings.module(stage).INFO.inherit
+
+    def joined(own: Tree, given: Tree) -> Tree:
+        made = inherit(own, given)
+        is_taught = isinstance(made, learning.Learner)
+        return made._replace(frozen=own.frozen) if is_taught else made
+
+    return joined
 
 
 def _given(own: Tree, given: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """Stages that begin with the learners of another, and those that play them, frozen."""
 
+import contextlib
 import copy
 import shutil
 import signal
@@ -139,6 +140,35 @@ def test_a_stage_is_taught_by_the_frozen_learners_of_another(whole):
     assert given and _members(kept, 3) == [teachers[0], teachers[1], teachers[0]]
     rows = metrics.read_metrics(staged_runs.stage_of(whole, "taught"))
     assert (rows.metrics["teacher_kl"] > 0).all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"teacher": "first"}], ids=["alone", "taught"])
+@pytest.mark.parametrize("source", ["first", "taught"])
+def test_who_was_taught_may_go_on_alone_and_be_taught_later(copied, source, changes):
+    """Its own weights and optimiser are gone on with, its teacher is the stage's own."""
+    more = {"name": "more", **ONLINE, "init_from": source, **changes}
+    run = kinds.run_of(
+        config.from_dict({"stages": [*LEARNERS["stages"], more]}), copied
+    )
+    with contextlib.closing(kinds.make_program(run, run.stages[-1])) as program:
+        fresh, hp = program.init(program.hparams), program.hparams
+        begun = program.inherit(fresh, hp)[0].learner
+    given = kinds.weights_of(run, run.stage(source), 2)[0]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        begun._replace(frozen=()),
+        given._replace(frozen=()),
+    )
+    assert bool(begun.frozen) == bool(changes)
+
+
+@pytest.mark.parametrize("kind", ["collect", "evaluate"])
+def test_a_student_may_be_played(kind):
+    """Its teacher comes with its weights: none is to be named."""
+    play = {"name": "play", "kind": kind, "of": "taught", "tasks": TASKS}
+    stages = [*LEARNERS["stages"], play]
+    made = config.from_dict({"stages": stages}).stages[-1]
+    assert made.agent.config["teacher"] is not None
 
 
 def test_what_a_stage_began_with_is_read_once(copied, whole, cached):
