@@ -125,6 +125,7 @@ def figure(
     path: pathlib.Path,
     panels: Sequence[Any] = ("",),
     size: tuple[float, float] = (5, 4),
+    columns: int = 4,  # at most
 ) -> Iterator[Any]:
     """Yields one axes a panel (a list), titled; saves the picture on leaving."""
     import matplotlib
@@ -132,7 +133,7 @@ def figure(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    columns = min(len(panels), 4)
+    columns = min(len(panels), columns)
     rows = -(-len(panels) // columns)
     made, axes = plt.subplots(
         rows,

@@ -5,6 +5,8 @@
                   without
     sharing       one network, heads, experts, cross-stitch, modules, soft, for four
                   rooms
+    games         the same for four games whose rewards differ by 1000, with PopArt and
+                  without
     metaworld     the same for the ten tasks of MT10, with PopArt and without
     distral       columns by alpha, for four rooms
     unreal        each auxiliary alone, and all, where rewards are rare and where not
@@ -34,6 +36,7 @@ from typing import Any
 
 import common
 import multitask_arms as arms
+import multitask_pictures as pictures
 import numpy as np
 
 from mtrl_jax import metrics, xla
@@ -52,7 +55,6 @@ COLUMNS = {
     "high": ">9.3f",
 }
 _CHUNKS = 3  # that a return is averaged over before it counts as reached
-_MANY = 5  # labels of an arm that has a panel of its own
 _SUCCESS = 0.8  # of the reference score
 
 
@@ -80,7 +82,10 @@ def main() -> None:
         result = {"machine": common.environment(), "rows": ordered}
         common.write(args.out, name, result)
     alone = "" if set(rows) == set(folders) else "_" + "_".join(map(slug, folders))
-    draw(args.experiment, folders, args.out / f"{name}{alone}.png")
+    pictures.draw(args.experiment, folders, args.out / f"{name}{alone}.png")
+    if args.experiment == "vtrace_lag":
+        found = [row for arm in folders for row in rows[arm]]
+        pictures.draw_lags(found, args.out / f"{name}_curve{alone}.png")
 
 
 def slug(arm: str) -> str:
@@ -102,8 +107,8 @@ def recorded(args: argparse.Namespace, name: str) -> dict[str, list[dict[str, An
 def read(experiment: str, arm: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the table's rows of a finished run: one a label and task."""
     chosen = arms.EXPERIMENTS[experiment][arm]
-    summary = metrics.read_summary(last(folder))
-    log = metrics.read_metrics(last(folder))
+    summary = metrics.read_summary(pictures.last(folder))
+    log = metrics.read_metrics(pictures.last(folder))
     for i, label in enumerate(chosen.labels):
         for task, found in summary["tasks"].items():
             own = [x for x in found["members"] if x["member"] % len(chosen.labels) == i]
@@ -137,12 +142,6 @@ def read(experiment: str, arm: str, folder: pathlib.Path) -> Iterator[dict[str, 
             yield row
 
 
-def last(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the folder of a run's last stage; of a run without stages its own."""
-    staged = folder / run_folder.STAGES / "last"
-    return staged if staged.exists() else folder
-
-
 def reached(steps: np.ndarray, returns: np.ndarray, level: float) -> int | None:
     """Returns the first of ``steps`` [N] from which the last returns' mean is a level.
 
@@ -167,36 +166,6 @@ def _levels(
     if arm.tasks == "goal":
         return [_SUCCESS * found["reference_score"]] * len(members)
     return None
-
-
-def draw(experiment: str, folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Draw training returns, a band over seeds; a panel a task, or an arm of many."""
-    from matplotlib import ticker
-
-    logs = {arm: metrics.read_metrics(last(folder)) for arm, folder in folders.items()}
-    pairs = [(arm, task) for arm, log in logs.items() for task in log.returns]
-    labels = {arm: arms.EXPERIMENTS[experiment][arm].labels for arm in logs}
-    panels: dict[str, list[tuple[str, str]]] = {}
-    apart = min(map(len, labels.values())) >= _MANY
-    # Arms on tasks of their own differ by their labels.
-    by_label = apart or all(x.tasks for x in arms.EXPERIMENTS[experiment].values())
-    for arm, task in pairs:
-        name = task.rpartition("/")[2]
-        panels.setdefault(f"{arm}, {name}" if apart else name, []).append((arm, task))
-    with common.figure(path, list(panels), (5, 4)) as axes:
-        for ax, shown in zip(axes, panels.values()):
-            for arm, task in shown:
-                log, number = logs[arm], len(labels[arm])
-                for i, label in enumerate(labels[arm]):
-                    returns = log.returns[task][:, i::number]
-                    is_own = ~np.isnan(returns).all(axis=0)
-                    name = label if by_label else f"{arm} {label}".strip()
-                    common.curve(ax, log.env_steps, returns[:, is_own], name)
-            ax.set(xlabel="env steps", ylabel="training return")
-            ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        # The names are those of the first panel, in all of them.
-        handles = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(*handles, loc="outside center right", fontsize="small")
 
 
 def arguments() -> argparse.Namespace:

@@ -91,6 +91,26 @@ def _combined(combiner: str, scaled: bool) -> Arm:
     return dataclasses.replace(arm, config=arm.config | _POPART, hparams=_OF_POPART)
 
 
+def _game(**network: Any) -> Arm:
+    """Returns V-trace as in configs/minatar_popart.yaml, on a quarter of its slots.
+
+    With another network, and without PopArt, whose step is 0 then, beside with it.
+    """
+    agent = loading.read_yaml(tasks_of.CONFIGS / "minatar_popart.yaml")["agent"]
+    config, hp = agent["config"], agent["hparams"]
+    step = hp.pop("value_step_size")
+    hp.pop("decay_updates")
+    return Arm(
+        "impala",
+        config | {"network": config["network"] | network},
+        hp,
+        labels=("none", "popart"),
+        dealt={"value_step_size": [0.0, step]},
+        schedules={"learning_rate": _ANNEALED["learning_rate"]},
+        unroll_length=128,
+    )
+
+
 def _robot(value_scale: str, unroll_length: int = 0, **network: Any) -> Arm:
     """Returns PPO as in configs/metaworld_mt10.yaml, with another network."""
     given = loading.read_yaml(tasks_of.CONFIGS / "metaworld_mt10.yaml")
@@ -161,7 +181,7 @@ def _of_features(arm: Arm) -> Arm:
 
 
 def _lagged(replayed: int) -> Arm:
-    """Returns the arm of every correction without a lag and with the longest."""
+    """Returns the arm of every correction with every lag."""
     names = enumerate(lagged_vtrace.CORRECTIONS)
     made = list(itertools.product(_LAGS, names))
     return Arm(
@@ -177,7 +197,7 @@ def _lagged(replayed: int) -> Arm:
     )
 
 
-_LAGS = (0, 50)  # updates
+_LAGS = (0, 1, 10, 50, 200)  # updates
 _ALPHAS = {
     "labels": ("alpha 0", "alpha 0.5", "alpha 1"),
     "dealt": {"alpha": [0.0, 0.5, 1.0]},
@@ -221,6 +241,13 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
             dealt={"distance_cost": [0.0, 1e-3, 1e-1]},
         ),
     },
+    # Two networks are not given the task as an input: they are routed by it, or its own.
+    "games": {
+        "task input": _game(),
+        "task heads": _game(task_heads=True),
+        "modules": _game(sharing="modules", task_embedding=False),
+        "soft": _game(sharing="soft", task_embedding=False),
+    },
     # Every network has the task as an input but modules, which are routed by it.
     # Minibatches of networks of their own are of each task: 8 do not divide 4 * 125.
     "metaworld": {
@@ -261,6 +288,7 @@ WHERE = {
     "kickstarting": ("breakout", "breakout"),
     "combiners": ("scales", ""),
     "sharing": ("rooms", ""),
+    "games": ("scales", ""),
     "metaworld": ("mt10", ""),
     "distral": ("rooms", ""),
     "mazes": ("mazes", ""),
@@ -273,6 +301,7 @@ STEPS = {
     "kickstarting": 1_000_000,
     "combiners": 400_000,
     "sharing": 800_000,
+    "games": 600_000,
     "metaworld": 1_000_000,
     "distral": 800_000,
     "mazes": 2_000_000,

@@ -62,17 +62,18 @@ def of_a_maze(rows: Found) -> Rows:
     return made
 
 
-def scales(rows: Found) -> Rows:
+def scales(rows: Found, arms: str = "combiner") -> Rows:
     """Returns the final score on each game, and of all the normalised scores."""
     tasks = _tasks(rows)
-    heads = [_task(row) for row in rows if row["arm"] == rows[0]["arm"]]
-    made: Rows = [["combiner", *heads, "normalised IQM [95 %]", "least"]]
-    for arm in _arms(rows):
-        own = [find(rows, arm=arm, task=task) for task in tasks]
+    heads = [task.rpartition("/")[2].removesuffix("-MinAtar") for task in tasks]
+    made: Rows = [[arms, *heads, "normalised IQM [95 %]", "least"]]
+    for arm, label in dict.fromkeys((row["arm"], row["label"]) for row in rows):
+        own = [find(rows, arm=arm, label=label, task=task) for task in tasks]
         scores = np.stack([_normalised(row, "seeds") for row in own], axis=1)
         least = scores.mean(axis=0).min()
         cells = [number(row["final"]) for row in own]
-        made.append([arm, *cells, _pooled(scores), f"{least:.3f}"])
+        name = ", ".join(x for x in (arm, label) if x)
+        made.append([name, *cells, _pooled(scores), f"{least:.3f}"])
     return made
 
 
@@ -282,10 +283,11 @@ def _reached(row: Row) -> str:
     return f"{text} ({count} of {len(steps)} seeds)"
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[Found], Rows]] = {
     "kickstarting": kickstarting,
     "combiners": scales,
     "sharing": rooms,
+    "games": functools.partial(scales, arms="network, value scale"),
     "metaworld": robots,
     "distral": rooms,
     "mazes": mazes,

@@ -73,6 +73,9 @@ def test_scores_of_games_are_pooled_in_their_units():
     header, a, b = tables.scales(found)
     assert header[1:3] == ["One", "Two"] and a[1:3] == ["2.00", "20.0"]
     assert a[-1] == "0.200" and b[3] == "0.500 [0.500, 0.500]"
+    labelled = [x | {"label": label} for label in ("none", "popart") for x in found[:2]]
+    header, *rows = tables.scales(labelled, "network")
+    assert header[0] == "network" and [x[0] for x in rows] == ["a, none", "a, popart"]
     header, a, b = tables.rooms(found)
     assert a[-1] == "2.00" and b[2].startswith("27.500")
 
