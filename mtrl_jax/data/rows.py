@@ -80,7 +80,7 @@ def keep(
         raise ValueError(f"subsample: got {subsample}, give k >= 1, every k-th episode")
     number, steps = data.reset.shape
     history = np.arange(number) if only is None else np.asarray(only, np.int64)
-    if history.size and not 0 <= history.min() <= history.max() < number:
+    if history.size and not 0 <= np.min(history) <= np.max(history) < number:
         raise ValueError(f"only: {list(history)[:8]}; give numbers below {number}")
     start = steps - math.ceil(steps * last_fraction)
     stop = math.ceil(steps * first_fraction)
@@ -94,7 +94,7 @@ def keep(
         for n in history
     ]
     if shuffled:
-        found = [_shuffled(data, n, rows) for n, rows in zip(history, found)]
+        found = [_shuffled(data, int(n), rows) for n, rows in zip(history, found)]
     return _packed(history, found)
 
 

@@ -188,7 +188,7 @@ def _deal(kind: _Kind, how: str, number: int | None, seed: int) -> Callable:
 def _scores(kind: _Kind, table: np.ndarray | None) -> tuple[float, float]:
     """Returns the mean returns (of any arm, of the best) over the bandits."""
     if table is not None:
-        means = table.mean(1).mean(), table.max(1).mean()
+        means = float(table.mean(1).mean()), float(table.max(1).mean())
     elif kind.name == "uniform":
         means = 0.5, kind.arms / (kind.arms + 1)
     else:

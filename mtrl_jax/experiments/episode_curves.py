@@ -93,12 +93,12 @@ def curve_of(folder: pathlib.Path, config: Any) -> dict[str, Any]:
         # JSON has null for the episodes that did not end.
         means = {name: np.array(x["mean"], float) for name, x in own.items()}
         mean = np.mean(list(means.values()), axis=0)
-        steps = {name: x["rewards"] for name, x in own.items() if "rewards" in x}
+        rewards = {name: x["rewards"] for name, x in own.items() if "rewards" in x}
         return {
             "episode": list(range(1, len(mean) + 1)),
             "mean": list(mean),
             **_by_task(means),
-            **({"rewards": steps} if steps else {}),
+            **({"rewards": rewards} if rewards else {}),
         }
     rows = metrics.read_metrics(folder)
     parts = environments.tasks_of(config)

@@ -126,10 +126,11 @@ def check_columns(config: Config, columns: Columns, task: Array) -> None:
     scaled = np.asarray(outlook.scaled(given, jnp.asarray(returns), tasks))
     slack = 1e-5 * (given.high - given.low)  # of rounding, at the ends
     beyond = known & ((scaled < given.low - slack) | (scaled > given.high + slack))
-    if 2 * beyond.sum() > known.sum():
+    share = float(np.mean(beyond[known])) if known.any() else 0.0
+    if share > 0.5:
         own = np.asarray(returns)[known]
         raise ValueError(
-            f"outlook: {beyond.sum() / known.sum():.0%} of the returns to come are not "
+            f"outlook: {share:.0%} of the returns to come are not "
             f"from low={given.low:g} to high={given.high:g} (or in ranges), they reach "
             f"from {own.min():g} to {own.max():g}; give outlook.low and outlook.high, or "
             "ranges"

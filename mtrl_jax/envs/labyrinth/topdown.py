@@ -58,7 +58,7 @@ def draw(state: world.State, params: world.Params, size: int) -> np.ndarray:
     bound = np.asarray(_in_view(state))
     state, params = jax.device_get((state, params))
     solid = np.asarray(world.bits(jnp.asarray(state.walls.rows)))
-    extent = int(np.argwhere(~solid).max()) + 2
+    extent = int(np.max(np.argwhere(~solid))) + 2
     scale = size / extent
     canvas = Image.new("RGB", (size, size), _VOID)
     pen = ImageDraw.Draw(canvas)
