@@ -70,7 +70,7 @@ def scales(rows: Found, arms: str = "combiner") -> Rows:
     for arm, label in dict.fromkeys((row["arm"], row["label"]) for row in rows):
         own = [find(rows, arm=arm, label=label, task=task) for task in tasks]
         scores = np.stack([_normalised(row, "seeds") for row in own], axis=1)
-        least = scores.mean(axis=0).min()
+        least = np.min(scores.mean(axis=0))
         cells = [number(row["final"]) for row in own]
         name = ", ".join(x for x in (arm, label) if x)
         made.append([name, *cells, _pooled(scores), f"{least:.3f}"])
