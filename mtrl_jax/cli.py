@@ -241,7 +241,7 @@ def list_(
     what: Annotated[
         str, typer.Argument(help="agents, envs, configs, or agents/NAME: its settings")
     ],
-    match: Annotated[str, typer.Option(help="only names that contain this")] = "",
+    match: Annotated[str, typer.Option(help="only lines that contain this")] = "",
 ) -> None:
     """List agents, envs or configs, or an agent's settings."""
     from mtrl_jax.experiments import listing

@@ -100,6 +100,11 @@ def part(name: str, section: Any) -> Iterator[None]:
         raise ValueError(f"{name}.{line}") from None
 
 
+def names_field(line: str, section: Any) -> bool:
+    """Returns whether a line begins with a setting of ``section``, see ``at``."""
+    return _on_path(line, section) is not None
+
+
 def _placed(field: str, line: str, section: Any) -> str:
     """Returns the line after ``field``, which it may go on from.
 

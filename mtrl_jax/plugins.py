@@ -51,7 +51,8 @@ def place(name: str, folder: pathlib.Path) -> str:
     head, at, given = name.partition("@")
     if at:
         return f"{head}@{(folder / given).resolve()}"
-    there = _file(head.partition("/")[0], folder)
+    module = head.partition("/")[0]
+    there = _file(module, folder) if _is_dotted(module) else None
     if there is None or _run_around(folder.resolve()) is not None:
         return name
     return f"{name}@{folder.resolve()}"

@@ -24,13 +24,18 @@ def placed(values: dict, folder: pathlib.Path) -> dict:
     Names of the package's own, of entry points and of modules elsewhere stay as they are.
     """
 
-    def at_home(name: str, value: str) -> str:
-        known, group, module = _registry(name, value)
-        if module in known or module in plugins.entry_points(group):
-            return value
-        return plugins.place(value, folder)
+    return _changed(values, "", lambda name, value: at_home(name, value, folder))
 
-    return _changed(values, "", at_home)
+
+def at_home(setting: str, value: str, folder: pathlib.Path) -> str:
+    """Returns the ``value`` of a setting, with ``folder`` if its module is a file there.
+
+    ``setting`` is a dotted name that ends in agent.name or env; names as in ``placed``.
+    """
+    known, group, module = _registry(setting, value)
+    if module in known or module in plugins.entry_points(group):
+        return value
+    return plugins.place(value, folder)
 
 
 def sources(config: Any) -> dict[str, str]:

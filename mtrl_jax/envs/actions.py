@@ -8,6 +8,7 @@ state would outlive the policy that poisoned it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,34 @@ import numpy as np
 
 from mtrl_jax import types
 from mtrl_jax.types import Array, Key
+
+
+def check(space: Any) -> None:
+    """Raises ValueError unless ``space`` is an action space with something to choose."""
+    match space:
+        case types.Discrete(n):
+            sizes: Any = (n,)
+        case types.Factorised(sizes):
+            pass
+        case types.Box(low, high):
+            return _check_bounds(space, low, high)
+        case _:
+            raise ValueError(
+                f"action: got {space!r}, give a types.Discrete, Factorised or Box"
+            )
+    whole = isinstance(sizes, tuple) and all(type(size) is int for size in sizes)
+    if not whole or not sizes or min(sizes) < 1:
+        raise ValueError(f"action: got {space}, give integers of at least 1")
+
+
+def _check_bounds(space: types.Box, low: Any, high: Any) -> None:
+    both = (low, high)
+    is_vector = all(isinstance(x, tuple) for x in both) and len(low) == len(high) > 0
+    if not is_vector or not all(x < y for x, y in zip(low, high)):
+        raise ValueError(
+            f"action: got {space}, give two tuples of as many numbers, each of low below "
+            "that of high"
+        )
 
 
 def sanitise(space: types.ActionSpace, action: Array, batch: tuple[int, ...]) -> Array:

@@ -89,16 +89,19 @@ def task(
     Once for all tasks that share it and have parameters of the same shapes.
 
     ``optional`` are PureTask's other fields: action_mask, info, render, renew, ...
-    Raises ValueError for a function that does not take what it will be given, and for a
-    measure with the name of what every run counts.
+    ``max_steps`` says how long an episode can be and ends none: a time limit is a step's
+    ``truncated``. Raises ValueError for a function that does not take what it will be
+    given, for a name, an action space or a length that is none, and for a measure that is
+    not one number or has the name of what every run counts.
     """
     signatures.check_task({"reset": reset, "step": step, **optional})
+    _check_spec(name, action, max_steps)
     info: Callable = optional.get("info") or (lambda state, params: {})
     traced = dtypes.as_arrays(params)
     state, obs = jax.eval_shape(reset, jax.random.key(0), traced)
     obs = jax.eval_shape(observations.canonical, obs)
     measures = jax.eval_shape(info, state, traced)
-    errors.check_measures(measures)
+    _check_measures(measures)
     spec = types.TaskSpec(
         name,
         obs,
@@ -113,6 +116,28 @@ def task(
     return PureTask(spec, reset, step, params, **optional)
 
 
+def _check_spec(name: Any, action: Any, max_steps: Any) -> None:
+    if not isinstance(name, str):
+        raise ValueError(f"name: got {name!r}, give a string")
+    if max_steps is not None:
+        errors.integer("max_steps", max_steps, 1, 2**31 - 1)
+    actions.check(action)
+
+
+def _check_measures(measures: Any) -> None:
+    """Raises ValueError unless what ``info`` returns are numbers, by names of their own."""
+    if not isinstance(measures, Mapping):
+        raise ValueError(
+            f"info: got a {type(measures).__name__}, give a dict of numbers by their names"
+        )
+    errors.check_measures(measures)
+    for name, x in measures.items():
+        if x.shape != ():
+            raise ValueError(
+                f"info: {name!r} is {x.dtype}{list(x.shape)}, give one number"
+            )
+
+
 def vectorise(task: PureTask, batch: tuple[int, int], first_slot: int = 0) -> types.Env:
     """Returns the task as an Env of ``batch = (P, B)`` slots.
 
@@ -124,6 +149,7 @@ def vectorise(task: PureTask, batch: tuple[int, int], first_slot: int = 0) -> ty
     params it began with. Raises ValueError for a batch that is not two positive sizes
     and for a task whose observations are not those of its spec.
     """
+    _check_batch(batch)
     return stack([task], batch, [batch[1]], first_slot=first_slot)
 
 

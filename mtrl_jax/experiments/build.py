@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import errors, hparams, random, types
+from mtrl_jax.agents import foreign
 from mtrl_jax.config import agent_settings
 from mtrl_jax.engine import pbt, sharding
 from mtrl_jax.training.program import Program
@@ -44,11 +45,15 @@ def make_agent(config: Any, spec: types.EnvSpec) -> types.Agent:
     """Returns the configured agent for environments of ``spec``.
 
     Raises:
-      ConfigError: it refuses the spec or its settings.
+      ConfigError: it refuses the spec or its settings, or is none.
     """
     own = agent_settings.config(config)
-    with errors.at("agent.config", own):
-        return agent_settings.module(config).make(spec, own)
+    module, name = agent_settings.module(config), config.agent.name
+    with errors.at("agent.config", own), foreign.errors_named(name, own):
+        agent = module.make(spec, own)
+    with errors.at(f"agent.name={name!r}"):
+        foreign.check_made(agent)
+    return agent
 
 
 def initial_hparams(config: Any, keys: types.Key) -> Tree:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import checkpoint, errors, types
+from mtrl_jax.agents import foreign
 from mtrl_jax.config import agent_settings
 
 
@@ -44,6 +45,7 @@ def check_agent(
     when it is traced is found out here, and not when the run folder exists.
 
     Raises:
+      ConfigError: it does not do what types.Agent says, or is not the package's and fails.
       ValueError: whatever the agent has against them.
     """
 
@@ -62,8 +64,10 @@ def check_agent(
             agent.replay.feedback(memory, feedback)
         return metrics, fresh, rollout, drawn
 
-    given = *_arguments(config, spec, slots, length), extras
-    metrics, *parts = jax.eval_shape(update, *given)
+    name, given = config.agent.name, (*_arguments(config, spec, slots, length), extras)
+    agent = foreign.checked(agent, f"agent.name={name!r}", spec.action)
+    with foreign.errors_named(name, agent_settings.config(config)):
+        metrics, *parts = jax.eval_shape(update, *given)
     learner, rollout, drawn = map(checkpoint.bytes_of, parts)
     return Traced(metrics, Sizes(learner, rollout), drawn)
 

@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Iterator
 
 from mtrl_jax import agents, envs, errors
-from mtrl_jax.config import agent_fields
+from mtrl_jax.config import agent_fields, modules
 
 WHAT = ("agents", "envs", "configs")
 
@@ -38,8 +38,9 @@ def lines(what: str) -> Iterator[str]:
 
 def _settings(what: str) -> Iterator[str]:
     """Returns the settings of the agent ``agents/NAME``, a line and four columns each."""
+    name = modules.at_home("agent.name", what.partition("/")[2], pathlib.Path())
     with errors.at(f"list {what}"):
-        found = agent_fields.of(what.partition("/")[2])
+        found = agent_fields.of(name)
     columns = [max(len(row[i]) for row in found) for i in range(3)]
     padded = (
         [*(x.ljust(n) for x, n in zip(row, columns)), row.meaning] for row in found

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mtrl_jax import envs, errors, random, types
-from mtrl_jax.config import schema
+from mtrl_jax.config import modules, schema
 from mtrl_jax.engine import population
 from mtrl_jax.envs import actions
 from mtrl_jax.experiments import (
@@ -47,8 +47,14 @@ def render(
       ConfigError: as ``render_run`` and ``render_env``.
       CheckpointError: there is no sound checkpoint.
     """
-    name = what.as_posix()
-    if what.exists() or not envs.is_named(name):
+    name = modules.at_home("env", what.as_posix(), pathlib.Path())
+    if not what.exists() and not envs.is_named(name):
+        hint = errors.suggest(name.partition("/")[0], envs.ENVS)
+        raise errors.ConfigError(
+            f"{name}: no run here, nor a family of environments{hint}; give the folder of "
+            "a run, or FAMILY/NAME"
+        )
+    if what.exists():
         return render_run(what, out, member, steps)
     if member is not None:
         raise errors.ConfigError(f"--member {member}: {name} is no run and has none")

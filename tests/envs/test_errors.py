@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from mtrl_jax import errors, types
+from mtrl_jax import envs, errors, types
 from mtrl_jax.engine import statistics
 from mtrl_jax.envs import core, foreign
 
@@ -78,3 +78,10 @@ def test_legal_actions_are_a_bool_for_each_action(mask, said):
         foreign.check_task("a file", task)
     with pytest.raises(ValueError, match=said):
         core.vectorise(task, (1, 1))
+
+
+@pytest.mark.parametrize("batch", [(4,), (), (0, 1), (1, 2, 3)])
+def test_a_batch_that_is_not_two_sizes_is_refused(batch):
+    """Of one environment, as of several."""
+    with pytest.raises(ValueError, match=r"^batch: got .* give .members, slots."):
+        envs.make("probe/action", batch)

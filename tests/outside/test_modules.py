@@ -13,7 +13,7 @@ import yaml
 
 from mtrl_jax import agents, config, envs, errors, plugins
 from mtrl_jax.config import agent_settings, modules, resuming
-from mtrl_jax.experiments import collect
+from mtrl_jax.experiments import collect, listing, render
 
 HERE = pathlib.Path(__file__).parent
 PLAIN = {"tasks": [{"env": "probe/action"}]}
@@ -244,6 +244,21 @@ def test_with_lazy_annotations_a_group_may_have_its_modules_name(tmp_path, write
          r"_14\.tasks_of takes \(name\), give it \(name, options\)$"),
         (15, [('["one"]', '["own_bad_env_15/one"]')],
          "/one: names.. has own_bad_env_15/one; give names without own_bad_env_15/$"),
+        (16, [("Discrete(2)", "Discrete(0)")], "action: got .*n=0.*, give integers"),
+        (17, [("Discrete(2)", "Discrete(2.0)")], "action: got .*n=2.0.*, give integers"),
+        (18, [("Discrete(2)", "Factorised(())")], r"action: got .*sizes=\(\).*, give"),
+        (19, [("types.Discrete(2)", "2")], "action: got 2, give a types.Discrete, .* line"),
+        (20, [("Discrete(2)", "Box(-1.0, 1.0)")], "action: got .*, give two tuples of"),
+        (21, [("Discrete(2)", "Box((1.0,), (-1.0,))")], "each of low below that of high"),
+        (22, [("Discrete(2)", "Box((0.0,), (1.0, 1.0))")], "give two tuples of as many"),
+        (23, [("types.Discrete(2)", "types.Discrete(2), max_steps=0")],
+         "max_steps: got 0, give an integer from 1 to"),
+        (24, [('"mine/one"', "3")], "name: got 3, give a string"),
+        (25, [("types.Discrete(2)",
+               "types.Discrete(2), info=lambda s, p: {'won': jnp.ones(1)}")],
+         r"info: 'won' is float32\[1\], give one number"),
+        (26, [("types.Discrete(2)", "types.Discrete(2), info=lambda s, p: s")],
+         "info: got a .*, give a dict of numbers by their names"),
     ],
 )  # fmt: skip
 def test_an_environments_file_that_cannot_be_is_refused_in_one_line(
@@ -402,6 +417,30 @@ def test_a_path_or_a_class_is_answered_with_the_name_of_the_module(name):
         ValueError, match="unknown; a module is given by its name: mine,"
     ):
         agents.get(name)
+
+
+@pytest.mark.parametrize("name", ["../evil", "./mine", "."])
+def test_a_path_beside_the_config_is_unknown_too(name, tmp_path, monkeypatch):
+    """Of an agent and of an environment, with the config in the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.ConfigError, match=r"agent\.name=.* is unknown"):
+        loaded(pathlib.Path(), agent={"name": name})
+    found = loaded(pathlib.Path(), tasks=[{"env": f"{name}/one"}]).tasks[0].env
+    with pytest.raises(ValueError, match=r"^env='.*' is unknown"):
+        envs.make(found, (1, 1))
+
+
+def test_a_file_here_is_listed_and_rendered_by_its_name(tmp_path, write, monkeypatch):
+    """As it is in a config that lies here; a family that nobody has is said to be none."""
+    write("own_here", ENV + AGENT)
+    monkeypatch.chdir(tmp_path)
+    assert next(listing.lines("agents/own_here")).startswith("agent.config.size")
+    out = pathlib.Path("own.gif")
+    assert render.render(pathlib.Path("own_here/one"), out, None, 2, 0).is_file()
+    with pytest.raises(
+        errors.ConfigError, match=r"did you mean labyrinth\?; give the fol"
+    ):
+        render.render(pathlib.Path("labyrint/x"), out, None, 2, 0)
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "", ".x", "os;", "impalla"])
