@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import errors, hparams, random, types
-from mtrl_jax.agents import foreign
+from mtrl_jax.agents import agent_checks
 from mtrl_jax.config import agent_settings
 from mtrl_jax.engine import pbt, sharding
 from mtrl_jax.training.program import Program
@@ -49,10 +49,10 @@ def make_agent(config: Any, spec: types.EnvSpec) -> types.Agent:
     """
     own = agent_settings.config(config)
     module, name = agent_settings.module(config), config.agent.name
-    with errors.at("agent.config", own), foreign.errors_named(name, own):
+    with errors.at("agent.config", own), agent_checks.errors_named(name, own):
         agent = module.make(spec, own)
     with errors.at(f"agent.name={name!r}"):
-        foreign.check_made(agent)
+        agent_checks.check_made(agent)
     return agent
 
 

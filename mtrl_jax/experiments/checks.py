@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import checkpoint, errors, types
-from mtrl_jax.agents import foreign
+from mtrl_jax.agents import agent_checks
 from mtrl_jax.config import agent_settings
 
 
@@ -65,8 +65,8 @@ def check_agent(
         return metrics, fresh, rollout, drawn
 
     name, given = config.agent.name, (*_arguments(config, spec, slots, length), extras)
-    agent = foreign.checked(agent, f"agent.name={name!r}", spec.action)
-    with foreign.errors_named(name, agent_settings.config(config)):
+    agent = agent_checks.checked(agent, f"agent.name={name!r}", spec.action)
+    with agent_checks.errors_named(name, agent_settings.config(config)):
         metrics, *parts = jax.eval_shape(update, *given)
     learner, rollout, drawn = map(checkpoint.bytes_of, parts)
     return Traced(metrics, Sizes(learner, rollout), drawn)
