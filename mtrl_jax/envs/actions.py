@@ -31,7 +31,10 @@ def check(space: Any) -> None:
             raise ValueError(
                 f"action: got {space!r}, give a types.Discrete, Factorised or Box"
             )
-    whole = isinstance(sizes, tuple) and all(type(size) is int for size in sizes)
+    whole = isinstance(sizes, tuple) and all(
+        isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        for size in sizes
+    )
     if not whole or not sizes or min(sizes) < 1:
         raise ValueError(f"action: got {space}, give integers of at least 1")
 
