@@ -85,14 +85,15 @@ class SearchRange:
     ``resample_probability`` override the defaults of ``PbtConfig``. ``initial`` "default"
     starts every member at the hyperparameter's own value instead of at a draw, as what
     PBT is to move from one end (Mix&Match's alpha, from 0) has to. A list deals its values
-    to the members in turn, so that a population is a sweep over them.
+    to the members in turn, so that a population is a sweep over them; without ``low`` and
+    ``high`` its least and its largest are the range's.
 
     Raises:
         ValueError: naming the field, what was given and what would work.
     """
 
-    low: float
-    high: float
+    low: float = None  # type: ignore[assignment]  # a number once it is made
+    high: float = None  # type: ignore[assignment]
     log: bool = False
     rule: Rule = "auto"
     factor: float | None = None
@@ -104,6 +105,13 @@ class SearchRange:
 
     def __post_init__(self):
         _one_of("rule", self.rule, get_args(Rule))
+        for name, end in (("low", min), ("high", max)):
+            if getattr(self, name) is None:
+                if isinstance(self.initial, str) or not self.initial:
+                    raise ValueError(
+                        f"{name} is missing; give low and high, or initial as a list"
+                    )
+                object.__setattr__(self, name, float(end(self.initial)))
         for name, value in (("low", self.low), ("high", self.high)):
             if not math.isfinite(value):
                 raise ValueError(f"{name}={value} is not finite; give a number")

@@ -96,6 +96,12 @@ def test_a_list_of_values_is_dealt_to_the_members_in_turn():
     ):
         with pytest.raises(ValueError, match=words):
             pbt.SearchRange(1, 9, initial=values)
+    swept = pbt.SearchRange(initial=(4, 1, 9))
+    assert (swept.low, swept.high) == (1.0, 9.0)
+    assert pbt.SearchRange(high=20, initial=(4, 1)).high == 20
+    for given in ({"initial": ()}, {}, {"high": 1.0}):
+        with pytest.raises(ValueError, match=r"^low is missing; give low and high, or"):
+            pbt.SearchRange(**given)
     with pytest.raises(ValueError, match=r"initial=1\.5 with integer"):
         pbt.SearchRange(1, 9, initial=(1.5,), integer=True)
 
