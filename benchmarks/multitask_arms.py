@@ -241,12 +241,14 @@ EXPERIMENTS: dict[str, dict[str, Arm]] = {
             dealt={"distance_cost": [0.0, 1e-3, 1e-1]},
         ),
     },
-    # Two networks are not given the task as an input: they are routed by it, or its own.
+    # Some are not given the task as an input: they are routed by it, or are its own.
     "games": {
         "task input": _game(),
         "task heads": _game(task_heads=True),
         "modules": _game(sharing="modules", task_embedding=False),
         "soft": _game(sharing="soft", task_embedding=False),
+        "cross-stitch": _game(sharing="cross_stitch", task_embedding=False),
+        "experts": _game(sharing="experts"),
     },
     # Every network has the task as an input but modules, which are routed by it.
     # Minibatches of networks of their own are of each task: 8 do not divide 4 * 125.
