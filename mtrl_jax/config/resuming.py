@@ -67,6 +67,19 @@ def check_resumable(old: Any, new: Any) -> dict[str, tuple]:
     return changed
 
 
+def check_agent(field: str, was: str, values: Any) -> None:
+    """Raises ConfigError unless settings that are not read yet are of the same agent.
+
+    Read as another's, its own fields would be mistakes. ``field`` is where its name is.
+    """
+    agent = values.get("agent") if isinstance(values, dict) else None
+    now = agent.get("name", was) if isinstance(agent, dict) else was
+    if isinstance(now, str) and now != was and not modules.has_moved(field, was, now):
+        raise errors.ConfigError(
+            f"{field}: the run has {was!r}, {now!r} given; a running experiment keeps it"
+        )
+
+
 def check_sources(was: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raises ConfigError unless the data are what a run has learned from so far.
 

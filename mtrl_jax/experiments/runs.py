@@ -124,6 +124,7 @@ def resume(folder: pathlib.Path, overrides: list[str] | None = None) -> int:
             write = functools.partial(run_folder.write_config, folder, settings)
             return _train_stages(run, write)
     values = loading.override(loading.to_dict(old), overrides or [])
+    resuming.check_agent("agent.name", old.agent.name, values)
     settings = loading.from_dict(values, where=where)
     resuming.check_resumable(old, settings)
     check_logging(settings)

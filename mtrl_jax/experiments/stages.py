@@ -88,6 +88,10 @@ def changed(
         if stage["kind"] == "evaluate":
             del stage["population"]
     values = loading.override(values, overrides)
+    run = kinds.run_of(old, folder)
+    for i, (was, given) in enumerate(zip(old.stages, values["stages"])):
+        if (run.folder_of(was) / run_folder.CONFIG).exists():
+            resuming.check_agent(f"stages.{i}.agent.name", was.agent.name, given)
     new = loading.from_dict(values, where=str(folder / run_folder.CONFIG))
     if [(x.name, x.kind) for x in new.stages] != [(x.name, x.kind) for x in old.stages]:
         raise errors.ConfigError(
@@ -97,7 +101,6 @@ def changed(
         raise errors.ConfigError(
             f"seed: the run has {old.seed}, {new.seed} given; a running experiment keeps it"
         )
-    run = kinds.run_of(old, folder)
     for i, (was, now) in enumerate(zip(old.stages, new.stages)):
         own = run.folder_of(was)
         if not (own / run_folder.CONFIG).exists():

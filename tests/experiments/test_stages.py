@@ -252,6 +252,18 @@ def test_what_is_edited_of_a_stage_that_is_done_is_refused_by_name(staged_copy):
     assert f"{field}: stage 'source' is done and keeps it" in outcome.error
 
 
+def test_another_agent_is_refused_by_its_name(staged_copy, finished):
+    """Not by its fields, which it has not, in place of those that the run's agent has."""
+    for run, field, name in (
+        (finished, "agent.name", "dqn"),
+        (staged_copy, "stages.1.agent.name", "ppo"),
+    ):
+        outcome = running.mtrl("resume", run, f"{field}={name}")
+        assert outcome.code == 2
+        assert f"{field}: the run has " in outcome.error
+        assert f"'{name}' given; a running experiment keeps it" in outcome.error
+
+
 def test_histories_that_end_before_the_checkpoint_say_what_to_do(staged_copy):
     """At once, before a chunk is played: an older checkpoint, or the stage once more."""
     folder = staged_runs.stage_of(staged_copy, "source")
