@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 from mtrl_jax import errors, hparams, random, types
-from mtrl_jax.agents import agent_checks
 from mtrl_jax.config import agent_settings
 from mtrl_jax.engine import pbt, sharding
+from mtrl_jax.experiments import agent_checks
 from mtrl_jax.training.program import Program
 from mtrl_jax.types import Tree
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import checkpoint, errors, types
-from mtrl_jax.agents import agent_checks
 from mtrl_jax.config import agent_settings
+from mtrl_jax.experiments import agent_checks
 
 
 class Sizes(NamedTuple):
