@@ -180,11 +180,10 @@ def check_options(owner: str, options: Iterable[str], known: Sequence[str]) -> N
     """Raises ValueError unless ``owner`` has all ``options``; names the first it has not."""
     for name in options:
         if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise ValueError(
-                f"options: {owner} has no option {name!r}"
-                f"{suggest(name, known)} (allowed: {allowed})"
-            )
+            hint = suggest(name, known, limit=len(known))
+            if not hint.startswith(";"):  # Which has the list.
+                hint += f" (allowed: {', '.join(known) or 'none'})"
+            raise ValueError(f"options: {owner} has no option {name!r}{hint}")
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 20) -> str:

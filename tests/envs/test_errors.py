@@ -27,6 +27,13 @@ def test_an_unknown_option_is_named_with_all_that_are_allowed():
     errors.check_options("probe", ["length"], ["length"])
     with pytest.raises(ValueError, match=r"probe has no option 'x'.*\(allowed: none\)"):
         errors.check_options("probe", ["x"], [])
+    for name, said in (
+        ("zzz", "; there is a, b"),
+        ("B", ", did you mean b? (allowed: a, b)"),
+    ):
+        with pytest.raises(ValueError) as error:
+            errors.check_options("probe", [name], ["a", "b"])
+        assert str(error.value) == f"options: probe has no option '{name}'{said}"
 
 
 @pytest.mark.parametrize(
