@@ -26,7 +26,7 @@ def options_of(name):
     """Returns the options that an environment has, as its error lists them."""
     with pytest.raises(ValueError, match="no_such_option") as refused:
         envs.pure_task(name, {"no_such_option": 1})
-    found = re.search(r"allowed: (.*)\)", str(refused.value))
+    found = re.search(r"(?:there is|allowed:) ([^)]*)\)?$", str(refused.value))
     return [x for x in found[1].split(", ") if x != "none"]
 
 
